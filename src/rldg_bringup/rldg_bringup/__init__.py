@@ -1,0 +1,1 @@
+"""Stacks, launch files, task configuration, the rldg command and the demo."""

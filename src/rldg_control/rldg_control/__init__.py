@@ -1,0 +1,1 @@
+"""Observer, gate, teleoperation, gripper and episode manager."""

@@ -1,0 +1,85 @@
+"""Files that appear under their final name only when they are complete."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import shutil
+import uuid
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+from rldg_core.errors import UserError
+
+
+def sha256_hex(data: bytes) -> str:
+    """Hexadecimal SHA-256 of `data`."""
+    return hashlib.sha256(data).hexdigest()
+
+
+def _fsync(path: Path) -> None:
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
+def _aside(path: Path) -> Path:
+    return path.with_name(f".{path.name}.{uuid.uuid4().hex[:8]}.partial")
+
+
+@contextmanager
+def writing_aside(path: Path) -> Iterator[Path]:
+    """Yield a temporary path beside `path`; on success fsync it and rename it to `path`.
+
+    Works for a file or for a folder (the caller creates either one under the yielded name). On any
+    error the temporary is removed and what stood under `path` before stays. A full disk becomes a
+    UserError that names the file.
+    """
+    path.parent.mkdir(parents=True, exist_ok=True)
+    aside = _aside(path)
+    try:
+        yield aside
+        for item in [*aside.rglob("*"), aside] if aside.is_dir() else [aside]:
+            _fsync(item)
+        if path.is_dir():
+            # A folder cannot be replaced atomically: move the old one out of the way first.
+            old = _aside(path)
+            os.rename(path, old)
+            os.rename(aside, path)
+            shutil.rmtree(old)
+        else:
+            os.replace(aside, path)
+        _fsync(path.parent)
+    except OSError as error:
+        raise UserError(f"{path}: cannot write: {error.strerror or error}") from error
+    finally:
+        if aside.is_dir():
+            shutil.rmtree(aside, ignore_errors=True)
+        else:
+            aside.unlink(missing_ok=True)
+
+
+def write_bytes(path: Path, data: bytes) -> None:
+    """Write `data` to `path` atomically."""
+    with writing_aside(path) as aside:
+        aside.write_bytes(data)
+
+
+def write_json(path: Path, value: Any) -> None:
+    """Write `value` as indented JSON to `path` atomically. NaN is refused: JSON has none."""
+    write_bytes(path, (json.dumps(value, indent=2, allow_nan=False) + "\n").encode())
+
+
+def read_json(path: Path) -> Any:
+    """Read JSON; a missing or malformed file is a UserError that names it."""
+    try:
+        return json.loads(path.read_text())
+    except OSError as error:
+        raise UserError(f"{path}: cannot read: {error.strerror}") from error
+    except ValueError as error:
+        raise UserError(f"{path}: not valid JSON: {error}") from error

@@ -1,0 +1,90 @@
+"""Messages -> types, by attribute names alone.
+
+Works on live rldg_msgs objects and on the objects that `rosbags` deserialises from a bag, so that live
+and recorded data take one path. Imports nothing of ROS.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from rldg_core.types import ExecutedAction, Observation, Source, Step
+
+NS_PER_S = 1_000_000_000
+
+
+def stamp_ns(stamp: Any) -> int:
+    """builtin_interfaces/Time -> nanoseconds."""
+    return int(stamp.sec) * NS_PER_S + int(stamp.nanosec)
+
+
+def pose_array(message: Any) -> NDArray[np.float64]:
+    """geometry_msgs/Pose -> (7,) position, quaternion xyzw."""
+    p, q = message.position, message.orientation
+    return np.array([p.x, p.y, p.z, q.x, q.y, q.z, q.w], dtype=np.float64)
+
+
+def twist_array(message: Any) -> NDArray[np.float64]:
+    """geometry_msgs/Twist -> (6,) linear, angular."""
+    v, w = message.linear, message.angular
+    return np.array([v.x, v.y, v.z, w.x, w.y, w.z], dtype=np.float64)
+
+
+def wrench_array(message: Any) -> NDArray[np.float64]:
+    """geometry_msgs/Wrench -> (6,) force, torque."""
+    f, t = message.force, message.torque
+    return np.array([f.x, f.y, f.z, t.x, t.y, t.z], dtype=np.float64)
+
+
+def observation(message: Any) -> Observation:
+    """rldg_msgs/Observation -> Observation. Raises ValueError when names and images do not match."""
+    names, images = list(message.camera_names), list(message.images)
+    if len(names) != len(images):
+        raise ValueError(f"observation names {len(names)} cameras and holds {len(images)} images")
+    return Observation(
+        stamp_ns=stamp_ns(message.header.stamp),
+        images={n: bytes(memoryview(i.data)) for n, i in zip(names, images, strict=True)},
+        pose_base_tcp=pose_array(message.pose_base_tcp),
+        twist_base_tcp=twist_array(message.twist_base_tcp),
+        wrench_tcp=wrench_array(message.wrench_tcp),
+        joint_positions=np.asarray(message.joint_positions, dtype=np.float64),
+        gripper_width_m=float(message.gripper_width_m),
+    )
+
+
+def executed_action(message: Any) -> ExecutedAction:
+    """rldg_msgs/ExecutedAction -> ExecutedAction."""
+    return ExecutedAction(
+        observation_stamp_ns=stamp_ns(message.observation_stamp),
+        requested=np.asarray(message.requested, dtype=np.float32),
+        executed=np.asarray(message.executed, dtype=np.float32),
+        source=Source(int(message.source)),
+        action_clipped=bool(message.action_clipped),
+        box_clipped=bool(message.box_clipped),
+        policy_id=str(message.policy_id),
+        policy_version=int(message.policy_version),
+    )
+
+
+def step(message: Any) -> Step:
+    """rldg_msgs/Step -> Step."""
+    return Step(
+        episode_id=str(message.episode_id),
+        index=int(message.index),
+        step_count=int(message.step_count),
+        task=str(message.task),
+        object=str(message.object),
+        instruction=str(message.instruction),
+        seed=int(message.seed),
+        observation=observation(message.observation),
+        action=executed_action(message.action),
+        reward=float(message.reward),
+        terminated=bool(message.terminated),
+        truncated=bool(message.truncated),
+        is_first=bool(message.is_first),
+        is_last=bool(message.is_last),
+        success=bool(message.success),
+    )

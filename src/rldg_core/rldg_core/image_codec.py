@@ -1,0 +1,56 @@
+"""JPEG in and out, crop and resize. Images are (H, W, 3) uint8 RGB everywhere in the suite."""
+
+from __future__ import annotations
+
+import cv2
+import numpy as np
+from numpy.typing import NDArray
+
+Image = NDArray[np.uint8]
+
+JPEG_FORMAT = "rgb8; jpeg compressed bgr8"
+"""`format` field of sensor_msgs/CompressedImage, as compressed_image_transport writes it."""
+
+
+def encode_jpeg(image: Image, quality: int = 95) -> bytes:
+    """Encode (H, W, 3) uint8 RGB as JPEG. Raises ValueError on another shape or dtype."""
+    _check(image)
+    done, data = cv2.imencode(".jpg", image[..., ::-1], [cv2.IMWRITE_JPEG_QUALITY, quality])
+    if not done:
+        raise ValueError(f"cannot encode an image of shape {image.shape} as JPEG")
+    return data.tobytes()
+
+
+def decode_jpeg(data: bytes) -> Image:
+    """Decode JPEG (or PNG) bytes to (H, W, 3) uint8 RGB. Raises ValueError on anything else."""
+    if not data:
+        raise ValueError("empty image")
+    image = cv2.imdecode(np.frombuffer(data, dtype=np.uint8), cv2.IMREAD_COLOR)
+    if image is None:
+        raise ValueError(f"{len(data)} bytes that are no JPEG or PNG image")
+    return np.ascontiguousarray(image[..., ::-1]).astype(np.uint8, copy=False)
+
+
+def resize(image: Image, size: int) -> Image:
+    """Resize to (size, size, 3); area averaging when shrinking, so that fine edges survive."""
+    _check(image)
+    height, width = image.shape[:2]
+    if (height, width) == (size, size):
+        return image
+    shrinks = height >= size and width >= size
+    interpolation = cv2.INTER_AREA if shrinks else cv2.INTER_LINEAR
+    return np.asarray(cv2.resize(image, (size, size), interpolation=interpolation), dtype=np.uint8)
+
+
+def crop(image: Image, x: int, y: int, width: int, height: int) -> Image:
+    """Cut out a rectangle given in pixels. Raises ValueError when it leaves the image."""
+    _check(image)
+    rows, columns = image.shape[:2]
+    if x < 0 or y < 0 or width < 1 or height < 1 or x + width > columns or y + height > rows:
+        raise ValueError(f"crop x={x} y={y} {width}x{height} leaves the image of {columns}x{rows}")
+    return np.ascontiguousarray(image[y : y + height, x : x + width])
+
+
+def _check(image: Image) -> None:
+    if image.ndim != 3 or image.shape[2] != 3 or image.dtype != np.uint8:
+        raise ValueError(f"expected an (H, W, 3) uint8 image, got {image.shape} {image.dtype}")

@@ -1,0 +1,78 @@
+"""The Policy interface: what the policy server needs of a back-end, and nothing more.
+
+Back-ends register under the entry-point group `rldg.policies`; the server never imports one by name.
+They satisfy these protocols structurally, so a back-end depends on rldg_core alone.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Protocol, runtime_checkable
+
+import numpy as np
+from numpy.typing import NDArray
+
+from rldg_core.task import Task
+from rldg_core.types import Observation
+
+ENTRY_POINT_GROUP = "rldg.policies"
+
+
+@dataclass(frozen=True)
+class PolicySpec:
+    """What a loaded policy expects and delivers; checked against the running stack before a swap.
+
+    cameras: names that must be in the observation; image_size: smallest side it was made for [px] (0: any);
+    action_dim: 6, or 7 with gripper; horizon: actions per inference; window: observations per inference;
+    statistics_key: which action statistics normalise its output ("" when none do); version: weights.
+    """
+
+    cameras: tuple[str, ...]
+    image_size: int
+    window: int
+    action_dim: int
+    horizon: int
+    rate_hz: float
+    statistics_key: str = ""
+    version: int = 0
+
+
+class Policy(Protocol):
+    """One loaded policy. A back-end class is constructed as `Class(path, task, explore)`.
+
+    path: checkpoint folder or None; task: the running task; explore: sample actions instead of the mode.
+    The constructor loads everything and raises UserError with one line on a bad checkpoint.
+    """
+
+    @property
+    def spec(self) -> PolicySpec: ...
+
+    def warm_up(self) -> None:
+        """Run the first (compiling) inference on a made-up observation. Called off the tick thread."""
+
+    def reset(self, instruction: str, seed: int) -> None:
+        """Start an episode. After it the actions depend on (seed, observations, weights) alone."""
+
+    def act(self, observation: Observation) -> NDArray[np.float32]:
+        """Return a chunk (H, A) in [-1, 1] for this observation; the server executes it tick by tick."""
+
+    def close(self) -> None: ...
+
+
+@runtime_checkable
+class TrainablePolicy(Protocol):
+    """A policy that takes weights from the learner while it runs."""
+
+    @property
+    def spec_hash(self) -> str:
+        """Hash of the specification that weights must fit."""
+
+    def update_weights(self, data: bytes, version: int) -> None:
+        """Replace the trainable weights by the safetensors in `data`. Raises UserError when they do not fit."""
+
+
+class PolicyFactory(Protocol):
+    """What an entry point resolves to."""
+
+    def __call__(self, path: Path | None, task: Task, explore: bool) -> Policy: ...

@@ -1,0 +1,258 @@
+"""Task configuration: one YAML file per task, validated; everything that depends on the task is in it.
+
+Lengths in m, angles in rad, forces in N unless a name says otherwise. Poses are [x y z qx qy qz qw] of
+the tcp in base. Unknown keys, values out of range and boxes whose low exceeds their high are refused
+with the path of the file and of the key.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+import numpy as np
+import yaml
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+
+from rldg_core.errors import UserError
+from rldg_core.frames import SafetyBox
+
+Positive = Annotated[float, Field(gt=0, allow_inf_nan=False)]
+NotNegative = Annotated[float, Field(ge=0, allow_inf_nan=False)]
+Finite = Annotated[float, Field(allow_inf_nan=False)]
+Pose7 = tuple[Finite, Finite, Finite, Finite, Finite, Finite, Finite]
+Vector6 = tuple[Finite, Finite, Finite, Finite, Finite, Finite]
+
+
+class _Model(BaseModel):
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+
+class ObjectConfig(_Model):
+    """One variant of the task: what is inserted or picked, and how a person would ask for it."""
+
+    instruction: Annotated[str, Field(min_length=1)]
+    seen: bool = True
+
+
+class RatesConfig(_Model):
+    """control_hz: ticks per second of observer, policy, gate and episode (paper: 10)."""
+
+    control_hz: Annotated[float, Field(ge=1, le=100)] = 10.0
+
+
+class EpisodeConfig(_Model):
+    """max_steps: time limit (truncation)."""
+
+    max_steps: Annotated[int, Field(ge=1, le=10_000)] = 100
+
+
+class ActionConfig(_Model):
+    """Scale of one unit of action per step (paper: 0.015 m, 0.1 rad); gripper adds a 7th component."""
+
+    scale_m: Annotated[float, Field(gt=0, le=0.1)] = 0.015
+    scale_rad: Annotated[float, Field(gt=0, le=0.5)] = 0.1
+    gripper: bool = False
+
+    @property
+    def dim(self) -> int:
+        """Length of an action."""
+        return 7 if self.gripper else 6
+
+    def to_delta_tcp(self, action: Any) -> np.ndarray[Any, np.dtype[np.float64]]:
+        """Normalised action -> delta_tcp (6,) [m, rad]."""
+        values = np.asarray(action, dtype=np.float64)[:6]
+        return values * np.array([self.scale_m] * 3 + [self.scale_rad] * 3)
+
+    def from_delta_tcp(self, delta_tcp: Any) -> np.ndarray[Any, np.dtype[np.float64]]:
+        """delta_tcp (6,) [m, rad] -> normalised action, not clipped."""
+        values = np.asarray(delta_tcp, dtype=np.float64)[:6]
+        return values / np.array([self.scale_m] * 3 + [self.scale_rad] * 3)
+
+
+class ResetConfig(_Model):
+    """Start of an episode: uniform in +-xy_m, +-z_m and +-yaw_rad around pose_base_tcp."""
+
+    pose_base_tcp: Pose7
+    xy_m: Annotated[float, Field(ge=0, le=0.5)] = 0.05
+    z_m: Annotated[float, Field(ge=0, le=0.5)] = 0.0
+    yaw_rad: Annotated[float, Field(ge=0, le=np.pi)] = 0.1
+
+
+class BoxConfig(_Model):
+    """Safety box: low and high of the tcp's offset from the target pose (rldg_core.frames.offset_from)."""
+
+    low: Vector6
+    high: Vector6
+
+    @model_validator(mode="after")
+    def _ordered(self) -> BoxConfig:
+        for index, (low, high) in enumerate(zip(self.low, self.high, strict=True)):
+            if low > high:
+                raise ValueError(f"low[{index}] = {low} exceeds high[{index}] = {high}")
+        return self
+
+
+class CropConfig(_Model):
+    """Rectangle of the vendor image that policies see [px]."""
+
+    x: Annotated[int, Field(ge=0)]
+    y: Annotated[int, Field(ge=0)]
+    width: Annotated[int, Field(ge=1)]
+    height: Annotated[int, Field(ge=1)]
+
+
+class CameraConfig(_Model):
+    """One camera. width x height is what the driver publishes; crop (default: all of it) is resized to a square of `image_size`."""
+
+    topic: Annotated[str, Field(pattern=r"^/?[a-zA-Z_][a-zA-Z0-9_/]*$")]
+    width: Annotated[int, Field(ge=16, le=4096)] = 640
+    height: Annotated[int, Field(ge=16, le=4096)] = 480
+    crop: CropConfig | None = None
+    image_size: Annotated[int, Field(ge=32, le=1024)] = 256
+    jpeg_quality: Annotated[int, Field(ge=30, le=100)] = 90
+
+    @model_validator(mode="after")
+    def _crop_inside(self) -> CameraConfig:
+        crop = self.crop
+        if crop and (crop.x + crop.width > self.width or crop.y + crop.height > self.height):
+            raise ValueError(f"crop leaves the {self.width}x{self.height} image")
+        return self
+
+
+class GainsConfig(_Model):
+    """Cartesian impedance: stiffness [N/m, N m/rad], damping [N s/m, N m s/rad], reference error clip [m, rad]."""
+
+    stiffness: Positive
+    damping: Positive
+    rotational_stiffness: Positive
+    rotational_damping: Positive
+    error_clip_m: Positive
+    error_clip_rad: Positive
+
+
+class ImpedanceConfig(_Model):
+    """compliant while a policy or person acts; precise for resets."""
+
+    compliant: GainsConfig
+    precise: GainsConfig
+
+
+class RewardConfig(_Model):
+    """Where success comes from: the simulator's ground truth, or the operator's label."""
+
+    source: Literal["ground_truth", "operator"]
+
+
+class SceneConfig(_Model):
+    """What the simulated cell adds: random grasp offset (uniform +-) and visual randomisation, 0 switches each off."""
+
+    kind: Literal["connector"] = "connector"
+    grasp_xy_m: Annotated[float, Field(ge=0, le=0.01)] = 0.0005
+    grasp_yaw_rad: Annotated[float, Field(ge=0, le=0.2)] = 0.01
+    light: Annotated[float, Field(ge=0, le=1)] = 0.3
+    colour: Annotated[float, Field(ge=0, le=1)] = 0.1
+    camera_m: Annotated[float, Field(ge=0, le=0.01)] = 0.001
+    camera_rad: Annotated[float, Field(ge=0, le=0.1)] = 0.005
+
+
+class Task(_Model):
+    """A task, as read from `<name>.yaml`."""
+
+    name: Annotated[str, Field(pattern=r"^[a-z][a-z0-9_]*$")]
+    objects: Annotated[dict[str, ObjectConfig], Field(min_length=1)]
+    default_object: str
+    rates: RatesConfig = RatesConfig()
+    episode: EpisodeConfig = EpisodeConfig()
+    action: ActionConfig = ActionConfig()
+    reset: ResetConfig
+    target_pose_base_tcp: Pose7
+    safety_box: BoxConfig
+    cameras: Annotated[dict[str, CameraConfig], Field(min_length=1)]
+    impedance: ImpedanceConfig
+    reward: RewardConfig
+    scene: SceneConfig = SceneConfig()
+
+    @model_validator(mode="after")
+    def _consistent(self) -> Task:
+        if self.default_object not in self.objects:
+            raise ValueError(f"default_object {self.default_object!r} is not among objects {sorted(self.objects)}")
+        for name, value in (("reset.pose_base_tcp", self.reset.pose_base_tcp), ("target_pose_base_tcp", self.target_pose_base_tcp)):
+            if abs(float(np.linalg.norm(value[3:])) - 1.0) > 1e-3:
+                raise ValueError(f"{name}: the quaternion (last four, xyzw) must have length 1")
+        return self
+
+    @property
+    def box(self) -> SafetyBox:
+        """The safety box around the target pose."""
+        return SafetyBox(
+            np.array(self.target_pose_base_tcp), np.array(self.safety_box.low), np.array(self.safety_box.high)
+        )
+
+    @property
+    def period_s(self) -> float:
+        """Control period."""
+        return 1.0 / self.rates.control_hz
+
+    @property
+    def period_ns(self) -> int:
+        """Control period."""
+        return round(1e9 / self.rates.control_hz)
+
+    def instruction(self, object_name: str = "") -> str:
+        """Instruction for an object ("" = default). Raises UserError on an unknown one."""
+        return self.objects[self.object_or_default(object_name)].instruction
+
+    def object_or_default(self, object_name: str = "") -> str:
+        """Check an object's name; "" gives the default. Raises UserError on an unknown one."""
+        name = object_name or self.default_object
+        if name not in self.objects:
+            raise UserError(f"task {self.name}: unknown object {name!r}, expected one of {', '.join(self.objects)}")
+        return name
+
+    def config_hash(self) -> str:
+        """First 16 hexadecimal digits of the SHA-256 of the resolved configuration."""
+        text = json.dumps(self.model_dump(mode="json"), sort_keys=True)
+        return hashlib.sha256(text.encode()).hexdigest()[:16]
+
+
+def load_task(path: Path, default_object: str = "") -> Task:
+    """Read and validate a task file. Raises UserError `path: key.path: reason` on the first mistake."""
+    try:
+        text = path.read_text()
+    except (OSError, UnicodeDecodeError) as error:
+        raise UserError(f"{path}: cannot read the task file: {error}") from error
+    try:
+        data = yaml.safe_load(text)
+    except yaml.YAMLError as error:
+        mark = getattr(error, "problem_mark", None)
+        line = f" line {mark.line + 1}:" if mark else ""
+        raise UserError(f"{path}:{line} not valid YAML: {getattr(error, 'problem', error)}") from error
+    if not isinstance(data, dict):
+        raise UserError(f"{path}: a task file holds a mapping, this one holds {type(data).__name__}")
+    if default_object:
+        data = {**data, "default_object": default_object}
+    try:
+        return Task.model_validate(data)
+    except ValidationError as error:
+        first = error.errors(include_url=False)[0]
+        key = ".".join(str(part) for part in first["loc"])
+        raise UserError(f"{path}: {key + ': ' if key else ''}{first['msg']}") from error
+
+
+def find_task(reference: str, directories: list[Path]) -> Task:
+    """Resolve `name`, `name:object` or a path ending in .yaml to a Task.
+
+    Raises UserError naming the tasks that exist when `name` is unknown.
+    """
+    name, _, object_name = reference.partition(":")
+    if name.endswith((".yaml", ".yml")):
+        return load_task(Path(name), object_name)
+    for directory in directories:
+        path = directory / f"{name}.yaml"
+        if path.is_file():
+            return load_task(path, object_name)
+    known = sorted({p.stem for d in directories for p in d.glob("*.yaml")})
+    raise UserError(f"unknown task {name!r}, expected one of {', '.join(known) or 'none found'} or a .yaml file")

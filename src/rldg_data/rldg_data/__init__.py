@@ -1,0 +1,1 @@
+"""Bags, episodes, RLDS datasets and the recorder."""

@@ -1,0 +1,1 @@
+"""The policy server, the compact generalist and its fine-tuning."""

@@ -1,0 +1,1 @@
+"""RLPD specialists: agent, replay, learner."""

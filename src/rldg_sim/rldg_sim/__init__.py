@@ -1,0 +1,1 @@
+"""The simulated Franka cell (MuJoCo) and the scripted operator."""
