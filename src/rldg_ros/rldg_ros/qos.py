@@ -1,0 +1,36 @@
+"""QoS profiles of the suite's topics and of the vendors' (see docs/architecture.md, docs/hardware.md)."""
+
+from __future__ import annotations
+
+from rclpy.qos import DurabilityPolicy, HistoryPolicy, QoSProfile, ReliabilityPolicy
+
+
+def _profile(depth: int, *, reliable: bool = True, latched: bool = False) -> QoSProfile:
+    return QoSProfile(
+        history=HistoryPolicy.KEEP_LAST,
+        depth=depth,
+        reliability=ReliabilityPolicy.RELIABLE if reliable else ReliabilityPolicy.BEST_EFFORT,
+        durability=DurabilityPolicy.TRANSIENT_LOCAL if latched else DurabilityPolicy.VOLATILE,
+    )
+
+
+STREAM = _profile(10)
+"""Our topics at the control rate: nothing may be lost between two local processes."""
+
+STEPS = _profile(1000)
+"""`step`: a learner that computes for a while must not lose transitions."""
+
+LATCHED = _profile(1, latched=True)
+"""Status: the newest value, also for late subscribers."""
+
+EVENTS = _profile(10, latched=True)
+"""`episode_event`, `policy_weights`: the last few, also for late subscribers."""
+
+VENDOR_STATE = _profile(1, reliable=False)
+"""franka_ros2 since 3.3.0 publishes best_effort, depth 1; a reliable subscriber would receive nothing."""
+
+VENDOR_IMAGE = _profile(1)
+"""realsense2_camera publishes SYSTEM_DEFAULT (reliable); best_effort loses large images (docs/hardware.md)."""
+
+TARGET = _profile(1)
+"""crisp_controllers subscribes `target_pose` with QoS(1), reliable."""

@@ -1,0 +1,80 @@
+"""Starting and ending a node: one place for signals, exit codes and one-line errors."""
+
+from __future__ import annotations
+
+import signal
+import sys
+from collections.abc import Callable
+from types import FrameType
+from typing import TypeVar
+
+import rclpy
+from rclpy.executors import Executor, SingleThreadedExecutor
+from rclpy.lifecycle import LifecycleNode, TransitionCallbackReturn
+from rclpy.node import Node
+from rclpy.signals import SignalHandlerOptions
+
+from rldg_core.errors import UserError
+
+NodeT = TypeVar("NodeT", bound=Node)
+
+POLL_S = 0.1
+"""How often a spinning node looks at its stop flag: bounds the reaction to Ctrl-C."""
+
+
+def run_node(
+    make_node: Callable[[], NodeT],
+    on_stop: Callable[[NodeT], None] | None = None,
+    make_executor: Callable[[], Executor] = SingleThreadedExecutor,
+) -> int:
+    """Make a node, spin it until SIGINT or SIGTERM, end it in order, and return the exit code.
+
+    The context is still alive when `on_stop(node)` runs, so that the gate can send its last pose: rclpy's
+    own handlers would shut it down first. A UserError (from the constructor or a callback) ends the
+    process with code 2 and one line on standard error.
+    """
+    stop = False
+
+    def request_stop(_signal: int, _frame: FrameType | None) -> None:
+        nonlocal stop
+        stop = True
+
+    signal.signal(signal.SIGINT, request_stop)
+    signal.signal(signal.SIGTERM, request_stop)
+    rclpy.init(args=sys.argv, signal_handler_options=SignalHandlerOptions.NO)
+    node: NodeT | None = None
+    code = 0
+    try:
+        node = make_node()
+        executor = make_executor()
+        executor.add_node(node)
+        try:
+            while not stop and rclpy.ok():
+                executor.spin_once(timeout_sec=POLL_S)
+        finally:
+            # In-flight coroutines (loading a policy) end with the process; they hold no file open.
+            executor.remove_node(node)
+            if on_stop:
+                on_stop(node)
+    except UserError as error:
+        print(f"{node.get_name() if node else 'node'}: {error}", file=sys.stderr, flush=True)
+        code = 2
+    finally:
+        if node:
+            node.destroy_node()
+        rclpy.try_shutdown()
+    return code
+
+
+def autostart(node: LifecycleNode) -> None:
+    """Declare `autostart` (default true) and, when set, configure and activate the node.
+
+    The node brings itself up, so that `ros2 launch` and `rldg up` need no lifecycle manager; with
+    autostart:=false an external one (nav2's, `ros2 lifecycle set`) decides. Raises UserError when a
+    transition fails.
+    """
+    if not node.declare_parameter("autostart", True).value:
+        return
+    for transition in (node.trigger_configure, node.trigger_activate):
+        if transition() != TransitionCallbackReturn.SUCCESS:
+            raise UserError(f"transition {transition.__name__.removeprefix('trigger_')} failed")
