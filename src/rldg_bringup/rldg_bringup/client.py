@@ -1,0 +1,185 @@
+"""A typed facade over a running stack's services and actions, for the command line and the demo."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from typing import Any
+
+import rclpy
+from rclpy.action import ActionClient
+from rclpy.executors import SingleThreadedExecutor
+from rclpy.signals import SignalHandlerOptions
+from rldg_msgs.action import RunEpisodes
+from rldg_msgs.msg import LearnerStatus, PolicyStatus
+from rldg_msgs.srv import ActivatePolicy, Hold, ListPolicies, LoadPolicy, UnloadPolicy
+
+from rldg_core.errors import UserError
+from rldg_ros import qos
+
+READY_TIMEOUT_S = 60.0
+"""Starting nine Python processes on two busy cores takes up to about 20 s."""
+
+LOAD_TIMEOUT_S = 120.0
+"""First inference of a jitted policy compiles for 10 - 36 s."""
+
+
+@dataclass(frozen=True)
+class Episodes:
+    """Outcome of `run_episodes`."""
+
+    success: tuple[bool, ...] = field(default=())
+    steps: tuple[int, ...] = field(default=())
+    episode_ids: tuple[str, ...] = field(default=())
+
+    @property
+    def successes(self) -> int:
+        return sum(self.success)
+
+    def cycle_time_s(self, period_s: float) -> float | None:
+        """Mean duration of the successful episodes; None when there is none."""
+        durations = [n * period_s for n, good in zip(self.steps, self.success, strict=True) if good]
+        return sum(durations) / len(durations) if durations else None
+
+    def __add__(self, other: Episodes) -> Episodes:
+        return Episodes(self.success + other.success, self.steps + other.steps, self.episode_ids + other.episode_ids)
+
+
+class StackClient:
+    """Talks to the stack in `/<namespace>/rldg`. Use `connected`."""
+
+    def __init__(self, namespace: str, check: Callable[[], None]) -> None:
+        """`check` is called while waiting; it raises UserError when the stack has died."""
+        self._check = check
+        root = f"/{namespace.strip('/')}" if namespace.strip("/") else ""
+        self.node = rclpy.create_node("rldg_client", namespace=f"{root}/rldg", start_parameter_services=False)
+        self._executor = SingleThreadedExecutor()
+        self._executor.add_node(self.node)
+        self._episodes = ActionClient(self.node, RunEpisodes, "run_episodes")
+        self.policy_status: PolicyStatus | None = None
+        self.learner_status: LearnerStatus | None = None
+        self.node.create_subscription(PolicyStatus, "policy_status", self._on_policy, qos.LATCHED)
+        self.node.create_subscription(LearnerStatus, "learner_status", self._on_learner, qos.LATCHED)
+
+    def _on_policy(self, message: PolicyStatus) -> None:
+        self.policy_status = message
+
+    def _on_learner(self, message: LearnerStatus) -> None:
+        self.learner_status = message
+
+    def close(self) -> None:
+        """Forget the node."""
+        self._executor.shutdown()
+        self.node.destroy_node()
+
+    def wait(self, condition: Callable[[], bool], timeout_s: float, what: str) -> None:
+        """Spin until `condition`; UserError naming `what` after `timeout_s`, or when the stack dies."""
+        deadline = time.monotonic() + timeout_s
+        while not condition():
+            self._check()
+            if time.monotonic() > deadline:
+                raise UserError(f"{what}: no answer within {timeout_s:.0f} s; is the stack running?")
+            self._executor.spin_once(timeout_sec=0.1)
+
+    def wait_ready(self, timeout_s: float = READY_TIMEOUT_S) -> None:
+        """Wait until the episode manager can run episodes and the policy node has reported."""
+        self.wait(self._episodes.server_is_ready, timeout_s, "episode manager (run_episodes)")
+        self.wait(lambda: self.policy_status is not None, timeout_s, "policy node (policy_status)")
+
+    def _call(self, service_type: Any, name: str, request: Any, timeout_s: float) -> Any:
+        client = self.node.create_client(service_type, name)
+        try:
+            self.wait(client.service_is_ready, READY_TIMEOUT_S, f"service {name}")
+            future = client.call_async(request)
+            self.wait(future.done, timeout_s, f"service {name}")
+            return future.result()
+        finally:
+            self.node.destroy_client(client)
+
+    def load_policy(
+        self, policy_id: str, backend: str, path: str = "", *, explore: bool = False, activate: bool = False
+    ) -> None:
+        """Load and warm up a policy beside the active one. Raises UserError with the node's reason."""
+        request = LoadPolicy.Request(policy_id=policy_id, backend=backend, path=path, explore=explore, activate=activate)
+        _raise_unless(self._call(LoadPolicy, "policy/load", request, LOAD_TIMEOUT_S))
+
+    def activate_policy(self, policy_id: str) -> None:
+        """Swap to a loaded policy."""
+        _raise_unless(self._call(ActivatePolicy, "policy/activate", ActivatePolicy.Request(policy_id=policy_id), 10.0))
+
+    def unload_policy(self, policy_id: str) -> None:
+        """Forget a policy."""
+        _raise_unless(self._call(UnloadPolicy, "policy/unload", UnloadPolicy.Request(policy_id=policy_id), 10.0))
+
+    def list_policies(self) -> Any:
+        """ListPolicies.Response."""
+        return self._call(ListPolicies, "policy/list", ListPolicies.Request(), 10.0)
+
+    def hold(self, engage: bool, reason: str) -> None:
+        """Engage or release the gate's latch."""
+        _raise_unless(self._call(Hold, "gate/hold", Hold.Request(hold=engage, reason=reason), 10.0))
+
+    def run_episodes(
+        self,
+        episodes: int,
+        seed: int,
+        objects: tuple[str, ...] = (),
+        on_feedback: Callable[[RunEpisodes.Feedback], None] | None = None,
+        until: Callable[[], bool] | None = None,
+        timeout_s: float = float("inf"),
+    ) -> Episodes:
+        """Run episodes and wait for their outcome. `until` ends the run early (the open episode is truncated)."""
+        self.wait(self._episodes.server_is_ready, READY_TIMEOUT_S, "action run_episodes")
+        goal = RunEpisodes.Goal(episodes=episodes, seed=seed, objects=list(objects), stop_on_hold=True)
+
+        def feedback(message: Any) -> None:
+            if on_feedback:
+                on_feedback(message.feedback)
+
+        sending = self._episodes.send_goal_async(goal, feedback_callback=feedback)
+        self.wait(sending.done, 30.0, "action run_episodes")
+        handle = sending.result()
+        if not handle.accepted:
+            raise UserError("run_episodes: the episode manager refused the goal; is another one running?")
+        result = handle.get_result_async()
+        cancelled = False
+
+        def finished() -> bool:
+            nonlocal cancelled
+            if until and not cancelled and until():
+                handle.cancel_goal_async()
+                cancelled = True
+            return bool(result.done())
+
+        try:
+            self.wait(finished, timeout_s, "action run_episodes")
+        except BaseException:
+            handle.cancel_goal_async()
+            raise
+        outcome = result.result().result
+        if outcome.episodes < episodes and not cancelled:
+            raise UserError(f"run_episodes ended after {outcome.episodes} of {episodes} episodes: {outcome.message}")
+        return Episodes(tuple(outcome.success), tuple(outcome.steps), tuple(outcome.episode_ids))
+
+
+def _raise_unless(response: Any) -> None:
+    if not response.success:
+        raise UserError(response.message)
+
+
+@contextmanager
+def connected(namespace: str = "", check: Callable[[], None] = lambda: None) -> Iterator[StackClient]:
+    """Initialise rclpy for this process if needed and yield a client."""
+    owns_context = not rclpy.ok()
+    if owns_context:
+        # Ctrl-C stays a KeyboardInterrupt of this process: the runner decides the order of the end.
+        rclpy.init(signal_handler_options=SignalHandlerOptions.NO)
+    client = StackClient(namespace, check)
+    try:
+        yield client
+    finally:
+        client.close()
+        if owns_context:
+            rclpy.try_shutdown()

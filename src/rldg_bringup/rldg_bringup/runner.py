@@ -1,0 +1,172 @@
+"""Starts a declared stack as processes where `launch` is not installed, and ends it in the same order.
+
+Children run in sessions of their own, so that Ctrl-C reaches this process alone and the order holds:
+`gate` first (it sends the measured pose while the sensors still run), then the rest at once.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import os
+import signal
+import subprocess
+import tempfile
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+
+import yaml
+from ament_index_python.packages import PackageNotFoundError, get_package_prefix
+
+from rldg_bringup.stack import IncludeSpec, NodeSpec, Stack
+from rldg_core.errors import UserError
+
+STOP_TIMEOUT_S = 2.5
+"""Whole shutdown, `gate` included; what is left after it is killed. Together under 3 s."""
+
+PR_SET_PDEATHSIG = 1
+
+
+@dataclass(frozen=True)
+class RunningNode:
+    """A started process and where its output goes."""
+
+    spec: NodeSpec | IncludeSpec
+    process: subprocess.Popen[bytes]
+    log: Path
+
+    @property
+    def name(self) -> str:
+        return self.spec.name if isinstance(self.spec, NodeSpec) else self.spec.package
+
+
+class StackProcess:
+    """A running stack. Use `running_stack`."""
+
+    def __init__(self, stack: Stack, log_dir: Path, params_file: str, log_level: str) -> None:
+        self.stack = stack
+        self.log_dir = log_dir
+        log_dir.mkdir(parents=True, exist_ok=True)
+        self._scratch = tempfile.TemporaryDirectory(prefix="rldg_")
+        self._nodes: list[RunningNode] = []
+        try:
+            for include in stack.includes:
+                self._start(include, _include_command(include))
+            for node in stack.nodes:
+                self._start(node, _node_command(node, Path(self._scratch.name), params_file, log_level))
+        except BaseException:
+            self.stop()
+            raise
+
+    def _start(self, spec: NodeSpec | IncludeSpec, command: list[str]) -> None:
+        name = spec.name if isinstance(spec, NodeSpec) else spec.package
+        log = self.log_dir / f"{name}.log"
+        with log.open("ab") as output:
+            process = subprocess.Popen(
+                command,
+                stdin=subprocess.DEVNULL,
+                stdout=output,
+                stderr=subprocess.STDOUT,
+                start_new_session=True,
+                preexec_fn=_end_with_parent,
+            )
+        self._nodes.append(RunningNode(spec, process, log))
+
+    @property
+    def nodes(self) -> tuple[RunningNode, ...]:
+        return tuple(self._nodes)
+
+    def check(self) -> None:
+        """Raise UserError naming the first node that ended, with the last line it printed."""
+        for node in self._nodes:
+            code = node.process.poll()
+            one_shot = isinstance(node.spec, NodeSpec) and node.spec.one_shot
+            if code is not None and not (one_shot and code == 0):
+                raise UserError(f"node {node.name} ended with code {code}: {_last_line(node.log)} (log: {node.log})")
+
+    def stop(self) -> None:
+        """End every process: gate first, then the rest; kill what does not end in time."""
+        deadline = time.monotonic() + STOP_TIMEOUT_S
+        first = [n for n in self._nodes if n.name == "gate"]
+        rest = [n for n in reversed(self._nodes) if n.name != "gate"]
+        for group in (first, rest):
+            for node in group:
+                _signal_group(node.process, signal.SIGINT)
+            for node in group:
+                # gate gets at most a second, so that the others keep their share.
+                limit = min(deadline, time.monotonic() + 1.0) if group is first else deadline
+                try:
+                    node.process.wait(max(0.0, limit - time.monotonic()))
+                except subprocess.TimeoutExpired:
+                    if group is rest:
+                        _signal_group(node.process, signal.SIGKILL)
+        for node in self._nodes:
+            if node.process.poll() is None:
+                _signal_group(node.process, signal.SIGKILL)
+            node.process.wait()
+        self._nodes.clear()
+        self._scratch.cleanup()
+
+
+@contextmanager
+def running_stack(stack: Stack, log_dir: Path, params_file: str = "", log_level: str = "info") -> Iterator[StackProcess]:
+    """Start a stack, yield it, and end it whatever happens. Raises UserError when a package is missing."""
+    process = StackProcess(stack, log_dir, params_file, log_level)
+    try:
+        yield process
+    finally:
+        process.stop()
+
+
+def executable_path(package: str, executable: str) -> Path:
+    """Find `<prefix>/lib/<package>/<executable>`, as `ros2 run` does. Raises UserError when it is missing."""
+    try:
+        path = Path(get_package_prefix(package)) / "lib" / package / executable
+    except PackageNotFoundError:
+        raise UserError(f"package {package!r} is not installed; is the workspace sourced?") from None
+    if not path.is_file():
+        raise UserError(f"package {package!r} has no executable {executable!r} (looked for {path})")
+    return path
+
+
+def parameter_file(node: NodeSpec) -> str:
+    """The node's parameters as a ROS parameter file (YAML text), keyed by its full name."""
+    full_name = f"{node.namespace.rstrip('/')}/{node.name}"
+    return yaml.safe_dump({full_name: {"ros__parameters": dict(node.parameters)}})
+
+
+def _node_command(node: NodeSpec, scratch: Path, params_file: str, log_level: str) -> list[str]:
+    path = scratch / f"{node.name}.yaml"
+    path.write_text(parameter_file(node))
+    command = [str(executable_path(node.package, node.executable)), *node.arguments, "--ros-args"]
+    command += ["-r", f"__node:={node.name}", "-r", f"__ns:={node.namespace}"]
+    for source, target in node.remappings:
+        command += ["-r", f"{source}:={target}"]
+    command += ["--params-file", str(path)]
+    if params_file:
+        command += ["--params-file", params_file]
+    return [*command, "--log-level", log_level]
+
+
+def _include_command(include: IncludeSpec) -> list[str]:
+    arguments = [f"{name}:={value}" for name, value in include.arguments.items() if value]
+    return ["ros2", "launch", include.package, include.launch_file, *arguments]
+
+
+def _end_with_parent() -> None:
+    """In the child: get SIGTERM when the parent dies, so that a killed runner leaves no orphans (Linux)."""
+    ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGTERM)
+
+
+def _signal_group(process: subprocess.Popen[bytes], number: signal.Signals) -> None:
+    try:
+        os.killpg(process.pid, number)
+    except ProcessLookupError:
+        pass  # it has ended already, which is what the signal was for
+
+
+def _last_line(log: Path) -> str:
+    lines = [line for line in log.read_text(errors="replace").splitlines() if line.strip()]
+    return lines[-1] if lines else "no output"

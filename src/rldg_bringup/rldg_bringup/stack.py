@@ -1,0 +1,271 @@
+"""The stacks: which nodes run, with which parameters. Declared once, in plain Python.
+
+`launch/insertion.launch.py` turns the declaration into launch_ros actions, `rldg_bringup.runner` into
+processes. Neither holds a node list of its own. Nothing here imports ROS.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field, fields
+from pathlib import Path
+from typing import Any
+
+from rldg_core.errors import UserError
+from rldg_core.task import Task, find_task
+
+Parameters = Mapping[str, Any]
+
+
+@dataclass(frozen=True)
+class NodeSpec:
+    """One node process. `namespace` is absolute. `arguments` are passed before the ROS arguments."""
+
+    package: str
+    executable: str
+    name: str
+    namespace: str
+    parameters: Parameters = field(default_factory=dict)
+    remappings: tuple[tuple[str, str], ...] = ()
+    arguments: tuple[str, ...] = ()
+    one_shot: bool = False  # ends by itself (a spawner); its end does not end the stack
+
+
+@dataclass(frozen=True)
+class IncludeSpec:
+    """A vendor's launch file: IncludeLaunchDescription under `launch`, `ros2 launch` as a process."""
+
+    package: str
+    launch_file: str
+    arguments: Mapping[str, str]
+
+
+@dataclass(frozen=True)
+class Stack:
+    """Nodes in starting order. They end in the reverse order, except that `gate` ends first: it must send
+    the measured pose while the sensors still run."""
+
+    task: Task
+    nodes: tuple[NodeSpec, ...]
+    includes: tuple[IncludeSpec, ...]
+
+    def node(self, name: str) -> NodeSpec:
+        """Find a node by name; KeyError when the stack has none."""
+        return {n.name: n for n in self.nodes}[name]
+
+
+def _argument(default: Any, help_text: str) -> Any:
+    return field(default=default, metadata={"help": help_text})
+
+
+@dataclass(frozen=True)
+class StackArguments:
+    """Arguments of `ros2 launch rldg_bringup insertion.launch.py` and of `rldg up insertion`, one to one."""
+
+    namespace: str = _argument("", "prefix of every topic, e.g. robot1")
+    task: str = _argument("insertion", "task: name, name:object, or a .yaml file")
+    sim: bool = _argument(True, "simulated cell instead of Franka, RealSense and SpaceMouse")
+    use_sim_time: bool = _argument(False, "with sim: lock-step, as fast as the machine allows, repeatable")
+    policy: str = _argument("hold", "policy back-end active at start")
+    checkpoint: str = _argument("", "its checkpoint folder")
+    explore: bool = _argument(False, "sample actions instead of taking the mode")
+    operator: str = _argument("off", "scripted operator (sim): off, demonstrate, intervene")
+    learner: bool = _argument(False, "train a specialist from the live steps")
+    run_dir: str = _argument("", "run folder of the learner")
+    demo_bag_dir: str = _argument("", "bags of demonstrations for the learner")
+    learner_config: str = _argument("", "YAML with overrides of the learner's configuration")
+    record: bool = _argument(False, "one bag per episode")
+    bag_dir: str = _argument("bags", "where the bags go")
+    run_id: str = _argument("", "prefix of episode ids")
+    seed: int = _argument(0, "seed of everything random")
+    params_file: str = _argument("", "parameter file applied last, over everything below")
+    autostart: bool = _argument(True, "lifecycle nodes configure and activate themselves")
+    log_level: str = _argument("info", "debug, info, warn, error")
+    robot_ip: str = _argument("172.16.0.2", "address of the Franka controller (sim:=false)")
+    robot_type: str = _argument("fr3", "type of the Franka arm (sim:=false)")
+    image_topic: str = _argument("", "colour image; default: the task file's")
+    pose_topic: str = _argument("franka_robot_state_broadcaster/current_pose", "measured tcp pose")
+    wrench_topic: str = _argument("franka_robot_state_broadcaster/external_wrench_in_stiffness_frame", "external wrench")
+    joint_topic: str = _argument("franka_robot_state_broadcaster/measured_joint_states", "joint states")
+    gripper_joint_topic: str = _argument("franka_gripper/joint_states", "finger positions")
+    target_topic: str = _argument("target_pose", "Cartesian target of the controller")
+    gripper_command_topic: str = _argument("gripper_width_command", "gripper width [m]")
+    twist_topic: str = _argument("spacenav/twist", "SpaceMouse motion")
+    joy_topic: str = _argument("spacenav/joy", "SpaceMouse buttons")
+    scene_topic: str = _argument("", "scene camera of the simulated cell; empty: off")
+
+    @property
+    def lockstep(self) -> bool:
+        """Simulated time means lock-step: the cell advances only when its last frame was answered."""
+        return self.sim and self.use_sim_time
+
+
+def arguments_from_text(values: Mapping[str, str]) -> StackArguments:
+    """Build StackArguments from strings (`name:=value`). Raises UserError on an unknown name or bad value."""
+    known = {f.name: f for f in fields(StackArguments)}
+    parsed: dict[str, Any] = {}
+    for name, text in values.items():
+        if name not in known:
+            raise UserError(f"unknown argument {name!r}, expected one of {', '.join(known)}")
+        parsed[name] = _parse(name, text, known[name].default)
+    return StackArguments(**parsed)
+
+
+def _parse(name: str, text: str, default: Any) -> Any:
+    if isinstance(default, bool):
+        if text.lower() not in ("true", "false"):
+            raise UserError(f"argument {name}: expected true or false, got {text!r}")
+        return text.lower() == "true"
+    if isinstance(default, int):
+        try:
+            return int(text)
+        except ValueError:
+            raise UserError(f"argument {name}: expected an integer, got {text!r}") from None
+    return text
+
+
+def insertion_stack(arguments: StackArguments, share: Path) -> Stack:
+    """Declare the stack of the insertion tasks. `share` is the share folder of rldg_bringup.
+
+    Raises UserError on an unknown task, object, operator mode or on arguments that contradict each other.
+    """
+    a = arguments
+    task = find_task(a.task, [share / "config" / "tasks"])
+    _check(a)
+    root = f"/{a.namespace.strip('/')}" if a.namespace.strip("/") else ""
+
+    def absolute(topic: str) -> str:
+        return topic if topic.startswith("/") else f"{root}/{topic}"
+
+    camera = next(iter(task.cameras.values()))
+    vendor = {
+        "image_topic": absolute(a.image_topic or camera.topic),
+        "pose_topic": absolute(a.pose_topic),
+        "wrench_topic": absolute(a.wrench_topic),
+        "joint_topic": absolute(a.joint_topic),
+        "gripper_joint_topic": absolute(a.gripper_joint_topic),
+    }
+    target = {"target_topic": absolute(a.target_topic)}
+    gripper = {"gripper_command_topic": absolute(a.gripper_command_topic)}
+    common = {
+        "task": a.task,
+        "task_dirs": [str(share / "config" / "tasks")],
+        "lockstep": a.lockstep,
+        "use_sim_time": a.lockstep,
+    }
+    operator_active = a.sim and a.operator != "off"
+
+    def node(package: str, name: str, **parameters: Any) -> NodeSpec:
+        return NodeSpec(package, name, name, f"{root}/rldg", {**common, **parameters})
+
+    nodes: list[NodeSpec] = []
+    includes: list[IncludeSpec] = []
+    if a.sim:
+        nodes.append(node("rldg_sim", "cell", **vendor, **target, **gripper, scene_topic=a.scene_topic))
+    else:
+        includes.append(_franka(a, share))
+        nodes.extend(_hardware(a, root, camera.width, camera.height))
+    nodes.append(node("rldg_control", "observer", **vendor))
+    nodes.append(
+        node(
+            "rldg_control", "gate", **target, autostart=a.autostart, wait_for_policy=True, wait_for_operator=operator_active
+        )
+    )
+    if not a.sim:
+        nodes.append(node("rldg_control", "teleop", twist_topic=absolute(a.twist_topic), joy_topic=absolute(a.joy_topic)))
+    if operator_active:
+        nodes.append(node("rldg_sim", "operator", mode=a.operator, seed=a.seed))
+    if task.action.gripper:
+        nodes.append(node("rldg_control", "gripper", **gripper, mode="topic" if a.sim else "franka"))
+    if a.record:
+        nodes.append(node("rldg_data", "recorder", bag_dir=a.bag_dir))
+    nodes.append(
+        node(
+            "rldg_policy",
+            "policy",
+            policy=a.policy,
+            checkpoint=a.checkpoint,
+            explore=a.explore,
+            live_weights=a.learner,
+            autostart=a.autostart,
+        )
+    )
+    if a.learner:
+        nodes.append(
+            node(
+                "rldg_rl",
+                "learner",
+                run_dir=a.run_dir,
+                demo_bag_dirs=[a.demo_bag_dir],
+                config_file=a.learner_config,
+                seed=a.seed,
+            )
+        )
+    nodes.append(
+        node(
+            "rldg_control",
+            "episode",
+            run_id=a.run_id,
+            reset_mode="cell" if a.sim else "operator",
+            joy_topic=absolute(a.joy_topic),
+        )
+    )
+    nodes.append(node("rldg_data", "exporter"))
+    return Stack(task, tuple(nodes), tuple(includes))
+
+
+def _check(a: StackArguments) -> None:
+    if a.operator not in ("off", "demonstrate", "intervene"):
+        raise UserError(f"argument operator: expected off, demonstrate or intervene, got {a.operator!r}")
+    if a.operator != "off" and not a.sim:
+        raise UserError("argument operator: the scripted operator exists in simulation only; use the SpaceMouse")
+    if a.use_sim_time and not a.sim:
+        raise UserError("argument use_sim_time: lock-step needs sim:=true")
+    if a.learner and not a.run_dir:
+        raise UserError("argument run_dir: the learner needs one")
+    if a.log_level not in ("debug", "info", "warn", "error"):
+        raise UserError(f"argument log_level: expected debug, info, warn or error, got {a.log_level!r}")
+    if a.params_file and not Path(a.params_file).is_file():
+        raise UserError(f"argument params_file: no file {a.params_file}")
+
+
+def _franka(a: StackArguments, share: Path) -> IncludeSpec:
+    """franka_ros2: state broadcaster, hand and controller manager (franka_bringup/launch/franka.launch.py)."""
+    return IncludeSpec(
+        "franka_bringup",
+        "franka.launch.py",
+        {
+            "robot_type": a.robot_type,
+            "robot_ip": a.robot_ip,
+            "namespace": a.namespace.strip("/"),
+            "load_gripper": "true",
+            "controllers_yaml": str(share / "config" / "franka" / "controllers.yaml"),
+        },
+    )
+
+
+def _hardware(a: StackArguments, root: str, width: int, height: int) -> list[NodeSpec]:
+    """Controller spawner, camera and SpaceMouse."""
+    return [
+        NodeSpec(
+            "controller_manager",
+            "spawner",
+            "spawn_cartesian_impedance",
+            root or "/",
+            arguments=("cartesian_impedance_controller",),
+            one_shot=True,
+        ),
+        NodeSpec(
+            "realsense2_camera",
+            "realsense2_camera_node",
+            "camera",
+            f"{root}/camera",
+            {
+                "enable_depth": False,
+                "enable_infra1": False,
+                "enable_infra2": False,
+                "depth_module.color_profile": f"{width}x{height}x30",
+            },
+        ),
+        NodeSpec("spacenav", "spacenav_node", "spacenav", root or "/", {"zero_when_static": True}),
+    ]
