@@ -1,0 +1,28 @@
+"""Choice of the off-screen OpenGL back-end. Import this before mujoco, which reads MUJOCO_GL once."""
+
+from __future__ import annotations
+
+import ctypes.util
+import os
+
+from rldg_core.errors import UserError
+
+NO_GL = (
+    "no off-screen OpenGL for camera images: apt-get install libegl1 libgles2 libgl1-mesa-dri and set MUJOCO_GL=egl"
+)
+
+
+def choose_backend() -> None:
+    """Set MUJOCO_GL (egl, or osmesa where only that is installed) unless the user has chosen."""
+    if ctypes.util.find_library("EGL") or not ctypes.util.find_library("OSMesa"):
+        os.environ.setdefault("MUJOCO_GL", "egl")
+    else:
+        os.environ.setdefault("MUJOCO_GL", "osmesa")
+
+
+def no_gl_error(cause: BaseException) -> UserError:
+    """The one line that tells a user how to get OpenGL."""
+    return UserError(f"{NO_GL} ({type(cause).__name__}: {' '.join(str(cause).split())[:120]})")
+
+
+choose_backend()

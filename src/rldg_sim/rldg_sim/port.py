@@ -1,0 +1,190 @@
+"""Plug and port of one connector as MJCF.
+
+Contact geometry, all primitives. The plug is one capsule along each vertical edge of its shell; the port is,
+for each side of its cavity, a wall box, a 45-degree lead-in box and boxes of the plate around the mouth. The
+cavity is convex, so a plug touches it with its edges only: capsules against boxes are exact, and two contacts
+a pair keep the solver fast. Boxes may overlap and overrun their side, since each lies outside the half-plane
+of its side and therefore never reaches into the cavity. What is drawn are meshes and boxes without contact.
+"""
+
+from __future__ import annotations
+
+import math
+
+import numpy as np
+from numpy.typing import NDArray
+
+from rldg_sim import polygon
+from rldg_sim.connectors import Colour, Connector
+
+Array = NDArray[np.float64]
+
+EDGE_RADIUS_M = 0.3e-3
+"""Rounding of the plug's edges and of its tip."""
+PLATE_HALF_M = (0.0155, 0.013)
+"""Half of the D-type panel cut-out plate, 31 x 26 mm; the long side lies along y of the port."""
+BOARD_HALF_M = 0.1
+WALL_M = 3e-3
+GRIP_MARGIN_M = 1.5e-3
+GRIP_HEIGHT_M = 0.024
+
+
+def _numbers(values: Array) -> str:
+    return " ".join(f"{v:.9g}" for v in np.asarray(values, dtype=np.float64).ravel())
+
+
+def _rgba(colour: Colour) -> str:
+    return f"{colour[0]} {colour[1]} {colour[2]} 1"
+
+
+def _box(x: tuple[float, float], y: tuple[float, float], z: tuple[float, float]) -> str:
+    low, high = np.array([x[0], y[0], z[0]]), np.array([x[1], y[1], z[1]])
+    return f'<geom class="contact" type="box" pos="{_numbers((low + high) / 2)}" size="{_numbers((high - low) / 2)}"/>'
+
+
+def _side_box(
+    middle: Array, normal: Array, half: tuple[float, float, float], z: float, outwards: float, pitch_rad: float = 0.0
+) -> str:
+    """Box with axes (outward normal, side, z), pitched about the side; its centre lies `outwards` from `middle`."""
+    along = np.array([-normal[1], normal[0], 0.0])
+    out = np.array([normal[0], normal[1], 0.0])
+    down = np.array([0.0, 0.0, 1.0])
+    x_axis = math.cos(pitch_rad) * out + math.sin(pitch_rad) * down
+    centre = np.array([middle[0], middle[1], z]) + outwards * out
+    return (
+        f'<geom class="contact" type="box" pos="{_numbers(centre)}" size="{_numbers(np.array(half))}" '
+        f'xyaxes="{_numbers(np.concatenate([x_axis, along]))}"/>'
+    )
+
+
+def port_contacts(item: Connector) -> str:
+    """Contact boxes of the port; z = 0 is the face of the plate, +z leads into the cavity."""
+    cavity = polygon.offset(item.section, item.clearance_m)
+    mouth = polygon.offset(cavity, item.chamfer_m)
+    bottom, chamfer = item.depth_m + 2e-3, item.chamfer_m
+    (x_low, y_low), (x_high, y_high) = mouth.min(axis=0), mouth.max(axis=0)
+    board = BOARD_HALF_M
+    parts = [
+        _box((-board, x_low), (-board, board), (0, bottom)),
+        _box((x_high, board), (-board, board), (0, bottom)),
+        _box((x_low, x_high), (-board, y_low), (0, bottom)),
+        _box((x_low, x_high), (y_high, board), (0, bottom)),
+    ]
+    for k, normal in enumerate(polygon.outward_normals(cavity)):
+        a, b = cavity[k], cavity[(k + 1) % len(cavity)]
+        middle, half_length = (a + b) / 2, float(np.linalg.norm(b - a)) / 2 + chamfer
+        height = (bottom - chamfer) / 2
+        parts.append(_side_box(middle, normal, (WALL_M / 2, half_length, height), chamfer + height, WALL_M / 2))
+        # The ramp leads from (0, chamfer) at the cavity to (chamfer, 0) at the mouth; its box lies below it.
+        depth = 1e-3
+        ramp = (chamfer / math.sqrt(2), half_length + chamfer, depth)
+        shift = depth / math.sqrt(2)
+        parts.append(_side_box(middle, normal, ramp, chamfer / 2 + shift, chamfer / 2 + shift, -math.pi / 4))
+        if np.abs(normal).max() < 0.999:
+            parts.append(_side_box(middle, normal, (WALL_M / 2, half_length, bottom / 2), bottom / 2, chamfer + WALL_M / 2))
+    return "\n".join(parts)
+
+
+def _ring_mesh(name: str, loops: list[Array]) -> str:
+    """Surface through loops of equally many corners (n, 3); seen from inside and above."""
+    count = len(loops[0])
+    faces = []
+    for level in range(len(loops) - 1):
+        for k in range(count):
+            a, b = level * count + k, level * count + (k + 1) % count
+            c, d = a + count, b + count
+            faces += [(a, c, b), (b, c, d)]
+    vertices = np.concatenate(loops)
+    return f'<mesh name="{name}" inertia="shell" smoothnormal="false" vertex="{_numbers(vertices)}" face="{_ints(faces)}"/>'
+
+
+def _ints(faces: list[tuple[int, int, int]]) -> str:
+    return " ".join(str(i) for face in faces for i in face)
+
+
+def _at(corners: Array, z: float) -> Array:
+    return np.column_stack([corners, np.full(len(corners), z)])
+
+
+def _plate_outline(mouth: Array) -> Array:
+    """Point on the plate's outline in the direction of each corner of the mouth."""
+    half = np.array([PLATE_HALF_M[1], PLATE_HALF_M[0]])
+    return np.array([corner / np.max(np.abs(corner) / half) for corner in mouth])
+
+
+def meshes(item: Connector) -> str:
+    """Mesh assets that draw the plug and the port."""
+    cavity = polygon.offset(item.section, item.clearance_m)
+    mouth = polygon.offset(cavity, item.chamfer_m)
+    rim = polygon.offset(mouth, 0.8e-3)
+    count = len(cavity)
+    floor_z = item.depth_m + 1e-3
+    floor_faces = [(0, k + 1, k) for k in range(1, count - 1)]
+    shell = np.concatenate([_at(item.section, 0.0), _at(polygon.offset(item.section, -EDGE_RADIUS_M), item.depth_m)])
+    return "\n".join(
+        [
+            f'<mesh name="plug" vertex="{_numbers(shell)}"/>',
+            _ring_mesh("rim", [_at(rim, 0.0), _at(mouth, 0.0), _at(cavity, item.chamfer_m)]),
+            _ring_mesh("cavity", [_at(cavity, item.chamfer_m), _at(cavity, floor_z)]),
+            f'<mesh name="floor" inertia="shell" vertex="{_numbers(_at(cavity, floor_z))}" face="{_ints(floor_faces)}"/>',
+        ]
+    )
+
+
+def port_visuals(item: Connector) -> str:
+    """What is drawn of the port: plate with two screws, rim, cavity."""
+    mouth = polygon.offset(item.section, item.clearance_m + item.chamfer_m)
+    low, high = mouth.min(axis=0) - 0.8e-3, mouth.max(axis=0) + 0.8e-3
+    x, y = PLATE_HALF_M[1], PLATE_HALF_M[0]
+    dark = tuple(0.25 * c for c in item.port_colour)
+
+    def panel(name: str, xs: tuple[float, float], ys: tuple[float, float]) -> str:
+        centre = [(xs[0] + xs[1]) / 2, (ys[0] + ys[1]) / 2, 1e-3]
+        half = [(xs[1] - xs[0]) / 2, (ys[1] - ys[0]) / 2, 1e-3]
+        return (
+            f'<geom name="{name}" class="visual" type="box" pos="{_numbers(np.array(centre))}" '
+            f'size="{_numbers(np.array(half))}" rgba=".13 .13 .14 1"/>'
+        )
+
+    screws = "\n".join(
+        f'<geom class="visual" type="cylinder" pos="{sx * 0.0095} {sy * 0.012} 0" size=".0016 .0004" rgba=".7 .7 .72 1"/>'
+        for sx, sy in ((-1, 1), (1, -1))
+    )
+    return f"""
+      {panel("plate0", (-x, float(low[0])), (-y, y))}
+      {panel("plate1", (float(high[0]), x), (-y, y))}
+      {panel("plate2", (float(low[0]), float(high[0])), (-y, float(low[1])))}
+      {panel("plate3", (float(low[0]), float(high[0])), (float(high[1]), y))}
+      {screws}
+      <geom name="rim" class="visual" type="mesh" mesh="rim" rgba="{_rgba(item.port_colour)}"/>
+      <geom name="cavity" class="visual" type="mesh" mesh="cavity" rgba="{_rgba((dark[0], dark[1], dark[2]))}"/>
+      <geom name="floor" class="visual" type="mesh" mesh="floor" rgba=".02 .02 .02 1"/>"""
+
+
+def plug_mjcf(item: Connector) -> str:
+    """Geoms of the plug; z = 0 is its shoulder, the tip is at z = depth_m."""
+    inset = polygon.offset(item.section, -EDGE_RADIUS_M)
+    tip = item.depth_m - EDGE_RADIUS_M
+    edges = "\n".join(
+        f'<geom class="contact" type="capsule" fromto="{x:.9g} {y:.9g} 0 {x:.9g} {y:.9g} {tip:.9g}" size="{EDGE_RADIUS_M}"/>'
+        for x, y in inset
+    )
+    grip = item.extent_m + GRIP_MARGIN_M
+    # Four small spheres are the shoulder that stops on the plate.
+    radius = 0.5e-3
+    stops = "\n".join(
+        f'<geom class="contact" type="sphere" pos="{sx * grip[0]:.9g} {sy * grip[1]:.9g} {-radius}" size="{radius}"/>'
+        for sx in (-1, 1)
+        for sy in (-1, 1)
+    )
+    half = np.array([grip[0] + 0.5e-3, grip[1] + 0.5e-3, GRIP_HEIGHT_M / 2])
+    return f"""
+      {edges}
+      {stops}
+      <geom name="shell" class="visual" type="mesh" mesh="plug" rgba="{_rgba(item.plug_colour)}"/>
+      <geom name="grip" class="visual" type="box" pos="0 0 {-GRIP_HEIGHT_M / 2}" size="{_numbers(half)}" rgba="{_rgba(item.grip_colour)}"/>"""
+
+
+def grip_width_m(item: Connector) -> float:
+    """Distance of the fingers that hold the plug."""
+    return float(2 * (item.extent_m[1] + GRIP_MARGIN_M + 0.5e-3))

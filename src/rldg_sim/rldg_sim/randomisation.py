@@ -1,0 +1,81 @@
+"""What differs from one episode to the next: start pose, grasp, light, colours and camera pose.
+
+Everything derives from the episode's seed alone; each subject draws from its own stream, so that switching
+one off does not change the others.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+from scipy.spatial.transform import Rotation
+
+from rldg_core.frames import pose_at
+from rldg_core.seeding import derive_seed
+from rldg_core.task import SceneConfig, Task
+
+Array = NDArray[np.float64]
+
+
+def _stream(seed: int, subject: str) -> np.random.Generator:
+    return np.random.default_rng(derive_seed(seed, "cell", subject))
+
+
+def start_pose(task: Task, seed: int) -> Array:
+    """Start pose (7,) of the tcp in base: uniform around the task's reset pose, inside the safety box."""
+    reset = task.reset
+    half = np.array([reset.xy_m, reset.xy_m, reset.z_m, 0.0, 0.0, reset.yaw_rad])
+    drawn = pose_at(reset.pose_base_tcp, _stream(seed, "start").uniform(-half, half))
+    return task.box.clip(drawn)[0]
+
+
+def grasp_offset(scene: SceneConfig, seed: int) -> Array:
+    """Offset (x, y, yaw) of the plug in the hand, tcp axes [m, m, rad]."""
+    half = np.array([scene.grasp_xy_m, scene.grasp_xy_m, scene.grasp_yaw_rad])
+    return np.asarray(_stream(seed, "grasp").uniform(-half, half), dtype=np.float64)
+
+
+@dataclass(frozen=True)
+class Looks:
+    """The model's own looks, restored before each variation so that nothing adds up over episodes."""
+
+    geom_rgba: Any
+    light_diffuse: Any
+    light_dir: Any
+    headlight_diffuse: Any
+    camera_pos: Any
+    camera_quat: Any
+
+    @classmethod
+    def of(cls, model: Any) -> Looks:
+        """Remember the looks of a freshly compiled model."""
+        return cls(
+            model.geom_rgba.copy(),
+            model.light_diffuse.copy(),
+            model.light_dir.copy(),
+            np.array(model.vis.headlight.diffuse),
+            model.cam_pos.copy(),
+            model.cam_quat.copy(),
+        )
+
+
+def vary_looks(model: Any, looks: Looks, scene: SceneConfig, camera: int, seed: int) -> None:
+    """Write this seed's light, colours and wrist camera pose into the model."""
+    light = _stream(seed, "light")
+    gain = 1.0 + scene.light * light.uniform(-1.0, 1.0, (len(looks.light_diffuse), 1))
+    model.light_diffuse[:] = looks.light_diffuse * gain
+    model.light_dir[:] = looks.light_dir + scene.light * light.uniform(-0.5, 0.5, looks.light_dir.shape)
+    model.light_dir[:] /= np.linalg.norm(model.light_dir, axis=1, keepdims=True)
+    model.vis.headlight.diffuse[:] = looks.headlight_diffuse * (1.0 + scene.light * light.uniform(-1.0, 1.0))
+
+    shift = scene.colour * _stream(seed, "colour").uniform(-1.0, 1.0, (len(looks.geom_rgba), 3))
+    model.geom_rgba[:, :3] = np.clip(looks.geom_rgba[:, :3] + shift, 0.0, 1.0)
+
+    mount = _stream(seed, "camera")
+    model.cam_pos[camera] = looks.camera_pos[camera] + mount.uniform(-scene.camera_m, scene.camera_m, 3)
+    turn = Rotation.from_rotvec(mount.uniform(-scene.camera_rad, scene.camera_rad, 3))
+    rotated = Rotation.from_quat(np.roll(looks.camera_quat[camera], -1)) * turn
+    model.cam_quat[camera] = np.roll(rotated.as_quat(), 1)

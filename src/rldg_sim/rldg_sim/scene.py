@@ -1,0 +1,127 @@
+"""The whole cell as one MJCF text: arm, hand, plug, port, table, cameras, lights and the Cartesian impedance.
+
+The impedance controller runs inside MuJoCo. Twelve `general` actuators act on the tool site relative to the
+target, a mocap body: six springs with bias -K x whose force is limited to K * error_clip, and six dampers
+with bias -D v. The wrench is therefore clip(K e) - D v, the reference limiting of SERL's and crisp's
+controllers, evaluated at every physics step in C. As e is measured in the frame of the target, its rotation
+vector stays far from pi whatever the tool's orientation.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+from numpy.typing import NDArray
+
+from rldg_core.frames import pose_at, rotation_of
+from rldg_core.task import GainsConfig, Task
+from rldg_sim.connectors import Connector
+from rldg_sim.panda import HAND_TCP_M, arm_mjcf
+from rldg_sim.port import BOARD_HALF_M, grip_width_m, meshes, plug_mjcf, port_contacts, port_visuals
+
+Array = NDArray[np.float64]
+
+SHOULDER_M = 0.02
+"""Distance tcp -> shoulder of the plug along the tool's z axis."""
+PHYSICS_STEP_S = 0.001
+WRIST_FOVY_DEG = 50.0
+_AXES = ("1 0 0 0 0 0", "0 1 0 0 0 0", "0 0 1 0 0 0", "0 0 0 1 0 0", "0 0 0 0 1 0", "0 0 0 0 0 1")
+
+
+def _numbers(values: Array) -> str:
+    return " ".join(f"{v:.9g}" for v in np.asarray(values, dtype=np.float64).ravel())
+
+
+def wxyz(quaternion_xyzw: Array) -> Array:
+    """Quaternion as MuJoCo writes it."""
+    return np.roll(quaternion_xyzw, 1)
+
+
+def port_pose_base(task: Task) -> Array:
+    """Pose (7,) of the port in base: its origin is the middle of the mouth, z leads into the port."""
+    target = np.array(task.target_pose_base_tcp)
+    return pose_at(target, np.concatenate([rotation_of(target).apply([0.0, 0.0, SHOULDER_M]), np.zeros(3)]))
+
+
+def impedance_parameters(gains: GainsConfig) -> tuple[Array, Array]:
+    """(12, 3) bias parameters and (12, 2) force limits of the actuators: six springs, then six dampers."""
+    stiffness = np.repeat([gains.stiffness, gains.rotational_stiffness], 3)
+    damping = np.repeat([gains.damping, gains.rotational_damping], 3)
+    clip = stiffness * np.repeat([gains.error_clip_m, gains.error_clip_rad], 3)
+    bias = np.zeros((12, 3))
+    bias[:6, 1], bias[6:, 2] = -stiffness, -damping
+    limits = np.zeros((12, 2))
+    limits[:6, 0], limits[:6, 1] = -clip, clip
+    return bias, limits
+
+
+def _actuators(gains: GainsConfig) -> str:
+    bias, limits = impedance_parameters(gains)
+    rows = []
+    for k in range(12):
+        limit = f'forcelimited="true" forcerange="{_numbers(limits[k])}"' if k < 6 else ""
+        rows.append(
+            f'<general site="tcp" refsite="target" gear="{_AXES[k % 6]}" gainprm="0" biastype="affine" '
+            f'biasprm="{_numbers(bias[k])}" {limit}/>'
+        )
+    return "\n".join(rows)
+
+
+def scene_mjcf(task: Task, item: Connector) -> str:
+    """MJCF of the cell with one connector."""
+    port = port_pose_base(task)
+    board_z = float(port[2])
+    half_width = grip_width_m(item) / 2
+    fingers = "\n".join(
+        f'<geom class="visual" type="box" pos="0 {s * (half_width + 0.006)} {HAND_TCP_M - 0.020}" size=".009 .006 .026" rgba=".75 .76 .78 1"/>'
+        f'<geom class="visual" type="box" pos="0 {s * (half_width + 0.001)} {HAND_TCP_M}" size=".0085 .001 .007" rgba=".1 .1 .1 1"/>'
+        for s in (-1, 1)
+    )
+    hand = f"""
+        <geom class="visual" type="box" pos="0 0 .032" size=".026 .1 .034" rgba=".9 .9 .91 1"/>
+        {fingers}
+        <site name="tcp" pos="0 0 {HAND_TCP_M}"/>
+        <camera name="wrist" pos=".07 0 .04" xyaxes="0 1 0 .84 0 .54" fovy="{WRIST_FOVY_DEG}"/>
+        <body name="plug" pos="0 0 {HAND_TCP_M + SHOULDER_M}" gravcomp="1">
+          <inertial pos="0 0 -.005" mass="0.03" diaginertia="4e-6 4e-6 4e-6"/>
+          {plug_mjcf(item)}
+        </body>"""
+    return f"""
+<mujoco model="rldg cell">
+  <compiler angle="radian" autolimits="true" balanceinertia="true"/>
+  <option timestep="{PHYSICS_STEP_S}" integrator="implicitfast" cone="elliptic" iterations="20" ls_iterations="10"/>
+  <size memory="8M"/>
+  <visual>
+    <quality shadowsize="2048" offsamples="0" numslices="20" numstacks="8" numquads="1"/>
+    <headlight ambient=".35 .35 .35" diffuse=".25 .25 .25" specular="0 0 0"/>
+    <map znear="0.005" zfar="20"/>
+    <global offwidth="1920" offheight="1440"/>
+  </visual>
+  <default>
+    <default class="visual"><geom contype="0" conaffinity="0" group="0" mass="0"/></default>
+    <default class="contact">
+      <geom group="3" condim="3" friction="0.25 0.002 0.0001" solref="0.004 1" solimp="0.95 0.99 0.0003" mass="0"/>
+    </default>
+  </default>
+  <asset>
+    {meshes(item)}
+  </asset>
+  <worldbody>
+    <light name="key" pos=".9 .5 1.4" dir="-.4 -.5 -1.2" directional="true" diffuse=".55 .55 .55" specular=".15 .15 .15"/>
+    <light name="fill" pos=".6 -.8 1.2" dir="-.1 .8 -1" directional="true" diffuse=".2 .2 .2" specular="0 0 0" castshadow="false"/>
+    <camera name="scene" pos="1.12 .62 .52" xyaxes="-.64 .77 0 -.24 -.2 .95" fovy="38"/>
+    <geom name="table" class="visual" type="box" pos=".35 0 -.02" size=".75 .6 .02" rgba=".72 .62 .5 1"/>
+    <geom name="ground" class="visual" type="plane" pos="0 0 -.75" size="4 4 .1" rgba=".55 .57 .6 1"/>
+    <geom name="board" class="visual" type="box" pos="{port[0]} {port[1]} {(board_z - 0.0003) / 2}"
+          size="{BOARD_HALF_M} {BOARD_HALF_M} {(board_z - 0.0003) / 2}" rgba=".42 .45 .48 1"/>
+    <body name="target" mocap="true" pos="{_numbers(port[:3])}" quat="{_numbers(wxyz(port[3:]))}"><site name="target"/></body>
+    <body name="port" pos="{_numbers(port[:3])}" quat="{_numbers(wxyz(port[3:]))}">
+      {port_contacts(item)}
+      {port_visuals(item)}
+    </body>
+    <geom class="visual" type="cylinder" pos="0 0 .07" size=".09 .07" rgba=".9 .9 .91 1"/>
+    {arm_mjcf(hand)}
+  </worldbody>
+  <actuator>
+    {_actuators(task.impedance.compliant)}
+  </actuator>
+</mujoco>"""
