@@ -1,0 +1,72 @@
+"""The same bag by rosbag2's own writer, where a full ROS installation has one (never on the wheel path)."""
+
+from __future__ import annotations
+
+import importlib
+import importlib.util
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from rldg_data import metadata
+from rldg_data.metadata import Topic
+from rldg_data.schemas import type_hash
+
+
+def is_available() -> bool:
+    """Whether rosbag2_py can be imported."""
+    return importlib.util.find_spec("rosbag2_py") is not None
+
+
+class Rosbag2Writer:
+    """`McapWriter`'s methods over rosbag2_py.SequentialWriter."""
+
+    def __init__(self, folder: Path, name: str, preset: str = "zstd_fast") -> None:
+        self._rosbag2: Any = importlib.import_module("rosbag2_py")
+        self._folder = folder
+        # rosbag2 names the file after its folder, so the folder has the final name from the start.
+        self._bag = folder / name
+        folder.mkdir(parents=True)
+        self._topics = 0
+        self._writer: Any = self._rosbag2.SequentialWriter()
+        storage = self._rosbag2.StorageOptions(uri=str(self._bag), storage_id="mcap", storage_preset_profile=preset)
+        self._writer.open(storage, self._rosbag2.ConverterOptions("cdr", "cdr"))
+
+    def add_topic(self, topic: Topic) -> None:
+        """Register a topic before its first message."""
+        self._writer.create_topic(
+            self._rosbag2.TopicMetadata(
+                id=self._topics,
+                name=topic.name,
+                type=topic.type,
+                serialization_format="cdr",
+                offered_qos_profiles=[_qos_profile(self._rosbag2, topic)],
+                type_description_hash=type_hash(topic.type),
+            )
+        )
+        self._topics += 1
+
+    def write(self, topic: str, data: bytes, log_time_ns: int, publish_time_ns: int) -> None:
+        """Append one CDR message; SequentialWriter takes one time and stores it as both."""
+        self._writer.write(topic, data, log_time_ns)
+
+    def close(self, custom_data: Mapping[str, str]) -> None:
+        """Close the bag and add custom_data, which rosbag2 takes at opening, before the outcome is known."""
+        self._writer.close()
+        for item in self._bag.iterdir():
+            item.rename(self._folder / item.name)
+        self._bag.rmdir()
+        metadata.set_custom_data(self._folder, custom_data)
+
+    def abort(self) -> None:
+        """Let go of the file; the caller removes the folder."""
+        self._writer.close()
+
+
+def _qos_profile(rosbag2: Any, topic: Topic) -> Any:
+    qos = rosbag2.QoS(topic.qos.depth)
+    for policy in (topic.qos.reliability, topic.qos.durability, topic.qos.history):
+        setter = getattr(qos, {"volatile": "durability_volatile"}.get(policy, policy), None)
+        if setter:
+            qos = setter(topic.qos.depth) if policy == "keep_last" else setter()
+    return qos

@@ -1,0 +1,70 @@
+"""Message definitions: their text, their RIHS01 hashes and the decoders made of them.
+
+Writing needs the definitions of the running system (`share/<package>/msg` of every ament prefix);
+reading needs none: every bag carries the full text of its schemas.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import sys
+from functools import lru_cache
+from pathlib import Path
+from typing import Any
+
+from rldg_core.errors import UserError
+from rosbags.typesys import Stores, TypesysError, get_types_from_msg, get_typestore
+from rosbags.typesys.store import Typestore
+
+STEP_TYPE = "rldg_msgs/msg/Step"
+_SEPARATOR = "=" * 80
+
+
+@lru_cache
+def schema_text(type_name: str) -> str:
+    """Return the ros2msg schema of `package/msg/Type`: its definition and those it depends on, as rosbag2 joins them.
+
+    Raises UserError when a definition is not installed.
+    """
+    text = _share_file(type_name, ".msg").read_text()
+    for dependency in [h["type_name"] for h in _type_hashes(type_name)][1:]:
+        package, _, name = dependency.split("/")
+        text += f"\n{_SEPARATOR}\nMSG: {package}/{name}\n" + _share_file(dependency, ".msg").read_text()
+    return text
+
+
+@lru_cache
+def type_hash(type_name: str) -> str:
+    """Return the RIHS01 hash (REP-2016) of `package/msg/Type`. Raises UserError when it is not installed."""
+    return str(_type_hashes(type_name)[0]["hash_string"])
+
+
+@lru_cache
+def typestore(type_name: str, text: str) -> Typestore:
+    """Return a (de)serialiser for a schema. Raises ValueError when the text cannot be parsed."""
+    store = get_typestore(Stores.EMPTY)
+    try:
+        store.register(get_types_from_msg(text, type_name))
+    except (TypesysError, ValueError, KeyError) as error:
+        raise ValueError(f"schema of {type_name} cannot be parsed") from error
+    return store
+
+
+def _type_hashes(type_name: str) -> list[dict[str, Any]]:
+    """Hashes of the type itself and, after it, of all its dependencies."""
+    hashes: list[dict[str, Any]] = json.loads(_share_file(type_name, ".json").read_text())["type_hashes"]
+    return hashes
+
+
+def _share_file(type_name: str, suffix: str) -> Path:
+    package, _, name = type_name.split("/")
+    # The ROS wheels install their share folders into the environment itself, which
+    # AMENT_PREFIX_PATH does not name.
+    prefixes = [*os.environ.get("AMENT_PREFIX_PATH", "").split(os.pathsep), sys.prefix]
+    for prefix in filter(None, prefixes):
+        path = Path(prefix) / "share" / package / "msg" / f"{name}{suffix}"
+        if path.is_file():
+            return path
+    raise UserError(f"message type {type_name}: no definition found under AMENT_PREFIX_PATH; is the workspace sourced?")
+

@@ -1,0 +1,163 @@
+"""Made-up Steps, Tasks and hypothesis strategies that the tests of this package share."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from functools import lru_cache
+
+import numpy as np
+from hypothesis import strategies as st
+from rldg_core.image_codec import encode_jpeg
+from rldg_core.task import Task
+from rldg_core.types import ExecutedAction, Observation, Source, Step
+
+GAINS = {
+    "stiffness": 2000.0,
+    "damping": 90.0,
+    "rotational_stiffness": 150.0,
+    "rotational_damping": 7.0,
+    "error_clip_m": 0.01,
+    "error_clip_rad": 0.05,
+}
+
+
+def make_task(gripper: bool = False) -> Task:
+    """A small valid task."""
+    pose = (0.5, 0.0, 0.2, 1.0, 0.0, 0.0, 0.0)
+    return Task.model_validate(
+        {
+            "name": "insertion",
+            "objects": {"usb_a": {"instruction": "insert the usb plug"}, "hdmi": {"instruction": "insert the hdmi plug"}},
+            "default_object": "usb_a",
+            "action": {"gripper": gripper},
+            "reset": {"pose_base_tcp": pose},
+            "target_pose_base_tcp": pose,
+            "safety_box": {"low": (-0.1,) * 6, "high": (0.1,) * 6},
+            "cameras": {"wrist": {"topic": "/camera/image"}},
+            "impedance": {"compliant": GAINS, "precise": GAINS},
+            "reward": {"source": "ground_truth"},
+        }
+    )
+
+
+@lru_cache
+def jpeg(size: int, seed: int) -> bytes:
+    """JPEG of smooth noise, about as large as a camera's."""
+    rng = np.random.default_rng(seed)
+    coarse = rng.integers(0, 255, (size // 8, size // 8, 3), dtype=np.uint8)
+    return encode_jpeg(np.kron(coarse, np.ones((8, 8, 1), np.uint8)).astype(np.uint8), 90)
+
+
+def make_episode(
+    transitions: int = 5,
+    *,
+    seed: int = 0,
+    episode_id: str = "",
+    object_name: str = "usb_a",
+    source: Source = Source.POLICY,
+    success: bool = True,
+    image_size: int = 32,
+    gripper: bool = False,
+) -> list[Step]:
+    """A complete episode of `transitions` + 1 Steps."""
+    rng = np.random.default_rng(seed)
+    dim = 7 if gripper else 6
+    steps = []
+    for index in range(transitions + 1):
+        is_last = index == transitions
+        stamp = 1_700_000_000_000_000_000 + index * 100_000_000
+        quaternion = rng.normal(size=4)
+        action = rng.uniform(-1, 1, dim).astype(np.float32)
+        seen = Observation(
+            stamp_ns=stamp,
+            images={"wrist": jpeg(image_size, seed + index % 10)},
+            pose_base_tcp=np.concatenate([rng.uniform(-1, 1, 3), quaternion / np.linalg.norm(quaternion)]),
+            twist_base_tcp=rng.normal(size=6),
+            wrench_tcp=rng.normal(size=6),
+            joint_positions=rng.normal(size=7),
+            gripper_width_m=float(np.float32(rng.uniform(0, 0.08))),
+        )
+        steps.append(
+            Step(
+                episode_id=episode_id or f"run-{seed}",
+                index=index,
+                step_count=100 + index,
+                task="insertion",
+                object=object_name,
+                instruction=f"insert the {object_name} plug",
+                seed=seed,
+                observation=seen,
+                action=ExecutedAction(
+                    observation_stamp_ns=stamp,
+                    requested=np.empty(0, np.float32) if is_last else action,
+                    executed=np.empty(0, np.float32) if is_last else action,
+                    source=Source.NONE if is_last else source,
+                    policy_id="" if is_last else "specialist",
+                    policy_version=0 if is_last else 7,
+                ),
+                reward=float(success and index == transitions - 1),
+                terminated=success and index >= transitions - 1,
+                truncated=not success and index >= transitions - 1,
+                is_first=index == 0,
+                is_last=is_last,
+                success=success and index >= transitions - 1,
+            )
+        )
+    return steps
+
+
+finite32 = st.floats(-1e6, 1e6, width=32)
+stamps = st.integers(0, 2**31 - 1).flatmap(lambda s: st.integers(0, 10**9 - 1).map(lambda n: s * 10**9 + n))
+text = st.text(st.characters(codec="utf-8", exclude_characters="\0"), max_size=12)
+
+
+@st.composite
+def episodes(draw: st.DrawFn, min_transitions: int = 0) -> list[Step]:
+    """Complete episodes with arbitrary values in every field that no rule of the episode binds."""
+    steps = make_episode(draw(st.integers(min_transitions, 4)), seed=draw(st.integers(0, 20)))
+    common = {
+        "episode_id": draw(text),
+        "task": draw(text),
+        "object": draw(text),
+        "instruction": draw(text.filter(bool)),
+        "seed": draw(st.integers(0, 2**64 - 1)),
+    }
+    sources = st.sampled_from([Source.POLICY, Source.HUMAN, Source.SCRIPTED, Source.HOLD])
+    drawn = []
+    for step in steps:
+        seen = replace(
+            step.observation,
+            stamp_ns=draw(stamps),
+            gripper_width_m=draw(st.one_of(st.just(float("nan")), st.floats(0, 1, width=32))),
+            joint_positions=draw(st.sampled_from([step.observation.joint_positions, np.empty(0)])),
+        )
+        action = step.action
+        if not step.is_last:
+            values = np.array(draw(st.lists(st.floats(-1, 1, width=32), min_size=6, max_size=6)), np.float32)
+            action = replace(
+                action,
+                observation_stamp_ns=seen.stamp_ns,
+                executed=values,
+                source=draw(sources),
+                action_clipped=draw(st.booleans()),
+                box_clipped=draw(st.booleans()),
+                policy_id=draw(text),
+                policy_version=draw(st.integers(0, 2**63 - 1)),
+            )
+        reward = draw(finite32)
+        drawn.append(replace(step, **common, observation=seen, action=action, reward=reward))  # type: ignore[arg-type]
+    return drawn
+
+
+def assert_same_steps(left: list[Step], right: list[Step]) -> None:
+    """Equality of every field; NaN equals NaN."""
+    assert len(left) == len(right)
+    for a, b in zip(left, right, strict=True):
+        plain = replace(a, observation=b.observation, action=b.action)
+        assert plain == b
+        for one, other in ((a.observation, b.observation), (a.action, b.action)):
+            for name, value in vars(one).items():
+                if isinstance(value, dict | str):
+                    assert value == getattr(other, name), name
+                else:
+                    np.testing.assert_array_equal(value, getattr(other, name), err_msg=name)
