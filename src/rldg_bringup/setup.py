@@ -1,6 +1,9 @@
+from glob import glob
+
 from setuptools import find_packages, setup
 
 package_name = 'rldg_bringup'
+share = 'share/' + package_name
 
 setup(
     name=package_name,
@@ -9,7 +12,12 @@ setup(
     package_data={package_name: ['py.typed']},
     data_files=[
         ('share/ament_index/resource_index/packages', ['resource/' + package_name]),
-        ('share/' + package_name, ['package.xml']),
+        (share, ['package.xml']),
+        # The launch folder stands at the top of the repository, where users look for it.
+        (share + '/launch', glob('../../launch/*.launch.py')),
+        (share + '/config', glob('config/*.*')),
+        (share + '/config/tasks', glob('config/tasks/*.yaml')),
+        (share + '/config/franka', glob('config/franka/*.yaml')),
     ],
     install_requires=['setuptools'],
     extras_require={'test': ['pytest']},

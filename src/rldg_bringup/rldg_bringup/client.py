@@ -69,6 +69,12 @@ class StackClient:
     def _on_learner(self, message: LearnerStatus) -> None:
         self.learner_status = message
 
+    def spin(self, duration_s: float) -> None:
+        """Handle what arrives within `duration_s`."""
+        deadline = time.monotonic() + duration_s
+        while (left := deadline - time.monotonic()) > 0:
+            self._executor.spin_once(timeout_sec=left)
+
     def close(self) -> None:
         """Forget the node."""
         self._executor.shutdown()
@@ -183,3 +189,19 @@ def connected(namespace: str = "", check: Callable[[], None] = lambda: None) -> 
         client.close()
         if owns_context:
             rclpy.try_shutdown()
+
+
+def refuse_second_stack(client: StackClient, discovery_s: float = 1.5) -> None:
+    """Raise UserError when a stack already runs on this ROS domain under the same namespace.
+
+    Two stacks would both publish `target_pose`, and crisp_controllers then ignores every target.
+    """
+    namespace = client.node.get_namespace()
+    deadline = time.monotonic() + discovery_s
+    while time.monotonic() < deadline:
+        client.spin(0.1)
+        if ("gate", namespace) in client.node.get_node_names_and_namespaces():
+            domain = client.node.context.get_domain_id()
+            raise UserError(
+                f"ROS domain {domain} already runs a stack ({namespace}/gate): stop it or set another ROS_DOMAIN_ID"
+            )

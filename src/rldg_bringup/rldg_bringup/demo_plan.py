@@ -1,0 +1,41 @@
+"""Budgets of the demo: what `make demo` and `rldg demo --quick` spend on each stage."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+
+from rldg_bringup.pipeline import TrainingLimits
+
+
+@dataclass(frozen=True)
+class DemoPlan:
+    """Numbers of episodes and steps. `only_success` is off in the smoke test alone, whose specialist has not learnt."""
+
+    object_name: str = "vga"
+    unseen_objects: tuple[str, ...] = ("usb_c", "hdmi", "displayport", "xlr")
+    demonstrations: int = 80
+    rl_demonstrations: int = 20
+    training: TrainingLimits = TrainingLimits(success_rate=0.95, min_steps=6_000, max_steps=15_000)
+    rollouts: int = 80
+    dataset_episodes: int = 60
+    only_success: bool = True
+    finetune_steps: int = 1500
+    evaluation: int = 20
+    swaps: int = 20
+
+
+FULL = DemoPlan()
+
+QUICK = replace(
+    FULL,
+    unseen_objects=("usb_c",),
+    demonstrations=2,
+    rl_demonstrations=2,
+    training=TrainingLimits(success_rate=2.0, min_steps=0, max_steps=150),
+    rollouts=2,
+    dataset_episodes=2,
+    only_success=False,
+    finetune_steps=20,
+    evaluation=1,
+    swaps=4,
+)

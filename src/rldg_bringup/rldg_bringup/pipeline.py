@@ -1,0 +1,192 @@
+"""The steps of the RLDG loop on a running stack: record, train, collect, evaluate. Used by `rldg` and the demo.
+
+In simulation every step runs the real nodes in lock-step; with `sim` false the same functions drive the
+robot in real time.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+from ament_index_python.packages import PackageNotFoundError, get_package_share_directory
+
+from rldg_bringup.client import Episodes, StackClient, connected
+from rldg_bringup.runner import StackProcess, running_stack
+from rldg_bringup.stack import StackArguments, insertion_stack
+from rldg_core.errors import UserError
+from rldg_core.seeding import derive_seed
+from rldg_core.task import Task, find_task
+
+Progress = Callable[[int, int], None]
+"""Called with (done, total)."""
+
+TRAINING_BATCH = 5
+"""Episodes between two looks at the stop criterion of `train`."""
+
+ACTIVE_POLICY_TIMEOUT_S = 120.0
+
+
+def share_dir() -> Path:
+    """Share folder of rldg_bringup. Raises UserError when the workspace is not sourced."""
+    try:
+        return Path(get_package_share_directory("rldg_bringup"))
+    except PackageNotFoundError:
+        raise UserError("rldg_bringup is not installed: run `make setup` and `source scripts/env.sh`") from None
+
+
+def resolve_task(reference: str) -> Task:
+    """Find a task among the installed ones."""
+    return find_task(reference, [share_dir() / "config" / "tasks"])
+
+
+@contextmanager
+def stack_client(arguments: StackArguments, log_dir: Path) -> Iterator[tuple[StackProcess, StackClient]]:
+    """Start a stack, wait until it is ready, yield it with a client, and end it."""
+    stack = insertion_stack(arguments, share_dir())
+    with (
+        running_stack(stack, log_dir, arguments.params_file, arguments.log_level) as process,
+        connected(arguments.namespace, process.check) as client,
+    ):
+        client.wait_ready()
+        yield process, client
+
+
+def simulated(task: str, seed: int, sim: bool = True) -> StackArguments:
+    """Arguments every step starts from: lock-step in simulation, real time on hardware."""
+    return StackArguments(task=task, seed=seed, sim=sim, use_sim_time=sim, log_level="warn")
+
+
+def _run(client: StackClient, episodes: int, seed: int, objects: tuple[str, ...], progress: Progress | None) -> Episodes:
+    report = progress or (lambda _done, _total: None)
+    return client.run_episodes(episodes, seed, objects, lambda feedback: report(feedback.episode, episodes))
+
+
+def record_demonstrations(
+    arguments: StackArguments, episodes: int, bag_dir: Path, log_dir: Path, progress: Progress | None = None
+) -> Episodes:
+    """Record demonstrations: by the scripted operator in simulation, by the person at the SpaceMouse otherwise."""
+    recording = replace(
+        arguments,
+        policy="hold",
+        operator="demonstrate" if arguments.sim else "off",
+        record=True,
+        bag_dir=str(bag_dir),
+        run_id=f"demonstration-{arguments.seed}",
+    )
+    with stack_client(recording, log_dir) as (_, client):
+        return _run(client, episodes, derive_seed(arguments.seed, "demonstrations"), (), progress)
+
+
+@dataclass(frozen=True)
+class TrainingLimits:
+    """When `train` ends: `success_rate` over the last 20 episodes (sampled actions) after `min_steps`, or at `max_steps`."""
+
+    success_rate: float
+    min_steps: int
+    max_steps: int
+
+
+@dataclass(frozen=True)
+class TrainingResult:
+    """Every training episode, and the last word of the learner."""
+
+    episodes: Episodes
+    env_steps: int
+    updates: int
+    intervention_ratio_20: float
+    specialist: Path
+
+
+def train(
+    arguments: StackArguments,
+    demo_bag_dir: Path,
+    run_dir: Path,
+    limits: TrainingLimits,
+    log_dir: Path,
+    progress: Progress | None = None,
+) -> TrainingResult:
+    """Train a specialist live: policy, operator (in simulation it steps in when needed) and learner together."""
+    training = replace(
+        arguments,
+        policy="specialist",
+        explore=True,
+        learner=True,
+        operator="intervene" if arguments.sim else "off",
+        run_dir=str(run_dir),
+        demo_bag_dir=str(demo_bag_dir),
+        record=True,
+        bag_dir=str(run_dir / "bags"),
+        run_id=f"training-{arguments.seed}",
+    )
+    outcome = Episodes()
+    with stack_client(training, log_dir) as (_, client):
+        client.wait(lambda: client.learner_status is not None, 120.0, "learner (learner_status)")
+        batch = 0
+        while not _trained(outcome, limits):
+            seed = derive_seed(arguments.seed, "training", batch)
+            outcome += client.run_episodes(TRAINING_BATCH, seed)
+            batch += 1
+            if progress:
+                progress(min(sum(outcome.steps), limits.max_steps), limits.max_steps)
+        steps = sum(outcome.steps)
+        client.wait(lambda: _consumed(client, steps), 120.0, "learner (last steps)")
+        status = client.learner_status
+    assert status is not None
+    specialist = run_dir / "specialist"
+    if not (specialist / "config.json").is_file():
+        raise UserError(f"{specialist}: the learner wrote no specialist (log: {log_dir / 'learner.log'})")
+    return TrainingResult(
+        outcome, int(status.env_steps), int(status.updates), float(status.intervention_ratio_20), specialist
+    )
+
+
+def _trained(outcome: Episodes, limits: TrainingLimits) -> bool:
+    steps, recent = sum(outcome.steps), outcome.success[-20:]
+    if steps >= limits.max_steps:
+        return True
+    return steps >= limits.min_steps and len(recent) == 20 and sum(recent) / 20 >= limits.success_rate
+
+
+def _consumed(client: StackClient, steps: int) -> bool:
+    return client.learner_status is not None and client.learner_status.env_steps >= steps
+
+
+def roll_out(
+    arguments: StackArguments,
+    backend: str,
+    checkpoint: Path | None,
+    episodes: int,
+    seed: int,
+    log_dir: Path,
+    *,
+    objects: tuple[str, ...] = (),
+    bag_dir: Path | None = None,
+    progress: Progress | None = None,
+) -> Episodes:
+    """Run one policy alone, recording bags when `bag_dir` is given: collection and evaluation are the same act."""
+    running = replace(
+        arguments,
+        policy=backend,
+        checkpoint=str(checkpoint or ""),
+        record=bag_dir is not None,
+        bag_dir=str(bag_dir or ""),
+        run_id=f"{backend}-{seed}",
+    )
+    with stack_client(running, log_dir) as (_, client):
+        wait_active(client)
+        return _run(client, episodes, seed, objects, progress)
+
+
+def wait_active(client: StackClient) -> None:
+    """Wait until the policy node has an active policy."""
+
+    def active() -> bool:
+        status = client.policy_status
+        if status is not None and status.last_error:
+            raise UserError(f"policy: {status.last_error}")
+        return status is not None and bool(status.active_policy)
+
+    client.wait(active, ACTIVE_POLICY_TIMEOUT_S, "policy node (active policy)")

@@ -1,0 +1,75 @@
+"""A run as a list of stages that can be resumed: each finished stage leaves one JSON file.
+
+A stage's key is a hash over the plan and over all stages before it, so that a changed plan, seed or task
+runs again what depends on it, and an interrupted run goes on at the first unfinished stage.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import shutil
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from rldg_core.files import read_json, write_json
+
+Result = dict[str, Any]
+
+
+@dataclass(frozen=True)
+class Stage:
+    """`run(folder)` fills the stage's own folder (emptied before) and returns what the report needs."""
+
+    name: str
+    run: Callable[[Path], Result]
+
+
+@dataclass(frozen=True)
+class StageRecord:
+    """A finished stage."""
+
+    name: str
+    wall_s: float
+    result: Result
+    resumed: bool
+
+
+def run_stages(
+    stages: list[Stage], run_dir: Path, plan: Any, on_start: Callable[[Stage, int], None] = lambda _s, _i: None
+) -> list[StageRecord]:
+    """Run what is not finished yet, in order; return all records. A failing stage leaves those before it."""
+    records = []
+    key = hashlib.sha256(json.dumps(plan, sort_keys=True).encode()).hexdigest()
+    for index, stage in enumerate(stages):
+        key = hashlib.sha256(f"{key}/{stage.name}".encode()).hexdigest()
+        path = run_dir / "stages" / f"{stage.name}.json"
+        record = _finished(path, key)
+        if record is None:
+            on_start(stage, index)
+            record = _run(stage, run_dir / stage.name, path, key)
+        records.append(record)
+    return records
+
+
+def _finished(path: Path, key: str) -> StageRecord | None:
+    if not path.is_file():
+        return None
+    data = read_json(path)
+    if data.get("key") != key:
+        return None
+    return StageRecord(data["name"], data["wall_s"], data["result"], resumed=True)
+
+
+def _run(stage: Stage, folder: Path, path: Path, key: str) -> StageRecord:
+    path.unlink(missing_ok=True)
+    shutil.rmtree(folder, ignore_errors=True)
+    folder.mkdir(parents=True)
+    start = time.monotonic()
+    result = stage.run(folder)
+    wall_s = round(time.monotonic() - start, 2)
+    write_json(path, {"key": key, "name": stage.name, "wall_s": wall_s, "result": result})
+    return StageRecord(stage.name, wall_s, result, resumed=False)
