@@ -229,7 +229,8 @@ def load_task(path: Path, default_object: str = "") -> Task:
     except yaml.YAMLError as error:
         mark = getattr(error, "problem_mark", None)
         line = f" line {mark.line + 1}:" if mark else ""
-        raise UserError(f"{path}:{line} not valid YAML: {getattr(error, 'problem', error)}") from error
+        reason = getattr(error, "problem", None) or str(error).splitlines()[0]
+        raise UserError(f"{path}:{line} not valid YAML: {reason}") from error
     if not isinstance(data, dict):
         raise UserError(f"{path}: a task file holds a mapping, this one holds {type(data).__name__}")
     if default_object:

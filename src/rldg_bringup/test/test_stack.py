@@ -1,0 +1,87 @@
+"""The declaration of the stacks: arguments, topics, and that it equals what is installed."""
+
+from dataclasses import fields
+from pathlib import Path
+
+import pytest
+import yaml
+from ament_index_python.packages import get_package_share_directory
+
+from rldg_bringup.runner import executable_path, parameter_file
+from rldg_bringup.stack import StackArguments, arguments_from_text, insertion_stack
+from rldg_core.errors import UserError
+from rldg_core.task import load_task
+
+SHARE = Path(get_package_share_directory("rldg_bringup"))
+ISSUE_ARGUMENTS = {
+    "namespace", "task", "sim", "use_sim_time", "policy", "checkpoint", "record", "bag_dir", "params_file",
+    "autostart", "log_level", "robot_ip", "image_topic", "target_topic",
+}
+
+
+def test_the_arguments_that_users_know_exist() -> None:
+    assert {f.name for f in fields(StackArguments)} >= ISSUE_ARGUMENTS
+    assert all(f.metadata.get("help") for f in fields(StackArguments))
+
+
+@pytest.mark.parametrize(
+    ("values", "expected"),
+    [
+        ({"colour": "red"}, "unknown argument 'colour'"),
+        ({"sim": "maybe"}, "argument sim: expected true or false, got 'maybe'"),
+        ({"seed": "x"}, "argument seed: expected an integer"),
+        ({"task": "dance"}, "unknown task 'dance'"),
+        ({"task": "insertion:banana"}, "default_object 'banana'"),
+        ({"operator": "robot"}, "argument operator"),
+        ({"sim": "false", "operator": "demonstrate"}, "simulation only"),
+        ({"sim": "false", "use_sim_time": "true"}, "argument use_sim_time"),
+        ({"learner": "true"}, "argument run_dir"),
+        ({"log_level": "loud"}, "argument log_level"),
+        ({"params_file": "/nowhere.yaml"}, "no file /nowhere.yaml"),
+    ],
+)
+def test_bad_arguments_are_one_line(values: dict[str, str], expected: str) -> None:
+    with pytest.raises(UserError, match=expected.replace("(", r"\(")) as caught:
+        insertion_stack(arguments_from_text(values), SHARE)
+    assert "\n" not in str(caught.value)
+
+
+def test_simulation_is_lock_step_exactly_with_simulated_time() -> None:
+    for use_sim_time in (False, True):
+        stack = insertion_stack(StackArguments(use_sim_time=use_sim_time), SHARE)
+        assert all(n.parameters["lockstep"] is use_sim_time for n in stack.nodes)
+        assert all(n.parameters["use_sim_time"] is use_sim_time for n in stack.nodes)
+
+
+def test_hardware_replaces_the_cell() -> None:
+    arguments = StackArguments(sim=False, task="insertion_franka", namespace="left", robot_ip="10.0.0.1")
+    stack = insertion_stack(arguments, SHARE)
+    names = {n.name for n in stack.nodes}
+    assert "cell" not in names and {"camera", "spacenav", "teleop", "spawn_cartesian_impedance"} <= names
+    assert stack.includes[0].package == "franka_bringup" and stack.includes[0].arguments["robot_ip"] == "10.0.0.1"
+    assert stack.node("gate").parameters["target_topic"] == "/left/target_pose"
+    assert stack.node("camera").parameters["depth_module.color_profile"] == "640x480x30"
+    assert all(n.namespace.startswith("/left") for n in stack.nodes)
+
+
+def test_every_node_of_ours_is_installed() -> None:
+    stack = insertion_stack(
+        StackArguments(operator="intervene", learner=True, run_dir="x", record=True, use_sim_time=True), SHARE
+    )
+    for node in stack.nodes:
+        assert executable_path(node.package, node.executable).is_file()
+        assert f"/rldg/{node.name}" in yaml.safe_load(parameter_file(node))
+    with pytest.raises(UserError, match="not installed"):
+        executable_path("no_such_package", "x")
+    with pytest.raises(UserError, match="no executable"):
+        executable_path("rldg_control", "x")
+
+
+def test_the_hardware_gains_equal_the_task_file() -> None:
+    controllers = yaml.safe_load((SHARE / "config" / "franka" / "controllers.yaml").read_text())["/**"]
+    task = controllers["cartesian_impedance_controller"]["ros__parameters"]["task"]
+    gains = load_task(SHARE / "config" / "tasks" / "insertion_franka.yaml").impedance.compliant
+    for axis in "xyz":
+        assert task[f"k_pos_{axis}"] == gains.stiffness and task[f"d_pos_{axis}"] == gains.damping
+        assert task[f"k_rot_{axis}"] == gains.rotational_stiffness and task[f"d_rot_{axis}"] == gains.rotational_damping
+        assert task["error_clip"][axis] == gains.error_clip_m and task["error_clip"][f"r{axis}"] == gains.error_clip_rad

@@ -1,0 +1,41 @@
+"""A run resumes at its first unfinished stage, and a changed plan runs again what depends on it."""
+
+from pathlib import Path
+
+import pytest
+
+from rldg_bringup.stages import Stage, run_stages
+
+
+def counting(calls: list[str], fail: str = "") -> list[Stage]:
+    def make(name: str) -> Stage:
+        def run(folder: Path) -> dict[str, object]:
+            assert not list(folder.iterdir()), "a stage starts in an empty folder"
+            (folder / "half").write_text("x")
+            if name == fail:
+                raise RuntimeError(name)
+            calls.append(name)
+            return {"n": len(calls)}
+
+        return Stage(name, run)
+
+    return [make(n) for n in ("a", "b", "c")]
+
+
+def test_resume_after_a_failure(tmp_path: Path) -> None:
+    calls: list[str] = []
+    with pytest.raises(RuntimeError):
+        run_stages(counting(calls, fail="b"), tmp_path, {"seed": 1})
+    assert calls == ["a"]
+    records = run_stages(counting(calls), tmp_path, {"seed": 1})
+    assert calls == ["a", "b", "c"]
+    assert [r.resumed for r in records] == [True, False, False] and records[0].result == {"n": 1}
+
+
+def test_a_changed_plan_runs_everything_again(tmp_path: Path) -> None:
+    calls: list[str] = []
+    run_stages(counting(calls), tmp_path, {"seed": 1})
+    run_stages(counting(calls), tmp_path, {"seed": 1})
+    assert len(calls) == 3
+    run_stages(counting(calls), tmp_path, {"seed": 2})
+    assert len(calls) == 6

@@ -1,0 +1,83 @@
+"""Atomic files, derived seeds, image codec."""
+
+import errno
+import os
+from pathlib import Path
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from rldg_core.errors import UserError
+from rldg_core.files import read_json, write_bytes, write_json, writing_aside
+from rldg_core.image_codec import crop, decode_jpeg, encode_jpeg, resize
+from rldg_core.seeding import derive_seed
+
+
+def test_a_failed_write_leaves_the_old_file_and_nothing_else(tmp_path: Path) -> None:
+    path = tmp_path / "a.json"
+    write_json(path, {"v": 1})
+    with pytest.raises(ZeroDivisionError), writing_aside(path) as aside:
+        aside.write_text("half")
+        raise ZeroDivisionError
+    assert read_json(path) == {"v": 1} and os.listdir(tmp_path) == ["a.json"]
+
+
+def test_a_full_disk_is_one_line(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def full(_descriptor: int) -> None:
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    monkeypatch.setattr(os, "fsync", full)
+    with pytest.raises(UserError, match="No space left on device"):
+        write_bytes(tmp_path / "b.bin", b"x")
+    assert os.listdir(tmp_path) == []
+
+
+def test_folders_are_replaced_whole(tmp_path: Path) -> None:
+    target = tmp_path / "d"
+    for text in ("one", "two"):
+        with writing_aside(target) as aside:
+            aside.mkdir()
+            (aside / f"{text}.txt").write_text(text)
+    assert [p.name for p in target.iterdir()] == ["two.txt"] and os.listdir(tmp_path) == ["d"]
+
+
+@pytest.mark.parametrize("text", [None, "{", ""])
+def test_bad_json_names_the_file(tmp_path: Path, text: str | None) -> None:
+    path = tmp_path / "c.json"
+    if text is not None:
+        path.write_text(text)
+    with pytest.raises(UserError, match=r"c\.json"):
+        read_json(path)
+
+
+@given(st.integers(0, 2**63 - 1), st.lists(st.one_of(st.text(max_size=5), st.integers()), max_size=3))
+def test_seeds_are_repeatable_and_fit_ros(seed: int, labels: list[str | int]) -> None:
+    value = derive_seed(seed, *labels)
+    assert value == derive_seed(seed, *labels) and 0 <= value < 2**63
+    assert value != derive_seed(seed, *labels, "other")
+
+
+def test_jpeg_round_trip_is_rgb() -> None:
+    image = np.zeros((64, 48, 3), np.uint8)
+    image[..., 0] = 200
+    image[:32, :, 2] = 90
+    back = decode_jpeg(encode_jpeg(image, 95))
+    assert back.shape == image.shape and back.dtype == np.uint8
+    assert np.abs(back.astype(int) - image).mean() < 4
+
+
+@pytest.mark.parametrize("data", [b"", b"no image", b"\xff\xd8\xff\xe0 truncated"])
+def test_bytes_that_are_no_image(data: bytes) -> None:
+    with pytest.raises(ValueError, match="image"):
+        decode_jpeg(data)
+
+
+def test_shapes_are_checked() -> None:
+    with pytest.raises(ValueError, match="uint8"):
+        encode_jpeg(np.zeros((4, 4, 3), np.float32))  # type: ignore[arg-type]
+    with pytest.raises(ValueError, match="leaves the image"):
+        crop(np.zeros((10, 10, 3), np.uint8), 5, 0, 6, 5)
+    assert crop(np.zeros((10, 12, 3), np.uint8), 2, 1, 8, 9).shape == (9, 8, 3)
+    assert resize(np.zeros((10, 10, 3), np.uint8), 20).shape == (20, 20, 3)

@@ -1,0 +1,92 @@
+"""Task files: what is accepted, and that every mistake is one line with its path."""
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+
+from rldg_core.errors import UserError
+from rldg_core.task import find_task, load_task
+
+TASKS = Path(__file__).parents[2] / "rldg_bringup" / "config" / "tasks"
+
+
+def raw() -> dict[str, Any]:
+    return yaml.safe_load((TASKS / "insertion.yaml").read_text())
+
+
+def write(tmp_path: Path, data: Any) -> Path:
+    path = tmp_path / "task.yaml"
+    path.write_text(data if isinstance(data, str) else yaml.safe_dump(data))
+    return path
+
+
+@pytest.mark.parametrize("path", sorted(TASKS.glob("*.yaml")), ids=lambda p: p.stem)
+def test_every_task_in_the_repository_is_valid(path: Path) -> None:
+    task = load_task(path)
+    assert task.name == path.stem
+    assert task.instruction()
+
+
+def test_object_reference() -> None:
+    task = find_task("insertion:usb_c", [TASKS])
+    assert task.default_object == "usb_c"
+    assert "Type-C" in task.instruction()
+    assert "USB-A" in task.instruction("usb_a")
+
+
+@pytest.mark.parametrize(
+    ("change", "expected"),
+    [
+        ({"speed": 3}, "speed"),
+        ({"safety_box": {"low": [0, 0, 0.1, 0, 0, 0], "high": [0, 0, 0.05, 0, 0, 0]}}, "low[2] = 0.1 exceeds high[2] = 0.05"),
+        ({"action": {"scale_m": 15.0}}, "action.scale_m"),
+        ({"action": {"scale_rad": -0.1}}, "action.scale_rad"),
+        ({"reset": {"pose_base_tcp": [0.5, 0, 0.2, 1, 0, 0, 0], "xy_m": 50}}, "reset.xy_m"),
+        ({"reset": {"pose_base_tcp": [0.5, 0, 0.2, 1, 1, 0, 0]}}, "reset.pose_base_tcp"),
+        ({"target_pose_base_tcp": [0.5, 0, float("nan"), 1, 0, 0, 0]}, "target_pose_base_tcp"),
+        ({"episode": {"max_steps": 0}}, "episode.max_steps"),
+        ({"default_object": "banana"}, "banana"),
+        ({"objects": {"vga": {"instruction": ""}}}, "objects.vga.instruction"),
+        ({"cameras": {"wrist": {"topic": "bad topic"}}}, "cameras.wrist.topic"),
+        ({"cameras": {"wrist": {"topic": "a", "width": 64, "height": 64, "crop": {"x": 1, "y": 0, "width": 64, "height": 64}}}},
+         "crop leaves the 64x64 image"),
+        ({"reward": {"source": "wish"}}, "reward.source"),
+        ({"rates": {"control_hz": 0}}, "rates.control_hz"),
+    ],
+)
+def test_mistakes_are_refused_with_their_path(tmp_path: Path, change: dict[str, Any], expected: str) -> None:
+    path = write(tmp_path, {**raw(), **change})
+    with pytest.raises(UserError) as caught:
+        load_task(path)
+    message = str(caught.value)
+    assert message.startswith(str(path)) and expected in message and "\n" not in message
+
+
+@pytest.mark.parametrize("text", ["", "- a\n- b\n", "name: [unclosed\n", "\x00\x01", "a: b: c\n"])
+def test_what_is_no_task_file(tmp_path: Path, text: str) -> None:
+    with pytest.raises(UserError) as caught:
+        load_task(write(tmp_path, text))
+    assert "\n" not in str(caught.value)
+
+
+def test_unknown_task_lists_what_exists() -> None:
+    with pytest.raises(UserError, match="unknown task 'dance', expected one of insertion"):
+        find_task("dance", [TASKS])
+    with pytest.raises(UserError, match="unknown object"):
+        find_task("insertion", [TASKS]).object_or_default("banana")
+    with pytest.raises(UserError, match=r"nowhere\.yaml"):
+        find_task("nowhere.yaml", [TASKS])
+
+
+def test_the_hash_follows_the_configuration() -> None:
+    a, b = find_task("insertion", [TASKS]), find_task("insertion:usb_a", [TASKS])
+    assert a.config_hash() == find_task("insertion", [TASKS]).config_hash() != b.config_hash()
+
+
+def test_action_scaling_inverts() -> None:
+    task = find_task("insertion", [TASKS])
+    delta = task.action.to_delta_tcp([1, -1, 0.5, 1, 0, -1])
+    assert delta[0] == task.action.scale_m and delta[3] == task.action.scale_rad
+    assert list(task.action.from_delta_tcp(delta)) == pytest.approx([1, -1, 0.5, 1, 0, -1])
