@@ -20,12 +20,12 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 from scipy.spatial.transform import Rotation
 
-from rldg_core.frames import compose_delta
 from rldg_core.task import Task
 from rldg_sim.connectors import Connector, connector
 from rldg_sim.kinematics import site_pose, solve_ik
 from rldg_sim.panda import HAND_TCP_M, NOMINAL_Q
 from rldg_sim.port import grip_width_m
+from rldg_sim.pose_math import clip_to_box, compose_delta, wxyz
 from rldg_sim.randomisation import Looks, grasp_offset, start_pose, vary_looks
 from rldg_sim.scene import PHYSICS_STEP_S, SHOULDER_M, impedance_parameters, port_pose_base, scene_mjcf
 
@@ -99,7 +99,7 @@ class _Scene:
         flags = renderer.scene.flags
         flags[mujoco.mjtRndFlag.mjRND_SHADOW] = pretty
         flags[mujoco.mjtRndFlag.mjRND_REFLECTION] = pretty
-        flags[mujoco.mjtRndFlag.mjRND_SKYBOX] = 0
+        flags[mujoco.mjtRndFlag.mjRND_SKYBOX] = pretty
         image: Image = renderer.render()
         return image
 
@@ -171,8 +171,7 @@ class Cell:
         The target is clipped to the task's safety box, as the gate does in the stack.
         """
         delta = self.task.action.to_delta_tcp(np.clip(np.asarray(action, dtype=np.float64), -1.0, 1.0))
-        target, _ = self._box.clip(compose_delta(self._last_pose, delta))
-        return self.step_to(target)
+        return self.step_to(clip_to_box(self._box, compose_delta(self._last_pose, delta)))
 
     def step_to(self, target_base_tcp: ArrayLike) -> SensorFrame:
         """Advance one control period towards a target pose (7,) that the caller has already clipped."""
@@ -214,7 +213,7 @@ class Cell:
     def _set_target(self, target_base_tcp: Array) -> None:
         data = self._scene.data
         data.mocap_pos[0] = target_base_tcp[:3]
-        data.mocap_quat[0] = np.roll(target_base_tcp[3:], 1)
+        data.mocap_quat[0] = wxyz(target_base_tcp[3:])
 
     def _frame(self, render: bool) -> SensorFrame:
         scene = self._scene

@@ -9,7 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from rldg_core.errors import UserError
-from rldg_core.frames import delta_between, rotation_of
+from rldg_sim.pose_math import difference
 
 Array = NDArray[np.float64]
 
@@ -34,12 +34,10 @@ def solve_ik(model: Any, data: Any, site: int, pose_base_tcp: Array, q_start: Ar
         mujoco.mj_kinematics(model, data)
         mujoco.mj_comPos(model, data)
         pose = site_pose(data, site)
-        error = delta_between(pose, pose_base_tcp)
+        error = difference(pose, pose_base_tcp)
         if np.abs(error).max() < 1e-7:
             return q
-        rotation = rotation_of(pose)
-        twist = np.concatenate([rotation.apply(error[:3]), rotation.apply(error[3:])])
         mujoco.mj_jacSite(model, data, jacobian[:3], jacobian[3:], site)
-        step = jacobian.T @ np.linalg.solve(jacobian @ jacobian.T + 1e-6 * np.eye(6), twist)
+        step = jacobian.T @ np.linalg.solve(jacobian @ jacobian.T + 1e-6 * np.eye(6), error)
         q = np.clip(q + np.clip(step[:7], -0.3, 0.3), low, high)
     raise UserError(f"{what} {np.round(pose_base_tcp, 4).tolist()} is out of the arm's reach")

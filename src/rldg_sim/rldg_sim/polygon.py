@@ -44,6 +44,22 @@ def outward_normals(polygon: Array) -> Array:
     return normals / np.linalg.norm(normals, axis=1, keepdims=True)
 
 
+def along_rays(polygon: Array, angles: Array) -> Array:
+    """Points (k, 2) where rays from the origin at `angles` leave a convex polygon around the origin."""
+    normals = outward_normals(polygon)
+    distances = np.sum(normals * polygon, axis=1)
+    directions = np.stack([np.cos(angles), np.sin(angles)], axis=1)
+    slopes = directions @ normals.T
+    reach = np.where(slopes > 1e-9, distances / np.maximum(slopes, 1e-9), np.inf).min(axis=1)
+    return np.asarray(directions * reach[:, None], dtype=np.float64)
+
+
+def corner_angles(*polygons: Array) -> Array:
+    """Directions of all corners of the polygons, ascending, each once."""
+    points = np.concatenate(polygons)
+    return np.unique(np.round(np.arctan2(points[:, 1], points[:, 0]), 9))
+
+
 def is_convex(polygon: Array) -> bool:
     """Whether the corners turn left everywhere."""
     sides = np.roll(polygon, -1, axis=0) - polygon

@@ -24,6 +24,8 @@ EDGE_RADIUS_M = 0.3e-3
 PLATE_HALF_M = (0.0155, 0.013)
 """Half of the D-type panel cut-out plate, 31 x 26 mm; the long side lies along y of the port."""
 BOARD_HALF_M = 0.1
+BOARD_HEIGHT_M = 0.13
+RIM_M = 0.8e-3
 WALL_M = 3e-3
 GRIP_MARGIN_M = 1.5e-3
 GRIP_HEIGHT_M = 0.024
@@ -106,24 +108,24 @@ def _at(corners: Array, z: float) -> Array:
     return np.column_stack([corners, np.full(len(corners), z)])
 
 
-def _plate_outline(mouth: Array) -> Array:
-    """Point on the plate's outline in the direction of each corner of the mouth."""
-    half = np.array([PLATE_HALF_M[1], PLATE_HALF_M[0]])
-    return np.array([corner / np.max(np.abs(corner) / half) for corner in mouth])
-
-
 def meshes(item: Connector) -> str:
-    """Mesh assets that draw the plug and the port."""
+    """Mesh assets that draw the plug, the port and the board around it."""
     cavity = polygon.offset(item.section, item.clearance_m)
     mouth = polygon.offset(cavity, item.chamfer_m)
-    rim = polygon.offset(mouth, 0.8e-3)
-    count = len(cavity)
+    rim = polygon.offset(mouth, RIM_M)
+    plate = polygon.rectangle(2 * PLATE_HALF_M[0], 2 * PLATE_HALF_M[1])
+    board = polygon.rectangle(2 * BOARD_HALF_M, 2 * BOARD_HALF_M)
+    angles = polygon.corner_angles(rim, plate, board)
     floor_z = item.depth_m + 1e-3
-    floor_faces = [(0, k + 1, k) for k in range(1, count - 1)]
+    floor_faces = [(0, k + 1, k) for k in range(1, len(cavity) - 1)]
     shell = np.concatenate([_at(item.section, 0.0), _at(polygon.offset(item.section, -EDGE_RADIUS_M), item.depth_m)])
+    plate_loop = _at(polygon.along_rays(plate, angles), 0.0)
+    board_loop = polygon.along_rays(board, angles)
     return "\n".join(
         [
             f'<mesh name="plug" vertex="{_numbers(shell)}"/>',
+            _ring_mesh("board", [_at(board_loop, BOARD_HEIGHT_M), _at(board_loop, 0.0), plate_loop]),
+            _ring_mesh("plate", [plate_loop, _at(polygon.along_rays(rim, angles), 0.0)]),
             _ring_mesh("rim", [_at(rim, 0.0), _at(mouth, 0.0), _at(cavity, item.chamfer_m)]),
             _ring_mesh("cavity", [_at(cavity, item.chamfer_m), _at(cavity, floor_z)]),
             f'<mesh name="floor" inertia="shell" vertex="{_numbers(_at(cavity, floor_z))}" face="{_ints(floor_faces)}"/>',
@@ -132,33 +134,24 @@ def meshes(item: Connector) -> str:
 
 
 def port_visuals(item: Connector) -> str:
-    """What is drawn of the port: plate with two screws, rim, cavity."""
-    mouth = polygon.offset(item.section, item.clearance_m + item.chamfer_m)
-    low, high = mouth.min(axis=0) - 0.8e-3, mouth.max(axis=0) + 0.8e-3
-    x, y = PLATE_HALF_M[1], PLATE_HALF_M[0]
+    """What is drawn of the port: board, D-type plate with its two screws, rim, cavity."""
     dark = tuple(0.25 * c for c in item.port_colour)
-
-    def panel(name: str, xs: tuple[float, float], ys: tuple[float, float]) -> str:
-        centre = [(xs[0] + xs[1]) / 2, (ys[0] + ys[1]) / 2, 1e-3]
-        half = [(xs[1] - xs[0]) / 2, (ys[1] - ys[0]) / 2, 1e-3]
-        return (
-            f'<geom name="{name}" class="visual" type="box" pos="{_numbers(np.array(centre))}" '
-            f'size="{_numbers(np.array(half))}" rgba=".13 .13 .14 1"/>'
-        )
-
-    screws = "\n".join(
+    colours = {
+        "board": (0.42, 0.45, 0.48),
+        "plate": (0.13, 0.13, 0.14),
+        "rim": item.port_colour,
+        "cavity": (dark[0], dark[1], dark[2]),
+        "floor": (0.02, 0.02, 0.02),
+    }
+    surfaces = [
+        f'<geom name="{name}" class="visual" type="mesh" mesh="{name}" rgba="{_rgba(colour)}"/>'
+        for name, colour in colours.items()
+    ]
+    screws = [
         f'<geom class="visual" type="cylinder" pos="{sx * 0.0095} {sy * 0.012} 0" size=".0016 .0004" rgba=".7 .7 .72 1"/>'
         for sx, sy in ((-1, 1), (1, -1))
-    )
-    return f"""
-      {panel("plate0", (-x, float(low[0])), (-y, y))}
-      {panel("plate1", (float(high[0]), x), (-y, y))}
-      {panel("plate2", (float(low[0]), float(high[0])), (-y, float(low[1])))}
-      {panel("plate3", (float(low[0]), float(high[0])), (float(high[1]), y))}
-      {screws}
-      <geom name="rim" class="visual" type="mesh" mesh="rim" rgba="{_rgba(item.port_colour)}"/>
-      <geom name="cavity" class="visual" type="mesh" mesh="cavity" rgba="{_rgba((dark[0], dark[1], dark[2]))}"/>
-      <geom name="floor" class="visual" type="mesh" mesh="floor" rgba=".02 .02 .02 1"/>"""
+    ]
+    return "\n".join([*surfaces, *screws])
 
 
 def plug_mjcf(item: Connector) -> str:

@@ -71,8 +71,10 @@ def vary_looks(model: Any, looks: Looks, scene: SceneConfig, camera: int, seed: 
     model.light_dir[:] /= np.linalg.norm(model.light_dir, axis=1, keepdims=True)
     model.vis.headlight.diffuse[:] = looks.headlight_diffuse * (1.0 + scene.light * light.uniform(-1.0, 1.0))
 
-    shift = scene.colour * _stream(seed, "colour").uniform(-1.0, 1.0, (len(looks.geom_rgba), 3))
-    model.geom_rgba[:, :3] = np.clip(looks.geom_rgba[:, :3] + shift, 0.0, 1.0)
+    # Geoms of one colour are one material: they change together.
+    materials, material_of_geom = np.unique(looks.geom_rgba, axis=0, return_inverse=True)
+    shift = scene.colour * _stream(seed, "colour").uniform(-1.0, 1.0, (len(materials), 3))
+    model.geom_rgba[:, :3] = np.clip(looks.geom_rgba[:, :3] + shift[material_of_geom], 0.0, 1.0)
 
     mount = _stream(seed, "camera")
     model.cam_pos[camera] = looks.camera_pos[camera] + mount.uniform(-scene.camera_m, scene.camera_m, 3)

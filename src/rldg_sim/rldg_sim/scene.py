@@ -16,7 +16,8 @@ from rldg_core.frames import pose_at, rotation_of
 from rldg_core.task import GainsConfig, Task
 from rldg_sim.connectors import Connector
 from rldg_sim.panda import HAND_TCP_M, arm_mjcf
-from rldg_sim.port import BOARD_HALF_M, grip_width_m, meshes, plug_mjcf, port_contacts, port_visuals
+from rldg_sim.pose_math import wxyz
+from rldg_sim.port import grip_width_m, meshes, plug_mjcf, port_contacts, port_visuals
 
 Array = NDArray[np.float64]
 
@@ -24,16 +25,14 @@ SHOULDER_M = 0.02
 """Distance tcp -> shoulder of the plug along the tool's z axis."""
 PHYSICS_STEP_S = 0.001
 WRIST_FOVY_DEG = 50.0
+WRIST_POSITION = np.array([0.09, 0.0, 0.05])
+WRIST_AIM = np.array([0.0, 0.0, 0.14])
+"""Wrist camera in the hand's frame: where it is and the point that it looks at, just below the plug."""
 _AXES = ("1 0 0 0 0 0", "0 1 0 0 0 0", "0 0 1 0 0 0", "0 0 0 1 0 0", "0 0 0 0 1 0", "0 0 0 0 0 1")
 
 
 def _numbers(values: Array) -> str:
     return " ".join(f"{v:.9g}" for v in np.asarray(values, dtype=np.float64).ravel())
-
-
-def wxyz(quaternion_xyzw: Array) -> Array:
-    """Quaternion as MuJoCo writes it."""
-    return np.roll(quaternion_xyzw, 1)
 
 
 def port_pose_base(task: Task) -> Array:
@@ -54,6 +53,13 @@ def impedance_parameters(gains: GainsConfig) -> tuple[Array, Array]:
     return bias, limits
 
 
+def _wrist_axes() -> Array:
+    """Camera axes x (right) and y (up in the image: away from the hand along the tool)."""
+    back = (WRIST_POSITION - WRIST_AIM) / np.linalg.norm(WRIST_POSITION - WRIST_AIM)
+    right = np.array([0.0, 1.0, 0.0])
+    return np.concatenate([right, np.cross(back, right)])
+
+
 def _actuators(gains: GainsConfig) -> str:
     bias, limits = impedance_parameters(gains)
     rows = []
@@ -69,7 +75,6 @@ def _actuators(gains: GainsConfig) -> str:
 def scene_mjcf(task: Task, item: Connector) -> str:
     """MJCF of the cell with one connector."""
     port = port_pose_base(task)
-    board_z = float(port[2])
     half_width = grip_width_m(item) / 2
     fingers = "\n".join(
         f'<geom class="visual" type="box" pos="0 {s * (half_width + 0.006)} {HAND_TCP_M - 0.020}" size=".009 .006 .026" rgba=".75 .76 .78 1"/>'
@@ -79,8 +84,8 @@ def scene_mjcf(task: Task, item: Connector) -> str:
     hand = f"""
         <geom class="visual" type="box" pos="0 0 .032" size=".026 .1 .034" rgba=".9 .9 .91 1"/>
         {fingers}
-        <site name="tcp" pos="0 0 {HAND_TCP_M}"/>
-        <camera name="wrist" pos=".07 0 .04" xyaxes="0 1 0 .84 0 .54" fovy="{WRIST_FOVY_DEG}"/>
+        <site name="tcp" group="4" pos="0 0 {HAND_TCP_M}"/>
+        <camera name="wrist" pos="{_numbers(WRIST_POSITION)}" xyaxes="{_numbers(_wrist_axes())}" fovy="{WRIST_FOVY_DEG}"/>
         <body name="plug" pos="0 0 {HAND_TCP_M + SHOULDER_M}" gravcomp="1">
           <inertial pos="0 0 -.005" mass="0.03" diaginertia="4e-6 4e-6 4e-6"/>
           {plug_mjcf(item)}
@@ -88,7 +93,7 @@ def scene_mjcf(task: Task, item: Connector) -> str:
     return f"""
 <mujoco model="rldg cell">
   <compiler angle="radian" autolimits="true" balanceinertia="true"/>
-  <option timestep="{PHYSICS_STEP_S}" integrator="implicitfast" cone="elliptic" iterations="20" ls_iterations="10"/>
+  <option gravity="0 0 0" timestep="{PHYSICS_STEP_S}" integrator="implicitfast" cone="elliptic" iterations="20" ls_iterations="10"/>
   <size memory="8M"/>
   <visual>
     <quality shadowsize="2048" offsamples="0" numslices="20" numstacks="8" numquads="1"/>
@@ -103,6 +108,7 @@ def scene_mjcf(task: Task, item: Connector) -> str:
     </default>
   </default>
   <asset>
+    <texture name="sky" type="skybox" builtin="gradient" rgb1=".86 .9 .94" rgb2=".55 .6 .66" width="32" height="192"/>
     {meshes(item)}
   </asset>
   <worldbody>
@@ -111,9 +117,7 @@ def scene_mjcf(task: Task, item: Connector) -> str:
     <camera name="scene" pos="1.12 .62 .52" xyaxes="-.64 .77 0 -.24 -.2 .95" fovy="38"/>
     <geom name="table" class="visual" type="box" pos=".35 0 -.02" size=".75 .6 .02" rgba=".72 .62 .5 1"/>
     <geom name="ground" class="visual" type="plane" pos="0 0 -.75" size="4 4 .1" rgba=".55 .57 .6 1"/>
-    <geom name="board" class="visual" type="box" pos="{port[0]} {port[1]} {(board_z - 0.0003) / 2}"
-          size="{BOARD_HALF_M} {BOARD_HALF_M} {(board_z - 0.0003) / 2}" rgba=".42 .45 .48 1"/>
-    <body name="target" mocap="true" pos="{_numbers(port[:3])}" quat="{_numbers(wxyz(port[3:]))}"><site name="target"/></body>
+    <body name="target" mocap="true" pos="{_numbers(port[:3])}" quat="{_numbers(wxyz(port[3:]))}"><site name="target" group="4"/></body>
     <body name="port" pos="{_numbers(port[:3])}" quat="{_numbers(wxyz(port[3:]))}">
       {port_contacts(item)}
       {port_visuals(item)}
