@@ -1,0 +1,8 @@
+#!/usr/bin/env bash
+# Runs every benchmark, one after the other (they measure time). Each prints JSON lines.
+set -euo pipefail
+cd "$(dirname "${BASH_SOURCE[0]}")/.."
+for benchmark in benchmarks/[!_]*.py; do
+  [[ -e $benchmark ]] || { echo "bench: benchmarks/ holds no *.py" >&2; exit 1; }
+  python "$benchmark"
+done

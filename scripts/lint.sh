@@ -1,0 +1,14 @@
+#!/usr/bin/env bash
+# Style, types, floors and package types. Needs the sourced environment; imports none of our packages.
+set -euo pipefail
+cd "$(dirname "${BASH_SOURCE[0]}")/.."
+sources=$(printf '%s:' src/rldg_*/)
+echo "lint: ruff"
+ruff check .
+echo "lint: mypy --strict"
+pure=$(find src -name '*.py' -path 'src/*/rldg_*/*' -not -path '*/nodes/*' -not -path '*/test/*' | sort)
+MYPYPATH=${sources%:} mypy $pure
+echo "lint: floors"
+PYTHONPATH=${sources%:} lint-imports
+echo "lint: package types"
+python scripts/check_package_types.py
