@@ -14,10 +14,10 @@ from pathlib import Path
 import zstandard
 from mcap.exceptions import McapError
 from mcap.reader import make_reader
-from rldg_core.errors import UserError
-from rldg_core.types import Step
 from rosbags.serde import SerdeError
 
+from rldg_core.errors import UserError
+from rldg_core.types import Step
 from rldg_data import metadata
 from rldg_data.cdr import decode_step
 from rldg_data.episode_info import EpisodeInfo

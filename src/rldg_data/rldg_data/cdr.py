@@ -8,11 +8,11 @@ from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
+
 from rldg_core import from_msg
 from rldg_core.from_msg import NS_PER_S
 from rldg_core.image_codec import JPEG_FORMAT
 from rldg_core.types import Step
-
 from rldg_data.schemas import STEP_TYPE, schema_text, typestore
 
 

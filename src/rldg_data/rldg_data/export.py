@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import json
+import math
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
@@ -11,11 +12,11 @@ from pathlib import Path
 
 import numpy as np
 from PIL import Image, UnidentifiedImageError
+
 from rldg_core.errors import UserError
 from rldg_core.files import writing_aside
 from rldg_core.seeding import derive_seed
 from rldg_core.types import Source, Step
-
 from rldg_data import rlds
 from rldg_data.bags import episode_info, find_bags, read_episode
 from rldg_data.episode_info import EpisodeInfo
@@ -110,7 +111,8 @@ def to_episode(steps: Sequence[Step], info: EpisodeInfo, bag: Path) -> Episode:
     state = np.zeros((len(steps), STATE_DIM))
     for row, step in enumerate(steps):
         seen, executed = step.observation, step.action.executed
-        state[row] = [*seen.pose_base_tcp, np.nan_to_num(seen.gripper_width_m, nan=0.0)]
+        width_m = 0.0 if math.isnan(seen.gripper_width_m) else seen.gripper_width_m
+        state[row] = [*seen.pose_base_tcp, width_m]
         if step.is_last:
             # No motion; the gripper stays as it was.
             action[row, 6] = action[row - 1, 6]

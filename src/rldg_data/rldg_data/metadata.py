@@ -9,8 +9,8 @@ from pathlib import Path
 from typing import Any
 
 import yaml
-from rldg_core.errors import UserError
 
+from rldg_core.errors import UserError
 from rldg_data.schemas import type_hash
 
 FILE_NAME = "metadata.yaml"

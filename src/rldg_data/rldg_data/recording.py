@@ -2,19 +2,20 @@
 
 from __future__ import annotations
 
+import shutil
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import ExitStack, suppress
 from dataclasses import dataclass, field, replace
-from datetime import UTC, datetime
+from datetime import datetime, timezone
 from pathlib import Path
 from typing import Protocol
+
+from rosbags.serde import SerdeError
 
 from rldg_core.errors import UserError
 from rldg_core.files import writing_aside
 from rldg_core.task import Task
 from rldg_core.types import ExecutedAction, Step
-from rosbags.serde import SerdeError
-
 from rldg_data.bags import episode_name, next_index
 from rldg_data.cdr import decode_step, encode_step
 from rldg_data.episode_info import EpisodeInfo
@@ -42,7 +43,7 @@ MakeWriter = Callable[[Path, str, str], BagWriter]
 
 def utc_now() -> str:
     """Wall time for custom_data."""
-    return datetime.now(UTC).isoformat(timespec="seconds")
+    return datetime.now(timezone.utc).isoformat(timespec="seconds")
 
 
 @dataclass(frozen=True)
@@ -121,6 +122,13 @@ class EpisodeRecorder:
             self._latched[topic.name] = (topic, data, log_time_ns)
         if self._open:
             self._try(lambda: self._write_raw(topic, data, log_time_ns))
+
+    def remove_partials(self) -> int:
+        """Remove what a killed recorder left in `bag_dir`: unreadable, since an MCAP index comes last. Returns how many."""
+        partials = list(self._bag_dir.glob(".episode_*.partial"))
+        for folder in partials:
+            shutil.rmtree(folder)
+        return len(partials)
 
     def abandon(self) -> None:
         """Drop the open episode, if any, and count it."""

@@ -15,9 +15,9 @@ from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
+
 from rldg_core.errors import UserError
 from rldg_core.files import read_json
-
 from rldg_data.tfrecord import Feature, decode_example, encode_example, read_records, write_record
 
 Float32 = NDArray[np.float32]

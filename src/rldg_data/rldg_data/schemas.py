@@ -13,9 +13,10 @@ from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
-from rldg_core.errors import UserError
 from rosbags.typesys import Stores, TypesysError, get_types_from_msg, get_typestore
 from rosbags.typesys.store import Typestore
+
+from rldg_core.errors import UserError
 
 STEP_TYPE = "rldg_msgs/msg/Step"
 _SEPARATOR = "=" * 80

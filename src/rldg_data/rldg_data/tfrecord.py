@@ -15,6 +15,7 @@ from typing import BinaryIO
 import google_crc32c
 import numpy as np
 from numpy.typing import NDArray
+
 from rldg_core.errors import UserError
 
 Feature = Sequence[bytes] | NDArray[np.float32] | NDArray[np.int64]

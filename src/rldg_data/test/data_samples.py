@@ -7,6 +7,7 @@ from functools import lru_cache
 
 import numpy as np
 from hypothesis import strategies as st
+
 from rldg_core.image_codec import encode_jpeg
 from rldg_core.task import Task
 from rldg_core.types import ExecutedAction, Observation, Source, Step

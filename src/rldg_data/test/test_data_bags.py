@@ -15,10 +15,10 @@ from data_samples import assert_same_steps, episodes, make_episode, make_task
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from mcap.reader import make_reader
-from rldg_core.errors import UserError
-from rldg_core.types import Source, Step
 from rosbags.highlevel import AnyReader
 
+from rldg_core.errors import UserError
+from rldg_core.types import Source, Step
 from rldg_data.bags import bag_info, episode_info, find_bags, read_episode
 from rldg_data.recording import write_episode
 from rldg_data.schemas import STEP_TYPE, schema_text, type_hash

@@ -20,9 +20,9 @@ from google.protobuf import descriptor_pb2, descriptor_pool, message_factory
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as npst
+
 from rldg_core.errors import UserError
 from rldg_core.types import Source, Step
-
 from rldg_data import rlds
 from rldg_data.export import export_dataset
 from rldg_data.recording import write_episode

@@ -1,0 +1,153 @@
+"""`recorder`: writes one closed bag per episode from `step` and the listed raw topics."""
+
+from __future__ import annotations
+
+import importlib
+import sys
+from pathlib import Path
+from typing import Any
+
+from diagnostic_msgs.msg import DiagnosticArray, DiagnosticStatus, KeyValue
+from rclpy.clock import Clock, ClockType
+from rclpy.node import Node
+from rclpy.qos import DurabilityPolicy, HistoryPolicy, QoSProfile, ReliabilityPolicy
+from rclpy.topic_endpoint_info import TopicEndpointInfo
+
+from rldg_core.errors import UserError
+from rldg_data import rosbag2_writer
+from rldg_data.mcap_writer import PRESETS, McapWriter
+from rldg_data.metadata import Qos, Topic
+from rldg_data.recording import EpisodeRecorder
+from rldg_data.rosbag2_writer import Rosbag2Writer
+from rldg_msgs.msg import Step
+from rldg_ros.parameters import parameter, required, task_parameter
+from rldg_ros.qos import STEPS
+from rldg_ros.runner import run_node
+
+DISCOVERY_S = 0.2
+DIAGNOSTICS_S = 1.0
+RAW_DEPTH = 100
+
+
+class RecorderNode(Node):
+    """Parameters: bag_dir; topics (raw, type and QoS from the graph); preset (none, zstd_fast, zstd_small); task, lockstep."""
+
+    def __init__(self) -> None:
+        super().__init__("recorder")
+        task = task_parameter(self)
+        self._lockstep = bool(parameter(self, "lockstep", False))
+        bag_dir = Path(required(str(parameter(self, "bag_dir", "")), "bag_dir")).absolute()
+        preset = str(parameter(self, "preset", "zstd_fast"))
+        if preset not in PRESETS:
+            raise UserError(f"parameter preset: {preset!r} is unknown, expected one of {', '.join(PRESETS)}")
+        self._missing = {self.resolve_topic_name(name) for name in parameter(self, "topics", [""]) if name}
+        try:
+            bag_dir.mkdir(parents=True, exist_ok=True)
+        except OSError as error:
+            raise UserError(f"parameter bag_dir: {bag_dir}: {error.strerror}") from error
+        writer = Rosbag2Writer if rosbag2_writer.is_available() else McapWriter
+        self.recorder = EpisodeRecorder(bag_dir, task, self.resolve_topic_name("step"), preset, writer)
+        if removed := self.recorder.remove_partials():
+            self.get_logger().warning(f"removed {removed} unfinished bags of an earlier recorder from {bag_dir}")
+        self._reported = self.recorder.counters
+        self._diagnostics = self.create_publisher(DiagnosticArray, "/diagnostics", 10)
+        # In lock-step the simulated clock stands still between steps: these timers must not.
+        steady = Clock(clock_type=ClockType.STEADY_TIME)
+        self.create_timer(DISCOVERY_S, self._discover, clock=steady)
+        self.create_timer(DIAGNOSTICS_S, self._diagnose, clock=steady)
+        self.create_subscription(Step, "step", self._on_step, STEPS, raw=True)
+        self.get_logger().info(f"recording into {bag_dir} with {writer.__name__}")
+
+    def _on_step(self, data: bytes) -> None:
+        # Lock-step: the log time is the observation's stamp, so that bags repeat.
+        now = None if self._lockstep else self.get_clock().now().nanoseconds
+        path = self.recorder.add_step(data, now)
+        if path:
+            self.get_logger().info(f"closed {path.name}")
+        self._report()
+
+    def _report(self) -> None:
+        """One line for every episode lost."""
+        now, before = self.recorder.counters, self._reported
+        self._reported = now
+        if now.failed > before.failed:
+            self.get_logger().error(f"episode lost: {now.last_error}")
+        if now.dropped > before.dropped:
+            self.get_logger().warning("dropped an incomplete episode")
+
+    def _discover(self) -> None:
+        """Subscribe to the listed topics that have a publisher by now."""
+        for name in sorted(self._missing):
+            publishers = self.get_publishers_info_by_topic(name)
+            if publishers:
+                self._missing.discard(name)
+                self._subscribe(name, publishers)
+
+    def _subscribe(self, name: str, publishers: list[TopicEndpointInfo]) -> None:
+        types = sorted({p.topic_type for p in publishers})
+        if len(types) > 1:
+            self.get_logger().error(f"topic {name}: not recorded, it has several types: {', '.join(types)}")
+            return
+        package, _, type_name = types[0].split("/")
+        try:
+            message_class = getattr(importlib.import_module(f"{package}.msg"), type_name)
+        except (ImportError, AttributeError):
+            self.get_logger().error(f"topic {name}: not recorded, its type {types[0]} is not installed")
+            return
+        topic = Topic(name, types[0], _recorded_qos(publishers[0].qos_profile))
+
+        def on_message(data: bytes) -> None:
+            self.recorder.add_raw(topic, data, self.get_clock().now().nanoseconds)
+            self._report()
+
+        self.create_subscription(message_class, name, on_message, _matching_qos(publishers), raw=True)
+        self.get_logger().info(f"recording {name} ({types[0]})")
+
+    def _diagnose(self) -> None:
+        counters = self.recorder.counters
+        status = DiagnosticStatus(
+            name=f"{self.get_name()}: bags",
+            level=DiagnosticStatus.ERROR if counters.failed else DiagnosticStatus.OK,
+            message=counters.last_error or f"{counters.closed} bags closed",
+            values=[KeyValue(key=k, value=str(v)) for k, v in vars(counters).items()]
+            + [KeyValue(key="missing_topics", value=" ".join(sorted(self._missing)))],
+        )
+        array = DiagnosticArray(status=[status])
+        array.header.stamp = self.get_clock().now().to_msg()
+        self._diagnostics.publish(array)
+
+    def finish(self) -> None:
+        """Drop the open episode. Raises UserError when episodes were lost, so that the exit code tells it."""
+        self.recorder.abandon()
+        self._report()
+        failed = self.recorder.counters.failed
+        if failed:
+            raise UserError(f"{failed} episodes lost: {self.recorder.counters.last_error}")
+
+
+def _recorded_qos(profile: QoSProfile) -> Qos:
+    """QoS of a publisher by rosbag2's names; discovery does not tell history and depth."""
+    return Qos(
+        reliability=profile.reliability.name.lower(),
+        durability=profile.durability.name.lower(),
+        history=profile.history.name.lower(),
+        depth=profile.depth,
+    )
+
+
+def _matching_qos(publishers: list[TopicEndpointInfo]) -> QoSProfile:
+    """The strongest QoS that every publisher satisfies."""
+    profiles: list[Any] = [p.qos_profile for p in publishers]
+    reliable = all(p.reliability == ReliabilityPolicy.RELIABLE for p in profiles)
+    latched = all(p.durability == DurabilityPolicy.TRANSIENT_LOCAL for p in profiles)
+    return QoSProfile(
+        history=HistoryPolicy.KEEP_LAST,
+        depth=RAW_DEPTH,
+        reliability=ReliabilityPolicy.RELIABLE if reliable else ReliabilityPolicy.BEST_EFFORT,
+        durability=DurabilityPolicy.TRANSIENT_LOCAL if latched else DurabilityPolicy.VOLATILE,
+    )
+
+
+def main() -> None:
+    """Entry point."""
+    sys.exit(run_node(RecorderNode, RecorderNode.finish))
