@@ -32,6 +32,7 @@ from rldg_rl import config as configuration  # noqa: E402
 from rldg_rl.config import RLConfig  # noqa: E402
 from rldg_rl.learner import Learner, Weights  # noqa: E402
 from rldg_rl.specialist import SpecialistPolicy  # noqa: E402
+from rldg_rl.weights import pack  # noqa: E402
 from rldg_sim.cell import Cell, SensorFrame  # noqa: E402
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -121,9 +122,7 @@ class Bench:
         began = time.perf_counter()
         learning_s = evaluating_s = 0.0
         learner.train_on_demonstrations()
-        policy = SpecialistPolicy(None, self.task, explore=True)
-        policy._config = self.config
-        policy.__init__(_config_file(self.config), self.task, True)  # type: ignore[misc]
+        policy = SpecialistPolicy(_config_file(self.config), self.task, explore=True)
         pending: list[Weights] = [learner.first_weights()]
         period = self.config.learner.period_steps
         count, episodes, curve = 0, 0, []
@@ -180,10 +179,7 @@ class Bench:
     def evaluate(self, cell: Cell, learner: Learner) -> tuple[int, float]:
         """20 deterministic episodes with held-out seeds: successes and mean number of steps."""
         policy = SpecialistPolicy(_config_file(self.config), self.task, explore=False)
-        weights = learner.actor_tensors
-        from rldg_rl.weights import pack
-
-        policy.update_weights(pack(weights), 0)
+        policy.update_weights(pack(learner.actor_tensors), 0)
         results = []
         for k in range(20):
             seed = derive_seed(987, "evaluation", k)

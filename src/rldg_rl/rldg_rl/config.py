@@ -1,0 +1,193 @@
+"""Configuration of a specialist: features, networks, RLPD and the learner. Every number has its source.
+
+Sources: [H] HIL-SERL's defaults (hil-serl 5d02aed), [R] RLPD's defaults (rlpd c90fd4b),
+[M] measured here with benchmarks/specialist.py.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+
+from rldg_core.errors import UserError
+from rldg_core.files import read_json
+
+Positive = Annotated[float, Field(gt=0, allow_inf_nan=False)]
+Scales = Annotated[tuple[Positive, ...], Field(min_length=1)]
+
+LAYER_NORM_EPSILON = 1e-6
+"""flax's default, for actor and critics alike."""
+
+
+class _Model(BaseModel):
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+
+class FeatureConfig(_Model):
+    """What the networks see of an Observation (`rldg_rl.features`).
+
+    The first scale of a quantity divides it, so that its usual range is about [-1, 1]; each further,
+    finer scale adds tanh(value / scale), so that a fraction of a millimetre is as visible to the network
+    as centimetres are.
+    """
+
+    position_scales_m: Scales = (0.05, 0.005, 0.001)
+    """Reset range and box of the task are 0.05 m; clearances are fractions of a millimetre. [M]"""
+    rotation_scales_rad: Scales = (0.1, 0.02)
+    """Box of the task is 0.1 rad. [M]"""
+    linear_velocity_scale: Positive = 0.15
+    """[m/s]: the largest commanded step, 0.015 m in 0.1 s."""
+    angular_velocity_scale: Positive = 1.0
+    """[rad/s]: the largest commanded step, 0.1 rad in 0.1 s."""
+    force_scales_n: Scales = (15.0, 3.0)
+    """Largest force of the compliant mode: 2000 N/m x 8 mm = 16 N; contact is felt from about 1 N."""
+    torque_scales_nm: Scales = (2.0, 0.3)
+    """Largest torque of the compliant mode: 150 N m/rad x 0.02 rad = 3 N m."""
+    image_encoder: Literal["none", "random_conv"] = "none"
+    """random_conv: a frozen convolutional net with weights from a fixed seed (`rldg_rl.encoder`)."""
+    camera: str = "wrist"
+    """Camera of the image encoder."""
+
+
+class NetworkConfig(_Model):
+    """Actor and critics: MLPs with LayerNorm."""
+
+    hidden: Annotated[tuple[int, ...], Field(min_length=1)] = (256, 256)
+    """[H], [R]"""
+    activation: Literal["tanh", "relu"] = "tanh"
+    """tanh [H], relu [R]"""
+    critics: Annotated[int, Field(ge=1, le=20)] = 2
+    """2 [H], 10 [R]"""
+    std_min: Positive = 1e-5
+    """[H]"""
+    std_max: Positive = 5.0
+    """[H]"""
+
+
+class AgentConfig(_Model):
+    """RLPD update."""
+
+    critic_subset: Annotated[int, Field(ge=1, le=20)] = 2
+    """Critics whose minimum is the target: 2 [H], [R]"""
+    discount: Annotated[float, Field(ge=0, lt=1)] = 0.97
+    """[H] (0.98 for the USB task)"""
+    n_step: Annotated[int, Field(ge=1, le=20)] = 1
+    """Rewards summed before the bootstrap, never across an episode: 1 [H], [R]"""
+    tau: Annotated[float, Field(gt=0, le=1)] = 0.005
+    """[H], [R]"""
+    learning_rate: Positive = 3e-4
+    """Adam, actor, critics and temperature alike [H], [R]"""
+    initial_temperature: Positive = 1e-2
+    """[H]"""
+    target_entropy_per_dim: Annotated[float, Field(allow_inf_nan=False)] = -0.5
+    """Target entropy = this x action dimension [H]"""
+    batch_size: Annotated[int, Field(ge=2)] = 256
+    """Half demonstrations, half online [H], [R]"""
+    actor_period: Annotated[int, Field(ge=1)] = 2
+    """The actor moves in every actor_period-th update: 2 [H], 20 [R]"""
+
+    @model_validator(mode="after")
+    def _even(self) -> AgentConfig:
+        if self.batch_size % 2:
+            raise ValueError("batch_size must be even: half demonstrations, half online")
+        return self
+
+
+class LearnerConfig(_Model):
+    """When to update, how much to remember."""
+
+    updates_per_step: Annotated[float, Field(gt=0, le=100)] = 2.0
+    """Update-to-data ratio, enforced: updates <= ratio x online steps. 2 [H], 20 [R]"""
+    start_steps: Annotated[int, Field(ge=1)] = 100
+    """Online transitions before the first update [H]"""
+    demo_updates: Annotated[int, Field(ge=0)] = 0
+    """Updates on demonstrations alone before the first online step; counted apart from the ratio. 0 [H], [R]"""
+    updates_per_call: Annotated[int, Field(ge=1, le=1000)] = 20
+    """Updates per jitted call: fewer dispatches; batches of one call are drawn together. [M]"""
+    period_steps: Annotated[int, Field(ge=1)] = 50
+    """Weights go to the policy every so many online steps: 50 learner steps [H]"""
+    checkpoint_every_steps: Annotated[int, Field(ge=1)] = 1000
+    """Online steps between checkpoints; 2000-5000 learner steps [H]"""
+    replay_capacity: Annotated[int, Field(ge=2)] = 200_000
+    """Rows [H]"""
+    demo_capacity: Annotated[int, Field(ge=2)] = 200_000
+    """Rows [H]"""
+
+
+class RLConfig(_Model):
+    """Everything a specialist's training depends on, besides the task and the seed."""
+
+    features: FeatureConfig = FeatureConfig()
+    network: NetworkConfig = NetworkConfig()
+    agent: AgentConfig = AgentConfig()
+    learner: LearnerConfig = LearnerConfig()
+
+    @model_validator(mode="after")
+    def _subset(self) -> RLConfig:
+        if self.agent.critic_subset > self.network.critics:
+            raise ValueError(
+                f"agent.critic_subset {self.agent.critic_subset} exceeds network.critics {self.network.critics}"
+            )
+        return self
+
+    def spec_hash(self, action_dim: int) -> str:
+        """SHA-256 over features, network sizes and action dimension: weights fit exactly this."""
+        value = {
+            "features": self.features.model_dump(mode="json"),
+            "network": self.network.model_dump(mode="json"),
+            "action_dim": action_dim,
+        }
+        return hashlib.sha256(json.dumps(value, sort_keys=True).encode()).hexdigest()
+
+
+_Overrides = dict[str, dict[str, Any]]
+
+PRESETS: dict[str, _Overrides] = {
+    "hil_serl": {},
+    "rlpd": {
+        "network": {"activation": "relu", "critics": 10},
+        "agent": {"actor_period": 20, "discount": 0.99, "initial_temperature": 1.0},
+        "learner": {"updates_per_step": 20.0},
+    },
+    "connector": {
+        "network": {"activation": "relu", "critics": 10},
+        "agent": {"actor_period": 1},
+    },
+}
+"""Differences from the defaults. `connector` is the demo's."""
+
+
+def resolve(preset: str = "connector", overrides: _Overrides | None = None, where: str = "overrides") -> RLConfig:
+    """A preset with overrides on top. Raises UserError `where: key.path: reason`."""
+    if preset not in PRESETS:
+        raise UserError(f"{where}: unknown preset {preset!r}, expected one of {', '.join(PRESETS)}")
+    merged: dict[str, Any] = {key: dict(value) for key, value in PRESETS[preset].items()}
+    for section, values in (overrides or {}).items():
+        if not isinstance(values, dict):
+            raise UserError(f"{where}: {section}: expected a mapping")
+        merged[section] = {**merged.get(section, {}), **values}
+    return parse(merged, where)
+
+
+def parse(value: Any, where: str) -> RLConfig:
+    """Validate a plain value. Raises UserError `where: key.path: reason` on the first mistake."""
+    try:
+        return RLConfig.model_validate(value)
+    except ValidationError as error:
+        first = error.errors(include_url=False)[0]
+        key = ".".join(str(part) for part in first["loc"])
+        raise UserError(f"{where}: {key + ': ' if key else ''}{first['msg']}") from error
+
+
+def load(path: Path | None, preset: str = "connector") -> RLConfig:
+    """Read overrides from a JSON file with the keys of RLConfig plus an optional `preset`; None: the preset alone."""
+    if path is None:
+        return resolve(preset)
+    value = read_json(path)
+    if not isinstance(value, dict):
+        raise UserError(f"{path}: expected a JSON object")
+    return resolve(value.pop("preset", preset), value, str(path))
