@@ -23,11 +23,11 @@ from scipy.spatial.transform import Rotation
 from rldg_core.task import Task
 from rldg_sim.connectors import Connector, connector
 from rldg_sim.kinematics import site_pose, solve_ik
-from rldg_sim.panda import HAND_TCP_M, NOMINAL_Q
+from rldg_sim.panda import NOMINAL_Q
 from rldg_sim.port import grip_width_m
 from rldg_sim.pose_math import clip_to_box, compose_delta, wxyz
-from rldg_sim.randomisation import Looks, grasp_offset, start_pose, vary_looks
-from rldg_sim.scene import PHYSICS_STEP_S, SHOULDER_M, impedance_parameters, port_pose_base, scene_mjcf
+from rldg_sim.randomisation import Looks, place_plug, start_pose, vary_looks
+from rldg_sim.scene import PHYSICS_STEP_S, drawn_mjcf, impedance_parameters, physics_mjcf, port_pose_base
 
 Array = NDArray[np.float64]
 Image = NDArray[np.uint8]
@@ -70,31 +70,23 @@ class SensorFrame:
         return self.stamp_ns * 1e-9
 
 
-class _Scene:
-    """One compiled connector scene with its state, its looks and its renderers."""
+class _Drawing:
+    """What cameras see of one connector scene; created when the first image is asked for."""
 
     def __init__(self, task: Task, item: Connector) -> None:
-        self.item = item
-        self.model: Any = mujoco.MjModel.from_xml_string(scene_mjcf(task, item))
+        self.model: Any = mujoco.MjModel.from_xml_string(drawn_mjcf(task, item))
         self.data: Any = mujoco.MjData(self.model)
         self.looks = Looks.of(self.model)
-        self.tcp = int(self.model.site("tcp").id)
         self.plug = int(self.model.body("plug").id)
-        self.camera = int(self.model.camera("wrist").id)
-        self.q_reset = solve_ik(
-            self.model, self.data, self.tcp, np.array(task.reset.pose_base_tcp), NOMINAL_Q, "reset.pose_base_tcp"
-        )
+        self.wrist = int(self.model.camera("wrist").id)
         self._renderers: dict[tuple[int, int], Any] = {}
 
-    def render(self, camera: str, width: int, height: int, *, pretty: bool = False) -> Image:
-        """Image (height, width, 3) uint8 RGB."""
-        renderer = self._renderers.get((width, height))
-        if renderer is None:
-            try:
-                renderer = mujoco.Renderer(self.model, height, width)
-            except Exception as error:
-                raise gl.no_gl_error(error) from error
-            self._renderers[(width, height)] = renderer
+    def image(self, joint_positions: Array, camera: str, width: int, height: int, *, pretty: bool) -> Image:
+        """Image (height, width, 3) uint8 RGB; pretty: with shadows and sky."""
+        self.data.qpos[:] = joint_positions
+        mujoco.mj_kinematics(self.model, self.data)
+        mujoco.mj_camlight(self.model, self.data)
+        renderer = self._renderer(width, height)
         renderer.update_scene(self.data, camera)
         flags = renderer.scene.flags
         flags[mujoco.mjtRndFlag.mjRND_SHADOW] = pretty
@@ -103,11 +95,65 @@ class _Scene:
         image: Image = renderer.render()
         return image
 
+    def _renderer(self, width: int, height: int) -> Any:
+        if (width, height) not in self._renderers:
+            try:
+                self._renderers[(width, height)] = mujoco.Renderer(self.model, height, width)
+            except Exception as error:  # each back-end raises its own type
+                raise gl.no_gl_error(error) from error
+        return self._renderers[(width, height)]
+
     def close(self) -> None:
         """Release the OpenGL contexts."""
         for renderer in self._renderers.values():
             renderer.close()
         self._renderers.clear()
+
+
+class _Scene:
+    """Physics of one connector scene, and its drawing."""
+
+    def __init__(self, task: Task, item: Connector) -> None:
+        self._task = task
+        self.item = item
+        self.model: Any = mujoco.MjModel.from_xml_string(physics_mjcf(task, item))
+        self.data: Any = mujoco.MjData(self.model)
+        self.tcp = int(self.model.site("tcp").id)
+        self.plug = int(self.model.body("plug").id)
+        self.q_reset = solve_ik(
+            self.model, self.data, self.tcp, np.array(task.reset.pose_base_tcp), NOMINAL_Q, "reset.pose_base_tcp"
+        )
+        self._drawing: _Drawing | None = None
+        self._seed = 0
+
+    def restart(self, seed: int) -> Array:
+        """Reset the state, vary grasp, looks and start, and return the start pose (7,)."""
+        task, model, data = self._task, self.model, self.data
+        mujoco.mj_resetData(model, data)
+        self._seed = seed
+        place_plug(model, self.plug, task.scene, seed)
+        if self._drawing is not None:
+            self._vary(self._drawing)
+        pose = start_pose(task, seed)
+        data.qpos[:] = solve_ik(model, data, self.tcp, pose, self.q_reset, "start pose")
+        return pose
+
+    def image(self, camera: str, width: int, height: int, *, pretty: bool = False) -> Image:
+        """Image (height, width, 3) uint8 RGB of the present state."""
+        if self._drawing is None:
+            self._drawing = _Drawing(self._task, self.item)
+            self._vary(self._drawing)
+        return self._drawing.image(self.data.qpos, camera, width, height, pretty=pretty)
+
+    def _vary(self, drawing: _Drawing) -> None:
+        place_plug(drawing.model, drawing.plug, self._task.scene, self._seed)
+        vary_looks(drawing.model, drawing.looks, self._task.scene, drawing.wrist, self._seed)
+
+    def close(self) -> None:
+        """Release the OpenGL contexts."""
+        if self._drawing is not None:
+            self._drawing.close()
+            self._drawing = None
 
 
 class Cell:
@@ -151,16 +197,7 @@ class Cell:
         """
         if object_name:
             self._scene = self._select(self.task.object_or_default(object_name))
-        scene = self._scene
-        model, data = scene.model, scene.data
-        mujoco.mj_resetData(model, data)
-        grasp = grasp_offset(self.task.scene, seed)
-        model.body_pos[scene.plug] = [grasp[0], grasp[1], HAND_TCP_M + SHOULDER_M]
-        model.body_quat[scene.plug] = [np.cos(grasp[2] / 2), 0.0, 0.0, np.sin(grasp[2] / 2)]
-        vary_looks(model, scene.looks, self.task.scene, scene.camera, seed)
-        pose = start_pose(self.task, seed)
-        data.qpos[:7] = solve_ik(model, data, scene.tcp, pose, scene.q_reset, "start pose")
-        data.qvel[:] = 0.0
+        pose = self._scene.restart(seed)
         self.set_mode("compliant")
         self._set_target(pose)
         return self._frame(self._render)
@@ -190,11 +227,11 @@ class Cell:
 
     def image(self) -> Image:
         """Image of the wrist camera now, (height, width, 3) uint8 RGB."""
-        return self._scene.render("wrist", *self._image_size_px)
+        return self._scene.image("wrist", *self._image_size_px)
 
     def render_scene(self, width: int, height: int) -> Image:
         """Third-person view, (height, width, 3) uint8 RGB, drawn at twice the size for smooth edges."""
-        large = self._scene.render("scene", 2 * width, 2 * height, pretty=True).astype(np.uint16)
+        large = self._scene.image("scene", 2 * width, 2 * height, pretty=True).astype(np.uint16)
         quarters = large[0::2, 0::2] + large[1::2, 0::2] + large[0::2, 1::2] + large[1::2, 1::2]
         return (quarters // 4).astype(np.uint8)
 
@@ -263,5 +300,6 @@ class Cell:
         # cfrc_ext is about the centre of mass of the whole arm.
         com = scene.data.subtree_com[scene.model.body_rootid[scene.plug]]
         rotation = scene.data.site_xmat[scene.tcp].reshape(3, 3)
-        at_tcp = torque + np.cross(com - pose[:3], force)
+        (x, y, z), (fx, fy, fz) = com - pose[:3], force
+        at_tcp = torque + np.array([y * fz - z * fy, z * fx - x * fz, x * fy - y * fx])
         return -np.concatenate([rotation.T @ force, rotation.T @ at_tcp])

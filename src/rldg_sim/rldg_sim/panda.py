@@ -69,11 +69,14 @@ def _vector(values: tuple[float, ...]) -> str:
     return " ".join(f"{v:.9g}" for v in values)
 
 
-def arm_mjcf(hand: str) -> str:
-    """Nested MJCF bodies of the arm, with the elements `hand` inside the hand's body (frame of the Franka hand)."""
+def arm_mjcf(hand: str, drawn: bool) -> str:
+    """Nested MJCF bodies of the arm, with the elements `hand` inside the hand's body (frame of the Franka hand).
+
+    drawn: with the shapes of the links.
+    """
     half = math.pi / 8
     inner = f"""
-      <body name="hand" pos="0 0 {FLANGE_M}" quat="{math.cos(half):.9g} 0 0 {-math.sin(half):.9g}" gravcomp="1">
+      <body name="hand" pos="0 0 {FLANGE_M}" quat="{math.cos(half):.9g} 0 0 {-math.sin(half):.9g}">
         <inertial pos="-0.01 0 0.03" mass="{HAND_MASS_KG}" diaginertia="0.001 0.0025 0.0017"/>
         {hand}
       </body>"""
@@ -82,12 +85,13 @@ def arm_mjcf(hand: str) -> str:
         position = (link.a, -math.sin(link.alpha) * link.d, math.cos(link.alpha) * link.d)
         quaternion = (math.cos(link.alpha / 2), math.sin(link.alpha / 2), 0.0, 0.0)
         start, end, radius = link.shape
+        shape = f'<geom type="capsule" fromto="{_vector(start + end)}" size="{radius}" rgba=".92 .92 .93 1"/>'
         inner = f"""
-    <body name="link{index}" pos="{_vector(position)}" quat="{_vector(quaternion)}" gravcomp="1">
+    <body name="link{index}" pos="{_vector(position)}" quat="{_vector(quaternion)}">
       <inertial pos="{_vector(link.com)}" mass="{link.mass_kg}" fullinertia="{_vector(link.inertia_xx_yy_zz_xy_xz_yz)}"/>
       <joint name="joint{index}" axis="0 0 1" range="{_vector(link.limit)}" damping="{JOINT_DAMPING}"
              actuatorfrcrange="{-link.torque_nm} {link.torque_nm}"/>
-      <geom class="visual" type="capsule" fromto="{_vector(start + end)}" size="{radius}" rgba=".92 .92 .93 1"/>
+      {shape if drawn else ""}
       {inner}
     </body>"""
     return inner

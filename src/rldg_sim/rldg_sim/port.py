@@ -41,7 +41,7 @@ def _rgba(colour: Colour) -> str:
 
 def _box(x: tuple[float, float], y: tuple[float, float], z: tuple[float, float]) -> str:
     low, high = np.array([x[0], y[0], z[0]]), np.array([x[1], y[1], z[1]])
-    return f'<geom class="contact" type="box" pos="{_numbers((low + high) / 2)}" size="{_numbers((high - low) / 2)}"/>'
+    return f'<geom type="box" pos="{_numbers((low + high) / 2)}" size="{_numbers((high - low) / 2)}"/>'
 
 
 def _side_box(
@@ -54,7 +54,7 @@ def _side_box(
     x_axis = math.cos(pitch_rad) * out + math.sin(pitch_rad) * down
     centre = np.array([middle[0], middle[1], z]) + outwards * out
     return (
-        f'<geom class="contact" type="box" pos="{_numbers(centre)}" size="{_numbers(np.array(half))}" '
+        f'<geom type="box" pos="{_numbers(centre)}" size="{_numbers(np.array(half))}" '
         f'xyaxes="{_numbers(np.concatenate([x_axis, along]))}"/>'
     )
 
@@ -144,38 +144,40 @@ def port_visuals(item: Connector) -> str:
         "floor": (0.02, 0.02, 0.02),
     }
     surfaces = [
-        f'<geom name="{name}" class="visual" type="mesh" mesh="{name}" rgba="{_rgba(colour)}"/>'
+        f'<geom name="{name}" type="mesh" mesh="{name}" rgba="{_rgba(colour)}"/>'
         for name, colour in colours.items()
     ]
     screws = [
-        f'<geom class="visual" type="cylinder" pos="{sx * 0.0095} {sy * 0.012} 0" size=".0016 .0004" rgba=".7 .7 .72 1"/>'
+        f'<geom type="cylinder" pos="{sx * 0.0095} {sy * 0.012} 0" size=".0016 .0004" rgba=".7 .7 .72 1"/>'
         for sx, sy in ((-1, 1), (1, -1))
     ]
     return "\n".join([*surfaces, *screws])
 
 
-def plug_mjcf(item: Connector) -> str:
-    """Geoms of the plug; z = 0 is its shoulder, the tip is at z = depth_m."""
-    inset = polygon.offset(item.section, -EDGE_RADIUS_M)
+def plug_contacts(item: Connector) -> str:
+    """Contact geoms of the plug; z = 0 is its shoulder, the tip is at z = depth_m."""
     tip = item.depth_m - EDGE_RADIUS_M
-    edges = "\n".join(
-        f'<geom class="contact" type="capsule" fromto="{x:.9g} {y:.9g} 0 {x:.9g} {y:.9g} {tip:.9g}" size="{EDGE_RADIUS_M}"/>'
-        for x, y in inset
-    )
-    grip = item.extent_m + GRIP_MARGIN_M
+    edges = [
+        f'<geom type="capsule" fromto="{x:.9g} {y:.9g} 0 {x:.9g} {y:.9g} {tip:.9g}" size="{EDGE_RADIUS_M}"/>'
+        for x, y in polygon.offset(item.section, -EDGE_RADIUS_M)
+    ]
     # Four small spheres are the shoulder that stops on the plate.
-    radius = 0.5e-3
-    stops = "\n".join(
-        f'<geom class="contact" type="sphere" pos="{sx * grip[0]:.9g} {sy * grip[1]:.9g} {-radius}" size="{radius}"/>'
+    grip, radius = item.extent_m + GRIP_MARGIN_M, 0.5e-3
+    stops = [
+        f'<geom type="sphere" pos="{sx * grip[0]:.9g} {sy * grip[1]:.9g} {-radius}" size="{radius}"/>'
         for sx in (-1, 1)
         for sy in (-1, 1)
-    )
-    half = np.array([grip[0] + 0.5e-3, grip[1] + 0.5e-3, GRIP_HEIGHT_M / 2])
+    ]
+    return "\n".join([*edges, *stops])
+
+
+def plug_visuals(item: Connector) -> str:
+    """What is drawn of the plug: its shell and the overmould between the fingers."""
+    grip = item.extent_m + GRIP_MARGIN_M + 0.5e-3
+    half = np.array([grip[0], grip[1], GRIP_HEIGHT_M / 2])
     return f"""
-      {edges}
-      {stops}
-      <geom name="shell" class="visual" type="mesh" mesh="plug" rgba="{_rgba(item.plug_colour)}"/>
-      <geom name="grip" class="visual" type="box" pos="0 0 {-GRIP_HEIGHT_M / 2}" size="{_numbers(half)}" rgba="{_rgba(item.grip_colour)}"/>"""
+      <geom name="shell" type="mesh" mesh="plug" rgba="{_rgba(item.plug_colour)}"/>
+      <geom name="grip" type="box" pos="0 0 {-GRIP_HEIGHT_M / 2}" size="{_numbers(half)}" rgba="{_rgba(item.grip_colour)}"/>"""
 
 
 def grip_width_m(item: Connector) -> float:

@@ -16,6 +16,8 @@ from scipy.spatial.transform import Rotation
 from rldg_core.frames import pose_at
 from rldg_core.seeding import derive_seed
 from rldg_core.task import SceneConfig, Task
+from rldg_sim.panda import HAND_TCP_M
+from rldg_sim.scene import SHOULDER_M
 
 Array = NDArray[np.float64]
 
@@ -36,6 +38,13 @@ def grasp_offset(scene: SceneConfig, seed: int) -> Array:
     """Offset (x, y, yaw) of the plug in the hand, tcp axes [m, m, rad]."""
     half = np.array([scene.grasp_xy_m, scene.grasp_xy_m, scene.grasp_yaw_rad])
     return np.asarray(_stream(seed, "grasp").uniform(-half, half), dtype=np.float64)
+
+
+def place_plug(model: Any, plug: int, scene: SceneConfig, seed: int) -> None:
+    """Write this seed's grasp into a model (physics or drawn)."""
+    x, y, yaw = grasp_offset(scene, seed)
+    model.body_pos[plug] = [x, y, HAND_TCP_M + SHOULDER_M]
+    model.body_quat[plug] = [np.cos(yaw / 2), 0.0, 0.0, np.sin(yaw / 2)]
 
 
 @dataclass(frozen=True)
