@@ -39,7 +39,7 @@ class EpisodeInfo:
     def of(
         cls, first: Step, actions: Sequence[ExecutedAction], success: bool, task: Task, wall_time: str
     ) -> EpisodeInfo:
-        """Summarise an episode: its first Step, the actions of its transitions, its outcome, time of closing (ISO 8601)."""
+        """Summarise an episode: its first Step, the actions of its transitions, its outcome, its time (ISO 8601)."""
         last = next((a for a in reversed(actions) if a.policy_id), None)
         return cls(
             task=first.task,

@@ -48,7 +48,7 @@ def utc_now() -> str:
 
 @dataclass(frozen=True)
 class Counters:
-    """closed: bags; dropped: incomplete episodes; failed: episodes lost to a write error; ignored: Steps outside an episode."""
+    """closed: bags; dropped: incomplete episodes; failed: episodes lost to a write error; ignored: stray Steps."""
 
     closed: int = 0
     dropped: int = 0
@@ -124,7 +124,7 @@ class EpisodeRecorder:
             self._try(lambda: self._write_raw(topic, data, log_time_ns))
 
     def remove_partials(self) -> int:
-        """Remove what a killed recorder left in `bag_dir`: unreadable, since an MCAP index comes last. Returns how many."""
+        """Remove what a killed recorder left in `bag_dir` (unreadable: the index comes last) and return how many."""
         partials = list(self._bag_dir.glob(".episode_*.partial"))
         for folder in partials:
             shutil.rmtree(folder)

@@ -68,4 +68,3 @@ def _share_file(type_name: str, suffix: str) -> Path:
         if path.is_file():
             return path
     raise UserError(f"message type {type_name}: no definition found under AMENT_PREFIX_PATH; is the workspace sourced?")
-

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import replace
-from functools import lru_cache
+from functools import cache
 
 import numpy as np
 from hypothesis import strategies as st
@@ -28,7 +28,7 @@ def make_task(gripper: bool = False) -> Task:
     return Task.model_validate(
         {
             "name": "insertion",
-            "objects": {"usb_a": {"instruction": "insert the usb plug"}, "hdmi": {"instruction": "insert the hdmi plug"}},
+            "objects": {name: {"instruction": f"insert the {name} plug"} for name in ("usb_a", "hdmi")},
             "default_object": "usb_a",
             "action": {"gripper": gripper},
             "reset": {"pose_base_tcp": pose},
@@ -41,7 +41,7 @@ def make_task(gripper: bool = False) -> Task:
     )
 
 
-@lru_cache
+@cache
 def jpeg(size: int, seed: int) -> bytes:
     """JPEG of smooth noise, about as large as a camera's."""
     rng = np.random.default_rng(seed)
@@ -71,7 +71,7 @@ def make_episode(
         action = rng.uniform(-1, 1, dim).astype(np.float32)
         seen = Observation(
             stamp_ns=stamp,
-            images={"wrist": jpeg(image_size, seed + index % 10)},
+            images={"wrist": jpeg(image_size, seed + index)},
             pose_base_tcp=np.concatenate([rng.uniform(-1, 1, 3), quaternion / np.linalg.norm(quaternion)]),
             twist_base_tcp=rng.normal(size=6),
             wrench_tcp=rng.normal(size=6),

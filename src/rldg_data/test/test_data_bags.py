@@ -71,7 +71,8 @@ def test_bag_has_what_a_native_one_has(tmp_path: Path) -> None:
     assert "MSG: sensor_msgs/CompressedImage" in schema.data.decode()
     assert channel.metadata["topic_type_hash"] == type_hash(STEP_TYPE)
     assert "reliability: reliable" in channel.metadata["offered_qos_profiles"]
-    assert summary.chunk_indexes and {c.compression for c in summary.chunk_indexes} == {"zstd"}
+    assert summary.chunk_indexes
+    assert {c.compression for c in summary.chunk_indexes} == {"zstd"}
     assert record.name == "rosbag2"
     assert yaml.safe_load(record.metadata["serialized_metadata"]) == information
 
@@ -136,6 +137,13 @@ def test_truncated_bag_is_a_user_error(good_bag: Path, fraction: float) -> None:
             read_episode(bag)
 
 
+def read_or_message(bag: Path) -> tuple[list[Step], str]:
+    try:
+        return read_episode(bag), ""
+    except UserError as error:
+        return [], str(error)
+
+
 @settings(max_examples=100, deadline=None)
 @given(data=st.data())
 def test_flipped_byte_is_a_user_error_or_harmless(good_bag: Path, data: st.DataObject) -> None:
@@ -145,12 +153,12 @@ def test_flipped_byte_is_a_user_error_or_harmless(good_bag: Path, data: st.DataO
         content = bytearray(file.read_bytes())
         content[data.draw(st.integers(0, len(content) - 1))] ^= data.draw(st.integers(1, 255))
         file.write_bytes(content)
-        try:
-            steps = read_episode(bag)
-        except UserError as error:
-            assert str(file) in str(error) and "\n" not in str(error)
-        else:
+        steps, message = read_or_message(bag)
+        if steps:
             assert_same_steps(steps, read_episode(good_bag))
+        else:
+            assert str(file) in message
+            assert "\n" not in message
 
 
 @pytest.mark.parametrize(

@@ -89,8 +89,9 @@ def stop(process: subprocess.Popen[str]) -> tuple[int, str]:
     return process.returncode, errors
 
 
-def connected(node: Node, publisher: Publisher) -> None:
-    wait_until(node, lambda: publisher.get_subscription_count() == 1, "the recorder subscribes")
+def connected(node: Node, publisher: Publisher, recorders: int = 1) -> None:
+    """DDS counts a killed recorder for 20 s more."""
+    wait_until(node, lambda: publisher.get_subscription_count() == recorders, "the recorder subscribes")
 
 
 def publish(publisher: Publisher, steps: list[Step]) -> None:
@@ -133,9 +134,8 @@ def test_kill_in_the_middle_of_an_episode(tmp_path: Path, node: Node, steps_out:
     assert_same_steps(read_episode(bag), first)
     assert len(list(bag_dir.glob(".*.partial"))) == 1
 
-    wait_until(node, lambda: steps_out.get_subscription_count() == 0, "the killed recorder is gone")
     with recorder(tmp_path) as process:
-        connected(node, steps_out)
+        connected(node, steps_out, recorders=2)
         publish(steps_out, second[12:])
         publish(steps_out, third)
         wait_until(node, lambda: len(closed(bag_dir)) == 2, "a second bag")
@@ -166,12 +166,10 @@ def test_interrupted_episodes_are_dropped_and_counted(tmp_path: Path, node: Node
     assert [p.name for p in bag_dir.iterdir()] == ["episode_000000"]
 
 
-def test_full_disk_costs_one_episode_and_the_exit_code_tells(
-    tmp_path: Path, node: Node, steps_out: Publisher
-) -> None:
+def test_full_disk_costs_one_episode_and_the_exit_code_tells(tmp_path: Path, node: Node, steps_out: Publisher) -> None:
     bag_dir = tmp_path / "bags"
-    small, large = make_episode(3), make_episode(60, seed=1, image_size=256)
-    limit = 400_000
+    small, large = make_episode(3), make_episode(250, seed=1, image_size=256)
+    limit = 2_000_000  # over the shared-memory segments of DDS
     with recorder(tmp_path, preexec=lambda: resource.setrlimit(resource.RLIMIT_FSIZE, (limit, limit))) as process:
         connected(node, steps_out)
         publish(steps_out, small)

@@ -73,7 +73,8 @@ def example_class() -> Any:
     entry.options.map_entry = True
     entry.field.add(name="key", number=1, type=kind.TYPE_STRING)
     entry.field.add(name="value", number=2, type=kind.TYPE_MESSAGE, type_name=".t.Feature")
-    repeated = features.field.add(name="feature", number=1, type=kind.TYPE_MESSAGE, type_name=".t.Features.FeatureEntry")
+    entries = ".t.Features.FeatureEntry"
+    repeated = features.field.add(name="feature", number=1, type=kind.TYPE_MESSAGE, type_name=entries)
     repeated.label = kind.LABEL_REPEATED
     example = file.message_type.add(name="Example")
     example.field.add(name="features", number=1, type=kind.TYPE_MESSAGE, type_name=".t.Features")
@@ -214,7 +215,7 @@ def test_filters_and_balance(tmp_path: Path) -> None:
     assert sorted(seeds(only_success=True)) == [0, 2, 4, 6, 8, 10]
     assert sorted(seeds(source="scripted")) == [0, 3, 6, 9]
     balanced = seeds(max_episodes_per_object=3)
-    assert len([s for s in balanced if s < 8]) == 3 and len([s for s in balanced if s >= 8]) == 3
+    assert [seed < 8 for seed in sorted(balanced)] == [True] * 3 + [False] * 3
     assert len(seeds(max_episodes=5)) == 5
 
 
@@ -264,7 +265,7 @@ def test_damaged_bag_leaves_the_old_dataset(tmp_path: Path) -> None:
     before = {p.name: p.read_bytes() for p in path.iterdir()}
     bag = tmp_path / "bags/episode_000001/episode_000001_0.mcap"
     os.truncate(bag, bag.stat().st_size // 2)
-    with pytest.raises(UserError, match="episode_000001_0.mcap: truncated or corrupt"):
+    with pytest.raises(UserError, match=r"episode_000001_0\.mcap: truncated or corrupt"):
         export_dataset([tmp_path / "bags"], tmp_path, "insertion", "1.0.0", overwrite=True)
     assert {p.name: p.read_bytes() for p in path.iterdir()} == before
     assert [p.name for p in path.parent.iterdir()] == ["1.0.0"]
@@ -284,7 +285,7 @@ def test_full_disk_leaves_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatc
         raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
 
     monkeypatch.setattr(rlds, "write_record", full)
-    with pytest.raises(UserError, match="insertion/1.0.0: cannot write: No space left on device"):
+    with pytest.raises(UserError, match=r"insertion/1\.0\.0: cannot write: No space left on device"):
         export_dataset([tmp_path / "bags"], tmp_path, "insertion", "1.0.0")
     assert list((tmp_path / "insertion").iterdir()) == []
 
@@ -297,7 +298,10 @@ def test_file_size_limit_leaves_nothing(tmp_path: Path) -> None:
         f"try: export_dataset([Path({str(tmp_path / 'bags')!r})], Path({str(tmp_path)!r}), 'insertion', '1.0.0')\n"
         "except UserError as error: sys.exit(str(error))\n"
     )
-    limit = lambda: resource.setrlimit(resource.RLIMIT_FSIZE, (20_000, 20_000))
+
+    def limit() -> None:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (20_000, 20_000))
+
     done = subprocess.run([sys.executable, "-c", code], preexec_fn=limit, capture_output=True, text=True, check=False)
     assert done.returncode == 1
     assert done.stderr.strip() == f"{tmp_path}/insertion/1.0.0: cannot write: File too large"
@@ -313,8 +317,10 @@ def tiny(seed: int) -> Episode:
 
 def test_shards_are_cut_by_size_and_read_in_order(tmp_path: Path) -> None:
     lengths, size = write_shards(tmp_path, "a", [tiny(i) for i in range(7)], shard_bytes=1500)
-    assert len(lengths) > 1 and sum(lengths) == 7
-    assert sorted(p.name for p in tmp_path.iterdir()) == [rlds.shard_name("a", i, len(lengths)) for i in range(len(lengths))]
+    shards = len(lengths)
+    assert shards > 1
+    assert sum(lengths) == 7
+    assert sorted(p.name for p in tmp_path.iterdir()) == [rlds.shard_name("a", i, shards) for i in range(shards)]
     (tmp_path / "dataset_info.json").write_text(json.dumps(rlds.dataset_info("a", "1.0.0", "", lengths, size)))
     (tmp_path / "dataset_statistics.json").write_text("{}")
     dataset = read_dataset(tmp_path)
@@ -344,5 +350,5 @@ def test_corrupt_record_and_foreign_folder_are_user_errors(tmp_path: Path) -> No
     shard.write_bytes(content)
     with pytest.raises(UserError, match="CRC of a record differs"):
         list(read_records(shard))
-    with pytest.raises(UserError, match="not a dataset: no dataset_info.json"):
+    with pytest.raises(UserError, match=r"not a dataset: no dataset_info\.json"):
         read_dataset(tmp_path)

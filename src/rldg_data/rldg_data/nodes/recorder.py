@@ -30,7 +30,7 @@ RAW_DEPTH = 100
 
 
 class RecorderNode(Node):
-    """Parameters: bag_dir; topics (raw, type and QoS from the graph); preset (none, zstd_fast, zstd_small); task, lockstep."""
+    """Parameters: bag_dir; topics (raw; type and QoS from the graph); preset (mcap_writer.PRESETS); task; lockstep."""
 
     def __init__(self) -> None:
         super().__init__("recorder")
