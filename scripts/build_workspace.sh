@@ -11,7 +11,7 @@ if [[ ${1:-wheels} == wheels ]]; then
 fi
 mkdir -p log
 if ! colcon build --symlink-install --base-paths src --metas colcon.meta --parallel-workers "$(nproc)" \
-  --event-handlers console_direct- console_cohesion- status- >log/setup_build.log 2>&1; then
+  >log/setup_build.log 2>&1; then
   grep -hE 'error:|Error|No space left' -A3 log/setup_build.log | head -n 20 >&2 || true
   echo "setup: colcon build failed: see log/setup_build.log and log/latest_build" >&2
   exit 1

@@ -144,7 +144,9 @@ def ros_findings(environment: Mapping[str, str], rclpy_present: bool, messages_p
         Finding("domain", Status.OK, f"ROS_DOMAIN_ID {environment.get('ROS_DOMAIN_ID') or '0 (default)'}"),
         Finding("discovery", Status.OK, discovery)
         if local
-        else Finding("discovery", Status.NOTE, discovery, "other machines can join: 'source scripts/env.sh' for LOCALHOST"),
+        else Finding(
+            "discovery", Status.NOTE, discovery, "other machines can join: 'source scripts/env.sh' for LOCALHOST"
+        ),
     ]
 
 
@@ -156,7 +158,9 @@ def gl_finding(environment: Mapping[str, str]) -> Finding:
         return Finding("GL", Status.OK, f"{wanted}: {first.text}")
     for other in ("egl", "osmesa"):
         if other != wanted and probe(GL_PROBE, {"MUJOCO_GL": other}).ok:
-            return Finding("GL", Status.MISSING, f"{wanted}: {first.text}", f"export MUJOCO_GL={other}, which works here")
+            return Finding(
+                "GL", Status.MISSING, f"{wanted}: {first.text}", f"export MUJOCO_GL={other}, which works here"
+            )
     remedy = "sudo apt-get install libegl1 libgles2 libgl1-mesa-dri"
     return Finding("GL", Status.MISSING, f"{wanted}: {first.text}", remedy)
 
