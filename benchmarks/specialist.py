@@ -38,6 +38,7 @@ from rldg_sim.cell import Cell, SensorFrame  # noqa: E402
 ROOT = Path(__file__).resolve().parents[1]
 TASK_FILE = ROOT / "src/rldg_bringup/config/tasks/insertion.yaml"
 Act = Callable[[Observation], np.ndarray[Any, Any]]
+Take = Callable[[Step], None]
 
 
 def observation(frame: SensorFrame) -> Observation:
@@ -55,29 +56,43 @@ def observation(frame: SensorFrame) -> Observation:
 
 
 def run_episode(
-    cell: Cell, task: Task, name: str, seed: int, act: Act, source: Source, step_count: int, take: Callable[[Step], None]
+    cell: Cell, task: Task, name: str, seed: int, act: Act, source: Source, step_count: int, take: Take
 ) -> tuple[bool, int]:
     """One episode; every Step goes to `take`. Returns success and its number of transitions."""
-    seen = observation(cell.reset(seed))
-    nothing = np.zeros(0, np.float32)
-    instruction = task.instruction(cell.object_name)
-    for index in range(task.episode.max_steps):
-        action = np.asarray(act(seen), np.float32)
-        frame = cell.step(action)
-        success, truncated = frame.success, not frame.success and index + 1 == task.episode.max_steps
-
-        def step(at: int, seen: Observation, action: Any, source: Source, reward: float, is_last: bool) -> Step:
-            executed = ExecutedAction(seen.stamp_ns, action, action, source)
-            return Step(
-                name, at, step_count + at, task.name, cell.object_name, instruction, seed, seen, executed, reward,
-                success, truncated, at == 0, is_last, success,
-            )  # fmt: skip
-
-        take(step(index, seen, action, source, float(success), False))
-        seen = observation(frame)
-        if success or truncated:
-            take(step(index + 1, seen, nothing, Source.NONE, 0.0, True))
-            return success, index + 1
+    frame = cell.reset(seed)
+    seen = observation(frame)
+    nothing = ExecutedAction(0, np.zeros(0, np.float32), np.zeros(0, np.float32), Source.NONE)
+    common = {"task": task.name, "object": cell.object_name, "instruction": task.instruction(cell.object_name)}
+    for index in range(task.episode.max_steps + 1):
+        truncated = not frame.success and index == task.episode.max_steps
+        is_last = frame.success or truncated
+        action = nothing
+        before = seen
+        if not is_last:
+            asked = np.asarray(act(seen), np.float32)
+            action = ExecutedAction(seen.stamp_ns, asked, asked, source)
+            frame = cell.step(asked)
+            truncated = not frame.success and index + 1 == task.episode.max_steps
+            seen = observation(frame)
+        take(
+            Step(
+                episode_id=name,
+                index=index,
+                step_count=step_count + index,
+                seed=seed,
+                observation=before,
+                action=action,
+                reward=float(frame.success and not is_last),
+                terminated=frame.success,
+                truncated=truncated,
+                is_first=index == 0,
+                is_last=is_last,
+                success=frame.success,
+                **common,
+            )
+        )
+        if is_last:
+            return frame.success, index
     raise AssertionError("unreachable: the last index truncates")
 
 

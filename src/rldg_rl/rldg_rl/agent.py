@@ -130,7 +130,7 @@ def _actor_update(
     target_entropy = config.agent.target_entropy_per_dim * state.actor["out"]["b"].shape[0] / 2
 
     def temperature_loss(params: Params) -> jax.Array:
-        return jax.nn.softplus(params["raw"]) * (entropy - target_entropy)
+        return jnp.asarray(jax.nn.softplus(params["raw"]) * (entropy - target_entropy))
 
     t_gradient = jax.grad(temperature_loss)(state.temperature)
     t_step, temperature_optimiser = adam.update(t_gradient, state.temperature_optimiser, state.temperature)

@@ -93,7 +93,7 @@ def restore(learner: Learner, folder: Path) -> None:
     wanted = learner.config.model_dump(mode="json"), learner.task.config_hash(), learner.seed
     for name, old, new in zip(("configuration", "task", "seed"), found, wanted, strict=True):
         if old != new:
-            raise UserError(f"{path}: {name} differs from the one asked for: resume with the same, or use a new run_dir")
+            raise UserError(f"{path}: another {name} than asked for: resume with the same, or use a new run_dir")
     state = _read_state(folder / "state.safetensors", digest, learner.state)
     learner.resume(state, counters, consumed, recent, open_episodes)
 

@@ -11,10 +11,10 @@ import json
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
+import yaml
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
 from rldg_core.errors import UserError
-from rldg_core.files import read_json
 
 Positive = Annotated[float, Field(gt=0, allow_inf_nan=False)]
 Scales = Annotated[tuple[Positive, ...], Field(min_length=1)]
@@ -184,10 +184,26 @@ def parse(value: Any, where: str) -> RLConfig:
 
 
 def load(path: Path | None, preset: str = "connector") -> RLConfig:
-    """Read overrides from a JSON file with the keys of RLConfig plus an optional `preset`; None: the preset alone."""
+    """Read a YAML (or JSON) file of overrides: keys of RLConfig plus an optional `preset`; None: the preset alone.
+
+    Raises UserError naming file and key.
+    """
     if path is None:
         return resolve(preset)
-    value = read_json(path)
+    try:
+        value = yaml.safe_load(path.read_text())
+    except (OSError, UnicodeDecodeError) as error:
+        raise UserError(f"{path}: cannot read the configuration: {error}") from error
+    except yaml.YAMLError as error:
+        raise UserError(f"{path}: not valid YAML: {getattr(error, 'problem', error)}") from error
     if not isinstance(value, dict):
-        raise UserError(f"{path}: expected a JSON object")
-    return resolve(value.pop("preset", preset), value, str(path))
+        raise UserError(f"{path}: expected a mapping with the keys of RLConfig")
+    overrides = {key: section for key, section in value.items() if key != "preset"}
+    return resolve(str(value.get("preset", preset)), overrides, str(path))
+
+
+def with_learner(config: RLConfig, **changes: Any) -> RLConfig:
+    """A copy with changed learner values; those that are None or 0 stay as configured. Raises UserError."""
+    value = config.model_dump(mode="json")
+    value["learner"] |= {key: change for key, change in changes.items() if change}
+    return parse(value, "parameters")

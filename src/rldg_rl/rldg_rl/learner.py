@@ -98,7 +98,7 @@ class Learner:
         zeros = np.zeros((*shape, feature_dim(c.features)), np.float32)
         scalars = np.zeros(shape, np.float32)
         batch = agent.Batch(zeros, np.zeros((*shape, self.task.action.dim), np.float32), scalars, scalars, zeros)
-        jax.block_until_ready(self._update_many(jax.tree.map(jax.numpy.copy, self.state), batch))
+        self._update_many(jax.tree.map(jax.numpy.copy, self.state), batch)
 
     def add_demonstration(self, steps: Iterable[Step]) -> None:
         """Add one recorded episode to the demonstrations, whoever acted in it."""

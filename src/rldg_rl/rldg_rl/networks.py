@@ -42,7 +42,8 @@ def mlp(params: Params, x: jax.Array, activation: str) -> jax.Array:
         x = x - x.mean(-1, keepdims=True)
         x = x * jax.lax.rsqrt((x * x).mean(-1, keepdims=True) + LAYER_NORM_EPSILON)
         x = act(x * layer["scale"] + layer["offset"])
-    return x @ params["out"]["w"] + params["out"]["b"]
+    out: jax.Array = x @ params["out"]["w"] + params["out"]["b"]
+    return out
 
 
 def critics_init(key: jax.Array, inputs: int, config: NetworkConfig) -> Params:

@@ -8,6 +8,7 @@ link always points to a newer row and can never outlive its target in the ring.
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -38,7 +39,7 @@ class Replay:
     def __init__(self, capacity: int, feature_dim: int, action_dim: int, dtype: type = np.float32) -> None:
         self.capacity = capacity
         self.rows = 0  # written so far
-        self._features = np.zeros((capacity, feature_dim), dtype)
+        self._features: NDArray[Any] = np.zeros((capacity, feature_dim), dtype)
         self._actions = np.zeros((capacity, action_dim), np.float32)
         self._rewards = np.zeros(capacity, np.float32)
         self._terminated = np.zeros(capacity, bool)
@@ -133,7 +134,10 @@ def sample_mixed(
     n_step: int,
     discount: float,
 ) -> Batch:
-    """`updates` batches, (updates, batch_size, ...): half demonstrations, half online; all from one while the other is empty."""
+    """`updates` batches, (updates, batch_size, ...): half demonstrations, half online.
+
+    All from one while the other is empty. Raises ValueError when both are.
+    """
     if not len(demonstrations) or not len(online):
         source = online if len(online) else demonstrations
         return source.sample(rng, (updates, batch_size), n_step, discount)

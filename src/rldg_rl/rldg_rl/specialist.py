@@ -22,8 +22,8 @@ from rldg_rl.weights import Tensors, actor_shapes, unpack
 class SpecialistPolicy:
     """Policy and TrainablePolicy (rldg_core.policy).
 
-    path: a `specialist` folder (config.json + actor.safetensors); a .json file with configuration overrides
-    (the learner's `config_file`), or None for the preset `connector`: both wait for weights from the learner,
+    path: a `specialist` folder (config.json + actor.safetensors); a .yaml or .json file with configuration
+    overrides (the learner's `config_file`), or None for the preset `connector`: both wait for weights from the learner,
     and `act` before the first `update_weights` raises UserError.
     explore: sample actions (training); otherwise the mode (evaluation).
     """
@@ -33,7 +33,7 @@ class SpecialistPolicy:
         self._explore = explore
         self._tensors: Tensors | None = None
         self._version = 0
-        if path is not None and path.suffix != ".json":
+        if path is not None and path.suffix not in (".yaml", ".yml", ".json"):
             saved = read_specialist(path)
             if saved.action_dim != task.action.dim:
                 raise UserError(f"{path}: made for {saved.action_dim} actions, task {task.name} has {task.action.dim}")

@@ -38,13 +38,14 @@ def actor_shapes(config: NetworkConfig, feature_dim: int, action_dim: int) -> di
 
 def pack(tensors: Tensors) -> bytes:
     """Tensors -> safetensors bytes; the same tensors always give the same bytes."""
-    return save(tensors)
+    data: bytes = save(tensors)
+    return data
 
 
 def unpack(data: bytes, shapes: Mapping[str, tuple[int, ...]], where: str) -> Tensors:
     """Safetensors bytes -> float32 tensors of exactly these shapes. Raises UserError `where: reason` otherwise."""
     try:
-        tensors = load(data)
+        tensors: Tensors = load(data)
     except SafetensorError as error:
         raise UserError(f"{where}: not valid safetensors: {error}") from error
     if tensors.keys() != shapes.keys():
