@@ -14,10 +14,10 @@ from typing import Any
 import numpy as np
 from geometry_msgs.msg import PoseStamped
 from report import report
-from rldg_msgs.msg import Observation
 
 from rldg_bringup.pipeline import simulated, stack_client, wait_active
 from rldg_core.from_msg import stamp_ns
+from rldg_msgs.msg import Observation
 from rldg_ros import qos
 
 PERIOD_S = 0.1

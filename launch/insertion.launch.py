@@ -7,14 +7,20 @@ from dataclasses import fields
 from pathlib import Path
 
 from ament_index_python.packages import get_package_share_directory
-from launch import LaunchContext, LaunchDescription, LaunchDescriptionEntity
-from launch.actions import DeclareLaunchArgument, EmitEvent, IncludeLaunchDescription, OpaqueFunction, RegisterEventHandler
+from launch.actions import (
+    DeclareLaunchArgument,
+    EmitEvent,
+    IncludeLaunchDescription,
+    OpaqueFunction,
+    RegisterEventHandler,
+)
 from launch.event_handlers import OnProcessExit
 from launch.events import Shutdown
 from launch.launch_description_sources import AnyLaunchDescriptionSource
 from launch.substitutions import LaunchConfiguration
 from launch_ros.actions import Node
 
+from launch import LaunchContext, LaunchDescription, LaunchDescriptionEntity
 from rldg_bringup.stack import IncludeSpec, NodeSpec, StackArguments, arguments_from_text, insertion_stack
 
 
@@ -22,7 +28,8 @@ def generate_launch_description() -> LaunchDescription:
     """Declare every field of StackArguments as a launch argument and start the stack."""
     declared = [
         DeclareLaunchArgument(
-            f.name, default_value=str(f.default).lower() if isinstance(f.default, bool) else str(f.default),
+            f.name,
+            default_value=str(f.default).lower() if isinstance(f.default, bool) else str(f.default),
             description=f.metadata["help"],
         )
         for f in fields(StackArguments)

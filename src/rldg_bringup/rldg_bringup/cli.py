@@ -43,8 +43,12 @@ Namespace = Annotated[str, typer.Option(help="Namespace of the running stack.")]
 def progress_maker() -> Iterator[Callable[[str], Callable[[int, int], None]]]:
     """Progress bars with time left; yields a function that makes the callback of a named bar."""
     columns = (
-        TextColumn("[progress.description]{task.description}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn(),
-        TextColumn("left"), TimeRemainingColumn(),
+        TextColumn("[progress.description]{task.description}"),
+        BarColumn(),
+        MofNCompleteColumn(),
+        TimeElapsedColumn(),
+        TextColumn("left"),
+        TimeRemainingColumn(),
     )
     with Progress(*columns, console=console) as bars:
 
@@ -148,7 +152,9 @@ def _print_report(report: Any, run_dir: Path) -> None:
     Console().print(table)
     minutes = sum(s["wall_s"] for s in report["stages"]) / 60
     swap = report["swap"]
-    console.print(f"{swap['attempts']} swaps at 10 Hz, {swap['missed_ticks']} missed ticks; {minutes:.1f} minutes in all")
+    console.print(
+        f"{swap['attempts']} swaps at 10 Hz, {swap['missed_ticks']} missed ticks; {minutes:.1f} minutes in all"
+    )
     console.print(f"report, plots and GIFs: {run_dir}/report.json, {run_dir}/plots, {run_dir}/media")
 
 
@@ -192,7 +198,12 @@ def train(
     arguments = replace(simulated(task, seed, not real), learner_config=learner_config)
     with progress_maker() as make:
         result = train_specialist(
-            arguments, demos, out, TrainingLimits(success_rate, min_steps, max_steps), out / "log", make("control steps")
+            arguments,
+            demos,
+            out,
+            TrainingLimits(success_rate, min_steps, max_steps),
+            out / "log",
+            make("control steps"),
         )
     value = {"env_steps": result.env_steps, "updates": result.updates, "specialist": str(result.specialist)}
     _emit({**_outcome(task, result.episodes), **value}, as_json, "specialist")
@@ -231,8 +242,16 @@ def evaluate(
 
 
 def _roll(
-    task: str, policy: str, checkpoint: Path | None, episodes: int, seed: int, log_dir: Path,
-    objects: tuple[str, ...], out: Path | None, real: bool, as_json: bool,
+    task: str,
+    policy: str,
+    checkpoint: Path | None,
+    episodes: int,
+    seed: int,
+    log_dir: Path,
+    objects: tuple[str, ...],
+    out: Path | None,
+    real: bool,
+    as_json: bool,
 ) -> None:
     from rldg_bringup.pipeline import resolve_task, roll_out, simulated
 
@@ -243,8 +262,15 @@ def _roll(
         _existing(checkpoint)
     with progress_maker() as make:
         outcome = roll_out(
-            simulated(task, seed, not real), policy, checkpoint, episodes, seed, log_dir,
-            objects=objects, bag_dir=out, progress=make(policy),
+            simulated(task, seed, not real),
+            policy,
+            checkpoint,
+            episodes,
+            seed,
+            log_dir,
+            objects=objects,
+            bag_dir=out,
+            progress=make(policy),
         )
     _emit(_outcome(task, outcome), as_json, policy)
 
@@ -281,8 +307,17 @@ def export(
         _existing(folder)
     with progress_maker() as make:
         result = export_dataset(
-            bags, out, name, version, only_success=only_success, source=source, max_episodes=max_episodes,
-            max_episodes_per_object=max_episodes_per_object, seed=seed, overwrite=overwrite, progress=make("export"),
+            bags,
+            out,
+            name,
+            version,
+            only_success=only_success,
+            source=source,
+            max_episodes=max_episodes,
+            max_episodes_per_object=max_episodes_per_object,
+            seed=seed,
+            overwrite=overwrite,
+            progress=make("export"),
         )
     _emit({"path": str(result.path), "episodes": result.episodes, "steps": result.steps}, as_json, "dataset")
 
@@ -330,8 +365,12 @@ def policy_list(namespace: Namespace = "", as_json: Json = False) -> None:
 
 @policy_app.command("load")
 def policy_load(
-    policy_id: str, backend: str, path: Annotated[str, typer.Argument()] = "", activate: bool = False,
-    explore: bool = False, namespace: Namespace = "",
+    policy_id: str,
+    backend: str,
+    path: Annotated[str, typer.Argument()] = "",
+    activate: bool = False,
+    explore: bool = False,
+    namespace: Namespace = "",
 ) -> None:
     """Load and warm up a policy beside the active one."""
     from rldg_bringup.client import connected
@@ -387,7 +426,8 @@ def plot(
 ) -> None:
     """Draw the plots of a finished demo again."""
     from rldg_bringup.demo import Demo
-    from rldg_bringup.demo_plan import DemoPlan, TrainingLimits
+    from rldg_bringup.demo_plan import DemoPlan
+    from rldg_bringup.pipeline import TrainingLimits
     from rldg_core.files import read_json
 
     report = read_json(run / "report.json")

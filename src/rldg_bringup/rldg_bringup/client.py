@@ -12,11 +12,11 @@ import rclpy
 from rclpy.action import ActionClient
 from rclpy.executors import SingleThreadedExecutor
 from rclpy.signals import SignalHandlerOptions
+
+from rldg_core.errors import UserError
 from rldg_msgs.action import RunEpisodes
 from rldg_msgs.msg import LearnerStatus, PolicyStatus
 from rldg_msgs.srv import ActivatePolicy, Hold, ListPolicies, LoadPolicy, UnloadPolicy
-
-from rldg_core.errors import UserError
 from rldg_ros import qos
 
 READY_TIMEOUT_S = 60.0
@@ -108,7 +108,9 @@ class StackClient:
         self, policy_id: str, backend: str, path: str = "", *, explore: bool = False, activate: bool = False
     ) -> None:
         """Load and warm up a policy beside the active one. Raises UserError with the node's reason."""
-        request = LoadPolicy.Request(policy_id=policy_id, backend=backend, path=path, explore=explore, activate=activate)
+        request = LoadPolicy.Request(
+            policy_id=policy_id, backend=backend, path=path, explore=explore, activate=activate
+        )
         _raise_unless(self._call(LoadPolicy, "policy/load", request, LOAD_TIMEOUT_S))
 
     def activate_policy(self, policy_id: str) -> None:

@@ -9,8 +9,10 @@ from __future__ import annotations
 import platform
 from collections.abc import Callable
 from dataclasses import asdict, replace
+from functools import partial
 from importlib import metadata
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -89,7 +91,7 @@ class Demo:
             Stage("specialist_evaluation", self.evaluate_specialist),
             Stage("rollouts", self.collect),
             Stage("export", self.export),
-            *(Stage(f"finetune_{name}", lambda folder, n=name: self.finetune(folder, n)) for name in GENERALISTS),
+            *(Stage(f"finetune_{name}", partial(self.finetune, name)) for name in GENERALISTS),
             Stage("evaluation", self.evaluate),
             Stage("swap", self.swap),
             Stage("media", self.media),
@@ -117,7 +119,12 @@ class Demo:
         for bag in sorted(self._demonstrations.iterdir())[: self.plan.rl_demonstrations]:
             (first / bag.name).symlink_to(bag)
         result = train(
-            self._arguments, first, folder, self.plan.training, folder / "log", self.progress("specialist (control steps)")
+            self._arguments,
+            first,
+            folder,
+            self.plan.training,
+            folder / "log",
+            self.progress("specialist (control steps)"),
         )
         return {
             "env_steps": result.env_steps,
@@ -170,7 +177,7 @@ class Demo:
             result[name] = {"episodes": exported.episodes, "steps": exported.steps}
         return result
 
-    def finetune(self, folder: Path, name: str) -> Result:
+    def finetune(self, name: str, folder: Path) -> Result:
         from rldg_policy.compact.config import TrainConfig
         from rldg_policy.compact.train import finetune
 
@@ -197,17 +204,14 @@ class Demo:
                 client.activate_policy(name)
                 result[name] = {}
                 for group, objects in (("seen", (self.plan.object_name,)), ("unseen", self.plan.unseen_objects)):
-                    before = done
                     outcome = client.run_episodes(
                         self.plan.evaluation,
                         self.seeds["evaluation"],
                         objects,
-                        lambda feedback, base=before: report(base + feedback.episode, total),
+                        partial(_report_episode, report, done, total),
                     )
                     done += self.plan.evaluation
-                    per_object = {
-                        o: sum(outcome.success[i :: len(objects)]) for i, o in enumerate(objects)
-                    }
+                    per_object = {o: sum(outcome.success[i :: len(objects)]) for i, o in enumerate(objects)}
                     result[name][group] = {**self._summary(outcome), "per_object": per_object}
         return result
 
@@ -243,12 +247,16 @@ class Demo:
     def plot(self, folder: Path) -> Result:
         from rldg_core.files import read_json
 
-        stage = {n: read_json(self.run_dir / "stages" / f"{n}.json")["result"] for n in
-                 ("specialist", "specialist_evaluation", "evaluation")}
+        stage = {
+            n: read_json(self.run_dir / "stages" / f"{n}.json")["result"]
+            for n in ("specialist", "specialist_evaluation", "evaluation")
+        }
         evaluation, specialist = stage["evaluation"], stage["specialist_evaluation"]
         results = {
-            group: {f"generalist ({n} data)": (evaluation[n][group]["success"], evaluation[n][group]["episodes"])
-                    for n in GENERALISTS}
+            group: {
+                f"generalist ({n} data)": (evaluation[n][group]["success"], evaluation[n][group]["episodes"])
+                for n in GENERALISTS
+            }
             for group in ("seen", "unseen")
         }
         results["seen"]["specialist"] = (specialist["success"], specialist["episodes"])
@@ -298,6 +306,10 @@ class Demo:
             "seeds": {"base": self.seed, **self.seeds},
             "versions": versions(),
         }
+
+
+def _report_episode(report: Callable[[int, int], None], base: int, total: int, feedback: Any) -> None:
+    report(base + feedback.episode, total)
 
 
 def versions() -> dict[str, str]:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 
 from rldg_bringup.pipeline import TrainingLimits
 
@@ -15,7 +15,7 @@ class DemoPlan:
     unseen_objects: tuple[str, ...] = ("usb_c", "hdmi", "displayport", "xlr")
     demonstrations: int = 80
     rl_demonstrations: int = 20
-    training: TrainingLimits = TrainingLimits(success_rate=0.95, min_steps=6_000, max_steps=15_000)
+    training: TrainingLimits = field(default_factory=lambda: TrainingLimits(0.95, min_steps=6_000, max_steps=15_000))
     rollouts: int = 80
     dataset_episodes: int = 60
     only_success: bool = True

@@ -9,12 +9,12 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 from PIL import Image as PillowImage
-from rldg_msgs.msg import Observation
 from sensor_msgs.msg import Image as ImageMsg
 
 from rldg_bringup.client import StackClient
 from rldg_core.files import writing_aside
 from rldg_core.image_codec import decode_jpeg
+from rldg_msgs.msg import Observation
 from rldg_ros import qos
 
 Frame = NDArray[np.uint8]
@@ -27,7 +27,13 @@ def write_gif(path: Path, frames: Sequence[Frame], fps: float) -> None:
     images = [PillowImage.fromarray(f).quantize(128) for f in frames]
     with writing_aside(path) as aside:
         images[0].save(
-            aside, format="GIF", save_all=True, append_images=images[1:], duration=round(1000 / fps), loop=0, optimize=True
+            aside,
+            format="GIF",
+            save_all=True,
+            append_images=images[1:],
+            duration=round(1000 / fps),
+            loop=0,
+            optimize=True,
         )
 
 

@@ -59,7 +59,9 @@ def simulated(task: str, seed: int, sim: bool = True) -> StackArguments:
     return StackArguments(task=task, seed=seed, sim=sim, use_sim_time=sim, log_level="warn")
 
 
-def _run(client: StackClient, episodes: int, seed: int, objects: tuple[str, ...], progress: Progress | None) -> Episodes:
+def _run(
+    client: StackClient, episodes: int, seed: int, objects: tuple[str, ...], progress: Progress | None
+) -> Episodes:
     report = progress or (lambda _done, _total: None)
     return client.run_episodes(episodes, seed, objects, lambda feedback: report(feedback.episode, episodes))
 
@@ -82,7 +84,7 @@ def record_demonstrations(
 
 @dataclass(frozen=True)
 class TrainingLimits:
-    """When `train` ends: `success_rate` over the last 20 episodes (sampled actions) after `min_steps`, or at `max_steps`."""
+    """When `train` ends: `success_rate` over the last 20 episodes after `min_steps`, or at `max_steps`."""
 
     success_rate: float
     min_steps: int

@@ -13,7 +13,7 @@ import subprocess
 import tempfile
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -111,7 +111,9 @@ class StackProcess:
 
 
 @contextmanager
-def running_stack(stack: Stack, log_dir: Path, params_file: str = "", log_level: str = "info") -> Iterator[StackProcess]:
+def running_stack(
+    stack: Stack, log_dir: Path, params_file: str = "", log_level: str = "info"
+) -> Iterator[StackProcess]:
     """Start a stack, yield it, and end it whatever happens. Raises UserError when a package is missing."""
     process = StackProcess(stack, log_dir, params_file, log_level)
     try:
@@ -161,10 +163,8 @@ def _end_with_parent() -> None:
 
 
 def _signal_group(process: subprocess.Popen[bytes], number: signal.Signals) -> None:
-    try:
+    with suppress(ProcessLookupError):  # it has ended already, which is what the signal was for
         os.killpg(process.pid, number)
-    except ProcessLookupError:
-        pass  # it has ended already, which is what the signal was for
 
 
 def _last_line(log: Path) -> str:

@@ -85,7 +85,9 @@ class StackArguments:
     robot_type: str = _argument("fr3", "type of the Franka arm (sim:=false)")
     image_topic: str = _argument("", "colour image; default: the task file's")
     pose_topic: str = _argument("franka_robot_state_broadcaster/current_pose", "measured tcp pose")
-    wrench_topic: str = _argument("franka_robot_state_broadcaster/external_wrench_in_stiffness_frame", "external wrench")
+    wrench_topic: str = _argument(
+        "franka_robot_state_broadcaster/external_wrench_in_stiffness_frame", "external wrench"
+    )
     joint_topic: str = _argument("franka_robot_state_broadcaster/measured_joint_states", "joint states")
     gripper_joint_topic: str = _argument("franka_gripper/joint_states", "finger positions")
     target_topic: str = _argument("target_pose", "Cartesian target of the controller")
@@ -168,11 +170,18 @@ def insertion_stack(arguments: StackArguments, share: Path) -> Stack:
     nodes.append(node("rldg_control", "observer", **vendor))
     nodes.append(
         node(
-            "rldg_control", "gate", **target, autostart=a.autostart, wait_for_policy=True, wait_for_operator=operator_active
+            "rldg_control",
+            "gate",
+            **target,
+            autostart=a.autostart,
+            wait_for_policy=True,
+            wait_for_operator=operator_active,
         )
     )
     if not a.sim:
-        nodes.append(node("rldg_control", "teleop", twist_topic=absolute(a.twist_topic), joy_topic=absolute(a.joy_topic)))
+        nodes.append(
+            node("rldg_control", "teleop", twist_topic=absolute(a.twist_topic), joy_topic=absolute(a.joy_topic))
+        )
     if operator_active:
         nodes.append(node("rldg_sim", "operator", mode=a.operator, seed=a.seed))
     if task.action.gripper:

@@ -6,11 +6,10 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
-from rldg_msgs.msg import PolicyAction
-from rldg_msgs.srv import ActivatePolicy
-
 from rldg_bringup.pipeline import stack_client, wait_active
 from rldg_bringup.stack import StackArguments
+from rldg_msgs.msg import PolicyAction
+from rldg_msgs.srv import ActivatePolicy
 from rldg_ros import qos
 
 TICKS_BETWEEN_SWAPS = 7
@@ -61,7 +60,9 @@ def swap_under_load(
         client.wait(lambda: all(f.done() for f in pending), 10.0, "service policy/activate")
         confirmed = sum(bool(f.result().success) for f in pending)
         expected = before.swaps + confirmed
-        client.wait(lambda: client.policy_status is not None and client.policy_status.swaps >= expected, 10.0, "policy_status")
+        client.wait(
+            lambda: client.policy_status is not None and client.policy_status.swaps >= expected, 10.0, "policy_status"
+        )
         after = client.policy_status
         client.node.destroy_subscription(subscription)
     assert after is not None

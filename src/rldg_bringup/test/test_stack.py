@@ -14,8 +14,20 @@ from rldg_core.task import load_task
 
 SHARE = Path(get_package_share_directory("rldg_bringup"))
 ISSUE_ARGUMENTS = {
-    "namespace", "task", "sim", "use_sim_time", "policy", "checkpoint", "record", "bag_dir", "params_file",
-    "autostart", "log_level", "robot_ip", "image_topic", "target_topic",
+    "namespace",
+    "task",
+    "sim",
+    "use_sim_time",
+    "policy",
+    "checkpoint",
+    "record",
+    "bag_dir",
+    "params_file",
+    "autostart",
+    "log_level",
+    "robot_ip",
+    "image_topic",
+    "target_topic",
 }
 
 
@@ -57,8 +69,10 @@ def test_hardware_replaces_the_cell() -> None:
     arguments = StackArguments(sim=False, task="insertion_franka", namespace="left", robot_ip="10.0.0.1")
     stack = insertion_stack(arguments, SHARE)
     names = {n.name for n in stack.nodes}
-    assert "cell" not in names and {"camera", "spacenav", "teleop", "spawn_cartesian_impedance"} <= names
-    assert stack.includes[0].package == "franka_bringup" and stack.includes[0].arguments["robot_ip"] == "10.0.0.1"
+    assert "cell" not in names
+    assert {"camera", "spacenav", "teleop", "spawn_cartesian_impedance"} <= names
+    assert stack.includes[0].package == "franka_bringup"
+    assert stack.includes[0].arguments["robot_ip"] == "10.0.0.1"
     assert stack.node("gate").parameters["target_topic"] == "/left/target_pose"
     assert stack.node("camera").parameters["depth_module.color_profile"] == "640x480x30"
     assert all(n.namespace.startswith("/left") for n in stack.nodes)
@@ -82,6 +96,9 @@ def test_the_hardware_gains_equal_the_task_file() -> None:
     task = controllers["cartesian_impedance_controller"]["ros__parameters"]["task"]
     gains = load_task(SHARE / "config" / "tasks" / "insertion_franka.yaml").impedance.compliant
     for axis in "xyz":
-        assert task[f"k_pos_{axis}"] == gains.stiffness and task[f"d_pos_{axis}"] == gains.damping
-        assert task[f"k_rot_{axis}"] == gains.rotational_stiffness and task[f"d_rot_{axis}"] == gains.rotational_damping
-        assert task["error_clip"][axis] == gains.error_clip_m and task["error_clip"][f"r{axis}"] == gains.error_clip_rad
+        assert task[f"k_pos_{axis}"] == gains.stiffness
+        assert task[f"d_pos_{axis}"] == gains.damping
+        assert task[f"k_rot_{axis}"] == gains.rotational_stiffness
+        assert task[f"d_rot_{axis}"] == gains.rotational_damping
+        assert task["error_clip"][axis] == gains.error_clip_m
+        assert task["error_clip"][f"r{axis}"] == gains.error_clip_rad

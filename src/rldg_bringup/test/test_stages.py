@@ -29,7 +29,8 @@ def test_resume_after_a_failure(tmp_path: Path) -> None:
     assert calls == ["a"]
     records = run_stages(counting(calls), tmp_path, {"seed": 1})
     assert calls == ["a", "b", "c"]
-    assert [r.resumed for r in records] == [True, False, False] and records[0].result == {"n": 1}
+    assert [r.resumed for r in records] == [True, False, False]
+    assert records[0].result == {"n": 1}
 
 
 def test_a_changed_plan_runs_everything_again(tmp_path: Path) -> None:

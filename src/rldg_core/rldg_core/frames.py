@@ -53,7 +53,7 @@ def delta_between(pose_base_tcp: ArrayLike, target_base_tcp: ArrayLike) -> Array
 
 
 def offset_from(reference_base: ArrayLike, pose_base_tcp: ArrayLike) -> Array:
-    """Offset of a pose from a reference, (6,): base-axes translation [m], rotation vector in the reference frame [rad]."""
+    """Offset of a pose from a reference, (6,): translation in base axes [m], rotation vector in the reference [rad]."""
     reference = np.asarray(reference_base, dtype=np.float64)
     value = np.asarray(pose_base_tcp, dtype=np.float64)
     rotation = rotation_of(reference).inv() * rotation_of(value)

@@ -10,14 +10,15 @@ from __future__ import annotations
 import hashlib
 import json
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Literal
 
 import numpy as np
 import yaml
+from numpy.typing import ArrayLike
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
 from rldg_core.errors import UserError
-from rldg_core.frames import SafetyBox
+from rldg_core.frames import Array, SafetyBox
 
 Positive = Annotated[float, Field(gt=0, allow_inf_nan=False)]
 NotNegative = Annotated[float, Field(ge=0, allow_inf_nan=False)]
@@ -61,15 +62,19 @@ class ActionConfig(_Model):
         """Length of an action."""
         return 7 if self.gripper else 6
 
-    def to_delta_tcp(self, action: Any) -> np.ndarray[Any, np.dtype[np.float64]]:
+    def to_delta_tcp(self, action: ArrayLike) -> Array:
         """Normalised action -> delta_tcp (6,) [m, rad]."""
-        values = np.asarray(action, dtype=np.float64)[:6]
-        return values * np.array([self.scale_m] * 3 + [self.scale_rad] * 3)
+        delta_tcp: Array = np.asarray(action, dtype=np.float64)[:6] * self._scale
+        return delta_tcp
 
-    def from_delta_tcp(self, delta_tcp: Any) -> np.ndarray[Any, np.dtype[np.float64]]:
+    def from_delta_tcp(self, delta_tcp: ArrayLike) -> Array:
         """delta_tcp (6,) [m, rad] -> normalised action, not clipped."""
-        values = np.asarray(delta_tcp, dtype=np.float64)[:6]
-        return values / np.array([self.scale_m] * 3 + [self.scale_rad] * 3)
+        action: Array = np.asarray(delta_tcp, dtype=np.float64)[:6] / self._scale
+        return action
+
+    @property
+    def _scale(self) -> Array:
+        return np.array([self.scale_m] * 3 + [self.scale_rad] * 3)
 
 
 class ResetConfig(_Model):
@@ -105,7 +110,7 @@ class CropConfig(_Model):
 
 
 class CameraConfig(_Model):
-    """One camera. width x height is what the driver publishes; crop (default: all of it) is resized to a square of `image_size`."""
+    """One camera: the driver publishes width x height; crop (default: all) is resized to a square of `image_size`."""
 
     topic: Annotated[str, Field(pattern=r"^/?[a-zA-Z_][a-zA-Z0-9_/]*$")]
     width: Annotated[int, Field(ge=16, le=4096)] = 640
@@ -179,7 +184,10 @@ class Task(_Model):
     def _consistent(self) -> Task:
         if self.default_object not in self.objects:
             raise ValueError(f"default_object {self.default_object!r} is not among objects {sorted(self.objects)}")
-        for name, value in (("reset.pose_base_tcp", self.reset.pose_base_tcp), ("target_pose_base_tcp", self.target_pose_base_tcp)):
+        for name, value in (
+            ("reset.pose_base_tcp", self.reset.pose_base_tcp),
+            ("target_pose_base_tcp", self.target_pose_base_tcp),
+        ):
             if abs(float(np.linalg.norm(value[3:])) - 1.0) > 1e-3:
                 raise ValueError(f"{name}: the quaternion (last four, xyzw) must have length 1")
         return self

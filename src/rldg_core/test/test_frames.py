@@ -61,12 +61,15 @@ limits = st.tuples(*[st.floats(0.0, 0.2)] * 6).map(np.array)
 
 @settings(max_examples=200)
 @given(poses, deltas, limits, limits)
-def test_a_clipped_pose_is_inside_the_box(reference: np.ndarray, offset: np.ndarray, low: np.ndarray, high: np.ndarray) -> None:
+def test_a_clipped_pose_is_inside_the_box(
+    reference: np.ndarray, offset: np.ndarray, low: np.ndarray, high: np.ndarray
+) -> None:
     box = SafetyBox(reference, -low, high)
     outside = pose_at(reference, offset * 3)
     clipped, changed = box.clip(outside)
     inside = offset_from(reference, clipped)
-    assert np.all(inside >= -low - 1e-6) and np.all(inside <= high + 1e-6)
+    assert np.all(inside >= -low - 1e-6)
+    assert np.all(inside <= high + 1e-6)
     again, changed_again = box.clip(clipped)
     assert not changed_again or np.allclose(again, clipped, atol=1e-6)
     if not changed:

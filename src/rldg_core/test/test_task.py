@@ -40,7 +40,10 @@ def test_object_reference() -> None:
     ("change", "expected"),
     [
         ({"speed": 3}, "speed"),
-        ({"safety_box": {"low": [0, 0, 0.1, 0, 0, 0], "high": [0, 0, 0.05, 0, 0, 0]}}, "low[2] = 0.1 exceeds high[2] = 0.05"),
+        (
+            {"safety_box": {"low": [0, 0, 0.1, 0, 0, 0], "high": [0, 0, 0.05, 0, 0, 0]}},
+            "low[2] = 0.1 exceeds high[2] = 0.05",
+        ),
         ({"action": {"scale_m": 15.0}}, "action.scale_m"),
         ({"action": {"scale_rad": -0.1}}, "action.scale_rad"),
         ({"reset": {"pose_base_tcp": [0.5, 0, 0.2, 1, 0, 0, 0], "xy_m": 50}}, "reset.xy_m"),
@@ -50,8 +53,19 @@ def test_object_reference() -> None:
         ({"default_object": "banana"}, "banana"),
         ({"objects": {"vga": {"instruction": ""}}}, "objects.vga.instruction"),
         ({"cameras": {"wrist": {"topic": "bad topic"}}}, "cameras.wrist.topic"),
-        ({"cameras": {"wrist": {"topic": "a", "width": 64, "height": 64, "crop": {"x": 1, "y": 0, "width": 64, "height": 64}}}},
-         "crop leaves the 64x64 image"),
+        (
+            {
+                "cameras": {
+                    "wrist": {
+                        "topic": "a",
+                        "width": 64,
+                        "height": 64,
+                        "crop": {"x": 1, "y": 0, "width": 64, "height": 64},
+                    }
+                }
+            },
+            "crop leaves the 64x64 image",
+        ),
         ({"reward": {"source": "wish"}}, "reward.source"),
         ({"rates": {"control_hz": 0}}, "rates.control_hz"),
     ],
@@ -61,7 +75,9 @@ def test_mistakes_are_refused_with_their_path(tmp_path: Path, change: dict[str, 
     with pytest.raises(UserError) as caught:
         load_task(path)
     message = str(caught.value)
-    assert message.startswith(str(path)) and expected in message and "\n" not in message
+    assert message.startswith(str(path))
+    assert expected in message
+    assert "\n" not in message
 
 
 @pytest.mark.parametrize("text", ["", "- a\n- b\n", "name: [unclosed\n", "\x00\x01", "a: b: c\n"])
@@ -88,5 +104,6 @@ def test_the_hash_follows_the_configuration() -> None:
 def test_action_scaling_inverts() -> None:
     task = find_task("insertion", [TASKS])
     delta = task.action.to_delta_tcp([1, -1, 0.5, 1, 0, -1])
-    assert delta[0] == task.action.scale_m and delta[3] == task.action.scale_rad
+    assert delta[0] == task.action.scale_m
+    assert delta[3] == task.action.scale_rad
     assert list(task.action.from_delta_tcp(delta)) == pytest.approx([1, -1, 0.5, 1, 0, -1])

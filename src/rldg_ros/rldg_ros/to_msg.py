@@ -8,15 +8,15 @@ import numpy as np
 from builtin_interfaces.msg import Time
 from geometry_msgs.msg import Pose, PoseStamped, Twist, Wrench
 from numpy.typing import ArrayLike
-from rldg_msgs.msg import ExecutedAction as ExecutedActionMsg
-from rldg_msgs.msg import Observation as ObservationMsg
-from rldg_msgs.msg import Step as StepMsg
 from sensor_msgs.msg import CompressedImage
 from std_msgs.msg import Header
 
 from rldg_core.from_msg import NS_PER_S
 from rldg_core.image_codec import JPEG_FORMAT
 from rldg_core.types import ExecutedAction, Observation, Step
+from rldg_msgs.msg import ExecutedAction as ExecutedActionMsg
+from rldg_msgs.msg import Observation as ObservationMsg
+from rldg_msgs.msg import Step as StepMsg
 
 
 def time(stamp_ns: int) -> Time:

@@ -32,7 +32,14 @@ def steps(draw: st.DrawFn) -> Step:
             stamp, {"wrist": draw(st.binary(max_size=50))}, vector(7), vector(6), vector(6), vector(7), draw(floats)
         ),
         action=ExecutedAction(
-            stamp, action, action, Source.NONE if is_last else Source.POLICY, draw(st.booleans()), draw(st.booleans()), "p", 3
+            stamp,
+            action,
+            action,
+            Source.NONE if is_last else Source.POLICY,
+            draw(st.booleans()),
+            draw(st.booleans()),
+            "p",
+            3,
         ),
         reward=draw(st.sampled_from([0.0, 1.0])),
         terminated=draw(st.booleans()),
