@@ -1,0 +1,168 @@
+"""Recording without ROS: what becomes a bag, what is dropped, full disks, rosbag2's writer."""
+
+from __future__ import annotations
+
+import errno
+import os
+import sys
+from pathlib import Path
+from types import ModuleType, SimpleNamespace
+from typing import Any
+
+import pytest
+import yaml
+from data_samples import assert_same_steps, make_episode, make_task
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from rldg_core.types import Step
+from rldg_data.bags import bag_info, find_bags, read_episode
+from rldg_data.cdr import encode_step
+from rldg_data.mcap_writer import McapWriter
+from rldg_data.metadata import Qos, Topic
+from rldg_data.recording import EpisodeRecorder
+from rldg_data.rosbag2_writer import Rosbag2Writer, is_available
+
+ENCODED = [[encode_step(step) for step in make_episode(3, seed=seed)] for seed in range(4)]
+
+
+@settings(max_examples=60, deadline=None)
+@given(lost=st.sets(st.integers(0, 15)), duplicate=st.none() | st.integers(0, 15))
+def test_only_complete_episodes_become_bags(
+    tmp_path_factory: pytest.TempPathFactory, lost: set[int], duplicate: int | None
+) -> None:
+    """Whatever Steps get lost or come twice: a bag is a complete episode, and every complete one is a bag."""
+    bag_dir = tmp_path_factory.mktemp("bags")
+    recorder = EpisodeRecorder(bag_dir, make_task())
+    stream = [(i // 4, i % 4) for i in range(16) for _ in range(2 if i == duplicate else 1) if i not in lost]
+    for episode, index in stream:
+        recorder.add_step(ENCODED[episode][index])
+    recorder.abandon()
+    # A first or last Step that comes twice opens the episode anew, or is a stray one behind a closed bag.
+    complete = [
+        e for e in range(4) if [i for n, i in stream if n == e] in ([0, 1, 2, 3], [0, 0, 1, 2, 3], [0, 1, 2, 3, 3])
+    ]
+    assert [read_episode(bag)[0].seed for bag in find_bags(bag_dir)] == complete
+    assert recorder.counters.closed == len(complete)
+    assert len(list(bag_dir.iterdir())) == len(complete)
+
+
+def test_full_disk_costs_one_episode(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    recorder = EpisodeRecorder(tmp_path, make_task())
+    with monkeypatch.context() as patch:
+
+        def full(*_: Any) -> None:
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+        patch.setattr(McapWriter, "write", full)
+        assert [recorder.add_step(data) for data in ENCODED[0]] == [None] * 4
+    assert list(tmp_path.iterdir()) == []
+    assert recorder.counters.failed == 1
+    assert recorder.counters.last_error == f"{tmp_path}: cannot write: No space left on device"
+    assert [recorder.add_step(data) for data in ENCODED[1]][-1] == tmp_path / "episode_000000"
+
+
+def test_full_disk_at_closing_leaves_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def full(*_: Any) -> None:
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    recorder = EpisodeRecorder(tmp_path, make_task())
+    monkeypatch.setattr(os, "fsync", full)
+    for data in ENCODED[0]:
+        recorder.add_step(data)
+    assert (recorder.counters.closed, recorder.counters.failed) == (0, 1)
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_malformed_step_is_counted_and_ends_nothing(tmp_path: Path) -> None:
+    recorder = EpisodeRecorder(tmp_path, make_task())
+    for data in [*ENCODED[0][:2], b"\0\1\0\0garbage", b"", *ENCODED[0][2:]]:
+        recorder.add_step(data)
+    assert (recorder.counters.closed, recorder.counters.ignored) == (1, 2)
+    assert "malformed Step" in recorder.counters.last_error
+
+
+def test_raw_topics_enter_the_open_bag_only(tmp_path: Path) -> None:
+    recorder = EpisodeRecorder(tmp_path, make_task())
+    camera = Topic("/camera/info", "std_msgs/msg/String", Qos(durability="transient_local"))
+    noise = Topic("/noise", "std_msgs/msg/String", Qos(reliability="best_effort"))
+    payload = b"\0\1\0\0\2\0\0\0a\0"
+    recorder.add_raw(camera, payload, 1)
+    recorder.add_raw(noise, payload, 2)
+    for number in range(2):
+        recorder.add_step(ENCODED[number][0])
+        recorder.add_raw(noise, payload, 10**18)
+        for data in ENCODED[number][1:]:
+            recorder.add_step(data)
+    for number, bag in enumerate(find_bags(tmp_path)):
+        counts = {name: count for name, (_, count) in bag_info(bag).topics.items()}
+        assert counts == {"/rldg/step": 4, "/camera/info": 1, "/noise": 1}
+        assert_same_steps(read_episode(bag), make_episode(3, seed=number))
+
+
+class FakeSequentialWriter:
+    """What rosbag2_py.SequentialWriter does with its arguments, on top of our own writer."""
+
+    def open(self, storage: SimpleNamespace, converter: tuple[str, str]) -> None:
+        assert (storage.storage_id, converter) == ("mcap", ("cdr", "cdr"))
+        self.folder = Path(storage.uri)
+        assert not self.folder.exists()
+        self.writer = McapWriter(self.folder, self.folder.name, storage.storage_preset_profile)
+
+    def create_topic(self, topic: SimpleNamespace) -> None:
+        assert topic.serialization_format == "cdr"
+        assert topic.offered_qos_profiles == ["depth 1000 reliable durability_volatile keep_last"]
+        assert topic.type_description_hash.startswith("RIHS01_")
+        self.writer.add_topic(Topic(topic.name, topic.type))
+
+    def write(self, topic: str, data: bytes, time_ns: int) -> None:
+        self.writer.write(topic, data, time_ns, time_ns)
+
+    def close(self) -> None:
+        self.writer.close({})
+
+
+class FakeQos:
+    """rosbag2_py.QoS: chained setters."""
+
+    def __init__(self, depth: int) -> None:
+        self.text = f"depth {depth}"
+
+    def __getattr__(self, name: str) -> Any:
+        if name not in ("reliable", "durability_volatile", "keep_last"):
+            raise AttributeError(name)
+
+        def setter(*_: int) -> FakeQos:
+            self.text += f" {name}"
+            return self
+
+        return setter
+
+    def __eq__(self, other: object) -> bool:
+        return self.text == other
+
+    __hash__ = None  # type: ignore[assignment]
+
+
+def test_rosbag2_writer_gives_the_same_bag(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    assert not is_available()
+    module = ModuleType("rosbag2_py")
+    module.SequentialWriter = FakeSequentialWriter  # type: ignore[attr-defined]
+    module.StorageOptions = lambda **options: SimpleNamespace(**options)  # type: ignore[attr-defined]
+    module.ConverterOptions = lambda *options: options  # type: ignore[attr-defined]
+    module.TopicMetadata = lambda **options: SimpleNamespace(**options)  # type: ignore[attr-defined]
+    module.QoS = FakeQos  # type: ignore[attr-defined]
+    monkeypatch.setitem(sys.modules, "rosbag2_py", module)
+    bags = []
+    for name, writer in (("own", McapWriter), ("rosbag2", Rosbag2Writer)):
+        recorder = EpisodeRecorder(tmp_path / name, make_task(), make_writer=writer, wall_time=lambda: "now")
+        bags += [recorder.add_step(data) for data in ENCODED[0]][-1:]
+        assert recorder.counters.last_error == ""
+    own, rosbag2 = bags
+    assert own is not None
+    assert rosbag2 is not None
+    steps: list[Step] = read_episode(rosbag2)
+    assert_same_steps(steps, read_episode(own))
+    assert sorted(p.name for p in rosbag2.iterdir()) == sorted(p.name for p in own.iterdir())
+    own_data, data = (yaml.safe_load((b / "metadata.yaml").read_text()) for b in (own, rosbag2))
+    assert data["rosbag2_bagfile_information"]["custom_data"] == own_data["rosbag2_bagfile_information"]["custom_data"]
