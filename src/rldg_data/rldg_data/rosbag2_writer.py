@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import importlib
 import importlib.util
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
@@ -30,29 +31,35 @@ class Rosbag2Writer:
         self._topics = 0
         self._writer: Any = self._rosbag2.SequentialWriter()
         storage = self._rosbag2.StorageOptions(uri=str(self._bag), storage_id="mcap", storage_preset_profile=preset)
-        self._writer.open(storage, self._rosbag2.ConverterOptions("cdr", "cdr"))
+        with _as_os_error():
+            self._writer.open(storage, self._rosbag2.ConverterOptions("cdr", "cdr"))
 
     def add_topic(self, topic: Topic) -> None:
         """Register a topic before its first message."""
-        self._writer.create_topic(
-            self._rosbag2.TopicMetadata(
-                id=self._topics,
-                name=topic.name,
-                type=topic.type,
-                serialization_format="cdr",
-                offered_qos_profiles=[_qos_profile(self._rosbag2, topic)],
-                type_description_hash=type_hash(topic.type),
-            )
+        topic_metadata = self._rosbag2.TopicMetadata(
+            id=self._topics,
+            name=topic.name,
+            type=topic.type,
+            serialization_format="cdr",
+            offered_qos_profiles=[_qos_profile(self._rosbag2, topic)],
+            type_description_hash=type_hash(topic.type),
         )
+        with _as_os_error():
+            self._writer.create_topic(topic_metadata)
         self._topics += 1
 
     def write(self, topic: str, data: bytes, log_time_ns: int, publish_time_ns: int) -> None:
         """Append one CDR message; SequentialWriter takes one time and stores it as both."""
-        self._writer.write(topic, data, log_time_ns)
+        with _as_os_error():
+            self._writer.write(topic, data, log_time_ns)
 
     def close(self, custom_data: Mapping[str, str]) -> None:
-        """Close the bag and add custom_data, which rosbag2 takes at opening, before the outcome is known."""
-        self._writer.close()
+        """Close the bag and add custom_data, which rosbag2 takes at opening, before the outcome is known.
+
+        The copy of the metadata inside the MCAP file stays without them; rosbag2 reads metadata.yaml.
+        """
+        with _as_os_error():
+            self._close_writer()
         for item in self._bag.iterdir():
             item.rename(self._folder / item.name)
         self._bag.rmdir()
@@ -60,7 +67,23 @@ class Rosbag2Writer:
 
     def abort(self) -> None:
         """Let go of the file; the caller removes the folder."""
-        self._writer.close()
+        with suppress(RuntimeError):
+            self._close_writer()
+
+    def _close_writer(self) -> None:
+        writer, self._writer = self._writer, None
+        # Releases before Iron bind no close(): there the destructor, due at this return, closes.
+        if hasattr(writer, "close"):
+            writer.close()
+
+
+@contextmanager
+def _as_os_error() -> Iterator[None]:
+    """rosbag2's exceptions reach Python as RuntimeError; for the recorder they are failed writes."""
+    try:
+        yield
+    except RuntimeError as error:
+        raise OSError(str(error).replace("\n", " ")) from error
 
 
 def _qos_profile(rosbag2: Any, topic: Topic) -> Any:
