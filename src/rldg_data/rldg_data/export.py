@@ -61,6 +61,8 @@ def export_dataset(
     """
     path = _check(output_dir, name, version, source, overwrite)
     bags = list(dict.fromkeys(bag.resolve() for directory in bag_dirs for bag in find_bags(directory)))
+    if not bags:
+        raise UserError(f"{', '.join(map(str, bag_dirs))}: no bags (folders episode_<number>) found")
     chosen = _select(
         [(bag, episode_info(bag)) for bag in bags], only_success, source, max_episodes, max_episodes_per_object, seed
     )

@@ -227,6 +227,7 @@ def test_filters_and_balance(tmp_path: Path) -> None:
         ({"source": "robot"}, "source 'robot': unknown, expected one of policy, human, scripted, hold"),
         ({"source": "human"}, "none of 1 episodes passes the filters"),
         ({"bag_dirs": [Path("/nowhere")]}, "/nowhere: no such directory"),
+        ({"bag_dirs": [Path("/proc/self")]}, "/proc/self: no bags"),
     ],
 )
 def test_wrong_argument_is_a_user_error(tmp_path: Path, options: dict[str, Any], message: str) -> None:
