@@ -1,0 +1,32 @@
+"""The back-end `hold`: never moves. What a stack starts with, and what a person falls back to."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+
+from rldg_core.policy import PolicySpec
+from rldg_core.task import Task
+from rldg_core.types import Observation
+
+
+class HoldPolicy:
+    """Zero delta for every observation: the gate's target is then the measured pose. `path` is not used."""
+
+    def __init__(self, path: Path | None, task: Task, explore: bool = False) -> None:
+        self.spec = PolicySpec((), 0, 1, task.action.dim, 1, task.rates.control_hz)
+
+    def warm_up(self) -> None:
+        """Nothing to compile."""
+
+    def reset(self, instruction: str, seed: int) -> None:
+        """Nothing depends on the episode."""
+
+    def act(self, observation: Observation) -> NDArray[np.float32]:
+        """Zeros (1, A)."""
+        return np.zeros((1, self.spec.action_dim), dtype=np.float32)
+
+    def close(self) -> None:
+        """Nothing is held open."""

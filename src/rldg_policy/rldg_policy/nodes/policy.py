@@ -1,0 +1,250 @@
+"""Node `policy` (lifecycle): observations in, actions out, policies swapped between two ticks.
+
+One thread ticks and answers services; another one loads and warms, so that a load never costs a tick.
+"""
+
+from __future__ import annotations
+
+import os
+import sys
+import time
+from concurrent.futures import Future as WorkerFuture
+from concurrent.futures import ThreadPoolExecutor
+from typing import Any
+
+from rclpy.clock import Clock, ClockType
+from rclpy.lifecycle import LifecycleNode, LifecycleState, TransitionCallbackReturn
+from rclpy.task import Future
+from rldg_msgs.msg import EpisodeEvent, PolicyAction, PolicyInfo, PolicyStatus, PolicyWeights
+from rldg_msgs.msg import Observation as ObservationMsg
+from rldg_msgs.srv import ActivatePolicy, ListPolicies, LoadPolicy, UnloadPolicy
+
+from rldg_core import from_msg
+from rldg_core.errors import UserError
+from rldg_policy.latency import TickWindow
+from rldg_policy.registry import backends, factory
+from rldg_policy.server import Action, Episode, PolicyServer, Settings
+from rldg_policy.store import Loaded, load_policy
+from rldg_policy.weights import Weights
+from rldg_ros import qos, to_msg
+from rldg_ros.parameters import parameter, task_parameter
+from rldg_ros.runner import autostart, run_node
+
+SWITCH_INTERVAL_S = 0.0005
+"""How long a loading thread may hold the interpreter before a tick gets its turn (Python's default: 5 ms)."""
+
+
+class PolicyNode(LifecycleNode):
+    """Parameters: task, task_dirs, lockstep, policy, checkpoint, explore, live_weights, replan, preload, autostart."""
+
+    def __init__(self) -> None:
+        super().__init__("policy")
+        self._task = task_parameter(self)
+        self._lockstep = bool(parameter(self, "lockstep", False))
+        self._settings = Settings(
+            self._task, self._lockstep, bool(parameter(self, "live_weights", False)), bool(parameter(self, "replan", True))
+        )
+        self._initial = str(parameter(self, "policy", "hold"))
+        self._checkpoint = str(parameter(self, "checkpoint", ""))
+        self._explore = bool(parameter(self, "explore", False))
+        self._preload = [str(b) for b in parameter(self, "preload", [""]) if b]
+        self._server = PolicyServer(self._settings)
+        self._window = TickWindow()
+        self._running = False
+        self._worker = ThreadPoolExecutor(max_workers=1, thread_name_prefix="load")
+        autostart(self)
+
+    # -- lifecycle --------------------------------------------------------------------------------------
+    def on_configure(self, state: LifecycleState) -> TransitionCallbackReturn:
+        """Load the initial policy (here, so that the first tick finds it warm) and open topics and services."""
+        for backend in self._preload:
+            factory(backend)
+        self._server.add(load_policy(self._initial, self._initial, self._checkpoint, self._explore, self._task), activate=True)
+        self._action_pub = self.create_publisher(PolicyAction, "policy_action", qos.STREAM)
+        self._status_pub = self.create_publisher(PolicyStatus, "policy_status", qos.LATCHED)
+        self._entities: list[Any] = [
+            self.create_subscription(EpisodeEvent, "episode_event", self._on_event, qos.EVENTS),
+            self.create_subscription(ObservationMsg, "observation", self._on_observation, qos.STREAM),
+        ]
+        if self._settings.live_weights:
+            self._entities.append(self.create_subscription(PolicyWeights, "policy_weights", self._on_weights, qos.EVENTS))
+        self._services = [
+            self.create_service(LoadPolicy, "policy/load", self._on_load),
+            self.create_service(ActivatePolicy, "policy/activate", self._on_activate),
+            self.create_service(UnloadPolicy, "policy/unload", self._on_unload),
+            self.create_service(ListPolicies, "policy/list", self._on_list),
+        ]
+        # Wall clock: the status goes on while a lock-step simulation waits.
+        self._timer = self.create_timer(1.0, self._publish_status, clock=Clock(clock_type=ClockType.STEADY_TIME))
+        return TransitionCallbackReturn.SUCCESS
+
+    def on_activate(self, state: LifecycleState) -> TransitionCallbackReturn:
+        """Begin to act."""
+        result = super().on_activate(state)
+        self._running = True
+        self._publish_status()
+        return result
+
+    def on_deactivate(self, state: LifecycleState) -> TransitionCallbackReturn:
+        """Stop acting; policies stay loaded."""
+        self._running = False
+        return super().on_deactivate(state)
+
+    def on_cleanup(self, state: LifecycleState) -> TransitionCallbackReturn:
+        """Forget everything."""
+        for entity in self._entities:
+            self.destroy_subscription(entity)
+        for service in self._services:
+            self.destroy_service(service)
+        self.destroy_timer(self._timer)
+        self.destroy_publisher(self._action_pub)
+        self.destroy_publisher(self._status_pub)
+        self._server.store.close()
+        self._server = PolicyServer(self._settings)
+        return TransitionCallbackReturn.SUCCESS
+
+    # -- events -----------------------------------------------------------------------------------------
+    def _on_event(self, message: EpisodeEvent) -> None:
+        if message.kind == EpisodeEvent.END:
+            self._server.end(message.episode_id)
+            return
+        first_ns = from_msg.stamp_ns(message.first_observation_stamp)
+        self._server.start(
+            Episode(message.episode_id, message.instruction, int(message.seed), first_ns, int(message.step_count))
+        )
+        self._act()
+
+    def _on_observation(self, message: ObservationMsg) -> None:
+        received_s = time.monotonic()
+        try:
+            self._server.observe(from_msg.observation(message), received_s)
+        except ValueError as error:
+            self._server.reject(f"observation: {error}")
+        self._act()
+
+    def _on_weights(self, message: PolicyWeights) -> None:
+        weights = Weights(
+            message.spec_hash,
+            int(message.version),
+            int(message.valid_from_step),
+            int(message.period_steps),
+            message.sha256,
+            bytes(memoryview(message.data)),
+        )
+        try:
+            self._server.receive_weights(weights)
+        except UserError as error:
+            self.get_logger().error(str(error))
+            self._publish_status()
+        self._act()
+
+    def _act(self) -> None:
+        while self._running and (action := self._server.next_action(self.get_clock().now().nanoseconds)):
+            self._publish(action)
+
+    def _publish(self, action: Action) -> None:
+        now_s = time.monotonic()
+        message = PolicyAction(
+            header=to_msg.header(action.stamp_ns),
+            action=to_msg.floats(action.values),
+            policy_id=action.policy_id,
+            policy_version=action.version,
+            latency_s=now_s - action.received_s,
+        )
+        self._action_pub.publish(message)
+        self._window.add(action.received_s, now_s)
+
+    # -- services ---------------------------------------------------------------------------------------
+    async def _on_load(self, request: LoadPolicy.Request, response: LoadPolicy.Response) -> LoadPolicy.Response:
+        try:
+            job = self._worker.submit(
+                load_policy, request.policy_id, request.backend, request.path, request.explore, self._task
+            )
+            loaded = await self._finished(job)
+            self._server.add(loaded, bool(request.activate))
+            response.success, response.info = True, self._info(loaded)
+        except UserError as error:
+            self._refused(error)
+            response.message = str(error)
+        self._publish_status()
+        self._act()
+        return response
+
+    async def _finished(self, job: WorkerFuture[Loaded]) -> Loaded:
+        """Result of a worker's job; other callbacks run meanwhile."""
+        done: Future = Future(executor=self.executor)
+        job.add_done_callback(lambda _: done.set_result(None))
+        await done
+        return job.result()
+
+    def _on_activate(self, request: ActivatePolicy.Request, response: ActivatePolicy.Response) -> ActivatePolicy.Response:
+        try:
+            self._server.activate(request.policy_id)
+            response.success = True
+        except UserError as error:
+            self._refused(error)
+            response.message = str(error)
+        self._publish_status()
+        self._act()
+        return response
+
+    def _on_unload(self, request: UnloadPolicy.Request, response: UnloadPolicy.Response) -> UnloadPolicy.Response:
+        try:
+            self._server.store.unload(request.policy_id)
+            response.success = True
+        except UserError as error:
+            response.message = str(error)
+        return response
+
+    def _on_list(self, request: ListPolicies.Request, response: ListPolicies.Response) -> ListPolicies.Response:
+        response.policies = [self._info(loaded) for loaded in self._server.store.all()]
+        response.backends = backends()
+        return response
+
+    def _refused(self, error: UserError) -> None:
+        self._server.last_error = str(error)
+        self.get_logger().error(str(error))
+
+    # -- reports ----------------------------------------------------------------------------------------
+    def _info(self, loaded: Loaded) -> PolicyInfo:
+        spec = loaded.policy.spec
+        return PolicyInfo(
+            policy_id=loaded.policy_id,
+            backend=loaded.backend,
+            path=loaded.path,
+            active=loaded is self._server.store.active,
+            version=spec.version,
+            rate_hz=float(spec.rate_hz),
+            action_dim=spec.action_dim,
+            horizon=spec.horizon,
+        )
+
+    def _publish_status(self) -> None:
+        store, counts = self._server.store, self._server.counts
+        self._status_pub.publish(
+            PolicyStatus(
+                header=to_msg.header(self.get_clock().now().nanoseconds),
+                active_policy=store.active.policy_id if store.active else "",
+                version=store.active.policy.spec.version if store.active else 0,
+                rate_hz=self._window.rate_hz(),
+                latency_p50_s=self._window.percentile_s(50),
+                latency_p99_s=self._window.percentile_s(99),
+                ticks=counts.ticks,
+                missed_ticks=counts.missed,
+                rejected_observations=counts.rejected,
+                swaps=store.swaps,
+                last_error=self._server.last_error,
+            )
+        )
+
+    def close(self) -> None:
+        """End the worker; a load in progress ends with the process."""
+        self._worker.shutdown(wait=False, cancel_futures=True)
+
+
+def main() -> None:
+    """Console script `policy`."""
+    # Before torch is imported: one thread, the other core belongs to the simulator.
+    os.environ.setdefault("OMP_NUM_THREADS", "1")
+    sys.setswitchinterval(SWITCH_INTERVAL_S)
+    sys.exit(run_node(PolicyNode, on_stop=PolicyNode.close))

@@ -1,0 +1,67 @@
+"""The back-end `scripted`: inserts at the nominal target pose, searching in a spiral where the port blocks it.
+
+It sees pose and wrench only, so it stands for what a person programs without vision: the baseline that a
+learned policy has to beat.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+
+from rldg_core.frames import delta_between
+from rldg_core.policy import PolicySpec
+from rldg_core.seeding import derive_seed
+from rldg_core.task import Task
+from rldg_core.types import Observation
+
+ALIGNED_M, ALIGNED_RAD = 0.0015, 0.02
+"""Closer than this to the target's axis it descends."""
+CLEARANCE_M = 0.02
+"""Above the target pose by more than this nothing can touch: it descends while it aligns."""
+DESCENT_M = 0.004
+"""Per step, once aligned and low."""
+BLOCKED_N = 5.0
+"""Force along the tool's axis that means: the plug stands on the port's face."""
+SPIRAL_STEP_M, SPIRAL_TURN_RAD, SPIRAL_MAX_M = 0.0001, 0.7, 0.0015
+
+
+class ScriptedPolicy:
+    """Align, descend, search. `path` is not used; `explore` adds noise of a tenth of full scale."""
+
+    def __init__(self, path: Path | None, task: Task, explore: bool = False) -> None:
+        self.spec = PolicySpec((), 0, 1, task.action.dim, 1, task.rates.control_hz)
+        self._task = task
+        self._noise = 0.1 if explore else 0.0
+        self.reset("", 0)
+
+    def warm_up(self) -> None:
+        """Nothing to compile."""
+
+    def reset(self, instruction: str, seed: int) -> None:
+        """Start an episode: the spiral's direction and the noise depend on `seed`."""
+        self._rng = np.random.default_rng(derive_seed(seed, "scripted"))
+        self._angle_rad = float(self._rng.uniform(-np.pi, np.pi))
+        self._radius_m = 0.0
+
+    def act(self, observation: Observation) -> NDArray[np.float32]:
+        """(1, A) in [-1, 1]: one step towards the target pose of the task."""
+        delta_tcp = delta_between(observation.pose_base_tcp, self._task.target_pose_base_tcp)
+        aligned = np.hypot(*delta_tcp[:2]) < ALIGNED_M + self._radius_m and abs(delta_tcp[5]) < ALIGNED_RAD
+        if aligned:
+            if abs(observation.wrench_tcp[2]) > BLOCKED_N:
+                self._radius_m = min(self._radius_m + SPIRAL_STEP_M, SPIRAL_MAX_M)
+                self._angle_rad += SPIRAL_TURN_RAD
+            delta_tcp[:2] += self._radius_m * np.array([np.cos(self._angle_rad), np.sin(self._angle_rad)])
+            delta_tcp[2] = min(delta_tcp[2], DESCENT_M)
+        else:
+            delta_tcp[2] = max(delta_tcp[2] - CLEARANCE_M, 0.0)
+        action = self._task.action.from_delta_tcp(delta_tcp)
+        action += self._rng.normal(0.0, self._noise, 6) if self._noise else 0.0
+        gripper = [-1.0] * (self.spec.action_dim - 6)
+        return np.clip(np.array([[*action, *gripper]]), -1.0, 1.0).astype(np.float32)
+
+    def close(self) -> None:
+        """Nothing is held open."""
