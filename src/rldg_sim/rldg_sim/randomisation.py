@@ -82,7 +82,8 @@ def vary_looks(model: Any, looks: Looks, scene: SceneConfig, camera: int, seed: 
 
     # Geoms of one colour are one material: they change together.
     materials, material_of_geom = np.unique(looks.geom_rgba, axis=0, return_inverse=True)
-    shift = scene.colour * _stream(seed, "colour").uniform(-1.0, 1.0, (len(materials), 3))
+    draw = _stream(seed, "colour").uniform(-1.0, 1.0, (len(materials), 4))
+    shift = scene.colour * (draw[:, :1] + 0.4 * draw[:, 1:])  # brightness, and less of hue
     model.geom_rgba[:, :3] = np.clip(looks.geom_rgba[:, :3] + shift[material_of_geom], 0.0, 1.0)
 
     mount = _stream(seed, "camera")

@@ -26,7 +26,7 @@ SHOULDER_M = 0.02
 PHYSICS_STEP_S = 0.001
 WRIST_FOVY_DEG = 50.0
 WRIST_POSITION = np.array([0.09, 0.0, 0.05])
-WRIST_AIM = np.array([0.0, 0.0, 0.14])
+WRIST_AIM = np.array([-0.004, 0.0, 0.154])
 """Wrist camera in the hand's frame: where it is and the point that it looks at, just below the plug."""
 _AXES = ("1 0 0 0 0 0", "0 1 0 0 0 0", "0 0 1 0 0 0", "0 0 0 1 0 0", "0 0 0 0 1 0", "0 0 0 0 0 1")
 
@@ -99,7 +99,7 @@ def physics_mjcf(task: Task, item: Connector) -> str:
     <flag gravity="disable" island="disable" equality="disable" frictionloss="disable" sensor="disable" spring="disable"/>
   </option>
   <size memory="8M"/>
-  <default><geom condim="3" friction="0.25 0.002 0.0001" solref="0.004 1" solimp="0.95 0.99 0.0003" mass="0"/></default>
+  <default><geom condim="3" friction="0.25 0.002 0.0001" solref="0.01 1" solimp="0.9 0.95 0.001" mass="0"/></default>
   <worldbody>
     <body name="target" mocap="true" {_placed(port)}><site name="target"/></body>
     <frame {_placed(port)}>{port_contacts(item)}</frame>

@@ -1,0 +1,228 @@
+"""A scripted operator that moves like a person with a SpaceMouse. Its data is always labelled "scripted".
+
+A person differs from a controller in ways that matter to who learns from them (paper, section V): they see
+the port only roughly, react late, move slowly and not quite steadily, stop to think when they touch something,
+search by feel and now and then push the wrong way. Every one of these is a parameter of OperatorConfig.
+"""
+
+from __future__ import annotations
+
+from collections import deque
+from dataclasses import dataclass
+from enum import Enum
+from typing import Literal
+
+import numpy as np
+from numpy.typing import ArrayLike, NDArray
+from scipy.spatial.transform import Rotation
+
+from rldg_core.frames import delta_between
+from rldg_core.seeding import derive_seed
+from rldg_core.task import Task
+
+Array = NDArray[np.float64]
+
+
+@dataclass(frozen=True)
+class OperatorConfig:
+    """How the operator behaves. Times in s, lengths in m, angles in rad, forces in N; actions are in [-1, 1].
+
+    mode: `demonstrate` always acts, `intervene` steps in by the schedule below, `off` never acts.
+    reaction_s: delay between what happens and what the hand does about it.
+    bandwidth_hz: cut-off of the hand's motion (first-order low-pass).
+    tremor: standard deviation of the hand's noise, one component, in units of action.
+    speed, near_speed: largest deflection of the mouse far from and near (under 12 mm from) the port.
+    misjudge_m, misjudge_rad: standard deviation of how wrongly the port is seen from afar; near it, a third.
+    glance_s: mean time until the operator looks again (and misjudges anew).
+    contact_n: force that makes the operator stop, pause_s: for how long (uniform range).
+    search_m, search_s: radius that the search by feel grows to, and time of one turn.
+    press: deflection along the tool while searching or inserting.
+    give_up_s: time of fruitless search until the plug is lifted and aligned again.
+    mistake_rate_hz, mistake_s, mistake_size: how often, how long and how strongly a wrong push happens.
+    patience_s, progress_m: intervene when the plug came no `progress_m` nearer for `patience_s`.
+    chance_hz, chance_decay: intervene at random at this rate, which shrinks by the factor each episode.
+    intervention_steps: range of the length of one intervention in control steps.
+    """
+
+    mode: Literal["demonstrate", "intervene", "off"] = "demonstrate"
+    reaction_s: float = 0.25
+    bandwidth_hz: float = 1.2
+    tremor: float = 0.05
+    speed: float = 0.5
+    near_speed: float = 0.22
+    misjudge_m: float = 0.0025
+    misjudge_rad: float = 0.03
+    glance_s: float = 1.2
+    contact_n: float = 5.0
+    pause_s: tuple[float, float] = (0.2, 0.7)
+    search_m: float = 0.0012
+    search_s: float = 2.0
+    press: float = 0.25
+    give_up_s: float = 2.5
+    mistake_rate_hz: float = 0.06
+    mistake_s: tuple[float, float] = (0.3, 0.7)
+    mistake_size: float = 0.5
+    patience_s: float = 3.0
+    progress_m: float = 0.002
+    chance_hz: float = 0.1
+    chance_decay: float = 0.97
+    intervention_steps: tuple[int, int] = (5, 20)
+
+
+class Phase(Enum):
+    """What the operator is trying to do."""
+
+    ALIGN = "align"
+    DESCEND = "descend"
+    SEARCH = "search"
+    LIFT = "lift"
+
+
+HOVER_M = 0.006
+"""Height of the tip over the plate at which the operator aligns."""
+NEAR_M = 0.012
+
+
+class ScriptedOperator:
+    """Pure operator: call reset(seed) per episode and act(...) once per observation, in order."""
+
+    def __init__(self, config: OperatorConfig, task: Task) -> None:
+        self.config = config
+        self._task = task
+        self._period_s = task.period_s
+        self._episodes = 0
+        self.reset(0)
+        self._episodes = 0
+
+    def reset(self, seed: int) -> None:
+        """Start an episode; everything the operator does in it derives from `seed` and the episode's number."""
+        self._random = np.random.default_rng(derive_seed(seed, "operator"))
+        self._chance_hz = self.config.chance_hz * self.config.chance_decay**self._episodes
+        self._episodes += 1
+        self._best_m = np.inf
+        self._best_s: float | None = None
+        self._intervention_left = 0
+        self._take_hold()
+
+    def act(
+        self, pose_base_tcp: ArrayLike, wrench_tcp: ArrayLike, plug_to_port: ArrayLike | None, time_s: float
+    ) -> tuple[Array, bool]:
+        """Deflection of the mouse (6,) in [-1, 1], tcp axes, and whether it is touched.
+
+        plug_to_port: (6,) translation [m] and rotation vector [rad] of the plug's tip in the port's frame (ground
+        truth), or None: then the task's target pose stands for the port. wrench_tcp (6,) positive when pressing.
+        """
+        offset = self._offset(pose_base_tcp, plug_to_port)
+        if not self._holds(offset, time_s):
+            return np.zeros(6), False
+        self._seen.append((offset, float(np.linalg.norm(np.asarray(wrench_tcp, dtype=np.float64)[:3]))))
+        if len(self._seen) <= self._delay_steps:
+            return self._move(np.zeros(6)), True
+        seen, force = self._seen.popleft()
+        return self._move(self._intention(seen, force, time_s)), True
+
+    def _offset(self, pose_base_tcp: ArrayLike, plug_to_port: ArrayLike | None) -> Array:
+        if plug_to_port is not None:
+            return np.array(plug_to_port, dtype=np.float64)
+        return -delta_between(pose_base_tcp, self._task.target_pose_base_tcp)
+
+    def _take_hold(self) -> None:
+        """The hand comes to the mouse."""
+        self._delay_steps = round(self.config.reaction_s / self._period_s)
+        self._seen: deque[tuple[Array, float]] = deque()
+        self._hand = np.zeros(6)
+        self._tremor = np.zeros(6)
+        self._phase = Phase.ALIGN
+        self._pause_until_s = self._phase_since_s = self._mistake_until_s = -np.inf
+        self._mistake = np.zeros(6)
+        self._misjudged = self._random.standard_normal(6)
+        self._felt_contact = False
+
+    def _holds(self, offset: Array, time_s: float) -> bool:
+        config = self.config
+        if config.mode != "intervene":
+            return config.mode == "demonstrate"
+        distance_m = float(np.linalg.norm(offset[:2]) + max(0.0, HOVER_M - offset[2]))
+        if self._best_s is None or distance_m < self._best_m - config.progress_m:
+            self._best_m, self._best_s = distance_m, time_s
+        stuck = time_s - self._best_s > config.patience_s
+        lucky = self._random.uniform() < self._chance_hz * self._period_s
+        if self._intervention_left == 0 and (stuck or lucky):
+            self._intervention_left = int(self._random.integers(*config.intervention_steps, endpoint=True))
+            self._best_m, self._best_s = distance_m, time_s
+            self._take_hold()
+        held = self._intervention_left > 0
+        self._intervention_left = max(0, self._intervention_left - 1)
+        return held
+
+    def _perceived(self, offset: Array) -> Array:
+        """The offset as the operator judges it."""
+        config = self.config
+        if self._random.uniform() < self._period_s / config.glance_s:
+            self._misjudged = self._random.standard_normal(6)
+        scale = np.array([config.misjudge_m] * 2 + [0.0] + [config.misjudge_rad] * 3)
+        if offset[2] > -NEAR_M:
+            scale = scale / 3
+        return offset + scale * self._misjudged
+
+    def _intention(self, offset: Array, force_n: float, time_s: float) -> Array:
+        """Where the hand wants to push, (6,) in units of action."""
+        config = self.config
+        touched, self._felt_contact = force_n > config.contact_n and not self._felt_contact, force_n > config.contact_n
+        if touched:
+            self._pause_until_s = time_s + self._random.uniform(*config.pause_s)
+            if self._phase is Phase.DESCEND and offset[2] < 1e-3:
+                self._enter(Phase.SEARCH, time_s)
+        if time_s < self._pause_until_s:
+            return np.zeros(6)
+        if time_s >= self._mistake_until_s and self._random.uniform() < config.mistake_rate_hz * self._period_s:
+            self._mistake_until_s = time_s + self._random.uniform(*config.mistake_s)
+            self._mistake = self._random.uniform(-config.mistake_size, config.mistake_size, 6)
+        if time_s < self._mistake_until_s:
+            return self._mistake
+        return self._goal_directed(self._perceived(offset), offset, time_s)
+
+    def _enter(self, phase: Phase, time_s: float) -> None:
+        self._phase, self._phase_since_s = phase, time_s
+
+    def _goal_directed(self, perceived: Array, offset: Array, time_s: float) -> Array:
+        config = self.config
+        lateral_m = float(np.linalg.norm(perceived[:2]))
+        since_s = time_s - self._phase_since_s
+        if self._phase is Phase.ALIGN and lateral_m < 1.2e-3 and abs(perceived[5]) < 0.03 and offset[2] > -2 * HOVER_M:
+            self._enter(Phase.DESCEND, time_s)
+        elif self._phase in (Phase.DESCEND, Phase.SEARCH) and since_s > config.give_up_s and offset[2] < 1e-3:
+            self._enter(Phase.LIFT, time_s)
+        elif self._phase is Phase.LIFT and offset[2] < -HOVER_M / 2:
+            self._enter(Phase.ALIGN, time_s)
+
+        wish = -perceived.copy()
+        if self._phase is Phase.ALIGN:
+            # Come down early only as far as the port is centred: nobody lands beside it on purpose.
+            wish[2] = -HOVER_M - max(0.0, lateral_m - 5e-3) - offset[2]
+        elif self._phase is Phase.LIFT:
+            wish[2] = -HOVER_M - offset[2]
+        else:
+            wish[2] = config.press * self._task.action.scale_m
+            if self._phase is Phase.SEARCH:
+                angle = 2 * np.pi * since_s / config.search_s
+                radius = config.search_m * min(1.0, since_s / config.search_s)
+                wish[:2] += radius * np.array([np.cos(angle), np.sin(angle)])
+        # From the port's axes to the tool's.
+        wish[:3] = Rotation.from_rotvec(offset[3:]).inv().apply(wish[:3])
+        near = offset[2] > -NEAR_M and lateral_m < NEAR_M
+        limit = config.near_speed if near else config.speed
+        push = self._task.action.from_delta_tcp(wish)
+        if self._phase in (Phase.DESCEND, Phase.SEARCH):
+            push[2] = min(push[2], config.press)
+        size = np.array([np.linalg.norm(push[:3])] * 3 + [np.linalg.norm(push[3:])] * 3)
+        return push * np.minimum(1.0, limit / np.maximum(size, 1e-9))
+
+    def _move(self, intention: Array) -> Array:
+        """The hand follows the intention with its bandwidth and tremor."""
+        config = self.config
+        follow = 1.0 - np.exp(-2 * np.pi * config.bandwidth_hz * self._period_s)
+        self._hand = self._hand + follow * (intention - self._hand)
+        # Tremor at 10 Hz is close to white; a little correlation stands for drift.
+        self._tremor = 0.5 * self._tremor + np.sqrt(0.75) * config.tremor * self._random.standard_normal(6)
+        return np.clip(self._hand + self._tremor, -1.0, 1.0)
