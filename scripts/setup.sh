@@ -66,7 +66,8 @@ same() { [[ -f $1 && $(<"$1") == "$2" ]]; }
 # --- GL ----------------------------------------------------------------------------------------
 gl_libraries=(libegl1 libgles2 libgl1-mesa-dri)
 ensure_gl() {
-  ldconfig -p 2>/dev/null | grep -q 'libEGL\.so\.1' && return
+  # Loads what is asked for rather than listing it: ldconfig is often outside a user's PATH.
+  "$python" -c 'import ctypes; ctypes.CDLL("libEGL.so.1"); ctypes.CDLL("libGLESv2.so.2")' 2>/dev/null && return
   local sudo=()
   if [[ $(id -u) != 0 ]]; then
     if command -v sudo >/dev/null && sudo -n true 2>/dev/null; then sudo=(sudo); else sudo=(none); fi
