@@ -21,9 +21,9 @@ from rldg_rl.runtime import use_one_core
 use_one_core()
 
 import numpy as np  # noqa: E402
+from scipy.spatial.transform import Rotation  # noqa: E402
 
 from rldg_core.files import write_json  # noqa: E402
-from rldg_core.frames import offset_from  # noqa: E402
 from rldg_core.image_codec import encode_jpeg  # noqa: E402
 from rldg_core.seeding import derive_seed  # noqa: E402
 from rldg_core.task import Task, load_task  # noqa: E402
@@ -34,6 +34,7 @@ from rldg_rl.learner import Learner, Weights  # noqa: E402
 from rldg_rl.specialist import SpecialistPolicy  # noqa: E402
 from rldg_rl.weights import pack  # noqa: E402
 from rldg_sim.cell import Cell, SensorFrame  # noqa: E402
+from rldg_sim.operator import OperatorConfig, ScriptedOperator  # noqa: E402
 
 ROOT = Path(__file__).resolve().parents[1]
 TASK_FILE = ROOT / "src/rldg_bringup/config/tasks/insertion.yaml"
@@ -56,10 +57,11 @@ def observation(frame: SensorFrame) -> Observation:
 
 
 def run_episode(
-    cell: Cell, task: Task, name: str, seed: int, act: Act, source: Source, step_count: int, take: Take
+    cell: Cell, task: Task, name: str, seed: int, act: Act, operator: ScriptedOperator, step_count: int, take: Take
 ) -> tuple[bool, int]:
     """One episode; every Step goes to `take`. Returns success and its number of transitions."""
     frame = cell.reset(seed)
+    operator.reset(seed)
     seen = observation(frame)
     nothing = ExecutedAction(0, np.zeros(0, np.float32), np.zeros(0, np.float32), Source.NONE)
     common = {"task": task.name, "object": cell.object_name, "instruction": task.instruction(cell.object_name)}
@@ -70,6 +72,9 @@ def run_episode(
         before = seen
         if not is_last:
             asked = np.asarray(act(seen), np.float32)
+            pushed, active = operator_acts(operator, frame)
+            asked = pushed.astype(np.float32) if active else asked
+            source = Source.SCRIPTED if active else Source.POLICY
             action = ExecutedAction(seen.stamp_ns, asked, asked, source)
             frame = cell.step(asked)
             truncated = not frame.success and index + 1 == task.episode.max_steps
@@ -96,21 +101,16 @@ def run_episode(
     raise AssertionError("unreachable: the last index truncates")
 
 
-def scripted_operator(task: Task, seed: int) -> Act:
-    """A poor operator: heads for the port and, near it, presses down while wandering by millimetres."""
-    rng = np.random.default_rng(derive_seed(seed, "operator"))
+def no_action(_seen: Observation) -> np.ndarray[Any, Any]:
+    """A policy that holds still."""
+    return np.zeros(6, np.float32)
 
-    def act(seen: Observation) -> np.ndarray[Any, Any]:
-        offset = offset_from(task.target_pose_base_tcp, seen.pose_base_tcp)
-        error = -offset
-        error[:2] += rng.normal(0.0, 0.003, 2)
-        if np.hypot(*offset[:2]) > 0.004 and offset[2] > 0.015:
-            error[2] = 0.015 - offset[2]
-        # The tool points down: its y and z axes are the base's, reversed.
-        action = task.action.from_delta_tcp(error * np.array([1, -1, -1, 1, 1, 1]))
-        return np.clip(0.5 * action + rng.normal(0.0, 0.05, 6), -1.0, 1.0)
 
-    return act
+def operator_acts(operator: ScriptedOperator, frame: SensorFrame) -> tuple[np.ndarray[Any, Any], bool]:
+    """What the node `operator` answers: deflection (6,) and whether it is touched."""
+    tip = frame.plug_to_port
+    offset = np.concatenate([tip[:3], Rotation.from_quat(tip[3:]).as_rotvec()])
+    return operator.act(frame.pose_base_tcp, frame.wrench_tcp, offset, frame.time_s)
 
 
 @dataclass
@@ -121,17 +121,18 @@ class Bench:
     config: RLConfig
     seed: int
     render: bool
+    interventions: bool
 
     def run(self, demos: int, max_steps: int, eval_every: int, time_limit_s: float) -> dict[str, Any]:
         """Train until the evaluation is perfect twice in a row or a limit is reached."""
         cell = Cell(self.task, "vga", render=self.render)
         learner = Learner(self.config, self.task, self.seed)
+        operator = ScriptedOperator(OperatorConfig(mode="demonstrate"), self.task)
         wins = 0
         for k in range(demos):
             steps: list[Step] = []
             seed = derive_seed(self.seed, "demo", k)
-            act = scripted_operator(self.task, seed)
-            wins += run_episode(cell, self.task, f"demo{k}", seed, act, Source.SCRIPTED, 0, steps.append)[0]
+            wins += run_episode(cell, self.task, f"demo{k}", seed, no_action, operator, 0, steps.append)[0]
             learner.add_demonstration(steps)
         learner.warm_up()
         began = time.perf_counter()
@@ -140,14 +141,16 @@ class Bench:
         policy = SpecialistPolicy(_config_file(self.config), self.task, explore=True)
         pending: list[Weights] = [learner.first_weights()]
         period = self.config.learner.period_steps
-        count, episodes, curve = 0, 0, []
+        helper = ScriptedOperator(OperatorConfig(mode="intervene" if self.interventions else "off"), self.task)
+        count, episodes, curve, intervened = 0, 0, [], 0
         perfect = 0
 
         def take(step: Step) -> None:
-            nonlocal learning_s
-            start = time.perf_counter()
+            nonlocal learning_s, intervened
+            intervened += step.action.source == Source.SCRIPTED
+            start = time.process_time()
             weights = learner.consume(step)
-            learning_s += time.perf_counter() - start
+            learning_s += time.process_time() - start
             if weights:
                 pending.append(weights)
 
@@ -164,7 +167,7 @@ class Bench:
         while count < max_steps and time.perf_counter() - began - evaluating_s < time_limit_s:
             seed = derive_seed(self.seed, "online", episodes)
             policy.reset("", seed)
-            run_episode(cell, self.task, f"online{episodes}", seed, act, Source.POLICY, count, take)
+            run_episode(cell, self.task, f"online{episodes}", seed, act, helper, count, take)
             episodes += 1
             if count < next_eval:
                 continue
@@ -187,20 +190,21 @@ class Bench:
             "seed": self.seed, "demo_successes": wins, "demo_transitions": learner.counters.demo_transitions,
             "steps_to_20": first and first["steps"], "wall_s_to_20": first and first["wall_s"],
             "final_successes": curve[-1]["successes"], "control_steps": count, "episodes": episodes,
-            "updates": learner.counters.updates, "wall_s": curve[-1]["wall_s"], "learning_s": round(learning_s, 1),
-            "ms_per_update": round(1e3 * learning_s / max(1, learner.counters.updates), 2), "curve": curve,
+            "updates": learner.counters.updates, "wall_s": curve[-1]["wall_s"], "interventions": intervened, "learning_cpu_s": round(learning_s, 1),
+            "cpu_ms_per_update": round(1e3 * learning_s / max(1, learner.counters.updates), 2), "curve": curve,
         }  # fmt: skip
 
     def evaluate(self, cell: Cell, learner: Learner) -> tuple[int, float]:
         """20 deterministic episodes with held-out seeds: successes and mean number of steps."""
         policy = SpecialistPolicy(_config_file(self.config), self.task, explore=False)
         policy.update_weights(pack(learner.actor_tensors), 0)
+        nobody = ScriptedOperator(OperatorConfig(mode="off"), self.task)
         results = []
         for k in range(20):
             seed = derive_seed(987, "evaluation", k)
             policy.reset("", seed)
             results.append(
-                run_episode(cell, self.task, "", seed, lambda o: policy.act(o)[0], Source.POLICY, 0, lambda step: None)
+                run_episode(cell, self.task, "", seed, lambda o: policy.act(o)[0], nobody, 0, lambda step: None)
             )
         return sum(success for success, _ in results), float(np.mean([steps for _, steps in results]))
 
@@ -215,6 +219,7 @@ def main() -> None:
     """Command line."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--seeds", type=int, nargs="+", default=[0])
+    parser.add_argument("--interventions", action=argparse.BooleanOptionalAction, default=True)
     parser.add_argument("--demos", type=int, default=20)
     parser.add_argument("--max-steps", type=int, default=15_000)
     parser.add_argument("--eval-every", type=int, default=1000)
@@ -227,7 +232,7 @@ def main() -> None:
     config = configuration.resolve(args.preset, args.overrides)
     render = config.features.image_encoder != "none"
     runs = [
-        Bench(task, config, seed, render).run(args.demos, args.max_steps, args.eval_every, args.time_limit_s)
+        Bench(task, config, seed, render, args.interventions).run(args.demos, args.max_steps, args.eval_every, args.time_limit_s)
         for seed in args.seeds
     ]
     result = {"benchmark": "specialist", "overrides": args.overrides, "preset": args.preset, "runs": runs}
