@@ -175,6 +175,13 @@ class EpisodeLogic:
         if self._running:
             self._request_stop(detail, now_s)
 
+    def close(self, detail: str, now_s: float) -> list[Event]:
+        """End as truncated at once (the node is going down), so that a recorder can close its bag."""
+        if not self._running:
+            return []
+        self._request_stop(detail, now_s)
+        return self._close()
+
     def on_time(self, now_s: float) -> list[Event]:
         """Call a few times per second. Ends an episode that was stopped, or (real time) that makes no progress."""
         if not self._running:

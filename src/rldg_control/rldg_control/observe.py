@@ -106,6 +106,10 @@ class ObservationBuilder:
         self._cameras = dict(cameras)
         self._twist = TwistEstimator(period_ns)
 
+    def reset(self) -> None:
+        """A new episode: the next twist is zero."""
+        self._twist.reset()
+
     def build(
         self, images: Mapping[str, Any], pose: Any, wrench: Any, joints: Any, gripper: Any | None = None
     ) -> Observation:

@@ -1,0 +1,356 @@
+"""episode: joins observation, executed action and reward into `step`, and runs episodes (action `run_episodes`).
+
+Parameters: task, lockstep, run_id (default: seed<seed> in lock-step, else the wall time of the start),
+needs (nodes that must listen before an episode starts), ready_timeout_s, reset_mode, reset_service,
+joy_topic, start_button, stop_button. Services: episode/label, episode/reset.
+
+reset_mode `cell`: calls cell/reset before each episode. reset_mode `operator` (hardware): a person resets the
+scene and brings the arm to the start pose (the gate lets the SpaceMouse drive between episodes), then presses
+joy button 0 or calls episode/reset; the pose is checked. While the episode runs, button 0 labels it a success
+and button 1 a failure; while it is awaited, button 1 ends the goal.
+"""
+
+from __future__ import annotations
+
+import sys
+import time
+from time import monotonic
+
+from diagnostic_msgs.msg import DiagnosticArray
+from rclpy.action import ActionServer, CancelResponse, GoalResponse
+from rclpy.action.server import ServerGoalHandle
+from rclpy.node import Node
+from rldg_msgs.action import RunEpisodes
+from rldg_msgs.msg import EpisodeEvent, ExecutedAction, Observation, Reward, Step
+from rldg_msgs.srv import LabelEpisode, ResetCell
+from sensor_msgs.msg import Joy
+from std_srvs.srv import Trigger
+
+from rldg_control.episode_logic import EpisodeLogic, Event, Outcome, Started, StepRecord, Verdict, start_fault
+from rldg_control.nodes.reporting import OK, Report, Reporter, steady_timer
+from rldg_control.nodes.waiting import Waiter
+from rldg_core.errors import UserError
+from rldg_core.from_msg import pose_array, stamp_ns
+from rldg_core.seeding import derive_seed
+from rldg_core.types import Source
+from rldg_ros import to_msg
+from rldg_ros.parameters import parameter, task_parameter
+from rldg_ros.qos import EVENTS, STEPS, STREAM
+from rldg_ros.runner import run_node
+
+SETTLE_S = 0.5
+"""Connections must have stood so long before the first episode: discovery between two other nodes is not visible here."""
+FIRST_OBSERVATION_S = 30.0
+RESET_S = 60.0
+FOREVER_S = 1e9
+WATCH_S = 0.1
+
+
+class Episode(Node):
+    """See the module's text."""
+
+    def __init__(self) -> None:
+        super().__init__("episode")
+        self._task = task_parameter(self)
+        self._lockstep = bool(parameter(self, "lockstep", False))
+        self._run_id = str(parameter(self, "run_id", ""))
+        self._needs = [str(n) for n in parameter(self, "needs", ["gate"]) if n]
+        self._ready_timeout_s = float(parameter(self, "ready_timeout_s", 60.0))
+        self._reset_mode = str(parameter(self, "reset_mode", "cell"))
+        if self._reset_mode not in ("cell", "operator"):
+            raise UserError(f"parameter reset_mode: expected cell or operator, got {self._reset_mode!r}")
+        self._buttons = (int(parameter(self, "start_button", 0)), int(parameter(self, "stop_button", 1)))
+        self._pressed: tuple[bool, bool] = (False, False)
+        self._rewarded = self._task.reward.source != "operator"
+        task = self._task
+        self._logic = EpisodeLogic(task.episode.max_steps, task.period_s, self._lockstep, self._rewarded)
+        self._index = 0  # of the next episode, over all goals
+        self._busy = self._settled = False
+        self._gate_latched, self._gate_reason = False, ""
+        self._reset_done = self._give_up = False
+        self._plan = EpisodeEvent()
+        self._outcome: Outcome | None = None
+        self._started_at = time.strftime("%Y%m%d-%H%M%S")
+
+        self._steps = self.create_publisher(Step, "step", STEPS)
+        self._events = self.create_publisher(EpisodeEvent, "episode_event", EVENTS)
+        self.create_subscription(Observation, "observation", self._on_observation, STREAM)
+        self.create_subscription(ExecutedAction, "executed_action", self._on_executed, STREAM)
+        if self._rewarded:
+            self.create_subscription(Reward, "reward", self._on_reward, STREAM)
+        self.create_subscription(DiagnosticArray, "/diagnostics", self._on_diagnostics, 10)
+        self.create_service(LabelEpisode, "episode/label", self._on_label)
+        self.create_service(Trigger, "episode/reset", self._on_reset_done)
+        self._reset_client = None
+        if self._reset_mode == "cell":
+            self._reset_client = self.create_client(ResetCell, str(parameter(self, "reset_service", "cell/reset")))
+        else:
+            self.create_subscription(Joy, str(parameter(self, "joy_topic", "/spacenav/joy")), self._on_joy, 10)
+        self._server = ActionServer(
+            self, RunEpisodes, "run_episodes", self._execute, goal_callback=self._on_goal, cancel_callback=self._on_cancel
+        )
+        self._waiter = Waiter(self)
+        steady_timer(self, WATCH_S, lambda: self._publish(self._logic.on_time(monotonic())))
+        self._reporter = Reporter(self, self._report)
+
+    # --- the hot path -------------------------------------------------------------------------------
+
+    def _on_observation(self, message: Observation) -> None:
+        self._publish(self._logic.on_observation(stamp_ns(message.header.stamp), message, monotonic()))
+
+    def _on_executed(self, message: ExecutedAction) -> None:
+        source = Source(message.source)
+        self._gate_latched |= source is Source.HOLD
+        stamp = stamp_ns(message.observation_stamp)
+        self._publish(self._logic.on_executed(stamp, message, source, monotonic()))
+
+    def _on_reward(self, message: Reward) -> None:
+        verdict = Verdict(message.success, message.failure)
+        self._publish(self._logic.on_reward(stamp_ns(message.header.stamp), verdict, monotonic()))
+
+    def _publish(self, events: list[Event]) -> None:
+        for event in events:
+            if isinstance(event, StepRecord):
+                self._steps.publish(self._step(event))
+            elif isinstance(event, Started):
+                self._plan.kind = EpisodeEvent.START
+                self._plan.first_observation_stamp = to_msg.time(event.first_observation_stamp_ns)
+                self._plan.step_count = event.step_count
+                self._announce()
+            else:
+                self._outcome = event
+                self._plan.kind = EpisodeEvent.END
+                self._plan.step_count, self._plan.steps = event.step_count, event.steps
+                self._plan.success, self._plan.reason = event.success, event.reason
+                self._plan.terminated, self._plan.truncated = event.terminated, event.truncated
+                self._announce()
+                self._waiter.look()
+
+    def _announce(self) -> None:
+        self._plan.header.stamp = self.get_clock().now().to_msg()
+        self._events.publish(self._plan)
+
+    def _step(self, record: StepRecord) -> Step:
+        plan = self._plan
+        return Step(
+            header=record.observation.header,
+            episode_id=plan.episode_id,
+            index=record.index,
+            step_count=record.step_count,
+            task=plan.task,
+            object=plan.object,
+            instruction=plan.instruction,
+            seed=plan.seed,
+            observation=record.observation,
+            action=record.action or ExecutedAction(observation_stamp=record.observation.header.stamp),
+            reward=record.reward,
+            terminated=record.terminated,
+            truncated=record.truncated,
+            is_first=record.index == 0,
+            is_last=record.is_last,
+            success=record.success,
+        )
+
+    # --- people -------------------------------------------------------------------------------------
+
+    def _on_label(self, request: LabelEpisode.Request, response: LabelEpisode.Response) -> LabelEpisode.Response:
+        running = self._plan.episode_id if self._logic.running else ""
+        if request.episode_id not in ("", running):
+            response.message = f"episode {request.episode_id} is not running; {running or 'none'} is"
+        else:
+            response.accepted = self._logic.label(request.success)
+            response.message = f"labelled {running}" if response.accepted else "no episode is running"
+        return response
+
+    def _on_reset_done(self, _request: Trigger.Request, response: Trigger.Response) -> Trigger.Response:
+        response.success, response.message = self._confirm_reset()
+        return response
+
+    def _confirm_reset(self) -> tuple[bool, str]:
+        """The operator says that scene and arm are ready."""
+        if self._reset_mode != "operator" or not self._busy or self._logic.running:
+            return False, "no episode is waiting for its reset"
+        newest = self._logic.newest_observation()
+        if newest is None:
+            return False, "no observation: is the observer running?"
+        fault = start_fault(pose_array(newest.pose_base_tcp), self._task.reset)
+        self._reset_done = not fault
+        return not fault, fault or "the episode starts"
+
+    def _on_joy(self, message: Joy) -> None:
+        was, now = self._pressed, tuple(0 <= b < len(message.buttons) and bool(message.buttons[b]) for b in self._buttons)
+        self._pressed = (now[0], now[1])
+        start, stop = now[0] and not was[0], now[1] and not was[1]
+        if self._logic.running and (start or stop):
+            self._logic.label(success=start)
+        elif start:
+            done, line = self._confirm_reset()
+            (self.get_logger().info if done else self.get_logger().warning)(line)
+        elif stop and self._busy:
+            self._give_up = True
+
+    def _on_diagnostics(self, message: DiagnosticArray) -> None:
+        gate = f"{self.get_namespace().rstrip('/')}/gate"
+        for status in message.status:
+            if status.name == gate:
+                values = {v.key: v.value for v in status.values}
+                self._gate_latched = values.get("state") == "latched"
+                self._gate_reason = values.get("reason", "")
+
+    # --- run_episodes -------------------------------------------------------------------------------
+
+    def _on_goal(self, goal: RunEpisodes.Goal) -> GoalResponse:
+        if self._busy:
+            self.get_logger().warning("run_episodes: rejected, another goal is running (one at a time)")
+            return GoalResponse.REJECT
+        self._busy = True
+        return GoalResponse.ACCEPT
+
+    def _on_cancel(self, _handle: ServerGoalHandle) -> CancelResponse:
+        self._logic.stop("cancelled", monotonic())
+        return CancelResponse.ACCEPT
+
+    async def _execute(self, handle: ServerGoalHandle) -> RunEpisodes.Result:
+        result = RunEpisodes.Result()
+        self._give_up = False
+        try:
+            await self._run(handle, result)
+            handle.succeed()
+        except UserError as error:
+            result.message = str(error)
+            self.get_logger().warning(f"run_episodes: {error}")
+            if handle.is_cancel_requested:
+                handle.canceled()
+            else:
+                handle.abort()
+        finally:
+            self._logic.abandon()
+            self._busy = False
+        return result
+
+    async def _run(self, handle: ServerGoalHandle, result: RunEpisodes.Result) -> None:
+        goal = handle.request
+        objects = [self._task.object_or_default(name) for name in goal.objects] or [self._task.default_object]
+        await self._wait_until_ready(handle)
+        for number in range(goal.episodes):
+            await self._wait_for_release(handle, goal.stop_on_hold)
+            seed = derive_seed(goal.seed, number)
+            name = objects[number % len(objects)]
+            run_id = self._run_id or (f"seed{goal.seed}" if self._lockstep else self._started_at)
+            self._outcome = None
+            self._plan = EpisodeEvent(
+                episode_id=f"{run_id}/{self._index:06d}",
+                task=self._task.name,
+                object=name,
+                instruction=self._task.instruction(name),
+                seed=seed,
+            )
+            self._index += 1
+            first_ns = await self._reset(handle, seed, name)
+            self._publish(self._logic.begin(first_ns, monotonic()))
+            await self._until(handle, lambda: self._logic.running or self._ended(), FIRST_OBSERVATION_S, "no observation after the reset")
+            await self._waiter.until(self._ended, FOREVER_S)
+            outcome = self._outcome
+            assert outcome is not None
+            result.episodes += 1
+            result.successes += int(outcome.success)
+            result.success = [*result.success, outcome.success]
+            result.steps = [*result.steps, outcome.steps]
+            result.episode_ids = [*result.episode_ids, self._plan.episode_id]
+            handle.publish_feedback(
+                RunEpisodes.Feedback(
+                    episode=result.episodes,
+                    successes=result.successes,
+                    steps=outcome.steps,
+                    episode_id=self._plan.episode_id,
+                )
+            )
+            if handle.is_cancel_requested:
+                raise UserError(f"cancelled after {result.episodes} of {goal.episodes} episodes")
+            if outcome.detail:
+                self.get_logger().warning(f"{self._plan.episode_id}: truncated: {outcome.detail}")
+        result.message = f"{result.successes} of {result.episodes} episodes succeeded"
+
+    def _ended(self) -> bool:
+        return self._outcome is not None
+
+    async def _until(self, handle, condition, timeout_s: float, complaint: str, stable_s: float = 0.0) -> None:
+        """Wait for a condition; raises UserError on time-out (with `complaint`) and on cancel."""
+        done = await self._waiter.until(lambda: handle.is_cancel_requested or condition(), timeout_s, stable_s)
+        if handle.is_cancel_requested:
+            raise UserError("cancelled")
+        if not done:
+            raise UserError(complaint)
+
+    async def _wait_until_ready(self, handle: ServerGoalHandle) -> None:
+        """Wait until everybody is connected: in lock-step one lost message would stop the clock."""
+        stable_s = 0.0 if self._settled else SETTLE_S
+        try:
+            await self._until(handle, lambda: not self._missing(), self._ready_timeout_s, "not ready", stable_s)
+        except UserError as error:
+            raise UserError(f"{error}: {'; '.join(self._missing())}") if self._missing() else error from error
+        self._settled = True
+
+    def _missing(self) -> list[str]:
+        """One line for each connection that an episode needs and that is not there."""
+        topics = ["observation", "executed_action", *(["reward"] if self._rewarded else [])]
+        lines = [f"nobody publishes {topic}" for topic in topics if not self.count_publishers(topic)]
+        listeners = [
+            info.node_name
+            for topic in ("episode_event", "step")
+            for info in self.get_subscriptions_info_by_topic(self.resolve_topic_name(topic))
+        ]
+        lines += [f"node {name} does not listen" for name in self._needs if name not in listeners]
+        if self._reset_client and not self._reset_client.service_is_ready():
+            lines.append(f"nobody offers {self._reset_client.srv_name}")
+        return lines
+
+    async def _wait_for_release(self, handle: ServerGoalHandle, stop_on_hold: bool) -> None:
+        if self._gate_latched:
+            if stop_on_hold:
+                await self._waiter.until(lambda: bool(self._gate_reason), SETTLE_S)
+                raise UserError(f"the gate latched: {self._gate_reason or 'see /diagnostics'}")
+            self.get_logger().warning("the gate is latched: waiting for its release (gate/hold with hold: false)")
+            await self._until(handle, lambda: not self._gate_latched, FOREVER_S, "", SETTLE_S)
+
+    async def _reset(self, handle: ServerGoalHandle, seed: int, object_name: str) -> int:
+        """Bring the scene to its start; return the stamp from which on observations count [ns]."""
+        if self._reset_client is None:
+            self._reset_done = False
+            self.get_logger().info(
+                f"{self._plan.episode_id}: reset the scene ({object_name}), move the arm to the start pose, "
+                "then press the start button or call episode/reset"
+            )
+            await self._until(handle, lambda: self._reset_done or self._give_up, FOREVER_S, "")
+            if self._give_up:
+                raise UserError("ended by the operator")
+            newest = self._logic.newest_observation()
+            return stamp_ns(newest.header.stamp) + 1
+        future = self._reset_client.call_async(ResetCell.Request(seed=seed, object=object_name))
+        future.add_done_callback(lambda _future: self._waiter.look())
+        await self._until(handle, future.done, RESET_S, f"{self._reset_client.srv_name}: no answer within {RESET_S:.0f} s")
+        response = future.result()
+        if not response.success:
+            raise UserError(f"{self._reset_client.srv_name}: {response.message}")
+        return stamp_ns(response.stamp)
+
+    # --- end ----------------------------------------------------------------------------------------
+
+    def stop(self) -> None:
+        """Close the open episode, so that a recorder can close its bag."""
+        self._publish(self._logic.close("the episode manager stopped", monotonic()))
+
+    def _report(self) -> Report:
+        logic = self._logic
+        values = {
+            "episode_id": self._plan.episode_id,
+            "transitions": str(logic.step_count),
+            "skipped_observations": str(logic.skipped_observations),
+            "missing_rewards": str(logic.missing_rewards),
+        }
+        return Report(OK, "running" if logic.running else "waiting" if self._busy else "idle", values)
+
+
+def main() -> None:
+    """Console script."""
+    sys.exit(run_node(Episode, on_stop=Episode.stop))

@@ -1,0 +1,211 @@
+"""gate: the sole publisher of target poses. Lifecycle node around rldg_control.gate_logic.
+
+Parameters: task, lockstep, target_topic, base_frame, wait_for_policy (the policy is the primary source;
+else teleoperation), wait_for_operator (lock-step: an operator answers every observation, too),
+teleop_without_episode (a person may position the arm between episodes). Services: gate/hold, gate/stop.
+A stop is the measured pose sent once, then silence; the emergency stop of the robot is still the only real one.
+"""
+
+from __future__ import annotations
+
+import sys
+from time import monotonic
+
+from geometry_msgs.msg import PoseStamped
+from rclpy.duration import Duration
+from rclpy.lifecycle import LifecycleNode, LifecycleState, TransitionCallbackReturn
+from rldg_msgs.msg import EpisodeEvent, ExecutedAction, Observation, PolicyAction, Step, TeleopAction
+from rldg_msgs.srv import Hold
+from std_srvs.srv import Trigger
+
+from rldg_control.gate_logic import Command, GateConfig, GateLogic, Phase
+from rldg_control.nodes.reporting import ERROR, OK, Report, Reporter, steady_timer
+from rldg_core.from_msg import pose_array, stamp_ns
+from rldg_core.types import Source
+from rldg_ros import to_msg
+from rldg_ros.parameters import parameter, task_parameter
+from rldg_ros.qos import EVENTS, STEPS, STREAM, TARGET
+from rldg_ros.runner import autostart, run_node
+
+PUBLISHER_CHECK_S = 0.5
+LAST_TARGET_S = 0.5
+"""How long the last pose may take to reach the controller when the node ends."""
+
+
+class Gate(LifecycleNode):
+    """See the module's text."""
+
+    def __init__(self) -> None:
+        super().__init__("gate")
+        task = task_parameter(self)
+        self._base_frame = str(parameter(self, "base_frame", "base"))
+        self._topic = str(parameter(self, "target_topic", "/target_pose"))
+        self._config = GateConfig(
+            action=task.action,
+            box=task.box,
+            period_s=task.period_s,
+            lockstep=bool(parameter(self, "lockstep", False)),
+            wait_for_policy=bool(parameter(self, "wait_for_policy", True)),
+            wait_for_operator=bool(parameter(self, "wait_for_operator", False)),
+            teleop_without_episode=bool(parameter(self, "teleop_without_episode", True)),
+        )
+        self._logic = GateLogic(self._config)
+        self._active = False
+        self._shown = ""
+
+    # --- lifecycle ----------------------------------------------------------------------------------
+
+    def on_configure(self, state: LifecycleState) -> TransitionCallbackReturn:
+        """Create everything; nothing is published before activation."""
+        self._target = self.create_lifecycle_publisher(PoseStamped, self._topic, TARGET)
+        self._executed = self.create_lifecycle_publisher(ExecutedAction, "executed_action", STREAM)
+        self._entities = [
+            self.create_subscription(EpisodeEvent, "episode_event", self._on_event, EVENTS),
+            self.create_subscription(Observation, "observation", self._on_observation, STREAM),
+        ]
+        if self._config.wait_for_policy:
+            self._entities.append(self.create_subscription(PolicyAction, "policy_action", self._on_policy, STREAM))
+        if self._config.wait_for_operator or not self._config.lockstep:
+            self._entities.append(self.create_subscription(TeleopAction, "teleop_action", self._on_teleop, STREAM))
+        if self._config.lockstep:
+            self._entities.append(self.create_subscription(Step, "step", self._on_step, STEPS))
+        self._services = [
+            self.create_service(Hold, "gate/hold", self._on_hold),
+            self.create_service(Trigger, "gate/stop", self._on_stop_service),
+        ]
+        self._timers_ = [steady_timer(self, PUBLISHER_CHECK_S, self._check_publishers)]
+        if not self._config.lockstep:
+            self._timers_.append(steady_timer(self, self._config.period_s / 4, self._on_time))
+        self._reporter = Reporter(self, self._report)
+        return TransitionCallbackReturn.SUCCESS
+
+    def on_activate(self, state: LifecycleState) -> TransitionCallbackReturn:
+        """Start with a clean slate."""
+        result = super().on_activate(state)
+        self._logic, self._active = GateLogic(self._config), True
+        self._check_publishers()
+        return result
+
+    def on_deactivate(self, state: LifecycleState) -> TransitionCallbackReturn:
+        """Measured pose once, then silence."""
+        self.stop("gate deactivated")
+        self._active = False
+        return super().on_deactivate(state)
+
+    def on_cleanup(self, state: LifecycleState) -> TransitionCallbackReturn:
+        """Undo on_configure."""
+        for timer in self._timers_:
+            self.destroy_timer(timer)
+        for service in self._services:
+            self.destroy_service(service)
+        for subscription in self._entities:
+            self.destroy_subscription(subscription)
+        self._reporter.close()
+        self.destroy_lifecycle_publisher(self._target)
+        self.destroy_lifecycle_publisher(self._executed)
+        return TransitionCallbackReturn.SUCCESS
+
+    def stop(self, reason: str) -> None:
+        """Latch and see the last pose off."""
+        if self._active:
+            self._send(self._logic.hold(reason, monotonic()))
+            self._target.wait_for_all_acked(Duration(seconds=LAST_TARGET_S))
+
+    # --- inputs -------------------------------------------------------------------------------------
+
+    def _on_observation(self, message: Observation) -> None:
+        if not self._active:
+            return
+        stamp = stamp_ns(message.header.stamp)
+        age_s = 0.0 if self._config.lockstep else (self.get_clock().now().nanoseconds - stamp) * 1e-9
+        self._send(self._logic.on_observation(stamp, pose_array(message.pose_base_tcp), monotonic(), age_s))
+
+    def _on_policy(self, message: PolicyAction) -> None:
+        if self._active:
+            stamp = stamp_ns(message.header.stamp)
+            self._send(
+                self._logic.on_policy_action(
+                    stamp, message.action, message.policy_id, message.policy_version, monotonic()
+                )
+            )
+
+    def _on_teleop(self, message: TeleopAction) -> None:
+        if self._active:
+            source = Source.SCRIPTED if message.source == TeleopAction.SCRIPTED else Source.HUMAN
+            stamp = stamp_ns(message.header.stamp)
+            self._send(self._logic.on_teleop(stamp, message.action, message.active, source, monotonic()))
+
+    def _on_step(self, message: Step) -> None:
+        if self._active:
+            ended = message.terminated or message.truncated or message.is_last
+            self._send(self._logic.on_step(message.episode_id, message.index, ended, monotonic()))
+
+    def _on_event(self, message: EpisodeEvent) -> None:
+        if not self._active:
+            return
+        if message.kind == EpisodeEvent.END:
+            self._logic.on_end(message.episode_id)
+        else:
+            self._check_publishers()
+            first = stamp_ns(message.first_observation_stamp)
+            self._send(self._logic.on_start(message.episode_id, first, monotonic()))
+
+    def _on_time(self) -> None:
+        if self._active:
+            self._send(self._logic.on_time(monotonic()))
+
+    def _check_publishers(self) -> None:
+        if not self._active:
+            return
+        infos = self.get_publishers_info_by_topic(self._topic)
+        names = [f"{info.node_namespace.rstrip('/')}/{info.node_name}" for info in infos]
+        if self.get_fully_qualified_name() in names:
+            names.remove(self.get_fully_qualified_name())
+        self._send(self._logic.on_publishers(tuple(names), self._topic, monotonic()))
+
+    def _on_hold(self, request: Hold.Request, response: Hold.Response) -> Hold.Response:
+        now_s = monotonic()
+        if not self._active:
+            response.success, response.message = False, "gate is not active"
+        elif request.hold:
+            self._send(self._logic.hold(request.reason or "hold requested", now_s))
+            response.success, response.message = True, f"latched: {self._logic.reason}"
+        else:
+            response.success, response.message = self._logic.release(now_s)
+            self._send(None)
+        return response
+
+    def _on_stop_service(self, _request: Trigger.Request, response: Trigger.Response) -> Trigger.Response:
+        self._send(self._logic.hold("stop requested", monotonic()) if self._active else None)
+        response.success, response.message = self._active, f"{self._logic.phase.value}: {self._logic.reason}"
+        return response
+
+    # --- outputs ------------------------------------------------------------------------------------
+
+    def _send(self, command: Command | None) -> None:
+        """Publish a command, target first; tell diagnostics of every latch and release."""
+        if command:
+            report, target = command.executed, command.target_base_tcp
+            self._target.publish(to_msg.pose_stamped(target, report.observation_stamp_ns, self._base_frame))
+            now_ns = self.get_clock().now().nanoseconds
+            self._executed.publish(to_msg.executed_action(report, now_ns, target))
+        if self._logic.reason != self._shown:
+            self._shown = self._logic.reason
+            self._reporter.publish()
+
+    def _report(self) -> Report:
+        latched = self._logic.phase is Phase.LATCHED
+        message = f"latched: {self._logic.reason}" if latched else "ready" if self._active else "inactive"
+        return Report(ERROR if latched else OK, message, self._logic.summary())
+
+
+def make_gate() -> Gate:
+    """The node, brought up if `autostart`."""
+    node = Gate()
+    autostart(node)
+    return node
+
+
+def main() -> None:
+    """Console script."""
+    sys.exit(run_node(make_gate, on_stop=lambda node: node.stop("gate stopped")))

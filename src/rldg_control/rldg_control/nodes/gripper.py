@@ -1,0 +1,102 @@
+"""gripper: the 7th component of `executed_action`, debounced -> a width topic or franka_gripper's actions.
+
+Parameters: task, mode (topic | franka), gripper_command_topic, gripper_action_prefix, debounce_ticks,
+open_width_m, closed_width_m, speed_m_s, force_n.
+"""
+
+from __future__ import annotations
+
+import sys
+from typing import Any
+
+from rclpy.action import ActionClient
+from rclpy.node import Node
+from rclpy.task import Future
+from rldg_msgs.msg import ExecutedAction
+from std_msgs.msg import Float64
+
+from rldg_control.gripper_logic import GripperConfig, GripperLogic
+from rldg_control.nodes.reporting import OK, Report, Reporter
+from rldg_core.errors import UserError
+from rldg_core.types import Source
+from rldg_ros.parameters import parameter, task_parameter
+from rldg_ros.qos import STREAM, TARGET
+from rldg_ros.runner import run_node
+
+
+class Gripper(Node):
+    """See the module's text."""
+
+    def __init__(self) -> None:
+        super().__init__("gripper")
+        task = task_parameter(self)
+        mode = str(parameter(self, "mode", "topic"))
+        if mode not in ("topic", "franka"):
+            raise UserError(f"parameter mode: expected topic or franka, got {mode!r}")
+        self._config = GripperConfig(
+            ticks=int(parameter(self, "debounce_ticks", GripperConfig.ticks)),
+            open_width_m=float(parameter(self, "open_width_m", GripperConfig.open_width_m)),
+            closed_width_m=float(parameter(self, "closed_width_m", GripperConfig.closed_width_m)),
+        )
+        self._logic = GripperLogic(self._config)
+        if mode == "franka":
+            self._command = FrankaGripper(self).command
+        else:
+            topic = str(parameter(self, "gripper_command_topic", "/gripper_width_command"))
+            publisher = self.create_publisher(Float64, topic, TARGET)
+            self._command = lambda width_m: publisher.publish(Float64(data=width_m))
+        self._width_m: float | None = None
+        self._idle = "" if task.action.gripper else f"idle: task {task.name} has no gripper action"
+        self.create_subscription(ExecutedAction, "executed_action", self._on_executed, STREAM)
+        Reporter(self, self._report)
+
+    def _on_executed(self, message: ExecutedAction) -> None:
+        width_m = self._logic.on_executed(list(message.executed), Source(message.source))
+        if width_m is not None:
+            self._width_m = width_m
+            self._command(width_m)
+
+    def _report(self) -> Report:
+        return Report(OK, self._idle or "gripper ready", {"commanded_width_m": str(self._width_m)})
+
+
+class FrankaGripper:
+    """franka_gripper's actions: move to open, grasp to close; a new command preempts the running one."""
+
+    def __init__(self, node: Node) -> None:
+        try:
+            # Not on PyPI: only where franka_ros2 is installed.
+            from franka_msgs.action import Grasp, Move
+        except ImportError as error:
+            raise UserError(
+                "parameter mode: franka needs franka_msgs, which is not installed; source franka_ros2 or use mode:=topic"
+            ) from error
+        prefix = str(parameter(node, "gripper_action_prefix", "/franka_gripper"))
+        self._open_m = float(node.get_parameter("open_width_m").value)
+        self._speed = float(parameter(node, "speed_m_s", 0.1))
+        self._force = float(parameter(node, "force_n", 20.0))
+        self._move, self._grasp = Move, Grasp
+        self._clients = {t: ActionClient(node, t, f"{prefix}/{t.__name__.lower()}") for t in (Move, Grasp)}
+        self._running: Any | None = None
+
+    def command(self, width_m: float) -> None:
+        """Cancel what runs and send the motion that leads to this width."""
+        if self._running:
+            self._running.cancel_goal_async()
+            self._running = None
+        if width_m >= self._open_m:
+            kind, goal = self._move, self._move.Goal(width=width_m, speed=self._speed)
+        else:
+            # Any object is a grasp: the epsilons span the whole stroke.
+            kind, goal = self._grasp, self._grasp.Goal(width=width_m, speed=self._speed, force=self._force)
+            goal.epsilon.inner = goal.epsilon.outer = self._open_m
+        self._clients[kind].send_goal_async(goal).add_done_callback(self._on_accepted)
+
+    def _on_accepted(self, future: Future) -> None:
+        handle = future.result()
+        self._running = handle if handle and handle.accepted else None
+
+
+def main() -> None:
+    """Console script."""
+    sys.exit(run_node(Gripper))

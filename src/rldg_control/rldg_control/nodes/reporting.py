@@ -1,0 +1,66 @@
+"""What the nodes of this package share: diagnostics (REP-107), steady timers, vendor topic names."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+
+from diagnostic_msgs.msg import DiagnosticArray, DiagnosticStatus, KeyValue
+from rclpy.clock import Clock
+from rclpy.clock_type import ClockType
+from rclpy.node import Node
+from rclpy.timer import Timer
+
+OK, WARN, ERROR = DiagnosticStatus.OK, DiagnosticStatus.WARN, DiagnosticStatus.ERROR
+
+
+def steady_timer(node: Node, period_s: float, callback: Callable[[], None]) -> Timer:
+    """A timer that neither clock jumps nor simulated time can stop."""
+    return node.create_timer(period_s, callback, clock=Clock(clock_type=ClockType.STEADY_TIME))
+
+
+def vendor_topic(node: Node, topic: str) -> str:
+    """A topic of a driver: relative ones live beside our `rldg` namespace, not in it."""
+    return topic if topic.startswith("/") else f"{node.get_namespace().removesuffix('/rldg').rstrip('/')}/{topic}"
+
+
+@dataclass(frozen=True)
+class Report:
+    """One status: level OK, WARN or ERROR, one line, and values."""
+
+    level: bytes
+    message: str
+    values: Mapping[str, str] = field(default_factory=dict)
+
+
+class Reporter:
+    """Publishes a node's status on /diagnostics at 1 Hz and when told; logs each new problem once."""
+
+    def __init__(self, node: Node, read: Callable[[], Report]) -> None:
+        self._node, self._read = node, read
+        self._publisher = node.create_publisher(DiagnosticArray, "/diagnostics", 10)
+        self._last = ""
+        self._timer = steady_timer(node, 1.0, self.publish)
+
+    def publish(self) -> None:
+        """Read the status and publish it."""
+        report = self._read()
+        if report.message != self._last:
+            self._last = report.message
+            log = self._node.get_logger()
+            (log.info if report.level == OK else log.warning)(report.message)
+        status = DiagnosticStatus(
+            level=report.level,
+            name=self._node.get_fully_qualified_name(),
+            message=report.message,
+            hardware_id="rldg",
+            values=[KeyValue(key=key, value=value) for key, value in report.values.items()],
+        )
+        array = DiagnosticArray(status=[status])
+        array.header.stamp = self._node.get_clock().now().to_msg()
+        self._publisher.publish(array)
+
+    def close(self) -> None:
+        """Stop reporting (lifecycle clean-up)."""
+        self._node.destroy_timer(self._timer)
+        self._node.destroy_publisher(self._publisher)

@@ -1,0 +1,83 @@
+"""teleop: SpaceMouse (spacenav) -> `teleop_action` at the control rate, and at once when a hand starts to act.
+
+Parameters: task, twist_topic, joy_topic, twist_stamped, axis_map, axis_scale, gripper_button, override_button
+(rldg_control.teleop_logic.TeleopMap).
+"""
+
+from __future__ import annotations
+
+import sys
+from time import monotonic
+
+from geometry_msgs.msg import Twist, TwistStamped
+from rclpy.node import Node
+from rldg_msgs.msg import TeleopAction
+from sensor_msgs.msg import Joy
+from std_msgs.msg import Header
+
+from rldg_control.nodes.reporting import OK, WARN, Report, Reporter, steady_timer
+from rldg_control.teleop_logic import TeleopLogic, TeleopMap
+from rldg_core.from_msg import twist_array
+from rldg_ros import to_msg
+from rldg_ros.parameters import parameter, task_parameter
+from rldg_ros.qos import STREAM
+from rldg_ros.runner import run_node
+
+SILENT_S = 2.0
+"""Without a message for so long, the mouse may be unplugged: it looks like a still one otherwise."""
+
+
+class Teleop(Node):
+    """See the module's text."""
+
+    def __init__(self) -> None:
+        super().__init__("teleop")
+        task = task_parameter(self)
+        stamped = bool(parameter(self, "twist_stamped", False))
+        self._topic = str(parameter(self, "twist_topic", "/spacenav/twist_stamped" if stamped else "/spacenav/twist"))
+        self._logic = TeleopLogic(
+            TeleopMap(
+                axis_map=tuple(parameter(self, "axis_map", list(TeleopMap.axis_map))),
+                axis_scale=tuple(parameter(self, "axis_scale", list(TeleopMap.axis_scale))),
+                gripper=task.action.gripper,
+                gripper_button=int(parameter(self, "gripper_button", TeleopMap.gripper_button)),
+                override_button=int(parameter(self, "override_button", TeleopMap.override_button)),
+            )
+        )
+        self._publisher = self.create_publisher(TeleopAction, "teleop_action", STREAM)
+        self.create_subscription(TwistStamped if stamped else Twist, self._topic, self._on_twist, 10)
+        self.create_subscription(Joy, str(parameter(self, "joy_topic", "/spacenav/joy")), self._on_joy, 10)
+        steady_timer(self, task.period_s, self._publish)
+        self._started_s = monotonic()
+        Reporter(self, self._report)
+
+    def _on_twist(self, message: Twist | TwistStamped) -> None:
+        twist = message.twist if isinstance(message, TwistStamped) else message
+        if self._logic.on_twist(twist_array(twist), monotonic()):
+            self._publish()
+
+    def _on_joy(self, message: Joy) -> None:
+        self._logic.on_buttons(message.buttons)
+
+    def _publish(self) -> None:
+        action, active = self._logic.action(monotonic())
+        self._publisher.publish(
+            TeleopAction(
+                header=Header(stamp=self.get_clock().now().to_msg()),
+                action=to_msg.floats(action),
+                active=active,
+                source=TeleopAction.HUMAN,
+            )
+        )
+
+    def _report(self) -> Report:
+        now_s = monotonic()
+        silent_s = min(self._logic.silent_s(now_s), now_s - self._started_s)
+        if silent_s > SILENT_S:
+            return Report(WARN, f"{self._topic}: no spacenav messages", {"silent_s": f"{silent_s:.0f}"})
+        return Report(OK, "teleoperation ready", {"active": str(self._logic.action(now_s)[1])})
+
+
+def main() -> None:
+    """Console script."""
+    sys.exit(run_node(Teleop))
