@@ -4,7 +4,7 @@ set -euo pipefail
 cd "$(dirname "${BASH_SOURCE[0]}")/.."
 sources=$(printf '%s:' src/rldg_*/)
 echo "lint: ruff"
-ruff check .
+ruff check --output-format concise .
 echo "lint: mypy --strict"
 pure=$(find src -name '*.py' -path 'src/*/rldg_*/*' -not -path '*/nodes/*' -not -path '*/test/*' | sort)
 MYPYPATH=${sources%:} mypy $pure
