@@ -237,7 +237,15 @@ class EpisodeLogic:
         action = self._actions.pop(stamp_ns)
         success, terminated, truncated, reason = self._judge(verdict)
         record = StepRecord(
-            self._index, self.step_count, observation, action, float(success), terminated, truncated, success, is_last=False
+            self._index,
+            self.step_count,
+            observation,
+            action,
+            float(success),
+            terminated,
+            truncated,
+            success,
+            is_last=False,
         )
         self._index += 1
         self.step_count += 1
@@ -282,7 +290,9 @@ class EpisodeLogic:
         if self._index:
             observation = self._observations[0][1]
             events.append(
-                StepRecord(self._index, self.step_count, observation, None, 0.0, terminated, truncated, success, is_last=True)
+                StepRecord(
+                    self._index, self.step_count, observation, None, 0.0, terminated, truncated, success, is_last=True
+                )
             )
         detail = self._stop_detail if reason == "operator_stop" else ""
         events.append(Outcome(self._index, self.step_count, success, terminated, truncated, reason, detail))

@@ -207,7 +207,14 @@ class GateLogic:
         fault = fault_of(values, self.config.action.dim)
         self.counters.rejected_actions += bool(fault)
         asked = _Asked(
-            observation_stamp_ns, values, Source.POLICY, True, now_s, policy_id, policy_version, fault and f"policy {policy_id}: {fault}"
+            observation_stamp_ns,
+            values,
+            Source.POLICY,
+            True,
+            now_s,
+            policy_id,
+            policy_version,
+            fault and f"policy {policy_id}: {fault}",
         )
         if self.config.lockstep:
             self._policy = asked
@@ -269,7 +276,11 @@ class GateLogic:
         self._other_publishers = others
         if not others:
             return None
-        return self._latch(Cause.PUBLISHER, f"{topic}: second publisher {', '.join(others)}: stop it, the gate must be the only one", now_s)
+        return self._latch(
+            Cause.PUBLISHER,
+            f"{topic}: second publisher {', '.join(others)}: stop it, the gate must be the only one",
+            now_s,
+        )
 
     def hold(self, reason: str, now_s: float) -> Command | None:
         """A stop on request: measured pose once, then silence."""
@@ -301,7 +312,11 @@ class GateLogic:
 
     def summary(self) -> dict[str, str]:
         """State, reason and counters for diagnostics."""
-        return {"state": self.phase.value, "reason": self.reason, **{k: str(v) for k, v in asdict(self.counters).items()}}
+        return {
+            "state": self.phase.value,
+            "reason": self.reason,
+            **{k: str(v) for k, v in asdict(self.counters).items()},
+        }
 
     # --- decisions ----------------------------------------------------------------------------------
 
@@ -362,7 +377,9 @@ class GateLogic:
         self.counters.latches += 1
         seen = self._seen[-1] if self._seen else None
         running = was is Phase.RUNNING and seen is not None and seen.stamp_ns >= self._first_stamp_ns
-        if seen is None or not (running or (not self.config.lockstep and self._observed_within(SILENCE_PERIODS, now_s))):
+        if seen is None or not (
+            running or (not self.config.lockstep and self._observed_within(SILENCE_PERIODS, now_s))
+        ):
             return None
         still = np.concatenate([np.zeros(6, dtype=np.float32), self._gripper])
         return Command(seen.pose_base_tcp, self._report(seen, still, still, Source.HOLD, False, False))
@@ -371,7 +388,13 @@ class GateLogic:
         return bool(self._seen) and now_s - self._seen[-1].came_s <= periods * self.config.period_s
 
     def _report(
-        self, seen: _Seen, requested: Float32, executed: Float32, source: Source, action_clipped: bool, box_clipped: bool
+        self,
+        seen: _Seen,
+        requested: Float32,
+        executed: Float32,
+        source: Source,
+        action_clipped: bool,
+        box_clipped: bool,
     ) -> ExecutedAction:
         policy = self._policy
         return ExecutedAction(

@@ -41,16 +41,12 @@ def decode_image(message: Any, camera: CameraConfig) -> Image:
     if encoding not in CHANNELS:
         raise UserError(f"{camera.topic}: image encoding is {encoding!r}, expected one of {', '.join(CHANNELS)}")
     if (width, height) != (camera.width, camera.height):
-        raise UserError(
-            f"{camera.topic}: image is {width}x{height}, the task expects {camera.width}x{camera.height}"
-        )
+        raise UserError(f"{camera.topic}: image is {width}x{height}, the task expects {camera.width}x{camera.height}")
     depth = 4 if encoding.endswith("a8") else 3
     step = int(message.step)
     data: NDArray[np.uint8] = np.frombuffer(message.data, dtype=np.uint8)
     if step < width * depth or data.size != step * height:
-        raise UserError(
-            f"{camera.topic}: {data.size} bytes with step {step} are no {width}x{height} {encoding} image"
-        )
+        raise UserError(f"{camera.topic}: {data.size} bytes with step {step} are no {width}x{height} {encoding} image")
     pixels = data.reshape(height, step)[:, : width * depth].reshape(height, width, depth)
     red, green, blue = CHANNELS[encoding]
     return pixels if depth == 3 and red == 0 else np.ascontiguousarray(pixels[..., [red, green, blue]])
@@ -78,16 +74,13 @@ class TwistEstimator:
     franka_ros2 publishes no measured twist (docs/hardware.md). The filter is the backward difference over
     one control period - the mean twist between two observations - so it has no state beyond the previous
     pose, needs no tuning and gives the same numbers in lock-step and in real time. Zero for the first
-    pose, after a gap of more than `GAP_PERIODS` periods (a reset, a drop-out), and when time goes back.
+    pose, after a gap of more than `GAP_PERIODS` periods (a drop-out; a simulated reset, which must therefore
+    move the clock on by two periods: an event would race with the first frame), and when time goes back.
     """
 
     def __init__(self, period_ns: int) -> None:
         self._gap_ns = int(GAP_PERIODS * period_ns)
         self._previous: tuple[int, Float64] | None = None
-
-    def reset(self) -> None:
-        """Forget the previous pose."""
-        self._previous = None
 
     def update(self, pose_stamp_ns: int, pose_base_tcp: Float64) -> Float64:
         """Return the twist at this pose, (6,) linear, angular."""
@@ -105,10 +98,6 @@ class ObservationBuilder:
     def __init__(self, cameras: Mapping[str, CameraConfig], period_ns: int) -> None:
         self._cameras = dict(cameras)
         self._twist = TwistEstimator(period_ns)
-
-    def reset(self) -> None:
-        """A new episode: the next twist is zero."""
-        self._twist.reset()
 
     def build(
         self, images: Mapping[str, Any], pose: Any, wrench: Any, joints: Any, gripper: Any | None = None

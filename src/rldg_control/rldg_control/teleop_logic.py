@@ -59,7 +59,9 @@ class TeleopLogic:
 
     def on_buttons(self, buttons: Sequence[int]) -> None:
         """Take the state of the buttons."""
-        if self._pressed(self._map.gripper_button, buttons) and not self._pressed(self._map.gripper_button, self._buttons):
+        if self._pressed(self._map.gripper_button, buttons) and not self._pressed(
+            self._map.gripper_button, self._buttons
+        ):
             self._gripper = -self._gripper
         self._buttons = tuple(buttons)
 

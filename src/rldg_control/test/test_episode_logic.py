@@ -5,8 +5,17 @@ import random
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from rldg_control.episode_logic import PROGRESS_S, EpisodeLogic, Event, Outcome, Started, StepRecord, Verdict, start_fault
 
+from rldg_control.episode_logic import (
+    PROGRESS_S,
+    EpisodeLogic,
+    Event,
+    Outcome,
+    Started,
+    StepRecord,
+    Verdict,
+    start_fault,
+)
 from rldg_core.frames import pose_at
 from rldg_core.task import ResetConfig
 from rldg_core.types import Source
@@ -65,7 +74,9 @@ def run_lockstep(logic: EpisodeLogic, first: int, verdicts: list[Verdict], rng: 
 
 
 @settings(max_examples=80, deadline=None)
-@given(st.lists(st.sampled_from([NO, NO, NO, YES, LOST]), min_size=1, max_size=12), st.integers(1, 8), st.integers(0, 99))
+@given(
+    st.lists(st.sampled_from([NO, NO, NO, YES, LOST]), min_size=1, max_size=12), st.integers(1, 8), st.integers(0, 99)
+)
 def test_lockstep_steps_keep_the_contract_in_any_order(verdicts: list[Verdict], max_steps: int, seed: int) -> None:
     verdicts = [NO, *verdicts, *[NO] * max_steps]
     results = []
@@ -171,7 +182,7 @@ def test_hold_after_the_answer_closes_with_the_pending_observation() -> None:
             events += logic.on_executed(102, ("a", 102), Source.POLICY, 0.0)
             events += logic.on_executed(102, ("h", 102), Source.HOLD, 0.0)
             events += logic.on_reward(103, NO, 0.0) + logic.on_observation(103, ("o", 103), 0.0)
-        outcome = check_contract([e for e in events], 10)
+        outcome = check_contract(list(events), 10)
         assert outcome.truncated and outcome.steps == (2 if late else 3)
 
 
@@ -198,14 +209,20 @@ def test_lockstep_has_no_time_out_but_a_person_can_stop() -> None:
 
 
 kinds = st.lists(
-    st.tuples(st.sampled_from(["observation", "answer", "hold", "reward", "label", "stop", "time"]), st.integers(0, 3), st.booleans()),
+    st.tuples(
+        st.sampled_from(["observation", "answer", "hold", "reward", "label", "stop", "time"]),
+        st.integers(0, 3),
+        st.booleans(),
+    ),
     max_size=60,
 )
 
 
 @settings(max_examples=150, deadline=None)
 @given(kinds, st.booleans(), st.booleans())
-def test_any_sequence_gives_whole_episodes(sequence: list[tuple[str, int, bool]], is_lockstep: bool, rewarded: bool) -> None:
+def test_any_sequence_gives_whole_episodes(
+    sequence: list[tuple[str, int, bool]], is_lockstep: bool, rewarded: bool
+) -> None:
     logic = EpisodeLogic(4, 0.1, is_lockstep, rewarded)
     now_s, stamp = 0.0, 0
     events = logic.begin(0, now_s)

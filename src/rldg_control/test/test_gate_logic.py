@@ -6,8 +6,8 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from rldg_control.gate_logic import HUMAN_WINDOW_S, Command, GateConfig, GateLogic, Phase, command_of
 
+from rldg_control.gate_logic import HUMAN_WINDOW_S, Command, GateConfig, GateLogic, Phase, command_of
 from rldg_core.errors import UserError
 from rldg_core.frames import SafetyBox, compose_delta, delta_between, offset_from, pose
 from rldg_core.task import ActionConfig
@@ -287,7 +287,9 @@ def test_lockstep_without_any_source_is_refused() -> None:
 
 inputs = st.lists(
     st.tuples(
-        st.sampled_from(["observation", "policy", "teleop", "step", "start", "end", "hold", "release", "time", "rogue"]),
+        st.sampled_from(
+            ["observation", "policy", "teleop", "step", "start", "end", "hold", "release", "time", "rogue"]
+        ),
         st.integers(0, 6),
         st.sampled_from([0.0, 0.3, -1.0, 7.0, np.nan, np.inf, 1e30]),
         st.floats(0.0, 0.3),
@@ -304,7 +306,9 @@ def test_promises_hold_over_any_sequence(
 ) -> None:
     gate = GateLogic(
         config(
-            lockstep=lockstep, wait_for_policy=policy or (lockstep and not operator), wait_for_operator=operator,
+            lockstep=lockstep,
+            wait_for_policy=policy or (lockstep and not operator),
+            wait_for_operator=operator,
             teleop_without_episode=False,
         )
     )

@@ -2,9 +2,9 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
+
 from rldg_control.gripper_logic import GripperConfig, GripperLogic
 from rldg_control.teleop_logic import HELD_S, TeleopLogic, TeleopMap
-
 from rldg_core.errors import UserError
 from rldg_core.types import Source
 

@@ -20,9 +20,6 @@ from diagnostic_msgs.msg import DiagnosticArray
 from rclpy.action import ActionServer, CancelResponse, GoalResponse
 from rclpy.action.server import ServerGoalHandle
 from rclpy.node import Node
-from rldg_msgs.action import RunEpisodes
-from rldg_msgs.msg import EpisodeEvent, ExecutedAction, Observation, Reward, Step
-from rldg_msgs.srv import LabelEpisode, ResetCell
 from sensor_msgs.msg import Joy
 from std_srvs.srv import Trigger
 
@@ -33,13 +30,16 @@ from rldg_core.errors import UserError
 from rldg_core.from_msg import pose_array, stamp_ns
 from rldg_core.seeding import derive_seed
 from rldg_core.types import Source
+from rldg_msgs.action import RunEpisodes
+from rldg_msgs.msg import EpisodeEvent, ExecutedAction, Observation, Reward, Step
+from rldg_msgs.srv import LabelEpisode, ResetCell
 from rldg_ros import to_msg
 from rldg_ros.parameters import parameter, task_parameter
 from rldg_ros.qos import EVENTS, STEPS, STREAM
 from rldg_ros.runner import run_node
 
 SETTLE_S = 0.5
-"""Connections must have stood so long before the first episode: discovery between two other nodes is not visible here."""
+"""Connections must have stood so long at first: discovery between two other nodes is not visible from here."""
 FIRST_OBSERVATION_S = 30.0
 RESET_S = 60.0
 FOREVER_S = 1e9
@@ -87,7 +87,12 @@ class Episode(Node):
         else:
             self.create_subscription(Joy, str(parameter(self, "joy_topic", "/spacenav/joy")), self._on_joy, 10)
         self._server = ActionServer(
-            self, RunEpisodes, "run_episodes", self._execute, goal_callback=self._on_goal, cancel_callback=self._on_cancel
+            self,
+            RunEpisodes,
+            "run_episodes",
+            self._execute,
+            goal_callback=self._on_goal,
+            cancel_callback=self._on_cancel,
         )
         self._waiter = Waiter(self)
         steady_timer(self, WATCH_S, lambda: self._publish(self._logic.on_time(monotonic())))
@@ -178,14 +183,16 @@ class Episode(Node):
         return not fault, fault or "the episode starts"
 
     def _on_joy(self, message: Joy) -> None:
-        was, now = self._pressed, tuple(0 <= b < len(message.buttons) and bool(message.buttons[b]) for b in self._buttons)
+        was, now = (
+            self._pressed,
+            tuple(0 <= b < len(message.buttons) and bool(message.buttons[b]) for b in self._buttons),
+        )
         self._pressed = (now[0], now[1])
         start, stop = now[0] and not was[0], now[1] and not was[1]
         if self._logic.running and (start or stop):
             self._logic.label(success=start)
         elif start:
-            done, line = self._confirm_reset()
-            (self.get_logger().info if done else self.get_logger().warning)(line)
+            self.get_logger().info(f"start button: {self._confirm_reset()[1]}")
         elif stop and self._busy:
             self._give_up = True
 
@@ -248,7 +255,12 @@ class Episode(Node):
             self._index += 1
             first_ns = await self._reset(handle, seed, name)
             self._publish(self._logic.begin(first_ns, monotonic()))
-            await self._until(handle, lambda: self._logic.running or self._ended(), FIRST_OBSERVATION_S, "no observation after the reset")
+            await self._until(
+                handle,
+                lambda: self._logic.running or self._ended(),
+                FIRST_OBSERVATION_S,
+                "no observation after the reset",
+            )
             await self._waiter.until(self._ended, FOREVER_S)
             outcome = self._outcome
             assert outcome is not None
@@ -328,7 +340,9 @@ class Episode(Node):
             return stamp_ns(newest.header.stamp) + 1
         future = self._reset_client.call_async(ResetCell.Request(seed=seed, object=object_name))
         future.add_done_callback(lambda _future: self._waiter.look())
-        await self._until(handle, future.done, RESET_S, f"{self._reset_client.srv_name}: no answer within {RESET_S:.0f} s")
+        await self._until(
+            handle, future.done, RESET_S, f"{self._reset_client.srv_name}: no answer within {RESET_S:.0f} s"
+        )
         response = future.result()
         if not response.success:
             raise UserError(f"{self._reset_client.srv_name}: {response.message}")

@@ -14,14 +14,14 @@ from time import monotonic
 from geometry_msgs.msg import PoseStamped
 from rclpy.duration import Duration
 from rclpy.lifecycle import LifecycleNode, LifecycleState, TransitionCallbackReturn
-from rldg_msgs.msg import EpisodeEvent, ExecutedAction, Observation, PolicyAction, Step, TeleopAction
-from rldg_msgs.srv import Hold
 from std_srvs.srv import Trigger
 
 from rldg_control.gate_logic import Command, GateConfig, GateLogic, Phase
 from rldg_control.nodes.reporting import ERROR, OK, Report, Reporter, steady_timer
 from rldg_core.from_msg import pose_array, stamp_ns
 from rldg_core.types import Source
+from rldg_msgs.msg import EpisodeEvent, ExecutedAction, Observation, PolicyAction, Step, TeleopAction
+from rldg_msgs.srv import Hold
 from rldg_ros import to_msg
 from rldg_ros.parameters import parameter, task_parameter
 from rldg_ros.qos import EVENTS, STEPS, STREAM, TARGET
@@ -187,8 +187,10 @@ class Gate(LifecycleNode):
         if command:
             report, target = command.executed, command.target_base_tcp
             self._target.publish(to_msg.pose_stamped(target, report.observation_stamp_ns, self._base_frame))
-            now_ns = self.get_clock().now().nanoseconds
-            self._executed.publish(to_msg.executed_action(report, now_ns, target))
+            # Lock-step: simulated time stands still from the observation to here, whatever /clock has brought.
+            lockstep = self._config.lockstep
+            sent_ns = report.observation_stamp_ns if lockstep else self.get_clock().now().nanoseconds
+            self._executed.publish(to_msg.executed_action(report, sent_ns, target))
         if self._logic.reason != self._shown:
             self._shown = self._logic.reason
             self._reporter.publish()

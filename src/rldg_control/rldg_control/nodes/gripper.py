@@ -12,13 +12,13 @@ from typing import Any
 from rclpy.action import ActionClient
 from rclpy.node import Node
 from rclpy.task import Future
-from rldg_msgs.msg import ExecutedAction
 from std_msgs.msg import Float64
 
 from rldg_control.gripper_logic import GripperConfig, GripperLogic
 from rldg_control.nodes.reporting import OK, Report, Reporter
 from rldg_core.errors import UserError
 from rldg_core.types import Source
+from rldg_msgs.msg import ExecutedAction
 from rldg_ros.parameters import parameter, task_parameter
 from rldg_ros.qos import STREAM, TARGET
 from rldg_ros.runner import run_node

@@ -15,16 +15,16 @@ from typing import Any
 from geometry_msgs.msg import PoseStamped, WrenchStamped
 from rclpy.node import Node
 from rclpy.serialization import deserialize_message
-from rldg_msgs.msg import EpisodeEvent, Observation
 from sensor_msgs.msg import Image, JointState
 
 from rldg_control.nodes.reporting import ERROR, OK, WARN, Report, Reporter, steady_timer, vendor_topic
 from rldg_control.observe import FrameJoiner, NewestInputs, ObservationBuilder
 from rldg_core.errors import UserError
 from rldg_core.from_msg import stamp_ns
+from rldg_msgs.msg import Observation
 from rldg_ros import to_msg
 from rldg_ros.parameters import parameter, task_parameter
-from rldg_ros.qos import EVENTS, STREAM, VENDOR_IMAGE, VENDOR_STATE
+from rldg_ros.qos import STREAM, VENDOR_IMAGE, VENDOR_STATE
 from rldg_ros.runner import run_node
 
 STATE = "/franka_robot_state_broadcaster"
@@ -70,18 +70,12 @@ class Observer(Node):
             receive = partial(self._on_frame_part if self._lockstep else self._on_newest, part)
             qos = VENDOR_IMAGE if is_image else VENDOR_STATE
             self.create_subscription(self._types[part], str(topics[part]), receive, qos, raw=True)
-        if self._lockstep:
-            self.create_subscription(EpisodeEvent, "episode_event", self._on_episode, EVENTS)
-        else:
+        if not self._lockstep:
             steady_timer(self, task.period_s, self._on_tick)
         self._reporter = Reporter(self, self._report)
 
     def _decode(self, part: str, data: bytes) -> Any:
         return deserialize_message(data, self._types[part])
-
-    def _on_episode(self, event: EpisodeEvent) -> None:
-        if event.kind == EpisodeEvent.END:
-            self._builder.reset()
 
     def _on_frame_part(self, part: str, data: bytes) -> None:
         message = self._decode(part, data)

@@ -47,8 +47,11 @@ class Reporter:
         report = self._read()
         if report.message != self._last:
             self._last = report.message
-            log = self._node.get_logger()
-            (log.info if report.level == OK else log.warning)(report.message)
+            # Two lines on purpose: rclpy ties a severity to the line of the call.
+            if report.level == OK:
+                self._node.get_logger().info(report.message)
+            else:
+                self._node.get_logger().warning(report.message)
         status = DiagnosticStatus(
             level=report.level,
             name=self._node.get_fully_qualified_name(),

@@ -11,13 +11,13 @@ from time import monotonic
 
 from geometry_msgs.msg import Twist, TwistStamped
 from rclpy.node import Node
-from rldg_msgs.msg import TeleopAction
 from sensor_msgs.msg import Joy
 from std_msgs.msg import Header
 
 from rldg_control.nodes.reporting import OK, WARN, Report, Reporter, steady_timer
 from rldg_control.teleop_logic import TeleopLogic, TeleopMap
 from rldg_core.from_msg import twist_array
+from rldg_msgs.msg import TeleopAction
 from rldg_ros import to_msg
 from rldg_ros.parameters import parameter, task_parameter
 from rldg_ros.qos import STREAM

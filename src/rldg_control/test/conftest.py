@@ -1,0 +1,227 @@
+"""A fake cell with the vendors' topics, and real processes for the nodes under test."""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import sys
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from time import monotonic
+from typing import Any
+
+import numpy as np
+import pytest
+import rclpy
+import yaml
+from geometry_msgs.msg import PoseStamped, WrenchStamped
+from rclpy.context import Context
+from rclpy.executors import SingleThreadedExecutor
+from rclpy.node import Node
+from sensor_msgs.msg import Image, JointState
+
+from rldg_core.frames import compose_delta, pose
+from rldg_core.from_msg import pose_array, stamp_ns
+from rldg_msgs.msg import EpisodeEvent, ExecutedAction, Observation, PolicyAction, Reward, Step, TeleopAction
+from rldg_msgs.srv import ResetCell
+from rldg_ros import to_msg
+from rldg_ros.qos import EVENTS, STEPS, STREAM, TARGET, VENDOR_IMAGE, VENDOR_STATE
+
+STATE = "/franka_robot_state_broadcaster"
+START_POSE = pose([0.5, 0.0, 0.20], [1.0, 0.0, 0.0, 0.0])
+PERIOD_NS = 100_000_000
+
+
+def task_dict(size: int = 64, max_steps: int = 12) -> dict[str, Any]:
+    gains = {"stiffness": 2000, "damping": 89, "rotational_stiffness": 150, "rotational_damping": 7}
+    gains = {**gains, "error_clip_m": 0.008, "error_clip_rad": 0.02}
+    return {
+        "name": "bench",
+        "default_object": "a",
+        "objects": {"a": {"instruction": "do a"}, "b": {"instruction": "do b"}},
+        "target_pose_base_tcp": [0.5, 0.0, 0.15, 1.0, 0.0, 0.0, 0.0],
+        "reset": {"pose_base_tcp": [0.5, 0.0, 0.20, 1.0, 0.0, 0.0, 0.0]},
+        "safety_box": {"low": [-0.05, -0.05, -0.02, -0.05, -0.05, -0.1], "high": [0.05, 0.05, 0.06, 0.05, 0.05, 0.1]},
+        "cameras": {"wrist": {"topic": "camera/image", "width": size, "height": size, "image_size": size}},
+        "impedance": {"compliant": gains, "precise": gains},
+        "reward": {"source": "ground_truth"},
+        "episode": {"max_steps": max_steps},
+    }
+
+
+class Bench(Node):
+    """Stands for everything around the nodes under test: drivers, policy and listeners."""
+
+    def __init__(self, context: Context, size: int) -> None:
+        super().__init__("bench", namespace="/rldg", context=context, use_global_arguments=False)
+        self.pose, self.stamp, self.size = START_POSE, 0, size
+        self.answers = self.lockstep = False
+        self.success_at: int | None = None
+        self.policy: Callable[[int], list[float]] = lambda _stamp: [0.0, 0.0, 1.0, 0.0, 0.0, 0.0]
+        self.frames_in_episode = 0
+        self.observations: list[Observation] = []
+        self.targets: list[PoseStamped] = []
+        self.executed: list[ExecutedAction] = []
+        self.steps: list[Step] = []
+        self.events: list[EpisodeEvent] = []
+        self.teleop: list[TeleopAction] = []
+        self.first_stamp: int | None = None
+        self._rng = np.random.default_rng(0)
+        make = self.create_publisher
+        self.pose_out = make(PoseStamped, f"{STATE}/current_pose", VENDOR_STATE)
+        self.wrench_out = make(WrenchStamped, f"{STATE}/external_wrench_in_stiffness_frame", VENDOR_STATE)
+        self.joints_out = make(JointState, f"{STATE}/measured_joint_states", VENDOR_STATE)
+        self.image_out = make(Image, "/camera/image", VENDOR_IMAGE)
+        self.reward_out = make(Reward, "reward", STREAM)
+        self.action_out = make(PolicyAction, "policy_action", STREAM)
+        self.create_service(ResetCell, "cell/reset", self._on_reset)
+        listen = self.create_subscription
+        listen(PoseStamped, "/target_pose", self._on_target, TARGET)
+        listen(Observation, "observation", self._on_observation, STREAM)
+        listen(ExecutedAction, "executed_action", self.executed.append, STREAM)
+        listen(Step, "step", self.steps.append, STEPS)
+        listen(EpisodeEvent, "episode_event", self._on_event, EVENTS)
+        listen(TeleopAction, "teleop_action", self.teleop.append, STREAM)
+
+    def publish_state(self, stamp: int) -> None:
+        head = to_msg.header(stamp, "base")
+        self.pose_out.publish(to_msg.pose_stamped(self.pose, stamp, "base"))
+        self.wrench_out.publish(WrenchStamped(header=head))
+        self.joints_out.publish(JointState(header=head, position=[0.1] * 7))
+
+    def publish_image(self, stamp: int, **changes: Any) -> None:
+        pixels = (
+            self._rng.integers(0, 256, (self.size // 8, self.size // 8, 3), dtype=np.uint8).repeat(8, 0).repeat(8, 1)
+        )
+        fields = {"encoding": "rgb8", "width": self.size, "height": self.size, "step": 3 * self.size}
+        fields = {**fields, "data": to_msg.octets(pixels.tobytes()), **changes}
+        self.image_out.publish(Image(header=to_msg.header(stamp, "camera"), **fields))
+
+    def publish_frame(self) -> None:
+        self.frames_in_episode += 1
+        self.publish_state(self.stamp)
+        self.publish_image(self.stamp)
+        success = self.frames_in_episode - 1 == self.success_at
+        self.reward_out.publish(Reward(header=to_msg.header(self.stamp), success=success, source="ground_truth"))
+
+    def act(self, stamp: int) -> None:
+        action = PolicyAction(header=to_msg.header(stamp), action=to_msg.floats(self.policy(stamp)), policy_id="test")
+        self.action_out.publish(action)
+
+    def sources(self) -> list[int]:
+        return [e.source for e in self.executed]
+
+    def _on_reset(self, request: ResetCell.Request, response: ResetCell.Response) -> ResetCell.Response:
+        self._rng = np.random.default_rng(request.seed)
+        self.pose = compose_delta(START_POSE, [*self._rng.uniform(-0.02, 0.02, 3), 0, 0, 0])
+        self.stamp += 2 * PERIOD_NS  # the gap tells the observer that the motion was no motion
+        self.frames_in_episode = 0
+        self.publish_frame()
+        response.success, response.stamp = True, to_msg.time(self.stamp)
+        return response
+
+    def _on_target(self, message: PoseStamped) -> None:
+        self.targets.append(message)
+        self.pose = pose_array(message.pose)
+        if self.lockstep and stamp_ns(message.header.stamp) == self.stamp:
+            self.stamp += PERIOD_NS
+            self.publish_frame()
+
+    def _on_observation(self, message: Observation) -> None:
+        self.observations.append(message)
+        stamp = stamp_ns(message.header.stamp)
+        if self.answers and self.first_stamp is not None and stamp >= self.first_stamp:
+            self.act(stamp)
+
+    def _on_event(self, message: EpisodeEvent) -> None:
+        self.events.append(message)
+        started = message.kind == EpisodeEvent.START
+        self.first_stamp = stamp_ns(message.first_observation_stamp) if started else None
+        if started and self.answers:
+            for observation in self.observations:
+                if stamp_ns(observation.header.stamp) >= self.first_stamp:
+                    self.act(stamp_ns(observation.header.stamp))
+
+
+class Rig:
+    """One ROS domain: the bench in this process, nodes under test in their own."""
+
+    def __init__(
+        self, domain: int, folder: Path, size: int, max_steps: int, task: dict[str, Any] | None = None
+    ) -> None:
+        self.domain, self.folder = domain, folder
+        self.task = folder / "bench.yaml"
+        self.task.write_text(yaml.safe_dump(task or task_dict(size, max_steps)))
+        self.context = Context()
+        rclpy.init(context=self.context, domain_id=domain)
+        self.bench = Bench(self.context, size)
+        self.executor = SingleThreadedExecutor(context=self.context)
+        self.executor.add_node(self.bench)
+        self.processes: list[subprocess.Popen[str]] = []
+
+    def start(self, name: str, **parameters: Any) -> subprocess.Popen[str]:
+        arguments = ["--ros-args", "-r", "__ns:=/rldg", "-p", f"task:={self.task}"]
+        for key, value in parameters.items():
+            arguments += ["-p", f"{key}:={str(value).lower() if isinstance(value, bool) else value}"]
+        process = subprocess.Popen(
+            [sys.executable, "-c", f"from rldg_control.nodes.{name} import main; main()", *arguments],
+            env={**os.environ, "ROS_DOMAIN_ID": str(self.domain)},
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            text=True,
+            start_new_session=True,
+        )
+        self.processes.append(process)
+        return process
+
+    def until(self, condition: Callable[[], Any], timeout_s: float = 20.0, what: str = "") -> None:
+        """Spin until the condition holds; fails after the deadline."""
+        deadline_s = monotonic() + timeout_s
+        while not condition():
+            assert monotonic() < deadline_s, f"timed out waiting for {what or condition}"
+            self.executor.spin_once(timeout_sec=0.01)
+
+    def spin_for(self, duration_s: float) -> None:
+        """Spin for a while: only to show that nothing happens."""
+        deadline_s = monotonic() + duration_s
+        while (left_s := deadline_s - monotonic()) > 0:
+            self.executor.spin_once(timeout_sec=left_s)
+
+    def call(self, kind: type, name: str, request: Any) -> Any:
+        client = self.bench.create_client(kind, name)
+        self.until(client.service_is_ready, what=name)
+        future = client.call_async(request)
+        self.until(future.done, what=f"answer of {name}")
+        return future.result()
+
+    def end(self, process: subprocess.Popen[str], number: int = signal.SIGINT) -> tuple[int, str]:
+        """Ask a node to end; return its exit code and what it printed."""
+        process.send_signal(number)
+        output, _ = process.communicate(timeout=10)
+        return process.returncode, output
+
+    def close(self) -> None:
+        for process in self.processes:
+            if process.poll() is None:
+                os.killpg(process.pid, signal.SIGKILL)
+            process.communicate(timeout=10)
+        self.executor.remove_node(self.bench)
+        self.bench.destroy_node()
+        self.context.try_shutdown()
+
+
+@pytest.fixture
+def make_rig(tmp_path: Path) -> Iterator[Callable[..., Rig]]:
+    """make_rig(domain, size=64, max_steps=12, task=None) -> Rig, closed at the end of the test."""
+    rigs: list[Rig] = []
+
+    def make(domain: int, size: int = 64, max_steps: int = 12, task: dict[str, Any] | None = None) -> Rig:
+        folder = tmp_path / str(len(rigs))
+        folder.mkdir()
+        rigs.append(Rig(domain, folder, size, max_steps, task))
+        return rigs[-1]
+
+    yield make
+    for rig in rigs:
+        rig.close()
