@@ -141,6 +141,9 @@ class EpisodeRecorder:
         return step.episode_id == self._open.first.episode_id and step.index == len(self._open.actions)
 
     def _start(self, first: Step, time_ns: int) -> None:
+        if first.task != self._task.name:
+            # The bag would carry the action scale of the wrong task.
+            raise UserError(f"{self._step_topic.name}: episode of task {first.task!r}, recording {self._task.name!r}")
         path = self._bag_dir / episode_name(next_index(self._bag_dir))
         aside = ExitStack()
         folder = aside.enter_context(writing_aside(path))

@@ -118,7 +118,6 @@ def episodes(draw: st.DrawFn, min_transitions: int = 0) -> list[Step]:
     steps = make_episode(draw(st.integers(min_transitions, 4)), seed=draw(st.integers(0, 20)))
     common = {
         "episode_id": draw(text),
-        "task": draw(text),
         "object": draw(text),
         "instruction": draw(text.filter(bool)),
         "seed": draw(st.integers(0, 2**64 - 1)),

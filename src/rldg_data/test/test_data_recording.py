@@ -5,6 +5,7 @@ from __future__ import annotations
 import errno
 import os
 import sys
+from dataclasses import replace
 from pathlib import Path
 from types import ModuleType, SimpleNamespace
 from typing import Any
@@ -80,6 +81,15 @@ def test_malformed_step_is_counted_and_ends_nothing(tmp_path: Path) -> None:
         recorder.add_step(data)
     assert (recorder.counters.closed, recorder.counters.ignored) == (1, 2)
     assert "malformed Step" in recorder.counters.last_error
+
+
+def test_episode_of_another_task_is_refused(tmp_path: Path) -> None:
+    recorder = EpisodeRecorder(tmp_path, make_task())
+    for step in make_episode(3):
+        recorder.add_step(encode_step(replace(step, task="assembly")))
+    assert recorder.counters.failed == 1
+    assert recorder.counters.last_error == "/rldg/step: episode of task 'assembly', recording 'insertion'"
+    assert list(tmp_path.iterdir()) == []
 
 
 def test_raw_topics_enter_the_open_bag_only(tmp_path: Path) -> None:
