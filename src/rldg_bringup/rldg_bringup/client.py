@@ -25,6 +25,9 @@ READY_TIMEOUT_S = 60.0
 LOAD_TIMEOUT_S = 120.0
 """First inference of a jitted policy compiles for 10 - 36 s."""
 
+STALL_TIMEOUT_S = 300.0
+"""Longer than any episode: 100 s of compiling and 100 steps that each wait for a learner on a busy machine."""
+
 
 @dataclass(frozen=True)
 class Episodes:
@@ -136,13 +139,20 @@ class StackClient:
         objects: tuple[str, ...] = (),
         on_feedback: Callable[[RunEpisodes.Feedback], None] | None = None,
         until: Callable[[], bool] | None = None,
-        timeout_s: float = float("inf"),
     ) -> Episodes:
-        """Run episodes and wait for their outcome. `until` ends the run early (the open episode is truncated)."""
+        """Run episodes and wait for their outcome. `until` ends the run early (the open episode is truncated).
+
+        Raises UserError when the stack dies or when no episode ends for STALL_TIMEOUT_S: in lock-step a
+        policy that cannot answer stops the simulated clock, and no other time-out would ever act.
+        """
         self.wait(self._episodes.server_is_ready, READY_TIMEOUT_S, "action run_episodes")
         goal = RunEpisodes.Goal(episodes=episodes, seed=seed, objects=list(objects), stop_on_hold=True)
 
+        progressed_s = time.monotonic()
+
         def feedback(message: Any) -> None:
+            nonlocal progressed_s
+            progressed_s = time.monotonic()
             if on_feedback:
                 on_feedback(message.feedback)
 
@@ -159,10 +169,13 @@ class StackClient:
             if until and not cancelled and until():
                 handle.cancel_goal_async()
                 cancelled = True
+            if time.monotonic() - progressed_s > STALL_TIMEOUT_S:
+                reason = self.policy_status.last_error if self.policy_status else ""
+                raise UserError(f"no episode ended for {STALL_TIMEOUT_S:.0f} s; policy: {reason or None}")
             return bool(result.done())
 
         try:
-            self.wait(finished, timeout_s, "action run_episodes")
+            self.wait(finished, float("inf"), "action run_episodes")
         except BaseException:
             handle.cancel_goal_async()
             raise
