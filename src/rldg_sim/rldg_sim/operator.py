@@ -30,13 +30,14 @@ class OperatorConfig:
     mode: `demonstrate` always acts, `intervene` steps in by the schedule below, `off` never acts.
     reaction_s: delay between what happens and what the hand does about it.
     bandwidth_hz: cut-off of the hand's motion (first-order low-pass).
-    tremor: standard deviation of the hand's noise, one component, in units of action.
+    tremor: standard deviation of the hand's noise along one axis, in units of action; 0.3 of it around one.
+    gain: part of the error that one control step's push would close; low, since the hand and the eye lag.
     speed, near_speed: largest deflection of the mouse far from and near (under 12 mm from) the port.
     misjudge_m, misjudge_rad: standard deviation of how wrongly the port is seen from afar; near it, a third.
     glance_s: mean time until the operator looks again (and misjudges anew).
     contact_n: force that makes the operator stop, pause_s: for how long (uniform range).
     search_m, search_s: radius that the search by feel grows to, and time of one turn.
-    press: deflection along the tool while searching or inserting.
+    press: deflection along the tool while inserting; half of it while searching.
     give_up_s: time of fruitless search until the plug is lifted and aligned again.
     mistake_rate_hz, mistake_s, mistake_size: how often, how long and how strongly a wrong push happens.
     patience_s, progress_m: intervene when the plug came no `progress_m` nearer for `patience_s`.
@@ -47,18 +48,19 @@ class OperatorConfig:
     mode: Literal["demonstrate", "intervene", "off"] = "demonstrate"
     reaction_s: float = 0.25
     bandwidth_hz: float = 1.2
-    tremor: float = 0.05
+    tremor: float = 0.03
+    gain: float = 0.2
     speed: float = 0.5
     near_speed: float = 0.22
-    misjudge_m: float = 0.0025
-    misjudge_rad: float = 0.03
+    misjudge_m: float = 0.001
+    misjudge_rad: float = 0.02
     glance_s: float = 1.2
     contact_n: float = 5.0
     pause_s: tuple[float, float] = (0.2, 0.7)
     search_m: float = 0.0012
     search_s: float = 2.0
     press: float = 0.25
-    give_up_s: float = 2.5
+    give_up_s: float = 3.5
     mistake_rate_hz: float = 0.06
     mistake_s: tuple[float, float] = (0.3, 0.7)
     mistake_size: float = 0.5
@@ -81,6 +83,10 @@ class Phase(Enum):
 HOVER_M = 0.006
 """Height of the tip over the plate at which the operator aligns."""
 NEAR_M = 0.012
+SUNK_M = 0.0003
+"""Depth at which the operator feels the plug give way into the lead-in."""
+_TREMOR_SHAPE = np.array([1.0, 1.0, 1.0, 0.3, 0.3, 0.3])
+# The cap of a SpaceMouse turns less readily than it slides.
 
 
 class ScriptedOperator:
@@ -191,7 +197,9 @@ class ScriptedOperator:
         since_s = time_s - self._phase_since_s
         if self._phase is Phase.ALIGN and lateral_m < 1.2e-3 and abs(perceived[5]) < 0.03 and offset[2] > -2 * HOVER_M:
             self._enter(Phase.DESCEND, time_s)
-        elif self._phase in (Phase.DESCEND, Phase.SEARCH) and since_s > config.give_up_s and offset[2] < 1e-3:
+        elif self._phase is Phase.SEARCH and offset[2] > SUNK_M:
+            self._enter(Phase.DESCEND, time_s)
+        elif self._phase in (Phase.DESCEND, Phase.SEARCH) and since_s > config.give_up_s and offset[2] < SUNK_M:
             self._enter(Phase.LIFT, time_s)
         elif self._phase is Phase.LIFT and offset[2] < -HOVER_M / 2:
             self._enter(Phase.ALIGN, time_s)
@@ -203,18 +211,18 @@ class ScriptedOperator:
         elif self._phase is Phase.LIFT:
             wish[2] = -HOVER_M - offset[2]
         else:
-            wish[2] = config.press * self._task.action.scale_m
+            wish[2] = 0.0  # pressing is set below
             if self._phase is Phase.SEARCH:
                 angle = 2 * np.pi * since_s / config.search_s
-                radius = config.search_m * min(1.0, since_s / config.search_s)
+                radius = config.search_m * min(1.0, since_s / config.search_s) / config.gain
                 wish[:2] += radius * np.array([np.cos(angle), np.sin(angle)])
         # From the port's axes to the tool's.
         wish[:3] = Rotation.from_rotvec(offset[3:]).inv().apply(wish[:3])
         near = offset[2] > -NEAR_M and lateral_m < NEAR_M
         limit = config.near_speed if near else config.speed
-        push = self._task.action.from_delta_tcp(wish)
+        push = config.gain * self._task.action.from_delta_tcp(wish)
         if self._phase in (Phase.DESCEND, Phase.SEARCH):
-            push[2] = min(push[2], config.press)
+            push[2] = config.press * (0.5 if self._phase is Phase.SEARCH else 1.0)
         size = np.array([np.linalg.norm(push[:3])] * 3 + [np.linalg.norm(push[3:])] * 3)
         return push * np.minimum(1.0, limit / np.maximum(size, 1e-9))
 
@@ -224,5 +232,5 @@ class ScriptedOperator:
         follow = 1.0 - np.exp(-2 * np.pi * config.bandwidth_hz * self._period_s)
         self._hand = self._hand + follow * (intention - self._hand)
         # Tremor at 10 Hz is close to white; a little correlation stands for drift.
-        self._tremor = 0.5 * self._tremor + np.sqrt(0.75) * config.tremor * self._random.standard_normal(6)
+        self._tremor = 0.5 * self._tremor + np.sqrt(0.75) * config.tremor * _TREMOR_SHAPE * self._random.standard_normal(6)
         return np.clip(self._hand + self._tremor, -1.0, 1.0)
