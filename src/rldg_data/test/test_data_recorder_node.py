@@ -120,6 +120,17 @@ def test_every_episode_becomes_a_bag(tmp_path: Path, node: Node, steps_out: Publ
             assert [c.topic for c in reader.connections] == ["/rldg/step"]
 
 
+def test_steps_on_their_way_are_taken_when_stopped(tmp_path: Path, node: Node, steps_out: Publisher) -> None:
+    """The stack is stopped when the last episode has ended: its bag must not depend on who is faster."""
+    messages = [to_msg.step(step) for seed in range(5) for step in make_episode(80, seed=seed, image_size=256)]
+    with recorder(tmp_path) as process:
+        connected(node, steps_out)
+        for message in messages:
+            steps_out.publish(message)
+        assert stop(process)[0] == 0
+    assert len(closed(tmp_path / "bags")) == 5
+
+
 def test_kill_in_the_middle_of_an_episode(tmp_path: Path, node: Node, steps_out: Publisher) -> None:
     bag_dir = tmp_path / "bags"
     first, second, third = (make_episode(20, seed=seed, image_size=256) for seed in range(3))

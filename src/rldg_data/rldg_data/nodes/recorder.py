@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import importlib
 import sys
+import time
 from pathlib import Path
 from typing import Any
 
 from diagnostic_msgs.msg import DiagnosticArray, DiagnosticStatus, KeyValue
 from rclpy.clock import Clock, ClockType
+from rclpy.executors import SingleThreadedExecutor
 from rclpy.node import Node
 from rclpy.qos import DurabilityPolicy, HistoryPolicy, QoSProfile, ReliabilityPolicy
 from rclpy.topic_endpoint_info import TopicEndpointInfo
@@ -27,6 +29,9 @@ from rldg_ros.runner import run_node
 DISCOVERY_S = 0.2
 DIAGNOSTICS_S = 1.0
 RAW_DEPTH = 100
+QUIET_S = 0.2
+"""At the end, Steps count as all received after this time without one; twice the period at 10 Hz."""
+DRAIN_LIMIT_S = 1.5
 
 
 class RecorderNode(Node):
@@ -50,6 +55,7 @@ class RecorderNode(Node):
         if removed := self.recorder.remove_partials():
             self.get_logger().warning(f"removed {removed} unfinished bags of an earlier recorder from {bag_dir}")
         self._reported = self.recorder.counters
+        self._last_step_s = time.monotonic()
         self._diagnostics = self.create_publisher(DiagnosticArray, "/diagnostics", 10)
         # In lock-step the simulated clock stands still between steps: these timers must not.
         steady = Clock(clock_type=ClockType.STEADY_TIME)
@@ -59,6 +65,7 @@ class RecorderNode(Node):
         self.get_logger().info(f"recording into {bag_dir} with {writer.__name__}")
 
     def _on_step(self, data: bytes) -> None:
+        self._last_step_s = time.monotonic()
         # Lock-step: the log time is the observation's stamp, so that bags repeat.
         now = None if self._lockstep else self.get_clock().now().nanoseconds
         path = self.recorder.add_step(data, now)
@@ -117,7 +124,17 @@ class RecorderNode(Node):
         self._diagnostics.publish(array)
 
     def finish(self) -> None:
-        """Drop the open episode. Raises UserError when episodes were lost, so that the exit code tells it."""
+        """Take the Steps still on their way, then drop the open episode.
+
+        A stack is stopped as soon as its last episode has ended, when the Steps of it may be in our queue.
+        Raises UserError when episodes were lost, so that the exit code tells it.
+        """
+        executor = SingleThreadedExecutor()
+        executor.add_node(self)
+        stopped_s = self._last_step_s = time.monotonic()
+        while time.monotonic() < min(self._last_step_s + QUIET_S, stopped_s + DRAIN_LIMIT_S):
+            executor.spin_once(timeout_sec=QUIET_S / 2)
+        executor.remove_node(self)
         self.recorder.abandon()
         self._report()
         failed = self.recorder.counters.failed
