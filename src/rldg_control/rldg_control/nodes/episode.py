@@ -19,13 +19,14 @@ from time import monotonic
 from diagnostic_msgs.msg import DiagnosticArray
 from rclpy.action import ActionServer, CancelResponse, GoalResponse
 from rclpy.action.server import ServerGoalHandle
+from rclpy.experimental import EventsExecutor
 from rclpy.node import Node
 from sensor_msgs.msg import Joy
 from std_srvs.srv import Trigger
 
 from rldg_control.episode_logic import EpisodeLogic, Event, Outcome, Started, StepRecord, Verdict, start_fault
 from rldg_control.nodes.reporting import OK, Report, Reporter, steady_timer
-from rldg_control.nodes.waiting import Waiter
+from rldg_control.nodes.waiting import Routine
 from rldg_core.errors import UserError
 from rldg_core.from_msg import pose_array, stamp_ns
 from rldg_core.seeding import derive_seed
@@ -90,11 +91,13 @@ class Episode(Node):
             self,
             RunEpisodes,
             "run_episodes",
-            self._execute,
+            self._finish,
             goal_callback=self._on_goal,
+            handle_accepted_callback=self._on_accepted,
             cancel_callback=self._on_cancel,
         )
-        self._waiter = Waiter(self)
+        self._result, self._failed = RunEpisodes.Result(), False
+        self._routine = Routine(self)
         steady_timer(self, WATCH_S, lambda: self._publish(self._logic.on_time(monotonic())))
         self._reporter = Reporter(self, self._report)
 
@@ -129,7 +132,7 @@ class Episode(Node):
                 self._plan.success, self._plan.reason = event.success, event.reason
                 self._plan.terminated, self._plan.truncated = event.terminated, event.truncated
                 self._announce()
-                self._waiter.look()
+                self._routine.look()
 
     def _announce(self) -> None:
         self._plan.header.stamp = self.get_clock().now().to_msg()
@@ -217,23 +220,30 @@ class Episode(Node):
         self._logic.stop("cancelled", monotonic())
         return CancelResponse.ACCEPT
 
-    async def _execute(self, handle: ServerGoalHandle) -> RunEpisodes.Result:
-        result = RunEpisodes.Result()
+    def _on_accepted(self, handle: ServerGoalHandle) -> None:
+        self._routine.start(self._execute(handle))
+
+    async def _execute(self, handle: ServerGoalHandle) -> None:
         self._give_up = False
+        self._result, self._failed = RunEpisodes.Result(), False
         try:
-            await self._run(handle, result)
-            handle.succeed()
+            await self._run(handle, self._result)
         except UserError as error:
-            result.message = str(error)
+            self._result.message, self._failed = str(error), True
             self.get_logger().warning(f"run_episodes: {error}")
-            if handle.is_cancel_requested:
-                handle.canceled()
-            else:
-                handle.abort()
-        finally:
-            self._logic.abandon()
-            self._busy = False
-        return result
+        self._logic.abandon()
+        # Only now does rclpy learn that the goal executes: its task ends at once.
+        handle.execute()
+
+    def _finish(self, handle: ServerGoalHandle) -> RunEpisodes.Result:
+        if handle.is_cancel_requested:
+            handle.canceled()
+        elif self._failed:
+            handle.abort()
+        else:
+            handle.succeed()
+        self._busy = False
+        return self._result
 
     async def _run(self, handle: ServerGoalHandle, result: RunEpisodes.Result) -> None:
         goal = handle.request
@@ -261,7 +271,7 @@ class Episode(Node):
                 FIRST_OBSERVATION_S,
                 "no observation after the reset",
             )
-            await self._waiter.until(self._ended, FOREVER_S)
+            await self._routine.until(self._ended, FOREVER_S)
             outcome = self._outcome
             assert outcome is not None
             result.episodes += 1
@@ -288,7 +298,7 @@ class Episode(Node):
 
     async def _until(self, handle, condition, timeout_s: float, complaint: str, stable_s: float = 0.0) -> None:
         """Wait for a condition; raises UserError on time-out (with `complaint`) and on cancel."""
-        done = await self._waiter.until(lambda: handle.is_cancel_requested or condition(), timeout_s, stable_s)
+        done = await self._routine.until(lambda: handle.is_cancel_requested or condition(), timeout_s, stable_s)
         if handle.is_cancel_requested:
             raise UserError("cancelled")
         if not done:
@@ -320,7 +330,7 @@ class Episode(Node):
     async def _wait_for_release(self, handle: ServerGoalHandle, stop_on_hold: bool) -> None:
         if self._gate_latched:
             if stop_on_hold:
-                await self._waiter.until(lambda: bool(self._gate_reason), SETTLE_S)
+                await self._routine.until(lambda: bool(self._gate_reason), SETTLE_S)
                 raise UserError(f"the gate latched: {self._gate_reason or 'see /diagnostics'}")
             self.get_logger().warning("the gate is latched: waiting for its release (gate/hold with hold: false)")
             await self._until(handle, lambda: not self._gate_latched, FOREVER_S, "", SETTLE_S)
@@ -339,7 +349,7 @@ class Episode(Node):
             newest = self._logic.newest_observation()
             return stamp_ns(newest.header.stamp) + 1
         future = self._reset_client.call_async(ResetCell.Request(seed=seed, object=object_name))
-        future.add_done_callback(lambda _future: self._waiter.look())
+        future.add_done_callback(lambda _future: self._routine.look())
         await self._until(
             handle, future.done, RESET_S, f"{self._reset_client.srv_name}: no answer within {RESET_S:.0f} s"
         )
@@ -367,4 +377,4 @@ class Episode(Node):
 
 def main() -> None:
     """Console script."""
-    sys.exit(run_node(Episode, on_stop=Episode.stop))
+    sys.exit(run_node(Episode, on_stop=Episode.stop, make_executor=EventsExecutor))

@@ -13,6 +13,7 @@ from time import monotonic
 from typing import Any
 
 from geometry_msgs.msg import PoseStamped, WrenchStamped
+from rclpy.experimental import EventsExecutor
 from rclpy.node import Node
 from rclpy.serialization import deserialize_message
 from sensor_msgs.msg import Image, JointState
@@ -133,4 +134,4 @@ class Observer(Node):
 
 def main() -> None:
     """Console script."""
-    sys.exit(run_node(Observer))
+    sys.exit(run_node(Observer, make_executor=EventsExecutor))

@@ -10,6 +10,7 @@ import sys
 from time import monotonic
 
 from geometry_msgs.msg import Twist, TwistStamped
+from rclpy.experimental import EventsExecutor
 from rclpy.node import Node
 from sensor_msgs.msg import Joy
 from std_msgs.msg import Header
@@ -80,4 +81,4 @@ class Teleop(Node):
 
 def main() -> None:
     """Console script."""
-    sys.exit(run_node(Teleop))
+    sys.exit(run_node(Teleop, make_executor=EventsExecutor))
