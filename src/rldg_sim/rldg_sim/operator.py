@@ -71,6 +71,21 @@ class OperatorConfig:
     intervention_steps: tuple[int, int] = (5, 20)
 
 
+    def __post_init__(self) -> None:
+        if self.mode not in ("demonstrate", "intervene", "off"):
+            raise ValueError(f"mode: expected demonstrate, intervene or off, got {self.mode!r}")
+        for name in ("pause_s", "mistake_s", "intervention_steps"):
+            low, high = getattr(self, name)
+            if not 0 <= low <= high:
+                raise ValueError(f"{name}: expected two values, 0 <= low <= high, got {low}, {high}")
+        for name, value in vars(self).items():
+            if isinstance(value, float) and not (np.isfinite(value) and value >= 0):
+                raise ValueError(f"{name}: expected a number that is not negative, got {value}")
+        for name in ("bandwidth_hz", "gain", "glance_s", "search_s"):
+            if getattr(self, name) == 0:
+                raise ValueError(f"{name}: must not be 0")
+
+
 class Phase(Enum):
     """What the operator is trying to do."""
 
@@ -87,6 +102,12 @@ SUNK_M = 0.0003
 """Depth at which the operator feels the plug give way into the lead-in."""
 _TREMOR_SHAPE = np.array([1.0, 1.0, 1.0, 0.3, 0.3, 0.3])
 # The cap of a SpaceMouse turns less readily than it slides.
+
+
+def offset_of(pose: ArrayLike) -> Array:
+    """Pose (7,) of the plug's tip in the port's frame -> translation [m] and rotation vector [rad], (6,)."""
+    values = np.asarray(pose, dtype=np.float64)
+    return np.concatenate([values[:3], Rotation.from_quat(values[3:]).as_rotvec()])
 
 
 class ScriptedOperator:

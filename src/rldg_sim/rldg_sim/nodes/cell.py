@@ -1,0 +1,183 @@
+"""cell: the simulated Franka cell with the drivers' topics.
+
+Parameters: task, task_dirs, lockstep, seed (real time: of the first scene), image_topic, pose_topic,
+wrench_topic, joint_topic, gripper_joint_topic, target_topic, gripper_command_topic, scene_topic (third-person
+view, rgb8; empty: off), base_frame, camera_frame. Service: cell/reset (ResetCell). Publishes ground truth on
+`reward` and, for the scripted operator only, on `cell/plug_to_port` (the plug's tip in the port's frame).
+
+Lock-step: nothing happens before the first reset; then one control period per target whose stamp equals the
+last frame's, and /clock. A reset moves the clock on by two periods, which tells the observer that the jump of
+the pose was no motion. Real time: physics follows the wall clock, state at 100 Hz, images at 30 Hz. As
+crisp_controllers does, the cell keeps the last target for ever and ignores targets while more than one node
+publishes them.
+"""
+
+from __future__ import annotations
+
+import sys
+from time import monotonic
+
+import numpy as np
+from geometry_msgs.msg import PoseStamped, WrenchStamped
+from rclpy.clock import Clock
+from rclpy.clock_type import ClockType
+from rclpy.experimental import EventsExecutor
+from rclpy.node import Node
+from rosgraph_msgs.msg import Clock as ClockMsg
+from sensor_msgs.msg import Image, JointState
+from std_msgs.msg import Float64
+
+from rldg_core.errors import UserError
+from rldg_core.from_msg import pose_array, stamp_ns
+from rldg_msgs.msg import Reward
+from rldg_msgs.srv import ResetCell
+from rldg_ros import to_msg
+from rldg_ros.parameters import parameter, task_parameter
+from rldg_ros.qos import STREAM, TARGET, VENDOR_IMAGE, VENDOR_STATE
+from rldg_ros.runner import run_node
+from rldg_sim.cell import Cell, SensorFrame
+
+STATE = "/franka_robot_state_broadcaster"
+STATE_PERIOD_S = 0.01
+IMAGE_PERIOD_S = 1 / 30
+RESET_PERIODS = 2
+SCENE_SIZE_PX = (480, 360)
+MAX_LAG_S = 0.1
+"""Wall time that the physics makes up for at most; a machine that is slower runs in slow motion."""
+JOINTS = [f"fr3_joint{k}" for k in range(1, 8)]
+FINGERS = ["fr3_finger_joint1", "fr3_finger_joint2"]
+
+
+class CellNode(Node):
+    """See the module's text."""
+
+    def __init__(self) -> None:
+        super().__init__("cell")
+        self._task = task_parameter(self)
+        self._lockstep = bool(parameter(self, "lockstep", False))
+        camera = next(iter(self._task.cameras.values()))
+        root = self.get_namespace().removesuffix("/rldg").rstrip("/")
+        image_topic = camera.topic if camera.topic.startswith("/") else f"{root}/{camera.topic}"
+        self._base_frame = str(parameter(self, "base_frame", "base"))
+        self._camera_frame = str(parameter(self, "camera_frame", "camera_color_optical_frame"))
+        self._cell = Cell(self._task, render=False)
+        self._cell.image()  # no usable OpenGL is known now, not at the first frame
+        self._seed = int(parameter(self, "seed", 0))
+        self._stamp_ns = self._ignored_targets = 0
+        self._ready = False
+
+        def topic(name: str, default: str) -> str:
+            return str(parameter(self, name, default))
+
+        make = self.create_publisher
+        self._image_out = make(Image, topic("image_topic", image_topic), VENDOR_IMAGE)
+        self._pose_out = make(PoseStamped, topic("pose_topic", f"{STATE}/current_pose"), VENDOR_STATE)
+        wrench_topic = topic("wrench_topic", f"{STATE}/external_wrench_in_stiffness_frame")
+        self._wrench_out = make(WrenchStamped, wrench_topic, VENDOR_STATE)
+        self._joints_out = make(JointState, topic("joint_topic", f"{STATE}/measured_joint_states"), VENDOR_STATE)
+        self._gripper_out = make(JointState, topic("gripper_joint_topic", "/franka_gripper/joint_states"), VENDOR_STATE)
+        scene_topic = topic("scene_topic", "")
+        self._scene_out = make(Image, scene_topic, VENDOR_IMAGE) if scene_topic else None
+        self._reward_out = make(Reward, "reward", STREAM)
+        self._truth_out = make(PoseStamped, "cell/plug_to_port", STREAM)
+        self.create_service(ResetCell, "cell/reset", self._on_reset)
+        self._target_topic = topic("target_topic", "/target_pose")
+        self.create_subscription(PoseStamped, self._target_topic, self._on_target, TARGET)
+        gripper_topic = topic("gripper_command_topic", "/gripper_width_command")
+        self.create_subscription(Float64, gripper_topic, self._on_gripper, TARGET)
+        if self._lockstep:
+            self._clock_out = make(ClockMsg, "/clock", STREAM)
+        else:
+            self._show(self._cell.reset(self._seed), with_image=True)
+            self._ready = True
+            self._simulated_s = self._image_s = monotonic()
+            self.create_timer(STATE_PERIOD_S, self._on_tick, clock=Clock(clock_type=ClockType.STEADY_TIME))
+        self.get_logger().info(f"{self._task.name}: {'lock-step' if self._lockstep else 'real time'}")
+
+    # --- in ---------------------------------------------------------------------------------------------
+
+    def _on_reset(self, request: ResetCell.Request, response: ResetCell.Response) -> ResetCell.Response:
+        try:
+            frame = self._cell.reset(int(request.seed), str(request.object))
+        except UserError as error:
+            response.success, response.message = False, str(error)
+            return response
+        self._ready = True
+        self._stamp_ns += RESET_PERIODS * self._task.period_ns
+        self._simulated_s = monotonic()
+        self._show(frame, with_image=True)
+        response.success, response.stamp = True, to_msg.time(self._stamp_ns)
+        return response
+
+    def _on_target(self, message: PoseStamped) -> None:
+        target = pose_array(message.pose)
+        expected = not self._lockstep or (self._ready and stamp_ns(message.header.stamp) == self._stamp_ns)
+        alone = self.count_publishers(self._target_topic) <= 1
+        if not (expected and alone and np.all(np.isfinite(target))):
+            self._ignored_targets += 1
+            if not alone:
+                self.get_logger().warning(
+                    f"{self._target_topic} has more than one publisher: targets are ignored", throttle_duration_sec=1.0
+                )
+            return
+        if self._lockstep:
+            frame = self._cell.step_to(target)
+            self._stamp_ns += self._task.period_ns
+            self._show(frame, with_image=True)
+        else:
+            self._cell.hold(target)
+
+    def _on_gripper(self, _message: Float64) -> None:
+        self.get_logger().info("the connector is held firmly: gripper commands have no effect", once=True)
+
+    def _on_tick(self) -> None:
+        now_s = monotonic()
+        self._simulated_s = max(self._simulated_s, now_s - MAX_LAG_S)
+        due_s = now_s - self._simulated_s
+        if due_s < 1e-3:
+            return
+        self._simulated_s += round(due_s, 3)
+        with_image = now_s - self._image_s >= IMAGE_PERIOD_S
+        if with_image:
+            self._image_s = max(self._image_s + IMAGE_PERIOD_S, now_s - IMAGE_PERIOD_S)
+        self._show(self._cell.advance(due_s), with_image)
+
+    # --- out --------------------------------------------------------------------------------------------
+
+    def _show(self, frame: SensorFrame, with_image: bool) -> None:
+        """Publish what the drivers would, all with one stamp."""
+        if self._lockstep:
+            self._clock_out.publish(ClockMsg(clock=to_msg.time(self._stamp_ns)))
+        else:
+            self._stamp_ns = self.get_clock().now().nanoseconds
+        head = to_msg.header(self._stamp_ns, self._base_frame)
+        self._pose_out.publish(to_msg.pose_stamped(frame.pose_base_tcp, self._stamp_ns, self._base_frame))
+        self._wrench_out.publish(WrenchStamped(header=head, wrench=to_msg.wrench(frame.wrench_tcp)))
+        joints = JointState(header=head, name=JOINTS, position=to_msg.doubles(frame.joint_positions))
+        joints.velocity = to_msg.doubles(frame.joint_velocities)
+        self._joints_out.publish(joints)
+        half = frame.gripper_width_m / 2
+        self._gripper_out.publish(JointState(header=head, name=FINGERS, position=[half, half]))
+        if with_image:
+            self._show_images(frame)
+
+    def _show_images(self, frame: SensorFrame) -> None:
+        self._truth_out.publish(to_msg.pose_stamped(frame.plug_to_port, self._stamp_ns, "port"))
+        self._publish_image(self._image_out, self._cell.image(), self._camera_frame)
+        if self._task.reward.source == "ground_truth":
+            reward = Reward(header=to_msg.header(self._stamp_ns), success=frame.success, source="ground_truth")
+            reward.probability = float(frame.success)
+            self._reward_out.publish(reward)
+        if self._scene_out is not None:
+            self._publish_image(self._scene_out, self._cell.render_scene(*SCENE_SIZE_PX), "scene")
+
+    def _publish_image(self, publisher, pixels, frame_id: str) -> None:  # type: ignore[no-untyped-def]
+        height, width, _ = pixels.shape
+        message = Image(header=to_msg.header(self._stamp_ns, frame_id), height=height, width=width, encoding="rgb8")
+        message.step, message.data = 3 * width, to_msg.octets(pixels.tobytes())
+        publisher.publish(message)
+
+
+def main() -> None:
+    """Console script."""
+    sys.exit(run_node(CellNode, on_stop=lambda node: node._cell.close(), make_executor=EventsExecutor))

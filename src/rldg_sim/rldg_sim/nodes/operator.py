@@ -1,0 +1,92 @@
+"""operator (simulation only): the scripted operator as `teleop_action`, source SCRIPTED.
+
+Parameters: task, task_dirs, seed, mode (demonstrate, intervene, off) and every other field of
+rldg_sim.operator.OperatorConfig. It answers each observation of a running episode exactly once, with `active`
+true or false, as soon as it has the ground truth of the same stamp (`cell/plug_to_port`).
+"""
+
+from __future__ import annotations
+
+import sys
+from dataclasses import fields
+from typing import Any
+
+import numpy as np
+from geometry_msgs.msg import PoseStamped
+from rclpy.experimental import EventsExecutor
+from rclpy.node import Node
+
+from rldg_core.errors import UserError
+from rldg_core.from_msg import pose_array, stamp_ns, wrench_array
+from rldg_core.seeding import derive_seed
+from rldg_msgs.msg import EpisodeEvent, Observation, TeleopAction
+from rldg_ros import to_msg
+from rldg_ros.parameters import parameter, task_parameter
+from rldg_ros.qos import EVENTS, STREAM
+from rldg_ros.runner import run_node
+from rldg_sim.answering import Answering
+from rldg_sim.operator import OperatorConfig, ScriptedOperator, offset_of
+
+
+class OperatorNode(Node):
+    """See the module's text."""
+
+    def __init__(self) -> None:
+        super().__init__("operator")
+        self._task = task_parameter(self)
+        parameter(self, "lockstep", False)  # the same in both modes
+        self._seed = int(parameter(self, "seed", 0))
+        self._operator = ScriptedOperator(self._config(), self._task)
+        self._answering: Answering[Observation, PoseStamped] = Answering()
+        self._start_ns = 0
+        self._publisher = self.create_publisher(TeleopAction, "teleop_action", STREAM)
+        self.create_subscription(Observation, "observation", self._on_observation, STREAM)
+        self.create_subscription(PoseStamped, "cell/plug_to_port", self._on_truth, STREAM)
+        self.create_subscription(EpisodeEvent, "episode_event", self._on_event, EVENTS)
+
+    def _config(self) -> OperatorConfig:
+        values: dict[str, Any] = {}
+        for field in fields(OperatorConfig):
+            default = getattr(OperatorConfig(), field.name)
+            value = parameter(self, field.name, list(default) if isinstance(default, tuple) else default)
+            values[field.name] = tuple(value) if isinstance(default, tuple) else value
+        try:
+            return OperatorConfig(**values)
+        except ValueError as error:
+            raise UserError(f"parameter {error}") from None
+
+    def _on_event(self, message: EpisodeEvent) -> None:
+        if message.kind == EpisodeEvent.START:
+            self._start_ns = stamp_ns(message.first_observation_stamp)
+            self._operator.reset(derive_seed(int(message.seed), "operator", self._seed))
+            self._answering.start(self._start_ns)
+        else:
+            self._answering.stop()
+        self._answer()
+
+    def _on_observation(self, message: Observation) -> None:
+        self._answering.add_question(stamp_ns(message.header.stamp), message)
+        self._answer()
+
+    def _on_truth(self, message: PoseStamped) -> None:
+        self._answering.add_fact(stamp_ns(message.header.stamp), message)
+        self._answer()
+
+    def _answer(self) -> None:
+        for stamp, observation, truth in self._answering.due():
+            action, active = self._operator.act(
+                pose_array(observation.pose_base_tcp),
+                wrench_array(observation.wrench_tcp),
+                offset_of(pose_array(truth.pose)),
+                (stamp - self._start_ns) * 1e-9,
+            )
+            full = np.zeros(self._task.action.dim)
+            full[:6] = action
+            message = TeleopAction(header=to_msg.header(stamp), action=to_msg.floats(full), active=active)
+            message.source = TeleopAction.SCRIPTED
+            self._publisher.publish(message)
+
+
+def main() -> None:
+    """Console script."""
+    sys.exit(run_node(OperatorNode, make_executor=EventsExecutor))
