@@ -148,11 +148,11 @@ class Rig:
     """One ROS domain: the bench in this process, nodes under test in their own."""
 
     def __init__(
-        self, domain: int, folder: Path, size: int, max_steps: int, task: dict[str, Any] | None = None
+        self, domain: int, folder: Path, size: int, max_steps: int, changes: dict[str, Any] | None = None
     ) -> None:
         self.domain, self.folder = domain, folder
         self.task = folder / "bench.yaml"
-        self.task.write_text(yaml.safe_dump(task or task_dict(size, max_steps)))
+        self.task.write_text(yaml.safe_dump({**task_dict(size, max_steps), **(changes or {})}))
         self.context = Context()
         rclpy.init(context=self.context, domain_id=domain)
         self.bench = Bench(self.context, size)
@@ -213,13 +213,13 @@ class Rig:
 
 @pytest.fixture
 def make_rig(tmp_path: Path) -> Iterator[Callable[..., Rig]]:
-    """make_rig(domain, size=64, max_steps=12, task=None) -> Rig, closed at the end of the test."""
+    """make_rig(domain, size=64, max_steps=12, changes=None) -> Rig, closed at the end of the test."""
     rigs: list[Rig] = []
 
-    def make(domain: int, size: int = 64, max_steps: int = 12, task: dict[str, Any] | None = None) -> Rig:
+    def make(domain: int, size: int = 64, max_steps: int = 12, changes: dict[str, Any] | None = None) -> Rig:
         folder = tmp_path / str(len(rigs))
         folder.mkdir()
-        rigs.append(Rig(domain, folder, size, max_steps, task))
+        rigs.append(Rig(domain, folder, size, max_steps, changes))
         return rigs[-1]
 
     yield make
