@@ -268,7 +268,7 @@ class EpisodeLogic:
         return self._rewards[max(fitting)]
 
     def _judge(self, verdict: Verdict) -> tuple[bool, bool, bool, str]:
-        """(success, terminated, truncated, reason); reason "" while the episode goes on. Ends of the task come first."""
+        """(success, terminated, truncated, reason); "" while the episode goes on. Ends of the task come first."""
         if self._label is not None:
             return self._label, True, False, "label"
         if verdict.success:

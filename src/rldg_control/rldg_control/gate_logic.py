@@ -28,13 +28,13 @@ STALE_PERIODS = 2.0
 """An observation older than this is not acted on."""
 
 SILENCE_PERIODS = 2.5
-"""No observation for so long is a lost observer: two periods, and half a period of jitter, so that one lost one never latches."""
+"""No observation for so long is a lost observer: two periods and some jitter, so that losing one never latches."""
 
 ACTION_PERIODS = 2.0
 """An observation left unanswered for so long, with no later one answered, is two missing actions."""
 
 START_GRACE_S = 1.0
-"""Time for the first action of an episode (a policy resets first). Nothing has been commanded yet, so silence is safe."""
+"""Time for the first action of an episode (a policy resets first); nothing was commanded yet, so silence is safe."""
 
 
 class Phase(Enum):
@@ -56,7 +56,7 @@ class Cause(Enum):
 
 @dataclass(frozen=True)
 class GateConfig:
-    """wait_for_policy: the policy is the primary source, else teleoperation; wait_for_operator: lock-step, an operator answers too."""
+    """wait_for_policy: the policy is the primary source, else teleoperation; wait_for_operator: lock-step only."""
 
     action: ActionConfig
     box: SafetyBox

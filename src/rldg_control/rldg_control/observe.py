@@ -64,7 +64,7 @@ def observe_camera(message: Any, camera: CameraConfig) -> bytes:
 
 
 def gripper_width(message: Any) -> float:
-    """sensor_msgs/JointState of franka_gripper -> distance between the fingers [m] (sum of both); NaN without positions."""
+    """JointState of franka_gripper -> distance between the fingers [m] (sum of both); NaN without positions."""
     return float(sum(message.position)) if len(message.position) else float("nan")
 
 

@@ -28,7 +28,7 @@ from rldg_msgs.srv import Hold, LabelEpisode
 from rldg_ros import to_msg
 from rldg_ros.qos import EVENTS, STREAM, TARGET
 
-MEASURED = pose([0.51, 0.0, 0.18], [1.0, 0.0, 0.0, 0.0])
+MEASURED = pose([0.51, 0.0, 0.19], [1.0, 0.0, 0.0, 0.0])
 
 
 class Statuses:
@@ -112,7 +112,7 @@ def test_gate_acts_holds_and_is_released(gate: tuple[Any, Driven, Statuses]) -> 
     assert not rig.bench.targets, "silent without an episode"
     run_some(rig, driven)
     target = pose_array(rig.bench.targets[0].pose)
-    np.testing.assert_allclose(target[:3], [0.51, 0.0, 0.165], atol=1e-9)  # +z of the tool points down
+    np.testing.assert_allclose(target[:3], [0.51, 0.0, 0.175], atol=1e-9)  # +z of the tool points down
     np.testing.assert_allclose(target[3:], MEASURED[3:], atol=1e-12)
     assert rig.bench.targets[0].header.frame_id == "base"
     assert rig.call(Trigger, "gate/stop", Trigger.Request()).success
@@ -191,7 +191,7 @@ def test_gate_survives_jumps_of_simulated_time(make_rig: Callable[..., Any]) -> 
     clock_out = rig.bench.create_publisher(ClockMsg, "/clock", 10)
     rig.start("gate", use_sim_time=True)
     driven = Driven(rig)
-    driven.offset_ns = 10**9 - driven.now_ns()  # simulated time starts at 1 s
+    driven.offset_ns = 100 * 10**9 - driven.now_ns()  # simulated time starts at 100 s
     steady = Clock(clock_type=ClockType.STEADY_TIME)
     tell = lambda: clock_out.publish(ClockMsg(clock=to_msg.time(driven.now_ns())))  # noqa: E731
     rig.bench.create_timer(0.02, tell, clock=steady)
@@ -200,7 +200,7 @@ def test_gate_survives_jumps_of_simulated_time(make_rig: Callable[..., Any]) -> 
     count = len(rig.bench.executed)
     rig.until(lambda: len(rig.bench.executed) > count + 3, what="actions after the jump")
     assert ExecutedAction.HOLD not in rig.bench.sources()
-    driven.offset_ns -= 7200 * 10**9  # and back behind the start of the episode
+    driven.offset_ns -= 3650 * 10**9  # and back behind the start of the episode
     rig.until(lambda: statuses.newest("gate").startswith("latched: no observation"), what="latch")
     held_once(rig)
 
@@ -315,9 +315,8 @@ def test_gripper_without_franka_msgs_is_one_line(make_rig: Callable[..., Any]) -
     process = make_rig(37).start("gripper", mode="franka")
     output, _ = process.communicate(timeout=20)
     assert process.returncode == 2
-    assert output.strip() == (
-        "gripper: parameter mode: franka needs franka_msgs, which is not installed; source franka_ros2 or use mode:=topic"
-    )
+    assert len(output.strip().splitlines()) == 1
+    assert "parameter mode: franka needs franka_msgs, which is not installed" in output
 
 
 @pytest.mark.parametrize("node", ["observer", "gate", "teleop", "gripper", "episode"])
@@ -382,7 +381,7 @@ def test_operator_resets_labels_and_only_one_goal_runs(hardware: tuple[Any, Driv
     status, result = result_of(rig, handle)
     assert (status, list(result.success)) == (GoalStatus.STATUS_SUCCEEDED, [True, False])
     assert list(result.episode_ids) == ["run/000000", "run/000001"]
-    assert [e.reason for e in rig.bench.events if e.kind == EpisodeEvent.END] == ["label", "label"]
+    rig.until(lambda: [e.reason for e in rig.bench.events if e.kind == EpisodeEvent.END] == ["label", "label"])
 
 
 def test_a_latch_truncates_and_stop_on_hold_ends_the_goal(hardware: tuple[Any, Driven]) -> None:

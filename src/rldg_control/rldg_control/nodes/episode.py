@@ -68,7 +68,7 @@ class Episode(Node):
         self._index = 0  # of the next episode, over all goals
         self._busy = self._settled = False
         self._gate_latched, self._gate_reason = False, ""
-        self._reset_done = self._give_up = False
+        self._awaits_reset = self._reset_done = self._give_up = False
         self._plan = EpisodeEvent()
         self._outcome: Outcome | None = None
         self._started_at = time.strftime("%Y%m%d-%H%M%S")
@@ -176,7 +176,7 @@ class Episode(Node):
 
     def _confirm_reset(self) -> tuple[bool, str]:
         """The operator says that scene and arm are ready."""
-        if self._reset_mode != "operator" or not self._busy or self._logic.running:
+        if not self._awaits_reset:
             return False, "no episode is waiting for its reset"
         newest = self._logic.newest_observation()
         if newest is None:
@@ -338,12 +338,15 @@ class Episode(Node):
     async def _reset(self, handle: ServerGoalHandle, seed: int, object_name: str) -> int:
         """Bring the scene to its start; return the stamp from which on observations count [ns]."""
         if self._reset_client is None:
-            self._reset_done = False
+            self._awaits_reset, self._reset_done = True, False
             self.get_logger().info(
                 f"{self._plan.episode_id}: reset the scene ({object_name}), move the arm to the start pose, "
                 "then press the start button or call episode/reset"
             )
-            await self._until(handle, lambda: self._reset_done or self._give_up, FOREVER_S, "")
+            try:
+                await self._until(handle, lambda: self._reset_done or self._give_up, FOREVER_S, "")
+            finally:
+                self._awaits_reset = False
             if self._give_up:
                 raise UserError("ended by the operator")
             newest = self._logic.newest_observation()

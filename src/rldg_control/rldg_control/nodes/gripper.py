@@ -70,7 +70,7 @@ class FrankaGripper:
             from franka_msgs.action import Grasp, Move
         except ImportError as error:
             raise UserError(
-                "parameter mode: franka needs franka_msgs, which is not installed; source franka_ros2 or use mode:=topic"
+                "parameter mode: franka needs franka_msgs, which is not installed; use mode:=topic"
             ) from error
         prefix = str(parameter(node, "gripper_action_prefix", "/franka_gripper"))
         self._open_m = float(node.get_parameter("open_width_m").value)
