@@ -133,7 +133,8 @@ class Bench:
             steps: list[Step] = []
             seed = derive_seed(self.seed, "demo", k)
             wins += run_episode(cell, self.task, f"demo{k}", seed, no_action, operator, 0, steps.append)[0]
-            learner.add_demonstration(steps)
+            if steps[-1].success:  # as the learner does with bags
+                learner.add_demonstration(steps)
         learner.warm_up()
         began = time.perf_counter()
         learning_s = evaluating_s = 0.0
@@ -190,7 +191,8 @@ class Bench:
             "seed": self.seed, "demo_successes": wins, "demo_transitions": learner.counters.demo_transitions,
             "steps_to_20": first and first["steps"], "wall_s_to_20": first and first["wall_s"],
             "final_successes": curve[-1]["successes"], "control_steps": count, "episodes": episodes,
-            "updates": learner.counters.updates, "wall_s": curve[-1]["wall_s"], "interventions": intervened, "learning_cpu_s": round(learning_s, 1),
+            "updates": learner.counters.updates, "wall_s": curve[-1]["wall_s"], "interventions": intervened,
+            "learning_cpu_s": round(learning_s, 1),
             "cpu_ms_per_update": round(1e3 * learning_s / max(1, learner.counters.updates), 2), "curve": curve,
         }  # fmt: skip
 
@@ -232,7 +234,9 @@ def main() -> None:
     config = configuration.resolve(args.preset, args.overrides)
     render = config.features.image_encoder != "none"
     runs = [
-        Bench(task, config, seed, render, args.interventions).run(args.demos, args.max_steps, args.eval_every, args.time_limit_s)
+        Bench(task, config, seed, render, args.interventions).run(
+            args.demos, args.max_steps, args.eval_every, args.time_limit_s
+        )
         for seed in args.seeds
     ]
     result = {"benchmark": "specialist", "overrides": args.overrides, "preset": args.preset, "runs": runs}

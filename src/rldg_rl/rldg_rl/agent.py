@@ -8,7 +8,7 @@ Each parameter group has one Adam of its own, so momentum of one never moves ano
 from __future__ import annotations
 
 from collections.abc import Callable
-from functools import partial
+from functools import cache, partial
 from typing import Any, NamedTuple
 
 import jax
@@ -118,6 +118,7 @@ def _actor_update(
 ) -> tuple[TrainState, Metrics]:
     network = config.network
     adam = optax.adam(config.agent.learning_rate)
+    temperature_adam = optax.adam(config.agent.temperature_learning_rate)
     temperature = temperature_of(state)
 
     def actor_loss(params: Params) -> tuple[jax.Array, jax.Array]:
@@ -133,7 +134,7 @@ def _actor_update(
         return jnp.asarray(jax.nn.softplus(params["raw"]) * (entropy - target_entropy))
 
     t_gradient = jax.grad(temperature_loss)(state.temperature)
-    t_step, temperature_optimiser = adam.update(t_gradient, state.temperature_optimiser, state.temperature)
+    t_step, temperature_optimiser = temperature_adam.update(t_gradient, state.temperature_optimiser, state.temperature)
     state = state._replace(
         actor=optax.apply_updates(state.actor, step),
         actor_optimiser=actor_optimiser,
@@ -146,12 +147,17 @@ def _actor_update(
 def make_update_many(config: RLConfig) -> Callable[[TrainState, Batch], tuple[TrainState, dict[str, np.ndarray]]]:
     """Jitted (state, batches with a leading axis K) -> (state after K updates, mean metrics).
 
-    The scan keeps K updates in one dispatch; the state is donated, so an update allocates nothing.
+    The scan keeps K updates in one dispatch; the state is donated, so an update allocates nothing. Compiled
+    once per process for the same networks and hyper-parameters.
     """
+    return _compiled(RLConfig(network=config.network, agent=config.agent))
 
+
+@cache
+def _compiled(config: RLConfig) -> Any:
     @partial(jax.jit, donate_argnums=0)
     def scan(state: TrainState, batches: Batch) -> tuple[TrainState, Metrics]:
         state, metrics = jax.lax.scan(lambda s, b: update(s, b, config), state, batches)
         return state, jax.tree.map(jnp.nanmean, metrics)
 
-    return scan  # type: ignore[return-value]
+    return scan

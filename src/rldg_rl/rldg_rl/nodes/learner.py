@@ -56,7 +56,11 @@ class LearnerNode(Node):  # type: ignore[misc]
         self._checkpointed = self._learner.counters.env_steps
         self._rate_since = time.monotonic(), self._learner.counters.env_steps
         log = self.get_logger()
-        log.info(f"{start.demonstrations} demonstrations, {self._learner.counters.demo_transitions} transitions")
+        transitions = self._learner.counters.demo_transitions
+        log.info(
+            f"{start.demonstrations} demonstrations of {transitions} transitions, "
+            f"{start.failed_demonstrations} failed ones left out"
+        )
         if start.resumed_from or start.recorded_episodes:
             log.info(f"resumed from {start.resumed_from}, {start.recorded_episodes} recorded episodes")
         if start.missing_episodes:

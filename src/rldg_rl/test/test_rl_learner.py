@@ -1,0 +1,288 @@
+"""The learner: ratio, due weights, determinism, interventions, checkpoints and resume."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+from rl_samples import episode, insertion, random_episodes, small
+
+from rldg_core.errors import UserError
+from rldg_core.types import Source, Step
+from rldg_rl.checkpoint import newest_checkpoint, restore, write_checkpoint
+from rldg_rl.config import RLConfig, resolve
+from rldg_rl.learner import Learner, Weights
+from rldg_rl.specialist_files import read_specialist
+from rldg_rl.weights import flatten
+
+
+def fed(steps: list[Step], config: RLConfig | None = None, seed: int = 0) -> tuple[Learner, list[Weights]]:
+    """A learner after these Steps, and the weights it emitted."""
+    learner = Learner(config or small(), insertion(), seed)
+    weights = [learner.first_weights()]
+    weights += [w for step in steps if (w := learner.consume(step))]
+    return learner, weights
+
+
+def by_episode(steps: list[Step]) -> dict[str, list[Step]]:
+    """Steps as bags hold them."""
+    found: dict[str, list[Step]] = {}
+    for step in steps:
+        found.setdefault(step.episode_id, []).append(step)
+    return found
+
+
+def test_update_to_data_ratio_is_enforced_after_every_step() -> None:
+    learner = Learner(small(updates_per_step=1.5), insertion(), 0)
+    for step in random_episodes(5, 9):
+        learner.consume(step)
+        counters = learner.counters
+        assert counters.updates <= 1.5 * counters.env_steps
+        assert counters.env_steps >= 10 or counters.updates == 0
+    assert learner.counters.env_steps == 45
+    # All that step 40 allows were done when its weights fell due.
+    assert 60 <= learner.counters.updates <= 67
+    assert int(learner.state.updates) == learner.counters.updates
+
+
+def test_weights_fall_due_as_rule_7_says() -> None:
+    _, weights = fed(random_episodes(4, 8))
+    assert [(w.version, w.valid_from_step) for w in weights] == [(0, 0), (1, 20), (2, 30), (3, 40)]
+
+
+def test_same_steps_and_seed_give_the_same_bytes_and_another_seed_others() -> None:
+    steps = random_episodes(3, 10)
+    first, second, other = (fed(steps, seed=seed)[1] for seed in (1, 1, 2))
+    assert [w.sha256 for w in first] == [w.sha256 for w in second]
+    assert len({w.data for w in first}) == 4
+    assert first[-1].data != other[-1].data
+
+
+def test_demonstration_updates_count_apart() -> None:
+    learner = Learner(small(demo_updates=7), insertion(), 0)
+    learner.add_demonstration(random_episodes(1, 20))
+    learner.train_on_demonstrations()
+    assert (learner.counters.demo_updates, learner.counters.updates, int(learner.state.updates)) == (7, 0, 7)
+    assert learner.counters.demo_transitions == 20
+
+
+def test_interventions_go_to_both_replays_with_their_own_next_observation() -> None:
+    sources = [Source.POLICY, Source.HUMAN, Source.HUMAN, Source.POLICY, Source.SCRIPTED, Source.POLICY]
+    offsets = np.zeros((7, 6))
+    offsets[:, 0] = np.arange(7) * 0.005
+    learner, _ = fed(episode("a", offsets, sources=sources))
+    assert len(learner.online) == 6
+    assert len(learner.demonstrations) == 3
+    batch = learner.demonstrations.sample(np.random.default_rng(0), (100,), 1, 0.9)
+    pairs = {(round(o * 10), round(n * 10)) for o, n in zip(
+        batch.observations[:, 0], batch.next_observations[:, 0], strict=True
+    )}  # fmt: skip
+    assert pairs == {(1, 2), (2, 3), (4, 5)}  # features divide by 0.05 m
+    assert learner.intervention_ratio == pytest.approx(0.5)
+
+
+def test_time_outs_bootstrap_and_successes_do_not() -> None:
+    offsets = np.zeros((4, 6))
+    timed_out, _ = fed(episode("a", offsets, success=False, truncated=True))
+    succeeded, _ = fed(episode("a", offsets))
+    rng = np.random.default_rng(0)
+    discounts = [x.online.sample(rng, (50,), 1, 0.9).discounts for x in (timed_out, succeeded)]
+    assert discounts[0].min() == pytest.approx(0.9)
+    assert discounts[1].min() == 0.0
+    assert (timed_out.success_rate, succeeded.success_rate) == (0.0, 1.0)
+
+
+def test_malformed_steps_are_counted_and_nothing_links_across_them() -> None:
+    steps = episode("a", np.zeros((6, 6)))
+    bad_action = replace(steps[2].action, executed=np.full(6, np.nan, np.float32))
+    steps[2] = replace(steps[2], action=bad_action)
+    learner, _ = fed(steps)
+    assert learner.counters.rejected_steps == 1
+    assert len(learner.online) == 3  # 0 -> 1, 3 -> 4, 4 -> 5
+    with pytest.raises(UserError, match="task 'other'"):
+        learner.consume(replace(steps[0], task="other"))
+
+
+def test_a_resumed_run_continues_bit_for_bit(tmp_path: Path) -> None:
+    steps = random_episodes(5, 9, sources=[Source.POLICY] * 4 + [Source.HUMAN] * 3 + [Source.POLICY] * 2)
+    demonstration = random_episodes(1, 12, seed=99)
+    config = small(demo_updates=5)
+
+    def begin() -> Learner:
+        learner = Learner(config, insertion(), 3)
+        learner.add_demonstration(demonstration)
+        return learner
+
+    whole = begin()
+    whole.train_on_demonstrations()
+    whole.first_weights()
+    for step in steps:
+        whole.consume(step)
+    uninterrupted = whole.first_weights()
+
+    stopped = begin()
+    stopped.train_on_demonstrations()
+    stopped.first_weights()
+    for step in steps[:33]:  # in the middle of an episode
+        stopped.consume(step)
+    write_checkpoint(tmp_path, stopped)
+
+    resumed = begin()
+    folder = newest_checkpoint(tmp_path)
+    assert folder is not None
+    restore(resumed, folder)
+    for name, array in flatten(stopped.state.actor).items():
+        assert np.array_equal(array, resumed.actor_tensors[name]), name
+    assert resumed.rebuild(by_episode(steps)) == 0  # bags hold all, also what came after the checkpoint
+    assert resumed.counters == replace(whole.counters, version=whole.counters.version - 1)
+    assert resumed.first_weights().data == uninterrupted.data
+    assert list(resumed.recent) == list(whole.recent)
+
+
+def test_a_lost_open_episode_is_all_that_is_lost(tmp_path: Path) -> None:
+    steps = random_episodes(3, 9)
+    learner, _ = fed(steps[:25])
+    resumed = Learner(small(), insertion(), 0)
+    restore(resumed, write_checkpoint(tmp_path, learner))
+    assert resumed.rebuild(by_episode(steps[:20])) == 1
+    assert len(resumed.online) == 18
+    assert resumed.counters.env_steps == 23
+    assert resumed.first_weights().version == learner.counters.version + 1
+
+
+def test_checkpoints_are_pruned_and_checked(tmp_path: Path) -> None:
+    learner = Learner(small(), insertion(), 0)
+    learner.first_weights()
+    for step in random_episodes(3, 9):
+        learner.consume(step)
+        write_checkpoint(tmp_path, learner)
+    assert sorted(p.name for p in (tmp_path / "checkpoints").iterdir()) == ["00000026", "00000027"]
+    folder = newest_checkpoint(tmp_path)
+    assert folder is not None
+
+    with pytest.raises(UserError, match=r"learner\.json: another seed"):
+        restore(Learner(small(), insertion(), 1), folder)
+    with pytest.raises(UserError, match=r"learner\.json: another configuration"):
+        restore(Learner(small(period_steps=7), insertion(), 0), folder)
+    state = folder / "state.safetensors"
+    data = bytearray(state.read_bytes())
+    data[-1] ^= 1
+    state.write_bytes(data)
+    with pytest.raises(UserError, match=r"state\.safetensors: SHA-256 differs"):
+        restore(Learner(small(), insertion(), 0), folder)
+    state.write_bytes(b"\x80\x04pickle")
+    with pytest.raises(UserError, match=r"state\.safetensors: not valid safetensors"):
+        restore(Learner(small(), insertion(), 0), folder)
+    (folder / "learner.json").write_text("{}")
+    with pytest.raises(UserError, match="not a learner's checkpoint"):
+        restore(Learner(small(), insertion(), 0), folder)
+
+
+def test_specialist_folder_holds_the_actor_and_is_verified(tmp_path: Path) -> None:
+    learner, _ = fed(random_episodes(1, 9))
+    write_checkpoint(tmp_path, learner)
+    folder = tmp_path / "specialist"
+    saved = read_specialist(folder)
+    assert saved.config == learner.config
+    assert all(np.array_equal(array, learner.actor_tensors[name]) for name, array in saved.tensors.items())
+    value = json.loads((folder / "config.json").read_text())
+    assert value["spec_hash"] == learner.spec_hash
+    actor = folder / "actor.safetensors"
+    actor.write_bytes(actor.read_bytes()[:-1] + b"\x01")
+    with pytest.raises(UserError, match=r"actor\.safetensors: SHA-256 differs"):
+        read_specialist(folder)
+
+
+@pytest.mark.parametrize("image_encoder", ["none", "random_conv"])
+def test_the_message_carries_the_actor_alone(image_encoder: str) -> None:
+    config = resolve("connector", {"features": {"image_encoder": image_encoder}})
+    weights = Learner(config, insertion(), 0).first_weights()
+    assert len(weights.data) < 1_000_000  # a frozen backbone would make it 26 MB
+
+
+@pytest.mark.timeout(300)
+def test_it_learns_to_free_itself_from_the_stuck_state() -> None:
+    """Two dimensions of insertion: pressing beside the hole sticks by friction; only lifting and moving helps."""
+    config = resolve("connector", {"network": {"hidden": [64, 64]}, "agent": {"batch_size": 64}})
+    learner = Learner(config, insertion(), 0)
+    policy = ToyPolicy(learner)
+    for k in range(8):
+        learner.add_demonstration(toy_episode(f"d{k}", k, 0, toy_demonstrator)[0])
+    before = sum(toy_episode("", 1000 + k, 0, policy.mode)[1] for k in range(10))
+    count = 0
+    for k in range(200):
+        steps, _ = toy_episode(f"o{k}", 100 + k, count, policy.sample)
+        count += len(steps) - 1
+        for step in steps:
+            learner.consume(step)
+        if count > 1500:
+            break
+    after = sum(toy_episode("", 1000 + k, 0, policy.mode)[1] for k in range(10))
+    assert before <= 3
+    assert after >= 9
+
+
+class ToyPolicy:
+    """The learner's newest actor."""
+
+    def __init__(self, learner: Learner) -> None:
+        from rldg_rl.features import feature_function
+
+        self._learner = learner
+        self._features = feature_function(learner.task, learner.config.features)
+        self._rng = np.random.default_rng(0)
+
+    def _act(self, offset: np.ndarray, rng: np.random.Generator | None) -> np.ndarray:
+        from rl_samples import observation
+
+        from rldg_rl.inference import choose_action
+
+        learner = self._learner
+        return choose_action(learner.actor_tensors, self._features(observation(offset)), learner.config.network, rng)
+
+    def mode(self, offset: np.ndarray) -> np.ndarray:
+        """Deterministic action."""
+        return self._act(offset, None)
+
+    def sample(self, offset: np.ndarray) -> np.ndarray:
+        """Exploring action."""
+        return self._act(offset, self._rng)
+
+
+def toy_demonstrator(offset: np.ndarray) -> np.ndarray:
+    """Lifts when beside the hole, then moves, then presses."""
+    action = np.zeros(6, np.float32)
+    beside = abs(offset[0]) > 0.001
+    action[0] = np.clip(-offset[0] / 0.015, -1, 1)
+    action[2] = (0.3 if offset[2] <= 0.0 else 0.0) if beside else -0.5
+    return action
+
+
+def toy_step(offset: np.ndarray, action: np.ndarray) -> np.ndarray:
+    """x moves freely above z = 0; at z = 0 it sticks while pressed; below z = 0 it is in the hole (|x| < 1 mm)."""
+    after = offset.copy()
+    pressed = offset[2] <= 0.0 and action[2] < 0.0
+    if not pressed:
+        after[0] = np.clip(offset[0] + 0.015 * action[0], -0.03, 0.03)
+    after[2] = min(0.02, offset[2] + 0.01 * action[2])
+    if abs(after[0]) > 0.001:
+        after[2] = max(0.0, after[2])
+    return after
+
+
+def toy_episode(name: str, seed: int, step_count: int, act: object) -> tuple[list[Step], bool]:
+    """Up to 40 steps from a random x at z = 1 cm; success at 1 cm below the surface."""
+    rng = np.random.default_rng(seed)
+    offsets = [np.array([rng.uniform(-0.03, 0.03), 0, 0.01, 0, 0, 0])]
+    actions = []
+    while offsets[-1][2] > -0.01 and len(actions) < 40:
+        actions.append(np.asarray(act(offsets[-1]), np.float32))  # type: ignore[operator]
+        offsets.append(toy_step(offsets[-1], actions[-1]))
+    success = bool(offsets[-1][2] <= -0.01)
+    steps = episode(name, offsets, step_count, success=success, truncated=not success)
+    for k, action in enumerate(actions):
+        steps[k] = replace(steps[k], action=replace(steps[k].action, requested=action, executed=action))
+    return steps, success

@@ -1,0 +1,168 @@
+"""The specialist back-end, features and configuration."""
+
+from __future__ import annotations
+
+import time
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+from rl_samples import insertion, observation, random_episodes, small
+
+from rldg_core.errors import UserError
+from rldg_core.frames import rotation_of
+from rldg_core.image_codec import encode_jpeg
+from rldg_core.policy import TrainablePolicy
+from rldg_rl import config as configuration
+from rldg_rl.checkpoint import write_specialist_of
+from rldg_rl.config import PRESETS, FeatureConfig, resolve
+from rldg_rl.features import feature_dim, feature_function, proprioception
+from rldg_rl.learner import Learner
+from rldg_rl.specialist import SpecialistPolicy
+
+
+@pytest.fixture(scope="module")
+def learner() -> Learner:
+    """A connector learner; its preset is what SpecialistPolicy(None) expects."""
+    return Learner(resolve("connector"), insertion(), 0)
+
+
+def test_waits_for_weights_then_follows_them(learner: Learner) -> None:
+    policy = SpecialistPolicy(None, insertion(), explore=False)
+    assert isinstance(policy, TrainablePolicy)
+    assert policy.spec_hash == learner.spec_hash
+    assert not policy.ready
+    with pytest.raises(UserError, match="no weights yet"):
+        policy.act(observation([0.0] * 6))
+    policy.update_weights(learner.first_weights().data, 5)
+    assert policy.ready
+    assert policy.spec.version == 5
+    action = policy.act(observation([0.01] * 6))
+    assert action.shape == (1, 6)
+    assert action.dtype == np.float32
+    with pytest.raises(UserError, match="policy weights version 6"):
+        policy.update_weights(b"nonsense", 6)
+    assert np.array_equal(policy.act(observation([0.01] * 6)), action)
+
+
+def test_exploration_depends_on_the_episodes_seed_alone(learner: Learner) -> None:
+    policy = SpecialistPolicy(None, insertion(), explore=True)
+    policy.update_weights(learner.first_weights().data, 0)
+    seen = observation([0.0] * 6)
+
+    def actions(seed: int) -> list[list[float]]:
+        policy.reset("", seed)
+        return [policy.act(seen)[0].tolist() for _ in range(3)]
+
+    first = actions(1)
+    assert actions(2) != first
+    assert actions(1) == first
+    assert first[0] != first[1]
+    assert np.abs(first).max() <= 1.0
+
+
+def test_folder_round_trip_and_action_dimension(tmp_path: Path) -> None:
+    trained = Learner(small(), insertion(), 0)
+    for step in random_episodes(2, 9):
+        trained.consume(step)
+    write_specialist_of(trained, tmp_path / "specialist")
+    policy = SpecialistPolicy(tmp_path / "specialist", insertion(), explore=False)
+    live = SpecialistPolicy(config_file(tmp_path), insertion(), explore=False)
+    live.update_weights(trained.first_weights().data, 1)
+    seen = observation([0.01, -0.02, 0.03, 0.0, 0.01, 0.05])
+    assert np.array_equal(policy.act(seen), live.act(seen))
+    gripper = insertion().model_copy(update={"action": insertion().action.model_copy(update={"gripper": True})})
+    with pytest.raises(UserError, match="made for 6 actions, task insertion has 7"):
+        SpecialistPolicy(tmp_path / "specialist", gripper, explore=False)
+    with pytest.raises(UserError, match=r"nowhere/config\.json: cannot read"):
+        SpecialistPolicy(tmp_path / "nowhere", insertion(), explore=False)
+
+
+def config_file(folder: Path) -> Path:
+    """A YAML file that resolves to `small()`."""
+    path = folder / "overrides.yaml"
+    path.write_text("preset: hil_serl\nnetwork: {hidden: [16, 16]}\nagent: {batch_size: 16}\n")
+    return path
+
+
+def test_inference_is_cheap(learner: Learner) -> None:
+    policy = SpecialistPolicy(None, insertion(), explore=True)
+    policy.update_weights(learner.first_weights().data, 0)
+    seen = observation([0.01] * 6)
+    times = []
+    for _ in range(200):
+        start = time.thread_time()
+        policy.act(seen)
+        times.append(time.thread_time() - start)
+    assert np.median(times) < 2e-3
+
+
+def test_features_are_of_order_one_and_fine_near_the_target() -> None:
+    config, task = FeatureConfig(), insertion()
+    rng = np.random.default_rng(0)
+    values = [proprioception(observation(rng.uniform(-1, 1, 6) * 0.05), task, config) for _ in range(50)]
+    assert np.abs(values).max() <= 3.0
+    assert values[0].shape == (feature_dim(config),)
+    centre = proprioception(observation([0.0] * 6), task, config)
+    moved = proprioception(observation([2e-4, 0, 0, 0, 0, 0]), task, config)
+    assert np.abs(moved - centre).max() > 0.15  # 0.2 mm
+    with pytest.raises(ValueError, match="not finite"):
+        proprioception(replace(observation([0.0] * 6), wrench_tcp=np.full(6, np.nan)), task, config)
+
+
+def test_twist_changes_axes_by_rotation_alone_far_from_the_base() -> None:
+    """At x = 0.6 m a lever arm would turn 1 rad/s into 0.6 m/s."""
+    config, task = FeatureConfig(), insertion()
+    offset = [0.1, 0.0, 0.0, 0.0, 0.0, 0.0]
+    turning = observation(offset, twist=(0, 0, 0, 0, 0, 1.0))
+    start = 3 * len(config.position_scales_m) + 3 * len(config.rotation_scales_rad)
+    twist = proprioception(turning, task, config)[start : start + 6]
+    np.testing.assert_allclose(twist[:3], 0.0, atol=1e-6)
+    expected = rotation_of(turning.pose_base_tcp).inv().apply([0, 0, 1.0])
+    np.testing.assert_allclose(twist[3:], expected, atol=1e-6)
+
+
+def test_image_features_are_frozen_and_need_the_camera() -> None:
+    config = FeatureConfig(image_encoder="random_conv")
+    features = feature_function(insertion(), config)
+    image = np.random.default_rng(0).integers(0, 255, (256, 256, 3), dtype=np.uint8)
+    seen = replace(observation([0.0] * 6), images={"wrist": encode_jpeg(image)})
+    values = features(seen)
+    assert values.shape == (feature_dim(config),)
+    assert np.array_equal(values, feature_function(insertion(), config)(seen))
+    other = replace(seen, images={"wrist": encode_jpeg(255 - image)})
+    assert not np.allclose(values, features(other))
+    with pytest.raises(ValueError, match="no image of camera 'wrist'"):
+        features(observation([0.0] * 6))
+
+
+@pytest.mark.parametrize("preset", PRESETS)
+def test_presets_are_valid_and_the_hash_names_what_weights_fit(preset: str) -> None:
+    config = resolve(preset)
+    changed = resolve(preset, {"network": {"hidden": [7]}})
+    learning = resolve(preset, {"agent": {"discount": 0.5}})
+    assert config.spec_hash(6) != changed.spec_hash(6)
+    assert config.spec_hash(6) != config.spec_hash(7)
+    assert config.spec_hash(6) == learning.spec_hash(6)
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("agent: {batch_size: 3}", "agent: Value error, batch_size must be even"),
+        ("agent: {speed: 3}", r"agent\.speed: Extra inputs"),
+        ("network: {critics: 2}\nagent: {critic_subset: 3}", "critic_subset 3 exceeds network.critics 2"),
+        ("preset: best", "unknown preset 'best'"),
+        ("agent: 3", "agent: expected a mapping"),
+        ("- 1", "expected a mapping"),
+        ("a: [", "not valid YAML"),
+    ],
+)
+def test_bad_configuration_is_one_clear_line(tmp_path: Path, text: str, message: str) -> None:
+    path = tmp_path / "c.yaml"
+    path.write_text(text)
+    with pytest.raises(UserError, match=message) as caught:
+        configuration.load(path)
+    assert str(caught.value).startswith(str(path))
+    assert "\n" not in str(caught.value)
