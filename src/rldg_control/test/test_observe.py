@@ -90,7 +90,7 @@ def test_twist_is_the_mean_over_one_period_in_base_axes() -> None:
     estimator = TwistEstimator(PERIOD_NS)
     start = pose([0.5, 0, 0.2], [1, 0, 0, 0])
     turned = Rotation.from_rotvec([0, 0, 0.02]) * Rotation.from_quat(start[3:])
-    end = np.concatenate([[*start[:3], 0.01, 0, -0.02], turned.as_quat()])
+    end = np.concatenate([np.add(start[:3], [0.01, 0, -0.02]), turned.as_quat()])
     np.testing.assert_array_equal(estimator.update(PERIOD_NS, start), np.zeros(6))
     np.testing.assert_allclose(estimator.update(2 * PERIOD_NS, end), [0.1, 0, -0.2, 0, 0, 0.2], atol=1e-9)
     # The other sign of the quaternion is the same rotation.
