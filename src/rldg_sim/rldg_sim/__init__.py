@@ -1,1 +1,5 @@
 """The simulated Franka cell (MuJoCo) and the scripted operator."""
+
+from rldg_sim.gl import choose_backend
+
+choose_backend()  # mujoco reads MUJOCO_GL once, when it is first imported

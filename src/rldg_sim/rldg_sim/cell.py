@@ -13,21 +13,20 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any, Literal
 
-from rldg_sim import gl  # before mujoco, which reads MUJOCO_GL
-
-import mujoco  # isort: skip
+import mujoco
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 from scipy.spatial.transform import Rotation
 
 from rldg_core.task import Task
 from rldg_sim.connectors import Connector, connector
+from rldg_sim.drawing import Drawing
 from rldg_sim.kinematics import site_pose, solve_ik
 from rldg_sim.panda import NOMINAL_Q
 from rldg_sim.port import grip_width_m
 from rldg_sim.pose_math import clip_to_box, compose_delta, wxyz
-from rldg_sim.randomisation import Looks, place_plug, start_pose, vary_looks
-from rldg_sim.scene import PHYSICS_STEP_S, drawn_mjcf, impedance_parameters, physics_mjcf, port_pose_base
+from rldg_sim.randomisation import place_plug, start_pose, vary_looks
+from rldg_sim.scene import PHYSICS_STEP_S, impedance_parameters, physics_mjcf, port_pose_base
 
 Array = NDArray[np.float64]
 Image = NDArray[np.uint8]
@@ -70,46 +69,6 @@ class SensorFrame:
         return self.stamp_ns * 1e-9
 
 
-class _Drawing:
-    """What cameras see of one connector scene; created when the first image is asked for."""
-
-    def __init__(self, task: Task, item: Connector) -> None:
-        self.model: Any = mujoco.MjModel.from_xml_string(drawn_mjcf(task, item))
-        self.data: Any = mujoco.MjData(self.model)
-        self.looks = Looks.of(self.model)
-        self.plug = int(self.model.body("plug").id)
-        self.wrist = int(self.model.camera("wrist").id)
-        self._renderers: dict[tuple[int, int], Any] = {}
-
-    def image(self, joint_positions: Array, camera: str, width: int, height: int, *, pretty: bool) -> Image:
-        """Image (height, width, 3) uint8 RGB; pretty: with shadows and sky."""
-        self.data.qpos[:] = joint_positions
-        mujoco.mj_kinematics(self.model, self.data)
-        mujoco.mj_camlight(self.model, self.data)
-        renderer = self._renderer(width, height)
-        renderer.update_scene(self.data, camera)
-        flags = renderer.scene.flags
-        flags[mujoco.mjtRndFlag.mjRND_SHADOW] = pretty
-        flags[mujoco.mjtRndFlag.mjRND_REFLECTION] = pretty
-        flags[mujoco.mjtRndFlag.mjRND_SKYBOX] = pretty
-        image: Image = renderer.render()
-        return image
-
-    def _renderer(self, width: int, height: int) -> Any:
-        if (width, height) not in self._renderers:
-            try:
-                self._renderers[(width, height)] = mujoco.Renderer(self.model, height, width)
-            except Exception as error:  # each back-end raises its own type
-                raise gl.no_gl_error(error) from error
-        return self._renderers[(width, height)]
-
-    def close(self) -> None:
-        """Release the OpenGL contexts."""
-        for renderer in self._renderers.values():
-            renderer.close()
-        self._renderers.clear()
-
-
 class _Scene:
     """Physics of one connector scene, and its drawing."""
 
@@ -123,7 +82,7 @@ class _Scene:
         self.q_reset = solve_ik(
             self.model, self.data, self.tcp, np.array(task.reset.pose_base_tcp), NOMINAL_Q, "reset.pose_base_tcp"
         )
-        self._drawing: _Drawing | None = None
+        self._drawing: Drawing | None = None
         self._seed = 0
 
     def restart(self, seed: int) -> Array:
@@ -141,11 +100,11 @@ class _Scene:
     def image(self, camera: str, width: int, height: int, *, pretty: bool = False) -> Image:
         """Image (height, width, 3) uint8 RGB of the present state."""
         if self._drawing is None:
-            self._drawing = _Drawing(self._task, self.item)
+            self._drawing = Drawing(self._task, self.item)
             self._vary(self._drawing)
         return self._drawing.image(self.data.qpos, camera, width, height, pretty=pretty)
 
-    def _vary(self, drawing: _Drawing) -> None:
+    def _vary(self, drawing: Drawing) -> None:
         place_plug(drawing.model, drawing.plug, self._task.scene, self._seed)
         vary_looks(drawing.model, drawing.looks, self._task.scene, drawing.wrist, self._seed)
 

@@ -69,27 +69,83 @@ def _rj45() -> Array:
     """Hull of the body, 11.68 x 6.5 mm, and of the latch, 6.0 x 1.6 mm on top of it (towards +x)."""
     x, y, latch_x, latch_y = 3.25 * MM, 5.84 * MM, 4.85 * MM, 3.0 * MM
     points = np.array([[-x, -y], [x, -y], [latch_x, -latch_y], [latch_x, latch_y], [x, y], [-x, y]])
-    return points - np.array([(latch_x - x) / 2, 0.0])
+    return np.asarray(points - np.array([(latch_x - x) / 2, 0.0]), dtype=np.float64)
 
 
 _STEEL: Colour = (0.78, 0.79, 0.81)
 CONNECTORS: dict[str, Connector] = {
     c.name: c
     for c in (
-        Connector("usb_a", polygon.rectangle(12.0 * MM, 4.5 * MM), 8.5 * MM, 0.2 * MM, 0.5 * MM,
-                  _STEEL, (0.15, 0.15, 0.17), (0.15, 0.4, 0.85)),
-        Connector("ethernet", _rj45(), 9.0 * MM, 0.25 * MM, 0.5 * MM,
-                  (0.85, 0.85, 0.75), (0.85, 0.75, 0.15), (0.75, 0.72, 0.6)),
-        Connector("vga", _d_shell(16.9 * MM, 8.36 * MM), 6.0 * MM, 0.25 * MM, 0.5 * MM,
-                  _STEEL, (0.12, 0.18, 0.45), (0.45, 0.6, 0.9)),
-        Connector("usb_c", _cut(8.25 * MM, 2.4 * MM, 0.7 * MM, "-- +- ++ -+"), 6.65 * MM, 0.15 * MM, 0.4 * MM,
-                  (0.7, 0.71, 0.74), (0.85, 0.85, 0.87), (0.8, 0.8, 0.82)),
-        Connector("hdmi", _cut(13.9 * MM, 4.45 * MM, 1.3 * MM, "-- -+"), 8.0 * MM, 0.2 * MM, 0.4 * MM,
-                  (0.85, 0.7, 0.35), (0.1, 0.1, 0.1), (0.9, 0.75, 0.4)),
-        Connector("displayport", _cut(16.1 * MM, 4.76 * MM, 1.6 * MM, "-+"), 8.0 * MM, 0.2 * MM, 0.4 * MM,
-                  _STEEL, (0.3, 0.3, 0.32), (0.55, 0.56, 0.6)),
-        Connector("xlr", polygon.regular(15.9 * MM, 12), 9.0 * MM, 0.3 * MM, 0.6 * MM,
-                  (0.6, 0.62, 0.65), (0.25, 0.05, 0.05), (0.75, 0.75, 0.2)),
+        Connector(
+            "usb_a",
+            polygon.rectangle(12.0 * MM, 4.5 * MM),
+            8.5 * MM,
+            0.2 * MM,
+            0.5 * MM,
+            _STEEL,
+            (0.15, 0.15, 0.17),
+            (0.15, 0.4, 0.85),
+        ),
+        Connector(
+            "ethernet",
+            _rj45(),
+            9.0 * MM,
+            0.25 * MM,
+            0.5 * MM,
+            (0.85, 0.85, 0.75),
+            (0.85, 0.75, 0.15),
+            (0.75, 0.72, 0.6),
+        ),
+        Connector(
+            "vga",
+            _d_shell(16.9 * MM, 8.36 * MM),
+            6.0 * MM,
+            0.25 * MM,
+            0.5 * MM,
+            _STEEL,
+            (0.12, 0.18, 0.45),
+            (0.45, 0.6, 0.9),
+        ),
+        Connector(
+            "usb_c",
+            _cut(8.25 * MM, 2.4 * MM, 0.7 * MM, "-- +- ++ -+"),
+            6.65 * MM,
+            0.15 * MM,
+            0.4 * MM,
+            (0.7, 0.71, 0.74),
+            (0.85, 0.85, 0.87),
+            (0.8, 0.8, 0.82),
+        ),
+        Connector(
+            "hdmi",
+            _cut(13.9 * MM, 4.45 * MM, 1.3 * MM, "-- -+"),
+            8.0 * MM,
+            0.2 * MM,
+            0.4 * MM,
+            (0.85, 0.7, 0.35),
+            (0.1, 0.1, 0.1),
+            (0.9, 0.75, 0.4),
+        ),
+        Connector(
+            "displayport",
+            _cut(16.1 * MM, 4.76 * MM, 1.6 * MM, "-+"),
+            8.0 * MM,
+            0.2 * MM,
+            0.4 * MM,
+            _STEEL,
+            (0.3, 0.3, 0.32),
+            (0.55, 0.56, 0.6),
+        ),
+        Connector(
+            "xlr",
+            polygon.regular(15.9 * MM, 12),
+            9.0 * MM,
+            0.3 * MM,
+            0.6 * MM,
+            (0.6, 0.62, 0.65),
+            (0.25, 0.05, 0.05),
+            (0.75, 0.75, 0.2),
+        ),
     )
 }
 

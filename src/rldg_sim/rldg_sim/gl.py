@@ -1,4 +1,4 @@
-"""Choice of the off-screen OpenGL back-end. Import this before mujoco, which reads MUJOCO_GL once."""
+"""Choice of the off-screen OpenGL back-end."""
 
 from __future__ import annotations
 
@@ -7,22 +7,16 @@ import os
 
 from rldg_core.errors import UserError
 
-NO_GL = (
-    "no off-screen OpenGL for camera images: apt-get install libegl1 libgles2 libgl1-mesa-dri and set MUJOCO_GL=egl"
-)
+NO_GL = "no off-screen OpenGL for camera images: apt-get install libegl1 libgles2 libgl1-mesa-dri and set MUJOCO_GL=egl"
 
 
 def choose_backend() -> None:
     """Set MUJOCO_GL (egl, or osmesa where only that is installed) unless the user has chosen."""
-    if ctypes.util.find_library("EGL") or not ctypes.util.find_library("OSMesa"):
-        os.environ.setdefault("MUJOCO_GL", "egl")
-    else:
-        os.environ.setdefault("MUJOCO_GL", "osmesa")
+    if not os.environ.get("MUJOCO_GL"):
+        egl = ctypes.util.find_library("EGL") or not ctypes.util.find_library("OSMesa")
+        os.environ["MUJOCO_GL"] = "egl" if egl else "osmesa"
 
 
 def no_gl_error(cause: BaseException) -> UserError:
     """The one line that tells a user how to get OpenGL."""
     return UserError(f"{NO_GL} ({type(cause).__name__}: {' '.join(str(cause).split())[:120]})")
-
-
-choose_backend()

@@ -70,7 +70,6 @@ class OperatorConfig:
     chance_decay: float = 0.97
     intervention_steps: tuple[int, int] = (5, 20)
 
-
     def __post_init__(self) -> None:
         if self.mode not in ("demonstrate", "intervene", "off"):
             raise ValueError(f"mode: expected demonstrate, intervene or off, got {self.mode!r}")
@@ -98,10 +97,11 @@ class Phase(Enum):
 HOVER_M = 0.006
 """Height of the tip over the plate at which the operator aligns."""
 NEAR_M = 0.012
+"""Closer than this, along and across the tool, the operator slows down and sees better."""
 SUNK_M = 0.0003
 """Depth at which the operator feels the plug give way into the lead-in."""
 _TREMOR_SHAPE = np.array([1.0, 1.0, 1.0, 0.3, 0.3, 0.3])
-# The cap of a SpaceMouse turns less readily than it slides.
+"""The cap of a SpaceMouse turns less readily than it slides."""
 
 
 def offset_of(pose: ArrayLike) -> Array:
@@ -216,11 +216,11 @@ class ScriptedOperator:
         config = self.config
         lateral_m = float(np.linalg.norm(perceived[:2]))
         since_s = time_s - self._phase_since_s
-        if self._phase is Phase.ALIGN and lateral_m < 1.2e-3 and abs(perceived[5]) < 0.03 and offset[2] > -2 * HOVER_M:
+        centred = lateral_m < 1.2e-3 and abs(perceived[5]) < 0.03 and offset[2] > -2 * HOVER_M
+        sunk = offset[2] > SUNK_M
+        if (self._phase is Phase.ALIGN and centred) or (self._phase is Phase.SEARCH and sunk):
             self._enter(Phase.DESCEND, time_s)
-        elif self._phase is Phase.SEARCH and offset[2] > SUNK_M:
-            self._enter(Phase.DESCEND, time_s)
-        elif self._phase in (Phase.DESCEND, Phase.SEARCH) and since_s > config.give_up_s and offset[2] < SUNK_M:
+        elif self._phase in (Phase.DESCEND, Phase.SEARCH) and since_s > config.give_up_s and not sunk:
             self._enter(Phase.LIFT, time_s)
         elif self._phase is Phase.LIFT and offset[2] < -HOVER_M / 2:
             self._enter(Phase.ALIGN, time_s)
@@ -245,7 +245,8 @@ class ScriptedOperator:
         if self._phase in (Phase.DESCEND, Phase.SEARCH):
             push[2] = config.press * (0.5 if self._phase is Phase.SEARCH else 1.0)
         size = np.array([np.linalg.norm(push[:3])] * 3 + [np.linalg.norm(push[3:])] * 3)
-        return push * np.minimum(1.0, limit / np.maximum(size, 1e-9))
+        limited: Array = push * np.minimum(1.0, limit / np.maximum(size, 1e-9))
+        return limited
 
     def _move(self, intention: Array) -> Array:
         """The hand follows the intention with its bandwidth and tremor."""
@@ -253,5 +254,6 @@ class ScriptedOperator:
         follow = 1.0 - np.exp(-2 * np.pi * config.bandwidth_hz * self._period_s)
         self._hand = self._hand + follow * (intention - self._hand)
         # Tremor at 10 Hz is close to white; a little correlation stands for drift.
-        self._tremor = 0.5 * self._tremor + np.sqrt(0.75) * config.tremor * _TREMOR_SHAPE * self._random.standard_normal(6)
+        noise = config.tremor * _TREMOR_SHAPE * self._random.standard_normal(6)
+        self._tremor = 0.5 * self._tremor + np.sqrt(0.75) * noise
         return np.clip(self._hand + self._tremor, -1.0, 1.0)

@@ -17,10 +17,11 @@ def rectangle(width: float, height: float) -> Array:
 
 
 def regular(diameter: float, corners: int) -> Array:
-    """Regular polygon whose sides touch the circle of `diameter` from outside halfway, and its corners likewise: same area."""
-    angle = 2 * math.pi / corners
-    radius = diameter / 2 * math.sqrt(angle / math.sin(angle))
-    return np.array([[radius * math.cos((k + 0.5) * angle), radius * math.sin((k + 0.5) * angle)] for k in range(corners)])
+    """Regular polygon of the same area as the circle of `diameter`."""
+    step = 2 * math.pi / corners
+    radius = diameter / 2 * math.sqrt(step / math.sin(step))
+    angles = step * (np.arange(corners) + 0.5)
+    return radius * np.stack([np.cos(angles), np.sin(angles)], axis=1)
 
 
 def offset(polygon: Array, distance: float) -> Array:
@@ -41,7 +42,7 @@ def outward_normals(polygon: Array) -> Array:
     """Unit normals (n, 2) of the sides k -> k+1."""
     sides = np.roll(polygon, -1, axis=0) - polygon
     normals = np.stack([sides[:, 1], -sides[:, 0]], axis=1)
-    return normals / np.linalg.norm(normals, axis=1, keepdims=True)
+    return np.asarray(normals / np.linalg.norm(normals, axis=1, keepdims=True), dtype=np.float64)
 
 
 def along_rays(polygon: Array, angles: Array) -> Array:

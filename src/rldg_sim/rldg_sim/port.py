@@ -83,7 +83,8 @@ def port_contacts(item: Connector) -> str:
         shift = depth / math.sqrt(2)
         parts.append(_side_box(middle, normal, ramp, chamfer / 2 + shift, chamfer / 2 + shift, -math.pi / 4))
         if np.abs(normal).max() < 0.999:
-            parts.append(_side_box(middle, normal, (WALL_M / 2, half_length, bottom / 2), bottom / 2, chamfer + WALL_M / 2))
+            half = (WALL_M / 2, half_length, bottom / 2)
+            parts.append(_side_box(middle, normal, half, bottom / 2, chamfer + WALL_M / 2))
     return "\n".join(parts)
 
 
@@ -97,7 +98,12 @@ def _ring_mesh(name: str, loops: list[Array]) -> str:
             c, d = a + count, b + count
             faces += [(a, c, b), (b, c, d)]
     vertices = np.concatenate(loops)
-    return f'<mesh name="{name}" inertia="shell" smoothnormal="false" vertex="{_numbers(vertices)}" face="{_ints(faces)}"/>'
+    return _surface(name, vertices, faces)
+
+
+def _surface(name: str, vertices: Array, faces: list[tuple[int, int, int]]) -> str:
+    attributes = 'inertia="shell" smoothnormal="false"'
+    return f'<mesh name="{name}" {attributes} vertex="{_numbers(vertices)}" face="{_ints(faces)}"/>'
 
 
 def _ints(faces: list[tuple[int, int, int]]) -> str:
@@ -128,7 +134,7 @@ def meshes(item: Connector) -> str:
             _ring_mesh("plate", [plate_loop, _at(polygon.along_rays(rim, angles), 0.0)]),
             _ring_mesh("rim", [_at(rim, 0.0), _at(mouth, 0.0), _at(cavity, item.chamfer_m)]),
             _ring_mesh("cavity", [_at(cavity, item.chamfer_m), _at(cavity, floor_z)]),
-            f'<mesh name="floor" inertia="shell" vertex="{_numbers(_at(cavity, floor_z))}" face="{_ints(floor_faces)}"/>',
+            _surface("floor", _at(cavity, floor_z), floor_faces),
         ]
     )
 
@@ -144,8 +150,7 @@ def port_visuals(item: Connector) -> str:
         "floor": (0.02, 0.02, 0.02),
     }
     surfaces = [
-        f'<geom name="{name}" type="mesh" mesh="{name}" rgba="{_rgba(colour)}"/>'
-        for name, colour in colours.items()
+        f'<geom name="{name}" type="mesh" mesh="{name}" rgba="{_rgba(colour)}"/>' for name, colour in colours.items()
     ]
     screws = [
         f'<geom type="cylinder" pos="{sx * 0.0095} {sy * 0.012} 0" size=".0016 .0004" rgba=".7 .7 .72 1"/>'
@@ -177,7 +182,8 @@ def plug_visuals(item: Connector) -> str:
     half = np.array([grip[0], grip[1], GRIP_HEIGHT_M / 2])
     return f"""
       <geom name="shell" type="mesh" mesh="plug" rgba="{_rgba(item.plug_colour)}"/>
-      <geom name="grip" type="box" pos="0 0 {-GRIP_HEIGHT_M / 2}" size="{_numbers(half)}" rgba="{_rgba(item.grip_colour)}"/>"""
+      <geom name="grip" type="box" pos="0 0 {-GRIP_HEIGHT_M / 2}" size="{_numbers(half)}"
+            rgba="{_rgba(item.grip_colour)}"/>"""
 
 
 def grip_width_m(item: Connector) -> float:

@@ -16,8 +16,8 @@ from rldg_core.frames import pose_at, rotation_of
 from rldg_core.task import GainsConfig, Task
 from rldg_sim.connectors import Connector
 from rldg_sim.panda import HAND_TCP_M, arm_mjcf
-from rldg_sim.pose_math import wxyz
 from rldg_sim.port import grip_width_m, meshes, plug_contacts, plug_visuals, port_contacts, port_visuals
+from rldg_sim.pose_math import wxyz
 
 Array = NDArray[np.float64]
 
@@ -96,7 +96,8 @@ def physics_mjcf(task: Task, item: Connector) -> str:
 <mujoco model="rldg cell">
   <compiler angle="radian" autolimits="true" balanceinertia="true"/>
   <option timestep="{PHYSICS_STEP_S}" integrator="Euler" cone="elliptic" iterations="20" ls_iterations="10">
-    <flag gravity="disable" island="disable" equality="disable" frictionloss="disable" sensor="disable" spring="disable"/>
+    <flag gravity="disable" island="disable" equality="disable" frictionloss="disable" sensor="disable"
+          spring="disable"/>
   </option>
   <size memory="8M"/>
   <default><geom condim="3" friction="0.25 0.002 0.0001" solref="0.01 1" solimp="0.9 0.95 0.001" mass="0"/></default>
@@ -115,14 +116,18 @@ def drawn_mjcf(task: Task, item: Connector) -> str:
     """MJCF of what cameras see: the same bodies in the same order, cameras and lights, without contact or control."""
     half_width = grip_width_m(item) / 2
     fingers = "\n".join(
-        f'<geom type="box" pos="0 {side * (half_width + 0.006)} {HAND_TCP_M - 0.020}" size=".009 .006 .026" rgba=".75 .76 .78 1"/>'
-        f'<geom type="box" pos="0 {side * (half_width + 0.001)} {HAND_TCP_M}" size=".0085 .001 .007" rgba=".1 .1 .1 1"/>'
+        f"""
+        <geom type="box" pos="0 {side * (half_width + 0.006)} {HAND_TCP_M - 0.020}" size=".009 .006 .026"
+              rgba=".75 .76 .78 1"/>
+        <geom type="box" pos="0 {side * (half_width + 0.001)} {HAND_TCP_M}" size=".0085 .001 .007"
+              rgba=".1 .1 .1 1"/>"""
         for side in (-1, 1)
     )
     hand = f"""
         <geom type="box" pos="0 0 .032" size=".026 .1 .034" rgba=".9 .9 .91 1"/>
         {fingers}
-        <camera name="wrist" pos="{_numbers(WRIST_POSITION)}" xyaxes="{_numbers(_wrist_axes())}" fovy="{WRIST_FOVY_DEG}"/>
+        <camera name="wrist" pos="{_numbers(WRIST_POSITION)}" xyaxes="{_numbers(_wrist_axes())}"
+                fovy="{WRIST_FOVY_DEG}"/>
         <body name="plug" pos="0 0 {HAND_TCP_M + SHOULDER_M}">{plug_visuals(item)}</body>"""
     return f"""
 <mujoco model="rldg cell, drawn">
@@ -139,8 +144,10 @@ def drawn_mjcf(task: Task, item: Connector) -> str:
     {meshes(item)}
   </asset>
   <worldbody>
-    <light name="key" pos=".9 .5 1.4" dir="-.4 -.5 -1.2" directional="true" diffuse=".5 .5 .5" specular=".15 .15 .15"/>
-    <light name="fill" pos=".6 -.8 1.2" dir="-.1 .8 -1" directional="true" diffuse=".2 .2 .2" specular="0 0 0" castshadow="false"/>
+    <light name="key" pos=".9 .5 1.4" dir="-.4 -.5 -1.2" directional="true" diffuse=".5 .5 .5"
+           specular=".15 .15 .15"/>
+    <light name="fill" pos=".6 -.8 1.2" dir="-.1 .8 -1" directional="true" diffuse=".2 .2 .2" specular="0 0 0"
+           castshadow="false"/>
     <camera name="scene" pos="1.12 .62 .52" xyaxes="-.64 .77 0 -.24 -.2 .95" fovy="38"/>
     <geom name="table" type="box" pos=".35 0 -.02" size=".75 .6 .02" rgba=".62 .53 .43 1"/>
     <geom name="ground" type="plane" pos="0 0 -.75" size="4 4 .1" rgba=".5 .52 .55 1"/>

@@ -1,0 +1,58 @@
+"""What cameras see: a model without physics that follows the joints of the physical one."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import mujoco
+import numpy as np
+from numpy.typing import NDArray
+
+from rldg_core.task import Task
+from rldg_sim import gl
+from rldg_sim.connectors import Connector
+from rldg_sim.randomisation import Looks
+from rldg_sim.scene import drawn_mjcf
+
+Array = NDArray[np.float64]
+Image = NDArray[np.uint8]
+
+
+class Drawing:
+    """What cameras see of one connector scene; created when the first image is asked for."""
+
+    def __init__(self, task: Task, item: Connector) -> None:
+        self.model: Any = mujoco.MjModel.from_xml_string(drawn_mjcf(task, item))
+        self.data: Any = mujoco.MjData(self.model)
+        self.looks = Looks.of(self.model)
+        self.plug = int(self.model.body("plug").id)
+        self.wrist = int(self.model.camera("wrist").id)
+        self._renderers: dict[tuple[int, int], Any] = {}
+
+    def image(self, joint_positions: Array, camera: str, width: int, height: int, *, pretty: bool) -> Image:
+        """Image (height, width, 3) uint8 RGB; pretty: with shadows and sky."""
+        self.data.qpos[:] = joint_positions
+        mujoco.mj_kinematics(self.model, self.data)
+        mujoco.mj_camlight(self.model, self.data)
+        renderer = self._renderer(width, height)
+        renderer.update_scene(self.data, camera)
+        flags = renderer.scene.flags
+        flags[mujoco.mjtRndFlag.mjRND_SHADOW] = pretty
+        flags[mujoco.mjtRndFlag.mjRND_REFLECTION] = pretty
+        flags[mujoco.mjtRndFlag.mjRND_SKYBOX] = pretty
+        image: Image = renderer.render()
+        return image
+
+    def _renderer(self, width: int, height: int) -> Any:
+        if (width, height) not in self._renderers:
+            try:
+                self._renderers[(width, height)] = mujoco.Renderer(self.model, height, width)
+            except Exception as error:  # each back-end raises its own type
+                raise gl.no_gl_error(error) from error
+        return self._renderers[(width, height)]
+
+    def close(self) -> None:
+        """Release the OpenGL contexts."""
+        for renderer in self._renderers.values():
+            renderer.close()
+        self._renderers.clear()

@@ -1,0 +1,34 @@
+"""The task as shipped, and without its variation."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+import rldg_sim  # noqa: F401  (chooses the OpenGL back-end before a test imports mujoco)
+from rldg_core.task import Task, find_task
+
+TASKS = Path(__file__).parents[2] / "rldg_bringup" / "config" / "tasks"
+
+
+@pytest.fixture(scope="session")
+def insertion() -> Task:
+    """The insertion task as shipped."""
+    return find_task("insertion", [TASKS])
+
+
+@pytest.fixture(scope="session")
+def steady(insertion: Task) -> Task:
+    """The insertion task without variation of grasp and looks."""
+    scene = insertion.scene.model_copy(
+        update={
+            "grasp_xy_m": 0.0,
+            "grasp_yaw_rad": 0.0,
+            "light": 0.0,
+            "colour": 0.0,
+            "camera_m": 0.0,
+            "camera_rad": 0.0,
+        }
+    )
+    return insertion.model_copy(update={"scene": scene})
