@@ -27,6 +27,6 @@ class TickWindow:
         return float(np.percentile(self._latency_s, percent)) if self._latency_s else float("nan")
 
     def rate_hz(self) -> float:
-        """One over the median interval of the last 100 ticks, so that pauses between episodes do not count; 0 before the second."""
+        """One over the median interval of the last 100 ticks: pauses between episodes do not count. 0 at first."""
         intervals = np.diff(np.array(self._end_s))
         return float(1.0 / max(float(np.median(intervals)), 1e-9)) if len(intervals) else 0.0

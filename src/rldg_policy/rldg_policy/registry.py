@@ -22,7 +22,8 @@ def factory(backend: str) -> PolicyFactory:
     """Import a back-end (this is where torch or jax gets imported). Raises UserError listing what exists."""
     entry = _entry_points().get(backend)
     if entry is None:
-        raise UserError(f"unknown policy back-end {backend!r}, expected one of {', '.join(backends()) or 'none installed'}")
+        known = ", ".join(backends()) or "none installed"
+        raise UserError(f"unknown policy back-end {backend!r}, expected one of {known}")
     try:
         return cast(PolicyFactory, entry.load())
     except (ImportError, AttributeError) as error:

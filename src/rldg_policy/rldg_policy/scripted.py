@@ -61,7 +61,8 @@ class ScriptedPolicy:
         action = self._task.action.from_delta_tcp(delta_tcp)
         action += self._rng.normal(0.0, self._noise, 6) if self._noise else 0.0
         gripper = [-1.0] * (self.spec.action_dim - 6)
-        return np.clip(np.array([[*action, *gripper]]), -1.0, 1.0).astype(np.float32)
+        chunk: NDArray[np.float32] = np.clip(np.array([[*action, *gripper]]), -1.0, 1.0).astype(np.float32)
+        return chunk
 
     def close(self) -> None:
         """Nothing is held open."""

@@ -1,8 +1,10 @@
 """The policy server as a state machine without ROS: events in, at most one action per observation out.
 
 Which observation is acted on depends on the content of the events alone, never on their order of arrival
-(docs/architecture.md, Lock-step 3, 4, 7): observations wait until START, and, when the active policy trains
-live in lock-step, until the weights that are due have arrived.
+(docs/architecture.md, Lock-step 3, 4, 7): observations wait until START and, when the active policy trains
+live in lock-step, until the weights that are due have arrived. In lock-step the answer to observation k > 0
+is held until Step k-1 is known to go on: otherwise the first observation of the next episode, when it overtakes
+END, would be answered as a part of the episode before.
 """
 
 from __future__ import annotations
@@ -80,6 +82,8 @@ class PolicyServer:
         self._episode: Episode | None = None
         self._index = 0
         self._last_stamp_ns: int | None = None
+        self._last_step: tuple[int, bool] | None = None
+        self._held: Action | None = None
         self._chunk: deque[NDArray[np.float32]] = deque()
         self._waiting: deque[tuple[Observation, float]] = deque(maxlen=MAX_WAITING)
 
@@ -89,6 +93,7 @@ class PolicyServer:
         self._episode = episode
         self._index = 0
         self._last_stamp_ns = None
+        self._held = None
         kept = [item for item in self._waiting if item[0].stamp_ns >= episode.first_stamp_ns]
         self._waiting = deque(kept, maxlen=MAX_WAITING)
         self._reset_active()
@@ -97,6 +102,10 @@ class PolicyServer:
         """END of the running episode; of another one it is ignored."""
         if self._episode is not None and self._episode.episode_id == episode_id:
             self._episode = None
+
+    def step(self, stamp_ns: int, goes_on: bool) -> None:
+        """Step of the observation of `stamp_ns`: `goes_on` when it is neither terminated nor truncated."""
+        self._last_step = (stamp_ns, goes_on)
 
     def observe(self, observation: Observation, received_s: float) -> None:
         """An observation; `received_s` is monotonic time."""
@@ -159,9 +168,25 @@ class PolicyServer:
         `now_ns` is on the clock of the stamps. An observation that cannot be answered is counted as missed
         and the next one is tried.
         """
+        if self._held is None:
+            self._held = self._compute(now_ns)
+        if self._episode is None or self._held is None or not self._released(self._held):
+            return None
+        action, self._held = self._held, None
+        self._last_stamp_ns = action.stamp_ns
+        return action
+
+    def _released(self, action: Action) -> bool:
+        """Real-time: at once. Lock-step: the first action of an episode, or Step k-1 goes on."""
+        if not self._settings.lockstep or self._last_stamp_ns is None:
+            return True
+        return self._last_step == (self._last_stamp_ns, True)
+
+    def _compute(self, now_ns: int) -> Action | None:
         while self._episode is not None and self._waiting:
             observation, received_s = self._waiting[0]
-            if observation.stamp_ns < self._episode.first_stamp_ns or observation.stamp_ns <= (self._last_stamp_ns or -1):
+            answered = self._last_stamp_ns is not None and observation.stamp_ns <= self._last_stamp_ns
+            if answered or observation.stamp_ns < self._episode.first_stamp_ns:
                 self._waiting.popleft()
                 continue
             if self._settings.lockstep and not self._ready(self._episode):
@@ -190,7 +215,9 @@ class PolicyServer:
         assert active.trainable
         try:
             if weights.spec_hash != active.trainable.spec_hash:
-                raise UserError(f"policy {active.policy_id!r}: weights version {weights.version} are of another specification")
+                raise UserError(
+                    f"policy {active.policy_id!r}: weights version {weights.version} are of another specification"
+                )
             active.trainable.update_weights(weights.data, weights.version)
         except UserError as error:
             self.last_error = str(error)
@@ -202,7 +229,9 @@ class PolicyServer:
         """Count the tick, and in real-time the ticks whose observation never came."""
         self.counts.ticks += 1
         self._index += 1
-        if self._last_stamp_ns is not None and not self._settings.lockstep:
+        if self._settings.lockstep:
+            return
+        if self._last_stamp_ns is not None:
             lost = round((stamp_ns - self._last_stamp_ns) / self._period_ns) - 1
             if lost > 0:
                 self._miss(f"no observation for {lost} ticks", ticks=lost)

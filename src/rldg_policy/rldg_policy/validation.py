@@ -25,7 +25,9 @@ def check_spec(policy_id: str, spec: PolicySpec, task: Task) -> None:
         if camera is None:
             raise UserError(f"{where}: it needs camera {name!r}, the task has {', '.join(task.cameras)}")
         if camera.image_size < spec.image_size:
-            raise UserError(f"{where}: it needs images of {spec.image_size} px, camera {name!r} gives {camera.image_size}")
+            raise UserError(
+                f"{where}: it needs images of {spec.image_size} px, camera {name!r} gives {camera.image_size}"
+            )
     if spec.action_dim != task.action.dim:
         raise UserError(f"{where}: its actions have {spec.action_dim} components, the task's {task.action.dim}")
     if spec.horizon < 1 or spec.window < 1 or not spec.rate_hz > 0:

@@ -1,4 +1,4 @@
-"""Weights on their way from the learner: checks, and the rule which version acts when (docs/architecture.md, Lock-step 7)."""
+"""Weights from the learner: checks, and the rule which version acts when (docs/architecture.md, Lock-step 7)."""
 
 from __future__ import annotations
 
@@ -46,7 +46,7 @@ class WeightsQueue:
         self._by_step[weights.valid_from_step] = weights
 
     def due(self, step: int) -> Weights | None:
-        """The one version that must act at `step`; None: not here yet. Versions that can no longer be due are forgotten."""
+        """The one version that must act at `step`; None: not here yet. Older ones are forgotten."""
         if not self._period_steps:
             return None
         valid_from = valid_from_due(step, self._period_steps)

@@ -1,4 +1,4 @@
-"""Checkpoint folder of the compact generalist: config.json, model.safetensors, dataset_statistics.json, training.json."""
+"""Checkpoint folder: config.json, model.safetensors, dataset_statistics.json, training.json."""
 
 from __future__ import annotations
 

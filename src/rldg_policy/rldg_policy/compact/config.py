@@ -23,10 +23,10 @@ class ModelConfig(_Model):
     """Shape of the network.
 
     camera: which image it sees; image_size: the square image it was made for [px]; view_px: side of both views
-    (the whole image shrunk to it, and a window of it at full resolution: a pixel of the 256 px wrist image is about 0.4 mm
-    at the plug's tip, and shrinking loses the sub-millimetre error that decides an insertion); window_x, window_y:
-    upper left corner of that window [px], around the plug's tip, which stands still in a wrist image; horizon:
-    actions per chunk; channels: of the three convolution stages; squeeze: channels kept when the last map is
+    (the whole image shrunk to it, and a window of it at full resolution: a pixel of the 256 px wrist image is about
+    0.4 mm at the plug's tip, and shrinking loses the sub-millimetre error that decides an insertion); window_x,
+    window_y: upper left corner of that window [px], around the plug's tip, which stands still in a wrist image;
+    horizon: actions per chunk; channels: of the three convolution stages; squeeze: channels kept when the last map is
     flattened; width: of the trunk; instruction_buckets, instruction_width: hashed n-gram embeddings;
     decode: `mean` (expected value over the bins) or `mode` (the likeliest bin, as OpenVLA).
     """

@@ -25,7 +25,8 @@ class InstructionEncoder(nn.Module):
         width = config.instruction_width
         self.embedding = nn.Embedding(config.instruction_buckets + 1, width, padding_idx=0)
         nn.init.zeros_(self.embedding.weight)
-        self.output = nn.Sequential(nn.Linear(width, width), nn.SiLU(), nn.Linear(width, VIEWS * 2 * config.channels[2]))
+        film = VIEWS * 2 * config.channels[2]
+        self.output = nn.Sequential(nn.Linear(width, width), nn.SiLU(), nn.Linear(width, film))
 
     def forward(self, tokens: Tensor) -> Tensor:
         """(B, 96) int64 -> FiLM scale and shift (B, views, 2, C)."""
@@ -47,8 +48,10 @@ class Stem(nn.Module):
         self.norm3 = nn.GroupNorm(4, third)
         self.squeeze = nn.Conv2d(third, config.squeeze, 3, stride=2, padding=1)
         side = config.view_px // 4
-        axis = torch.linspace(-1.0, 1.0, side)
-        self.register_buffer("axis", axis, persistent=False)
+        # Sharper than 1 from the start: a broad soft-argmax averages the position away.
+        self.sharpness = nn.Parameter(torch.full((third, 1), 4.0))
+        self.axis: Tensor
+        self.register_buffer("axis", torch.linspace(-1.0, 1.0, side), persistent=False)
         self.features = 2 * third + config.squeeze * ((side + 1) // 2) ** 2
 
     def forward(self, image: Tensor, film: Tensor) -> Tensor:
@@ -57,7 +60,7 @@ class Stem(nn.Module):
         x = F.silu(self.norm2(self.conv2(x)))
         x = self.norm3(self.conv3(x))
         x = F.silu(x * (1 + film[:, 0, :, None, None]) + film[:, 1, :, None, None])
-        attention = x.flatten(2).softmax(2).reshape(x.shape)
+        attention = (x.flatten(2) * self.sharpness).softmax(2).reshape(x.shape)
         points = torch.cat([attention.sum(2) @ self.axis, attention.sum(3) @ self.axis], 1)
         return torch.cat([points, F.silu(self.squeeze(x)).flatten(1)], 1)
 
@@ -69,14 +72,21 @@ class CompactModel(nn.Module):
         super().__init__()
         self.config = config
         self.instruction = InstructionEncoder(config)
-        self.stems = nn.ModuleList(Stem(config) for _ in range(VIEWS))
-        inputs = sum(int(stem.features) for stem in self.stems)  # type: ignore[arg-type]
+        stems = [Stem(config) for _ in range(VIEWS)]
+        self.stems = nn.ModuleList(stems)
+        inputs = sum(stem.features for stem in stems)
         slots = config.horizon * ACTION_DIM
         self.trunk = nn.Sequential(
-            nn.Linear(inputs, config.width), nn.LayerNorm(config.width), nn.SiLU(), nn.Linear(config.width, config.width),
-            nn.LayerNorm(config.width), nn.SiLU(), nn.Linear(config.width, slots * HEAD_WIDTH),
+            nn.Linear(inputs, config.width),
+            nn.LayerNorm(config.width),
+            nn.SiLU(),
+            nn.Linear(config.width, config.width),
+            nn.LayerNorm(config.width),
+            nn.SiLU(),
+            nn.Linear(config.width, slots * HEAD_WIDTH),
         )
         self.head = nn.Linear(HEAD_WIDTH, BINS)
+        self.values: Tensor
         self.register_buffer("values", torch.from_numpy(bin_values()), persistent=False)
 
     def forward(self, views: Tensor, tokens: Tensor) -> Tensor:
@@ -100,7 +110,7 @@ class CompactModel(nn.Module):
         """Normalised action (B, H, 7) by the configured decoding."""
         if self.config.decode == "mean":
             return self.expected(logits)
-        return self.values[logits.argmax(-1)]  # type: ignore[index]
+        return self.values[logits.argmax(-1)]
 
 
 def parameter_count(model: nn.Module) -> int:

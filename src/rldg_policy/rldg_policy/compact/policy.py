@@ -76,7 +76,8 @@ class CompactPolicy:
         physical = self._statistics.denormalise(self._infer(jpeg))
         scale = np.array([self._task.action.scale_m] * 3 + [self._task.action.scale_rad] * 3)
         actions = np.concatenate([physical[:, :6] / scale, 2 * physical[:, 6:] - 1], axis=1)
-        return np.clip(actions[:, : self.spec.action_dim], -1.0, 1.0).astype(np.float32)
+        chunk: NDArray[np.float32] = np.clip(actions[:, : self.spec.action_dim], -1.0, 1.0).astype(np.float32)
+        return chunk
 
     @torch.inference_mode()
     def _infer(self, jpeg: bytes) -> NDArray[np.float32]:

@@ -1,4 +1,4 @@
-"""Actions <-> 256 bins between the 1st and the 99th percentile, as OpenVLA does (its ActionTokenizer and Bounds-Q99)."""
+"""Actions <-> 256 bins between the 1st and the 99th percentile, as OpenVLA does (ActionTokenizer, bounds_q99)."""
 
 from __future__ import annotations
 
@@ -54,12 +54,14 @@ class ActionStatistics:
 
 def to_bins(normalised: ArrayLike) -> NDArray[np.int64]:
     """[-1, 1] -> bin 0..255: `digitize - 1`; OpenVLA's token id is 31999 - bin."""
-    return np.digitize(np.clip(np.asarray(normalised), -1.0, 1.0), EDGES).astype(np.int64) - 1
+    bins: NDArray[np.int64] = np.digitize(np.clip(np.asarray(normalised), -1.0, 1.0), EDGES).astype(np.int64) - 1
+    return bins
 
 
 def from_bins(bins: ArrayLike) -> Float32:
     """Bin 0..255 -> centre in [-1, 1]."""
-    return CENTERS[np.clip(np.asarray(bins), 0, BINS - 2)].astype(np.float32)
+    centers: Float32 = CENTERS[np.clip(np.asarray(bins), 0, BINS - 2)].astype(np.float32)
+    return centers
 
 
 def bin_values() -> Float32:

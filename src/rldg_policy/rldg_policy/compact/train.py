@@ -1,4 +1,4 @@
-"""Fine-tuning of the compact generalist: maximise E[log pi(a | image, instruction)] over a dataset (paper, section III)."""
+"""Fine-tuning of the compact generalist: maximise E[log pi(a | image, instruction)] over a dataset (paper, III)."""
 
 from __future__ import annotations
 
@@ -6,6 +6,7 @@ import math
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -48,8 +49,8 @@ class Samples:
 
 @dataclass(frozen=True)
 class TrainResult:
-    """losses: mean cross-entropy + L1 of every 50 steps; validation_*: on held-out episodes, NaN-free: equal to
-    the training figures of the last 50 steps when none was held out; l1 in physical units of [-1, 1]."""
+    """losses: mean cross-entropy + L1 of every 50 steps; validation_*: on held-out episodes, or on the
+    training samples when none was held out; l1 in normalised units."""
 
     steps: int
     samples: int
@@ -61,8 +62,18 @@ class TrainResult:
     validation_token_accuracy: float
 
 
-def read_samples(dataset_path: Path, config: ModelConfig) -> tuple[Samples, ActionStatistics, dict[str, object], str, str]:
-    """Read a dataset: samples, action statistics, all statistics, dataset name, task. Images are decoded once."""
+@dataclass(frozen=True)
+class TrainingSet:
+    """Samples of a dataset, its statistics, its name (the statistics' key) and the one task of its episodes."""
+
+    samples: Samples
+    statistics: dict[str, Any]
+    name: str
+    task: str
+
+
+def read_samples(dataset_path: Path, config: ModelConfig) -> TrainingSet:
+    """Read a dataset; every image is decoded once. Raises UserError when it cannot be used."""
     dataset = read_dataset(dataset_path)
     where = str(dataset_path)
     statistics = ActionStatistics.read(dataset.statistics.get("action", {}), f"{where}: dataset_statistics.json")
@@ -84,11 +95,11 @@ def read_samples(dataset_path: Path, config: ModelConfig) -> tuple[Samples, Acti
         raise UserError(f"{where}: episodes of several tasks ({', '.join(sorted(tasks))}): export one per generalist")
     fields = ("images", "tokens", "actions", "valid", "episode")
     samples = Samples(*(np.concatenate([getattr(p, f) for p in parts]) for f in fields))
-    return samples, statistics, dict(dataset.statistics), dataset.name, tasks.pop()
+    return TrainingSet(samples, dict(dataset.statistics), dataset.name, tasks.pop())
 
 
 def soft_targets(actions: Tensor, sigma_bins: float) -> Tensor:
-    """Normalised actions (...) -> distribution over the bins (..., 256): a Gaussian around the value; 0: the true bin alone."""
+    """Normalised actions (...) -> distribution over the bins (..., 256): Gaussian around the value; 0: the true bin."""
     if sigma_bins == 0:
         return F.one_hot(torch.from_numpy(to_bins(actions.numpy())), BINS).float()
     position = (actions + 1) * (BINS - 1) / 2 - 0.5
@@ -112,7 +123,8 @@ def to_input(images: NDArray[np.uint8]) -> Tensor:
 
 def jittered(x: Tensor, strength: float, rng: np.random.Generator) -> Tensor:
     """Vary contrast, brightness and colour of each sample, both views alike."""
-    gain = 1 + strength * rng.uniform(-1, 1, (len(x), 1, 1, 1, 1)) + 0.5 * strength * rng.uniform(-1, 1, (len(x), 1, 3, 1, 1))
+    contrast = strength * rng.uniform(-1, 1, (len(x), 1, 1, 1, 1))
+    gain = 1 + contrast + 0.5 * strength * rng.uniform(-1, 1, (len(x), 1, 3, 1, 1))
     bias = 0.5 * strength * rng.uniform(-1, 1, (len(x), 1, 3, 1, 1))
     return (x - 0.5) * torch.from_numpy(gain).float() + 0.5 + torch.from_numpy(bias).float()
 
@@ -132,7 +144,9 @@ def learning_rate(step: int, config: TrainConfig) -> float:
     return 0.5 * (1 + math.cos(math.pi * (step - config.warmup_steps) / max(1, config.steps - config.warmup_steps)))
 
 
-def fit(samples: Samples, config: TrainConfig, seed: int, progress: Progress | None = None) -> tuple[CompactModel, list[float]]:
+def fit(
+    samples: Samples, config: TrainConfig, seed: int, progress: Progress | None = None
+) -> tuple[CompactModel, list[float]]:
     """Train on `samples`. The same samples, configuration and seed give the same weights, bit for bit."""
     torch.set_num_threads(1)
     rng = np.random.default_rng(derive_seed(seed, "batches"))
@@ -181,7 +195,8 @@ def finetune(
 
     progress(step, steps) is called every ten steps. Raises UserError on a dataset that cannot be used.
     """
-    samples, _, statistics, name, task = read_samples(dataset_path, config.model)
+    data = read_samples(dataset_path, config.model)
+    samples = data.samples
     train_rows, held_rows = split(samples.episode, config.validation_share, seed)
     model, losses = fit(samples.take(train_rows), config, seed, progress)
     loss, l1, accuracy = measure(model, samples.take(held_rows if len(held_rows) else train_rows), config)
@@ -197,5 +212,5 @@ def finetune(
         validation_token_accuracy=accuracy,
     )
     training = {**result.__dict__, "seed": seed, "dataset": str(dataset_path), "config": config.model_dump(mode="json")}
-    write_checkpoint(output_dir, model, task, name, statistics, training)
+    write_checkpoint(output_dir, model, data.task, data.name, data.statistics, training)
     return result

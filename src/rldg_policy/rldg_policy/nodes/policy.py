@@ -15,12 +15,13 @@ from typing import Any
 from rclpy.clock import Clock, ClockType
 from rclpy.lifecycle import LifecycleNode, LifecycleState, TransitionCallbackReturn
 from rclpy.task import Future
-from rldg_msgs.msg import EpisodeEvent, PolicyAction, PolicyInfo, PolicyStatus, PolicyWeights
-from rldg_msgs.msg import Observation as ObservationMsg
-from rldg_msgs.srv import ActivatePolicy, ListPolicies, LoadPolicy, UnloadPolicy
 
 from rldg_core import from_msg
 from rldg_core.errors import UserError
+from rldg_msgs.msg import EpisodeEvent, PolicyAction, PolicyInfo, PolicyStatus, PolicyWeights
+from rldg_msgs.msg import Observation as ObservationMsg
+from rldg_msgs.msg import Step as StepMsg
+from rldg_msgs.srv import ActivatePolicy, ListPolicies, LoadPolicy, UnloadPolicy
 from rldg_policy.latency import TickWindow
 from rldg_policy.registry import backends, factory
 from rldg_policy.server import Action, Episode, PolicyServer, Settings
@@ -40,9 +41,11 @@ class PolicyNode(LifecycleNode):
     def __init__(self) -> None:
         super().__init__("policy")
         self._task = task_parameter(self)
-        self._lockstep = bool(parameter(self, "lockstep", False))
         self._settings = Settings(
-            self._task, self._lockstep, bool(parameter(self, "live_weights", False)), bool(parameter(self, "replan", True))
+            task=self._task,
+            lockstep=bool(parameter(self, "lockstep", False)),
+            live_weights=bool(parameter(self, "live_weights", False)),
+            replan=bool(parameter(self, "replan", True)),
         )
         self._initial = str(parameter(self, "policy", "hold"))
         self._checkpoint = str(parameter(self, "checkpoint", ""))
@@ -57,17 +60,26 @@ class PolicyNode(LifecycleNode):
     # -- lifecycle --------------------------------------------------------------------------------------
     def on_configure(self, state: LifecycleState) -> TransitionCallbackReturn:
         """Load the initial policy (here, so that the first tick finds it warm) and open topics and services."""
-        for backend in self._preload:
-            factory(backend)
-        self._server.add(load_policy(self._initial, self._initial, self._checkpoint, self._explore, self._task), activate=True)
+        try:
+            for backend in self._preload:
+                factory(backend)
+            initial = load_policy(self._initial, self._initial, self._checkpoint, self._explore, self._task)
+        except UserError as error:
+            # rclpy would turn the exception into a bare ERROR: say why.
+            self.get_logger().error(str(error))
+            return TransitionCallbackReturn.FAILURE
+        self._server.add(initial, activate=True)
         self._action_pub = self.create_publisher(PolicyAction, "policy_action", qos.STREAM)
         self._status_pub = self.create_publisher(PolicyStatus, "policy_status", qos.LATCHED)
         self._entities: list[Any] = [
             self.create_subscription(EpisodeEvent, "episode_event", self._on_event, qos.EVENTS),
             self.create_subscription(ObservationMsg, "observation", self._on_observation, qos.STREAM),
         ]
+        if self._settings.lockstep:
+            self._entities.append(self.create_subscription(StepMsg, "step", self._on_step, qos.STEPS))
         if self._settings.live_weights:
-            self._entities.append(self.create_subscription(PolicyWeights, "policy_weights", self._on_weights, qos.EVENTS))
+            weights = self.create_subscription(PolicyWeights, "policy_weights", self._on_weights, qos.EVENTS)
+            self._entities.append(weights)
         self._services = [
             self.create_service(LoadPolicy, "policy/load", self._on_load),
             self.create_service(ActivatePolicy, "policy/activate", self._on_activate),
@@ -120,6 +132,11 @@ class PolicyNode(LifecycleNode):
             self._server.observe(from_msg.observation(message), received_s)
         except ValueError as error:
             self._server.reject(f"observation: {error}")
+        self._act()
+
+    def _on_step(self, message: StepMsg) -> None:
+        goes_on = not (message.terminated or message.truncated or message.is_last)
+        self._server.step(from_msg.stamp_ns(message.header.stamp), goes_on)
         self._act()
 
     def _on_weights(self, message: PolicyWeights) -> None:
@@ -177,7 +194,9 @@ class PolicyNode(LifecycleNode):
         await done
         return job.result()
 
-    def _on_activate(self, request: ActivatePolicy.Request, response: ActivatePolicy.Response) -> ActivatePolicy.Response:
+    def _on_activate(
+        self, request: ActivatePolicy.Request, response: ActivatePolicy.Response
+    ) -> ActivatePolicy.Response:
         try:
             self._server.activate(request.policy_id)
             response.success = True

@@ -1,0 +1,55 @@
+"""Fixtures of rldg_policy's tests."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from rldg_core.image_codec import encode_jpeg
+from rldg_core.task import Task, load_task
+from rldg_core.types import Observation
+
+TASK_FILE = Path(__file__).parents[2] / "rldg_bringup" / "config" / "tasks" / "insertion.yaml"
+STATISTICS = {
+    "action": {
+        "q01": [-0.01] * 3 + [-0.05] * 3 + [0.0],
+        "q99": [0.012] * 3 + [0.05] * 3 + [0.0],
+        "mask": [True] * 6 + [False],
+    }
+}
+
+
+@pytest.fixture
+def task() -> Task:
+    return load_task(TASK_FILE)
+
+
+@pytest.fixture
+def observe(task: Task):
+    """Function: stamp_ns, offset from the reset pose -> Observation with a grey wrist image."""
+    image = encode_jpeg(np.full((256, 256, 3), 90, dtype=np.uint8))
+
+    def make(stamp_ns: int = 0, offset=(0.0, 0.0, 0.0), force_n: float = 0.0) -> Observation:
+        pose = np.array(task.reset.pose_base_tcp)
+        pose[:3] += offset
+        wrench = np.array([0.0, 0.0, force_n, 0.0, 0.0, 0.0])
+        return Observation(stamp_ns, {"wrist": image}, pose, np.zeros(6), wrench, np.zeros(7), 0.02)
+
+    return make
+
+
+@pytest.fixture
+def checkpoint(tmp_path: Path) -> Path:
+    """A compact checkpoint with random weights."""
+    import torch
+
+    from rldg_policy.compact.checkpoint import write_checkpoint
+    from rldg_policy.compact.config import ModelConfig
+    from rldg_policy.compact.model import CompactModel
+
+    torch.manual_seed(0)
+    path = tmp_path / "compact"
+    write_checkpoint(path, CompactModel(ModelConfig()), "insertion", "toy", STATISTICS, {"steps": 7})
+    return path
