@@ -27,7 +27,7 @@ class Start:
 
 
 def prepare(learner: Learner, demo_bag_dirs: Iterable[Path], run_dir: Path) -> Start:
-    """Load the successful demonstrations; resume from the newest checkpoint of `run_dir`, if any, and from its `bags` folder.
+    """Load the successful demonstrations; resume from the newest checkpoint of `run_dir` and from its `bags` folder.
 
     Bags are read in the order of their numbers, so that the same files give the same learner. Raises UserError
     on a damaged bag or checkpoint, and when an episode is of another task.
