@@ -27,15 +27,17 @@ class Drawing:
         self.looks = Looks.of(self.model)
         self.plug = int(self.model.body("plug").id)
         self.wrist = int(self.model.camera("wrist").id)
+        self._near: Any = mujoco.MjvOption()
+        self._near.geomgroup[1] = 0
         self._renderers: dict[tuple[int, int], Any] = {}
 
     def image(self, joint_positions: Array, camera: str, width: int, height: int, *, pretty: bool) -> Image:
-        """Image (height, width, 3) uint8 RGB; pretty: with shadows and sky."""
+        """Image (height, width, 3) uint8 RGB; pretty: with the whole arm, shadows and sky."""
         self.data.qpos[:] = joint_positions
         mujoco.mj_kinematics(self.model, self.data)
         mujoco.mj_camlight(self.model, self.data)
         renderer = self._renderer(width, height)
-        renderer.update_scene(self.data, camera)
+        renderer.update_scene(self.data, camera, None if pretty else self._near)
         flags = renderer.scene.flags
         flags[mujoco.mjtRndFlag.mjRND_SHADOW] = pretty
         flags[mujoco.mjtRndFlag.mjRND_REFLECTION] = pretty

@@ -15,6 +15,8 @@ def choose_backend() -> None:
     if not os.environ.get("MUJOCO_GL"):
         egl = ctypes.util.find_library("EGL") or not ctypes.util.find_library("OSMesa")
         os.environ["MUJOCO_GL"] = "egl" if egl else "osmesa"
+    # Mesa's software renderer: for images this small, handing tiles to threads costs more than drawing them.
+    os.environ.setdefault("LP_NUM_THREADS", "0")
 
 
 def no_gl_error(cause: BaseException) -> UserError:

@@ -152,7 +152,7 @@ def arm_mjcf(hand: str, drawn: bool) -> str:
         position = (link.a, -math.sin(link.alpha) * link.d, math.cos(link.alpha) * link.d)
         quaternion = (math.cos(link.alpha / 2), math.sin(link.alpha / 2), 0.0, 0.0)
         start, end, radius = link.shape
-        shape = f'<geom type="capsule" fromto="{_vector(start + end)}" size="{radius}" rgba=".92 .92 .93 1"/>'
+        shape = f'<geom type="capsule" fromto="{_vector(start + end)}" size="{radius}" group="1" rgba=".92 .92 .93 1"/>'
         inner = f"""
     <body name="link{index}" pos="{_vector(position)}" quat="{_vector(quaternion)}">
       <inertial pos="{_vector(link.com)}" mass="{link.mass_kg}" fullinertia="{_vector(link.inertia)}"/>

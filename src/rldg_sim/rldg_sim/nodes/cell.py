@@ -41,6 +41,8 @@ STATE = "/franka_robot_state_broadcaster"
 STATE_PERIOD_S = 0.01
 IMAGE_PERIOD_S = 1 / 30
 RESET_PERIODS = 2
+SCENE_PERIOD_S = 0.5
+"""Of the third-person view in real time; in lock-step it comes with every frame."""
 SCENE_SIZE_PX = (480, 360)
 MAX_LAG_S = 0.1
 """Wall time that the physics makes up for at most; a machine that is slower runs in slow motion."""
@@ -88,9 +90,9 @@ class CellNode(Node):
         if self._lockstep:
             self._clock_out = make(ClockMsg, "/clock", STREAM)
         else:
+            self._simulated_s = self._image_s = self._scene_s = monotonic()
             self._show(self._cell.reset(self._seed), with_image=True)
             self._ready = True
-            self._simulated_s = self._image_s = monotonic()
             self.create_timer(STATE_PERIOD_S, self._on_tick, clock=Clock(clock_type=ClockType.STEADY_TIME))
         self.get_logger().info(f"{self._task.name}: {'lock-step' if self._lockstep else 'real time'}")
 
@@ -110,7 +112,7 @@ class CellNode(Node):
         return response
 
     def _on_target(self, message: PoseStamped) -> None:
-        target = pose_array(message.pose)
+        target = pose_array(message.pose); print("TARGET", stamp_ns(message.header.stamp), self._stamp_ns, self.count_publishers(self._target_topic), file=sys.stderr, flush=True)  # DEBUG
         expected = not self._lockstep or (self._ready and stamp_ns(message.header.stamp) == self._stamp_ns)
         alone = self.count_publishers(self._target_topic) <= 1
         if not (expected and alone and np.all(np.isfinite(target))):
@@ -168,8 +170,15 @@ class CellNode(Node):
             reward = Reward(header=to_msg.header(self._stamp_ns), success=frame.success, source="ground_truth")
             reward.probability = float(frame.success)
             self._reward_out.publish(reward)
-        if self._scene_out is not None:
+        if self._scene_out is not None and self._scene_due():
             self._publish_image(self._scene_out, self._cell.render_scene(*SCENE_SIZE_PX), "scene")
+
+    def _scene_due(self) -> bool:
+        if self._lockstep:
+            return True
+        due = monotonic() - self._scene_s >= SCENE_PERIOD_S
+        self._scene_s = monotonic() if due else self._scene_s
+        return due
 
     def _publish_image(self, publisher, pixels, frame_id: str) -> None:  # type: ignore[no-untyped-def]
         height, width, _ = pixels.shape

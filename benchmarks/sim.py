@@ -1,0 +1,83 @@
+"""Control steps per second of the simulated cell on one core, state only and with one 128x128 wrist image.
+
+Goals: >= 1500 and >= 400 (gym-hil on the same machine: about 170 and 50). A step is 100 physics steps at 1 kHz.
+The motion is that of whole episodes: approach, press beside the port, search and insertion by the scripted
+operator, so contact is in it. `free` and `contact` bracket it. CPU time, so that a busy machine does not count.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+from report import report
+
+from rldg_core.task import find_task
+from rldg_sim.cell import Cell, SensorFrame
+from rldg_sim.operator import OperatorConfig, ScriptedOperator, offset_of
+
+TASKS = Path(__file__).parents[1] / "src" / "rldg_bringup" / "config" / "tasks"
+EPISODES = 6
+STEPS = 300
+
+
+def recorded_actions(cell: Cell) -> list[list[np.ndarray]]:
+    """Actions of scripted episodes, recorded first so that the operator's own time does not count."""
+    operator = ScriptedOperator(OperatorConfig(), cell.task)
+    episodes = []
+    for seed in range(EPISODES):
+        frame, actions = cell.reset(seed), []
+        operator.reset(seed)
+        while not frame.success and len(actions) < cell.task.episode.max_steps:
+            offset = offset_of(frame.plug_to_port)
+            actions.append(operator.act(frame.pose_base_tcp, frame.wrench_tcp, offset, frame.time_s)[0])
+            frame = cell.step(actions[-1])
+        episodes.append(actions)
+    return episodes
+
+
+def episodes_per_s(cell: Cell, episodes: list[list[np.ndarray]]) -> float:
+    """Control steps per CPU second over whole episodes, resets included."""
+    start = time.process_time()
+    for seed, actions in enumerate(episodes):
+        cell.reset(seed)
+        for action in actions:
+            cell.step(action)
+    return sum(map(len, episodes)) / (time.process_time() - start)
+
+
+def steps_per_s(step: Callable[[], SensorFrame]) -> float:
+    """Control steps per CPU second."""
+    start = time.process_time()
+    for _ in range(STEPS):
+        step()
+    return STEPS / (time.process_time() - start)
+
+
+def main() -> None:
+    """Run and report the best of three, since other programs share the caches."""
+    task = find_task("insertion", [TASKS])
+    state = Cell(task, "vga", render=False)
+    images = Cell(task, "vga", image_size_px=(128, 128))
+    images.reset(0)
+    episodes = recorded_actions(state)
+    best: dict[str, float] = {}
+
+    def keep(name: str, value: float) -> None:
+        best[name] = max(best.get(name, 0.0), round(value, 1))
+
+    for _ in range(3):
+        keep("state_steps_per_s", episodes_per_s(state, episodes))
+        keep("image_steps_per_s", episodes_per_s(images, episodes))
+        state.reset(0)
+        keep("state_free_steps_per_s", steps_per_s(lambda: state.step(np.zeros(6))))
+        for _ in range(30):
+            state.step([0, 0, 0.3, 0, 0, 0])
+        keep("state_pressing_steps_per_s", steps_per_s(lambda: state.step([0, 0, 0.3, 0, 0, 0])))
+    report("sim", dict(best))
+
+
+if __name__ == "__main__":
+    main()
