@@ -37,7 +37,7 @@ class ModelConfig(_Model):
     window_x: Annotated[int, Field(ge=0)] = 78
     window_y: Annotated[int, Field(ge=0)] = 104
     horizon: Count = 4
-    channels: tuple[Count, Count, Count] = (16, 32, 64)
+    channels: tuple[Count, Count, Count] = (16, 32, 32)
     squeeze: Count = 12
     width: Count = 256
     instruction_buckets: Count = 1024

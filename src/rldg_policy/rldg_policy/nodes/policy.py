@@ -1,20 +1,23 @@
 """Node `policy` (lifecycle): observations in, actions out, policies swapped between two ticks.
 
-One thread ticks and answers services; another one loads and warms, so that a load never costs a tick.
+The main thread ticks. `policy/load` is served by a second node on a thread of its own (`policy_loader`), so that
+importing, reading and warming never cost a tick; a lock makes a swap fall between two ticks.
 """
 
 from __future__ import annotations
 
+import functools
 import os
 import sys
+import threading
 import time
-from concurrent.futures import Future as WorkerFuture
-from concurrent.futures import ThreadPoolExecutor
-from typing import Any
+from collections.abc import Callable
+from typing import Any, TypeVar, cast
 
 from rclpy.clock import Clock, ClockType
+from rclpy.executors import ExternalShutdownException, SingleThreadedExecutor
 from rclpy.lifecycle import LifecycleNode, LifecycleState, TransitionCallbackReturn
-from rclpy.task import Future
+from rclpy.node import Node
 
 from rldg_core import from_msg
 from rldg_core.errors import UserError
@@ -31,8 +34,21 @@ from rldg_ros import qos, to_msg
 from rldg_ros.parameters import parameter, task_parameter
 from rldg_ros.runner import autostart, run_node
 
+CallbackT = TypeVar("CallbackT", bound=Callable[..., Any])
+
 SWITCH_INTERVAL_S = 0.0005
 """How long a loading thread may hold the interpreter before a tick gets its turn (Python's default: 5 ms)."""
+
+
+def _between_ticks(callback: CallbackT) -> CallbackT:
+    """Run a callback of the node while no other one changes the server."""
+
+    @functools.wraps(callback)
+    def locked(self: PolicyNode, *arguments: Any) -> Any:
+        with self._lock:
+            return callback(self, *arguments)
+
+    return cast(CallbackT, locked)
 
 
 class PolicyNode(LifecycleNode):
@@ -54,7 +70,8 @@ class PolicyNode(LifecycleNode):
         self._server = PolicyServer(self._settings)
         self._window = TickWindow()
         self._running = False
-        self._worker = ThreadPoolExecutor(max_workers=1, thread_name_prefix="load")
+        self._lock = threading.RLock()
+        self._loader: Node | None = None
         autostart(self)
 
     # -- lifecycle --------------------------------------------------------------------------------------
@@ -81,11 +98,11 @@ class PolicyNode(LifecycleNode):
             weights = self.create_subscription(PolicyWeights, "policy_weights", self._on_weights, qos.EVENTS)
             self._entities.append(weights)
         self._services = [
-            self.create_service(LoadPolicy, "policy/load", self._on_load),
             self.create_service(ActivatePolicy, "policy/activate", self._on_activate),
             self.create_service(UnloadPolicy, "policy/unload", self._on_unload),
             self.create_service(ListPolicies, "policy/list", self._on_list),
         ]
+        self._start_loader()
         # Wall clock: the status goes on while a lock-step simulation waits.
         self._timer = self.create_timer(1.0, self._publish_status, clock=Clock(clock_type=ClockType.STEADY_TIME))
         return TransitionCallbackReturn.SUCCESS
@@ -116,6 +133,7 @@ class PolicyNode(LifecycleNode):
         return TransitionCallbackReturn.SUCCESS
 
     # -- events -----------------------------------------------------------------------------------------
+    @_between_ticks
     def _on_event(self, message: EpisodeEvent) -> None:
         if message.kind == EpisodeEvent.END:
             self._server.end(message.episode_id)
@@ -126,6 +144,7 @@ class PolicyNode(LifecycleNode):
         )
         self._act()
 
+    @_between_ticks
     def _on_observation(self, message: ObservationMsg) -> None:
         received_s = time.monotonic()
         try:
@@ -134,11 +153,13 @@ class PolicyNode(LifecycleNode):
             self._server.reject(f"observation: {error}")
         self._act()
 
+    @_between_ticks
     def _on_step(self, message: StepMsg) -> None:
         goes_on = not (message.terminated or message.truncated or message.is_last)
         self._server.step(from_msg.stamp_ns(message.header.stamp), goes_on)
         self._act()
 
+    @_between_ticks
     def _on_weights(self, message: PolicyWeights) -> None:
         weights = Weights(
             message.spec_hash,
@@ -172,28 +193,38 @@ class PolicyNode(LifecycleNode):
         self._window.add(action.received_s, now_s)
 
     # -- services ---------------------------------------------------------------------------------------
-    async def _on_load(self, request: LoadPolicy.Request, response: LoadPolicy.Response) -> LoadPolicy.Response:
+    def _start_loader(self) -> None:
+        if self._loader is None:
+            self._loader = Node("policy_loader", namespace=self.get_namespace(), use_global_arguments=False)
+            self._loader.create_service(LoadPolicy, "policy/load", self._on_load)
+            self._loader_executor = SingleThreadedExecutor()
+            self._loader_executor.add_node(self._loader)
+            self._loader_thread = threading.Thread(target=self._spin_loader, name="load", daemon=True)
+            self._loader_thread.start()
+
+    def _spin_loader(self) -> None:
         try:
-            job = self._worker.submit(
-                load_policy, request.policy_id, request.backend, request.path, request.explore, self._task
-            )
-            loaded = await self._finished(job)
-            self._server.add(loaded, bool(request.activate))
-            response.success, response.info = True, self._info(loaded)
+            self._loader_executor.spin()
+        except ExternalShutdownException:
+            return
+
+    def _on_load(self, request: LoadPolicy.Request, response: LoadPolicy.Response) -> LoadPolicy.Response:
+        """On the loader's thread."""
+        try:
+            loaded = load_policy(request.policy_id, request.backend, request.path, request.explore, self._task)
         except UserError as error:
-            self._refused(error)
+            with self._lock:
+                self._refused(error)
             response.message = str(error)
+        else:
+            with self._lock:
+                self._server.add(loaded, bool(request.activate))
+                response.success, response.info = True, self._info(loaded)
+                self._act()
         self._publish_status()
-        self._act()
         return response
 
-    async def _finished(self, job: WorkerFuture[Loaded]) -> Loaded:
-        """Result of a worker's job; other callbacks run meanwhile."""
-        done: Future = Future(executor=self.executor)
-        job.add_done_callback(lambda _: done.set_result(None))
-        await done
-        return job.result()
-
+    @_between_ticks
     def _on_activate(
         self, request: ActivatePolicy.Request, response: ActivatePolicy.Response
     ) -> ActivatePolicy.Response:
@@ -207,6 +238,7 @@ class PolicyNode(LifecycleNode):
         self._act()
         return response
 
+    @_between_ticks
     def _on_unload(self, request: UnloadPolicy.Request, response: UnloadPolicy.Response) -> UnloadPolicy.Response:
         try:
             self._server.store.unload(request.policy_id)
@@ -215,6 +247,7 @@ class PolicyNode(LifecycleNode):
             response.message = str(error)
         return response
 
+    @_between_ticks
     def _on_list(self, request: ListPolicies.Request, response: ListPolicies.Response) -> ListPolicies.Response:
         response.policies = [self._info(loaded) for loaded in self._server.store.all()]
         response.backends = backends()
@@ -238,6 +271,7 @@ class PolicyNode(LifecycleNode):
             horizon=spec.horizon,
         )
 
+    @_between_ticks
     def _publish_status(self) -> None:
         store, counts = self._server.store, self._server.counts
         self._status_pub.publish(
@@ -257,8 +291,10 @@ class PolicyNode(LifecycleNode):
         )
 
     def close(self) -> None:
-        """End the worker; a load in progress ends with the process."""
-        self._worker.shutdown(wait=False, cancel_futures=True)
+        """End the loader's thread; a load in progress ends with the process."""
+        if self._loader is not None:
+            self._loader_executor.shutdown(timeout_sec=1.0)
+            self._loader.destroy_node()
 
 
 def main() -> None:
