@@ -16,9 +16,10 @@ from geometry_msgs.msg import PoseStamped, WrenchStamped
 from rclpy.experimental import EventsExecutor
 from rclpy.node import Node
 from rclpy.serialization import deserialize_message
+from rclpy.subscription import Subscription
 from sensor_msgs.msg import Image, JointState
 
-from rldg_control.nodes.reporting import ERROR, OK, WARN, Report, Reporter, steady_timer, vendor_topic
+from rldg_control.nodes.reporting import ERROR, OK, WARN, Report, Reporter, steady_timer, unconnected, vendor_topic
 from rldg_control.observe import FrameJoiner, NewestInputs, ObservationBuilder
 from rldg_core.errors import UserError
 from rldg_core.from_msg import stamp_ns
@@ -27,6 +28,9 @@ from rldg_ros import to_msg
 from rldg_ros.parameters import parameter, task_parameter
 from rldg_ros.qos import STREAM, VENDOR_IMAGE, VENDOR_STATE
 from rldg_ros.runner import run_node
+
+READERS = 2
+"""Who at least listens to `observation`: gate and episode."""
 
 STATE = "/franka_robot_state_broadcaster"
 
@@ -63,14 +67,17 @@ class Observer(Node):
         self._published = self._late = 0
         self._fault = ""
         self._publisher = self.create_publisher(Observation, "observation", STREAM)
+        self._inputs_: list[Subscription] = []
         listened = parts if self._lockstep else tuple(topics)
         for part in listened:
             is_image = part in self._cameras
             self._types.setdefault(part, Image if is_image else JointState)
             # Serialised: nothing is decoded that no tick needs (state may come at 1 kHz, images at 30 Hz).
             receive = partial(self._on_frame_part if self._lockstep else self._on_newest, part)
-            qos = VENDOR_IMAGE if is_image else VENDOR_STATE
-            self.create_subscription(self._types[part], str(topics[part]), receive, qos, raw=True)
+            vendor = VENDOR_IMAGE if is_image else VENDOR_STATE
+            # One lost part of a frame would stop a lock-step run; there the cell publishes reliably.
+            qos = STREAM if self._lockstep else vendor
+            self._inputs_.append(self.create_subscription(self._types[part], str(topics[part]), receive, qos, raw=True))
         if not self._lockstep:
             steady_timer(self, task.period_s, self._on_tick)
         self._reporter = Reporter(self, self._report)
@@ -124,6 +131,7 @@ class Observer(Node):
 
     def _report(self) -> Report:
         values = {"published": str(self._published), "late_ticks": str(self._late)}
+        values["unconnected"] = unconnected({self._publisher: READERS}, self._inputs_)
         if self._fault:
             return Report(ERROR, self._fault, values)
         if not self._published:

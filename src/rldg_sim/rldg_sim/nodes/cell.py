@@ -72,14 +72,16 @@ class CellNode(Node):
             return str(parameter(self, name, default))
 
         make = self.create_publisher
-        self._image_out = make(Image, topic("image_topic", image_topic), VENDOR_IMAGE)
-        self._pose_out = make(PoseStamped, topic("pose_topic", f"{STATE}/current_pose"), VENDOR_STATE)
+        # The drivers' best effort may lose a message, and one lost part of a frame would stop a lock-step run.
+        state, image = (STREAM, STREAM) if self._lockstep else (VENDOR_STATE, VENDOR_IMAGE)
+        self._image_out = make(Image, topic("image_topic", image_topic), image)
+        self._pose_out = make(PoseStamped, topic("pose_topic", f"{STATE}/current_pose"), state)
         wrench_topic = topic("wrench_topic", f"{STATE}/external_wrench_in_stiffness_frame")
-        self._wrench_out = make(WrenchStamped, wrench_topic, VENDOR_STATE)
-        self._joints_out = make(JointState, topic("joint_topic", f"{STATE}/measured_joint_states"), VENDOR_STATE)
-        self._gripper_out = make(JointState, topic("gripper_joint_topic", "/franka_gripper/joint_states"), VENDOR_STATE)
+        self._wrench_out = make(WrenchStamped, wrench_topic, state)
+        self._joints_out = make(JointState, topic("joint_topic", f"{STATE}/measured_joint_states"), state)
+        self._gripper_out = make(JointState, topic("gripper_joint_topic", "/franka_gripper/joint_states"), state)
         scene_topic = topic("scene_topic", "")
-        self._scene_out = make(Image, scene_topic, VENDOR_IMAGE) if scene_topic else None
+        self._scene_out = make(Image, scene_topic, image) if scene_topic else None
         self._reward_out = make(Reward, "reward", STREAM)
         self._truth_out = make(PoseStamped, "cell/plug_to_port", STREAM)
         self.create_service(ResetCell, "cell/reset", self._on_reset)
@@ -112,7 +114,7 @@ class CellNode(Node):
         return response
 
     def _on_target(self, message: PoseStamped) -> None:
-        target = pose_array(message.pose); print("TARGET", stamp_ns(message.header.stamp), self._stamp_ns, self.count_publishers(self._target_topic), file=sys.stderr, flush=True)  # DEBUG
+        target = pose_array(message.pose)
         expected = not self._lockstep or (self._ready and stamp_ns(message.header.stamp) == self._stamp_ns)
         alone = self.count_publishers(self._target_topic) <= 1
         if not (expected and alone and np.all(np.isfinite(target))):
