@@ -53,10 +53,10 @@ def task_dict(size: int = 64, max_steps: int = 12) -> dict[str, Any]:
 class Bench(Node):
     """Stands for everything around the nodes under test: drivers, policy and listeners."""
 
-    def __init__(self, context: Context, size: int) -> None:
+    def __init__(self, context: Context, size: int, lockstep: bool) -> None:
         super().__init__("bench", namespace="/rldg", context=context, use_global_arguments=False)
         self.pose, self.stamp, self.size = START_POSE, 0, size
-        self.answers = self.lockstep = False
+        self.answers = self.lockstep = lockstep
         self.success_at: int | None = None
         self.policy: Callable[[int], list[float]] = lambda _stamp: [0.0, 0.0, 1.0, 0.0, 0.0, 0.0]
         self.frames_in_episode = 0
@@ -69,10 +69,12 @@ class Bench(Node):
         self.first_stamp: int | None = None
         self._rng = np.random.default_rng(0)
         make = self.create_publisher
-        self.pose_out = make(PoseStamped, f"{STATE}/current_pose", VENDOR_STATE)
-        self.wrench_out = make(WrenchStamped, f"{STATE}/external_wrench_in_stiffness_frame", VENDOR_STATE)
-        self.joints_out = make(JointState, f"{STATE}/measured_joint_states", VENDOR_STATE)
-        self.image_out = make(Image, "/camera/image", VENDOR_IMAGE)
+        # In lock-step the cell publishes reliably, as rldg_sim does; otherwise as the vendors do.
+        state_qos, image_qos = (STREAM, STREAM) if lockstep else (VENDOR_STATE, VENDOR_IMAGE)
+        self.pose_out = make(PoseStamped, f"{STATE}/current_pose", state_qos)
+        self.wrench_out = make(WrenchStamped, f"{STATE}/external_wrench_in_stiffness_frame", state_qos)
+        self.joints_out = make(JointState, f"{STATE}/measured_joint_states", state_qos)
+        self.image_out = make(Image, "/camera/image", image_qos)
         self.reward_out = make(Reward, "reward", STREAM)
         self.action_out = make(PolicyAction, "policy_action", STREAM)
         self.create_service(ResetCell, "cell/reset", self._on_reset)
@@ -148,14 +150,14 @@ class Rig:
     """One ROS domain: the bench in this process, nodes under test in their own."""
 
     def __init__(
-        self, domain: int, folder: Path, size: int, max_steps: int, changes: dict[str, Any] | None = None
+        self, domain: int, folder: Path, size: int, max_steps: int, changes: dict[str, Any] | None, lockstep: bool
     ) -> None:
         self.domain, self.folder = domain, folder
         self.task = folder / "bench.yaml"
         self.task.write_text(yaml.safe_dump({**task_dict(size, max_steps), **(changes or {})}))
         self.context = Context()
         rclpy.init(context=self.context, domain_id=domain)
-        self.bench = Bench(self.context, size)
+        self.bench = Bench(self.context, size, lockstep)
         self.executor = SingleThreadedExecutor(context=self.context)
         self.executor.add_node(self.bench)
         self.processes: list[subprocess.Popen[str]] = []
@@ -213,13 +215,19 @@ class Rig:
 
 @pytest.fixture
 def make_rig(tmp_path: Path) -> Iterator[Callable[..., Rig]]:
-    """make_rig(domain, size=64, max_steps=12, changes=None) -> Rig, closed at the end of the test."""
+    """make_rig(domain, size=64, max_steps=12, changes=None, lockstep=False) -> Rig, closed at the end of the test."""
     rigs: list[Rig] = []
 
-    def make(domain: int, size: int = 64, max_steps: int = 12, changes: dict[str, Any] | None = None) -> Rig:
+    def make(
+        domain: int,
+        size: int = 64,
+        max_steps: int = 12,
+        changes: dict[str, Any] | None = None,
+        lockstep: bool = False,
+    ) -> Rig:
         folder = tmp_path / str(len(rigs))
         folder.mkdir()
-        rigs.append(Rig(domain, folder, size, max_steps, changes))
+        rigs.append(Rig(domain, folder, size, max_steps, changes, lockstep))
         return rigs[-1]
 
     yield make

@@ -31,7 +31,6 @@ def run_goal(rig: Any, goal: RunEpisodes.Goal, timeout_s: float = 60.0) -> tuple
 
 
 def start_ring(rig: Any) -> None:
-    rig.bench.lockstep = rig.bench.answers = True
     for node in ("observer", "gate", "episode"):
         rig.start(node, lockstep=True)
 
@@ -68,7 +67,7 @@ def check_episode(steps: list[Step], success_at: int | None, max_steps: int, see
 def test_three_episodes_keep_the_contract_and_repeat_bit_for_bit(make_rig: Callable[..., Any]) -> None:
     runs = []
     for _ in range(2):
-        rig = make_rig(DOMAIN)
+        rig = make_rig(DOMAIN, lockstep=True)
         start_ring(rig)
         bench = rig.bench
         bench.success_at = 5
@@ -96,7 +95,7 @@ def test_three_episodes_keep_the_contract_and_repeat_bit_for_bit(make_rig: Calla
 
 def test_lockstep_is_fast(make_rig: Callable[..., Any]) -> None:
     """200 steps with a 256x256 image; the floor is far under what was measured (see the package's report)."""
-    rig = make_rig(DOMAIN + 1, size=256, max_steps=200)
+    rig = make_rig(DOMAIN + 1, size=256, max_steps=200, lockstep=True)
     start_ring(rig)
     run_goal(rig, RunEpisodes.Goal(episodes=1, seed=1))
     rig.bench.steps.clear()
@@ -108,18 +107,19 @@ def test_lockstep_is_fast(make_rig: Callable[..., Any]) -> None:
 
 
 def test_a_missing_node_is_one_line(make_rig: Callable[..., Any]) -> None:
-    rig = make_rig(DOMAIN + 2)
+    rig = make_rig(DOMAIN + 2, lockstep=True)
     rig.start("episode", lockstep=True, ready_timeout_s=1.0, needs="[gate,policy]")
     status, result = run_goal(rig, RunEpisodes.Goal(episodes=1))
     assert status == GoalStatus.STATUS_ABORTED
     assert result.message == (
         "not ready: nobody publishes observation; nobody publishes executed_action; "
-        "node gate does not listen; node policy does not listen"
+        "node gate does not listen; node policy does not listen; "
+        "node observer has not reported; node gate has not reported"
     )
 
 
 def test_an_unknown_object_aborts_with_its_name(make_rig: Callable[..., Any]) -> None:
-    rig = make_rig(DOMAIN + 2)
+    rig = make_rig(DOMAIN + 2, lockstep=True)
     rig.start("episode", lockstep=True)
     status, result = run_goal(rig, RunEpisodes.Goal(episodes=1, objects=["hdmi2"]))
     assert status == GoalStatus.STATUS_ABORTED

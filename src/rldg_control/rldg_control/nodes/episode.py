@@ -69,6 +69,7 @@ class Episode(Node):
         self._busy = self._settled = False
         self._gate_latched, self._gate_reason = False, ""
         self._awaits_reset = self._reset_done = self._give_up = False
+        self._unconnected: dict[str, str] = {}
         self._plan = EpisodeEvent()
         self._outcome: Outcome | None = None
         self._started_at = time.strftime("%Y%m%d-%H%M%S")
@@ -200,10 +201,12 @@ class Episode(Node):
             self._give_up = True
 
     def _on_diagnostics(self, message: DiagnosticArray) -> None:
-        gate = f"{self.get_namespace().rstrip('/')}/gate"
+        prefix = f"{self.get_namespace().rstrip('/')}/"
         for status in message.status:
-            if status.name == gate:
-                values = {v.key: v.value for v in status.values}
+            values = {v.key: v.value for v in status.values}
+            if status.name.startswith(prefix) and "unconnected" in values:
+                self._unconnected[status.name.removeprefix(prefix)] = values["unconnected"]
+            if status.name == f"{prefix}gate":
                 self._gate_latched = values.get("state") == "latched"
                 self._gate_reason = values.get("reason", "")
 
@@ -323,6 +326,9 @@ class Episode(Node):
             for info in self.get_subscriptions_info_by_topic(self.resolve_topic_name(topic))
         ]
         lines += [f"node {name} does not listen" for name in self._needs if name not in listeners]
+        if self._lockstep:
+            lines += [f"node {n} has not reported" for n in ("observer", "gate") if n not in self._unconnected]
+            lines += [f"node {n}: nobody at {t}" for n, t in self._unconnected.items() if t]
         if self._reset_client and not self._reset_client.service_is_ready():
             lines.append(f"nobody offers {self._reset_client.srv_name}")
         return lines

@@ -18,7 +18,7 @@ from rclpy.lifecycle import LifecycleNode, LifecycleState, TransitionCallbackRet
 from std_srvs.srv import Trigger
 
 from rldg_control.gate_logic import Command, GateConfig, GateLogic, Phase
-from rldg_control.nodes.reporting import ERROR, OK, Report, Reporter, steady_timer
+from rldg_control.nodes.reporting import ERROR, OK, Report, Reporter, steady_timer, unconnected
 from rldg_core.from_msg import pose_array, stamp_ns
 from rldg_core.types import Source
 from rldg_msgs.msg import EpisodeEvent, ExecutedAction, Observation, PolicyAction, Step, TeleopAction
@@ -199,7 +199,8 @@ class Gate(LifecycleNode):
     def _report(self) -> Report:
         latched = self._logic.phase is Phase.LATCHED
         message = f"latched: {self._logic.reason}" if latched else "ready" if self._active else "inactive"
-        return Report(ERROR if latched else OK, message, self._logic.summary())
+        lacking = unconnected({self._target: 1, self._executed: 1}, self._entities)
+        return Report(ERROR if latched else OK, message, {**self._logic.summary(), "unconnected": lacking})
 
 
 def make_gate() -> Gate:

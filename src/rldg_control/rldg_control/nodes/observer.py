@@ -67,7 +67,7 @@ class Observer(Node):
         self._published = self._late = 0
         self._fault = ""
         self._publisher = self.create_publisher(Observation, "observation", STREAM)
-        self._inputs_: list[Subscription] = []
+        self._subscriptions_in: list[Subscription] = []
         listened = parts if self._lockstep else tuple(topics)
         for part in listened:
             is_image = part in self._cameras
@@ -77,7 +77,9 @@ class Observer(Node):
             vendor = VENDOR_IMAGE if is_image else VENDOR_STATE
             # One lost part of a frame would stop a lock-step run; there the cell publishes reliably.
             qos = STREAM if self._lockstep else vendor
-            self._inputs_.append(self.create_subscription(self._types[part], str(topics[part]), receive, qos, raw=True))
+            self._subscriptions_in.append(
+                self.create_subscription(self._types[part], str(topics[part]), receive, qos, raw=True)
+            )
         if not self._lockstep:
             steady_timer(self, task.period_s, self._on_tick)
         self._reporter = Reporter(self, self._report)
@@ -131,7 +133,7 @@ class Observer(Node):
 
     def _report(self) -> Report:
         values = {"published": str(self._published), "late_ticks": str(self._late)}
-        values["unconnected"] = unconnected({self._publisher: READERS}, self._inputs_)
+        values["unconnected"] = unconnected({self._publisher: READERS}, self._subscriptions_in)
         if self._fault:
             return Report(ERROR, self._fault, values)
         if not self._published:
