@@ -22,16 +22,16 @@ from rclpy.node import Node
 
 from rldg_core import from_msg
 from rldg_core.errors import UserError
-from rldg_msgs.msg import EpisodeEvent, PolicyAction, PolicyInfo, PolicyStatus, PolicyWeights
+from rldg_msgs.msg import EpisodeEvent, PolicyAction, PolicyStatus, PolicyWeights
 from rldg_msgs.msg import Observation as ObservationMsg
 from rldg_msgs.msg import Step as StepMsg
 from rldg_msgs.srv import ActivatePolicy, ListPolicies, LoadPolicy, UnloadPolicy
 from rldg_policy.latency import TickWindow
+from rldg_policy.nodes import messages
 from rldg_policy.registry import backends, factory
-from rldg_policy.server import Action, Episode, PolicyServer, Settings
-from rldg_policy.store import Loaded, load_policy
-from rldg_policy.weights import Weights
-from rldg_ros import qos, to_msg
+from rldg_policy.server import Action, PolicyServer, Settings
+from rldg_policy.store import load_policy
+from rldg_ros import qos
 from rldg_ros.parameters import parameter, task_parameter
 from rldg_ros.runner import autostart, run_node
 
@@ -139,10 +139,7 @@ class PolicyNode(LifecycleNode):
         if message.kind == EpisodeEvent.END:
             self._server.end(message.episode_id)
             return
-        first_ns = from_msg.stamp_ns(message.first_observation_stamp)
-        self._server.start(
-            Episode(message.episode_id, message.instruction, int(message.seed), first_ns, int(message.step_count))
-        )
+        self._server.start(messages.episode(message))
         self._act()
 
     @_between_ticks
@@ -162,16 +159,8 @@ class PolicyNode(LifecycleNode):
 
     @_between_ticks
     def _on_weights(self, message: PolicyWeights) -> None:
-        weights = Weights(
-            message.spec_hash,
-            int(message.version),
-            int(message.valid_from_step),
-            int(message.period_steps),
-            message.sha256,
-            bytes(memoryview(message.data)),
-        )
         try:
-            self._server.receive_weights(weights)
+            self._server.receive_weights(messages.weights(message))
         except UserError as error:
             self.get_logger().error(str(error))
             self._publish_status()
@@ -183,14 +172,7 @@ class PolicyNode(LifecycleNode):
 
     def _publish(self, action: Action) -> None:
         now_s = time.monotonic()
-        message = PolicyAction(
-            header=to_msg.header(action.stamp_ns),
-            action=to_msg.floats(action.values),
-            policy_id=action.policy_id,
-            policy_version=action.version,
-            latency_s=now_s - action.received_s,
-        )
-        self._action_pub.publish(message)
+        self._action_pub.publish(messages.action(action, now_s - action.received_s))
         self._window.add(action.received_s, now_s)
 
     # -- services ---------------------------------------------------------------------------------------
@@ -220,7 +202,7 @@ class PolicyNode(LifecycleNode):
         else:
             with self._lock:
                 self._server.add(loaded, bool(request.activate))
-                response.success, response.info = True, self._info(loaded)
+                response.success, response.info = True, messages.info(loaded, self._server)
                 self._act()
         self._publish_status()
         return response
@@ -250,7 +232,7 @@ class PolicyNode(LifecycleNode):
 
     @_between_ticks
     def _on_list(self, request: ListPolicies.Request, response: ListPolicies.Response) -> ListPolicies.Response:
-        response.policies = [self._info(loaded) for loaded in self._server.store.all()]
+        response.policies = [messages.info(loaded, self._server) for loaded in self._server.store.all()]
         response.backends = backends()
         return response
 
@@ -259,37 +241,10 @@ class PolicyNode(LifecycleNode):
         self.get_logger().error(str(error))
 
     # -- reports ----------------------------------------------------------------------------------------
-    def _info(self, loaded: Loaded) -> PolicyInfo:
-        spec = loaded.policy.spec
-        return PolicyInfo(
-            policy_id=loaded.policy_id,
-            backend=loaded.backend,
-            path=loaded.path,
-            active=loaded is self._server.store.active,
-            version=spec.version,
-            rate_hz=float(spec.rate_hz),
-            action_dim=spec.action_dim,
-            horizon=spec.horizon,
-        )
-
     @_between_ticks
     def _publish_status(self) -> None:
-        store, counts = self._server.store, self._server.counts
-        self._status_pub.publish(
-            PolicyStatus(
-                header=to_msg.header(self.get_clock().now().nanoseconds),
-                active_policy=store.active.policy_id if store.active else "",
-                version=store.active.policy.spec.version if store.active else 0,
-                rate_hz=self._window.rate_hz(),
-                latency_p50_s=self._window.percentile_s(50),
-                latency_p99_s=self._window.percentile_s(99),
-                ticks=counts.ticks,
-                missed_ticks=counts.missed,
-                rejected_observations=counts.rejected,
-                swaps=store.swaps,
-                last_error=self._server.last_error,
-            )
-        )
+        stamp_ns = self.get_clock().now().nanoseconds
+        self._status_pub.publish(messages.status(self._server, self._window, stamp_ns))
 
     def close(self) -> None:
         """End the loader's thread; a load in progress ends with the process."""

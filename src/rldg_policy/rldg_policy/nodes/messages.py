@@ -1,0 +1,73 @@
+"""Messages of the policy node <-> the server's types."""
+
+from __future__ import annotations
+
+from rldg_core import from_msg
+from rldg_msgs.msg import EpisodeEvent, PolicyAction, PolicyInfo, PolicyStatus, PolicyWeights
+from rldg_policy.latency import TickWindow
+from rldg_policy.server import Action, Episode, PolicyServer
+from rldg_policy.store import Loaded
+from rldg_policy.weights import Weights
+from rldg_ros import to_msg
+
+
+def episode(message: EpisodeEvent) -> Episode:
+    """EpisodeEvent START -> Episode."""
+    first_stamp_ns = from_msg.stamp_ns(message.first_observation_stamp)
+    return Episode(message.episode_id, message.instruction, int(message.seed), first_stamp_ns, int(message.step_count))
+
+
+def weights(message: PolicyWeights) -> Weights:
+    """PolicyWeights -> Weights."""
+    return Weights(
+        spec_hash=message.spec_hash,
+        version=int(message.version),
+        valid_from_step=int(message.valid_from_step),
+        period_steps=int(message.period_steps),
+        sha256=message.sha256,
+        data=bytes(memoryview(message.data)),
+    )
+
+
+def action(value: Action, latency_s: float) -> PolicyAction:
+    """Action -> PolicyAction."""
+    return PolicyAction(
+        header=to_msg.header(value.stamp_ns),
+        action=to_msg.floats(value.values),
+        policy_id=value.policy_id,
+        policy_version=value.version,
+        latency_s=latency_s,
+    )
+
+
+def info(loaded: Loaded, server: PolicyServer) -> PolicyInfo:
+    """One loaded policy."""
+    spec = loaded.policy.spec
+    return PolicyInfo(
+        policy_id=loaded.policy_id,
+        backend=loaded.backend,
+        path=loaded.path,
+        active=loaded is server.store.active,
+        version=spec.version,
+        rate_hz=float(spec.rate_hz),
+        action_dim=spec.action_dim,
+        horizon=spec.horizon,
+    )
+
+
+def status(server: PolicyServer, window: TickWindow, stamp_ns: int) -> PolicyStatus:
+    """Health of the node."""
+    active, counts = server.store.active, server.counts
+    return PolicyStatus(
+        header=to_msg.header(stamp_ns),
+        active_policy=active.policy_id if active else "",
+        version=active.policy.spec.version if active else 0,
+        rate_hz=window.rate_hz(),
+        latency_p50_s=window.percentile_s(50),
+        latency_p99_s=window.percentile_s(99),
+        ticks=counts.ticks,
+        missed_ticks=counts.missed,
+        rejected_observations=counts.rejected,
+        swaps=server.store.swaps,
+        last_error=server.last_error,
+    )
