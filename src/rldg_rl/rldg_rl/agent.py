@@ -13,7 +13,6 @@ from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
-import numpy as np
 import optax
 
 from rldg_rl.config import RLConfig
@@ -48,6 +47,7 @@ class TrainState(NamedTuple):
 
 
 Metrics = dict[str, jax.Array]
+UpdateMany = Callable[[TrainState, Batch], tuple[TrainState, Metrics]]
 METRIC_NAMES = ("critic_loss", "actor_loss", "temperature", "entropy", "q_mean")
 
 
@@ -144,13 +144,14 @@ def _actor_update(
     return state, {"actor_loss": loss, "entropy": entropy}
 
 
-def make_update_many(config: RLConfig) -> Callable[[TrainState, Batch], tuple[TrainState, dict[str, np.ndarray]]]:
+def make_update_many(config: RLConfig) -> UpdateMany:
     """Jitted (state, batches with a leading axis K) -> (state after K updates, mean metrics).
 
     The scan keeps K updates in one dispatch; the state is donated, so an update allocates nothing. Compiled
     once per process for the same networks and hyper-parameters.
     """
-    return _compiled(RLConfig(network=config.network, agent=config.agent))
+    compiled: UpdateMany = _compiled(RLConfig(network=config.network, agent=config.agent))
+    return compiled
 
 
 @cache

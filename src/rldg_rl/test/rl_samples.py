@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +17,7 @@ from rldg_rl.config import RLConfig, resolve
 TASK_FILE = Path(__file__).resolve().parents[2] / "rldg_bringup/config/tasks/insertion.yaml"
 
 
+@cache
 def insertion() -> Task:
     """The connector task."""
     return load_task(TASK_FILE)
