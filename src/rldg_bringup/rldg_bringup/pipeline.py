@@ -23,7 +23,7 @@ from rldg_core.task import Task, find_task
 Progress = Callable[[int, int], None]
 """Called with (done, total)."""
 
-TRAINING_BATCH = 5
+TRAINING_BATCH = 2
 """Episodes between two looks at the stop criterion of `train`."""
 
 ACTIVE_POLICY_TIMEOUT_S = 120.0
