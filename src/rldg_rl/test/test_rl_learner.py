@@ -201,3 +201,88 @@ def test_the_message_carries_the_actor_alone(image_encoder: str) -> None:
     config = resolve("connector", {"features": {"image_encoder": image_encoder}})
     weights = Learner(config, insertion(), 0).first_weights()
     assert len(weights.data) < 1_000_000  # a frozen backbone would make it 26 MB
+
+
+@pytest.mark.timeout(300)
+def test_it_learns_to_free_itself_from_the_stuck_state() -> None:
+    """Two dimensions of insertion: pressing beside the hole sticks by friction; only lifting and moving helps."""
+    config = resolve("connector", {"network": {"hidden": [64, 64]}, "agent": {"batch_size": 64}})
+    learner = Learner(config, insertion(), 0)
+    policy = ToyPolicy(learner)
+    for k in range(8):
+        learner.add_demonstration(toy_episode(f"d{k}", k, 0, toy_demonstrator)[0])
+    before = sum(toy_episode("", 1000 + k, 0, policy.mode)[1] for k in range(10))
+    count = 0
+    for k in range(200):
+        steps, _ = toy_episode(f"o{k}", 100 + k, count, policy.sample)
+        count += len(steps) - 1
+        for step in steps:
+            learner.consume(step)
+        if count > 600:
+            break
+    after = sum(toy_episode("", 1000 + k, 0, policy.mode)[1] for k in range(10))
+    assert before <= 3
+    assert after >= 9
+
+
+class ToyPolicy:
+    """The learner's newest actor."""
+
+    def __init__(self, learner: Learner) -> None:
+        from rldg_rl.features import feature_function
+
+        self._learner = learner
+        self._features = feature_function(learner.task, learner.config.features)
+        self._rng = np.random.default_rng(0)
+
+    def _act(self, offset: np.ndarray, rng: np.random.Generator | None) -> np.ndarray:
+        from rl_samples import observation
+
+        from rldg_rl.inference import choose_action
+
+        learner = self._learner
+        return choose_action(learner.actor_tensors, self._features(observation(offset)), learner.config.network, rng)
+
+    def mode(self, offset: np.ndarray) -> np.ndarray:
+        """Deterministic action."""
+        return self._act(offset, None)
+
+    def sample(self, offset: np.ndarray) -> np.ndarray:
+        """Exploring action."""
+        return self._act(offset, self._rng)
+
+
+def toy_demonstrator(offset: np.ndarray) -> np.ndarray:
+    """Lifts when beside the hole, then moves, then presses."""
+    action = np.zeros(6, np.float32)
+    beside = abs(offset[0]) > 0.003
+    action[0] = np.clip(-offset[0] / 0.015, -1, 1)
+    action[2] = (0.3 if offset[2] <= 0.0 else 0.0) if beside else -0.5
+    return action
+
+
+def toy_step(offset: np.ndarray, action: np.ndarray) -> np.ndarray:
+    """x moves freely above z = 0; at z = 0 it sticks while pressed; below z = 0 it is in the hole (|x| < 3 mm)."""
+    after = offset.copy()
+    pressed = offset[2] <= 0.0 and action[2] < 0.0
+    if not pressed:
+        after[0] = np.clip(offset[0] + 0.015 * action[0], -0.03, 0.03)
+    after[2] = min(0.02, offset[2] + 0.01 * action[2])
+    if abs(after[0]) > 0.003:
+        after[2] = max(0.0, after[2])
+    return after
+
+
+def toy_episode(name: str, seed: int, step_count: int, act: object) -> tuple[list[Step], bool]:
+    """Up to 40 steps from a random x at z = 1 cm; success at 1 cm below the surface."""
+    rng = np.random.default_rng(seed)
+    offsets = [np.array([rng.uniform(-0.03, 0.03), 0, 0.01, 0, 0, 0])]
+    actions = []
+    while offsets[-1][2] > -0.01 and len(actions) < 40:
+        actions.append(np.asarray(act(offsets[-1]), np.float32))  # type: ignore[operator]
+        offsets.append(toy_step(offsets[-1], actions[-1]))
+    success = bool(offsets[-1][2] <= -0.01)
+    steps = episode(name, offsets, step_count, success=success, truncated=not success)
+    for k, action in enumerate(actions):
+        steps[k] = replace(steps[k], action=replace(steps[k].action, requested=action, executed=action))
+    return steps, success
