@@ -11,6 +11,8 @@ import pytest
 from action_msgs.msg import GoalStatus
 from diagnostic_msgs.msg import DiagnosticArray, DiagnosticStatus
 from geometry_msgs.msg import PoseStamped, Twist
+from lifecycle_msgs.msg import Transition
+from lifecycle_msgs.srv import ChangeState
 from rclpy.action import ActionClient
 from rclpy.clock import Clock, ClockType
 from rclpy.node import Node
@@ -165,6 +167,20 @@ def test_gate_names_a_second_publisher(gate: tuple[Any, Driven, Statuses]) -> No
     rogue.destroy_publisher(publisher)
     rogue.destroy_node()
     rig.until(lambda: rig.call(Hold, "gate/hold", Hold.Request(hold=False)).success, what="release")
+
+
+def test_gate_is_silent_while_inactive_and_comes_back(gate: tuple[Any, Driven, Statuses]) -> None:
+    rig, driven, statuses = gate
+    run_some(rig, driven)
+    request = ChangeState.Request()
+    request.transition.id = Transition.TRANSITION_DEACTIVATE
+    assert rig.call(ChangeState, "gate/change_state", request).success
+    held_once(rig)
+    rig.until(lambda: statuses.newest("gate") == "inactive", what="inactive")
+    request.transition.id = Transition.TRANSITION_ACTIVATE
+    assert rig.call(ChangeState, "gate/change_state", request).success
+    rig.bench.executed.clear()
+    run_some(rig, driven)
 
 
 def test_gate_counts_bad_actions_and_sends_the_last_pose_on_ctrl_c(gate: tuple[Any, Driven, Statuses]) -> None:

@@ -60,23 +60,23 @@ class Gate(LifecycleNode):
         """Create everything; nothing is published before activation."""
         self._target = self.create_lifecycle_publisher(PoseStamped, self._topic, TARGET)
         self._executed = self.create_lifecycle_publisher(ExecutedAction, "executed_action", STREAM)
-        self._entities = [
+        self._gate_inputs = [
             self.create_subscription(EpisodeEvent, "episode_event", self._on_event, EVENTS),
             self.create_subscription(Observation, "observation", self._on_observation, STREAM),
         ]
         if self._config.wait_for_policy:
-            self._entities.append(self.create_subscription(PolicyAction, "policy_action", self._on_policy, STREAM))
+            self._gate_inputs.append(self.create_subscription(PolicyAction, "policy_action", self._on_policy, STREAM))
         if self._config.wait_for_operator or not self._config.lockstep:
-            self._entities.append(self.create_subscription(TeleopAction, "teleop_action", self._on_teleop, STREAM))
+            self._gate_inputs.append(self.create_subscription(TeleopAction, "teleop_action", self._on_teleop, STREAM))
         if self._config.lockstep:
-            self._entities.append(self.create_subscription(Step, "step", self._on_step, STEPS))
-        self._services = [
+            self._gate_inputs.append(self.create_subscription(Step, "step", self._on_step, STEPS))
+        self._gate_services = [
             self.create_service(Hold, "gate/hold", self._on_hold),
             self.create_service(Trigger, "gate/stop", self._on_stop_service),
         ]
-        self._timers_ = [steady_timer(self, PUBLISHER_CHECK_S, self._check_publishers)]
+        self._gate_timers = [steady_timer(self, PUBLISHER_CHECK_S, self._check_publishers)]
         if not self._config.lockstep:
-            self._timers_.append(steady_timer(self, self._config.period_s / 4, self._on_time))
+            self._gate_timers.append(steady_timer(self, self._config.period_s / 4, self._on_time))
         self._reporter = Reporter(self, self._report)
         return TransitionCallbackReturn.SUCCESS
 
@@ -95,11 +95,11 @@ class Gate(LifecycleNode):
 
     def on_cleanup(self, state: LifecycleState) -> TransitionCallbackReturn:
         """Undo on_configure."""
-        for timer in self._timers_:
+        for timer in self._gate_timers:
             self.destroy_timer(timer)
-        for service in self._services:
+        for service in self._gate_services:
             self.destroy_service(service)
-        for subscription in self._entities:
+        for subscription in self._gate_inputs:
             self.destroy_subscription(subscription)
         self._reporter.close()
         self.destroy_lifecycle_publisher(self._target)
@@ -198,8 +198,8 @@ class Gate(LifecycleNode):
 
     def _report(self) -> Report:
         latched = self._logic.phase is Phase.LATCHED
-        message = f"latched: {self._logic.reason}" if latched else "ready" if self._active else "inactive"
-        lacking = unconnected({self._target: 1, self._executed: 1}, self._entities)
+        message = "inactive" if not self._active else f"latched: {self._logic.reason}" if latched else "ready"
+        lacking = unconnected({self._target: 1, self._executed: 1}, self._gate_inputs)
         return Report(ERROR if latched else OK, message, {**self._logic.summary(), "unconnected": lacking})
 
 
