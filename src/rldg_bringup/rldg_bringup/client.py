@@ -206,7 +206,7 @@ def connected(namespace: str = "", check: Callable[[], None] = lambda: None) -> 
             rclpy.try_shutdown()
 
 
-def refuse_second_stack(client: StackClient, discovery_s: float = 1.5) -> None:
+def refuse_second_stack(client: StackClient, discovery_s: float = 3.0) -> None:
     """Raise UserError when a stack already runs on this ROS domain under the same namespace.
 
     Two stacks would both publish `target_pose`, and crisp_controllers then ignores every target.

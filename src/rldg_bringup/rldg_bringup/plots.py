@@ -51,7 +51,7 @@ def plot_success(path: Path, results: Mapping[str, Mapping[str, tuple[int, int]]
     axes.set_xticks(range(len(results)), list(results))
     axes.set_ylim(0, 1.05)
     axes.set_ylabel("success rate (95 % Wilson interval)")
-    axes.legend(loc="upper right", fontsize=8)
+    axes.legend(loc="upper center", bbox_to_anchor=(0.5, -0.1), ncols=3, fontsize=8)
     axes.set_title("Success by policy and connector")
     _save(figure, path)
 
@@ -72,7 +72,9 @@ def plot_learning_curve(path: Path, success: Sequence[bool], steps: Sequence[int
 
 def plot_actions(path: Path, actions: Mapping[str, NDArray[np.float32]], labels: tuple[str, str]) -> None:
     """2-D histograms of two action components. actions: source -> (N, 2) in [-1, 1]."""
-    figure, all_axes = plt.subplots(1, len(actions), figsize=(3.4 * len(actions), 3.4), squeeze=False)
+    figure, all_axes = plt.subplots(
+        1, len(actions), figsize=(3.8 * len(actions), 3.8), squeeze=False, layout="constrained"
+    )
     for axes, (name, values) in zip(all_axes[0], actions.items(), strict=True):
         if len(values):
             bins = [np.linspace(-1, 1, 41)] * 2

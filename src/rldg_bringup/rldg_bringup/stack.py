@@ -196,6 +196,8 @@ def insertion_stack(arguments: StackArguments, share: Path) -> Stack:
             checkpoint=a.checkpoint,
             explore=a.explore,
             live_weights=a.learner,
+            # Importing torch while ticks are due would miss some; in lock-step nothing can be missed.
+            preload=[""] if a.lockstep else ["compact"],
             autostart=a.autostart,
         )
     )

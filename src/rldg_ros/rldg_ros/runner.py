@@ -5,12 +5,15 @@ from __future__ import annotations
 import signal
 import sys
 from collections.abc import Callable
+from functools import wraps
+from pathlib import Path
 from types import FrameType
-from typing import TypeVar
+from typing import TypeVar, cast
+from weakref import WeakKeyDictionary
 
 import rclpy
 from rclpy.executors import Executor, SingleThreadedExecutor
-from rclpy.lifecycle import LifecycleNode, TransitionCallbackReturn
+from rclpy.lifecycle import LifecycleNode, LifecycleState, TransitionCallbackReturn
 from rclpy.node import Node
 from rclpy.signals import SignalHandlerOptions
 
@@ -57,13 +60,37 @@ def run_node(
             if on_stop:
                 on_stop(node)
     except UserError as error:
-        print(f"{node.get_name() if node else 'node'}: {error}", file=sys.stderr, flush=True)
+        print(f"{Path(sys.argv[0]).name}: {error}", file=sys.stderr, flush=True)
         code = 2
     finally:
         if node:
             node.destroy_node()
         rclpy.try_shutdown()
     return code
+
+
+TransitionT = TypeVar("TransitionT", bound=Callable[..., TransitionCallbackReturn])
+
+
+def transition(callback: TransitionT) -> TransitionT:
+    """Make a UserError in a transition callback a failed transition with its reason.
+
+    rclpy swallows exceptions of transition callbacks; `autostart` would then know that it failed, not why.
+    """
+
+    @wraps(callback)
+    def wrapped(node: LifecycleNode, state: LifecycleState) -> TransitionCallbackReturn:
+        try:
+            return callback(node, state)
+        except UserError as error:
+            node.get_logger().error(str(error))
+            _reasons[node] = str(error)
+            return TransitionCallbackReturn.FAILURE
+
+    return cast(TransitionT, wrapped)
+
+
+_reasons: WeakKeyDictionary[LifecycleNode, str] = WeakKeyDictionary()
 
 
 def autostart(node: LifecycleNode) -> None:
@@ -75,6 +102,6 @@ def autostart(node: LifecycleNode) -> None:
     """
     if not node.declare_parameter("autostart", True).value:
         return
-    for transition in (node.trigger_configure, node.trigger_activate):
-        if transition() != TransitionCallbackReturn.SUCCESS:
-            raise UserError(f"transition {transition.__name__.removeprefix('trigger_')} failed")
+    for name, trigger in (("configure", node.trigger_configure), ("activate", node.trigger_activate)):
+        if trigger() != TransitionCallbackReturn.SUCCESS:
+            raise UserError(_reasons.get(node, f"transition {name} failed"))

@@ -33,7 +33,7 @@ from rldg_policy.server import Action, PolicyServer, Settings
 from rldg_policy.store import load_policy
 from rldg_ros import qos
 from rldg_ros.parameters import parameter, task_parameter
-from rldg_ros.runner import autostart, run_node
+from rldg_ros.runner import autostart, run_node, transition
 
 CallbackT = TypeVar("CallbackT", bound=Callable[..., Any])
 
@@ -76,16 +76,12 @@ class PolicyNode(LifecycleNode):
         autostart(self)
 
     # -- lifecycle --------------------------------------------------------------------------------------
+    @transition
     def on_configure(self, state: LifecycleState) -> TransitionCallbackReturn:
         """Load the initial policy (here, so that the first tick finds it warm) and open topics and services."""
-        try:
-            for backend in self._preload:
-                factory(backend)
-            initial = load_policy(self._initial, self._initial, self._checkpoint, self._explore, self._task)
-        except UserError as error:
-            # rclpy would turn the exception into a bare ERROR: say why.
-            self.get_logger().error(str(error))
-            return TransitionCallbackReturn.FAILURE
+        for backend in self._preload:
+            factory(backend)
+        initial = load_policy(self._initial, self._initial, self._checkpoint, self._explore, self._task)
         self._server.add(initial, activate=True)
         self._action_pub = self.create_publisher(PolicyAction, "policy_action", qos.STREAM)
         self._status_pub = self.create_publisher(PolicyStatus, "policy_status", qos.LATCHED)
