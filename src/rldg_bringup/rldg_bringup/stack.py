@@ -212,10 +212,13 @@ def insertion_stack(arguments: StackArguments, share: Path) -> Stack:
                 seed=a.seed,
             )
         )
+    # Who must listen before the first episode starts: a Step or START that nobody hears stops a lock-step run.
+    needs = [n.name for n in nodes if n.name in ("gate", "operator", "recorder", "policy", "learner")]
     nodes.append(
         node(
             "rldg_control",
             "episode",
+            needs=needs,
             run_id=a.run_id,
             reset_mode="cell" if a.sim else "operator",
             joy_topic=absolute(a.joy_topic),

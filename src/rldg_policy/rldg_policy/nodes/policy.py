@@ -94,7 +94,7 @@ class PolicyNode(LifecycleNode):
         if self._settings.live_weights:
             weights = self.create_subscription(PolicyWeights, "policy_weights", self._on_weights, qos.EVENTS)
             self._entities.append(weights)
-        self._services = [
+        self._own_services = [
             self.create_service(ActivatePolicy, "policy/activate", self._on_activate),
             self.create_service(UnloadPolicy, "policy/unload", self._on_unload),
             self.create_service(ListPolicies, "policy/list", self._on_list),
@@ -120,7 +120,7 @@ class PolicyNode(LifecycleNode):
         """Forget everything."""
         for entity in self._entities:
             self.destroy_subscription(entity)
-        for service in self._services:
+        for service in self._own_services:
             self.destroy_service(service)
         self.destroy_timer(self._timer)
         self.destroy_publisher(self._action_pub)
