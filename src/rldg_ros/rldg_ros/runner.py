@@ -19,6 +19,12 @@ from rclpy.signals import SignalHandlerOptions
 
 from rldg_core.errors import UserError
 
+try:
+    # Half the CPU of the default executor per message (docs/architecture.md, Speed); not in every Jazzy.
+    from rclpy.experimental import EventsExecutor as DefaultExecutor
+except ImportError:
+    DefaultExecutor = SingleThreadedExecutor
+
 NodeT = TypeVar("NodeT", bound=Node)
 
 POLL_S = 0.1
@@ -28,7 +34,7 @@ POLL_S = 0.1
 def run_node(
     make_node: Callable[[], NodeT],
     on_stop: Callable[[NodeT], None] | None = None,
-    make_executor: Callable[[], Executor] = SingleThreadedExecutor,
+    make_executor: Callable[[], Executor] = DefaultExecutor,
 ) -> int:
     """Make a node, spin it until SIGINT or SIGTERM, end it in order, and return the exit code.
 

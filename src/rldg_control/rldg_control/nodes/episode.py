@@ -19,7 +19,6 @@ from time import monotonic
 from diagnostic_msgs.msg import DiagnosticArray
 from rclpy.action import ActionServer, CancelResponse, GoalResponse
 from rclpy.action.server import ServerGoalHandle
-from rclpy.experimental import EventsExecutor
 from rclpy.node import Node
 from sensor_msgs.msg import Joy
 from std_srvs.srv import Trigger
@@ -386,4 +385,4 @@ class Episode(Node):
 
 def main() -> None:
     """Console script."""
-    sys.exit(run_node(Episode, on_stop=Episode.stop, make_executor=EventsExecutor))
+    sys.exit(run_node(Episode, on_stop=Episode.stop))

@@ -13,7 +13,6 @@ from time import monotonic
 
 from geometry_msgs.msg import PoseStamped
 from rclpy.duration import Duration
-from rclpy.experimental import EventsExecutor
 from rclpy.lifecycle import LifecycleNode, LifecycleState, TransitionCallbackReturn
 from std_srvs.srv import Trigger
 
@@ -212,4 +211,4 @@ def make_gate() -> Gate:
 
 def main() -> None:
     """Console script."""
-    sys.exit(run_node(make_gate, on_stop=lambda node: node.stop("gate stopped"), make_executor=EventsExecutor))
+    sys.exit(run_node(make_gate, on_stop=lambda node: node.stop("gate stopped")))

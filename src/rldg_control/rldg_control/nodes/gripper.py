@@ -10,7 +10,6 @@ import sys
 from typing import Any
 
 from rclpy.action import ActionClient
-from rclpy.experimental import EventsExecutor
 from rclpy.node import Node
 from rclpy.task import Future
 from std_msgs.msg import Float64
@@ -100,4 +99,4 @@ class FrankaGripper:
 
 def main() -> None:
     """Console script."""
-    sys.exit(run_node(Gripper, make_executor=EventsExecutor))
+    sys.exit(run_node(Gripper))

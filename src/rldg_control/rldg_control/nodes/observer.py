@@ -13,7 +13,6 @@ from time import monotonic
 from typing import Any
 
 from geometry_msgs.msg import PoseStamped, WrenchStamped
-from rclpy.experimental import EventsExecutor
 from rclpy.node import Node
 from rclpy.serialization import deserialize_message
 from rclpy.subscription import Subscription
@@ -144,4 +143,4 @@ class Observer(Node):
 
 def main() -> None:
     """Console script."""
-    sys.exit(run_node(Observer, make_executor=EventsExecutor))
+    sys.exit(run_node(Observer))

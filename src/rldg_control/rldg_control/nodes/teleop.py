@@ -10,7 +10,6 @@ import sys
 from time import monotonic
 
 from geometry_msgs.msg import Twist, TwistStamped
-from rclpy.experimental import EventsExecutor
 from rclpy.node import Node
 from sensor_msgs.msg import Joy
 from std_msgs.msg import Header
@@ -81,4 +80,4 @@ class Teleop(Node):
 
 def main() -> None:
     """Console script."""
-    sys.exit(run_node(Teleop, make_executor=EventsExecutor))
+    sys.exit(run_node(Teleop))

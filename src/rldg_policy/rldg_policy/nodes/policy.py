@@ -16,7 +16,6 @@ from typing import Any, TypeVar, cast
 
 from rclpy.clock import Clock, ClockType
 from rclpy.executors import ExternalShutdownException, SingleThreadedExecutor
-from rclpy.experimental import EventsExecutor
 from rclpy.lifecycle import LifecycleNode, LifecycleState, TransitionCallbackReturn
 from rclpy.node import Node
 
@@ -254,4 +253,4 @@ def main() -> None:
     # Before torch is imported: one thread, the other core belongs to the simulator.
     os.environ.setdefault("OMP_NUM_THREADS", "1")
     sys.setswitchinterval(SWITCH_INTERVAL_S)
-    sys.exit(run_node(PolicyNode, on_stop=PolicyNode.close, make_executor=EventsExecutor))
+    sys.exit(run_node(PolicyNode, on_stop=PolicyNode.close))

@@ -21,7 +21,6 @@ import numpy as np
 from geometry_msgs.msg import PoseStamped, WrenchStamped
 from rclpy.clock import Clock
 from rclpy.clock_type import ClockType
-from rclpy.experimental import EventsExecutor
 from rclpy.node import Node
 from rosgraph_msgs.msg import Clock as ClockMsg
 from sensor_msgs.msg import Image, JointState
@@ -191,4 +190,4 @@ class CellNode(Node):
 
 def main() -> None:
     """Console script."""
-    sys.exit(run_node(CellNode, on_stop=lambda node: node._cell.close(), make_executor=EventsExecutor))
+    sys.exit(run_node(CellNode, on_stop=lambda node: node._cell.close()))

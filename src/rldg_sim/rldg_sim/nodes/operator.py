@@ -13,7 +13,6 @@ from typing import Any
 
 import numpy as np
 from geometry_msgs.msg import PoseStamped
-from rclpy.experimental import EventsExecutor
 from rclpy.node import Node
 
 from rldg_core.errors import UserError
@@ -89,4 +88,4 @@ class OperatorNode(Node):
 
 def main() -> None:
     """Console script."""
-    sys.exit(run_node(OperatorNode, make_executor=EventsExecutor))
+    sys.exit(run_node(OperatorNode))
