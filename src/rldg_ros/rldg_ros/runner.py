@@ -66,13 +66,19 @@ def run_node(
             if on_stop:
                 on_stop(node)
     except UserError as error:
-        print(f"{Path(sys.argv[0]).name}: {error}", file=sys.stderr, flush=True)
+        print(f"{node.get_name() if node else _program()}: {error}", file=sys.stderr, flush=True)
         code = 2
     finally:
         if node:
             node.destroy_node()
         rclpy.try_shutdown()
     return code
+
+
+def _program() -> str:
+    """Name of the executable; "node" under `python -c`."""
+    name = Path(sys.argv[0]).name
+    return "node" if name.startswith("-") else name
 
 
 TransitionT = TypeVar("TransitionT", bound=Callable[..., TransitionCallbackReturn])
