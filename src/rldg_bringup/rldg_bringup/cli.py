@@ -53,6 +53,10 @@ def progress_maker() -> Iterator[Callable[[str], Callable[[int, int], None]]]:
     with Progress(*columns, console=console) as bars:
 
         def make(name: str) -> Callable[[int, int], None]:
+            for earlier in bars.tasks:
+                # A stage may end before its limit; its clock must not run on.
+                bars.update(earlier.id, total=earlier.completed)
+                bars.stop_task(earlier.id)
             bar = bars.add_task(name, total=None)
             return lambda done, total: bars.update(bar, completed=done, total=total)
 

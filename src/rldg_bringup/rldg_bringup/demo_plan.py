@@ -13,11 +13,11 @@ class DemoPlan:
 
     object_name: str = "vga"
     unseen_objects: tuple[str, ...] = ("usb_c", "hdmi", "displayport", "xlr")
-    demonstrations: int = 150
+    demonstrations: int = 200
     rl_demonstrations: int = 20
     training: TrainingLimits = field(default_factory=lambda: TrainingLimits(0.95, min_steps=6_000, max_steps=15_000))
-    rollouts: int = 150
-    dataset_episodes: int = 100
+    rollouts: int = 200
+    dataset_episodes: int = 180
     only_success: bool = True
     finetune_steps: int = 1500
     evaluation: int = 20
