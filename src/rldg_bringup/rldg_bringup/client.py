@@ -25,6 +25,10 @@ READY_TIMEOUT_S = 60.0
 LOAD_TIMEOUT_S = 120.0
 """First inference of a jitted policy compiles for 10 - 36 s."""
 
+SETTLE_S = 0.5
+"""A server that is visible here may not see this client's reader yet; its answer would then be lost (rmw_fastrtps:
+"failed to send response (timeout): client will not receive response", seen once in 25 starts)."""
+
 STALL_TIMEOUT_S = 300.0
 """Longer than any episode: 100 s of compiling and 100 steps that each wait for a learner on a busy machine."""
 
@@ -96,11 +100,13 @@ class StackClient:
         """Wait until the episode manager can run episodes and the policy node has reported."""
         self.wait(self._episodes.server_is_ready, timeout_s, "episode manager (run_episodes)")
         self.wait(lambda: self.policy_status is not None, timeout_s, "policy node (policy_status)")
+        self.spin(SETTLE_S)
 
     def _call(self, service_type: Any, name: str, request: Any, timeout_s: float) -> Any:
         client = self.node.create_client(service_type, name)
         try:
             self.wait(client.service_is_ready, READY_TIMEOUT_S, f"service {name}")
+            self.spin(SETTLE_S)
             future = client.call_async(request)
             self.wait(future.done, timeout_s, f"service {name}")
             return future.result()
