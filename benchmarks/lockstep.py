@@ -10,7 +10,7 @@ from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
-from report import report
+from _report import report
 
 from rldg_bringup.pipeline import resolve_task, simulated, stack_client, wait_active
 

@@ -13,7 +13,7 @@ from typing import Any
 
 import numpy as np
 from geometry_msgs.msg import PoseStamped
-from report import report
+from _report import report
 
 from rldg_bringup.pipeline import simulated, stack_client, wait_active
 from rldg_core.from_msg import stamp_ns

@@ -12,7 +12,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
-from report import report
+from _report import report
 
 from rldg_core.task import find_task
 from rldg_sim.cell import Cell, SensorFrame
