@@ -12,8 +12,8 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from geometry_msgs.msg import PoseStamped
 from _report import report
+from geometry_msgs.msg import PoseStamped
 
 from rldg_bringup.pipeline import simulated, stack_client, wait_active
 from rldg_core.from_msg import stamp_ns
