@@ -350,9 +350,9 @@ def finetune(
 @policy_app.command("list")
 def policy_list(namespace: Namespace = "", as_json: Json = False) -> None:
     """Show the policies of the running stack."""
-    from rldg_bringup.client import connected
+    from rldg_bringup.client import RUNNING_TIMEOUT_S, connected
 
-    with connected(namespace) as client:
+    with connected(namespace, ready_timeout_s=RUNNING_TIMEOUT_S) as client:
         response = client.list_policies()
     rows = [
         {"policy_id": p.policy_id, "backend": p.backend, "active": p.active, "version": int(p.version), "path": p.path}
@@ -377,9 +377,9 @@ def policy_load(
     namespace: Namespace = "",
 ) -> None:
     """Load and warm up a policy beside the active one."""
-    from rldg_bringup.client import connected
+    from rldg_bringup.client import RUNNING_TIMEOUT_S, connected
 
-    with connected(namespace) as client:
+    with connected(namespace, ready_timeout_s=RUNNING_TIMEOUT_S) as client:
         checkpoint = str(Path(path).resolve()) if path else ""
         client.load_policy(policy_id, backend, checkpoint, explore=explore, activate=activate)
 
@@ -387,18 +387,18 @@ def policy_load(
 @policy_app.command("activate")
 def policy_activate(policy_id: str, namespace: Namespace = "") -> None:
     """Swap to a loaded policy between two ticks."""
-    from rldg_bringup.client import connected
+    from rldg_bringup.client import RUNNING_TIMEOUT_S, connected
 
-    with connected(namespace) as client:
+    with connected(namespace, ready_timeout_s=RUNNING_TIMEOUT_S) as client:
         client.activate_policy(policy_id)
 
 
 @policy_app.command("unload")
 def policy_unload(policy_id: str, namespace: Namespace = "") -> None:
     """Forget a loaded policy."""
-    from rldg_bringup.client import connected
+    from rldg_bringup.client import RUNNING_TIMEOUT_S, connected
 
-    with connected(namespace) as client:
+    with connected(namespace, ready_timeout_s=RUNNING_TIMEOUT_S) as client:
         client.unload_policy(policy_id)
 
 

@@ -19,6 +19,9 @@ from rldg_msgs.msg import LearnerStatus, PolicyStatus
 from rldg_msgs.srv import ActivatePolicy, Hold, ListPolicies, LoadPolicy, UnloadPolicy
 from rldg_ros import qos
 
+RUNNING_TIMEOUT_S = 8.0
+"""Patience with a stack that should be running already."""
+
 READY_TIMEOUT_S = 60.0
 """Starting nine Python processes on two busy cores takes up to about 20 s."""
 
@@ -57,9 +60,10 @@ class Episodes:
 class StackClient:
     """Talks to the stack in `/<namespace>/rldg`. Use `connected`."""
 
-    def __init__(self, namespace: str, check: Callable[[], None]) -> None:
+    def __init__(self, namespace: str, check: Callable[[], None], ready_timeout_s: float = READY_TIMEOUT_S) -> None:
         """`check` is called while waiting; it raises UserError when the stack has died."""
         self._check = check
+        self._ready_timeout_s = ready_timeout_s
         root = f"/{namespace.strip('/')}" if namespace.strip("/") else ""
         self.node = rclpy.create_node("rldg_client", namespace=f"{root}/rldg", start_parameter_services=False)
         self._executor = SingleThreadedExecutor()
@@ -105,7 +109,7 @@ class StackClient:
     def _call(self, service_type: Any, name: str, request: Any, timeout_s: float) -> Any:
         client = self.node.create_client(service_type, name)
         try:
-            self.wait(client.service_is_ready, READY_TIMEOUT_S, f"service {name}")
+            self.wait(client.service_is_ready, self._ready_timeout_s, f"service {name}")
             self.spin(SETTLE_S)
             future = client.call_async(request)
             self.wait(future.done, timeout_s, f"service {name}")
@@ -197,13 +201,15 @@ def _raise_unless(response: Any) -> None:
 
 
 @contextmanager
-def connected(namespace: str = "", check: Callable[[], None] = lambda: None) -> Iterator[StackClient]:
-    """Initialise rclpy for this process if needed and yield a client."""
+def connected(
+    namespace: str = "", check: Callable[[], None] = lambda: None, ready_timeout_s: float = READY_TIMEOUT_S
+) -> Iterator[StackClient]:
+    """Initialise rclpy for this process if needed and yield a client; `ready_timeout_s`: patience with services."""
     owns_context = not rclpy.ok()
     if owns_context:
         # Ctrl-C stays a KeyboardInterrupt of this process: the runner decides the order of the end.
         rclpy.init(signal_handler_options=SignalHandlerOptions.NO)
-    client = StackClient(namespace, check)
+    client = StackClient(namespace, check, ready_timeout_s)
     try:
         yield client
     finally:

@@ -77,7 +77,20 @@ def test_up_runs_refuses_a_second_and_holds_at_the_end(
             os.killpg(up.pid, signal.SIGKILL)
 
 
-def test_a_stack_that_cannot_start_is_one_line(environment: dict[str, str], tmp_path: Path) -> None:
+def test_no_gl_is_one_line(environment: dict[str, str], tmp_path: Path) -> None:
+    done = subprocess.run(
+        rldg("evaluate", "insertion", "--policy", "hold", "--log-dir", str(tmp_path)),
+        env={**environment, "MUJOCO_GL": "nonsense"},
+        capture_output=True,
+        text=True,
+        timeout=90,
+    )
+    assert done.returncode == 2
+    assert "no off-screen OpenGL for camera images: apt-get install libegl1" in done.stderr
+    assert "Traceback" not in done.stderr + (tmp_path / "cell.log").read_text()
+
+
+def test_bad_input_is_one_line(environment: dict[str, str], tmp_path: Path) -> None:
     bad = tmp_path / "bad.yaml"
     bad.write_text("name: bad\nspeed: 3\n")
     for arguments, expected in [
@@ -87,6 +100,10 @@ def test_a_stack_that_cannot_start_is_one_line(environment: dict[str, str], tmp_
         (("evaluate", "dance", "--policy", "hold"), "unknown task 'dance'"),
         (("evaluate", "insertion", "--policy", "hold", "--objects", "banana"), "unknown object 'banana'"),
         (("evaluate", "insertion", "--policy", "magic", "--log-dir", str(tmp_path)), "magic"),
+        (("policy", "list"), "service policy/list: no answer within 8 s"),
+        (("export", str(tmp_path), "--out", str(tmp_path / "d"), "--name", "x"), "no bags"),
+        (("finetune", "compact", str(tmp_path), "--out", str(tmp_path / "c")), "not a dataset"),
+        (("bag", "info", str(tmp_path)), "no bags in it"),
     ]:
         done = subprocess.run(rldg(*arguments), env=environment, capture_output=True, text=True, timeout=90)
         assert done.returncode == 2, done

@@ -34,7 +34,13 @@ from rldg_ros import to_msg
 from rldg_ros.parameters import parameter, task_parameter
 from rldg_ros.qos import STREAM, TARGET, VENDOR_IMAGE, VENDOR_STATE
 from rldg_ros.runner import run_node
-from rldg_sim.cell import Cell, SensorFrame
+from rldg_sim.gl import no_gl_error
+
+try:
+    from rldg_sim.cell import Cell, SensorFrame
+except (ImportError, AttributeError, OSError, RuntimeError) as error:  # mujoco opens OpenGL when it is imported
+    print(f"cell: {no_gl_error(error)}", file=sys.stderr)
+    raise SystemExit(2) from None
 
 STATE = "/franka_robot_state_broadcaster"
 STATE_PERIOD_S = 0.01
