@@ -154,6 +154,7 @@ class GateLogic:
     # Observations, newest last. In real time a policy may answer one that is no longer the newest.
     _seen: deque[_Seen] = field(default_factory=lambda: deque(maxlen=8))
     _policy: _Asked | None = None
+    _early: _Asked | None = None
     _person: _Asked | None = None
     _person_active_s: float = -np.inf
     _gripper: Float32 = field(default_factory=lambda: np.zeros(0, dtype=np.float32))
@@ -197,6 +198,12 @@ class GateLogic:
             person = self._acting_person(now_s)
         else:
             return None
+        early = self._early
+        if early and early.stamp_ns <= stamp_ns:
+            self._early = None
+            answers = early.stamp_ns == stamp_ns and self.phase is Phase.RUNNING and stamp_ns >= self._first_stamp_ns
+            self.counters.late_actions += not answers
+            person = person or (early if answers else None)
         return self._execute(self._seen[-1], person) if person else None
 
     def on_policy_action(
@@ -222,6 +229,10 @@ class GateLogic:
         if fault or self.phase is not Phase.RUNNING or not self.config.wait_for_policy:
             return None
         self._policy = asked
+        if not self._seen or observation_stamp_ns > self._seen[-1].stamp_ns:
+            # Nothing orders two topics: a fast policy's answer may overtake the observation it answers.
+            self._early = asked
+            return None
         oldest_s = now_s - STALE_PERIODS * self.config.period_s
         known = [s for s in self._seen if s.stamp_ns == observation_stamp_ns and s.came_s >= oldest_s]
         if not known or observation_stamp_ns < self._first_stamp_ns or observation_stamp_ns <= self._answered_ns:

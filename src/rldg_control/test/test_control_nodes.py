@@ -355,7 +355,12 @@ def hardware(make_rig: Callable[..., Any]) -> Iterator[tuple[Any, Driven]]:
     rig = make_rig(38, changes={"reward": {"source": "operator"}})
     rig.start("gate")
     rig.start("episode", reset_mode="operator", run_id="run")
-    return rig, Driven(rig)
+    statuses, driven = Statuses(rig), Driven(rig)
+    # The bench listens, too: a gate that is not connected yet would latch for want of observations.
+    rig.until(lambda: driven.observation_out.get_subscription_count() > 2, what="gate and episode")
+    rig.until(lambda: statuses.newest("gate") == "ready", what="gate ready")
+    rig.spin_for(0.3)
+    return rig, driven
 
 
 def send(rig: Any, **fields: Any) -> Any:

@@ -49,6 +49,17 @@ def test_limits_of_exactly_zero_hold() -> None:
     np.testing.assert_allclose(executed, 0.0, atol=1e-6)
 
 
+def test_an_answer_that_overtakes_its_observation_is_executed_with_it() -> None:
+    gate = running()
+    assert gate.on_policy_action(100 * MS, act(0.5), "p", 1, 0.01) is None
+    assert gate.on_observation(50 * MS, TARGET, 0.015) is None, "answers another observation"
+    done = gate.on_observation(100 * MS, TARGET, 0.02)
+    assert done is not None
+    assert done.executed.observation_stamp_ns == 100 * MS
+    assert done.executed.source is Source.POLICY
+    assert gate.on_observation(200 * MS, TARGET, 0.12) is None, "once"
+
+
 actions = st.lists(st.floats(width=32, allow_nan=False, allow_infinity=False), min_size=6, max_size=6)
 offsets = st.lists(st.floats(-0.5, 0.5), min_size=6, max_size=6)
 
@@ -114,6 +125,7 @@ def test_each_observation_is_answered_once() -> None:
     assert gate.on_policy_action(1, act(0.5), "p", 3, 0.02) is None
     assert gate.on_policy_action(0, act(0.5), "p", 3, 0.02) is None
     assert gate.on_policy_action(99, act(0.5), "p", 3, 0.02) is None, "answers no known observation"
+    assert gate.on_observation(100, TARGET, 0.1) is None, "nor this one"
     assert gate.counters.late_actions == 3
 
 
