@@ -13,7 +13,7 @@ from rclpy.action import ActionClient
 from rclpy.executors import SingleThreadedExecutor
 from rclpy.signals import SignalHandlerOptions
 
-from rldg_core.errors import UserError
+from rldg_core.errors import StalledError, UserError
 from rldg_msgs.action import RunEpisodes
 from rldg_msgs.msg import LearnerStatus, PolicyStatus
 from rldg_msgs.srv import ActivatePolicy, Hold, ListPolicies, LoadPolicy, UnloadPolicy
@@ -32,8 +32,8 @@ SETTLE_S = 0.5
 """A server that is visible here may not see this client's reader yet; its answer would then be lost (rmw_fastrtps:
 "failed to send response (timeout): client will not receive response", seen once in 25 starts)."""
 
-STALL_TIMEOUT_S = 300.0
-"""Longer than any episode: 100 s of compiling and 100 steps that each wait for a learner on a busy machine."""
+STALL_TIMEOUT_S = 120.0
+"""Longer than any episode: compiling, and 100 steps that each wait for a learner on a busy machine."""
 
 
 @dataclass(frozen=True)
@@ -181,7 +181,7 @@ class StackClient:
                 cancelled = True
             if time.monotonic() - progressed_s > STALL_TIMEOUT_S:
                 reason = self.policy_status.last_error if self.policy_status else ""
-                raise UserError(f"no episode ended for {STALL_TIMEOUT_S:.0f} s; policy: {reason or None}")
+                raise StalledError(f"no episode ended for {STALL_TIMEOUT_S:.0f} s; policy: {reason or None}")
             return bool(result.done())
 
         try:

@@ -9,12 +9,14 @@ from __future__ import annotations
 import hashlib
 import json
 import shutil
+import sys
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from rldg_core.errors import StalledError
 from rldg_core.files import read_json, write_json
 
 Result = dict[str, Any]
@@ -66,10 +68,19 @@ def _finished(path: Path, key: str) -> StageRecord | None:
 
 def _run(stage: Stage, folder: Path, path: Path, key: str) -> StageRecord:
     path.unlink(missing_ok=True)
-    shutil.rmtree(folder, ignore_errors=True)
-    folder.mkdir(parents=True)
     start = time.monotonic()
-    result = stage.run(folder)
+    try:
+        result = stage.run(_emptied(folder))
+    except StalledError as error:
+        # Once: the same seeds give the same result, and a second stall is no accident.
+        print(f"stage {stage.name} stalled, running it again: {error}", file=sys.stderr)
+        result = stage.run(_emptied(folder))
     wall_s = round(time.monotonic() - start, 2)
     write_json(path, {"key": key, "name": stage.name, "wall_s": wall_s, "result": result})
     return StageRecord(stage.name, wall_s, result, resumed=False)
+
+
+def _emptied(folder: Path) -> Path:
+    shutil.rmtree(folder, ignore_errors=True)
+    folder.mkdir(parents=True)
+    return folder

@@ -5,6 +5,7 @@ from pathlib import Path
 import pytest
 
 from rldg_bringup.stages import Stage, run_stages
+from rldg_core.errors import StalledError
 
 
 def counting(calls: list[str], fail: str = "") -> list[Stage]:
@@ -31,6 +32,21 @@ def test_resume_after_a_failure(tmp_path: Path) -> None:
     assert calls == ["a", "b", "c"]
     assert [r.resumed for r in records] == [True, False, False]
     assert records[0].result == {"n": 1}
+
+
+def test_a_stalled_stage_runs_once_more(tmp_path: Path) -> None:
+    tries: list[int] = []
+
+    def run(folder: Path) -> dict[str, object]:
+        assert not list(folder.iterdir())
+        (folder / "half").write_text("x")
+        tries.append(1)
+        if len(tries) < 2:
+            raise StalledError("still")
+        return {}
+
+    run_stages([Stage("a", run)], tmp_path, {})
+    assert len(tries) == 2
 
 
 def test_a_changed_plan_runs_everything_again(tmp_path: Path) -> None:
