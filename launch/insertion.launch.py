@@ -57,7 +57,6 @@ def _node(spec: NodeSpec, arguments: StackArguments) -> list[LaunchDescriptionEn
         name=spec.name,
         namespace=spec.namespace,
         parameters=[dict(spec.parameters), *([arguments.params_file] if arguments.params_file else [])],
-        remappings=list(spec.remappings),
         arguments=[*spec.arguments],
         ros_arguments=["--log-level", arguments.log_level],
         output="screen",

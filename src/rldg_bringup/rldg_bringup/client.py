@@ -16,7 +16,7 @@ from rclpy.signals import SignalHandlerOptions
 from rldg_core.errors import StalledError, UserError
 from rldg_msgs.action import RunEpisodes
 from rldg_msgs.msg import LearnerStatus, PolicyStatus
-from rldg_msgs.srv import ActivatePolicy, Hold, ListPolicies, LoadPolicy, UnloadPolicy
+from rldg_msgs.srv import ActivatePolicy, ListPolicies, LoadPolicy, UnloadPolicy
 from rldg_ros import qos
 
 RUNNING_TIMEOUT_S = 8.0
@@ -137,10 +137,6 @@ class StackClient:
     def list_policies(self) -> Any:
         """ListPolicies.Response."""
         return self._call(ListPolicies, "policy/list", ListPolicies.Request(), 10.0)
-
-    def hold(self, engage: bool, reason: str) -> None:
-        """Engage or release the gate's latch."""
-        _raise_unless(self._call(Hold, "gate/hold", Hold.Request(hold=engage, reason=reason), 10.0))
 
     def run_episodes(
         self,

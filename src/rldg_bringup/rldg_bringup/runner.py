@@ -144,8 +144,6 @@ def _node_command(node: NodeSpec, scratch: Path, params_file: str, log_level: st
     path.write_text(parameter_file(node))
     command = [str(executable_path(node.package, node.executable)), *node.arguments, "--ros-args"]
     command += ["-r", f"__node:={node.name}", "-r", f"__ns:={node.namespace}"]
-    for source, target in node.remappings:
-        command += ["-r", f"{source}:={target}"]
     command += ["--params-file", str(path)]
     if params_file:
         command += ["--params-file", params_file]

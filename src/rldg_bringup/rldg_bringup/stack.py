@@ -26,7 +26,6 @@ class NodeSpec:
     name: str
     namespace: str
     parameters: Parameters = field(default_factory=dict)
-    remappings: tuple[tuple[str, str], ...] = ()
     arguments: tuple[str, ...] = ()
     one_shot: bool = False  # ends by itself (a spawner); its end does not end the stack
 
