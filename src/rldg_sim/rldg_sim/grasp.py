@@ -1,0 +1,106 @@
+"""The simulated Franka hand with moving fingers: MJCF of a parallel gripper that really grasps.
+
+Two slides carry the fingers. One actuator drives their sum, the width, like the hand's one motor, with a force
+limit; a stiff spring on their difference is the rack that couples them; viscous friction of the drive limits
+the speed and keeps a closed hand from being pushed open, as the real drive does. Friction and two flat pads
+hold the object; nothing is welded.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from rldg_sim.panda import GRIPPER_MAX_WIDTH_M, HAND_TCP_M
+
+Array = NDArray[np.float64]
+
+GRASP_FORCE_N = 30.0
+"""Largest force of the drive on each finger (Franka Hand: 70 N continuous; its examples grasp with 20 to 60 N)."""
+SPEED_M_S = 0.1
+"""Speed at which the width changes without load (Franka Hand: 0.05 m/s a finger)."""
+PAD_HALF_M = (0.0105, 0.0035, 0.011)
+"""Half sizes of a finger pad along x, y (towards the other finger), z of the hand."""
+PAD_BELOW_TCP_M = 0.007
+"""How far the pads reach beyond the tcp."""
+FINGER_HALF_M = (0.0095, 0.007, 0.016)
+GRAVITY_M_S2 = 9.81
+SIDES = (("left", 1), ("right", -1))
+
+_DRIVE_DAMPING = 2 * GRASP_FORCE_N / SPEED_M_S
+_STIFFNESS = GRASP_FORCE_N / 0.002
+_RACK_STIFFNESS = 8000.0
+_PAD_CENTRE_Z = HAND_TCP_M + PAD_BELOW_TCP_M - PAD_HALF_M[2]
+_FINGER_CENTRE_Z = _PAD_CENTRE_Z - PAD_HALF_M[2] - FINGER_HALF_M[2]
+
+
+def fingers_mjcf(drawn: bool) -> str:
+    """Bodies of the two fingers in the frame of the hand: contact shapes, or what cameras see."""
+    colours = ('rgba=".12 .12 .13 1"', 'rgba=".75 .76 .78 1"') if drawn else ("", "")
+    pad_class = "" if drawn else 'class="pad"'
+    pad = " ".join(f"{v:.9g}" for v in PAD_HALF_M)
+    finger = " ".join(f"{v:.9g}" for v in FINGER_HALF_M)
+    bodies = []
+    for side, sign in SIDES:
+        bodies.append(f"""
+        <body name="finger_{side}">
+          <inertial pos="0 {sign * 0.01} {_FINGER_CENTRE_Z:.9g}" mass="0.03" diaginertia="1e-5 1e-5 1e-5"/>
+          <joint name="finger_{side}" type="slide" axis="0 {sign} 0" range="0 {GRIPPER_MAX_WIDTH_M / 2}"
+                 damping="{_DRIVE_DAMPING}" armature="0.1"/>
+          <geom name="pad_{side}" type="box" {pad_class} pos="0 {sign * PAD_HALF_M[1]:.9g} {_PAD_CENTRE_Z:.9g}"
+                size="{pad}" {colours[0]}/>
+          <geom type="box" pos="0 {sign * FINGER_HALF_M[1]:.9g} {_FINGER_CENTRE_Z:.9g}" size="{finger}" {colours[1]}/>
+        </body>""")
+    return "".join(bodies)
+
+
+def tendons_mjcf() -> str:
+    """The width (sum of both slides) that the motor drives, and the rack that keeps the fingers symmetric."""
+    return f"""
+    <fixed name="width"><joint joint="finger_left" coef="1"/><joint joint="finger_right" coef="1"/></fixed>
+    <fixed name="rack" springlength="0" stiffness="{_RACK_STIFFNESS}">
+      <joint joint="finger_left" coef="1"/><joint joint="finger_right" coef="-1"/>
+    </fixed>"""
+
+
+def motor_mjcf() -> str:
+    """The gripper's actuator; its control is the commanded width [m]."""
+    return (
+        f'<position name="gripper" tendon="width" kp="{_STIFFNESS}" ctrllimited="true" '
+        f'ctrlrange="0 {GRIPPER_MAX_WIDTH_M}" forcelimited="true" forcerange="{-GRASP_FORCE_N} {GRASP_FORCE_N}"/>'
+    )
+
+
+class Gripper:
+    """The fingers of a compiled model: state, command and what they touch."""
+
+    def __init__(self, model: Any) -> None:
+        self._actuator = int(model.actuator("gripper").id)
+        self._qpos = [int(model.joint(f"finger_{side}").qposadr[0]) for side, _ in SIDES]
+        self.bodies = tuple(int(model.body(f"finger_{side}").id) for side, _ in SIDES)
+
+    def open(self, data: Any, width_m: float) -> None:
+        """Put the fingers at a width, at rest, and command it (reset)."""
+        for address in self._qpos:
+            data.qpos[address] = width_m / 2
+        self.command(data, width_m)
+
+    def command(self, data: Any, width_m: float) -> None:
+        """Command a width [m]; it stays commanded."""
+        data.ctrl[self._actuator] = min(max(width_m, 0.0), GRIPPER_MAX_WIDTH_M)
+
+    def commanded_m(self, data: Any) -> float:
+        """The commanded width."""
+        return float(data.ctrl[self._actuator])
+
+    def width_m(self, data: Any) -> float:
+        """Distance of the pads."""
+        return float(sum(data.qpos[address] for address in self._qpos))
+
+    def touches(self, model: Any, data: Any, body: int) -> bool:
+        """Whether a finger touches this body now."""
+        first, second = (model.geom_bodyid[data.contact.geom[:, k]] for k in (0, 1))
+        fingers = np.isin(first, self.bodies) & (second == body) | np.isin(second, self.bodies) & (first == body)
+        return bool(np.any(fingers))
