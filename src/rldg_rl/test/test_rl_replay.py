@@ -1,136 +1,267 @@
-"""Replay against a plain model: no wrong transition over interventions, truncation, wrap-around, interleaving."""
+"""Replay against a plain model: no wrong transition, whatever order, loss, duplication, intervention or end."""
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from rldg_rl.replay import Replay, Row, sample_mixed
+from rldg_rl.agent import Batch
+from rldg_rl.inputs import Inputs, InputSpec
+from rldg_rl.replay import Replay, Row, View
 
 DISCOUNT = 0.9
+STATE = InputSpec(3, None, "float16", 1)
+FEATURES = InputSpec(3, (5,), "float16", 3)
+PIXELS = InputSpec(3, (4, 4, 3), "uint8", 1)
 
 
 @dataclass(frozen=True)
 class Item:
-    """One row as the model remembers it; `value` marks its observation."""
+    """One row as the model remembers it; `value` marks its observation and, with a decimal, the crop."""
 
     episode: int
     index: int
     value: int
-    transition: bool
+    acts: bool
+    intervention: bool
+    demonstration: bool
     reward: float
     terminated: bool
-    is_last: bool
+
+
+def inputs(value: int, spec: InputSpec) -> Inputs:
+    """A frame that tells who it is."""
+    state = np.full(spec.state_dim, value, np.float32)
+    if spec.image_shape is None:
+        return Inputs(state, None)
+    if spec.pixels:
+        return Inputs(state, np.full(spec.image_shape, value, np.uint8))
+    crops = np.arange(spec.crops, dtype=np.float16) / 4 + value
+    return Inputs(state, np.broadcast_to(crops[:, None], (spec.crops, *spec.image_shape)))
 
 
 @st.composite
 def streams(draw: st.DrawFn) -> list[Item]:
-    """Rows of up to four interleaved episodes: terminated, truncated or cut off, with gaps and mere observations."""
+    """Rows of up to four interleaved episodes, online or demonstrations: intervention segments, terminated, truncated
+    or cut off, Steps lost, repeated and out of order."""
     episodes = []
     for name in range(draw(st.integers(1, 4))):
-        length = draw(st.integers(1, 8))
+        length = draw(st.integers(1, 10))
         end = draw(st.sampled_from(["terminated", "truncated", "cut"]))
+        demonstration = draw(st.booleans())
+        segments = draw(st.lists(st.integers(1, 4), min_size=10, max_size=10))
+        by_human = np.repeat(np.arange(10) % 2 == 1, segments)
         rows = []
         for index in range(length + (end != "cut")):
-            last = end != "cut" and index == length
-            transition = not last and draw(st.booleans())
+            acts = end == "cut" or index < length
             terminal = end == "terminated" and index >= length - 1
-            reward = float(draw(st.integers(0, 3))) if transition else 0.0
-            rows.append((name, index, transition, reward, terminal, last))
-        missing = draw(st.sets(st.integers(0, length), max_size=2))
-        episodes.append([row for row in rows if row[1] not in missing])
-    stream = []
-    value = 0
+            reward = float(draw(st.integers(0, 3))) if acts else 0.0
+            intervention = acts and bool(by_human[index])
+            rows.append(Item(name, index, 0, acts, intervention, demonstration, reward, terminal))
+        lost = draw(st.sets(st.integers(0, length), max_size=2))
+        rows = [row for row in rows if row.index not in lost]
+        if draw(st.booleans()) and rows:
+            rows.insert(draw(st.integers(0, len(rows))), draw(st.sampled_from(rows)))
+        if draw(st.integers(0, 3)) == 0:
+            rows = draw(st.permutations(rows))
+        episodes.append(rows)
+    stream: list[Item] = []
     while any(episodes):
-        waiting = [episode for episode in episodes if episode]
-        name, index, transition, reward, terminal, last = draw(st.sampled_from(waiting)).pop(0)
-        value += 1
-        stream.append(Item(name, index, value, transition, reward, terminal, last))
+        item = draw(st.sampled_from([episode for episode in episodes if episode])).pop(0)
+        stream.append(replace(item, value=item.episode * 20 + item.index + 1))
     return stream
 
 
-def fill(replay: Replay, stream: list[Item]) -> None:
+def fill(replay: Replay, stream: list[Item], spec: InputSpec) -> None:
     """Write the stream."""
     for item in stream:
-        action = np.full(2, item.value, np.float32) if item.transition else None
-        features = np.full(3, item.value, np.float32)
-        replay.add(Row(str(item.episode), item.index, features, action, item.reward, item.terminated), item.is_last)
+        action = np.full(2, item.value, np.float32) if item.acts else None
+        penalty = -item.value / 100 if item.acts else 0.0
+        row = Row(str(item.episode), item.index, inputs(item.value, spec), action, item.reward, item.terminated, penalty)
+        demonstration = item.demonstration or item.intervention
+        replay.add(row, online=not item.demonstration, demonstration=demonstration)
 
 
-def expected(alive: list[Item], start: Item, n_step: int) -> tuple[float, float, int] | None:
-    """Return, discount and next observation of the n-step transition of `start`, or None when it has no next row."""
-    at = {(item.episode, item.index): item for item in alive}
-    total, discount, item = 0.0, 1.0, start
-    for _ in range(n_step):
-        after = at.get((item.episode, item.index + 1))
-        if not item.transition or after is None:
-            break
-        total += discount * item.reward
-        discount *= DISCOUNT * (not item.terminated)
-        terminated, item = item.terminated, after
-        if terminated:
-            break
-    return None if item is start else (total, discount, item.value)
+class Model:
+    """The two views as lists: rows in order of arrival, the oldest drop out; a transition is looked up by its name."""
+
+    def __init__(self, capacities: tuple[int, int]) -> None:
+        self.capacities = capacities
+        self.rows: dict[tuple[int, int], Item] = {}
+        self.views: tuple[list[tuple[int, int, bool]], list[tuple[int, int, bool]]] = ([], [])
+
+    def _hold(self, which: int, item: Item, transition: bool) -> None:
+        view = self.views[which]
+        if any(entry[:2] == (item.episode, item.index) for entry in view):
+            return
+        if len(view) == self.capacities[which]:
+            episode, index, _ = view.pop(0)
+            if not any(entry[:2] == (episode, index) for v in self.views for entry in v):
+                del self.rows[episode, index]
+        view.append((item.episode, item.index, transition))
+
+    def add(self, item: Item) -> None:
+        """One row; a known one changes nothing."""
+        key = (item.episode, item.index)
+        if key in self.rows:
+            return
+        self.rows[key] = item
+        if not item.demonstration:
+            self._hold(0, item, item.acts)
+        if item.demonstration or item.intervention:
+            self._hold(1, item, item.acts)
+        for before, after in ((key[1] - 1, key[1]), (key[1], key[1] + 1)):
+            for which, view in enumerate(self.views):
+                if (item.episode, before, True) in view and (item.episode, after) in self.rows:
+                    self._hold(which, self.rows[item.episode, after], False)
+
+    def expected(self, which: int, n_step: int) -> dict[int, tuple[float, float, float, int]]:
+        """Start -> return, penalties, discount, next observation, for every transition of a view."""
+        view = {(episode, index): acts for episode, index, acts in self.views[which]}
+        found = {}
+        for episode, index in [key for key, acts in view.items() if acts]:
+            total, penalty, discount, at = 0.0, 0.0, 1.0, index
+            for _ in range(n_step):
+                if not view.get((episode, at)) or (episode, at + 1) not in view:
+                    break
+                item = self.rows[episode, at]
+                total += discount * item.reward
+                penalty -= discount * item.value / 100
+                discount *= DISCOUNT * (not item.terminated)
+                at += 1
+                if item.terminated:
+                    break
+            if at != index:
+                found[self.rows[episode, index].value] = (total, penalty, discount, self.rows[episode, at].value)
+        return found
 
 
-@settings(max_examples=150, deadline=None)
-@given(streams(), st.integers(2, 40), st.sampled_from([1, 3]))
-def test_every_transition_is_right(stream: list[Item], capacity: int, n_step: int) -> None:
-    replay = Replay(capacity, 3, 2)
-    fill(replay, stream)
-    alive = stream[-capacity:]
-    # A row whose predecessor left the ring still follows it; a row that left is nobody's successor.
-    wanted = {i.value: expected(alive, i, n_step) for i in alive if i.transition}
-    wanted = {value: result for value, result in wanted.items() if result}
-    assert len(replay) == len(wanted)
+def check(replay: Replay, view: View, wanted: dict[int, tuple[float, float, float, int]], n_step: int) -> None:
+    """Every transition of the view, and nothing else."""
+    assert len(view) == len(wanted)
     if not wanted:
         with pytest.raises(ValueError, match="no transition"):
-            replay.sample(np.random.default_rng(0), (1,), n_step, DISCOUNT)
+            replay.sample(view, np.random.default_rng(0), (1,), n_step, DISCOUNT)
         return
-    batch = replay.sample(np.random.default_rng(0), (64 * len(wanted),), n_step, DISCOUNT)
-    starts = batch.observations[:, 0].astype(int)
+    batch = replay.sample(view, np.random.default_rng(0), (40 * len(wanted),), n_step, DISCOUNT)
+    starts = batch.observations.state[:, 0].astype(int)
     assert set(starts) == set(wanted)
     for row, value in enumerate(starts):
-        total, discount, after = wanted[value]  # type: ignore[misc]
+        total, penalty, discount, after = wanted[value]
         assert batch.actions[row].tolist() == [value, value]
         assert batch.returns[row] == pytest.approx(total)
+        assert batch.grasp_penalties[row] == pytest.approx(penalty)
         assert batch.discounts[row] == pytest.approx(discount)
-        assert batch.next_observations[row, 0] == after
+        assert batch.next_observations.state[row, 0] == after
+        check_image(batch, row, value, after)
 
 
-def add_episode(replay: Replay, name: str, length: int, terminated: bool, base: int) -> None:
-    """`length` transitions and the last observation."""
+def check_image(batch: Batch, row: int, value: int, after: int) -> None:
+    """The image is that of the state, one of its crops."""
+    for seen, mark in ((batch.observations, value), (batch.next_observations, after)):
+        if seen.image is not None:
+            image = np.asarray(seen.image[row], np.float64)
+            assert image.min() == image.max()
+            assert image.min() - mark in (0.0, 0.25, 0.5)
+
+
+@settings(max_examples=200, deadline=None)
+@given(
+    streams(), st.integers(2, 40), st.integers(2, 40), st.sampled_from([1, 3]), st.sampled_from([STATE, FEATURES, PIXELS])
+)
+def test_every_transition_is_right(
+    stream: list[Item], online: int, demonstrations: int, n_step: int, spec: InputSpec
+) -> None:
+    replay, model = Replay(spec, 2, online, demonstrations), Model((online, demonstrations))
+    fill(replay, stream, spec)
+    for item in stream:
+        model.add(item)
+    assert replay.rows == len(model.rows) <= online + demonstrations
+    check(replay, replay.online, model.expected(0, n_step), n_step)
+    check(replay, replay.demonstrations, model.expected(1, n_step), n_step)
+
+
+def add_episode(replay: Replay, name: str, length: int, terminated: bool, base: int, human: range = range(0)) -> None:
+    """`length` online transitions and the last observation; those of `human` are interventions."""
     for index in range(length + 1):
-        last = index == length
-        action = None if last else np.zeros(2, np.float32)
-        row = Row(name, index, np.full(3, base + index, np.float32), action, 0.0, terminated and index >= length - 1)
-        replay.add(row, last)
+        action = None if index == length else np.zeros(2, np.float32)
+        seen = inputs(base + index, STATE)
+        row = Row(name, index, seen, action, 0.0, terminated and index >= length - 1)
+        replay.add(row, online=True, demonstration=index in human)
+
+
+def pairs(replay: Replay, view: View, n_step: int = 1) -> set[tuple[int, int, float]]:
+    """(observation, next observation, discount) of a view."""
+    batch = replay.sample(view, np.random.default_rng(0), (300,), n_step, DISCOUNT)
+    columns = batch.observations.state[:, 0], batch.next_observations.state[:, 0], batch.discounts
+    return {(int(o), int(n), round(float(d), 3)) for o, n, d in zip(*columns, strict=True)}
 
 
 def test_truncation_bootstraps_from_its_own_last_observation_and_termination_does_not() -> None:
-    replay = Replay(100, 3, 2)
+    replay = Replay(STATE, 2, 100, 100)
     add_episode(replay, "truncated", 3, terminated=False, base=10)
     add_episode(replay, "terminated", 3, terminated=True, base=20)
-    batch = replay.sample(np.random.default_rng(0), (200,), 1, DISCOUNT)
-    found = {int(o): (int(n), round(float(d), 3)) for o, n, d in zip(
-        batch.observations[:, 0], batch.next_observations[:, 0], batch.discounts, strict=True
-    )}  # fmt: skip
-    assert found[12] == (13, 0.9)
-    assert found[22] == (23, 0.0)
-    assert 13 not in found
-    assert 23 not in found
+    found = pairs(replay, replay.online)
+    assert {(12, 13, 0.9), (22, 23, 0.0)} <= found
+    assert not {13, 23} & {start for start, _, _ in found}
+    assert {(11, 13, 0.81), (12, 13, 0.9), (21, 23, 0.0)} <= pairs(replay, replay.online, n_step=3)
+
+
+def test_an_interventions_frames_are_stored_once_and_its_n_step_ends_with_it() -> None:
+    replay = Replay(STATE, 2, 100, 100)
+    add_episode(replay, "a", 8, terminated=True, base=0, human=range(2, 5))
+    assert replay.rows == 9
+    assert (len(replay.online), len(replay.demonstrations)) == (8, 3)
+    assert pairs(replay, replay.demonstrations) == {(2, 3, 0.9), (3, 4, 0.9), (4, 5, 0.9)}
+    assert pairs(replay, replay.demonstrations, n_step=3) == {(2, 5, 0.729), (3, 5, 0.81), (4, 5, 0.9)}
+    assert (4, 7, 0.729) in pairs(replay, replay.online, n_step=3)
 
 
 def test_half_demonstrations_half_online() -> None:
-    demonstrations, online = Replay(50, 3, 2), Replay(50, 3, 2)
-    add_episode(demonstrations, "d", 5, True, 100)
-    rng = np.random.default_rng(0)
-    only = sample_mixed(demonstrations, online, rng, 2, 8, 1, DISCOUNT)
-    assert only.observations.shape == (2, 8, 3)
-    add_episode(online, "o", 5, True, 0)
-    both = sample_mixed(demonstrations, online, rng, 4, 8, 1, DISCOUNT)
-    assert ((both.observations[..., 0] >= 100).sum(1) == 4).all()
+    replay = Replay(STATE, 2, 50, 50)
+    add_episode(replay, "d", 5, True, 100, human=range(6))
+    for key in range(6):  # as a demonstration alone
+        row = Row("demo", key, inputs(50 + key, STATE), None if key == 5 else np.zeros(2, np.float32), 0.0, False)
+        replay.add(row, online=False, demonstration=True)
+    batch = replay.sample_mixed(np.random.default_rng(0), 4, 8, 1, DISCOUNT)
+    assert batch.observations.state.shape == (4, 8, 3)
+    assert (batch.observations.state[:, 4:, 0] >= 100).all()
+    assert (batch.observations.state[:, :4, 0] < 100).any()
+
+
+def test_one_source_serves_alone_while_the_other_is_empty() -> None:
+    replay = Replay(FEATURES, 2, 50, 50)
+    for key in range(4):
+        action = None if key == 3 else np.zeros(2, np.float32)
+        replay.add(Row("a", key, inputs(key, FEATURES), action, 0.0, False), online=True, demonstration=False)
+    batch = replay.sample_mixed(np.random.default_rng(0), 2, 8, 1, DISCOUNT)
+    assert batch.observations.image.shape == (2, 8, 5)
+    assert batch.observations.image.dtype == np.float16
+
+
+def test_rows_that_do_not_fit_are_refused_and_leave_nothing() -> None:
+    replay = Replay(FEATURES, 2, 50, 50)
+    wrong = replace_image(inputs(1, FEATURES), np.zeros((2, 5), np.float16))
+    with pytest.raises(ValueError, match=r"image of shape \(2, 5\), expected \(3, 5\)"):
+        replay.add(Row("a", 0, wrong, np.zeros(2, np.float32), 0.0, False), online=True, demonstration=False)
+    assert replay.rows == len(replay.online.members) == 0
+
+
+def replace_image(seen: Inputs, image: np.ndarray) -> Inputs:
+    """Another image."""
+    return Inputs(seen.state, image)
+
+
+def test_same_seed_same_batch() -> None:
+    replays = [Replay(FEATURES, 2, 9, 9) for _ in range(2)]
+    for replay in replays:
+        for key in range(20):
+            row = Row("a", key, inputs(key, FEATURES), np.zeros(2, np.float32), 0.0, False)
+            replay.add(row, online=True, demonstration=key % 3 == 0)
+    first, second = (r.sample_mixed(np.random.default_rng(3), 2, 16, 3, DISCOUNT) for r in replays)
+    assert np.array_equal(first.observations.image, second.observations.image)
+    assert np.array_equal(first.next_observations.state, second.next_observations.state)
