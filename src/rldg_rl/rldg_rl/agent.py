@@ -2,7 +2,11 @@
 
 Critics: mean squared error to r + discount * min over a random subset of target critics, no entropy in the
 backup. Actor: mean Q over the ensemble plus entropy. Temperature: softplus-constrained Lagrange multiplier.
-Each parameter group has one Adam of its own, so momentum of one never moves another.
+Gripper head (`rldg_rl.gripper_head`): double DQN.
+
+The encoder head belongs to the critics: their loss (and the gripper head's) trains it, the actor takes its
+embedding as it is. Every loss of an update sees the parameters that the update started with (HIL-SERL). Each
+parameter group has one Adam of its own, so momentum of one never moves another.
 """
 
 from __future__ import annotations
@@ -16,31 +20,53 @@ import jax.numpy as jnp
 import optax
 
 from rldg_rl.config import RLConfig
-from rldg_rl.networks import Params, actor, actor_init, critics, critics_init
+from rldg_rl.gripper_head import double_q_target, gripper_init, gripper_loss
+from rldg_rl.inputs import Inputs, InputSpec
+from rldg_rl.networks import (
+    Params,
+    actor,
+    actor_init,
+    critics,
+    critics_init,
+    embed,
+    embedding_dim,
+    head_init,
+    look,
+    mlp,
+)
+from rldg_rl.weights import ARM_DIM
 
 
 class Batch(NamedTuple):
-    """Transitions: observations (..., B, O), actions (..., B, A), returns, discounts (..., B).
+    """Transitions: Inputs (..., B, *), actions (..., B, A), returns, discounts, grasp_penalties (..., B).
 
-    returns: sum of (n-step) rewards; discounts: discount^n, 0 where the episode terminated.
+    returns: sum of (n-step) rewards; discounts: discount^n, 0 where the episode terminated. grasp_penalties: added
+    to the gripper head's reward alone.
     """
 
-    observations: Any
+    observations: Inputs
     actions: Any
     returns: Any
     discounts: Any
-    next_observations: Any
+    next_observations: Inputs
+    grasp_penalties: Any
 
 
 class TrainState(NamedTuple):
-    """Everything an update reads and writes. `updates` also drives the random numbers."""
+    """Everything an update reads and writes. `updates` also drives the random numbers.
+
+    critic, target_critic: {"head": encoder head, "ensemble": critics}; gripper: {} for tasks without one.
+    """
 
     actor: Params
     critic: Params
     target_critic: Params
+    gripper: Params
+    target_gripper: Params
     temperature: Params
     actor_optimiser: Any
     critic_optimiser: Any
+    gripper_optimiser: Any
     temperature_optimiser: Any
     key: jax.Array
     updates: jax.Array
@@ -49,14 +75,21 @@ class TrainState(NamedTuple):
 Metrics = dict[str, jax.Array]
 UpdateMany = Callable[[TrainState, Batch], tuple[TrainState, Metrics]]
 METRIC_NAMES = ("critic_loss", "actor_loss", "temperature", "entropy", "q_mean")
+"""Tasks with a gripper add gripper_loss."""
 
 
-def init(config: RLConfig, observation_dim: int, action_dim: int, seed: int) -> TrainState:
-    """Fresh state; depends on config, sizes and seed alone."""
+def init(config: RLConfig, spec: InputSpec, action_dim: int, seed: int) -> TrainState:
+    """Fresh state; depends on config, sizes and seed alone. action_dim 7: with a gripper head."""
     key = jax.random.key_data(jax.random.key(seed % 2**32))
-    actor_key, critic_key = jax.random.split(jax.random.wrap_key_data(key))
-    actor_params = actor_init(actor_key, observation_dim, action_dim, config.network)
-    critic_params = critics_init(critic_key, observation_dim + action_dim, config.network)
+    head_key, actor_key, critic_key, gripper_key = jax.random.split(jax.random.wrap_key_data(key), 4)
+    network, width = config.network, embedding_dim(spec, config.network)
+    arm_dim = min(action_dim, ARM_DIM)
+    actor_params = actor_init(actor_key, width, arm_dim, network)
+    critic_params = {
+        "head": head_init(head_key, spec, network),
+        "ensemble": critics_init(critic_key, width + arm_dim, network),
+    }
+    gripper_params = gripper_init(gripper_key, width, network) if action_dim > ARM_DIM else {}
     # softplus(raw) = initial temperature
     temperature = {"raw": jnp.log(jnp.expm1(jnp.float32(config.agent.initial_temperature)))}
     adam = optax.adam(config.agent.learning_rate)
@@ -64,48 +97,21 @@ def init(config: RLConfig, observation_dim: int, action_dim: int, seed: int) -> 
         actor_params,
         critic_params,
         jax.tree.map(jnp.copy, critic_params),
+        gripper_params,
+        jax.tree.map(jnp.copy, gripper_params),
         temperature,
         adam.init(actor_params),
         adam.init(critic_params),
+        adam.init(gripper_params),
         adam.init(temperature),
         key,
         jnp.int32(0),
     )
 
 
-def update(state: TrainState, batch: Batch, config: RLConfig) -> tuple[TrainState, Metrics]:
-    """One update: critics always; actor and temperature in every `actor_period`-th."""
-    agent, network = config.agent, config.network
-    adam = optax.adam(agent.learning_rate)
-    key = jax.random.fold_in(jax.random.wrap_key_data(state.key), state.updates)
-    next_key, subset_key, actor_key = jax.random.split(key, 3)
-
-    next_actions, _ = actor(state.actor, batch.next_observations, network).sample_and_log_prob(next_key)
-    chosen = jax.random.permutation(subset_key, network.critics)[: agent.critic_subset]
-    subset = jax.tree.map(lambda leaf: leaf[chosen], state.target_critic)
-    next_q = critics(subset, batch.next_observations, next_actions, network.activation).min(0)
-    target = batch.returns + batch.discounts * next_q
-
-    def critic_loss(params: Params) -> tuple[jax.Array, jax.Array]:
-        q = critics(params, batch.observations, batch.actions, network.activation)
-        return ((q - target) ** 2).mean(1).sum(0), q.mean()
-
-    (loss, q_mean), gradient = jax.value_and_grad(critic_loss, has_aux=True)(state.critic)
-    step, critic_optimiser = adam.update(gradient, state.critic_optimiser, state.critic)
-    critic = optax.apply_updates(state.critic, step)
-    target_critic = jax.tree.map(lambda t, c: t + agent.tau * (c - t), state.target_critic, critic)
-    state = state._replace(critic=critic, target_critic=target_critic, critic_optimiser=critic_optimiser)
-
-    def with_actor(state: TrainState) -> tuple[TrainState, Metrics]:
-        return _actor_update(state, batch.observations, actor_key, config)
-
-    def critic_only(state: TrainState) -> tuple[TrainState, Metrics]:
-        return state, {"actor_loss": jnp.float32(jnp.nan), "entropy": jnp.float32(jnp.nan)}
-
-    due = (state.updates + 1) % agent.actor_period == 0
-    state, metrics = jax.lax.cond(due, with_actor, critic_only, state)
-    metrics |= {"critic_loss": loss / network.critics, "q_mean": q_mean, "temperature": temperature_of(state)}
-    return state._replace(updates=state.updates + 1), metrics
+def policy_params(state: TrainState) -> Params:
+    """What acting needs, and all that is sent and saved for it: encoder head, actor, gripper head."""
+    return {"head": state.critic["head"], "actor": state.actor, "gripper": state.gripper}
 
 
 def temperature_of(state: TrainState) -> jax.Array:
@@ -113,35 +119,134 @@ def temperature_of(state: TrainState) -> jax.Array:
     return jax.nn.softplus(state.temperature["raw"])
 
 
+def update(state: TrainState, batch: Batch, config: RLConfig) -> tuple[TrainState, Metrics]:
+    """One update: critics and gripper head always; actor and temperature in every `actor_period`-th."""
+    agent, network = config.agent, config.network
+    key = jax.random.fold_in(jax.random.wrap_key_data(state.key), state.updates)
+    shift_key, target_key, actor_key = jax.random.split(key, 3)
+    batch = _augmented(batch, shift_key)
+    target, gripper_target = _targets(state, batch, target_key, config)
+    arm_actions = batch.actions[..., :ARM_DIM]
+
+    def loss_of(trained: Params) -> tuple[jax.Array, tuple[jax.Array, jax.Array, Metrics]]:
+        head = trained["critic"]["head"]
+        seen = look(head, batch.observations)
+        embedding = embed(head, seen, batch.observations.state, network.image_dropout)
+        q = critics(trained["critic"]["ensemble"], embedding, arm_actions, network.activation)
+        errors = ((q - target) ** 2).mean(1)
+        loss, metrics = errors.sum(), {"critic_loss": errors.mean(), "q_mean": q.mean()}
+        if gripper_target is not None:
+            miss = gripper_loss(trained["gripper"], embedding, batch.actions, gripper_target, network.activation)
+            loss, metrics = loss + miss, metrics | {"gripper_loss": miss}
+        return loss, (seen, embedding, metrics)
+
+    trained = {"critic": state.critic, "gripper": state.gripper}
+    gradient, (seen, embedding, metrics) = jax.grad(loss_of, has_aux=True)(trained)
+
+    def with_actor() -> tuple[TrainState, Metrics]:
+        return _actor_update(state, seen, embedding, batch.observations.state, actor_key, config)
+
+    def critic_only() -> tuple[TrainState, Metrics]:
+        return state, {"actor_loss": jnp.float32(jnp.nan), "entropy": jnp.float32(jnp.nan)}
+
+    due = (state.updates + 1) % agent.actor_period == 0
+    moved, actor_metrics = jax.lax.cond(due, with_actor, critic_only)
+    adam = optax.adam(agent.learning_rate)
+    critic, critic_optimiser = _step(adam, gradient["critic"], state.critic_optimiser, state.critic)
+    gripper, gripper_optimiser = _step(adam, gradient["gripper"], state.gripper_optimiser, state.gripper)
+    moved = moved._replace(
+        critic=critic,
+        target_critic=_towards(state.target_critic, critic, agent.tau),
+        critic_optimiser=critic_optimiser,
+        gripper=gripper,
+        target_gripper=_towards(state.target_gripper, gripper, agent.tau),
+        gripper_optimiser=gripper_optimiser,
+        updates=state.updates + 1,
+    )
+    return moved, metrics | actor_metrics | {"temperature": temperature_of(moved)}
+
+
+def _augmented(batch: Batch, key: jax.Array) -> Batch:
+    """Pixels shifted at random, observation and next observation apart; features come from stored crops already."""
+    if batch.observations.image is None or batch.observations.image.dtype != jnp.uint8:
+        return batch
+    from rldg_rl.encoders.small_cnn import random_shift
+
+    keys = jax.random.split(key)
+    pairs = zip((batch.observations, batch.next_observations), keys, strict=True)
+    here, after = (inputs._replace(image=random_shift(inputs.image, k)) for inputs, k in pairs)
+    return batch._replace(observations=here, next_observations=after)
+
+
+def _targets(
+    state: TrainState, batch: Batch, key: jax.Array, config: RLConfig
+) -> tuple[jax.Array, jax.Array | None]:
+    """Targets of the critics (B,) and of the gripper head (B,), if there is one."""
+    agent, network = config.agent, config.network
+    dropout_key, action_key, subset_key = jax.random.split(key, 3)
+    after = batch.next_observations
+    head, target_head = state.critic["head"], state.target_critic["head"]
+    seen = look(head, after)
+    for_actor = embed(head, seen, after.state, network.image_dropout, dropout_key)
+    actions, _ = actor(state.actor, for_actor, network).sample_and_log_prob(action_key)
+    embedding = embed(target_head, look(target_head, after), after.state, network.image_dropout)
+    subset = state.target_critic["ensemble"]
+    if agent.critic_subset < network.critics:
+        chosen = jax.random.permutation(subset_key, network.critics)[: agent.critic_subset]
+        subset = jax.tree.map(lambda leaf: leaf[chosen], subset)
+    target = batch.returns + batch.discounts * critics(subset, embedding, actions, network.activation).min(0)
+    if not state.gripper:
+        return target, None
+    values = mlp(state.gripper, embed(head, seen, after.state, network.image_dropout), network.activation)
+    target_values = mlp(state.target_gripper, embedding, network.activation)
+    rewards = batch.returns + batch.grasp_penalties
+    return target, double_q_target(values, target_values, rewards, batch.discounts)
+
+
 def _actor_update(
-    state: TrainState, observations: jax.Array, key: jax.Array, config: RLConfig
+    state: TrainState, seen: jax.Array, embedding: jax.Array, arm: jax.Array, key: jax.Array, config: RLConfig
 ) -> tuple[TrainState, Metrics]:
+    """Move actor and temperature. seen, embedding: of the observations, from the head; arm: their state (B, S)."""
     network = config.network
-    adam = optax.adam(config.agent.learning_rate)
-    temperature_adam = optax.adam(config.agent.temperature_learning_rate)
+    dropout_key, action_key = jax.random.split(key)
     temperature = temperature_of(state)
+    for_actor = embed(state.critic["head"], seen, arm, network.image_dropout, dropout_key)
 
     def actor_loss(params: Params) -> tuple[jax.Array, jax.Array]:
-        actions, log_prob = actor(params, observations, network).sample_and_log_prob(key)
-        q = critics(state.critic, observations, actions, network.activation).mean(0)
+        actions, log_prob = actor(params, for_actor, network).sample_and_log_prob(action_key)
+        q = critics(state.critic["ensemble"], embedding, actions, network.activation).mean(0)
         return (temperature * log_prob - q).mean(), -log_prob.mean()
 
     (loss, entropy), gradient = jax.value_and_grad(actor_loss, has_aux=True)(state.actor)
-    step, actor_optimiser = adam.update(gradient, state.actor_optimiser, state.actor)
     target_entropy = config.agent.target_entropy_per_dim * state.actor["out"]["b"].shape[0] / 2
 
     def temperature_loss(params: Params) -> jax.Array:
         return jnp.asarray(jax.nn.softplus(params["raw"]) * (entropy - target_entropy))
 
-    t_gradient = jax.grad(temperature_loss)(state.temperature)
-    t_step, temperature_optimiser = temperature_adam.update(t_gradient, state.temperature_optimiser, state.temperature)
+    adam = optax.adam(config.agent.learning_rate)
+    actor_params, actor_optimiser = _step(adam, gradient, state.actor_optimiser, state.actor)
+    temperature_params, temperature_optimiser = _step(
+        optax.adam(config.agent.temperature_learning_rate),
+        jax.grad(temperature_loss)(state.temperature),
+        state.temperature_optimiser,
+        state.temperature,
+    )
     state = state._replace(
-        actor=optax.apply_updates(state.actor, step),
+        actor=actor_params,
         actor_optimiser=actor_optimiser,
-        temperature=optax.apply_updates(state.temperature, t_step),
+        temperature=temperature_params,
         temperature_optimiser=temperature_optimiser,
     )
     return state, {"actor_loss": loss, "entropy": entropy}
+
+
+def _step(adam: Any, gradient: Params, optimiser: Any, params: Params) -> tuple[Params, Any]:
+    change, optimiser = adam.update(gradient, optimiser, params)
+    return optax.apply_updates(params, change), optimiser
+
+
+def _towards(target: Params, params: Params, tau: float) -> Params:
+    return jax.tree.map(lambda t, p: t + tau * (p - t), target, params)
 
 
 def make_update_many(config: RLConfig) -> UpdateMany:

@@ -16,6 +16,9 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_valida
 
 from rldg_core.errors import UserError
 
+ImageEncoder = Literal["none", "random_conv", "embedded", "resnet10", "small_cnn"]
+FROZEN_ENCODERS = ("random_conv", "embedded", "resnet10")
+
 Positive = Annotated[float, Field(gt=0, allow_inf_nan=False)]
 Scales = Annotated[tuple[Positive, ...], Field(min_length=1)]
 
@@ -30,31 +33,60 @@ class _Model(BaseModel):
 class FeatureConfig(_Model):
     """What the networks see of an Observation (`rldg_rl.features`).
 
-    The first scale of a quantity divides it, so that its usual range is about [-1, 1]; each further,
-    finer scale adds tanh(value / scale), so that a fraction of a millimetre is as visible to the network
-    as centimetres are.
+    The first scale of a quantity divides it, so that its usual range is about [-1, 1] (HIL-SERL feeds SI units);
+    each further, finer scale adds tanh(value / scale), so that a fraction of a millimetre is as visible to the
+    network as centimetres are.
     """
 
-    position_scales_m: Scales = (0.05, 0.005, 0.001)
-    """Reset range and box of the task are 0.05 m; clearances are fractions of a millimetre. [M]"""
-    rotation_scales_rad: Scales = (0.1, 0.02)
-    """Box of the task is 0.1 rad. [M]"""
+    position_scales_m: Scales = (0.05,)
+    """Reset range and box of the connector task are 0.05 m."""
+    rotation_scales_rad: Scales = (0.1,)
+    """Box of the connector task is 0.1 rad."""
     linear_velocity_scale: Positive = 0.15
     """[m/s]: the largest commanded step, 0.015 m in 0.1 s."""
     angular_velocity_scale: Positive = 1.0
     """[rad/s]: the largest commanded step, 0.1 rad in 0.1 s."""
-    force_scales_n: Scales = (15.0, 3.0)
+    force_scales_n: Scales = (15.0,)
     """Largest force of the compliant mode: 2000 N/m x 8 mm = 16 N; contact is felt from about 1 N."""
-    torque_scales_nm: Scales = (2.0, 0.3)
+    torque_scales_nm: Scales = (2.0,)
     """Largest torque of the compliant mode: 150 N m/rad x 0.02 rad = 3 N m."""
-    image_encoder: Literal["none", "random_conv"] = "none"
-    """random_conv: a frozen convolutional net with weights from a fixed seed (`rldg_rl.encoder`)."""
+    image_encoder: ImageEncoder = "embedded"
+    """Frozen, features cached: embedded (weights in the package), random_conv (weights from a fixed seed), resnet10
+    ([H], its weights are the user's: encoder_weights). Trained with the critics: small_cnn. Or none."""
+    encoder_weights: Path | None = None
+    """Safetensors or npz file of resnet10 (`rldg_rl.encoders.convert` makes it)."""
+    crops: Annotated[int, Field(ge=1, le=16)] = 4
+    """Crops encoded of each frame, in place of [H]'s random crop per sample (`rldg_rl.encoders.crops`)."""
     camera: str = "wrist"
     """Camera of the image encoder."""
 
+    @property
+    def frozen_encoder(self) -> bool:
+        """Whether features are computed once on arrival."""
+        return self.image_encoder in FROZEN_ENCODERS
+
+    @model_validator(mode="after")
+    def _weights(self) -> FeatureConfig:
+        if (self.image_encoder == "resnet10") != (self.encoder_weights is not None):
+            raise ValueError("encoder_weights names the file of image_encoder resnet10, and of no other")
+        return self
+
 
 class NetworkConfig(_Model):
-    """Actor and critics: MLPs with LayerNorm."""
+    """An encoder head that the critics train, then actor and critics: MLPs with LayerNorm.
+
+    Image: feature map -> spatial learned embeddings (feature vectors go without) -> dropout -> dense -> LayerNorm ->
+    tanh. State: dense -> LayerNorm -> tanh. Both are concatenated; a width of 0 concatenates what came in.
+    """
+
+    image_bottleneck: Annotated[int, Field(ge=0, le=4096)] = 256
+    """[H]"""
+    state_bottleneck: Annotated[int, Field(ge=0, le=4096)] = 64
+    """[H]"""
+    spatial_embeddings: Annotated[int, Field(ge=1, le=64)] = 8
+    """Learned weightings of a feature map, per channel [H]"""
+    image_dropout: Annotated[float, Field(ge=0, lt=1)] = 0.1
+    """Where the actor trains; critics see no dropout, as [H] calls its encoder"""
 
     hidden: Annotated[tuple[int, ...], Field(min_length=1)] = (256, 256)
     """[H], [R]"""
@@ -91,6 +123,11 @@ class AgentConfig(_Model):
     """Half demonstrations, half online [H], [R]"""
     actor_period: Annotated[int, Field(ge=1)] = 2
     """The actor moves in every actor_period-th update: 2 [H], 20 [R]"""
+    grasp_penalty: Annotated[float, Field(le=0, allow_inf_nan=False)] = -0.02
+    """Added to the gripper head's reward where the command would change the gripper's state [H]"""
+    gripper_epsilon: Annotated[float, Field(ge=0, le=1)] = 0.02
+    """Chance of a random gripper command while exploring. [H] has none: it always takes the argmax, and learns other
+    commands from interventions alone"""
 
     @model_validator(mode="after")
     def _even(self) -> AgentConfig:
@@ -137,13 +174,27 @@ class RLConfig(_Model):
         return self
 
     def spec_hash(self, action_dim: int) -> str:
-        """SHA-256 over features, network sizes and action dimension: weights fit exactly this."""
+        """SHA-256 over features, the frozen encoder's weights, network sizes and action dimension: what weights fit.
+
+        Raises UserError when the frozen encoder cannot be loaded.
+        """
         value = {
-            "features": self.features.model_dump(mode="json"),
+            # Where the weights lie says nothing about them.
+            "features": self.features.model_dump(mode="json", exclude={"encoder_weights"}),
+            "encoder_sha256": encoder_sha256(self.features),
             "network": self.network.model_dump(mode="json"),
             "action_dim": action_dim,
         }
         return hashlib.sha256(json.dumps(value, sort_keys=True).encode()).hexdigest()
+
+
+def encoder_sha256(config: FeatureConfig) -> str:
+    """SHA-256 of the frozen encoder's weights, "" without one. Raises UserError when it cannot be loaded."""
+    if config.image_encoder not in FROZEN_ENCODERS:
+        return ""
+    from rldg_rl.encoders.frozen import load_encoder
+
+    return load_encoder(config.image_encoder, config.encoder_weights).weights_sha256
 
 
 _Overrides = dict[str, dict[str, Any]]
@@ -157,7 +208,21 @@ PRESETS: dict[str, _Overrides] = {
     },
     # The demo's: learns within minutes on one core. [M]
     "connector": {
-        "network": {"hidden": [128, 128], "activation": "relu", "critics": 4},
+        "features": {
+            "image_encoder": "none",
+            # Clearances are fractions of a millimetre, contact is felt from about 1 N.
+            "position_scales_m": [0.05, 0.005, 0.001],
+            "rotation_scales_rad": [0.1, 0.02],
+            "force_scales_n": [15.0, 3.0],
+            "torque_scales_nm": [2.0, 0.3],
+        },
+        "network": {
+            "hidden": [128, 128],
+            "activation": "relu",
+            "critics": 4,
+            "image_bottleneck": 0,
+            "state_bottleneck": 0,
+        },
         "agent": {
             "batch_size": 128,
             "actor_period": 1,

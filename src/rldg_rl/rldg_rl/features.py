@@ -1,18 +1,29 @@
-"""Observation -> feature vector: proprioception as the paper's specialist sees it, plus cached image features."""
+"""Observation -> Inputs of the networks: proprioception as the paper's specialist sees it, plus the camera's image."""
 
 from __future__ import annotations
 
 from collections.abc import Callable
+from typing import Any, Literal, cast
 
 import numpy as np
 from numpy.typing import NDArray
 
+from rldg_core.errors import UserError
 from rldg_core.frames import offset_from, rotation_of
+from rldg_core.image_codec import decode_jpeg, resize
 from rldg_core.task import Task
 from rldg_core.types import Observation
 from rldg_rl.config import FeatureConfig
+from rldg_rl.inputs import Inputs, InputSpec
+from rldg_rl.weights import ARM_DIM
 
 Array = NDArray[np.float32]
+ToInputs = Callable[[Observation], Inputs]
+
+IMAGE_SIZE = 128
+"""Side of the square image that networks see [px] (paper)."""
+GRIPPER_OPEN_M = 0.08
+"""Width of the open Franka Hand."""
 
 
 def multi_scale(value: NDArray[np.float64], scales: tuple[float, ...]) -> NDArray[np.float64]:
@@ -22,14 +33,16 @@ def multi_scale(value: NDArray[np.float64], scales: tuple[float, ...]) -> NDArra
 
 
 def proprioception(observation: Observation, task: Task, config: FeatureConfig) -> Array:
-    """Feature vector of the arm: offset of the tcp from the target pose (base axes), twist and wrench in tcp axes.
+    """State of the arm: offset of the tcp from the target pose (base axes), twist and wrench in tcp axes.
 
-    float32, each entry O(1), length `proprioception_dim(config)`. Raises ValueError when an entry is not finite.
+    Tasks with a gripper add its width, -1 closed, 1 open. float32, each entry O(1), length
+    `proprioception_dim`. Raises ValueError when an entry is not finite.
     """
     offset = offset_from(task.target_pose_base_tcp, observation.pose_base_tcp)
     to_tcp = rotation_of(observation.pose_base_tcp).inv()
     linear = to_tcp.apply(observation.twist_base_tcp[:3]) / config.linear_velocity_scale
     angular = to_tcp.apply(observation.twist_base_tcp[3:]) / config.angular_velocity_scale
+    width = [2.0 * observation.gripper_width_m / GRIPPER_OPEN_M - 1.0] if task.action.gripper else []
     values = np.concatenate(
         [
             multi_scale(offset[:3], config.position_scales_m),
@@ -38,37 +51,87 @@ def proprioception(observation: Observation, task: Task, config: FeatureConfig) 
             np.clip(angular, -3.0, 3.0),
             multi_scale(observation.wrench_tcp[:3], config.force_scales_n),
             multi_scale(observation.wrench_tcp[3:], config.torque_scales_nm),
+            width,
         ]
     )
     if not np.all(np.isfinite(values)):
-        raise ValueError("observation holds a pose, twist or wrench that is not finite")
+        raise ValueError("observation holds a pose, twist, wrench or gripper width that is not finite")
     return values.astype(np.float32)
 
 
-def proprioception_dim(config: FeatureConfig) -> int:
-    """Length of `proprioception`."""
+def proprioception_dim(action_dim: int, config: FeatureConfig) -> int:
+    """Length of `proprioception` for a task whose actions have this length."""
     scales = config.position_scales_m, config.rotation_scales_rad, config.force_scales_n, config.torque_scales_nm
-    return 3 * sum(len(s) for s in scales) + 6
+    return 3 * sum(len(s) for s in scales) + 6 + (action_dim > ARM_DIM)
 
 
-def feature_dim(config: FeatureConfig) -> int:
-    """Length of the vector that `feature_function` returns."""
+def input_spec(task: Task, config: FeatureConfig) -> InputSpec:
+    """Shapes of what the two functions below return. Raises UserError when the frozen encoder cannot be loaded."""
+    return input_spec_for(task.action.dim, config)
+
+
+def input_spec_for(action_dim: int, config: FeatureConfig) -> InputSpec:
+    """`input_spec` where only the length of the task's actions is known."""
+    state_dim = proprioception_dim(action_dim, config)
     if config.image_encoder == "none":
-        return proprioception_dim(config)
-    from rldg_rl.encoder import FEATURE_DIM
+        return InputSpec(state_dim, None, "float16", 1)
+    if config.image_encoder == "small_cnn":
+        return InputSpec(state_dim, (IMAGE_SIZE, IMAGE_SIZE, 3), "uint8", 1)
+    return InputSpec(state_dim, _encoder(config).feature_shape, "float16", config.crops)
 
-    return proprioception_dim(config) + FEATURE_DIM
 
+def policy_inputs(task: Task, config: FeatureConfig) -> ToInputs:
+    """For acting: state (S,); image: features of the frame itself (*image_shape), pixels, or None.
 
-def feature_function(task: Task, config: FeatureConfig) -> Callable[[Observation], Array]:
-    """The function that learner and policy share: Observation -> float32 (feature_dim,).
-
-    Raises UserError when the task has no such camera; the function raises ValueError on a missing or broken image.
+    Raises UserError when the task has no such camera; the function raises ValueError on a missing or broken image
+    and on values that are not finite.
     """
-    if config.image_encoder == "none":
-        return lambda observation: proprioception(observation, task, config)
-    from rldg_rl.encoder import image_features
+    return _inputs(task, config, "policy")
 
-    return lambda observation: np.concatenate(
-        [proprioception(observation, task, config), image_features(observation, config.camera)]
-    )
+
+def stored_inputs(task: Task, config: FeatureConfig) -> ToInputs:
+    """For replay: state (S,); image: features of every crop (crops, *image_shape), pixels, or None.
+
+    Crop 0 is the frame itself. Raises as `policy_inputs`.
+    """
+    return _inputs(task, config, "replay")
+
+
+def _inputs(task: Task, config: FeatureConfig, use: Literal["policy", "replay"]) -> ToInputs:
+    if config.image_encoder == "none":
+        return lambda observation: Inputs(proprioception(observation, task, config), None)
+    if config.camera not in task.cameras:
+        raise UserError(f"task {task.name}: no camera {config.camera!r}, which features.camera names")
+    if config.image_encoder == "small_cnn":
+        return lambda observation: Inputs(
+            proprioception(observation, task, config), camera_image(observation, config.camera)
+        )
+    encoder = _encoder(config)
+    count = config.crops if use == "replay" else 1
+
+    def inputs(observation: Observation) -> Inputs:
+        from rldg_rl.encoders.crops import crops
+
+        state = proprioception(observation, task, config)
+        images = crops(camera_image(observation, config.camera), count, observation.stamp_ns)
+        features = encoder.encode(images)
+        return Inputs(state, features if use == "replay" else features[0])
+
+    return inputs
+
+
+def camera_image(observation: Observation, camera: str) -> NDArray[np.uint8]:
+    """(128, 128, 3) uint8 RGB. Raises ValueError when the observation has no such camera or a broken image."""
+    if camera not in observation.images:
+        raise ValueError(f"observation holds no image of camera {camera!r}")
+    image = decode_jpeg(observation.images[camera])
+    if image.shape[0] != image.shape[1]:
+        raise ValueError(f"image of camera {camera!r} is {image.shape[1]}x{image.shape[0]}, expected a square")
+    return resize(image, IMAGE_SIZE)
+
+
+def _encoder(config: FeatureConfig) -> Any:
+    # JAX is needed for images alone: a policy that sees none starts without it.
+    from rldg_rl.encoders.frozen import FrozenName, load_encoder
+
+    return load_encoder(cast("FrozenName", config.image_encoder), config.encoder_weights)

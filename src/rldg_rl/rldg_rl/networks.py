@@ -1,7 +1,10 @@
-"""Actor and critics as pure functions over parameter trees (plain JAX).
+"""Encoder head, actor and critics as pure functions over parameter trees (plain JAX).
 
 Parameters are nested dicts of float32 arrays. A critic ensemble is one tree whose leaves have a leading
-axis (N,). All dense layers but the last are followed by LayerNorm and the activation (HIL-SERL, RLPD).
+axis (N,). All dense layers but the last are followed by LayerNorm and an activation (HIL-SERL, RLPD).
+
+The head turns Inputs into one embedding in two steps, so that an update looks at each image once:
+`look` (convolutions, spatial learned embeddings) and `embed` (dropout, dense layers, concatenation).
 """
 
 from __future__ import annotations
@@ -10,8 +13,10 @@ from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 
 from rldg_rl.config import LAYER_NORM_EPSILON, NetworkConfig
+from rldg_rl.inputs import Inputs, InputSpec
 
 Params = Any
 
@@ -21,13 +26,24 @@ def _dense(key: jax.Array, inputs: int, outputs: int, scale: float = 1.0) -> Par
     return {"w": jax.random.uniform(key, (inputs, outputs), minval=-bound, maxval=bound), "b": jnp.zeros(outputs)}
 
 
+def _normed(key: jax.Array, inputs: int, outputs: int) -> Params:
+    return {**_dense(key, inputs, outputs), "scale": jnp.ones(outputs), "offset": jnp.zeros(outputs)}
+
+
+def _forward_normed(layer: Params, x: jax.Array, activation: str) -> jax.Array:
+    x = x @ layer["w"] + layer["b"]
+    x = x - x.mean(-1, keepdims=True)
+    x = x * jax.lax.rsqrt((x * x).mean(-1, keepdims=True) + LAYER_NORM_EPSILON)
+    x = x * layer["scale"] + layer["offset"]
+    return jnp.tanh(x) if activation == "tanh" else jax.nn.relu(x)
+
+
 def mlp_init(key: jax.Array, inputs: int, hidden: tuple[int, ...], outputs: int, last_scale: float = 1.0) -> Params:
     """Parameters of an MLP: {"layer_0": {w, b, scale, offset}, ..., "out": {w, b}}."""
     keys = jax.random.split(key, len(hidden) + 1)
     params: dict[str, Params] = {}
     for index, width in enumerate(hidden):
-        norm = {"scale": jnp.ones(width), "offset": jnp.zeros(width)}
-        params[f"layer_{index}"] = {**_dense(keys[index], inputs, width), **norm}
+        params[f"layer_{index}"] = _normed(keys[index], inputs, width)
         inputs = width
     params["out"] = _dense(keys[-1], inputs, outputs, last_scale)
     return params
@@ -35,30 +51,98 @@ def mlp_init(key: jax.Array, inputs: int, hidden: tuple[int, ...], outputs: int,
 
 def mlp(params: Params, x: jax.Array, activation: str) -> jax.Array:
     """Forward pass: (..., inputs) -> (..., outputs)."""
-    act = jnp.tanh if activation == "tanh" else jax.nn.relu
     for index in range(len(params) - 1):
-        layer = params[f"layer_{index}"]
-        x = x @ layer["w"] + layer["b"]
-        x = x - x.mean(-1, keepdims=True)
-        x = x * jax.lax.rsqrt((x * x).mean(-1, keepdims=True) + LAYER_NORM_EPSILON)
-        x = act(x * layer["scale"] + layer["offset"])
+        x = _forward_normed(params[f"layer_{index}"], x, activation)
     out: jax.Array = x @ params["out"]["w"] + params["out"]["b"]
     return out
 
 
+def map_shape(spec: InputSpec) -> tuple[int, ...]:
+    """Shape of the features that enter the image head: those cached, or what the small CNN makes of pixels."""
+    assert spec.image_shape is not None
+    if not spec.pixels:
+        return spec.image_shape
+    from rldg_rl.encoders.small_cnn import FEATURE_SHAPE
+
+    return FEATURE_SHAPE
+
+
+def look_dim(spec: InputSpec, config: NetworkConfig) -> int:
+    """Length of what `look` returns for one frame."""
+    if spec.image_shape is None:
+        return 0
+    shape = map_shape(spec)
+    if len(shape) == 1 or not config.image_bottleneck:
+        return int(np.prod(shape))
+    return shape[-1] * config.spatial_embeddings
+
+
+def embedding_dim(spec: InputSpec, config: NetworkConfig) -> int:
+    """Length of what `embed` returns for one frame."""
+    image = config.image_bottleneck or look_dim(spec, config) if spec.image_shape else 0
+    return image + (config.state_bottleneck or spec.state_dim)
+
+
+def head_init(key: jax.Array, spec: InputSpec, config: NetworkConfig) -> Params:
+    """Parameters of the encoder head; parts that the configuration leaves out are absent."""
+    cnn_key, spatial_key, image_key, state_key = jax.random.split(key, 4)
+    params: dict[str, Params] = {}
+    if spec.image_shape is not None and spec.pixels:
+        from rldg_rl.encoders import small_cnn
+
+        params["cnn"] = small_cnn.init(cnn_key)
+    if spec.image_shape is not None and config.image_bottleneck:
+        shape = map_shape(spec)
+        if len(shape) == 3:
+            # LeCun normal, as HIL-SERL: every channel is weighted over positions on its own.
+            scale = float(np.prod(shape)) ** -0.5
+            params["spatial"] = scale * jax.random.normal(spatial_key, (*shape, config.spatial_embeddings))
+        params["image"] = _normed(image_key, look_dim(spec, config), config.image_bottleneck)
+    if config.state_bottleneck:
+        params["state"] = _normed(state_key, spec.state_dim, config.state_bottleneck)
+    return params
+
+
+def look(params: Params, inputs: Inputs) -> jax.Array:
+    """The image as a vector, before dropout: (B, *image_shape) -> (B, look_dim); (B, 0) without an image."""
+    if inputs.image is None:
+        return jnp.zeros((*inputs.state.shape[:-1], 0))
+    x = inputs.image
+    if "cnn" in params:
+        from rldg_rl.encoders import small_cnn
+
+        x = small_cnn.forward(params["cnn"], x)
+    x = x.astype(jnp.float32)
+    if "spatial" in params:
+        x = jnp.einsum("bhwc,hwck->bck", x, params["spatial"])
+    return x.reshape(x.shape[0], -1)
+
+
+def embed(params: Params, seen: jax.Array, state: jax.Array, dropout: float, key: jax.Array | None = None) -> jax.Array:
+    """What `look` saw (B, look_dim) and the state (B, S) -> embedding (B, E). key: apply dropout to the image."""
+    if "image" in params:
+        if key is not None and dropout > 0:
+            keep = jax.random.bernoulli(key, 1.0 - dropout, seen.shape)
+            seen = jnp.where(keep, seen / (1.0 - dropout), 0.0)
+        seen = _forward_normed(params["image"], seen, "tanh")
+    if "state" in params:
+        state = _forward_normed(params["state"], state, "tanh")
+    return jnp.concatenate([seen, state], -1)
+
+
 def critics_init(key: jax.Array, inputs: int, config: NetworkConfig) -> Params:
-    """Ensemble: every leaf (N, ...)."""
+    """Ensemble: every leaf (N, ...). inputs: length of embedding and action together."""
     return jax.vmap(lambda k: mlp_init(k, inputs, config.hidden, 1))(jax.random.split(key, config.critics))
 
 
-def critics(params: Params, observations: jax.Array, actions: jax.Array, activation: str) -> jax.Array:
-    """Q of every critic: (B, O), (B, A) -> (N, B)."""
-    inputs = jnp.concatenate([observations, actions], -1)
+def critics(params: Params, embedding: jax.Array, actions: jax.Array, activation: str) -> jax.Array:
+    """Q of every critic: (B, E), (B, A) -> (N, B)."""
+    inputs = jnp.concatenate([embedding, actions], -1)
     return jax.vmap(lambda p: mlp(p, inputs, activation)[..., 0])(params)
 
 
 def actor_init(key: jax.Array, inputs: int, action_dim: int, config: NetworkConfig) -> Params:
-    """Actor: one MLP whose output holds mean (A,) and log standard deviation (A,)."""
+    """Actor: one MLP on the embedding whose output holds mean (A,) and log standard deviation (A,)."""
     return mlp_init(key, inputs, config.hidden, 2 * action_dim, last_scale=0.01)
 
 
@@ -82,7 +166,7 @@ class TanhGaussian(NamedTuple):
         return jnp.tanh(before), (gaussian - jacobian).sum(-1)
 
 
-def actor(params: Params, observations: jax.Array, config: NetworkConfig) -> TanhGaussian:
-    """Distribution of the action: (B, O) -> mean, std (B, A)."""
-    mean, log_std = jnp.split(mlp(params, observations, config.activation), 2, -1)
+def actor(params: Params, embedding: jax.Array, config: NetworkConfig) -> TanhGaussian:
+    """Distribution of the action: (B, E) -> mean, std (B, A)."""
+    mean, log_std = jnp.split(mlp(params, embedding, config.activation), 2, -1)
     return TanhGaussian(mean, jnp.clip(jnp.exp(log_std), config.std_min, config.std_max))

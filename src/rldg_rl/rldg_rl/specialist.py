@@ -13,10 +13,11 @@ from rldg_core.seeding import derive_seed
 from rldg_core.task import Task
 from rldg_core.types import Observation
 from rldg_rl import config as configuration
-from rldg_rl.features import feature_dim, feature_function
+from rldg_rl.features import IMAGE_SIZE, input_spec, policy_inputs
 from rldg_rl.inference import choose_action
+from rldg_rl.inputs import Inputs
 from rldg_rl.specialist_files import read_specialist
-from rldg_rl.weights import Tensors, actor_shapes, unpack
+from rldg_rl.weights import Tensors, policy_shapes, unpack
 
 
 class SpecialistPolicy:
@@ -41,10 +42,9 @@ class SpecialistPolicy:
         else:
             self._config = configuration.load(path)
         features = self._config.features
-        if features.image_encoder != "none" and features.camera not in task.cameras:
-            raise UserError(f"task {task.name}: no camera {features.camera!r}, which the specialist needs")
-        self._features = feature_function(task, features)
-        self._shapes = actor_shapes(self._config.network, feature_dim(features), task.action.dim)
+        self._inputs = policy_inputs(task, features)
+        self._input_spec = input_spec(task, features)
+        self._shapes = policy_shapes(self._config.network, self._input_spec, task.action.dim)
         self._rng = np.random.default_rng(0)
 
     @property
@@ -53,7 +53,7 @@ class SpecialistPolicy:
         images = self._config.features.image_encoder != "none"
         return PolicySpec(
             cameras=(self._config.features.camera,) if images else (),
-            image_size=128 if images else 0,
+            image_size=IMAGE_SIZE if images else 0,
             window=1,
             action_dim=self._task.action.dim,
             horizon=1,
@@ -72,11 +72,17 @@ class SpecialistPolicy:
         return self._tensors is not None
 
     def warm_up(self) -> None:
-        """Encode one made-up image (compiles the encoder); without an encoder there is nothing to compile."""
-        if self._config.features.image_encoder != "none":
-            from rldg_rl.encoder import warm_up
+        """Act once on made-up inputs: compiles the encoder. Without one there is nothing to compile."""
+        features, spec = self._config.features, self._input_spec
+        if features.frozen_encoder:
+            from rldg_rl.encoders.frozen import load_encoder
 
-            warm_up()
+            blank = np.zeros((1, IMAGE_SIZE, IMAGE_SIZE, 3), np.uint8)
+            load_encoder(features.image_encoder, features.encoder_weights).encode(blank)
+        elif spec.image_shape is not None:
+            zeros = {name: np.zeros(shape, np.float32) for name, shape in self._shapes.items()}
+            made_up = Inputs(np.zeros(spec.state_dim, np.float32), np.zeros(spec.image_shape, np.uint8))
+            choose_action(zeros, made_up, self._config.network, None)
 
     def reset(self, instruction: str, seed: int) -> None:
         """Start an episode: exploration depends on `seed` alone. The instruction is not used: one task."""
@@ -87,10 +93,11 @@ class SpecialistPolicy:
         if self._tensors is None:
             raise UserError("specialist: no weights yet: start the learner or load a specialist folder")
         rng = self._rng if self._explore else None
-        return choose_action(self._tensors, self._features(observation), self._config.network, rng)[None]
+        config, inputs = self._config, self._inputs(observation)
+        return choose_action(self._tensors, inputs, config.network, rng, config.agent.gripper_epsilon)[None]
 
     def update_weights(self, data: bytes, version: int) -> None:
-        """Replace the actor. Raises UserError when the tensors do not fit; the old actor then stays."""
+        """Replace head, actor and gripper head. Raises UserError when the tensors do not fit; the old ones then stay."""
         self._tensors = unpack(data, self._shapes, f"policy weights version {version}")
         self._version = version
 

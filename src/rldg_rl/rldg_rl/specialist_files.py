@@ -1,4 +1,4 @@
-"""The `specialist` folder: config.json + actor.safetensors. All that a policy node needs."""
+"""The `specialist` folder: config.json + actor.safetensors. All that a policy node needs, but resnet10's weights."""
 
 from __future__ import annotations
 
@@ -8,8 +8,8 @@ from pathlib import Path
 from rldg_core.errors import UserError
 from rldg_core.files import read_json, sha256_hex, write_json, writing_aside
 from rldg_rl.config import RLConfig, parse
-from rldg_rl.features import feature_dim
-from rldg_rl.weights import Tensors, actor_shapes, pack, unpack
+from rldg_rl.features import input_spec_for
+from rldg_rl.weights import Tensors, pack, policy_shapes, unpack
 
 CONFIG_FILE = "config.json"
 ACTOR_FILE = "actor.safetensors"
@@ -17,7 +17,7 @@ ACTOR_FILE = "actor.safetensors"
 
 @dataclass(frozen=True)
 class SavedSpecialist:
-    """An actor and what it fits. version: weights version; task, object: what it was trained on."""
+    """What acting needs and what it fits. version: weights version; task, object: what it was trained on."""
 
     config: RLConfig
     tensors: Tensors
@@ -67,6 +67,6 @@ def read_specialist(folder: Path) -> SavedSpecialist:
         raise UserError(f"{folder / ACTOR_FILE}: SHA-256 differs from the one in {CONFIG_FILE}: file damaged")
     if config.spec_hash(action_dim) != expected[0]:
         raise UserError(f"{path}: spec_hash does not fit its own configuration")
-    shapes = actor_shapes(config.network, feature_dim(config.features), action_dim)
+    shapes = policy_shapes(config.network, input_spec_for(action_dim, config.features), action_dim)
     tensors = unpack(data, shapes, str(folder / ACTOR_FILE))
     return SavedSpecialist(config, tensors, action_dim, version, task, object_name)

@@ -1,7 +1,12 @@
-"""Weights as bytes: the actor on its way to the policy node, and on disk. Safetensors, never pickle."""
+"""Weights as bytes: what acting needs, on its way to the policy node and on disk. Safetensors, never pickle.
+
+Trainable parts only: encoder head, actor, gripper head. A frozen encoder is never sent; the specification's hash
+names its weights.
+"""
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from typing import Any
 
@@ -12,9 +17,15 @@ from safetensors.numpy import load, save
 
 from rldg_core.errors import UserError
 from rldg_rl.config import NetworkConfig
+from rldg_rl.inputs import InputSpec
 
 Array = NDArray[np.float32]
 Tensors = dict[str, Array]
+
+ARM_DIM = 6
+"""Action components of the arm; a longer action has the gripper's as its 7th."""
+COMMANDS = 3
+"""close, keep, open: command = index - 1."""
 
 
 def flatten(params: Any, prefix: str = "") -> Tensors:
@@ -25,15 +36,42 @@ def flatten(params: Any, prefix: str = "") -> Tensors:
     return {name: array for part in parts for name, array in part.items()}
 
 
-def actor_shapes(config: NetworkConfig, feature_dim: int, action_dim: int) -> dict[str, tuple[int, ...]]:
-    """Name and shape of every tensor of an actor (`rldg_rl.networks.actor_init`)."""
+def policy_shapes(config: NetworkConfig, spec: InputSpec, action_dim: int) -> dict[str, tuple[int, ...]]:
+    """Name and shape of every tensor of `rldg_rl.agent.policy_params`: head/, actor/ and gripper/."""
     shapes: dict[str, tuple[int, ...]] = {}
-    inputs = feature_dim
-    for index, width in enumerate(config.hidden):
-        layer = {"w": (inputs, width), "b": (width,), "scale": (width,), "offset": (width,)}
-        shapes |= {f"layer_{index}/{name}": shape for name, shape in layer.items()}
+    image_dim = 0
+    if spec.image_shape is not None:
+        shape = spec.image_shape
+        if spec.pixels:
+            from rldg_rl.encoders import small_cnn
+
+            shapes |= {f"head/cnn/{name}": size for name, size in small_cnn.shapes().items()}
+            shape = small_cnn.FEATURE_SHAPE
+        image_dim = math.prod(shape)
+        if config.image_bottleneck:
+            if len(shape) == 3:
+                shapes["head/spatial"] = (*shape, config.spatial_embeddings)
+                image_dim = shape[-1] * config.spatial_embeddings
+            shapes |= _normed("head/image", image_dim, config.image_bottleneck)
+            image_dim = config.image_bottleneck
+    if config.state_bottleneck:
+        shapes |= _normed("head/state", spec.state_dim, config.state_bottleneck)
+    embedding_dim = image_dim + (config.state_bottleneck or spec.state_dim)
+    shapes |= _mlp("actor", embedding_dim, config.hidden, 2 * min(action_dim, ARM_DIM))
+    return shapes | (_mlp("gripper", embedding_dim, config.hidden, COMMANDS) if action_dim > ARM_DIM else {})
+
+
+def _normed(name: str, inputs: int, width: int) -> dict[str, tuple[int, ...]]:
+    layer = {"w": (inputs, width), "b": (width,), "scale": (width,), "offset": (width,)}
+    return {f"{name}/{part}": shape for part, shape in layer.items()}
+
+
+def _mlp(name: str, inputs: int, hidden: tuple[int, ...], outputs: int) -> dict[str, tuple[int, ...]]:
+    shapes: dict[str, tuple[int, ...]] = {}
+    for index, width in enumerate(hidden):
+        shapes |= _normed(f"{name}/layer_{index}", inputs, width)
         inputs = width
-    return shapes | {"out/w": (inputs, 2 * action_dim), "out/b": (2 * action_dim,)}
+    return shapes | {f"{name}/out/w": (inputs, outputs), f"{name}/out/b": (outputs,)}
 
 
 def pack(tensors: Tensors) -> bytes:
