@@ -1,13 +1,16 @@
 """Checkpoints of a run: the learner's full state, so that a resumed run continues bit for bit.
 
 `<run>/checkpoints/<env_steps>/` holds state.safetensors (networks, target critics, optimisers, random key,
-update counter) and learner.json (configuration, counters, consumed episodes). Replay is not in it: bags are
-the source of truth, replay is rebuilt from them. `<run>/specialist/` is the actor alone.
+update counter), learner.json (configuration, counters, consumed Steps by episode) and the newest weights that went
+to the policy. Replay is not in it: bags are the source of truth, replay is rebuilt from them. `<run>/specialist/` is
+the actor alone.
 """
 
 from __future__ import annotations
 
 import shutil
+from collections import deque
+from collections.abc import Mapping
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -20,38 +23,54 @@ from safetensors.numpy import load, save
 
 from rldg_core.errors import UserError
 from rldg_core.files import read_json, sha256_hex, write_json, writing_aside
-from rldg_rl.learner import Counters, EpisodeSummary, Learner
+from rldg_rl.intake import Seen
+from rldg_rl.learner import ISSUED_KEPT, RECENT_EPISODES, Counters, EpisodeSummary, Learner, Progress, Weights
 from rldg_rl.specialist_files import SavedSpecialist, write_specialist
 
 KEPT = 2
+FOLDER = "checkpoints"
+STATE_FILE = "state.safetensors"
+LEARNER_FILE = "learner.json"
 
 
 def _named(state: Any) -> dict[str, Any]:
     return {jax.tree_util.keystr(path): leaf for path, leaf in jax.tree_util.tree_leaves_with_path(state)}
 
 
+def _weights_file(version: int) -> str:
+    return f"weights_{version:06d}.safetensors"
+
+
 def write_checkpoint(run_dir: Path, learner: Learner) -> Path:
-    """Write checkpoint and specialist atomically, keep the newest two checkpoints, return the new one's folder."""
-    folder = run_dir / "checkpoints" / f"{learner.counters.env_steps:08d}"
+    """Write checkpoint and specialist atomically, keep the newest two checkpoints, return the new one's folder.
+
+    Raises UserError when the disk is full; what was there before stays.
+    """
+    progress = learner.progress
+    folder = run_dir / FOLDER / f"{progress.counters.env_steps:08d}"
     data = save({name: np.asarray(leaf) for name, leaf in _named(learner.state).items()})
     with writing_aside(folder) as aside:
         aside.mkdir()
-        (aside / "state.safetensors").write_bytes(data)
+        (aside / STATE_FILE).write_bytes(data)
+        for weights in progress.issued:
+            (aside / _weights_file(weights.version)).write_bytes(weights.data)
         write_json(
-            aside / "learner.json",
+            aside / LEARNER_FILE,
             {
                 "task_hash": learner.task.config_hash(),
                 "seed": learner.seed,
+                "spec_hash": learner.spec_hash,
                 "config": learner.config.model_dump(mode="json"),
-                "counters": asdict(learner.counters),
-                "consumed": learner.consumed,
-                "recent": [asdict(summary) for summary in learner.recent],
-                "open": {name: list(counts) for name, counts in learner.open_episodes.items()},
+                "counters": asdict(progress.counters),
+                "consumed": progress.seen.to_json(),
+                "recent": [asdict(summary) for summary in progress.recent],
+                "open": {name: list(counts) for name, counts in progress.open_episodes.items()},
+                "issued": [[w.version, w.valid_from_step, w.sha256] for w in progress.issued],
                 "sha256": sha256_hex(data),
             },
         )
-    for old in _checkpoints(run_dir)[:-KEPT]:
-        shutil.rmtree(old)
+    for old in checkpoints(run_dir)[:-KEPT]:
+        remove_checkpoint(old)
     write_specialist_of(learner, run_dir / "specialist")
     return folder
 
@@ -65,52 +84,119 @@ def write_specialist_of(learner: Learner, folder: Path) -> None:
     write_specialist(folder, saved)
 
 
-def _checkpoints(run_dir: Path) -> list[Path]:
-    return sorted(path for path in (run_dir / "checkpoints").glob("[0-9]*") if path.is_dir())
+def checkpoints(run_dir: Path) -> list[Path]:
+    """Folders of the complete checkpoints, oldest first."""
+    return sorted(path for path in (run_dir / FOLDER).glob("[0-9]*") if path.is_dir())
 
 
 def newest_checkpoint(run_dir: Path) -> Path | None:
     """Folder of the newest complete checkpoint, or None."""
-    return next(reversed(_checkpoints(run_dir)), None)
+    return next(reversed(checkpoints(run_dir)), None)
+
+
+def remove_checkpoint(folder: Path) -> None:
+    """Remove a checkpoint; a process killed meanwhile leaves a hidden folder, never half a checkpoint."""
+    hidden = folder.with_name(f".{folder.name}.partial")
+    shutil.rmtree(hidden, ignore_errors=True)
+    folder.rename(hidden)
+    shutil.rmtree(hidden)
+
+
+def remove_partials(run_dir: Path) -> None:
+    """Remove what a killed learner left half-written."""
+    for folder in (run_dir / FOLDER, run_dir):
+        for partial in folder.glob(".*.partial"):
+            shutil.rmtree(partial, ignore_errors=True) if partial.is_dir() else partial.unlink(missing_ok=True)
+
+
+def consumed_episodes(folder: Path) -> dict[str, int]:
+    """Online episodes of a checkpoint, in order of arrival -> how many Steps of each it has consumed."""
+    seen = _parse(folder / LEARNER_FILE, lambda value: Seen.from_json(value["consumed"]))
+    return {name: seen.count(name) for name in seen.to_json()}
 
 
 def restore(learner: Learner, folder: Path) -> None:
-    """Put a checkpoint into a fresh learner; `Learner.rebuild` then refills its replay.
+    """Put a checkpoint's state and progress into a learner; replay is refilled apart (`rldg_rl.recordings`).
 
-    Raises UserError naming the file when it is damaged or belongs to another configuration, task or seed.
+    Counts of what is loaded at start (demonstrations, earlier runs) stay the learner's own. Raises UserError naming
+    the file when the checkpoint is damaged or belongs to another architecture, configuration, task or seed.
     """
-    path = folder / "learner.json"
+    path = folder / LEARNER_FILE
+    value = _parse(path, lambda value: dict(value))
+    wanted = {
+        "configuration": (value.get("config"), learner.config.model_dump(mode="json")),
+        "encoder": (value.get("spec_hash"), learner.spec_hash),
+        "task": (value.get("task_hash"), learner.task.config_hash()),
+        "seed": (value.get("seed"), learner.seed),
+    }
+    for name, (old, new) in wanted.items():
+        if old != new:
+            found = difference(old, new) if isinstance(old, dict) and isinstance(new, dict) else f"{name} {old}"
+            raise UserError(
+                f"{path}: another {name} than asked for ({found}): resume with the same, or use a new run_dir"
+            )
+    progress = _parse(path, lambda value: _progress(value, folder))
+    progress.counters.demo_transitions = learner.counters.demo_transitions
+    progress.counters.earlier_transitions = learner.counters.earlier_transitions
+    state = _read_state(folder / STATE_FILE, str(value.get("sha256")), learner.state)
+    learner.state, learner.progress = state, progress
+
+
+def difference(old: Mapping[str, Any], new: Mapping[str, Any], prefix: str = "") -> str:
+    """The first key in which two configurations differ, as `network.hidden [16, 16] instead of [32, 32]`."""
+    for key in [*new, *(k for k in old if k not in new)]:
+        was, now = old.get(key), new.get(key)
+        if was != now:
+            if isinstance(was, Mapping) and isinstance(now, Mapping):
+                return difference(was, now, f"{prefix}{key}.")
+            return f"{prefix}{key} {was} instead of {now}"
+    return "no difference"
+
+
+def _parse(path: Path, make: Any) -> Any:
     value = read_json(path)
     try:
-        found = value["config"], value["task_hash"], value["seed"]
-        counters = Counters(**value["counters"])
-        consumed = {str(name): int(count) for name, count in value["consumed"].items()}
-        recent = [EpisodeSummary(**summary) for summary in value["recent"]]
-        open_episodes = {str(name): (int(n), int(k)) for name, (n, k) in value["open"].items()}
-        digest = str(value["sha256"])
+        return make(value)
     except (KeyError, TypeError, ValueError, AttributeError) as error:
         raise UserError(f"{path}: not a learner's checkpoint: {error!r}") from error
-    wanted = learner.config.model_dump(mode="json"), learner.task.config_hash(), learner.seed
-    for name, old, new in zip(("configuration", "task", "seed"), found, wanted, strict=True):
-        if old != new:
-            raise UserError(f"{path}: another {name} than asked for: resume with the same, or use a new run_dir")
-    state = _read_state(folder / "state.safetensors", digest, learner.state)
-    learner.resume(state, counters, consumed, recent, open_episodes)
+
+
+def _progress(value: Mapping[str, Any], folder: Path) -> Progress:
+    return Progress(
+        Counters(**value["counters"]),
+        Seen.from_json(value["consumed"]),
+        deque((EpisodeSummary(**summary) for summary in value["recent"]), RECENT_EPISODES),
+        {str(name): (int(steps), int(k)) for name, (steps, k) in value["open"].items()},
+        deque((_read_weights(folder, *issued) for issued in value["issued"]), ISSUED_KEPT),
+    )
+
+
+def _read_weights(folder: Path, version: int, valid_from_step: int, digest: str) -> Weights:
+    path = folder / _weights_file(version)
+    data = _read(path)
+    if sha256_hex(data) != digest:
+        raise UserError(f"{path}: SHA-256 differs from the one in {LEARNER_FILE}: file damaged")
+    return Weights(data, digest, version, valid_from_step)
+
+
+def _read(path: Path) -> bytes:
+    try:
+        return path.read_bytes()
+    except OSError as error:
+        raise UserError(f"{path}: cannot read: {error.strerror}") from error
 
 
 def _read_state(path: Path, digest: str, template: Any) -> Any:
+    data = _read(path)
     try:
-        data = path.read_bytes()
         tensors = load(data)
-    except OSError as error:
-        raise UserError(f"{path}: cannot read: {error.strerror}") from error
     except SafetensorError as error:
         raise UserError(f"{path}: not valid safetensors: {error}") from error
     if sha256_hex(data) != digest:
-        raise UserError(f"{path}: SHA-256 differs from the one in learner.json: file damaged")
+        raise UserError(f"{path}: SHA-256 differs from the one in {LEARNER_FILE}: file damaged")
     expected = _named(template)
     for name, leaf in expected.items():
         if name not in tensors or tensors[name].shape != leaf.shape or tensors[name].dtype != leaf.dtype:
-            raise UserError(f"{path}: {name} is missing or has another shape")
+            raise UserError(f"{path}: {name} is missing or has another shape: a checkpoint of another architecture")
     leaves = [jnp.asarray(tensors[name]) for name in expected]
     return jax.tree_util.tree_unflatten(jax.tree_util.tree_structure(template), leaves)

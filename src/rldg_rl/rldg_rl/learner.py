@@ -3,15 +3,16 @@
 Rules it enforces:
 * updates <= updates_per_step x online transitions (demonstration updates are counted apart);
 * weights fall due after every `period_steps` online transitions (docs/architecture.md, Lock-step, rule 7);
-* a human's or the operator's transitions go to both replays, so half of every batch is demonstrations.
+* a human's or the operator's transitions go to both replays, so half of every batch is demonstrations;
+* a Step is learned from once, whichever stream brings it first (episode id and index).
 """
 
 from __future__ import annotations
 
 import math
 from collections import deque
-from collections.abc import Iterable, Mapping
-from dataclasses import dataclass, replace
+from collections.abc import Sequence
+from dataclasses import dataclass
 
 import jax
 import numpy as np
@@ -23,12 +24,16 @@ from rldg_core.task import Task
 from rldg_core.types import Source, Step
 from rldg_rl import agent
 from rldg_rl.config import RLConfig
-from rldg_rl.features import feature_dim, feature_function
-from rldg_rl.replay import Replay, Row, sample_mixed
+from rldg_rl.inputs import Inputs
+from rldg_rl.intake import Reader, Seen
+from rldg_rl.replay import Replay, View
 from rldg_rl.weights import Tensors, flatten, pack
 
 INTERVENTIONS = (Source.HUMAN, Source.SCRIPTED)
 RECENT_EPISODES = 20
+ISSUED_KEPT = 2
+"""Versions that a policy may still need: the one that acts and the one that falls due next (rule 7)."""
+OPEN_KEPT = 64
 
 
 @dataclass(frozen=True)
@@ -52,15 +57,36 @@ class EpisodeSummary:
 
 @dataclass
 class Counters:
-    """Progress; saved with every checkpoint."""
+    """Progress; saved with every checkpoint. Duplicate and rejected Steps are those of all streams."""
 
     env_steps: int = 0
     updates: int = 0
     demo_updates: int = 0
     demo_transitions: int = 0
+    earlier_transitions: int = 0
     episodes: int = 0
     version: int = -1
     rejected_steps: int = 0
+    duplicate_steps: int = 0
+
+
+@dataclass
+class Progress:
+    """What a checkpoint holds besides the agent's state."""
+
+    counters: Counters
+    seen: Seen
+    """Online Steps consumed, episodes in order of arrival."""
+    recent: deque[EpisodeSummary]
+    open_episodes: dict[str, tuple[int, int]]
+    """Steps and interventions of episodes whose last Step is still to come."""
+    issued: deque[Weights]
+    """The newest versions, oldest first."""
+
+    @classmethod
+    def fresh(cls) -> Progress:
+        """Nothing done yet."""
+        return cls(Counters(), Seen(), deque(maxlen=RECENT_EPISODES), {}, deque(maxlen=ISSUED_KEPT))
 
 
 class Learner:
@@ -73,18 +99,31 @@ class Learner:
         self.config = config
         self.task = task
         self.seed = seed
-        self.counters = Counters()
-        self.consumed: dict[str, int] = {}  # online episode -> Steps consumed, in order of arrival
-        self.open_episodes: dict[str, tuple[int, int]] = {}  # steps, interventions
-        self.recent: deque[EpisodeSummary] = deque(maxlen=RECENT_EPISODES)
+        self.progress = Progress.fresh()
+        self.rejections: dict[str, int] = {}
+        """Why Steps were left out -> how many."""
         self.losses: dict[str, float] = {}
-        dim = feature_dim(config.features)
-        self._features = feature_function(task, config.features)
-        dtype = np.float32 if config.features.image_encoder == "none" else np.float16
-        self.demonstrations = Replay(config.learner.demo_capacity, dim, task.action.dim, dtype)
-        self.online = Replay(config.learner.replay_capacity, dim, task.action.dim, dtype)
-        self.state = agent.init(config, dim, task.action.dim, derive_seed(seed, "agent"))
+        self._reader = Reader(config, task)
+        self._offline = Seen()  # Steps of demonstrations and of earlier runs
+        capacities = config.learner.replay_capacity, config.learner.demo_capacity
+        self.replay = Replay(self._reader.spec, task.action.dim, *capacities)
+        self.state = agent.init(config, self._reader.spec, task.action.dim, derive_seed(seed, "agent"))
         self._update_many = agent.make_update_many(config)
+
+    @property
+    def counters(self) -> Counters:
+        """Progress in numbers."""
+        return self.progress.counters
+
+    @property
+    def online(self) -> View:
+        """Online replay; len(): transitions."""
+        return self.replay.online
+
+    @property
+    def demonstrations(self) -> View:
+        """Demonstrations and interventions; len(): transitions."""
+        return self.replay.demonstrations
 
     @property
     def spec_hash(self) -> str:
@@ -93,20 +132,28 @@ class Learner:
 
     def warm_up(self) -> None:
         """Compile the update, so that the first one does not stall the loop; changes nothing."""
-        c = self.config
+        c, spec = self.config, self._reader.spec
         shape = (c.learner.updates_per_call, c.agent.batch_size)
-        zeros = np.zeros((*shape, feature_dim(c.features)), np.float32)
+        image = None if spec.image_shape is None else np.zeros((*shape, *spec.image_shape), spec.image_dtype)
+        inputs = Inputs(np.zeros((*shape, spec.state_dim), np.float32), image)
         scalars = np.zeros(shape, np.float32)
-        batch = agent.Batch(zeros, np.zeros((*shape, self.task.action.dim), np.float32), scalars, scalars, zeros)
+        actions = np.zeros((*shape, self.task.action.dim), np.float32)
+        batch = agent.Batch(inputs, actions, scalars, scalars, inputs, scalars)
         self._update_many(jax.tree.map(jax.numpy.copy, self.state), batch)
 
-    def add_demonstration(self, steps: Iterable[Step]) -> None:
-        """Add one recorded episode to the demonstrations, whoever acted in it."""
-        for step in steps:
-            row = self._row(step)
-            if row is not None:
-                self.demonstrations.add(row, step.is_last)
-                self.counters.demo_transitions += not step.is_last
+    def add_demonstration(self, steps: Sequence[Step]) -> None:
+        """Add one recorded episode to the demonstrations, whoever acted in it.
+
+        Raises UserError when none of its Steps can be learned from, and on another task.
+        """
+        self.counters.demo_transitions += self._add_recorded(steps, demonstration=True)
+
+    def add_earlier(self, steps: Sequence[Step]) -> None:
+        """Add one episode of an earlier run to the online replay: no environment step of this run, no updates.
+
+        Its interventions become demonstrations too. Raises as `add_demonstration`.
+        """
+        self.counters.earlier_transitions += self._add_recorded(steps, demonstration=False)
 
     def train_on_demonstrations(self) -> None:
         """The `demo_updates` before the first online step; once in the life of a run."""
@@ -116,19 +163,16 @@ class Learner:
             self._update(todo)
 
     def first_weights(self) -> Weights:
-        """The version that is valid from step 0 of this session (m = 0)."""
+        """The version that is valid from step 0 (m = 0)."""
         return self._emit(0)
 
     def consume(self, step: Step) -> Weights | None:
         """Take one online Step, do the updates it allows, return weights when a version falls due.
 
-        A malformed Step (wrong length, not finite) is counted and left out; nothing links across it.
-        Raises UserError on a Step of another task.
+        A Step that was seen before is counted and dropped; a malformed one (wrong length, not finite, another
+        image size) is counted and left out, and nothing links across it. Raises UserError on a Step of another task.
         """
-        if step.task != self.task.name:
-            raise UserError(f"step of task {step.task!r}, the learner trains {self.task.name!r}")
-        self.remember(step)
-        if step.is_last:
+        if not self._take(step) or step.is_last:
             return None
         self.counters.env_steps += 1
         period = self.config.learner.period_steps
@@ -137,84 +181,94 @@ class Learner:
         self._update_allowed(all_of_them=due)
         return self._emit(done + period) if due else None
 
-    def remember(self, step: Step) -> None:
-        """Put an online Step into replay and into its episode's record, without counting it or updating."""
-        self.consumed[step.episode_id] = self.consumed.get(step.episode_id, 0) + 1
+    def consume_recorded(self, steps: Sequence[Step]) -> int:
+        """Take an online episode that a bag brings: as `consume`, but no weights fall due. Returns new Steps."""
+        before = self.counters.duplicate_steps
+        for step in steps:
+            if self._take(step) and not step.is_last:
+                self.counters.env_steps += 1
+                self._update_allowed(all_of_them=False)
+        return len(steps) - (self.counters.duplicate_steps - before)
+
+    def refill(self, steps: Sequence[Step]) -> None:
+        """Put Steps that a restored checkpoint has consumed back into replay; nothing else changes."""
+        for step in steps:
+            self._store(step, online=True, demonstration=step.action.source in INTERVENTIONS)
+
+    def knows(self, step: Step) -> bool:
+        """Whether a stream has brought this Step already."""
+        return step in self.progress.seen or step in self._offline
+
+    def _take(self, step: Step) -> bool:
+        """Store an online Step and keep its episode's record; False: it was seen before."""
+        self._check_task(step)
+        progress = self.progress
+        if self.knows(step):
+            progress.counters.duplicate_steps += 1
+            return False
+        progress.seen.add(step)
         intervened = step.action.source in INTERVENTIONS
-        row = self._row(step)
-        if row is not None:
-            self.online.add(row, step.is_last)
-            if intervened:
-                self.demonstrations.add(row)
-            elif self.demonstrations.expects(row.episode_id, row.index):
-                # Only the next observation of the intervention's last transition.
-                self.demonstrations.add(replace(row, action=None), is_last=True)
-        steps, interventions = self.open_episodes.pop(step.episode_id, (0, 0))
+        progress.counters.rejected_steps += not self._store(step, online=True, demonstration=intervened)
+        steps, interventions = progress.open_episodes.pop(step.episode_id, (0, 0))
         if step.is_last:
-            self.counters.episodes += 1
-            self.recent.append(EpisodeSummary(step.success, steps, interventions))
+            progress.counters.episodes += 1
+            progress.recent.append(EpisodeSummary(step.success, steps, interventions))
         else:
-            self.open_episodes[step.episode_id] = (steps + 1, interventions + intervened)
+            progress.open_episodes[step.episode_id] = (steps + 1, interventions + intervened)
+            if len(progress.open_episodes) > OPEN_KEPT:  # episodes whose last Step was lost
+                del progress.open_episodes[next(iter(progress.open_episodes))]
+        return True
 
-    def resume(
-        self,
-        state: agent.TrainState,
-        counters: Counters,
-        consumed: dict[str, int],
-        recent: Iterable[EpisodeSummary],
-        open_episodes: dict[str, tuple[int, int]],
-    ) -> None:
-        """Take over what `rldg_rl.checkpoint` read."""
-        self.state, self.counters, self.consumed = state, counters, consumed
-        self.recent, self.open_episodes = deque(recent, RECENT_EPISODES), open_episodes
+    def _add_recorded(self, steps: Sequence[Step], demonstration: bool) -> int:
+        """Returns the transitions added."""
+        added = refused = 0
+        for step in steps:
+            self._check_task(step)
+            if self.knows(step):
+                self.counters.duplicate_steps += 1
+                continue
+            self._offline.add(step)
+            intervened = step.action.source in INTERVENTIONS
+            if self._store(step, online=not demonstration, demonstration=demonstration or intervened):
+                added += not step.is_last
+            else:
+                refused += 1
+        self.counters.rejected_steps += refused
+        if steps and refused == len(steps):
+            raise UserError(f"episode {steps[0].episode_id}: no usable Step: {next(reversed(self.rejections))}")
+        return added
 
-    def rebuild(self, episodes: Mapping[str, list[Step]]) -> int:
-        """After a restored checkpoint: refill replay from recorded episodes, then consume what came after it.
+    def _store(self, step: Step, *, online: bool, demonstration: bool) -> bool:
+        try:
+            row = self._reader.row(step)
+            self.replay.add(row, online=online, demonstration=demonstration)
+        except ValueError as error:
+            self.rejections[str(error)] = self.rejections.pop(str(error), 0) + 1
+            return False
+        return True
 
-        episodes: online episodes by id, in the order of recording. Those that the checkpoint counts go back
-        in their old order, without updates; Steps beyond it are consumed as if they arrived now. Returns how
-        many counted episodes have no recording (a crash loses at most the open one).
-        """
-        counted, counters, recent, open_episodes = self.consumed, self.counters, self.recent, self.open_episodes
-        self.counters, self.recent, self.open_episodes, self.consumed = Counters(), deque(), {}, {}
-        missing = 0
-        for episode_id, count in counted.items():
-            steps = episodes.get(episode_id, [])
-            missing += not steps
-            for step in steps[:count]:
-                self.remember(step)
-        self.counters, self.recent, self.open_episodes, self.consumed = counters, recent, open_episodes, counted
-        for episode_id, steps in episodes.items():
-            for step in steps[self.consumed.get(episode_id, 0) :]:
-                self.consume(step)
-        return missing
+    def _check_task(self, step: Step) -> None:
+        if step.task != self.task.name:
+            raise UserError(
+                f"episode {step.episode_id} is of task {step.task!r}, the learner trains {self.task.name!r}"
+            )
 
     @property
     def success_rate(self) -> float:
         """Over the last 20 episodes; NaN before the first."""
-        return float(np.mean([e.success for e in self.recent])) if self.recent else float("nan")
+        recent = self.progress.recent
+        return float(np.mean([e.success for e in recent])) if recent else float("nan")
 
     @property
     def intervention_ratio(self) -> float:
         """Overridden steps / steps over the last 20 episodes; 0 before the first."""
-        return sum(e.interventions for e in self.recent) / max(1, sum(e.steps for e in self.recent))
+        recent = self.progress.recent
+        return sum(e.interventions for e in recent) / max(1, sum(e.steps for e in recent))
 
     @property
     def actor_tensors(self) -> Tensors:
-        """The actor's parameters, (name -> float32 array)."""
-        return flatten(self.state.actor)
-
-    def _row(self, step: Step) -> Row | None:
-        action = None if step.is_last else step.action.executed
-        fits = action is None or (action.shape == (self.task.action.dim,) and bool(np.all(np.isfinite(action))))
-        try:
-            if fits and np.isfinite(step.reward):
-                features = self._features(step.observation)
-                return Row(step.episode_id, step.index, features, action, step.reward, step.terminated)
-        except ValueError:
-            pass  # counted below, like a malformed action
-        self.counters.rejected_steps += 1
-        return None
+        """The parameters that acting needs, (name -> float32 array)."""
+        return flatten(agent.policy_params(self.state))
 
     def _update_allowed(self, all_of_them: bool) -> None:
         c = self.config.learner
@@ -232,7 +286,7 @@ class Learner:
             # Derived from the number of updates done: nothing but counters to save and restore.
             rng = np.random.default_rng([self.seed, int(self.state.updates)])
             a = c.agent
-            batch = sample_mixed(self.demonstrations, self.online, rng, size, a.batch_size, a.n_step, a.discount)
+            batch = self.replay.sample_mixed(rng, size, a.batch_size, a.n_step, a.discount)
             self.state, metrics = self._update_many(self.state, batch)
             self.losses |= {name: float(value) for name, value in metrics.items() if np.isfinite(value)}
             updates -= size
@@ -240,4 +294,6 @@ class Learner:
     def _emit(self, valid_from_step: int) -> Weights:
         self.counters.version += 1
         data = pack(self.actor_tensors)
-        return Weights(data, sha256_hex(data), self.counters.version, valid_from_step)
+        weights = Weights(data, sha256_hex(data), self.counters.version, valid_from_step)
+        self.progress.issued.append(weights)
+        return weights

@@ -28,7 +28,12 @@ def small(**learner: Any) -> RLConfig:
     defaults = {"updates_per_call": 5, "start_steps": 10, "period_steps": 10, "updates_per_step": 2.0}
     return resolve(
         "hil_serl",
-        {"network": {"hidden": [16, 16]}, "agent": {"batch_size": 16}, "learner": {**defaults, **learner}},
+        {
+            "features": {"image_encoder": "none"},
+            "network": {"hidden": [16, 16], "state_bottleneck": 0},
+            "agent": {"batch_size": 16},
+            "learner": {**defaults, **learner},
+        },
     )
 
 

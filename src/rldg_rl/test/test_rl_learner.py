@@ -11,12 +11,12 @@ import pytest
 from rl_samples import episode, insertion, random_episodes, small
 
 from rldg_core.errors import UserError
+from rldg_core.image_codec import encode_jpeg
 from rldg_core.types import Source, Step
 from rldg_rl.checkpoint import newest_checkpoint, restore, write_checkpoint
 from rldg_rl.config import RLConfig, resolve
-from rldg_rl.learner import Learner, Weights
+from rldg_rl.learner import Counters, Learner, Weights
 from rldg_rl.specialist_files import read_specialist
-from rldg_rl.weights import flatten
 
 
 def fed(steps: list[Step], config: RLConfig | None = None, seed: int = 0) -> tuple[Learner, list[Weights]]:
@@ -25,14 +25,6 @@ def fed(steps: list[Step], config: RLConfig | None = None, seed: int = 0) -> tup
     weights = [learner.first_weights()]
     weights += [w for step in steps if (w := learner.consume(step))]
     return learner, weights
-
-
-def by_episode(steps: list[Step]) -> dict[str, list[Step]]:
-    """Steps as bags hold them."""
-    found: dict[str, list[Step]] = {}
-    for step in steps:
-        found.setdefault(step.episode_id, []).append(step)
-    return found
 
 
 def test_update_to_data_ratio_is_enforced_after_every_step() -> None:
@@ -76,10 +68,9 @@ def test_interventions_go_to_both_replays_with_their_own_next_observation() -> N
     learner, _ = fed(episode("a", offsets, sources=sources))
     assert len(learner.online) == 6
     assert len(learner.demonstrations) == 3
-    batch = learner.demonstrations.sample(np.random.default_rng(0), (100,), 1, 0.9)
-    pairs = {(round(o * 10), round(n * 10)) for o, n in zip(
-        batch.observations[:, 0], batch.next_observations[:, 0], strict=True
-    )}  # fmt: skip
+    batch = learner.replay.sample(learner.demonstrations, np.random.default_rng(0), (100,), 1, 0.9)
+    starts, ends = batch.observations.state[:, 0], batch.next_observations.state[:, 0]
+    pairs = {(round(float(o) * 10), round(float(n) * 10)) for o, n in zip(starts, ends, strict=True)}
     assert pairs == {(1, 2), (2, 3), (4, 5)}  # features divide by 0.05 m
     assert learner.intervention_ratio == pytest.approx(0.5)
 
@@ -89,68 +80,93 @@ def test_time_outs_bootstrap_and_successes_do_not() -> None:
     timed_out, _ = fed(episode("a", offsets, success=False, truncated=True))
     succeeded, _ = fed(episode("a", offsets))
     rng = np.random.default_rng(0)
-    discounts = [x.online.sample(rng, (50,), 1, 0.9).discounts for x in (timed_out, succeeded)]
+    discounts = [x.replay.sample(x.online, rng, (50,), 1, 0.9).discounts for x in (timed_out, succeeded)]
     assert discounts[0].min() == pytest.approx(0.9)
     assert discounts[1].min() == 0.0
     assert (timed_out.success_rate, succeeded.success_rate) == (0.0, 1.0)
 
 
-def test_malformed_steps_are_counted_and_nothing_links_across_them() -> None:
-    steps = episode("a", np.zeros((6, 6)))
-    bad_action = replace(steps[2].action, executed=np.full(6, np.nan, np.float32))
-    steps[2] = replace(steps[2], action=bad_action)
-    learner, _ = fed(steps)
+def damaged(steps: list[Step], place: int, **changes: object) -> list[Step]:
+    """A Step with another action or other fields."""
+    action = {name: changes.pop(name) for name in ("executed",) if name in changes}
+    step = replace(steps[place], **changes)  # type: ignore[arg-type]
+    steps[place] = replace(step, action=replace(step.action, **action))  # type: ignore[arg-type]
+    return steps
+
+
+@pytest.mark.parametrize(
+    ("change", "reason"),
+    [
+        ({"executed": np.full(6, np.nan, np.float32)}, "action.executed: not finite"),
+        ({"executed": np.zeros(7, np.float32)}, "action.executed: 7 numbers, task insertion has 6"),
+        ({"reward": float("nan")}, "reward: not finite"),
+        ({"index": 10**9}, "index: not in 0 .. 100000"),
+    ],
+)
+def test_malformed_steps_are_counted_and_nothing_links_across_them(change: dict[str, object], reason: str) -> None:
+    learner, _ = fed(damaged(episode("a", np.zeros((6, 6))), 2, **change))
     assert learner.counters.rejected_steps == 1
+    assert learner.rejections == {reason: 1}
     assert len(learner.online) == 3  # 0 -> 1, 3 -> 4, 4 -> 5
-    with pytest.raises(UserError, match="task 'other'"):
-        learner.consume(replace(steps[0], task="other"))
 
 
-def test_a_resumed_run_continues_bit_for_bit(tmp_path: Path) -> None:
-    steps = random_episodes(5, 9, sources=[Source.POLICY] * 4 + [Source.HUMAN] * 3 + [Source.POLICY] * 2)
-    demonstration = random_episodes(1, 12, seed=99)
-    config = small(demo_updates=5)
-
-    def begin() -> Learner:
-        learner = Learner(config, insertion(), 3)
-        learner.add_demonstration(demonstration)
-        return learner
-
-    whole = begin()
-    whole.train_on_demonstrations()
-    whole.first_weights()
+def test_images_of_another_size_are_refused_and_an_unusable_demonstration_says_why() -> None:
+    config = resolve("connector", {"features": {"image_encoder": "random_conv", "crops": 1}})
+    learner = Learner(config, insertion(), 0)
+    steps = [with_image(step, 256) for step in episode("a", np.zeros((4, 6)))]
+    steps[1] = with_image(steps[1], 128)
     for step in steps:
-        whole.consume(step)
-    uninterrupted = whole.first_weights()
-
-    stopped = begin()
-    stopped.train_on_demonstrations()
-    stopped.first_weights()
-    for step in steps[:33]:  # in the middle of an episode
-        stopped.consume(step)
-    write_checkpoint(tmp_path, stopped)
-
-    resumed = begin()
-    folder = newest_checkpoint(tmp_path)
-    assert folder is not None
-    restore(resumed, folder)
-    for name, array in flatten(stopped.state.actor).items():
-        assert np.array_equal(array, resumed.actor_tensors[name]), name
-    assert resumed.rebuild(by_episode(steps)) == 0  # bags hold all, also what came after the checkpoint
-    assert resumed.counters == replace(whole.counters, version=whole.counters.version - 1)
-    assert resumed.first_weights().data == uninterrupted.data
-    assert list(resumed.recent) == list(whole.recent)
+        learner.consume(step)
+    assert learner.rejections == {"observation.images[wrist]: 128x128, task says 256x256": 1}
+    assert (len(learner.online), learner.replay.rows) == (1, 3)
+    with pytest.raises(UserError, match=r"episode d: no usable Step: observation.images\[wrist\]: 64x64"):
+        learner.add_demonstration([with_image(step, 64) for step in episode("d", np.zeros((4, 6)))])
+    with pytest.raises(UserError, match="no camera 'wrist'"):
+        learner.add_demonstration(episode("e", np.zeros((4, 6))))
 
 
-def test_a_lost_open_episode_is_all_that_is_lost(tmp_path: Path) -> None:
+def with_image(step: Step, size: int) -> Step:
+    """With a wrist image."""
+    image = encode_jpeg(np.full((size, size, 3), step.index, np.uint8))
+    return replace(step, observation=replace(step.observation, images={"wrist": image}))
+
+
+def test_a_step_of_another_task_is_an_error() -> None:
+    steps = [replace(step, task="other") for step in episode("a", np.zeros((3, 6)))]
+    for add in (lambda s: fed(s), Learner(small(), insertion(), 0).add_demonstration):
+        with pytest.raises(UserError, match="episode a is of task 'other', the learner trains 'insertion'"):
+            add(steps)
+
+
+def test_a_step_counts_once_whichever_stream_brings_it() -> None:
     steps = random_episodes(3, 9)
-    learner, _ = fed(steps[:25])
-    resumed = Learner(small(), insertion(), 0)
-    restore(resumed, write_checkpoint(tmp_path, learner))
-    assert resumed.rebuild(by_episode(steps[:20])) == 1
-    assert len(resumed.online) == 18
-    assert resumed.counters.env_steps == 23
-    assert resumed.first_weights().version == learner.counters.version + 1
+    once, _ = fed(steps)
+    learner, _ = fed([step for step in steps for _ in range(2)])
+    assert learner.counters.duplicate_steps == len(steps)
+    assert learner.consume_recorded(steps[:10]) == 0
+    learner.add_demonstration(steps[:10])
+    learner.add_earlier(steps[10:20])
+    assert learner.counters == replace(once.counters, duplicate_steps=2 * len(steps))
+    assert learner.first_weights().data == once.first_weights().data
+
+
+def test_bags_of_earlier_runs_fill_the_online_replay_and_count_nothing_else() -> None:
+    learner = Learner(small(), insertion(), 0)
+    sources = [Source.POLICY] * 6 + [Source.HUMAN] * 3
+    learner.add_earlier(random_episodes(1, 9, sources=sources))
+    assert (len(learner.online), len(learner.demonstrations)) == (9, 3)
+    assert learner.counters == Counters(earlier_transitions=9)
+    assert not learner.progress.recent
+
+
+def test_a_watched_bag_counts_and_trains_and_fills_the_gaps_of_the_live_stream() -> None:
+    steps = random_episodes(2, 9)
+    learner, _ = fed(steps[:4] + steps[6:10])
+    assert len(learner.online) == 6  # neither 3 -> 4 nor 5 -> 6
+    assert learner.consume_recorded(steps[:10]) == 2
+    assert (len(learner.online), learner.counters.env_steps) == (9, 9)
+    assert learner.consume_recorded(steps[10:]) == 10
+    assert (learner.counters.env_steps, learner.counters.updates) == (18, 35)
 
 
 def test_checkpoints_are_pruned_and_checked(tmp_path: Path) -> None:
@@ -165,8 +181,11 @@ def test_checkpoints_are_pruned_and_checked(tmp_path: Path) -> None:
 
     with pytest.raises(UserError, match=r"learner\.json: another seed"):
         restore(Learner(small(), insertion(), 1), folder)
-    with pytest.raises(UserError, match=r"learner\.json: another configuration"):
+    with pytest.raises(UserError, match=r"another configuration .* \(learner.period_steps 10 instead of 7\)"):
         restore(Learner(small(period_steps=7), insertion(), 0), folder)
+    wider = small().model_copy(update={"network": small().network.model_copy(update={"hidden": (32, 32)})})
+    with pytest.raises(UserError, match=r"network.hidden \[16, 16\] instead of \[32, 32\]"):
+        restore(Learner(wider, insertion(), 0), folder)
     state = folder / "state.safetensors"
     data = bytearray(state.read_bytes())
     data[-1] ^= 1
@@ -229,10 +248,10 @@ class ToyPolicy:
     """The learner's newest actor."""
 
     def __init__(self, learner: Learner) -> None:
-        from rldg_rl.features import feature_function
+        from rldg_rl.features import policy_inputs
 
         self._learner = learner
-        self._features = feature_function(learner.task, learner.config.features)
+        self._features = policy_inputs(learner.task, learner.config.features)
         self._rng = np.random.default_rng(0)
 
     def _act(self, offset: np.ndarray, rng: np.random.Generator | None) -> np.ndarray:

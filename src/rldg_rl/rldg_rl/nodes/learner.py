@@ -6,6 +6,7 @@ import sys
 import time
 from pathlib import Path
 
+from rclpy.clock import Clock, ClockType
 from rclpy.node import Node
 
 from rldg_core import from_msg
@@ -13,22 +14,25 @@ from rldg_core.errors import UserError
 from rldg_msgs.msg import LearnerStatus, PolicyWeights
 from rldg_msgs.msg import Step as StepMsg
 from rldg_rl import config as configuration
-from rldg_rl.checkpoint import write_checkpoint
+from rldg_rl import run_folder
+from rldg_rl.checkpoint import write_checkpoint, write_specialist_of
 from rldg_rl.learner import Learner, Weights
-from rldg_rl.recordings import prepare
+from rldg_rl.recordings import Start, prepare, read_bag
 from rldg_rl.runtime import use_one_core
+from rldg_rl.watching import Journal, WatchedFolder
 from rldg_ros import qos, to_msg
 from rldg_ros.parameters import parameter, required, task_parameter
 from rldg_ros.runner import run_node
 
 
 class LearnerNode(Node):  # type: ignore[misc]
-    """RLPD, fed by `step`.
+    """RLPD, fed by `step` and by bags.
 
-    Parameters: task, task_dirs; run_dir (checkpoints, specialist; its `bags` folder refills replay on resume);
-    demo_bag_dirs (string array: folders of demonstration bags); config_file (YAML overrides of RLConfig);
-    seed; lockstep (a lost Step is then an error); updates_per_step, period_steps, checkpoint_every_steps
-    (0: as configured).
+    Parameters: task, task_dirs; run_dir (checkpoints, specialist, tensorboard; its `bags` folder refills replay on
+    resume); demo_bag_dirs (string array: folders of demonstration bags); extra_bag_dirs (bags of earlier runs, for
+    the online replay); watch_dir (closed bags that appear there are learned from: looked at every watch_period_s,
+    in lock-step at the start and at the end of an episode only); config_file (YAML overrides of RLConfig); seed;
+    lockstep (a lost Step is then an error); updates_per_step, period_steps, checkpoint_every_steps (0: as configured).
     """
 
     def __init__(self) -> None:
@@ -36,7 +40,8 @@ class LearnerNode(Node):  # type: ignore[misc]
         task = task_parameter(self)
         self._lockstep = bool(parameter(self, "lockstep", False))
         self._run_dir = Path(required(str(parameter(self, "run_dir", "")), "run_dir"))
-        demo_bag_dirs = [Path(d) for d in parameter(self, "demo_bag_dirs", [""]) if d]
+        self._lock = run_folder.lock(self._run_dir)
+        demo_bag_dirs, extra_bag_dirs = self._folders("demo_bag_dirs"), self._folders("extra_bag_dirs")
         config_file = str(parameter(self, "config_file", ""))
         config = configuration.with_learner(
             configuration.load(Path(config_file) if config_file else None),
@@ -51,34 +56,56 @@ class LearnerNode(Node):  # type: ignore[misc]
 
         self._learner = Learner(config, task, int(parameter(self, "seed", 0)))
         self._learner.warm_up()
-        start = prepare(self._learner, demo_bag_dirs, self._run_dir)
+        self._report_start(prepare(self._learner, demo_bag_dirs, self._run_dir, extra_bag_dirs, self._lockstep))
         self._expected_step_count: int | None = None
+        self._episode_id = next(reversed(self._learner.progress.seen.to_json()), "")
+        self._between_episodes = True
+        self._reported: set[str] = set()
         self._checkpointed = self._learner.counters.env_steps
         self._rate_since = time.monotonic(), self._learner.counters.env_steps
-        log = self.get_logger()
-        transitions = self._learner.counters.demo_transitions
+        self._board = run_folder.TensorBoard(self._run_dir, self._learner.counters.env_steps)
+        self._watch()
+        for weights in self._learner.progress.issued:
+            self._publish_weights(weights)
+        self._publish_status()
+
+    def _folders(self, name: str) -> list[Path]:
+        return [Path(folder) for folder in parameter(self, name, [""]) if folder]
+
+    def _report_start(self, start: Start) -> None:
+        log, counters = self.get_logger(), self._learner.counters
         log.info(
-            f"{start.demonstrations} demonstrations of {transitions} transitions, "
-            f"{start.failed_demonstrations} failed ones left out"
+            f"{start.demonstrations} demonstrations of {counters.demo_transitions} transitions, "
+            f"{start.failed_demonstrations} failed ones left out; {start.earlier_episodes} episodes of earlier runs "
+            f"with {counters.earlier_transitions} transitions"
         )
         if start.resumed_from or start.recorded_episodes:
             log.info(f"resumed from {start.resumed_from}, {start.recorded_episodes} recorded episodes")
         if start.missing_episodes:
             log.warning(f"{start.missing_episodes} episodes of the checkpoint have no bag in {self._run_dir / 'bags'}")
-        self._publish_weights(self._learner.first_weights())
-        self._publish_status()
+
+    # --- streams ----------------------------------------------------------------------------------------
 
     def _on_step(self, message: StepMsg) -> None:
         step = from_msg.step(message)
-        self._check_gap(step.step_count, step.is_last)
+        duplicate = self._learner.knows(step)
+        if not duplicate:
+            self._check_gap(step.step_count, step.is_last)
         weights = self._learner.consume(step)
+        if duplicate:
+            return
+        self._episode_id, self._between_episodes = step.episode_id, step.is_last
+        self._report_rejections("topic step")
         if weights:
             self._publish_weights(weights)
+        if step.is_last and self._lockstep:
+            self._look()
         if weights or step.is_last:
             self._publish_status()
+        # A checkpoint within an episode is of no use when that episode is lost.
         every = self._learner.config.learner.checkpoint_every_steps
-        if self._learner.counters.env_steps >= self._checkpointed + every:
-            self.save()
+        if step.is_last and self._learner.counters.env_steps >= self._checkpointed + every:
+            self._save_or_report()
 
     def _check_gap(self, step_count: int, is_last: bool) -> None:
         expected, self._expected_step_count = self._expected_step_count, step_count + (not is_last)
@@ -88,10 +115,67 @@ class LearnerNode(Node):  # type: ignore[misc]
                 raise UserError(reason)
             self.get_logger().error(reason)
 
+    def _report_rejections(self, where: str) -> None:
+        """One line for every new reason why Steps are left out."""
+        for reason, count in self._learner.rejections.items():
+            if reason not in self._reported:
+                self._reported.add(reason)
+                self.get_logger().error(f"{where}: {reason}: {count} Steps left out so far")
+
+    def _watch(self) -> None:
+        """Look at watch_dir now and, in real time, every watch_period_s."""
+        self._watched: WatchedFolder | None = None
+        period_s = float(parameter(self, "watch_period_s", 1.0))
+        folder = str(parameter(self, "watch_dir", ""))
+        if not folder:
+            return
+        if self._lockstep and Path(folder).resolve() == (self._run_dir / "bags").resolve():
+            raise UserError(f"parameter watch_dir: {folder} holds this run's own bags, which `step` brings")
+        self._watched = WatchedFolder(Path(folder))
+        self._look()
+        if not self._lockstep:
+            self.create_timer(period_s, self._look, clock=Clock(clock_type=ClockType.STEADY_TIME))
+
+    def _look(self) -> None:
+        """Learn from the bags that appeared; one that is no good is reported and passed over."""
+        for bag in self._watched.new_bags() if self._watched else []:
+            try:
+                steps = read_bag(bag, self._learner)
+            except UserError as error:
+                self.get_logger().error(str(error))
+                continue
+            if all(self._learner.knows(step) for step in steps):
+                continue
+            Journal(self._run_dir).append(bag, self._episode_id)
+            new = self._learner.consume_recorded(steps)
+            self.get_logger().info(f"{bag}: {new} new Steps of {len(steps)}")
+            self._report_rejections(str(bag))
+            if not self._lockstep:
+                self._publish_weights(self._learner.first_weights())
+
+    # --- checkpoints ------------------------------------------------------------------------------------
+
+    def _save_or_report(self) -> None:
+        """A full disk does not end the training: the old checkpoint stays, the next one is tried again."""
+        try:
+            self.save()
+        except UserError as error:
+            self.get_logger().error(f"no checkpoint: {error}")
+
     def save(self) -> None:
-        """Write a checkpoint and the specialist."""
+        """Write a checkpoint and the specialist; within an episode the specialist alone."""
         self._checkpointed = self._learner.counters.env_steps
-        self.get_logger().info(f"checkpoint {write_checkpoint(self._run_dir, self._learner)}")
+        if self._between_episodes:
+            self.get_logger().info(f"checkpoint {write_checkpoint(self._run_dir, self._learner)}")
+        else:
+            write_specialist_of(self._learner, self._run_dir / "specialist")
+
+    def stop(self) -> None:
+        """End in order. Raises UserError when the last checkpoint cannot be written."""
+        self._board.close()
+        self.save()
+
+    # --- out --------------------------------------------------------------------------------------------
 
     def _publish_weights(self, weights: Weights) -> None:
         self._weights.publish(
@@ -107,24 +191,19 @@ class LearnerNode(Node):  # type: ignore[misc]
         )
 
     def _publish_status(self) -> None:
-        learner, counters = self._learner, self._learner.counters
+        learner, env_steps = self._learner, self._learner.counters.env_steps
         (then, steps), now = self._rate_since, time.monotonic()
-        self._rate_since = now, counters.env_steps
+        self._rate_since = now, env_steps
+        values = run_folder.figures(learner, (env_steps - steps) / max(1e-9, now - then))
+        self._board.write(values, learner.losses, env_steps)
+        fields = LearnerStatus.get_fields_and_field_types()
         self._status.publish(
             LearnerStatus(
                 header=to_msg.header(self.get_clock().now().nanoseconds),
-                env_steps=counters.env_steps,
-                updates=counters.updates,
-                update_to_data=counters.updates / max(1, counters.env_steps),
-                weights_version=counters.version,
-                demo_transitions=len(learner.demonstrations),
-                replay_transitions=len(learner.online),
-                episodes=counters.episodes,
-                success_rate_20=learner.success_rate,
-                intervention_ratio_20=learner.intervention_ratio,
-                steps_per_s=(counters.env_steps - steps) / max(1e-9, now - then),
+                env_steps=env_steps,
                 loss_names=list(learner.losses),
                 losses=to_msg.floats(list(learner.losses.values())),
+                **{name: value for name, value in values.items() if name in fields},
             )
         )
 
@@ -132,7 +211,7 @@ class LearnerNode(Node):  # type: ignore[misc]
 def main() -> None:
     """Entry point."""
     use_one_core()
-    sys.exit(run_node(LearnerNode, on_stop=LearnerNode.save))
+    sys.exit(run_node(LearnerNode, on_stop=LearnerNode.stop))
 
 
 if __name__ == "__main__":
