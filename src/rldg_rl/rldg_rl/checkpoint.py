@@ -122,23 +122,19 @@ def restore(learner: Learner, folder: Path) -> None:
     the file when the checkpoint is damaged or belongs to another architecture, configuration, task or seed.
     """
     path = folder / LEARNER_FILE
-    value = _parse(path, lambda value: dict(value))
-    wanted = {
-        "configuration": (value.get("config"), learner.config.model_dump(mode="json")),
-        "encoder": (value.get("spec_hash"), learner.spec_hash),
-        "task": (value.get("task_hash"), learner.task.config_hash()),
-        "seed": (value.get("seed"), learner.seed),
-    }
-    for name, (old, new) in wanted.items():
+    keys = ("config", "spec_hash", "task_hash", "seed", "sha256")
+    found = _parse(path, lambda value: [value[key] for key in keys])
+    now = learner.config.model_dump(mode="json"), learner.spec_hash, learner.task.config_hash(), learner.seed
+    for name, old, new in zip(("configuration", "encoder", "task", "seed"), found, now, strict=False):
         if old != new:
-            found = difference(old, new) if isinstance(old, dict) and isinstance(new, dict) else f"{name} {old}"
+            detail = difference(old, new) if name == "configuration" else f"{old} instead of {new}"
             raise UserError(
-                f"{path}: another {name} than asked for ({found}): resume with the same, or use a new run_dir"
+                f"{path}: another {name} than asked for ({detail}): resume with the same, or use a new run_dir"
             )
     progress = _parse(path, lambda value: _progress(value, folder))
     progress.counters.demo_transitions = learner.counters.demo_transitions
     progress.counters.earlier_transitions = learner.counters.earlier_transitions
-    state = _read_state(folder / STATE_FILE, str(value.get("sha256")), learner.state)
+    state = _read_state(folder / STATE_FILE, str(found[-1]), learner.state)
     learner.state, learner.progress = state, progress
 
 
