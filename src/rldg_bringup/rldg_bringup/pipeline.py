@@ -19,12 +19,11 @@ from rldg_bringup.stack import StackArguments, insertion_stack
 from rldg_core.errors import UserError
 from rldg_core.seeding import derive_seed
 from rldg_core.task import Task, find_task
+from rldg_data.bags import episode_info, find_bags
+from rldg_data.resuming import set_interrupted_aside
 
 Progress = Callable[[int, int], None]
 """Called with (done, total)."""
-
-TRAINING_BATCH = 2
-"""Episodes between two looks at the stop criterion of `train`."""
 
 ACTIVE_POLICY_TIMEOUT_S = 120.0
 
@@ -110,7 +109,11 @@ def train(
     log_dir: Path,
     progress: Progress | None = None,
 ) -> TrainingResult:
-    """Train a specialist live: policy, operator (in simulation it steps in when needed) and learner together."""
+    """Train a specialist live: policy, operator (in simulation it steps in when needed) and learner together.
+
+    A run folder that holds bags is resumed: episode k has the same seed, id and place whenever it is run, and in
+    lock-step an episode that was interrupted is run again, so that the run equals one that was never stopped.
+    """
     training = replace(
         arguments,
         policy="specialist",
@@ -123,14 +126,15 @@ def train(
         bag_dir=str(run_dir / "bags"),
         run_id=f"training-{arguments.seed}",
     )
-    outcome = Episodes()
+    bag_dir = run_dir / "bags"
+    if arguments.lockstep:
+        set_interrupted_aside(bag_dir, resolve_task(arguments.task).episode.max_steps)
+    outcome = recorded(bag_dir)
     with stack_client(training, log_dir) as (_, client):
         client.wait(lambda: client.learner_status is not None, 120.0, "learner (learner_status)")
-        batch = 0
         while not _trained(outcome, limits):
-            seed = derive_seed(arguments.seed, "training", batch)
-            outcome += client.run_episodes(TRAINING_BATCH, seed)
-            batch += 1
+            seed = derive_seed(arguments.seed, "training", len(outcome.success))
+            outcome += client.run_episodes(1, seed)
             if progress:
                 progress(min(sum(outcome.steps), limits.max_steps), limits.max_steps)
         steps = sum(outcome.steps)
@@ -142,6 +146,16 @@ def train(
         raise UserError(f"{specialist}: the learner wrote no specialist (log: {log_dir / 'learner.log'})")
     return TrainingResult(
         outcome, int(status.env_steps), int(status.updates), float(status.intervention_ratio_20), specialist
+    )
+
+
+def recorded(bag_dir: Path) -> Episodes:
+    """What the closed bags of a run say of its episodes."""
+    infos = [episode_info(bag) for bag in find_bags(bag_dir)] if bag_dir.is_dir() else []
+    return Episodes(
+        tuple(info.success for info in infos),
+        tuple(info.steps for info in infos),
+        tuple(info.episode_id for info in infos),
     )
 
 

@@ -13,6 +13,7 @@ from typing import Any
 
 from rldg_core.errors import UserError
 from rldg_core.task import Task, find_task
+from rldg_data.resuming import ResumePoint, resume_point
 
 Parameters = Mapping[str, Any]
 
@@ -155,6 +156,8 @@ def insertion_stack(arguments: StackArguments, share: Path) -> Stack:
         "use_sim_time": a.lockstep,
     }
     operator_active = a.sim and a.operator != "off"
+    # A training run goes on where its closed bags end: episode ids, step_count and, in lock-step, the clock.
+    resumed = resume_point(Path(a.bag_dir)) if a.learner and a.record else ResumePoint()
 
     def node(package: str, name: str, **parameters: Any) -> NodeSpec:
         return NodeSpec(package, name, name, f"{root}/rldg", {**common, **parameters})
@@ -162,7 +165,17 @@ def insertion_stack(arguments: StackArguments, share: Path) -> Stack:
     nodes: list[NodeSpec] = []
     includes: list[IncludeSpec] = []
     if a.sim:
-        nodes.append(node("rldg_sim", "cell", **vendor, **target, **gripper, scene_topic=a.scene_topic))
+        nodes.append(
+            node(
+                "rldg_sim",
+                "cell",
+                **vendor,
+                **target,
+                **gripper,
+                scene_topic=a.scene_topic,
+                first_stamp_ns=resumed.stamp_ns,
+            )
+        )
     else:
         includes.append(_franka(a, share))
         nodes.extend(_hardware(a, root, camera.width, camera.height))
@@ -219,6 +232,8 @@ def insertion_stack(arguments: StackArguments, share: Path) -> Stack:
             "episode",
             needs=needs,
             run_id=a.run_id,
+            first_episode=resumed.episode,
+            first_step=resumed.step_count,
             reset_mode="cell" if a.sim else "operator",
             joy_topic=absolute(a.joy_topic),
         )

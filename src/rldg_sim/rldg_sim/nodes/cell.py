@@ -2,7 +2,8 @@
 
 Parameters: task, task_dirs, lockstep, seed (real time: of the first scene), image_topic, pose_topic,
 wrench_topic, joint_topic, gripper_joint_topic, target_topic, gripper_command_topic, scene_topic (third-person
-view, rgb8; empty: off), base_frame, camera_frame. Service: cell/reset (ResetCell). Publishes ground truth on
+view, rgb8; empty: off), base_frame, camera_frame, first_stamp_ns (lock-step: where the clock of a resumed run
+goes on). Service: cell/reset (ResetCell). Publishes ground truth on
 `reward` and, for the scripted operator only, on `cell/plug_to_port` (the plug's tip in the port's frame).
 
 Lock-step: nothing happens before the first reset; then one control period per target whose stamp equals the
@@ -70,7 +71,8 @@ class CellNode(Node):
         self._cell = Cell(self._task, render=False)
         self._cell.image()  # no usable OpenGL is known now, not at the first frame
         self._seed = int(parameter(self, "seed", 0))
-        self._stamp_ns = self._ignored_targets = 0
+        self._stamp_ns = int(parameter(self, "first_stamp_ns", 0))
+        self._ignored_targets = 0
         self._ready = False
 
         def topic(name: str, default: str) -> str:
