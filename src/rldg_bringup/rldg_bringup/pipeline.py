@@ -117,6 +117,7 @@ def train(
     training = replace(
         arguments,
         policy="specialist",
+        checkpoint=arguments.learner_config,  # the same features and networks as the learner's
         explore=True,
         learner=True,
         operator="intervene" if arguments.sim else "off",
