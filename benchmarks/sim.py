@@ -16,7 +16,7 @@ from _report import report
 
 from rldg_core.task import find_task
 from rldg_sim.cell import Cell, SensorFrame
-from rldg_sim.operator import OperatorConfig, ScriptedOperator, offset_of
+from rldg_sim.operator import OperatorConfig, make_operator
 
 TASKS = Path(__file__).parents[1] / "src" / "rldg_bringup" / "config" / "tasks"
 EPISODES = 6
@@ -25,14 +25,15 @@ STEPS = 300
 
 def recorded_actions(cell: Cell) -> list[list[np.ndarray]]:
     """Actions of scripted episodes, recorded first so that the operator's own time does not count."""
-    operator = ScriptedOperator(OperatorConfig(), cell.task)
+    operator = make_operator(OperatorConfig(), cell.task)
     episodes = []
     for seed in range(EPISODES):
         frame, actions = cell.reset(seed), []
         operator.reset(seed)
         while not frame.success and len(actions) < cell.task.episode.max_steps:
-            offset = offset_of(frame.plug_to_port)
-            actions.append(operator.act(frame.pose_base_tcp, frame.wrench_tcp, offset, frame.time_s)[0])
+            truth = frame.object_to_goal, frame.object_to_tcp
+            action, _ = operator.act(frame.pose_base_tcp, frame.wrench_tcp, *truth, frame.gripper_width_m, frame.time_s)
+            actions.append(action)
             frame = cell.step(actions[-1])
         episodes.append(actions)
     return episodes

@@ -21,7 +21,6 @@ from rldg_rl.runtime import use_one_core
 use_one_core()
 
 import numpy as np  # noqa: E402
-from scipy.spatial.transform import Rotation  # noqa: E402
 
 from rldg_core.files import write_json  # noqa: E402
 from rldg_core.image_codec import encode_jpeg  # noqa: E402
@@ -108,9 +107,14 @@ def no_action(_seen: Observation) -> np.ndarray[Any, Any]:
 
 def operator_acts(operator: ScriptedOperator, frame: SensorFrame) -> tuple[np.ndarray[Any, Any], bool]:
     """What the node `operator` answers: deflection (6,) and whether it is touched."""
-    tip = frame.plug_to_port
-    offset = np.concatenate([tip[:3], Rotation.from_quat(tip[3:]).as_rotvec()])
-    return operator.act(frame.pose_base_tcp, frame.wrench_tcp, offset, frame.time_s)
+    return operator.act(
+        frame.pose_base_tcp,
+        frame.wrench_tcp,
+        frame.object_to_goal,
+        frame.object_to_tcp,
+        frame.gripper_width_m,
+        frame.time_s,
+    )
 
 
 @dataclass

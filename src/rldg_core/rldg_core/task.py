@@ -151,16 +151,40 @@ class RewardConfig(_Model):
     source: Literal["ground_truth", "operator"]
 
 
-class SceneConfig(_Model):
-    """What the simulated cell adds: random grasp offset (uniform +-) and visual randomisation, 0 switches each off."""
+class SceneLooks(_Model):
+    """Visual randomisation of a simulated cell, 0 switches each off: light and colour relative, camera mount +-."""
 
-    kind: Literal["connector"] = "connector"
-    grasp_xy_m: Annotated[float, Field(ge=0, le=0.01)] = 0.0005
-    grasp_yaw_rad: Annotated[float, Field(ge=0, le=0.2)] = 0.01
     light: Annotated[float, Field(ge=0, le=1)] = 0.3
     colour: Annotated[float, Field(ge=0, le=1)] = 0.1
     camera_m: Annotated[float, Field(ge=0, le=0.01)] = 0.001
     camera_rad: Annotated[float, Field(ge=0, le=0.1)] = 0.005
+
+
+class ConnectorScene(SceneLooks):
+    """Connector in the hand, its port fixed on the table; random grasp offset (uniform +-)."""
+
+    kind: Literal["connector"] = "connector"
+    grasp_xy_m: Annotated[float, Field(ge=0, le=0.01)] = 0.0005
+    grasp_yaw_rad: Annotated[float, Field(ge=0, le=0.2)] = 0.01
+
+
+class FmbInsertionScene(SceneLooks):
+    """Peg in the hand, board on the table at random (uniform +-): the board's middle, its yaw, and the grasp.
+
+    grasp_x_m: along the finger pads; grasp_z_m: along the tool; grasp_pitch_rad: about the axis through both pads.
+    Across the pads and about the other axes the fingers leave no freedom.
+    """
+
+    kind: Literal["fmb_insertion"] = "fmb_insertion"
+    board_xy_m: Annotated[float, Field(ge=0, le=0.2)] = 0.075
+    board_yaw_rad: Annotated[float, Field(ge=0, le=np.pi)] = 0.2618
+    grasp_x_m: Annotated[float, Field(ge=0, le=0.02)] = 0.002
+    grasp_z_m: Annotated[float, Field(ge=0, le=0.01)] = 0.002
+    grasp_pitch_rad: Annotated[float, Field(ge=0, le=0.3)] = 0.02
+
+
+SceneConfig = Annotated[ConnectorScene | FmbInsertionScene, Field(discriminator="kind")]
+"""One model per kind of scene, so that each kind has its own keys."""
 
 
 class Task(_Model):
@@ -178,7 +202,7 @@ class Task(_Model):
     cameras: Annotated[dict[str, CameraConfig], Field(min_length=1)]
     impedance: ImpedanceConfig
     reward: RewardConfig
-    scene: SceneConfig = SceneConfig()
+    scene: SceneConfig = ConnectorScene()
 
     @model_validator(mode="after")
     def _consistent(self) -> Task:

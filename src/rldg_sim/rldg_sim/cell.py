@@ -16,27 +16,21 @@ from typing import Any, Literal
 import mujoco
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
-from scipy.spatial.transform import Rotation
 
 from rldg_core.task import Task
-from rldg_sim.connectors import Connector, connector
 from rldg_sim.drawing import Drawing
+from rldg_sim.kinds import make_kind
 from rldg_sim.kinematics import site_pose, solve_ik
-from rldg_sim.panda import NOMINAL_Q
-from rldg_sim.port import grip_width_m
+from rldg_sim.panda import ARM_JOINTS, GRIPPER_MAX_WIDTH_M, NOMINAL_Q
 from rldg_sim.pose_math import clip_to_box, compose_delta, wxyz
-from rldg_sim.randomisation import place_plug, start_pose, vary_looks
-from rldg_sim.scene import PHYSICS_STEP_S, impedance_parameters, physics_mjcf, port_pose_base
+from rldg_sim.randomisation import vary_looks
+from rldg_sim.scene import CARTESIAN_ACTUATORS, PHYSICS_STEP_S, SceneKind, impedance_parameters
 
 Array = NDArray[np.float64]
 Image = NDArray[np.uint8]
 
-SUCCESS_DEPTH_M = 0.75e-3
-"""Success: the tip is within this of full insertion ..."""
-SUCCESS_LATERAL_M = 1.0e-3
-"""... its middle is within this of the port's axis ..."""
-SUCCESS_TILT_RAD = 0.1
-"""... and the plug is turned away from the port by less than this."""
+GRIPPER_THRESHOLD = 0.5
+"""7th component of an action: over it opens, under its negative closes, between keeps the last command."""
 
 
 @dataclass(frozen=True)
@@ -46,8 +40,9 @@ class SensorFrame:
     stamp_ns: simulated time since the reset; pose_base_tcp (7,) [m, xyzw]; twist_base_tcp (6,) in base axes
     [m/s, rad/s]; wrench_tcp (6,) at the tcp in tcp axes [N, N m], positive when the robot presses on the
     environment (libfranka's K_F_ext_hat_K); joint_positions, joint_velocities (7,); gripper_width_m;
-    image (H, W, 3) uint8 RGB of the wrist camera or None; plug_to_port (7,): pose of the plug's tip in the
-    port's frame (z leads into the port), ground truth; insertion_depth_m: its z, negative above the plate.
+    image (H, W, 3) uint8 RGB of the wrist camera or None. Ground truth: object_to_goal (7,), pose of the object's
+    reference (plug tip, peg tip, pepper) in the goal's frame (port, hole, bowl; z leads into it); object_to_tcp
+    (7,), the same in the tcp's frame; success and failure of the task now.
     """
 
     stamp_ns: int
@@ -58,10 +53,10 @@ class SensorFrame:
     joint_velocities: Array
     gripper_width_m: float
     image: Image | None
-    plug_to_port: Array
-    insertion_depth_m: float
-    lateral_error_m: float
+    object_to_goal: Array
+    object_to_tcp: Array
     success: bool
+    failure: bool
 
     @property
     def time_s(self) -> float:
@@ -70,55 +65,56 @@ class SensorFrame:
 
 
 class _Scene:
-    """Physics of one connector scene, and its drawing."""
+    """Physics of one kind of scene with one object, and its drawing."""
 
-    def __init__(self, task: Task, item: Connector) -> None:
+    def __init__(self, task: Task, kind: SceneKind) -> None:
         self._task = task
-        self.item = item
-        self.model: Any = mujoco.MjModel.from_xml_string(physics_mjcf(task, item))
+        self.kind = kind
+        self.model: Any = mujoco.MjModel.from_xml_string(kind.physics_mjcf())
         self.data: Any = mujoco.MjData(self.model)
         self.tcp = int(self.model.site("tcp").id)
-        self.plug = int(self.model.body("plug").id)
+        self.felt = [int(self.model.body(name).id) for name in kind.felt_bodies]
         self.q_reset = solve_ik(
             self.model, self.data, self.tcp, np.array(task.reset.pose_base_tcp), NOMINAL_Q, "reset.pose_base_tcp"
         )
-        self._drawing: Drawing | None = None
+        self.drawing: Drawing | None = None
         self._seed = 0
 
     def restart(self, seed: int) -> Array:
-        """Reset the state, vary grasp, looks and start, and return the start pose (7,)."""
-        task, model, data = self._task, self.model, self.data
+        """Reset the state, vary placement, looks and start, and return the start pose (7,)."""
+        model, data = self.model, self.data
         mujoco.mj_resetData(model, data)
         self._seed = seed
-        place_plug(model, self.plug, task.scene, seed)
-        if self._drawing is not None:
-            self._vary(self._drawing)
-        pose = start_pose(task, seed)
-        data.qpos[:] = solve_ik(model, data, self.tcp, pose, self.q_reset, "start pose")
+        self.kind.place(model, seed)
+        if self.drawing is not None:
+            self._vary(self.drawing)
+        pose = self.kind.start_pose(seed)
+        data.qpos[:ARM_JOINTS] = solve_ik(model, data, self.tcp, pose, self.q_reset, "start pose")
+        self.kind.restart(model, data, seed)
         return pose
 
     def image(self, camera: str, width: int, height: int, *, pretty: bool = False) -> Image:
         """Image (height, width, 3) uint8 RGB of the present state."""
-        if self._drawing is None:
-            self._drawing = Drawing(self._task, self.item)
-            self._vary(self._drawing)
-        return self._drawing.image(self.data.qpos, camera, width, height, pretty=pretty)
+        if self.drawing is None:
+            self.drawing = Drawing(self.kind.drawn_mjcf())
+            self._vary(self.drawing)
+        return self.drawing.image(self.data.qpos, camera, width, height, pretty=pretty)
 
     def _vary(self, drawing: Drawing) -> None:
-        place_plug(drawing.model, drawing.plug, self._task.scene, self._seed)
+        self.kind.place(drawing.model, self._seed)
         vary_looks(drawing.model, drawing.looks, self._task.scene, drawing.wrist, self._seed)
 
     def close(self) -> None:
         """Release the OpenGL contexts."""
-        if self._drawing is not None:
-            self._drawing.close()
-            self._drawing = None
+        if self.drawing is not None:
+            self.drawing.close()
+            self.drawing = None
 
 
 class Cell:
-    """A Franka cell with one connector in the hand and its port on the table.
+    """A Franka cell with the scene of a task (`scene.kind`).
 
-    task: configures rates, action scale, box, gains, camera and variation; object_name "" is the task's
+    task: configures scene, rates, action scale, box, gains, camera and variation; object_name "" is the task's
     default; render False skips images; image_size_px is (width, height), default the wrist camera's of the
     task. Raises UserError on an unknown object or when no OpenGL is usable.
     """
@@ -134,23 +130,20 @@ class Cell:
             image_size_px = (camera.width, camera.height)
         self._image_size_px = image_size_px
         self._scenes: dict[str, _Scene] = {}
-        self._port_base = port_pose_base(task)
-        self._port_rotation = Rotation.from_quat(self._port_base[3:]).as_matrix()
         self._box = task.box
         self._physics_steps = round(task.period_s / PHYSICS_STEP_S)
-        self._jacobian = np.zeros((6, 7))
         self._scene = self._select(self.object_name)
         self._last_pose = np.array(task.reset.pose_base_tcp)
         self.set_mode("compliant")
 
     def _select(self, object_name: str) -> _Scene:
         if object_name not in self._scenes:
-            self._scenes[object_name] = _Scene(self.task, connector(object_name))
+            self._scenes[object_name] = _Scene(self.task, make_kind(self.task, object_name))
         self.object_name = object_name
         return self._scenes[object_name]
 
     def reset(self, seed: int, object_name: str = "") -> SensorFrame:
-        """Put the arm at rest at the start pose of `seed`, vary grasp and looks, and return the first frame.
+        """Put the arm at rest at the start pose of `seed`, vary scene and looks, and return the first frame.
 
         Everything random derives from the seed alone: the same seed and object give bit-identical frames.
         """
@@ -162,12 +155,17 @@ class Cell:
         return self._frame(self._render)
 
     def step(self, action: ArrayLike) -> SensorFrame:
-        """Advance one control period. action (6,) in [-1, 1]: body-frame delta of the measured pose.
+        """Advance one control period. action (6,) or (7,) in [-1, 1]: body-frame delta of the measured pose, gripper.
 
-        The target is clipped to the task's safety box, as the gate does in the stack.
+        The target is clipped to the task's safety box, as the gate does in the stack. The gripper opens over 0.5,
+        closes under -0.5 and keeps its last command between.
         """
-        delta = self.task.action.to_delta_tcp(np.clip(np.asarray(action, dtype=np.float64), -1.0, 1.0))
-        return self.step_to(clip_to_box(self._box, compose_delta(self._last_pose, delta)))
+        values = np.clip(np.asarray(action, dtype=np.float64), -1.0, 1.0)
+        if len(values) > 6 and abs(values[6]) > GRIPPER_THRESHOLD:
+            self.command_gripper(GRIPPER_MAX_WIDTH_M if values[6] > 0 else 0.0)
+        return self.step_to(
+            clip_to_box(self._box, compose_delta(self._last_pose, self.task.action.to_delta_tcp(values)))
+        )
 
     def step_to(self, target_base_tcp: ArrayLike) -> SensorFrame:
         """Advance one control period towards a target pose (7,) that the caller has already clipped."""
@@ -178,6 +176,10 @@ class Cell:
     def hold(self, target_base_tcp: ArrayLike) -> None:
         """Set the target without advancing; it stays until the next one, as in crisp_controllers."""
         self._set_target(np.asarray(target_base_tcp, dtype=np.float64))
+
+    def command_gripper(self, width_m: float) -> None:
+        """Command the fingers' distance [m] without advancing; it stays until the next command or reset."""
+        self._scene.kind.command_gripper(self._scene.data, width_m)
 
     def advance(self, duration_s: float) -> SensorFrame:
         """Advance the physics towards the last target; the frame has no image (see `image`)."""
@@ -198,8 +200,8 @@ class Cell:
         """Choose the impedance gains of the task; a reset returns to compliant."""
         bias, limits = impedance_parameters(getattr(self.task.impedance, mode))
         model = self._scene.model
-        model.actuator_biasprm[:, :3] = bias
-        model.actuator_forcerange[:] = limits
+        model.actuator_biasprm[:CARTESIAN_ACTUATORS, :3] = bias
+        model.actuator_forcerange[:CARTESIAN_ACTUATORS] = limits
 
     def close(self) -> None:
         """Release the OpenGL contexts."""
@@ -219,45 +221,36 @@ class Cell:
         mujoco.mj_rnePostConstraint(model, data)
         pose = site_pose(data, scene.tcp)
         self._last_pose = pose
-        mujoco.mj_jacSite(model, data, self._jacobian[:3], self._jacobian[3:], scene.tcp)
-        tip = self._plug_to_port()
-        depth = float(tip[2])
-        lateral = float(np.hypot(tip[0], tip[1]))
-        turn = 2 * float(np.arcsin(min(1.0, float(np.linalg.norm(tip[3:6])))))
+        truth = scene.kind.truth(model, data)
         return SensorFrame(
             stamp_ns=round(data.time * 1e9),
             pose_base_tcp=pose,
-            twist_base_tcp=self._jacobian @ data.qvel[:7],
+            twist_base_tcp=self._twist(),
             wrench_tcp=self._wrench(pose),
-            joint_positions=data.qpos[:7].copy(),
-            joint_velocities=data.qvel[:7].copy(),
-            gripper_width_m=grip_width_m(scene.item),
+            joint_positions=data.qpos[:ARM_JOINTS].copy(),
+            joint_velocities=data.qvel[:ARM_JOINTS].copy(),
+            gripper_width_m=scene.kind.gripper_width_m(data),
             image=self.image() if render else None,
-            plug_to_port=tip,
-            insertion_depth_m=depth,
-            lateral_error_m=lateral,
-            success=bool(
-                depth >= scene.item.depth_m - SUCCESS_DEPTH_M
-                and lateral <= SUCCESS_LATERAL_M
-                and turn <= SUCCESS_TILT_RAD
-            ),
+            object_to_goal=truth.object_to_goal,
+            object_to_tcp=truth.object_to_tcp,
+            success=truth.success,
+            failure=truth.failure,
         )
 
-    def _plug_to_port(self) -> Array:
+    def _twist(self) -> Array:
+        """Twist of the tcp in base axes."""
         scene = self._scene
-        rotation = scene.data.xmat[scene.plug].reshape(3, 3)
-        tip = scene.data.xpos[scene.plug] + rotation[:, 2] * scene.item.depth_m
-        quaternion = np.empty(4)
-        mujoco.mju_mat2Quat(quaternion, (self._port_rotation.T @ rotation).ravel())
-        quaternion *= np.sign(quaternion[0]) or 1.0
-        return np.concatenate([self._port_rotation.T @ (tip - self._port_base[:3]), quaternion[1:], quaternion[:1]])
+        jacobian = np.zeros((6, scene.model.nv))
+        mujoco.mj_jacSite(scene.model, scene.data, jacobian[:3], jacobian[3:], scene.tcp)
+        twist: Array = jacobian[:, :ARM_JOINTS] @ scene.data.qvel[:ARM_JOINTS]
+        return twist
 
     def _wrench(self, pose: Array) -> Array:
         """Wrench of the tool on the environment, at the tcp in tcp axes."""
         scene = self._scene
-        torque, force = scene.data.cfrc_ext[scene.plug, :3], scene.data.cfrc_ext[scene.plug, 3:]
+        torque, force = np.split(scene.data.cfrc_ext[scene.felt].sum(axis=0), 2)
         # cfrc_ext is about the centre of mass of the whole arm.
-        com = scene.data.subtree_com[scene.model.body_rootid[scene.plug]]
+        com = scene.data.subtree_com[scene.model.body_rootid[scene.felt[0]]]
         rotation = scene.data.site_xmat[scene.tcp].reshape(3, 3)
         (x, y, z), (fx, fy, fz) = com - pose[:3], force
         at_tcp = torque + np.array([y * fz - z * fy, z * fx - x * fz, x * fy - y * fx])

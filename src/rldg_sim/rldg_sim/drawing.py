@@ -8,32 +8,28 @@ import mujoco
 import numpy as np
 from numpy.typing import NDArray
 
-from rldg_core.task import Task
 from rldg_sim import gl
-from rldg_sim.connectors import Connector
 from rldg_sim.randomisation import Looks
-from rldg_sim.scene import drawn_mjcf
 
 Array = NDArray[np.float64]
 Image = NDArray[np.uint8]
 
 
 class Drawing:
-    """What cameras see of one connector scene; created when the first image is asked for."""
+    """What cameras see of one scene; created when the first image is asked for."""
 
-    def __init__(self, task: Task, item: Connector) -> None:
-        self.model: Any = mujoco.MjModel.from_xml_string(drawn_mjcf(task, item))
+    def __init__(self, drawn_mjcf: str) -> None:
+        self.model: Any = mujoco.MjModel.from_xml_string(drawn_mjcf)
         self.data: Any = mujoco.MjData(self.model)
         self.looks = Looks.of(self.model)
-        self.plug = int(self.model.body("plug").id)
         self.wrist = int(self.model.camera("wrist").id)
         self._near: Any = mujoco.MjvOption()
         self._near.geomgroup[1] = 0
         self._renderers: dict[tuple[int, int], Any] = {}
 
-    def image(self, joint_positions: Array, camera: str, width: int, height: int, *, pretty: bool) -> Image:
-        """Image (height, width, 3) uint8 RGB; pretty: with the whole arm, shadows and sky."""
-        self.data.qpos[:] = joint_positions
+    def image(self, qpos: Array, camera: str, width: int, height: int, *, pretty: bool) -> Image:
+        """Image (height, width, 3) uint8 RGB at the physical model's qpos; pretty: with arm, shadows and sky."""
+        self.data.qpos[:] = qpos
         mujoco.mj_kinematics(self.model, self.data)
         mujoco.mj_camlight(self.model, self.data)
         renderer = self._renderer(width, height)

@@ -8,7 +8,7 @@ search by feel and now and then push the wrong way. Every one of these is a para
 from __future__ import annotations
 
 from collections import deque
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from enum import Enum
 from typing import Literal
 
@@ -16,7 +16,6 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 from scipy.spatial.transform import Rotation
 
-from rldg_core.frames import delta_between
 from rldg_core.seeding import derive_seed
 from rldg_core.task import Task
 
@@ -33,6 +32,7 @@ class OperatorConfig:
     tremor: standard deviation of the hand's noise along one axis, in units of action; 0.3 of it around one.
     gain: part of the error that one control step's push would close; low, since the hand and the eye lag.
     speed, near_speed: largest deflection of the mouse far from and near (under 12 mm from) the port.
+    Lengths of an insertion (misjudge_m, search_m, the 12 mm) are those for connectors; other tasks scale them.
     misjudge_m, misjudge_rad: standard deviation of how wrongly the port is seen from afar; near it, a third.
     glance_s: mean time until the operator looks again (and misjudges anew).
     contact_n: force that makes the operator stop, pause_s: for how long (uniform range).
@@ -98,13 +98,17 @@ HOVER_M = 0.006
 """Height of the tip over the plate at which the operator aligns."""
 NEAR_M = 0.012
 """Closer than this, along and across the tool, the operator slows down and sees better."""
+CENTRED_M = 1.2e-3
+"""Judged to be this near to the port's axis, the operator descends."""
 SUNK_M = 0.0003
 """Depth at which the operator feels the plug give way into the lead-in."""
+LENGTH_SCALE = {"connector": 1.0, "fmb_insertion": 2.5}
+"""What all lengths of the operator are multiplied by, for each kind of scene: the coarser the fit, the larger."""
 _TREMOR_SHAPE = np.array([1.0, 1.0, 1.0, 0.3, 0.3, 0.3])
 """The cap of a SpaceMouse turns less readily than it slides."""
 
 
-def offset_of(pose: ArrayLike) -> Array:
+def _offset_of(pose: ArrayLike) -> Array:
     """Pose (7,) of the plug's tip in the port's frame -> translation [m] and rotation vector [rad], (6,)."""
     values = np.asarray(pose, dtype=np.float64)
     return np.concatenate([values[:3], Rotation.from_quat(values[3:]).as_rotvec()])
@@ -114,7 +118,15 @@ class ScriptedOperator:
     """Pure operator: call reset(seed) per episode and act(...) once per observation, in order."""
 
     def __init__(self, config: OperatorConfig, task: Task) -> None:
-        self.config = config
+        self._scale = scale = LENGTH_SCALE[task.scene.kind]
+        self.config = replace(
+            config,
+            misjudge_m=scale * config.misjudge_m,
+            search_m=scale * config.search_m,
+            progress_m=scale * config.progress_m,
+        )
+        self._hover_m, self._near_m = scale * HOVER_M, scale * NEAR_M
+        self._centred_m, self._sunk_m = scale * CENTRED_M, scale * SUNK_M
         self._task = task
         self._period_s = task.period_s
         self._episodes = 0
@@ -132,14 +144,20 @@ class ScriptedOperator:
         self._take_hold()
 
     def act(
-        self, pose_base_tcp: ArrayLike, wrench_tcp: ArrayLike, plug_to_port: ArrayLike | None, time_s: float
+        self,
+        pose_base_tcp: ArrayLike,
+        wrench_tcp: ArrayLike,
+        object_to_goal: ArrayLike,
+        object_to_tcp: ArrayLike,
+        gripper_width_m: float,
+        time_s: float,
     ) -> tuple[Array, bool]:
         """Deflection of the mouse (6,) in [-1, 1], tcp axes, and whether it is touched.
 
-        plug_to_port: (6,) translation [m] and rotation vector [rad] of the plug's tip in the port's frame (ground
-        truth), or None: then the task's target pose stands for the port. wrench_tcp (6,) positive when pressing.
+        object_to_goal, object_to_tcp (7,): pose of the plug's tip in the port's frame and in the hand (ground truth);
+        wrench_tcp (6,) positive when pressing. What is held firmly is neither seen in the hand nor let go.
         """
-        offset = self._offset(pose_base_tcp, plug_to_port)
+        offset = _offset_of(object_to_goal)
         if not self._holds(offset, time_s):
             return np.zeros(6), False
         self._seen.append((offset, float(np.linalg.norm(np.asarray(wrench_tcp, dtype=np.float64)[:3]))))
@@ -147,11 +165,6 @@ class ScriptedOperator:
             return self._move(np.zeros(6)), True
         seen, force = self._seen.popleft()
         return self._move(self._intention(seen, force, time_s)), True
-
-    def _offset(self, pose_base_tcp: ArrayLike, plug_to_port: ArrayLike | None) -> Array:
-        if plug_to_port is not None:
-            return np.array(plug_to_port, dtype=np.float64)
-        return -delta_between(pose_base_tcp, self._task.target_pose_base_tcp)
 
     def _take_hold(self) -> None:
         """The hand comes to the mouse."""
@@ -169,7 +182,7 @@ class ScriptedOperator:
         config = self.config
         if config.mode != "intervene":
             return config.mode == "demonstrate"
-        distance_m = float(np.linalg.norm(offset[:2]) + max(0.0, HOVER_M - offset[2]))
+        distance_m = float(np.linalg.norm(offset[:2]) + max(0.0, self._hover_m - offset[2]))
         if self._best_s is None or distance_m < self._best_m - config.progress_m:
             self._best_m, self._best_s = distance_m, time_s
         stuck = time_s - self._best_s > config.patience_s
@@ -188,7 +201,7 @@ class ScriptedOperator:
         if self._random.uniform() < self._period_s / config.glance_s:
             self._misjudged = self._random.standard_normal(6)
         scale = np.array([config.misjudge_m] * 2 + [0.0] + [config.misjudge_rad] * 3)
-        if offset[2] > -NEAR_M:
+        if offset[2] > -self._near_m:
             scale = scale / 3
         return offset + scale * self._misjudged
 
@@ -198,7 +211,7 @@ class ScriptedOperator:
         touched, self._felt_contact = force_n > config.contact_n and not self._felt_contact, force_n > config.contact_n
         if touched:
             self._pause_until_s = time_s + self._random.uniform(*config.pause_s)
-            if self._phase is Phase.DESCEND and offset[2] < 1e-3:
+            if self._phase is Phase.DESCEND and offset[2] < 1e-3 * self._scale:
                 self._enter(Phase.SEARCH, time_s)
         if time_s < self._pause_until_s:
             return np.zeros(6)
@@ -216,21 +229,21 @@ class ScriptedOperator:
         config = self.config
         lateral_m = float(np.linalg.norm(perceived[:2]))
         since_s = time_s - self._phase_since_s
-        centred = lateral_m < 1.2e-3 and abs(perceived[5]) < 0.03 and offset[2] > -2 * HOVER_M
-        sunk = offset[2] > SUNK_M
+        centred = lateral_m < self._centred_m and abs(perceived[5]) < 0.03 and offset[2] > -2 * self._hover_m
+        sunk = offset[2] > self._sunk_m
         if (self._phase is Phase.ALIGN and centred) or (self._phase is Phase.SEARCH and sunk):
             self._enter(Phase.DESCEND, time_s)
         elif self._phase in (Phase.DESCEND, Phase.SEARCH) and since_s > config.give_up_s and not sunk:
             self._enter(Phase.LIFT, time_s)
-        elif self._phase is Phase.LIFT and offset[2] < -HOVER_M / 2:
+        elif self._phase is Phase.LIFT and offset[2] < -self._hover_m / 2:
             self._enter(Phase.ALIGN, time_s)
 
         wish = -perceived.copy()
         if self._phase is Phase.ALIGN:
             # Come down early only as far as the port is centred: nobody lands beside it on purpose.
-            wish[2] = -HOVER_M - max(0.0, lateral_m - 5e-3) - offset[2]
+            wish[2] = -self._hover_m - max(0.0, lateral_m - 5e-3 * self._scale) - offset[2]
         elif self._phase is Phase.LIFT:
-            wish[2] = -HOVER_M - offset[2]
+            wish[2] = -self._hover_m - offset[2]
         else:
             wish[2] = 0.0  # pressing is set below
             if self._phase is Phase.SEARCH:
@@ -239,7 +252,7 @@ class ScriptedOperator:
                 wish[:2] += radius * np.array([np.cos(angle), np.sin(angle)])
         # From the port's axes to the tool's.
         wish[:3] = Rotation.from_rotvec(offset[3:]).inv().apply(wish[:3])
-        near = offset[2] > -NEAR_M and lateral_m < NEAR_M
+        near = offset[2] > -self._near_m and lateral_m < self._near_m
         limit = config.near_speed if near else config.speed
         push = config.gain * self._task.action.from_delta_tcp(wish)
         if self._phase in (Phase.DESCEND, Phase.SEARCH):
@@ -257,3 +270,8 @@ class ScriptedOperator:
         noise = config.tremor * _TREMOR_SHAPE * self._random.standard_normal(6)
         self._tremor = 0.5 * self._tremor + np.sqrt(0.75) * noise
         return np.clip(self._hand + self._tremor, -1.0, 1.0)
+
+
+def make_operator(config: OperatorConfig, task: Task) -> ScriptedOperator:
+    """The operator for a task's kind of scene."""
+    return ScriptedOperator(config, task)

@@ -16,6 +16,7 @@ from numpy.typing import NDArray
 
 Array = NDArray[np.float64]
 
+ARM_JOINTS = 7
 FLANGE_M = 0.107
 HAND_TCP_M = 0.1034
 """Distance hand -> tcp (between the finger tips), as Franka's default end-effector frame."""

@@ -59,3 +59,16 @@ def difference(pose_base_tcp: Array, target_base_tcp: Array) -> Array:
     mujoco.mju_subQuat(local, wxyz(target_base_tcp[3:]), quaternion)
     mujoco.mju_rotVecQuat(turn, local, quaternion)
     return np.concatenate([target_base_tcp[:3] - pose_base_tcp[:3], turn])
+
+
+def relative_pose(frame_rotation: Array, frame_position: Array, rotation: Array, position: Array) -> Array:
+    """Pose (7,) in a frame, both given as rotation matrix (3, 3) and position (3,) in the world; qw >= 0."""
+    quaternion = np.empty(4)
+    mujoco.mju_mat2Quat(quaternion, (frame_rotation.T @ rotation).ravel())
+    quaternion *= np.sign(quaternion[0]) or 1.0
+    return np.concatenate([frame_rotation.T @ (position - frame_position), quaternion[1:], quaternion[:1]])
+
+
+def turn_of(pose: Array) -> float:
+    """Angle of a pose's rotation [rad]."""
+    return 2 * float(np.arcsin(min(1.0, float(np.linalg.norm(pose[3:6])))))

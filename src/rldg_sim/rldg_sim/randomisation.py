@@ -1,4 +1,4 @@
-"""What differs from one episode to the next: start pose, grasp, light, colours and camera pose.
+"""What differs from one episode to the next in every kind of scene: start pose, light, colours and camera pose.
 
 Everything derives from the episode's seed alone; each subject draws from its own stream, so that switching
 one off does not change the others.
@@ -15,14 +15,13 @@ from scipy.spatial.transform import Rotation
 
 from rldg_core.frames import pose_at
 from rldg_core.seeding import derive_seed
-from rldg_core.task import SceneConfig, Task
-from rldg_sim.panda import HAND_TCP_M
-from rldg_sim.scene import SHOULDER_M
+from rldg_core.task import SceneLooks, Task
 
 Array = NDArray[np.float64]
 
 
-def _stream(seed: int, subject: str) -> np.random.Generator:
+def stream(seed: int, subject: str) -> np.random.Generator:
+    """Random numbers of one subject in the episode of this seed."""
     return np.random.default_rng(derive_seed(seed, "cell", subject))
 
 
@@ -30,21 +29,8 @@ def start_pose(task: Task, seed: int) -> Array:
     """Start pose (7,) of the tcp in base: uniform around the task's reset pose, inside the safety box."""
     reset = task.reset
     half = np.array([reset.xy_m, reset.xy_m, reset.z_m, 0.0, 0.0, reset.yaw_rad])
-    drawn = pose_at(reset.pose_base_tcp, _stream(seed, "start").uniform(-half, half))
+    drawn = pose_at(reset.pose_base_tcp, stream(seed, "start").uniform(-half, half))
     return task.box.clip(drawn)[0]
-
-
-def grasp_offset(scene: SceneConfig, seed: int) -> Array:
-    """Offset (x, y, yaw) of the plug in the hand, tcp axes [m, m, rad]."""
-    half = np.array([scene.grasp_xy_m, scene.grasp_xy_m, scene.grasp_yaw_rad])
-    return np.asarray(_stream(seed, "grasp").uniform(-half, half), dtype=np.float64)
-
-
-def place_plug(model: Any, plug: int, scene: SceneConfig, seed: int) -> None:
-    """Write this seed's grasp into a model (physics or drawn)."""
-    x, y, yaw = grasp_offset(scene, seed)
-    model.body_pos[plug] = [x, y, HAND_TCP_M + SHOULDER_M]
-    model.body_quat[plug] = [np.cos(yaw / 2), 0.0, 0.0, np.sin(yaw / 2)]
 
 
 @dataclass(frozen=True)
@@ -71,9 +57,9 @@ class Looks:
         )
 
 
-def vary_looks(model: Any, looks: Looks, scene: SceneConfig, camera: int, seed: int) -> None:
+def vary_looks(model: Any, looks: Looks, scene: SceneLooks, camera: int, seed: int) -> None:
     """Write this seed's light, colours and wrist camera pose into the model."""
-    light = _stream(seed, "light")
+    light = stream(seed, "light")
     gain = 1.0 + scene.light * light.uniform(-1.0, 1.0, (len(looks.light_diffuse), 1))
     model.light_diffuse[:] = looks.light_diffuse * gain
     model.light_dir[:] = looks.light_dir + scene.light * light.uniform(-0.5, 0.5, looks.light_dir.shape)
@@ -82,11 +68,11 @@ def vary_looks(model: Any, looks: Looks, scene: SceneConfig, camera: int, seed: 
 
     # Geoms of one colour are one material: they change together.
     materials, material_of_geom = np.unique(looks.geom_rgba, axis=0, return_inverse=True)
-    draw = _stream(seed, "colour").uniform(-1.0, 1.0, (len(materials), 4))
+    draw = stream(seed, "colour").uniform(-1.0, 1.0, (len(materials), 4))
     shift = scene.colour * (draw[:, :1] + 0.4 * draw[:, 1:])  # brightness, and less of hue
     model.geom_rgba[:, :3] = np.clip(looks.geom_rgba[:, :3] + shift[material_of_geom], 0.0, 1.0)
 
-    mount = _stream(seed, "camera")
+    mount = stream(seed, "camera")
     model.cam_pos[camera] = looks.camera_pos[camera] + mount.uniform(-scene.camera_m, scene.camera_m, 3)
     turn = Rotation.from_rotvec(mount.uniform(-scene.camera_rad, scene.camera_rad, 3))
     rotated = Rotation.from_quat(np.roll(looks.camera_quat[camera], -1)) * turn

@@ -22,10 +22,11 @@ from rldg_core.frames import delta_between, pose_at
 from rldg_core.task import Task
 from rldg_sim import polygon, pose_math
 from rldg_sim.cell import Cell, SensorFrame
+from rldg_sim.connector_insertion import ConnectorInsertion, grasp_offset, port_pose_base
 from rldg_sim.connectors import CONNECTORS
 from rldg_sim.panda import LINKS
-from rldg_sim.randomisation import grasp_offset, start_pose
-from rldg_sim.scene import impedance_parameters, physics_mjcf, port_pose_base
+from rldg_sim.randomisation import start_pose
+from rldg_sim.scene import impedance_parameters
 
 TASKS = Path(__file__).parents[2] / "rldg_bringup" / "config" / "tasks"
 
@@ -54,7 +55,7 @@ def test_an_aligned_plug_inserts_fully(steady: Task, name: str) -> None:
     for _ in range(5):
         frame = cell.step([0, 0, 1, 0, 0, 0])
     assert frame.success
-    assert frame.insertion_depth_m == pytest.approx(CONNECTORS[name].depth_m, abs=2e-4)
+    assert frame.object_to_goal[2] == pytest.approx(CONNECTORS[name].depth_m, abs=2e-4)
     np.testing.assert_allclose(frame.pose_base_tcp[:3], steady.target_pose_base_tcp[:3], atol=5e-4)
 
 
@@ -63,7 +64,7 @@ def test_an_aligned_plug_inserts_fully(steady: Task, name: str) -> None:
 def test_a_plug_2_mm_beside_is_blocked(steady: Task, name: str, offset: tuple[float, float]) -> None:
     frame = descend(Cell(steady, name, render=False), [*offset, 0, 0, 0])
     assert not frame.success
-    assert frame.insertion_depth_m < 1e-3
+    assert frame.object_to_goal[2] < 1e-3
     assert frame.wrench_tcp[2] > 5.0
 
 
@@ -168,7 +169,7 @@ def test_gains_are_the_task_s(steady: Task) -> None:
     assert bias[:6, 1].tolist() == [-2000] * 3 + [-150] * 3
     assert bias[6:, 2].tolist() == [-89] * 3 + [-7] * 3
     assert limits[:6, 1].tolist() == pytest.approx([16] * 3 + [3] * 3)
-    model: Any = mujoco.MjModel.from_xml_string(physics_mjcf(steady, CONNECTORS["vga"]))
+    model: Any = mujoco.MjModel.from_xml_string(ConnectorInsertion(steady, "vga").physics_mjcf())
     np.testing.assert_allclose(model.actuator_biasprm[:, :3], bias)
     np.testing.assert_allclose(model.actuator_forcerange, limits)
     assert model.opt.timestep == 0.001
@@ -236,7 +237,7 @@ def test_start_poses_and_grasps_fill_their_ranges_and_stay_inside(insertion: Tas
     cell = Cell(insertion, render=False)
     frame = cell.reset(3)
     port = port_pose_base(insertion)
-    tip = port[:3] + frames.rotation_of(port).apply(frame.plug_to_port[:3])
+    tip = port[:3] + frames.rotation_of(port).apply(frame.object_to_goal[:3])
     tip_in_tcp = frames.rotation_of(frame.pose_base_tcp).inv().apply(tip - frame.pose_base_tcp[:3])
     np.testing.assert_allclose(tip_in_tcp[:2], grasp_offset(insertion.scene, 3)[:2], atol=1e-9)
     np.testing.assert_allclose(frame.pose_base_tcp, start_pose(insertion, 3), atol=1e-6)
@@ -259,7 +260,7 @@ def test_the_port_is_seen_at_half_a_millimetre_per_pixel(steady: Task, name: str
     cell = Cell(still, name, image_size_px=(224, 224))
     image = cell.reset(0).image
     assert image is not None and image.shape == (224, 224, 3) and image.dtype == np.uint8
-    drawing = cell._scene._drawing
+    drawing = cell._scene.drawing
     assert drawing is not None
     drawing.model.geom("rim").rgba[:] = [1, 0, 1, 1]
     changed = np.any(cell.image() != image, axis=2)
@@ -271,7 +272,7 @@ def test_the_port_is_seen_at_half_a_millimetre_per_pixel(steady: Task, name: str
 def test_the_plug_is_seen_until_it_is_in(steady: Task) -> None:
     cell = Cell(steady, "vga", image_size_px=(128, 128))
     for frame in (cell.reset(0), descend(cell, [0.0] * 5)):
-        drawing = cell._scene._drawing
+        drawing = cell._scene.drawing
         assert drawing is not None and frame.image is not None
         drawing.model.geom("grip").rgba[:] = [0, 1, 0, 1]
         assert np.any(cell.image() != frame.image, axis=2).sum() > 200

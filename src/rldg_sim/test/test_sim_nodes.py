@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 import pytest
 import rclpy
-from geometry_msgs.msg import PoseStamped, WrenchStamped
+from geometry_msgs.msg import PoseArray, PoseStamped, WrenchStamped
 from rclpy.context import Context
 from rclpy.executors import SingleThreadedExecutor
 from rclpy.node import Node
@@ -30,7 +30,7 @@ from rldg_msgs.srv import ResetCell
 from rldg_ros import to_msg
 from rldg_ros.qos import EVENTS, STREAM, TARGET, VENDOR_IMAGE, VENDOR_STATE
 from rldg_sim.cell import Cell
-from rldg_sim.operator import OperatorConfig, ScriptedOperator, offset_of
+from rldg_sim.operator import OperatorConfig, make_operator
 
 TASK = Path(__file__).parents[2] / "rldg_bringup" / "config" / "tasks" / "insertion.yaml"
 STATE = "/franka_robot_state_broadcaster"
@@ -44,7 +44,7 @@ LISTENED = {
     "image": (Image, "/camera/camera/color/image_rect_raw", VENDOR_IMAGE),
     "scene": (Image, "/scene", VENDOR_IMAGE),
     "reward": (Reward, "reward", STREAM),
-    "truth": (PoseStamped, "cell/plug_to_port", STREAM),
+    "truth": (PoseArray, "cell/truth", STREAM),
     "teleop": (TeleopAction, "teleop_action", STREAM),
 }
 SENSORS = ("pose", "wrench", "joints", "gripper", "image", "reward", "truth")
@@ -63,7 +63,7 @@ class Rig:
         self.heard: dict[str, list[Any]] = {name: [] for name in LISTENED}
         for name, (kind, topic, qos) in LISTENED.items():
             self.node.create_subscription(kind, topic, self.heard[name].append, qos)
-        self.target_out = self.node.create_publisher(PoseStamped, "/target_pose", TARGET)
+        self.target_out = self.node.create_publisher(PoseStamped, "/target_pose", STREAM)
         self.reset_client = self.node.create_client(ResetCell, "cell/reset")
         self.processes: list[subprocess.Popen[str]] = []
 
@@ -147,7 +147,8 @@ def test_lockstep_is_the_library_frame_by_frame(make_rig: Callable[[int], Rig], 
             assert stamp_ns(rig.heard[name][-1].header.stamp) == stamp
         assert stamp_ns(rig.heard["clock"][-1].clock) == stamp
         np.testing.assert_array_equal(pose_array(rig.heard["pose"][-1].pose), expected.pose_base_tcp)
-        np.testing.assert_array_equal(pose_array(rig.heard["truth"][-1].pose), expected.plug_to_port)
+        truth = [pose_array(p) for p in rig.heard["truth"][-1].poses]
+        np.testing.assert_array_equal(truth, [expected.object_to_goal, expected.object_to_tcp])
         assert list(rig.heard["joints"][-1].position) == expected.joint_positions.tolist()
         assert sum(rig.heard["gripper"][-1].position) == pytest.approx(expected.gripper_width_m)
         image = rig.heard["image"][-1]
@@ -244,7 +245,7 @@ def test_the_operator_answers_each_observation_once_in_order(
     rig = make_rig(14)
     rig.start("operator", lockstep=True, mode="demonstrate", speed=0.4, seed=3)
     observe = rig.node.create_publisher(Observation, "observation", STREAM)
-    tell = rig.node.create_publisher(PoseStamped, "cell/plug_to_port", STREAM)
+    tell = rig.node.create_publisher(PoseArray, "cell/truth", STREAM)
     event = rig.node.create_publisher(EpisodeEvent, "episode_event", EVENTS)
     for publisher in (observe, event):
         rig.until(lambda p=publisher: p.get_subscription_count() == 1, "the operator")
@@ -252,11 +253,12 @@ def test_the_operator_answers_each_observation_once_in_order(
     rig.until(lambda: rig.node.count_publishers("/rldg/teleop_action") == 1, "teleop_action")
     cell = Cell(insertion, render=False)
     frame = cell.reset(1)
-    twin = ScriptedOperator(OperatorConfig(speed=0.4), insertion)
+    twin = make_operator(OperatorConfig(speed=0.4), insertion)
     twin.reset(derive_seed(77, "operator", 3))
 
     def publish(stamp: int) -> None:
-        truth = to_msg.pose_stamped(frame.plug_to_port, stamp, "port")
+        poses = [to_msg.pose(frame.object_to_goal), to_msg.pose(frame.object_to_tcp)]
+        truth = PoseArray(header=to_msg.header(stamp, "goal"), poses=poses)
         messages = [(tell, truth), (observe, observation(stamp, frame))]
         for publisher, message in messages if truth_first else reversed(messages):
             publisher.publish(message)
@@ -270,7 +272,12 @@ def test_the_operator_answers_each_observation_once_in_order(
         rig.until_heard("teleop", k + 1)
         answer = rig.heard["teleop"][-1]
         expected, active = twin.act(
-            frame.pose_base_tcp, frame.wrench_tcp, offset_of(frame.plug_to_port), k * PERIOD_NS * 1e-9
+            frame.pose_base_tcp,
+            frame.wrench_tcp,
+            frame.object_to_goal,
+            frame.object_to_tcp,
+            0.0,
+            k * PERIOD_NS * 1e-9,
         )
         assert stamp_ns(answer.header.stamp) == (2 + k) * PERIOD_NS
         assert answer.source == TeleopAction.SCRIPTED and answer.active == active

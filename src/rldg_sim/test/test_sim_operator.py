@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from rldg_core.task import Task
 from rldg_sim.answering import Answering
 from rldg_sim.cell import Cell
-from rldg_sim.operator import OperatorConfig, ScriptedOperator, offset_of
+from rldg_sim.operator import OperatorConfig, ScriptedOperator, make_operator
 
 
 def episode(cell: Cell, operator: ScriptedOperator, seed: int, steps: int = 100) -> tuple[bool, np.ndarray]:
@@ -21,7 +21,12 @@ def episode(cell: Cell, operator: ScriptedOperator, seed: int, steps: int = 100)
     actions = []
     for _ in range(steps):
         action, _active = operator.act(
-            frame.pose_base_tcp, frame.wrench_tcp, offset_of(frame.plug_to_port), frame.time_s
+            frame.pose_base_tcp,
+            frame.wrench_tcp,
+            frame.object_to_goal,
+            frame.object_to_tcp,
+            frame.gripper_width_m,
+            frame.time_s,
         )
         actions.append(action)
         frame = cell.step(action)
@@ -32,7 +37,7 @@ def episode(cell: Cell, operator: ScriptedOperator, seed: int, steps: int = 100)
 
 @pytest.fixture(scope="module")
 def demonstrations(insertion: Task) -> list[tuple[bool, np.ndarray]]:
-    cell, operator = Cell(insertion, "vga", render=False), ScriptedOperator(OperatorConfig(), insertion)
+    cell, operator = Cell(insertion, "vga", render=False), make_operator(OperatorConfig(), insertion)
     return [episode(cell, operator, seed) for seed in range(30)]
 
 
@@ -52,14 +57,14 @@ def test_demonstrations_are_slow_and_hesitant(demonstrations: list[tuple[bool, n
 
 def test_nothing_is_done_before_the_reaction_time(insertion: Task) -> None:
     config = OperatorConfig(tremor=0.0, reaction_s=0.3)
-    _, actions = episode(Cell(insertion, render=False), ScriptedOperator(config, insertion), 2, steps=6)
+    _, actions = episode(Cell(insertion, render=False), make_operator(config, insertion), 2, steps=6)
     assert np.all(actions[:3] == 0) and np.any(actions[3:] != 0)
 
 
 def test_the_same_seed_gives_the_same_hand(insertion: Task) -> None:
     runs = []
     for seed in (4, 4, 5):
-        operator = ScriptedOperator(OperatorConfig(), insertion)
+        operator = make_operator(OperatorConfig(), insertion)
         runs.append(episode(Cell(insertion, render=False), operator, seed, steps=20)[1])
     np.testing.assert_array_equal(runs[0], runs[1])
     assert not np.array_equal(runs[0], runs[2])
@@ -67,12 +72,12 @@ def test_the_same_seed_gives_the_same_hand(insertion: Task) -> None:
 
 def still(config: OperatorConfig, insertion: Task, episodes: int, steps: int) -> np.ndarray:
     """Whether the operator acts, (episodes, steps), while somebody else does not get on at all."""
-    operator = ScriptedOperator(config, insertion)
+    operator = make_operator(config, insertion)
     active = []
     for seed in range(episodes):
         operator.reset(seed)
-        offset = np.array([0.02, 0.0, -0.03, 0.0, 0.0, 0.0])
-        active.append([operator.act(np.zeros(7), np.zeros(6), offset, k * 0.1)[1] for k in range(steps)])
+        away = np.array([0.02, 0.0, -0.03, 0.0, 0.0, 0.0, 1.0])
+        active.append([operator.act(away, np.zeros(6), away, away, 0.02, k * 0.1)[1] for k in range(steps)])
     return np.array(active)
 
 

@@ -3,14 +3,15 @@
 Parameters: task, task_dirs, lockstep, seed (real time: of the first scene), image_topic, pose_topic,
 wrench_topic, joint_topic, gripper_joint_topic, target_topic, gripper_command_topic, scene_topic (third-person
 view, rgb8; empty: off), base_frame, camera_frame, first_stamp_ns (lock-step: where the clock of a resumed run
-goes on). Service: cell/reset (ResetCell). Publishes ground truth on
-`reward` and, for the scripted operator only, on `cell/plug_to_port` (the plug's tip in the port's frame).
+goes on), reward_topic (default: `reward` where the task takes its reward from the ground truth, else
+`cell/ground_truth_reward`). Service: cell/reset (ResetCell). Publishes ground truth on the reward topic and, for
+the scripted operator and evaluation only, on `cell/truth`: poses of the object in the goal's and the tcp's frame.
 
 Lock-step: nothing happens before the first reset; then one control period per target whose stamp equals the
-last frame's, and /clock. A reset moves the clock on by two periods, which tells the observer that the jump of
-the pose was no motion. Real time: physics follows the wall clock, state at 100 Hz, images at 30 Hz. As
-crisp_controllers does, the cell keeps the last target for ever and ignores targets while more than one node
-publishes them.
+last frame's (where the task has a gripper: per target and width command, whichever comes first), and /clock. A
+reset moves the clock on by two periods, which tells the observer that the jump of the pose was no motion. Real
+time: physics follows the wall clock, state at 100 Hz, images at 30 Hz. As crisp_controllers does, the cell keeps
+the last target for ever and ignores targets while more than one node publishes them.
 """
 
 from __future__ import annotations
@@ -19,7 +20,7 @@ import sys
 from time import monotonic
 
 import numpy as np
-from geometry_msgs.msg import PoseStamped, WrenchStamped
+from geometry_msgs.msg import PoseArray, PoseStamped, WrenchStamped
 from rclpy.clock import Clock
 from rclpy.clock_type import ClockType
 from rclpy.node import Node
@@ -74,6 +75,9 @@ class CellNode(Node):
         self._stamp_ns = int(parameter(self, "first_stamp_ns", 0))
         self._ignored_targets = 0
         self._ready = False
+        # Lock-step: what has arrived for the last frame.
+        self._target: np.ndarray | None = None
+        self._width_m: float | None = None
 
         def topic(name: str, default: str) -> str:
             return str(parameter(self, name, default))
@@ -89,11 +93,14 @@ class CellNode(Node):
         self._gripper_out = make(JointState, topic("gripper_joint_topic", "/franka_gripper/joint_states"), state)
         scene_topic = topic("scene_topic", "")
         self._scene_out = make(Image, scene_topic, image) if scene_topic else None
-        self._reward_out = make(Reward, "reward", STREAM)
-        self._truth_out = make(PoseStamped, "cell/plug_to_port", STREAM)
+        rewarded = self._task.reward.source == "ground_truth"
+        reward_topic = topic("reward_topic", "reward" if rewarded else "cell/ground_truth_reward")
+        self._reward_out = make(Reward, reward_topic, STREAM)
+        self._truth_out = make(PoseArray, "cell/truth", STREAM)
         self.create_service(ResetCell, "cell/reset", self._on_reset)
         self._target_topic = topic("target_topic", "/target_pose")
-        self.create_subscription(PoseStamped, self._target_topic, self._on_target, TARGET)
+        target_qos = STREAM if self._lockstep else TARGET
+        self.create_subscription(PoseStamped, self._target_topic, self._on_target, target_qos)
         gripper_topic = topic("gripper_command_topic", "/gripper_width_command")
         self.create_subscription(Float64, gripper_topic, self._on_gripper, TARGET)
         if self._lockstep:
@@ -114,6 +121,7 @@ class CellNode(Node):
             response.success, response.message = False, str(error)
             return response
         self._ready = True
+        self._target = self._width_m = None
         self._stamp_ns += RESET_PERIODS * self._task.period_ns
         self._simulated_s = monotonic()
         self._show(frame, with_image=True)
@@ -132,14 +140,32 @@ class CellNode(Node):
                 )
             return
         if self._lockstep:
-            frame = self._cell.step_to(target)
-            self._stamp_ns += self._task.period_ns
-            self._show(frame, with_image=True)
+            self._target = target
+            self._advance()
         else:
             self._cell.hold(target)
 
-    def _on_gripper(self, _message: Float64) -> None:
-        self.get_logger().info("the connector is held firmly: gripper commands have no effect", once=True)
+    def _on_gripper(self, message: Float64) -> None:
+        if not self._task.action.gripper:
+            self.get_logger().info("the object is held firmly: gripper commands have no effect", once=True)
+        elif not np.isfinite(message.data):
+            self.get_logger().warning("gripper command is not a number: ignored", throttle_duration_sec=1.0)
+        elif self._lockstep:
+            self._width_m = message.data
+            self._advance()
+        else:
+            self._cell.command_gripper(message.data)
+
+    def _advance(self) -> None:
+        """Lock-step: one period as soon as everything that belongs to the last frame is there."""
+        if not self._ready or self._target is None or (self._task.action.gripper and self._width_m is None):
+            return
+        if self._width_m is not None:
+            self._cell.command_gripper(self._width_m)
+        target, self._target, self._width_m = self._target, None, None
+        frame = self._cell.step_to(target)
+        self._stamp_ns += self._task.period_ns
+        self._show(frame, with_image=True)
 
     def _on_tick(self) -> None:
         now_s = monotonic()
@@ -173,12 +199,12 @@ class CellNode(Node):
             self._show_images(frame)
 
     def _show_images(self, frame: SensorFrame) -> None:
-        self._truth_out.publish(to_msg.pose_stamped(frame.plug_to_port, self._stamp_ns, "port"))
+        poses = [to_msg.pose(frame.object_to_goal), to_msg.pose(frame.object_to_tcp)]
+        self._truth_out.publish(PoseArray(header=to_msg.header(self._stamp_ns, "goal"), poses=poses))
         self._publish_image(self._image_out, self._cell.image(), self._camera_frame)
-        if self._task.reward.source == "ground_truth":
-            reward = Reward(header=to_msg.header(self._stamp_ns), success=frame.success, source="ground_truth")
-            reward.probability = float(frame.success)
-            self._reward_out.publish(reward)
+        reward = Reward(header=to_msg.header(self._stamp_ns), success=frame.success, failure=frame.failure)
+        reward.probability, reward.source = float(frame.success), "ground_truth"
+        self._reward_out.publish(reward)
         if self._scene_out is not None and self._scene_due():
             self._publish_image(self._scene_out, self._cell.render_scene(*SCENE_SIZE_PX), "scene")
 

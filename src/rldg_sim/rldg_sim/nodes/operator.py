@@ -2,7 +2,7 @@
 
 Parameters: task, task_dirs, seed, mode (demonstrate, intervene, off) and every other field of
 rldg_sim.operator.OperatorConfig. It answers each observation of a running episode exactly once, with `active`
-true or false, as soon as it has the ground truth of the same stamp (`cell/plug_to_port`).
+true or false, as soon as it has the ground truth of the same stamp (`cell/truth`).
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ from dataclasses import fields
 from typing import Any
 
 import numpy as np
-from geometry_msgs.msg import PoseStamped
+from geometry_msgs.msg import PoseArray
 from rclpy.node import Node
 
 from rldg_core.errors import UserError
@@ -24,7 +24,7 @@ from rldg_ros.parameters import parameter, task_parameter
 from rldg_ros.qos import EVENTS, STREAM
 from rldg_ros.runner import run_node
 from rldg_sim.answering import Answering
-from rldg_sim.operator import OperatorConfig, ScriptedOperator, offset_of
+from rldg_sim.operator import OperatorConfig, make_operator
 
 
 class OperatorNode(Node):
@@ -35,12 +35,12 @@ class OperatorNode(Node):
         self._task = task_parameter(self)
         parameter(self, "lockstep", False)  # the same in both modes
         self._seed = int(parameter(self, "seed", 0))
-        self._operator = ScriptedOperator(self._config(), self._task)
-        self._answering: Answering[Observation, PoseStamped] = Answering()
+        self._operator = make_operator(self._config(), self._task)
+        self._answering: Answering[Observation, PoseArray] = Answering()
         self._start_ns = 0
         self._publisher = self.create_publisher(TeleopAction, "teleop_action", STREAM)
         self.create_subscription(Observation, "observation", self._on_observation, STREAM)
-        self.create_subscription(PoseStamped, "cell/plug_to_port", self._on_truth, STREAM)
+        self.create_subscription(PoseArray, "cell/truth", self._on_truth, STREAM)
         self.create_subscription(EpisodeEvent, "episode_event", self._on_event, EVENTS)
 
     def _config(self) -> OperatorConfig:
@@ -56,7 +56,10 @@ class OperatorNode(Node):
 
     def _on_event(self, message: EpisodeEvent) -> None:
         if message.kind == EpisodeEvent.START:
-            self._start_ns = stamp_ns(message.first_observation_stamp)
+            start_ns = stamp_ns(message.first_observation_stamp)
+            if start_ns == self._start_ns:
+                return  # a latched topic sent it again
+            self._start_ns = start_ns
             self._operator.reset(derive_seed(int(message.seed), "operator", self._seed))
             self._answering.start(self._start_ns)
         else:
@@ -67,7 +70,7 @@ class OperatorNode(Node):
         self._answering.add_question(stamp_ns(message.header.stamp), message)
         self._answer()
 
-    def _on_truth(self, message: PoseStamped) -> None:
+    def _on_truth(self, message: PoseArray) -> None:
         self._answering.add_fact(stamp_ns(message.header.stamp), message)
         self._answer()
 
@@ -76,11 +79,13 @@ class OperatorNode(Node):
             action, active = self._operator.act(
                 pose_array(observation.pose_base_tcp),
                 wrench_array(observation.wrench_tcp),
-                offset_of(pose_array(truth.pose)),
+                pose_array(truth.poses[0]),
+                pose_array(truth.poses[1]),
+                observation.gripper_width_m,
                 (stamp - self._start_ns) * 1e-9,
             )
             full = np.zeros(self._task.action.dim)
-            full[:6] = action
+            full[: len(action)] = action
             message = TeleopAction(header=to_msg.header(stamp), action=to_msg.floats(full), active=active)
             message.source = TeleopAction.SCRIPTED
             self._publisher.publish(message)

@@ -1,0 +1,12 @@
+"""The kinds of scene by name, as task files say them in `scene.kind`."""
+
+from __future__ import annotations
+
+from rldg_core.task import Task
+from rldg_sim.connector_insertion import ConnectorInsertion
+from rldg_sim.scene import SceneKind
+
+
+def make_kind(task: Task, object_name: str) -> SceneKind:
+    """The task's kind of scene with one object. Raises UserError on an object that the kind does not have."""
+    return ConnectorInsertion(task, object_name)
