@@ -80,7 +80,12 @@ METRIC_NAMES = ("critic_loss", "actor_loss", "temperature", "entropy", "q_mean")
 
 def init(config: RLConfig, spec: InputSpec, action_dim: int, seed: int) -> TrainState:
     """Fresh state; depends on config, sizes and seed alone. action_dim 7: with a gripper head."""
-    key = jax.random.key_data(jax.random.key(seed % 2**32))
+    state: TrainState = _init(config, spec, action_dim, jax.random.key_data(jax.random.key(seed % 2**32)))
+    return state
+
+
+@partial(jax.jit, static_argnums=(0, 1, 2))
+def _init(config: RLConfig, spec: InputSpec, action_dim: int, key: jax.Array) -> TrainState:
     head_key, actor_key, critic_key, gripper_key = jax.random.split(jax.random.wrap_key_data(key), 4)
     network, width = config.network, embedding_dim(spec, config.network)
     arm_dim = min(action_dim, ARM_DIM)

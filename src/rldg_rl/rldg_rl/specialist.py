@@ -97,7 +97,7 @@ class SpecialistPolicy:
         return choose_action(self._tensors, inputs, config.network, rng, config.agent.gripper_epsilon)[None]
 
     def update_weights(self, data: bytes, version: int) -> None:
-        """Replace head, actor and gripper head. Raises UserError when the tensors do not fit; the old ones then stay."""
+        """Replace what the learner trains. Raises UserError when the tensors do not fit; the old ones then stay."""
         self._tensors = unpack(data, self._shapes, f"policy weights version {version}")
         self._version = version
 

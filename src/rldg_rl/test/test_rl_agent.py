@@ -8,7 +8,15 @@ import pytest
 
 from rldg_rl import agent
 from rldg_rl.config import RLConfig, resolve
-from rldg_rl.networks import critics
+from rldg_rl.inputs import Inputs, InputSpec
+from rldg_rl.networks import critics, embed, look, mlp
+
+SPECS = {
+    "state": InputSpec(5, None, "float16", 1),
+    "vector": InputSpec(5, (12,), "float16", 4),
+    "map": InputSpec(5, (2, 3, 4), "float16", 4),
+}
+STATE = SPECS["state"]
 
 
 def configuration(actor_period: int = 2, tau: float = 0.005, critics: int = 2) -> RLConfig:
@@ -16,17 +24,26 @@ def configuration(actor_period: int = 2, tau: float = 0.005, critics: int = 2) -
     return resolve(
         "hil_serl",
         {
-            "network": {"hidden": [16, 16], "critics": critics},
+            "network": {"hidden": [16, 16], "critics": critics, "image_bottleneck": 16, "state_bottleneck": 8},
             "agent": {"actor_period": actor_period, "tau": tau, "batch_size": 8},
         },
     )
 
 
-def batch(discount: float = 0.9, seed: int = 0) -> agent.Batch:
+def batch(discount: float = 0.9, seed: int = 0, spec: InputSpec = STATE, action_dim: int = 3) -> agent.Batch:
     """Random transitions."""
     rng = np.random.default_rng(seed)
-    draw = lambda *shape: rng.normal(size=shape).astype(np.float32)  # noqa: E731
-    return agent.Batch(draw(8, 5), np.tanh(draw(8, 3)), draw(8), np.full(8, discount, np.float32), draw(8, 5))
+    draw = lambda *shape: rng.normal(size=(8, *shape)).astype(np.float32)  # noqa: E731
+
+    def inputs() -> Inputs:
+        image = None if spec.image_shape is None else draw(*spec.image_shape).astype(np.float16)
+        return Inputs(draw(5), image)
+
+    actions = np.tanh(draw(action_dim))
+    if action_dim == 7:
+        actions[:, 6] = rng.integers(-1, 2, 8)
+    discounts = np.full(8, discount, np.float32)
+    return agent.Batch(inputs(), actions, draw(), discounts, inputs(), np.zeros(8, np.float32))
 
 
 def same(a: object, b: object) -> bool:
@@ -34,27 +51,77 @@ def same(a: object, b: object) -> bool:
     return all(np.array_equal(x, y) for x, y in zip(jax.tree.leaves(a), jax.tree.leaves(b), strict=True))
 
 
-def test_actor_and_its_momentum_rest_in_a_critic_only_update() -> None:
-    config = configuration(actor_period=2)
-    state = agent.init(config, 5, 3, 0)
-    step = jax.jit(lambda s: agent.update(s, batch(), config)[0])
+@pytest.mark.parametrize(("kind", "action_dim"), [("state", 3), ("map", 7)])
+def test_actor_and_its_momentum_rest_in_a_critic_only_update(kind: str, action_dim: int) -> None:
+    config, spec = configuration(actor_period=2), SPECS[kind]
+    state = agent.init(config, spec, action_dim, 0)
+    step = jax.jit(lambda s: agent.update(s, batch(spec=spec, action_dim=action_dim), config)[0])
     moved = []
-    for _ in range(6):
+    for _ in range(4):
         after = step(state)
-        assert not same(after.critic, state.critic)
+        for part in after.critic:
+            assert not same(after.critic[part], state.critic[part])
+        assert same(after.gripper, state.gripper) == (action_dim == 3)
         moved.append(not same(after.actor, state.actor))
         assert same(after.actor_optimiser, state.actor_optimiser) == (not moved[-1])
         assert same(after.temperature, state.temperature) == (not moved[-1])
         state = after
-    assert moved == [False, True] * 3
+    assert moved == [False, True] * 2
+
+
+def test_the_actors_loss_does_not_move_the_head() -> None:
+    """With critics and rewards that are nothing, the critics' loss is flat; the actor alone would move the head."""
+    config, spec = configuration(actor_period=1), SPECS["map"]
+    state = agent.init(config, spec, 3, 0)
+    nothing = jax.tree.map(np.zeros_like, state.critic["ensemble"])
+    state = state._replace(critic={**state.critic, "ensemble": nothing})
+    state = state._replace(target_critic=jax.tree.map(np.array, state.critic))
+    after, _ = agent.update(state, batch(spec=spec)._replace(returns=np.zeros(8, np.float32)), config)
+    assert same(after.critic["head"], state.critic["head"])
+    assert not same(after.actor, state.actor)
+
+
+def test_the_gripper_head_trains_the_encoder_head_and_learns_values_of_its_three_commands() -> None:
+    config = configuration()
+    data = batch(discount=0.0, spec=SPECS["vector"], action_dim=7)
+    data = data._replace(returns=np.zeros(8, np.float32), grasp_penalties=np.where(data.actions[:, 6] > 0, -1.0, 0.0))
+    state = agent.init(config, SPECS["vector"], 7, 0)
+    many = agent.make_update_many(config)
+    state, metrics = many(state, jax.tree.map(lambda x: np.repeat(np.asarray(x, np.float32)[None], 1000, 0), data))
+    assert set(metrics) == {*agent.METRIC_NAMES, "gripper_loss"}
+    assert metrics["gripper_loss"] < 0.2
+    embedding = embed(state.critic["head"], look(state.critic["head"], data.observations), data.observations.state, 0.0)
+    values = np.asarray(mlp(state.gripper, embedding, "tanh"))
+    taken = values[np.arange(8), np.asarray(data.actions[:, 6], int) + 1]
+    np.testing.assert_allclose(taken, data.grasp_penalties, atol=0.1)
+    q = critics(state.critic["ensemble"], embedding, data.actions[:, :6], "tanh")
+    assert np.abs(q).max() < 0.5  # the penalty is the gripper head's alone
+
+
+def test_pixels_are_shifted_and_train_the_network_that_sees_them() -> None:
+    config = configuration(actor_period=1)
+    spec = InputSpec(5, (128, 128, 3), "uint8", 1)
+    state = agent.init(config, spec, 3, 0)
+    rng = np.random.default_rng(0)
+    pixels = rng.integers(0, 256, (2, 128, 128, 3), dtype=np.uint8)
+    data = jax.tree.map(lambda x: x[:2], batch())
+    data = data._replace(
+        observations=data.observations._replace(image=pixels),
+        next_observations=data.next_observations._replace(image=pixels),
+    )
+    after, metrics = jax.jit(lambda s, b: agent.update(s, b, config))(state, data)
+    assert all(np.isfinite(value) for value in metrics.values())
+    for name, before in state.critic["head"]["cnn"].items():
+        assert not same(before, after.critic["head"]["cnn"][name])
 
 
 def test_each_group_has_one_optimiser_of_its_own_size() -> None:
-    state = agent.init(configuration(), 5, 3, 0)
+    state = agent.init(configuration(), SPECS["map"], 7, 0)
     count = lambda tree: sum(leaf.size for leaf in jax.tree.leaves(tree))  # noqa: E731
     for params, optimiser in (
         (state.actor, state.actor_optimiser),
         (state.critic, state.critic_optimiser),
+        (state.gripper, state.gripper_optimiser),
         (state.temperature, state.temperature_optimiser),
     ):
         assert count(optimiser) == 2 * count(params) + 1  # two moments and a counter
@@ -63,19 +130,21 @@ def test_each_group_has_one_optimiser_of_its_own_size() -> None:
 def test_critics_learn_the_return_where_the_episode_ended() -> None:
     config = configuration()
     data = batch(discount=0.0)
-    state = agent.init(config, 5, 3, 0)
+    state = agent.init(config, STATE, 3, 0)
     many = agent.make_update_many(config)
     batches = jax.tree.map(lambda x: np.repeat(x[None], 500, 0), data)
     state, _ = many(state, batches)
     state, metrics = many(state, batches)
-    q = critics(state.critic, data.observations, data.actions, config.network.activation)
+    head = state.critic["head"]
+    embedding = embed(head, look(head, data.observations), data.observations.state, 0.0)
+    q = critics(state.critic["ensemble"], embedding, data.actions, config.network.activation)
     np.testing.assert_allclose(q.mean(0), data.returns, atol=0.15)
     assert set(metrics) == set(agent.METRIC_NAMES)
 
 
 def test_targets_follow_with_tau() -> None:
     config = configuration(tau=0.25)
-    state = agent.init(config, 5, 3, 0)
+    state = agent.init(config, STATE, 3, 0)
     after, _ = agent.update(state, batch(), config)
     mixed = jax.tree.map(lambda t, c: t + 0.25 * (c - t), state.target_critic, after.critic)
     for a, b in zip(jax.tree.leaves(after.target_critic), jax.tree.leaves(mixed), strict=True):
@@ -85,11 +154,11 @@ def test_targets_follow_with_tau() -> None:
 def test_scan_equals_single_updates() -> None:
     config = configuration()
     batches = [batch(seed=k) for k in range(4)]
-    one = agent.init(config, 5, 3, 7)
+    one = agent.init(config, STATE, 3, 7)
     for item in batches:
         one, _ = agent.update(one, item, config)
     stacked = jax.tree.map(lambda *x: np.stack(x), *batches)
-    many, _ = agent.make_update_many(config)(agent.init(config, 5, 3, 7), stacked)
+    many, _ = agent.make_update_many(config)(agent.init(config, STATE, 3, 7), stacked)
     assert int(many.updates) == 4
     for a, b in zip(jax.tree.leaves(one.actor), jax.tree.leaves(many.actor), strict=True):
         np.testing.assert_allclose(a, b, rtol=1e-3, atol=1e-5)
@@ -97,6 +166,6 @@ def test_scan_equals_single_updates() -> None:
 
 def test_seed_decides_initialisation() -> None:
     config = configuration()
-    assert same(agent.init(config, 5, 3, 1), agent.init(config, 5, 3, 1))
-    assert not same(agent.init(config, 5, 3, 1).actor, agent.init(config, 5, 3, 2).actor)
-    assert float(agent.temperature_of(agent.init(config, 5, 3, 1))) == pytest.approx(0.01, rel=1e-3)
+    assert same(agent.init(config, STATE, 3, 1), agent.init(config, STATE, 3, 1))
+    assert not same(agent.init(config, STATE, 3, 1).actor, agent.init(config, STATE, 3, 2).actor)
+    assert float(agent.temperature_of(agent.init(config, STATE, 3, 1))) == pytest.approx(0.01, rel=1e-3)

@@ -10,10 +10,20 @@ from rl_samples import insertion
 from scipy import stats
 
 from rldg_core.errors import UserError
-from rldg_rl.config import NetworkConfig
-from rldg_rl.inference import actor_forward
-from rldg_rl.networks import TanhGaussian, actor, actor_init, critics, critics_init
-from rldg_rl.weights import actor_shapes, flatten, pack, unpack
+from rldg_rl import agent
+from rldg_rl.config import NetworkConfig, RLConfig
+from rldg_rl.inference import actor_forward, choose_action
+from rldg_rl.inference import embed as numpy_embed
+from rldg_rl.inputs import Inputs, InputSpec
+from rldg_rl.networks import TanhGaussian, actor, critics, critics_init, embed, look, mlp
+from rldg_rl.weights import flatten, pack, policy_shapes, unpack
+
+SPECS = {
+    "state": InputSpec(5, None, "float16", 1),
+    "vector": InputSpec(5, (12,), "float16", 4),
+    "map": InputSpec(5, (2, 3, 4), "float16", 4),
+    "pixels": InputSpec(5, (128, 128, 3), "uint8", 1),
+}
 
 
 @pytest.mark.parametrize("std", [0.01, 0.3, 2.0])
@@ -38,16 +48,82 @@ def test_log_probability_is_finite_where_tanh_saturates() -> None:
     assert np.isfinite(distribution.sample_and_log_prob(jax.random.key(0))[1]).all()
 
 
-@pytest.mark.parametrize("activation", ["tanh", "relu"])
-def test_numpy_actor_equals_jax(activation: str) -> None:
-    config = NetworkConfig(hidden=(32, 24), activation=activation)  # type: ignore[arg-type]
-    params = actor_init(jax.random.key(3), 11, 6, config)
-    params["out"]["w"] = params["out"]["w"] * 100  # initially near zero by design
-    x = np.random.default_rng(0).normal(size=11).astype(np.float32)
-    expected = actor(params, x[None], config)
-    mean, std = actor_forward(flatten(params), x, config)
-    np.testing.assert_allclose(mean, expected.mean[0], rtol=1e-4, atol=1e-5)
-    np.testing.assert_allclose(std, expected.std[0], rtol=1e-4, atol=1e-5)
+def frame(spec: InputSpec, seed: int = 0) -> Inputs:
+    """Random inputs of one frame."""
+    rng = np.random.default_rng(seed)
+    image = None
+    if spec.pixels:
+        image = rng.integers(0, 256, spec.image_shape, dtype=np.uint8)
+    elif spec.image_shape:
+        image = rng.normal(size=spec.image_shape).astype(np.float16)
+    return Inputs(rng.normal(size=spec.state_dim).astype(np.float32), image)
+
+
+def lively(spec: InputSpec, config: NetworkConfig, action_dim: int = 7) -> agent.TrainState:
+    """A fresh agent whose outputs are not near zero."""
+    state = agent.init(RLConfig(network=config), spec, action_dim, 3)
+    state.actor["out"]["w"] = state.actor["out"]["w"] * 100
+    return state
+
+
+@pytest.mark.parametrize("kind", SPECS)
+@pytest.mark.parametrize(
+    "config",
+    [
+        NetworkConfig(hidden=(32, 24), image_bottleneck=24, state_bottleneck=8),
+        NetworkConfig(hidden=(16,), activation="relu", image_bottleneck=0, state_bottleneck=0),
+    ],
+)
+def test_numpy_acts_as_jax_does(kind: str, config: NetworkConfig) -> None:
+    spec = SPECS[kind]
+    state = lively(spec, config)
+    params = agent.policy_params(state)
+    tensors = flatten(params)
+    assert {name: tensor.shape for name, tensor in tensors.items()} == policy_shapes(config, spec, 7)
+    one = frame(spec)
+    batched = jax.tree.map(lambda x: jnp.asarray(x)[None], one)
+    embedding = embed(params["head"], look(params["head"], batched), batched.state, config.image_dropout)
+    np.testing.assert_allclose(numpy_embed(tensors, one), embedding[0], rtol=1e-3, atol=1e-4)
+    expected = actor(params["actor"], embedding, config)
+    mean, std = actor_forward(tensors, np.asarray(embedding[0]), config)
+    np.testing.assert_allclose(mean, expected.mean[0], rtol=1e-3, atol=1e-3)
+    np.testing.assert_allclose(std, expected.std[0], rtol=1e-3, atol=1e-3)
+    action = choose_action(tensors, one, config, None)
+    np.testing.assert_allclose(action[:6], expected.mode()[0], atol=1e-3)
+    assert action[6] == mlp(params["gripper"], embedding, config.activation)[0].argmax() - 1
+
+
+def test_dropout_scales_what_it_keeps_and_rests_without_a_key() -> None:
+    spec = SPECS["map"]
+    head = lively(spec, NetworkConfig()).critic["head"]
+    batched = jax.tree.map(lambda x: np.asarray(x)[None], frame(spec))
+    seen = look(head, batched)
+    still = embed(head, seen, batched.state, 0.5)
+    assert np.array_equal(still, embed(head, seen, batched.state, 0.5))
+    dropped = embed(head, seen, batched.state, 0.5, jax.random.key(0))
+    assert not np.allclose(dropped[:, :256], still[:, :256])
+    assert np.array_equal(dropped[:, 256:], still[:, 256:])  # the state has none
+
+
+def test_hil_serls_head_and_message_with_a_resnet_map_stay_small() -> None:
+    """Spatial embeddings 8, dense 256 and 64; all that is sent stays within 6 MB, with a gripper head, too."""
+    spec = InputSpec(20, (4, 4, 512), "float16", 4)
+    config = RLConfig()
+    shapes = policy_shapes(config.network, spec, 7)
+    assert shapes["head/spatial"] == (4, 4, 512, 8)
+    assert shapes["head/image/w"] == (4096, 256)
+    assert shapes["head/state/w"] == (20, 64)
+    assert shapes["actor/layer_0/w"] == (320, 256)
+    assert len(pack(flatten(agent.policy_params(agent.init(config, spec, 7, 0))))) <= 6e6
+
+
+def test_random_gripper_commands_have_their_probability() -> None:
+    spec, config = SPECS["state"], NetworkConfig(hidden=(8,))
+    tensors = flatten(agent.policy_params(lively(spec, config)))
+    rng = np.random.default_rng(0)
+    chosen = [choose_action(tensors, frame(spec), config, rng, 0.3)[6] for _ in range(2000)]
+    usual = choose_action(tensors, frame(spec), config, None)[6]
+    assert np.mean(np.array(chosen) != usual) == pytest.approx(0.2, abs=0.03)  # a third of them is the usual one
 
 
 def test_critics_are_independent() -> None:
@@ -59,20 +135,20 @@ def test_critics_are_independent() -> None:
 
 
 def test_weights_round_trip_and_are_checked() -> None:
-    config = NetworkConfig(hidden=(16, 8))
-    tensors = flatten(actor_init(jax.random.key(0), 5, insertion().action.dim, config))
-    shapes = actor_shapes(config, 5, 6)
+    config, spec = NetworkConfig(hidden=(16, 8), state_bottleneck=0), InputSpec(5, None, "float16", 1)
+    tensors = flatten(agent.policy_params(agent.init(RLConfig(network=config), spec, insertion().action.dim, 0)))
+    shapes = policy_shapes(config, spec, 6)
     assert {name: array.shape for name, array in tensors.items()} == shapes
     data = pack(tensors)
     assert data == pack(tensors)
     restored = unpack(data, shapes, "here")
     assert all(np.array_equal(tensors[name], restored[name]) for name in shapes)
-    with pytest.raises(UserError, match=r"here: layer_0/w is float32\(5, 16\)"):
-        unpack(data, actor_shapes(config, 4, 6), "here")
+    with pytest.raises(UserError, match=r"here: actor/layer_0/w is float32\(5, 16\)"):
+        unpack(data, policy_shapes(config, InputSpec(4, None, "float16", 1), 6), "here")
     with pytest.raises(UserError, match="here: tensors differ"):
-        unpack(data, actor_shapes(NetworkConfig(hidden=(16,)), 5, 6), "here")
+        unpack(data, policy_shapes(NetworkConfig(hidden=(16,), state_bottleneck=0), spec, 6), "here")
     with pytest.raises(UserError, match="here: not valid safetensors"):
         unpack(b"\x80\x04pickle", shapes, "here")
-    tensors["out/b"] = np.full_like(tensors["out/b"], np.nan)
-    with pytest.raises(UserError, match="here: out/b holds a value that is not finite"):
+    tensors["actor/out/b"] = np.full_like(tensors["actor/out/b"], np.nan)
+    with pytest.raises(UserError, match="here: actor/out/b holds a value that is not finite"):
         unpack(pack(tensors), shapes, "here")

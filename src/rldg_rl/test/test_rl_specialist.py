@@ -14,12 +14,16 @@ from rldg_core.errors import UserError
 from rldg_core.frames import rotation_of
 from rldg_core.image_codec import encode_jpeg
 from rldg_core.policy import TrainablePolicy
+from rldg_core.types import Observation
+from rldg_rl import agent
 from rldg_rl import config as configuration
 from rldg_rl.checkpoint import write_specialist_of
 from rldg_rl.config import PRESETS, FeatureConfig, resolve
-from rldg_rl.features import feature_dim, feature_function, proprioception
+from rldg_rl.features import input_spec, policy_inputs, proprioception, stored_inputs
+from rldg_rl.gripper_head import grasp_penalty
 from rldg_rl.learner import Learner
 from rldg_rl.specialist import SpecialistPolicy
+from rldg_rl.weights import flatten, pack
 
 
 @pytest.fixture(scope="module")
@@ -82,7 +86,8 @@ def test_folder_round_trip_and_action_dimension(tmp_path: Path) -> None:
 def config_file(folder: Path) -> Path:
     """A YAML file that resolves to `small()`."""
     path = folder / "overrides.yaml"
-    path.write_text("preset: hil_serl\nnetwork: {hidden: [16, 16]}\nagent: {batch_size: 16}\n")
+    network = "network: {hidden: [16, 16], state_bottleneck: 0}"
+    path.write_text(f"preset: hil_serl\nfeatures: {{image_encoder: none}}\n{network}\n")
     return path
 
 
@@ -99,11 +104,11 @@ def test_inference_is_cheap(learner: Learner) -> None:
 
 
 def test_features_are_of_order_one_and_fine_near_the_target() -> None:
-    config, task = FeatureConfig(), insertion()
+    config, task = resolve("connector").features, insertion()
     rng = np.random.default_rng(0)
     values = [proprioception(observation(rng.uniform(-1, 1, 6) * 0.05), task, config) for _ in range(50)]
     assert np.abs(values).max() <= 3.0
-    assert values[0].shape == (feature_dim(config),)
+    assert values[0].shape == (input_spec(task, config).state_dim,)
     centre = proprioception(observation([0.0] * 6), task, config)
     moved = proprioception(observation([2e-4, 0, 0, 0, 0, 0]), task, config)
     assert np.abs(moved - centre).max() > 0.15  # 0.2 mm
@@ -123,25 +128,79 @@ def test_twist_changes_axes_by_rotation_alone_far_from_the_base() -> None:
     np.testing.assert_allclose(twist[3:], expected, atol=1e-6)
 
 
-def test_image_features_are_frozen_and_need_the_camera() -> None:
-    config = FeatureConfig(image_encoder="random_conv")
-    features = feature_function(insertion(), config)
-    image = np.random.default_rng(0).integers(0, 255, (256, 256, 3), dtype=np.uint8)
-    seen = replace(observation([0.0] * 6), images={"wrist": encode_jpeg(image)})
-    values = features(seen)
-    assert values.shape == (feature_dim(config),)
-    assert np.array_equal(values, feature_function(insertion(), config)(seen))
-    other = replace(seen, images={"wrist": encode_jpeg(255 - image)})
-    assert not np.allclose(values, features(other))
+def seen_with_image(seed: int = 0) -> Observation:
+    """An observation with a random wrist image."""
+    image = np.random.default_rng(seed).integers(0, 255, (256, 256, 3), dtype=np.uint8)
+    return replace(observation([0.0] * 6, stamp_ns=5), images={"wrist": encode_jpeg(image)})
+
+
+def test_cached_features_are_those_of_the_policy_and_of_a_few_crops() -> None:
+    config = FeatureConfig(image_encoder="random_conv", crops=3)
+    spec = input_spec(insertion(), config)
+    acting, storing = policy_inputs(insertion(), config), stored_inputs(insertion(), config)
+    inputs, stored = acting(seen_with_image()), storing(seen_with_image())
+    assert spec.image_shape == inputs.image.shape == (512,)
+    assert stored.image.shape == (3, 512)
+    assert stored.image.dtype == np.float16 == np.dtype(spec.image_dtype)
+    np.testing.assert_allclose(stored.image[0], inputs.image, atol=2e-3)
+    assert not np.allclose(stored.image[1], stored.image[0], atol=2e-2)
+    assert np.array_equal(stored.image, storing(seen_with_image()).image)
+    assert not np.allclose(inputs.image, acting(seen_with_image(1)).image, atol=2e-2)
+
+
+def test_pixels_are_passed_on_as_they_are() -> None:
+    config = FeatureConfig(image_encoder="small_cnn")
+    spec = input_spec(insertion(), config)
+    inputs = stored_inputs(insertion(), config)(seen_with_image())
+    assert spec.pixels and spec.crops == 1
+    assert inputs.image.shape == spec.image_shape == (128, 128, 3)
+    assert inputs.image.dtype == np.uint8
+
+
+@pytest.mark.parametrize("encoder", ["random_conv", "small_cnn"])
+def test_an_image_that_is_missing_or_of_another_shape_is_named(encoder: str) -> None:
+    inputs = policy_inputs(insertion(), FeatureConfig(image_encoder=encoder))  # type: ignore[arg-type]
     with pytest.raises(ValueError, match="no image of camera 'wrist'"):
-        features(observation([0.0] * 6))
+        inputs(observation([0.0] * 6))
+    oblong = encode_jpeg(np.zeros((64, 128, 3), np.uint8))
+    with pytest.raises(ValueError, match="image of camera 'wrist' is 128x64, expected a square"):
+        inputs(replace(observation([0.0] * 6), images={"wrist": oblong}))
+    with pytest.raises(UserError, match="no camera 'side'"):
+        policy_inputs(insertion(), FeatureConfig(image_encoder=encoder, camera="side"))  # type: ignore[arg-type]
+
+
+def test_tasks_with_a_gripper_see_its_width_and_get_its_command(tmp_path: Path) -> None:
+    task = insertion().model_copy(update={"action": insertion().action.model_copy(update={"gripper": True})})
+    config = configuration.load(config_file(tmp_path))
+    spec = input_spec(task, config.features)
+    assert spec.state_dim == input_spec(insertion(), config.features).state_dim + 1
+    assert proprioception(observation([0.0] * 6), task, config.features)[-1] == pytest.approx(2 * 0.01 / 0.08 - 1)
+    with pytest.raises(ValueError, match="gripper width that is not finite"):
+        proprioception(replace(observation([0.0] * 6), gripper_width_m=float("nan")), task, config.features)
+    policy = SpecialistPolicy(config_file(tmp_path), task)
+    policy.update_weights(pack(flatten(agent.policy_params(agent.init(config, spec, 7, 0)))), 1)
+    action = policy.act(observation([0.0] * 6))
+    assert action.shape == (1, 7)
+    assert action[0, 6] in (-1.0, 0.0, 1.0)
+
+
+@pytest.mark.parametrize(
+    ("command", "width_m", "expected"),
+    [(-1, 0.08, -0.02), (-1, 0.03, 0.0), (1, 0.03, -0.02), (1, 0.08, 0.0), (0, 0.08, 0.0), (0, 0.0, 0.0)],
+)
+def test_grasp_penalty_where_the_gripper_would_change(command: float, width_m: float, expected: float) -> None:
+    action = np.array([0.0] * 6 + [command], np.float32)
+    assert grasp_penalty(action, width_m, -0.02) == expected
+    assert grasp_penalty(action[:6], width_m, -0.02) == 0.0
 
 
 @pytest.mark.parametrize("preset", PRESETS)
 def test_presets_are_valid_and_the_hash_names_what_weights_fit(preset: str) -> None:
-    config = resolve(preset)
-    changed = resolve(preset, {"network": {"hidden": [7]}})
-    learning = resolve(preset, {"agent": {"discount": 0.5}})
+    features = {"image_encoder": "random_conv"}
+    config = resolve(preset, {"features": features})
+    changed = resolve(preset, {"features": features, "network": {"hidden": [7]}})
+    learning = resolve(preset, {"features": features, "agent": {"discount": 0.5}})
+    assert config.spec_hash(6) != resolve(preset, {"features": {"image_encoder": "none"}}).spec_hash(6)
     assert config.spec_hash(6) != changed.spec_hash(6)
     assert config.spec_hash(6) != config.spec_hash(7)
     assert config.spec_hash(6) == learning.spec_hash(6)
@@ -153,6 +212,7 @@ def test_presets_are_valid_and_the_hash_names_what_weights_fit(preset: str) -> N
         ("agent: {batch_size: 3}", "agent: Value error, batch_size must be even"),
         ("agent: {speed: 3}", r"agent\.speed: Extra inputs"),
         ("network: {critics: 2}\nagent: {critic_subset: 3}", "critic_subset 3 exceeds network.critics 2"),
+        ("features: {image_encoder: resnet10}", "features: Value error, encoder_weights names the file"),
         ("preset: best", "unknown preset 'best'"),
         ("agent: 3", "agent: expected a mapping"),
         ("- 1", "expected a mapping"),

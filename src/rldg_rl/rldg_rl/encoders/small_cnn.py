@@ -45,7 +45,8 @@ def forward(params: Mapping[str, Any], images: jax.Array) -> jax.Array:
     x = images.astype(jnp.float32) / 128.0 - 1.0
     for index, (kernel, stride, _, _) in enumerate(LAYERS):
         weights = params[f"conv_{index}_w"]
-        x = jax.nn.relu(_patches(x, kernel, stride) @ weights.reshape(-1, weights.shape[-1]) + params[f"conv_{index}_b"])
+        patches = _patches(x, kernel, stride)
+        x = jax.nn.relu(patches @ weights.reshape(patches.shape[-1], -1) + params[f"conv_{index}_b"])
     return x
 
 
