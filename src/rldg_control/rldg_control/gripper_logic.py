@@ -1,4 +1,7 @@
-"""Debouncing the 7th action component: franka_gripper takes about one second per motion. Free of ROS."""
+"""The 7th action component -> width to command, debounced: franka_gripper takes about one second per motion.
+
+Free of ROS. In lock-step every executed action gets its width, since the cell waits for both.
+"""
 
 from __future__ import annotations
 
@@ -12,9 +15,9 @@ THRESHOLD = 0.5
 
 @dataclass(frozen=True)
 class GripperConfig:
-    """ticks: how many equal requests in a row it takes; widths in m (Franka Hand: 0 to 0.08)."""
+    """ticks: how many equal requests in a row it takes (the real hand is slow: 2); widths in m (Franka Hand: 0 to 0.08)."""
 
-    ticks: int = 2
+    ticks: int = 1
     open_width_m: float = 0.08
     closed_width_m: float = 0.0
 
@@ -28,6 +31,15 @@ class GripperLogic:
         self._asked: bool | None = None
         self._count = 0
 
+    @property
+    def commanded_m(self) -> float:
+        """The width that was commanded last; a hand that got no command is open."""
+        return self._config.closed_width_m if self._commanded is False else self._config.open_width_m
+
+    def restart(self) -> None:
+        """A new episode: nothing was commanded yet, so that the first request is sent whatever it is."""
+        self._commanded, self._asked, self._count = None, None, 0
+
     def on_executed(self, action: list[float], source: Source) -> float | None:
         """Return the width [m] to command now, or None. HOLD and actions without a gripper never move it."""
         if len(action) < 7 or source in (Source.HOLD, Source.NONE) or not abs(action[6]) > THRESHOLD:
@@ -40,3 +52,27 @@ class GripperLogic:
             return None
         self._commanded = opens
         return self._config.open_width_m if opens else self._config.closed_width_m
+
+
+class LockstepGripper:
+    """Executed actions of observations by stamp -> the width of each, once.
+
+    A reset of the cell opens the hand and shows as a gap of two periods between stamps, as for the observer: an
+    event would race with the first action.
+    """
+
+    def __init__(self, config: GripperConfig, period_ns: int) -> None:
+        self._logic = GripperLogic(config)
+        self._gap_ns = 3 * period_ns // 2
+        self._answered_ns: int | None = None
+
+    def on_executed(self, observation_stamp_ns: int, action: list[float], source: Source) -> float | None:
+        """Return the width [m] that belongs to this action; None for one that was answered before."""
+        last_ns, stamp_ns = self._answered_ns, observation_stamp_ns
+        if last_ns is not None and stamp_ns <= last_ns:
+            return None
+        if last_ns is not None and stamp_ns - last_ns > self._gap_ns:
+            self._logic.restart()
+        self._answered_ns = stamp_ns
+        self._logic.on_executed(action, source)
+        return self._logic.commanded_m

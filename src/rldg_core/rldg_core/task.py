@@ -183,7 +183,15 @@ class FmbInsertionScene(SceneLooks):
     grasp_pitch_rad: Annotated[float, Field(ge=0, le=0.3)] = 0.02
 
 
-SceneConfig = Annotated[ConnectorScene | FmbInsertionScene, Field(discriminator="kind")]
+class PickAndPlaceScene(SceneLooks):
+    """Object on the table, at random (uniform +-) around the point below the reset pose, and a bowl below the target."""
+
+    kind: Literal["pick_and_place"] = "pick_and_place"
+    object_xy_m: Annotated[float, Field(ge=0, le=0.2)] = 0.09
+    object_yaw_rad: Annotated[float, Field(ge=0, le=np.pi)] = 0.5
+
+
+SceneConfig = Annotated[ConnectorScene | FmbInsertionScene | PickAndPlaceScene, Field(discriminator="kind")]
 """One model per kind of scene, so that each kind has its own keys."""
 
 

@@ -13,11 +13,13 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from rldg_sim.panda import GRIPPER_MAX_WIDTH_M, HAND_TCP_M
+from rldg_core.task import Task
+from rldg_sim.panda import GRIPPER_MAX_WIDTH_M, HAND_TCP_M, arm_mjcf
+from rldg_sim.scene import CARTESIAN_ACTUATORS, PHYSICS_STEP_S, actuators
 
 Array = NDArray[np.float64]
 
-GRASP_FORCE_N = 30.0
+GRASP_FORCE_N = 25.0
 """Largest force of the drive on each finger (Franka Hand: 70 N continuous; its examples grasp with 20 to 60 N)."""
 SPEED_M_S = 0.1
 """Speed at which the width changes without load (Franka Hand: 0.05 m/s a finger)."""
@@ -28,8 +30,17 @@ PAD_BELOW_TCP_M = 0.007
 FINGER_HALF_M = (0.0095, 0.007, 0.016)
 GRAVITY_M_S2 = 9.81
 SIDES = (("left", 1), ("right", -1))
+FELT_BODIES = ("hand", "finger_left", "finger_right")
+"""Bodies whose contacts the wrist feels."""
 
+_FINGERS = slice(7, 9)
+"""The fingers' joints follow the arm's seven ..."""
+_MOTOR = CARTESIAN_ACTUATORS
+"""... and the motor the actuators of the impedance."""
 _DRIVE_DAMPING = 2 * GRASP_FORCE_N / SPEED_M_S
+# Of the motor behind its gears, as the finger feels it. Contact forces are computed with this inertia but
+# without the damping, so that it must well exceed damping x time step (0.5 kg) or grasped objects jump away.
+_DRIVE_INERTIA_KG = 2.0
 _STIFFNESS = GRASP_FORCE_N / 0.002
 _RACK_STIFFNESS = 8000.0
 _PAD_CENTRE_Z = HAND_TCP_M + PAD_BELOW_TCP_M - PAD_HALF_M[2]
@@ -48,7 +59,7 @@ def fingers_mjcf(drawn: bool) -> str:
         <body name="finger_{side}">
           <inertial pos="0 {sign * 0.01} {_FINGER_CENTRE_Z:.9g}" mass="0.03" diaginertia="1e-5 1e-5 1e-5"/>
           <joint name="finger_{side}" type="slide" axis="0 {sign} 0" range="0 {GRIPPER_MAX_WIDTH_M / 2}"
-                 damping="{_DRIVE_DAMPING}" armature="0.1"/>
+                 damping="{_DRIVE_DAMPING}" armature="{_DRIVE_INERTIA_KG}"/>
           <geom name="pad_{side}" type="box" {pad_class} pos="0 {sign * PAD_HALF_M[1]:.9g} {_PAD_CENTRE_Z:.9g}"
                 size="{pad}" {colours[0]}/>
           <geom type="box" pos="0 {sign * FINGER_HALF_M[1]:.9g} {_FINGER_CENTRE_Z:.9g}" size="{finger}" {colours[1]}/>
@@ -73,34 +84,61 @@ def motor_mjcf() -> str:
     )
 
 
-class Gripper:
-    """The fingers of a compiled model: state, command and what they touch."""
+def grasping_physics_mjcf(task: Task, world: str) -> str:
+    """Arm with moving fingers, and MJCF elements `world` of the world; joints and actuators in the order above.
 
-    def __init__(self, model: Any) -> None:
-        self._actuator = int(model.actuator("gripper").id)
-        self._qpos = [int(model.joint(f"finger_{side}").qposadr[0]) for side, _ in SIDES]
-        self.bodies = tuple(int(model.body(f"finger_{side}").id) for side, _ in SIDES)
+    Gravity is off, since the arm's own controller compensates it: who adds free bodies applies their weight.
+    """
+    hand = f'<site name="tcp" pos="0 0 {HAND_TCP_M}"/>{fingers_mjcf(drawn=False)}'
+    return f"""
+<mujoco model="rldg cell, grasping">
+  <compiler angle="radian" autolimits="true" balanceinertia="true"/>
+  <option timestep="{PHYSICS_STEP_S}" integrator="Euler" cone="elliptic" impratio="10" iterations="20"
+          ls_iterations="10">
+    <flag gravity="disable" island="disable" equality="disable" frictionloss="disable" sensor="disable"/>
+  </option>
+  <size memory="8M"/>
+  <default>
+    <geom condim="4" friction="0.5 0.01 0.001" solref="0.01 1" solimp="0.9 0.95 0.001" mass="0"/>
+    <default class="pad"><geom friction="1.2 0.02 0.001" priority="1"/></default>
+  </default>
+  <worldbody>
+    <body name="target" mocap="true"><site name="target"/></body>
+    {arm_mjcf(hand, drawn=False)}
+    {world}
+  </worldbody>
+  <tendon>{tendons_mjcf()}</tendon>
+  <actuator>
+    {actuators(task.impedance.compliant)}
+    {motor_mjcf()}
+  </actuator>
+</mujoco>"""
 
-    def open(self, data: Any, width_m: float) -> None:
-        """Put the fingers at a width, at rest, and command it (reset)."""
-        for address in self._qpos:
-            data.qpos[address] = width_m / 2
-        self.command(data, width_m)
 
-    def command(self, data: Any, width_m: float) -> None:
-        """Command a width [m]; it stays commanded."""
-        data.ctrl[self._actuator] = min(max(width_m, 0.0), GRIPPER_MAX_WIDTH_M)
+def open_fingers(data: Any, width_m: float = GRIPPER_MAX_WIDTH_M) -> None:
+    """Put the fingers at a width and command it (reset)."""
+    data.qpos[_FINGERS] = width_m / 2
+    command(data, width_m)
 
-    def commanded_m(self, data: Any) -> float:
-        """The commanded width."""
-        return float(data.ctrl[self._actuator])
 
-    def width_m(self, data: Any) -> float:
-        """Distance of the pads."""
-        return float(sum(data.qpos[address] for address in self._qpos))
+def command(data: Any, width_m: float) -> None:
+    """Command a width [m]; it stays commanded."""
+    data.ctrl[_MOTOR] = min(max(width_m, 0.0), GRIPPER_MAX_WIDTH_M)
 
-    def touches(self, model: Any, data: Any, body: int) -> bool:
-        """Whether a finger touches this body now."""
-        first, second = (model.geom_bodyid[data.contact.geom[:, k]] for k in (0, 1))
-        fingers = np.isin(first, self.bodies) & (second == body) | np.isin(second, self.bodies) & (first == body)
-        return bool(np.any(fingers))
+
+def commanded_m(data: Any) -> float:
+    """The commanded width."""
+    return float(data.ctrl[_MOTOR])
+
+
+def width_m(data: Any) -> float:
+    """Distance of the pads."""
+    return float(data.qpos[_FINGERS].sum())
+
+
+def touch(model: Any, data: Any, body: int) -> bool:
+    """Whether a finger touches this body now."""
+    fingers = [int(model.body(f"finger_{side}").id) for side, _ in SIDES]
+    first, second = (model.geom_bodyid[data.contact.geom[:, k]] for k in (0, 1))
+    pairs = (np.isin(first, fingers) & (second == body)) | (np.isin(second, fingers) & (first == body))
+    return bool(np.any(pairs))

@@ -10,7 +10,7 @@ from __future__ import annotations
 from collections import deque
 from dataclasses import dataclass, replace
 from enum import Enum
-from typing import Literal
+from typing import TYPE_CHECKING, Literal
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
@@ -18,6 +18,9 @@ from scipy.spatial.transform import Rotation
 
 from rldg_core.seeding import derive_seed
 from rldg_core.task import Task
+
+if TYPE_CHECKING:
+    from rldg_sim.operator_pick import PickOperator
 
 Array = NDArray[np.float64]
 
@@ -272,6 +275,10 @@ class ScriptedOperator:
         return np.clip(self._hand + self._tremor, -1.0, 1.0)
 
 
-def make_operator(config: OperatorConfig, task: Task) -> ScriptedOperator:
+def make_operator(config: OperatorConfig, task: Task) -> ScriptedOperator | PickOperator:
     """The operator for a task's kind of scene."""
+    from rldg_sim.operator_pick import PickOperator  # which imports this module
+
+    if task.scene.kind == "pick_and_place":
+        return PickOperator(config, task)
     return ScriptedOperator(config, task)

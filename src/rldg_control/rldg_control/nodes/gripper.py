@@ -1,7 +1,8 @@
 """gripper: the 7th component of `executed_action`, debounced -> a width topic or franka_gripper's actions.
 
-Parameters: task, mode (topic | franka), gripper_command_topic, gripper_action_prefix, debounce_ticks,
-open_width_m, closed_width_m, speed_m_s, force_n.
+Parameters: task, lockstep, mode (topic | franka), gripper_command_topic, gripper_action_prefix, debounce_ticks
+(default: 1 with a topic, 2 with franka), open_width_m, closed_width_m, speed_m_s, force_n. Real time: a width is
+commanded when it changes. Lock-step: every executed action gets one width, which the cell waits for.
 """
 
 from __future__ import annotations
@@ -14,14 +15,18 @@ from rclpy.node import Node
 from rclpy.task import Future
 from std_msgs.msg import Float64
 
-from rldg_control.gripper_logic import GripperConfig, GripperLogic
+from rldg_control.gripper_logic import GripperConfig, GripperLogic, LockstepGripper
 from rldg_control.nodes.reporting import OK, Report, Reporter
 from rldg_core.errors import UserError
+from rldg_core.from_msg import stamp_ns
 from rldg_core.types import Source
-from rldg_msgs.msg import ExecutedAction
+from rldg_msgs.msg import EpisodeEvent, ExecutedAction
 from rldg_ros.parameters import parameter, task_parameter
-from rldg_ros.qos import STREAM, TARGET
+from rldg_ros.qos import EVENTS, STREAM, TARGET
 from rldg_ros.runner import run_node
+
+FRANKA_TICKS = 2
+"""Requests in a row that it takes to start a motion of the real hand, which lasts about a second."""
 
 
 class Gripper(Node):
@@ -33,12 +38,14 @@ class Gripper(Node):
         mode = str(parameter(self, "mode", "topic"))
         if mode not in ("topic", "franka"):
             raise UserError(f"parameter mode: expected topic or franka, got {mode!r}")
-        self._config = GripperConfig(
-            ticks=int(parameter(self, "debounce_ticks", GripperConfig.ticks)),
+        lockstep = bool(parameter(self, "lockstep", False))
+        config = GripperConfig(
+            ticks=int(parameter(self, "debounce_ticks", FRANKA_TICKS if mode == "franka" else GripperConfig.ticks)),
             open_width_m=float(parameter(self, "open_width_m", GripperConfig.open_width_m)),
             closed_width_m=float(parameter(self, "closed_width_m", GripperConfig.closed_width_m)),
         )
-        self._logic = GripperLogic(self._config)
+        self._logic = GripperLogic(config)
+        self._lockstep = LockstepGripper(config, task.period_ns) if lockstep else None
         if mode == "franka":
             self._command = FrankaGripper(self).command
         else:
@@ -48,13 +55,23 @@ class Gripper(Node):
         self._width_m: float | None = None
         self._idle = "" if task.action.gripper else f"idle: task {task.name} has no gripper action"
         self.create_subscription(ExecutedAction, "executed_action", self._on_executed, STREAM)
+        self.create_subscription(EpisodeEvent, "episode_event", self._on_event, EVENTS)
         Reporter(self, self._report)
 
     def _on_executed(self, message: ExecutedAction) -> None:
-        width_m = self._logic.on_executed(list(message.executed), Source(message.source))
+        action, source = list(message.executed), Source(message.source)
+        if self._lockstep:
+            width_m = self._lockstep.on_executed(stamp_ns(message.observation_stamp), action, source)
+        else:
+            width_m = self._logic.on_executed(action, source)
         if width_m is not None:
             self._width_m = width_m
             self._command(width_m)
+
+    def _on_event(self, message: EpisodeEvent) -> None:
+        if message.kind == EpisodeEvent.START:
+            # Whoever reset the scene may have moved the hand.
+            self._logic.restart()
 
     def _report(self) -> Report:
         return Report(OK, self._idle or "gripper ready", {"commanded_width_m": str(self._width_m)})
