@@ -112,10 +112,10 @@ def look(params: Params, inputs: Inputs) -> jax.Array:
         from rldg_rl.encoders import small_cnn
 
         x = small_cnn.forward(params["cnn"], x)
-    x = x.astype(jnp.float32)
+    seen: jax.Array = x.astype(jnp.float32)
     if "spatial" in params:
-        x = jnp.einsum("bhwc,hwck->bck", x, params["spatial"])
-    return x.reshape(x.shape[0], -1)
+        seen = jnp.einsum("bhwc,hwck->bck", seen, params["spatial"])
+    return seen.reshape(seen.shape[0], -1)
 
 
 def embed(params: Params, seen: jax.Array, state: jax.Array, dropout: float, key: jax.Array | None = None) -> jax.Array:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import collections
+import contextlib
 import os
 import pickle
 import pickletools
@@ -201,7 +202,7 @@ def test_a_malicious_file_is_refused_in_one_line_and_runs_nothing(tmp_path: Path
     ],
 )
 def test_what_is_no_dict_of_arrays_is_refused(data: bytes, message: str) -> None:
-    with pytest.raises(UserError, match="^here: ") as caught:
+    with pytest.raises(UserError, match=r"^here: ") as caught:
         read_arrays(data, "here")
     assert message in str(caught.value)
 
@@ -217,10 +218,20 @@ def test_a_damaged_file_is_refused_or_still_holds_arrays(data: st.DataObject) ->
     for _ in range(data.draw(st.integers(1, 3))):
         at = data.draw(st.integers(0, len(damaged) - 1))
         damaged[at : at + 1] = data.draw(st.one_of(st.binary(max_size=2), st.sampled_from(INSTRUCTIONS)))
-    try:
-        found = read_arrays(bytes(damaged), "here")
-    except UserError as error:
-        assert str(error).startswith("here: ")
-        assert "\n" not in str(error)
-    else:
+    with contextlib.suppress(_Refusal):
+        found = read_or_refuse(bytes(damaged))
         assert all(isinstance(array, np.ndarray) and array.dtype.kind == "f" for array in found.values())
+
+
+class _Refusal(Exception):
+    """One clear line."""
+
+
+def read_or_refuse(data: bytes) -> dict[str, NDArray[Any]]:
+    """Any other error than one clear line is a failure of the test."""
+    try:
+        return read_arrays(data, "here")
+    except UserError as error:
+        if str(error).startswith("here: ") and "\n" not in str(error):
+            raise _Refusal from error
+        raise

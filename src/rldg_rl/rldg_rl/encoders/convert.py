@@ -94,7 +94,7 @@ _CONSTRUCTORS: dict[str, Callable[..., Any]] = {
 
 
 class _Interpreter:
-    """Stack and memo of one file. Each method is one instruction of `pickletools.opcodes`."""
+    """Stack and memo of one file: the instructions of protocols 2 to 5 that build data."""
 
     def __init__(self) -> None:
         self.stack: list[Any] = []
@@ -116,11 +116,11 @@ class _Interpreter:
             stack.append(_CONSTANTS[name]())
         elif name == "MARK":
             self.marks.append(len(stack))
-        elif name in ("BINPUT", "LONG_BINPUT", "PUT"):
+        elif name in ("BINPUT", "LONG_BINPUT"):
             self.memo[argument] = stack[-1]
         elif name == "MEMOIZE":
             self.memo[len(self.memo)] = stack[-1]
-        elif name in ("BINGET", "LONG_BINGET", "GET"):
+        elif name in ("BINGET", "LONG_BINGET"):
             stack.append(self.memo[argument])
         elif name == "GLOBAL":
             stack.append(self._named(str(argument)))
@@ -139,11 +139,9 @@ class _Interpreter:
             stack.append(tuple(self._marked()))
         elif name in ("TUPLE1", "TUPLE2", "TUPLE3"):
             count = int(name[-1])
-            items = tuple(stack[-count:])
-            del stack[-count:]
-            stack.append(items)
+            stack[-count:] = [tuple(stack[-count:])]
         elif name in ("SETITEM", "SETITEMS"):
-            items = self._marked() if name == "SETITEMS" else [stack.pop(-2), stack.pop()]
+            items: list[Any] = self._marked() if name == "SETITEMS" else [stack.pop(-2), stack.pop()]
             stack[-1].update(zip(items[::2], items[1::2], strict=True))
         elif name in ("APPEND", "APPENDS"):
             items = self._marked() if name == "APPENDS" else [stack.pop()]
@@ -173,9 +171,10 @@ class _Interpreter:
             raise _Refused("state of something that is neither array nor dtype")
 
 
-_VALUES = frozenset(
-    "BINUNICODE SHORT_BINUNICODE BINUNICODE8 UNICODE BINBYTES SHORT_BINBYTES BINBYTES8 BYTEARRAY8 BINSTRING "
-    "SHORT_BINSTRING BININT BININT1 BININT2 INT LONG LONG1 LONG4 BINFLOAT FLOAT".split()
+_VALUES = (
+    *("BINUNICODE", "SHORT_BINUNICODE", "BINUNICODE8", "BINSTRING", "SHORT_BINSTRING"),
+    *("BINBYTES", "SHORT_BINBYTES", "BINBYTES8", "BYTEARRAY8"),
+    *("BININT", "BININT1", "BININT2", "LONG1", "LONG4", "BINFLOAT"),
 )
 _CONSTANTS: dict[str, Callable[[], Any]] = {
     "EMPTY_DICT": dict,

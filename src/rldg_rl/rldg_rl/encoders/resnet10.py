@@ -123,9 +123,10 @@ def _block(params: Mapping[str, Any], name: str, x: jax.Array, stride: int) -> j
 
 
 def _conv(x: jax.Array, kernel: jax.Array, stride: int = 1, padding: Any = "SAME") -> jax.Array:
-    return jax.lax.conv_general_dilated(
+    out: jax.Array = jax.lax.conv_general_dilated(
         x, kernel, (stride, stride), padding, dimension_numbers=("NHWC", "HWIO", "NHWC")
     )
+    return out
 
 
 def _norm(params: Mapping[str, Any], name: str, x: jax.Array) -> jax.Array:
@@ -134,4 +135,5 @@ def _norm(params: Mapping[str, Any], name: str, x: jax.Array) -> jax.Array:
     groups = x.reshape(count, height * width, GROUPS, channels // GROUPS)
     groups = groups - groups.mean((1, 3), keepdims=True)
     groups = groups * jax.lax.rsqrt((groups * groups).mean((1, 3), keepdims=True) + EPSILON)
-    return groups.reshape(x.shape) * params[f"{name}/scale"] + params[f"{name}/bias"]
+    out: jax.Array = groups.reshape(x.shape) * params[f"{name}/scale"] + params[f"{name}/bias"]
+    return out
