@@ -8,6 +8,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -19,17 +20,20 @@ pytest.importorskip("rldg_msgs.msg")
 
 from rldg_core.files import sha256_hex  # noqa: E402
 from rldg_core.types import Step  # noqa: E402
+from rldg_data.recording import write_episode  # noqa: E402
 from rldg_msgs.msg import LearnerStatus, PolicyWeights  # noqa: E402
 from rldg_msgs.msg import Step as StepMsg  # noqa: E402
 from rldg_rl.learner import Learner  # noqa: E402
 from rldg_rl.specialist import SpecialistPolicy  # noqa: E402
 from rldg_ros import qos, to_msg  # noqa: E402
 
-DOMAIN_ID = 21
+DOMAIN_ID = 126
 DEADLINE_S = 150.0
+PICK = insertion().model_copy(update={"name": "pick"})
 CONFIG = """
 preset: hil_serl
-network: {hidden: [16, 16]}
+features: {image_encoder: none}
+network: {hidden: [16, 16], state_bottleneck: 0}
 agent: {batch_size: 16}
 learner: {updates_per_call: 5, start_steps: 10, period_steps: 10, updates_per_step: 2.0}
 """
@@ -58,26 +62,31 @@ class Bench:
     def _on_status(self, message: Any) -> None:
         self.status = message
 
-    def start(self, *extra: str) -> subprocess.Popen[bytes]:
+    def start(self, lockstep: bool = True, **more: str) -> subprocess.Popen[bytes]:
         """Start the learner's process."""
         parameters = {
             "task": str(TASK_FILE),
             "run_dir": str(self.run_dir),
             "config_file": str(self.config),
-            "lockstep": "true",
+            "lockstep": str(lockstep).lower(),
             "checkpoint_every_steps": "20",
+            **more,
         }
         arguments = [item for name, value in parameters.items() for item in ("-p", f"{name}:={value}")]
         code = "from rldg_rl.nodes.learner import main; main()"
         with self.log.open("ab") as log:
             self.process = subprocess.Popen(
-                [sys.executable, "-c", code, "--ros-args", *arguments, *extra],
+                [sys.executable, "-c", code, "--ros-args", *arguments],
                 env={**os.environ, "ROS_DOMAIN_ID": str(DOMAIN_ID)},
                 stdout=log,
                 stderr=log,
                 start_new_session=True,
             )
         return self.process
+
+    def last_line(self) -> str:
+        """Of the log."""
+        return self.log.read_text().splitlines()[-1]
 
     def publish(self, steps: list[Step]) -> None:
         """Publish Steps in order."""
@@ -137,34 +146,65 @@ def test_weights_status_checkpoint_kill_and_resume(bench: Bench) -> None:
     assert status.success_rate_20 == pytest.approx(0.5)
     assert "critic_loss" in list(status.loss_names)
 
-    checkpoint = bench.run_dir / "checkpoints" / "00000020"
+    # Not in the middle of an episode: 27, not 20.
+    checkpoint = bench.run_dir / "checkpoints" / "00000027"
     assert (checkpoint / "learner.json").is_file()
+    bench.process = None
+    second = bench.start()
+    assert second.wait(DEADLINE_S) == 2
+    assert f"another learner (process {process.pid}) trains in this run folder" in bench.last_line()
     os.killpg(process.pid, signal.SIGKILL)
     process.wait()
 
     bench.weights.clear()
     process = bench.start()
-    bench.wait(lambda: bool(bench.weights), "weights after the restart")
-    assert bench.weights[0].version == 3  # one more than the checkpoint's
-    assert bench.weights[0].valid_from_step == 0
-    bench.wait(lambda: bench.status.env_steps == 20, "status of the checkpoint")
+    bench.wait(lambda: len(bench.weights) == 2, "weights after the restart")
+    # The version that acts at step 27 and the one that falls due at 30, as they were.
+    assert [bytes(w.data) for w in bench.weights] == [w.data for w in expected[1:3]]
+    assert [(w.version, w.valid_from_step) for w in bench.weights] == [(1, 20), (2, 30)]
+    bench.wait(lambda: bench.status.env_steps == 27, "status of the checkpoint")
     process.send_signal(signal.SIGINT)
     assert process.wait(60) == 0
     policy = SpecialistPolicy(bench.run_dir / "specialist", insertion(), explore=False)
     assert policy.ready
-    assert policy.spec.version == 3
+    assert policy.spec.version == 2
+    assert list((bench.run_dir / "tensorboard").glob("events.*"))
+
+
+@pytest.mark.timeout(300)
+def test_watched_bags_are_learned_from_and_duplicates_and_damage_are_not(bench: Bench, tmp_path: Path) -> None:
+    bags = tmp_path / "bags"
+    bags.mkdir()
+    steps = random_episodes(2, 9)
+    write_episode(bags, steps[:10], insertion())
+    bench.start(lockstep=False, watch_dir=str(bags), watch_period_s="0.1")
+    bench.wait(lambda: bench.status is not None and bench.status.env_steps == 9, "the bag that was there")
+    bench.wait(lambda: bench.steps.get_subscription_count() == 1, "subscription")
+    (bags / "episode_000001").mkdir()
+    write_episode(bags, [replace(step, task="pick") for step in steps[:10]], PICK)
+    bench.publish(steps)
+    bench.wait(lambda: bench.status.env_steps == 18, "the live episode")
+    bench.wait(lambda: "episode of task 'pick'" in bench.log.read_text(), "the complaint about another task")
+    assert "episode_000001" in bench.log.read_text()
+    write_episode(bags, steps[10:], insertion())
+    write_episode(bags, [replace(step, episode_id="other/0") for step in steps[:10]], insertion())
+    bench.wait(lambda: "episode_000004: 10 new Steps of 10" in bench.log.read_text(), "the new bag")
+    assert "episode_000003" not in bench.log.read_text()
+    nan = replace(steps[0], episode_id="nan", reward=float("nan"))
+    bench.publish([nan])
+    bench.wait(lambda: "topic step: reward: not finite: 1 Steps left out" in bench.log.read_text(), "the complaint")
 
 
 @pytest.mark.timeout(200)
 def test_bad_parameters_and_lost_steps_end_it_with_one_line(bench: Bench) -> None:
-    process = bench.start("-p", "demo_bag_dirs:=['/nowhere']")
+    process = bench.start(demo_bag_dirs="['/nowhere']")
     assert process.wait(DEADLINE_S) == 2
-    assert "/nowhere" in bench.log.read_text().splitlines()[-1]
+    assert "/nowhere" in bench.last_line()
 
     process = bench.start()
     bench.process = None  # it is expected to end
     bench.wait(lambda: len(bench.weights) == 1 and bench.steps.get_subscription_count() == 1, "first weights")
     steps = random_episodes(1, 9)
-    bench.publish(steps[:3] + steps[4:])
+    bench.publish(steps[:3] + steps[2:3] + steps[4:])
     assert process.wait(DEADLINE_S) == 2
-    assert "step_count 4 after 2: transitions were lost" in bench.log.read_text().splitlines()[-1]
+    assert "step_count 4 after 2: transitions were lost" in bench.last_line()
