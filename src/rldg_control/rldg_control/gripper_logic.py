@@ -15,7 +15,7 @@ THRESHOLD = 0.5
 
 @dataclass(frozen=True)
 class GripperConfig:
-    """ticks: how many equal requests in a row it takes (the real hand is slow: 2); widths in m (Franka Hand: 0 to 0.08)."""
+    """ticks: how many equal requests in a row it takes; widths in m (Franka Hand: 0 to 0.08)."""
 
     ticks: int = 1
     open_width_m: float = 0.08

@@ -184,7 +184,7 @@ class FmbInsertionScene(SceneLooks):
 
 
 class PickAndPlaceScene(SceneLooks):
-    """Object on the table, at random (uniform +-) around the point below the reset pose, and a bowl below the target."""
+    """Object on the table, at random (uniform +-) around the point below the reset pose; bowl below the target pose."""
 
     kind: Literal["pick_and_place"] = "pick_and_place"
     object_xy_m: Annotated[float, Field(ge=0, le=0.2)] = 0.09

@@ -30,14 +30,14 @@ ALIGNED_M = 0.008
 """Good enough across the tool to come down ..."""
 ALIGNED_RAD = 0.2
 """... and around it."""
-OVER_BOWL_M = 0.022
+OVER_BOWL_M = 0.03
 """Close enough to the bowl's middle to let go."""
 CLOSE_S = 0.6
 """Time that the operator gives the hand to close, and to open."""
 PRESS_S = 0.3
 LOST_M = 0.045
 """An object further than this from the tcp is not in the hand."""
-MISJUDGE = 8.0
+MISJUDGE = 10.0
 """A place on the table is judged this many times worse than a plug at its port (OperatorConfig.misjudge_m)."""
 TRAVEL = 1.7
 """People move so much faster through free space than on their way into a port (OperatorConfig.speed, gain)."""

@@ -34,16 +34,15 @@ def object_pose_base(task: Task, scene: PickAndPlaceScene, radius_m: float, seed
     """Where the object of this seed lies, (7,) in base: uniform around the point below the reset pose."""
     half = np.array([scene.object_xy_m, scene.object_xy_m, scene.object_yaw_rad])
     x, y, yaw = stream(seed, "object").uniform(-half, half)
-    middle = np.array(task.reset.pose_base_tcp[:2]) + [x, y]
+    middle_x, middle_y = task.reset.pose_base_tcp[:2]
     down = Rotation.from_rotvec([0.0, 0.0, yaw]) * Rotation.from_quat([1.0, 0.0, 0.0, 0.0])
-    return pose((*middle, radius_m), down.as_quat())
+    return pose((middle_x + x, middle_y + y, radius_m), down.as_quat())
 
 
 class PickAndPlace:
     """See rldg_sim.scene.SceneKind. Raises UserError on an unknown object."""
 
     felt_bodies = grasp.FELT_BODIES
-    hidden_groups = (1,)
 
     def __init__(self, task: Task, object_name: str) -> None:
         assert isinstance(task.scene, PickAndPlaceScene)
@@ -67,12 +66,12 @@ class PickAndPlace:
 
     def drawn_mjcf(self) -> str:
         """What cameras see."""
-        world = f"""
-    {self._at_bowl(tabletop.bowl_visuals())}
+        world = self._at_bowl(tabletop.bowl_visuals())
+        item = f"""
     <body name="object"><freejoint/><inertial pos="0 0 0" mass="1" diaginertia="1 1 1"/>
       {tabletop.item_visuals(self._item)}</body>"""
         table = tabletop.table_visuals(self._item.table)
-        return drawn_mjcf(tabletop.bowl_mesh(), world, grasp.fingers_mjcf(drawn=True), CAMERA, table, VIEW)
+        return drawn_mjcf(tabletop.bowl_mesh(), world, grasp.fingers_mjcf(drawn=True), CAMERA, table, VIEW, item)
 
     def _at_bowl(self, inside: str) -> str:
         x, y, _ = self._bowl[:3]

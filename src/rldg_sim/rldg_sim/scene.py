@@ -180,12 +180,22 @@ class WristCamera:
 
 TABLE_MJCF = '<geom name="table" type="box" pos=".35 0 -.02" size=".75 .6 .02" rgba=".62 .53 .43 1"/>'
 SCENE_CAMERA_MJCF = '<camera name="scene" pos=".95 .45 .42" xyaxes="-.684 .729 0 -.212 -.199 .956" fovy="36"/>'
+TABLE_VIEW_MJCF = '<camera name="scene" pos="1.05 .5 .5" xyaxes="-.684 .729 0 -.39 -.366 .845" fovy="40"/>'
+"""What lies on the table and the arm above it."""
 
 
 def drawn_mjcf(
-    assets: str, world: str, hand: str, camera: WristCamera, table: str = TABLE_MJCF, view: str = SCENE_CAMERA_MJCF
+    assets: str,
+    world: str,
+    hand: str,
+    camera: WristCamera,
+    table: str = TABLE_MJCF,
+    view: str = SCENE_CAMERA_MJCF,
+    free: str = "",
 ) -> str:
     """MJCF of what cameras see: light, table, arm, and a kind's assets and elements of the world and of the hand.
+
+    `free` are the bodies whose joints come after the arm's.
 
     Geom group 1 is what the wrist camera cannot see: arm, base and floor cost half of its rendering.
     """
@@ -215,6 +225,7 @@ def drawn_mjcf(
     <geom name="base" type="cylinder" group="1" pos="0 0 .07" size=".09 .07" rgba=".9 .9 .91 1"/>
     {world}
     {arm_mjcf(f"{palm}{hand}{camera.mjcf()}", drawn=True)}
+    {free}
   </worldbody>
 </mujoco>"""
 

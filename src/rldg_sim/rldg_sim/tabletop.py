@@ -93,7 +93,8 @@ def _pepper(item: Item) -> str:
         [
             *lobes,
             f'<geom type="ellipsoid" size="{0.9 * length:.6g} {0.8 * radius:.6g} {0.8 * radius:.6g}" rgba="{shade}"/>',
-            f'<geom type="capsule" fromto="{stem:.6g} 0 0 {stem + 0.012:.6g} .003 0" size=".0035" rgba=".42 .50 .16 1"/>',
+            f'<geom type="capsule" fromto="{stem:.6g} 0 0 {stem + 0.012:.6g} .003 0" size=".0035" '
+            'rgba=".42 .50 .16 1"/>',
         ]
     )
 
@@ -105,16 +106,17 @@ def _corn(item: Item) -> str:
         angle = k * math.pi / 4
         y, z = 0.72 * radius * math.cos(angle), 0.72 * radius * math.sin(angle)
         colour = ".96 .80 .12 1" if k % 2 else ".88 .68 .08 1"
-        rows.append(
-            f'<geom type="capsule" fromto="{-length:.6g} {y:.6g} {z:.6g} {length + 0.006:.6g} {0.6 * y:.6g} {0.6 * z:.6g}" '
-            f'size="{0.28 * radius:.6g}" rgba="{colour}"/>'
-        )
+        ends = np.array([-length, y, z, length + 0.006, 0.6 * y, 0.6 * z])
+        rows.append(f'<geom type="capsule" fromto="{_numbers(ends)}" size="{0.28 * radius:.6g}" rgba="{colour}"/>')
     husk = "\n".join(
         f'<geom type="ellipsoid" pos="{-length - 0.006:.6g} {side * 0.45 * radius:.6g} 0" '
         f'size=".016 {0.5 * radius:.6g} {0.7 * radius:.6g}" rgba=".62 .72 .30 1"/>'
         for side in (-1, 1)
     )
-    core = f'<geom type="capsule" fromto="{-length:.6g} 0 0 {length:.6g} 0 0" size="{0.8 * radius:.6g}" rgba=".96 .80 .12 1"/>'
+    core = (
+        f'<geom type="capsule" fromto="{-length:.6g} 0 0 {length:.6g} 0 0" size="{0.8 * radius:.6g}" '
+        'rgba=".96 .80 .12 1"/>'
+    )
     return "\n".join([core, *rows, husk])
 
 
@@ -134,10 +136,9 @@ def table_visuals(look: str) -> str:
         return f'<geom name="table" type="box" pos="{x} {y} -.02" size="{half_x} {half_y} .02" rgba=".46 .48 .51 1"/>'
     boards = 16
     width = 2 * half_y / boards
-    shades = (".84 .72 .54 1", ".80 .67 .49 1", ".87 .76 .59 1")
     planks = [
         f'<geom type="box" pos="{x} {y - half_y + (k + 0.5) * width:.6g} -.02" '
-        f'size="{half_x} {width / 2 - 0.0008:.6g} .02" rgba="{shades[(k * 7) % 5 % 3]}"/>'
+        f'size="{half_x} {width / 2 - 0.0008:.6g} .02" rgba=".84 .72 .54 1"/>'
         for k in range(boards)
     ]
     gaps = f'<geom name="table" type="box" pos="{x} {y} -.021" size="{half_x} {half_y} .02" rgba=".52 .40 .26 1"/>'
@@ -190,6 +191,7 @@ def _revolved(name: str, profile: list[tuple[float, float]], count: int = 32) ->
 def bowl_visuals() -> str:
     """The bowl as cameras see it."""
     return f"""
-      <geom type="cylinder" pos="0 0 {FLOOR_M / 2}" size="{BOWL_FLOOR_M + WALL_M / 2} {FLOOR_M / 2}" rgba="{_BOWL_RGBA}"/>
+      <geom type="cylinder" pos="0 0 {FLOOR_M / 2}" size="{BOWL_FLOOR_M + WALL_M / 2} {FLOOR_M / 2}"
+            rgba="{_BOWL_RGBA}"/>
       <geom name="bowl_inside" type="mesh" mesh="bowl_inside" rgba="{_BOWL_INSIDE_RGBA}"/>
       <geom name="bowl_outside" type="mesh" mesh="bowl_outside" rgba="{_BOWL_RGBA}"/>"""
