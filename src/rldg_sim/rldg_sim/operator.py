@@ -105,7 +105,7 @@ CENTRED_M = 1.2e-3
 """Judged to be this near to the port's axis, the operator descends."""
 SUNK_M = 0.0003
 """Depth at which the operator feels the plug give way into the lead-in."""
-LENGTH_SCALE = {"connector": 1.0, "fmb_insertion": 2.5}
+LENGTH_SCALE = {"connector": 1.0, "fmb_insertion": 3.0}
 """What all lengths of the operator are multiplied by, for each kind of scene: the coarser the fit, the larger."""
 _TREMOR_SHAPE = np.array([1.0, 1.0, 1.0, 0.3, 0.3, 0.3])
 """The cap of a SpaceMouse turns less readily than it slides."""

@@ -16,6 +16,7 @@ from numpy.typing import NDArray
 
 from rldg_sim import polygon
 from rldg_sim.connectors import Colour, Connector
+from rldg_sim.scene import numbers
 
 Array = NDArray[np.float64]
 
@@ -31,17 +32,14 @@ GRIP_MARGIN_M = 1.5e-3
 GRIP_HEIGHT_M = 0.024
 
 
-def _numbers(values: Array) -> str:
-    return " ".join(f"{v:.9g}" for v in np.asarray(values, dtype=np.float64).ravel())
-
-
-def _rgba(colour: Colour) -> str:
+def rgba(colour: Colour) -> str:
+    """Colour as an attribute of MJCF."""
     return f"{colour[0]} {colour[1]} {colour[2]} 1"
 
 
 def _box(x: tuple[float, float], y: tuple[float, float], z: tuple[float, float]) -> str:
     low, high = np.array([x[0], y[0], z[0]]), np.array([x[1], y[1], z[1]])
-    return f'<geom type="box" pos="{_numbers((low + high) / 2)}" size="{_numbers((high - low) / 2)}"/>'
+    return f'<geom type="box" pos="{numbers((low + high) / 2)}" size="{numbers((high - low) / 2)}"/>'
 
 
 def _side_box(
@@ -54,16 +52,20 @@ def _side_box(
     x_axis = math.cos(pitch_rad) * out + math.sin(pitch_rad) * down
     centre = np.array([middle[0], middle[1], z]) + outwards * out
     return (
-        f'<geom type="box" pos="{_numbers(centre)}" size="{_numbers(np.array(half))}" '
-        f'xyaxes="{_numbers(np.concatenate([x_axis, along]))}"/>'
+        f'<geom type="box" pos="{numbers(centre)}" size="{numbers(np.array(half))}" '
+        f'xyaxes="{numbers(np.concatenate([x_axis, along]))}"/>'
     )
 
 
 def port_contacts(item: Connector) -> str:
     """Contact boxes of the port; z = 0 is the face of the plate, +z leads into the cavity."""
-    cavity = polygon.offset(item.section, item.clearance_m)
-    mouth = polygon.offset(cavity, item.chamfer_m)
-    bottom, chamfer = item.depth_m + 2e-3, item.chamfer_m
+    return cavity_contacts(item.section, item.depth_m + 2e-3, item.clearance_m, item.chamfer_m)
+
+
+def cavity_contacts(section: Array, bottom: float, clearance_m: float, chamfer: float) -> str:
+    """Contact boxes of a board, `bottom` thick, with a cavity through it for a convex section and a lead-in."""
+    cavity = polygon.offset(section, clearance_m)
+    mouth = polygon.offset(cavity, chamfer)
     (x_low, y_low), (x_high, y_high) = mouth.min(axis=0), mouth.max(axis=0)
     board = BOARD_HALF_M
     parts = [
@@ -88,7 +90,7 @@ def port_contacts(item: Connector) -> str:
     return "\n".join(parts)
 
 
-def _ring_mesh(name: str, loops: list[Array]) -> str:
+def ring_mesh(name: str, loops: list[Array]) -> str:
     """Surface through loops of equally many corners (n, 3); seen from inside and above."""
     count = len(loops[0])
     faces = []
@@ -98,19 +100,21 @@ def _ring_mesh(name: str, loops: list[Array]) -> str:
             c, d = a + count, b + count
             faces += [(a, c, b), (b, c, d)]
     vertices = np.concatenate(loops)
-    return _surface(name, vertices, faces)
+    return surface(name, vertices, faces)
 
 
-def _surface(name: str, vertices: Array, faces: list[tuple[int, int, int]]) -> str:
+def surface(name: str, vertices: Array, faces: list[tuple[int, int, int]]) -> str:
+    """Mesh asset of an open surface."""
     attributes = 'inertia="shell" smoothnormal="false"'
-    return f'<mesh name="{name}" {attributes} vertex="{_numbers(vertices)}" face="{_ints(faces)}"/>'
+    return f'<mesh name="{name}" {attributes} vertex="{numbers(vertices)}" face="{_ints(faces)}"/>'
 
 
 def _ints(faces: list[tuple[int, int, int]]) -> str:
     return " ".join(str(i) for face in faces for i in face)
 
 
-def _at(corners: Array, z: float) -> Array:
+def at_height(corners: Array, z: float) -> Array:
+    """Corners (n, 2) as points (n, 3)."""
     return np.column_stack([corners, np.full(len(corners), z)])
 
 
@@ -124,17 +128,19 @@ def meshes(item: Connector) -> str:
     angles = polygon.corner_angles(rim, plate, board)
     floor_z = item.depth_m + 1e-3
     floor_faces = [(0, k + 1, k) for k in range(1, len(cavity) - 1)]
-    shell = np.concatenate([_at(item.section, 0.0), _at(polygon.offset(item.section, -EDGE_RADIUS_M), item.depth_m)])
-    plate_loop = _at(polygon.along_rays(plate, angles), 0.0)
+    shell = np.concatenate(
+        [at_height(item.section, 0.0), at_height(polygon.offset(item.section, -EDGE_RADIUS_M), item.depth_m)]
+    )
+    plate_loop = at_height(polygon.along_rays(plate, angles), 0.0)
     board_loop = polygon.along_rays(board, angles)
     return "\n".join(
         [
-            f'<mesh name="plug" vertex="{_numbers(shell)}"/>',
-            _ring_mesh("board", [_at(board_loop, BOARD_HEIGHT_M), _at(board_loop, 0.0), plate_loop]),
-            _ring_mesh("plate", [plate_loop, _at(polygon.along_rays(rim, angles), 0.0)]),
-            _ring_mesh("rim", [_at(rim, 0.0), _at(mouth, 0.0), _at(cavity, item.chamfer_m)]),
-            _ring_mesh("cavity", [_at(cavity, item.chamfer_m), _at(cavity, floor_z)]),
-            _surface("floor", _at(cavity, floor_z), floor_faces),
+            f'<mesh name="plug" vertex="{numbers(shell)}"/>',
+            ring_mesh("board", [at_height(board_loop, BOARD_HEIGHT_M), at_height(board_loop, 0.0), plate_loop]),
+            ring_mesh("plate", [plate_loop, at_height(polygon.along_rays(rim, angles), 0.0)]),
+            ring_mesh("rim", [at_height(rim, 0.0), at_height(mouth, 0.0), at_height(cavity, item.chamfer_m)]),
+            ring_mesh("cavity", [at_height(cavity, item.chamfer_m), at_height(cavity, floor_z)]),
+            surface("floor", at_height(cavity, floor_z), floor_faces),
         ]
     )
 
@@ -150,7 +156,7 @@ def port_visuals(item: Connector) -> str:
         "floor": (0.02, 0.02, 0.02),
     }
     surfaces = [
-        f'<geom name="{name}" type="mesh" mesh="{name}" rgba="{_rgba(colour)}"/>' for name, colour in colours.items()
+        f'<geom name="{name}" type="mesh" mesh="{name}" rgba="{rgba(colour)}"/>' for name, colour in colours.items()
     ]
     screws = [
         f'<geom type="cylinder" pos="{sx * 0.0095} {sy * 0.012} 0" size=".0016 .0004" rgba=".7 .7 .72 1"/>'
@@ -181,9 +187,9 @@ def plug_visuals(item: Connector) -> str:
     grip = item.extent_m + GRIP_MARGIN_M + 0.5e-3
     half = np.array([grip[0], grip[1], GRIP_HEIGHT_M / 2])
     return f"""
-      <geom name="shell" type="mesh" mesh="plug" rgba="{_rgba(item.plug_colour)}"/>
-      <geom name="grip" type="box" pos="0 0 {-GRIP_HEIGHT_M / 2}" size="{_numbers(half)}"
-            rgba="{_rgba(item.grip_colour)}"/>"""
+      <geom name="shell" type="mesh" mesh="plug" rgba="{rgba(item.plug_colour)}"/>
+      <geom name="grip" type="box" pos="0 0 {-GRIP_HEIGHT_M / 2}" size="{numbers(half)}"
+            rgba="{rgba(item.grip_colour)}"/>"""
 
 
 def grip_width_m(item: Connector) -> float:

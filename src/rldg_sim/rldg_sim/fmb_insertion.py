@@ -1,0 +1,175 @@
+"""Scene kind `fmb_insertion`: a peg held in the hand, a board with its hole at random on the table.
+
+After the Functional Manipulation Benchmark (Luo et al., "FMB", IJRR 2024) as the paper uses it (section IV): 1.5 mm
+tolerance, board anywhere in 35 x 35 cm and turned up to 15 degrees, arm 15 cm above it.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+from scipy.spatial.transform import Rotation
+
+from rldg_core.errors import UserError
+from rldg_core.frames import rotation_of
+from rldg_core.task import FmbInsertionScene, Task
+from rldg_sim import polygon
+from rldg_sim.connectors import Colour
+from rldg_sim.panda import HAND_TCP_M
+from rldg_sim.port import BOARD_HALF_M, EDGE_RADIUS_M, at_height, cavity_contacts, rgba, ring_mesh, surface
+from rldg_sim.pose_math import relative_pose, turn_of, wxyz
+from rldg_sim.randomisation import start_pose, stream
+from rldg_sim.scene import (
+    TABLE_VIEW_MJCF,
+    HeldObject,
+    Truth,
+    WristCamera,
+    drawn_mjcf,
+    fixed_fingers_mjcf,
+    held_physics_mjcf,
+    numbers,
+)
+
+Array = NDArray[np.float64]
+
+
+@dataclass(frozen=True)
+class Peg:
+    """section: (n, 2) cross-section [m], its x along the finger pads, its y between them; colour."""
+
+    section: Array
+    colour: Colour
+
+
+PEGS: dict[str, Peg] = {"rectangle": Peg(polygon.rectangle(28e-3, 40e-3), (0.78, 0.18, 0.12))}
+
+TIP_M = 0.045
+"""Distance tcp -> tip of the peg along the tool."""
+TAIL_M = 0.015
+"""How far the peg reaches behind the tcp."""
+BOARD_HEIGHT_M = 0.03
+"""The hole leads through the board, so this is the depth of full insertion; the table stops the peg."""
+CLEARANCE_M = 0.75e-3
+"""Gap per side: 1.5 mm tolerance."""
+CHAMFER_M = 1.0e-3
+SUCCESS_DEPTH_M = 2e-3
+"""Success: the tip is within this of full insertion ..."""
+SUCCESS_LATERAL_M = 2e-3
+"""... its middle is within this of the hole's axis ..."""
+SUCCESS_TILT_RAD = 0.1
+"""... and the peg is turned away from the hole by less than this."""
+CAMERA = WristCamera((0.09, 0.0, 0.05), (0.01, 0.0, 0.23), 80.0)
+"""As wide as a D405; sees the tip, and from the start every place of the hole."""
+BORDER_M = 6e-3
+"""Coloured ring around the mouth, which is still seen beside the peg when the peg hides the hole."""
+BOARD_COLOUR: Colour = (0.58, 0.59, 0.57)
+BORDER_COLOUR: Colour = (0.20, 0.32, 0.52)
+HOLE_COLOUR: Colour = (0.10, 0.11, 0.13)
+
+
+def board_pose_base(task: Task, scene: FmbInsertionScene, seed: int) -> Array:
+    """Pose (7,) of the hole in base: its origin is the middle of the mouth, z leads into it."""
+    half = np.array([scene.board_xy_m, scene.board_xy_m, scene.board_yaw_rad])
+    x, y, yaw = stream(seed, "board").uniform(-half, half)
+    turned = rotation_of(task.target_pose_base_tcp) * Rotation.from_rotvec([0.0, 0.0, yaw])
+    middle = task.target_pose_base_tcp
+    return np.concatenate([[middle[0] + x, middle[1] + y, BOARD_HEIGHT_M], turned.as_quat()])
+
+
+def grasp_offset(scene: FmbInsertionScene, seed: int) -> Array:
+    """Offset (x, z, pitch) of the peg in the hand, tcp axes [m, m, rad]."""
+    half = np.array([scene.grasp_x_m, scene.grasp_z_m, scene.grasp_pitch_rad])
+    return np.asarray(stream(seed, "grasp").uniform(-half, half), dtype=np.float64)
+
+
+class FmbInsertion(HeldObject):
+    """One peg and its board (see rldg_sim.scene.SceneKind). Raises UserError on an unknown object."""
+
+    felt_bodies: tuple[str, ...] = ("peg",)
+
+    def __init__(self, task: Task, object_name: str) -> None:
+        assert isinstance(task.scene, FmbInsertionScene)
+        if object_name not in PEGS:
+            raise UserError(f"object {object_name!r}: no such peg, expected one of {', '.join(PEGS)}")
+        self._task, self._scene = task, task.scene
+        self._peg = PEGS[object_name]
+        self.grip_m = float(2 * np.abs(self._peg.section[:, 1]).max())
+
+    def physics_mjcf(self) -> str:
+        """The peg is one capsule along each edge, which is exact in a convex hole (see rldg_sim.port)."""
+        section = self._peg.section
+        goal = f"""
+    <geom name="table" type="box" pos=".5 0 -.02" size=".4 .4 .02"/>
+    <body name="board">{cavity_contacts(section, BOARD_HEIGHT_M, CLEARANCE_M, CHAMFER_M)}</body>"""
+        edges = "\n".join(
+            f'<geom type="capsule" fromto="{x:.9g} {y:.9g} 0 {x:.9g} {y:.9g} {TIP_M - EDGE_RADIUS_M}" '
+            f'size="{EDGE_RADIUS_M}"/>'
+            for x, y in polygon.offset(section, -EDGE_RADIUS_M)
+        )
+        held = f"""
+        <body name="peg" pos="0 0 {HAND_TCP_M}">
+          <inertial pos="0 0 .015" mass="0.06" diaginertia="3e-5 3e-5 3e-5"/>
+          {edges}
+        </body>"""
+        return held_physics_mjcf(self._task, goal, held)
+
+    def drawn_mjcf(self) -> str:
+        """Board, fingers and peg."""
+        cavity = polygon.offset(self._peg.section, CLEARANCE_M)
+        mouth = polygon.offset(cavity, CHAMFER_M)
+        border = polygon.offset(mouth, BORDER_M)
+        outline = polygon.rectangle(2 * BOARD_HALF_M, 2 * BOARD_HALF_M)
+        angles = polygon.corner_angles(border, outline)
+        edge, inner = polygon.along_rays(outline, angles), polygon.along_rays(border, angles)
+        floor_z = BOARD_HEIGHT_M - 1e-3
+        assets = [
+            ring_mesh("board", [at_height(edge, BOARD_HEIGHT_M), at_height(edge, 0.0), at_height(inner, 0.0)]),
+            ring_mesh("rim", [at_height(border, 0.0), at_height(mouth, 0.0), at_height(cavity, CHAMFER_M)]),
+            ring_mesh("hole", [at_height(cavity, CHAMFER_M), at_height(cavity, floor_z)]),
+            surface("floor", at_height(cavity, floor_z), [(0, k + 1, k) for k in range(1, len(cavity) - 1)]),
+        ]
+        dark = rgba(HOLE_COLOUR)
+        colours = {"board": rgba(BOARD_COLOUR), "rim": rgba(BORDER_COLOUR), "hole": dark, "floor": dark}
+        parts = [f'<geom name="{k}" type="mesh" mesh="{k}" rgba="{colour}"/>' for k, colour in colours.items()]
+        half = np.append(np.abs(self._peg.section).max(axis=0), (TIP_M + TAIL_M) / 2)
+        peg = (
+            f'<geom name="peg" type="box" pos="0 0 {(TIP_M - TAIL_M) / 2}" size="{numbers(half)}" '
+            f'rgba="{rgba(self._peg.colour)}"/>'
+        )
+        return drawn_mjcf(
+            assets="".join(assets),
+            world=f'<body name="board">{"".join(parts)}</body>',
+            hand=f'{fixed_fingers_mjcf(self.grip_m)}<body name="peg" pos="0 0 {HAND_TCP_M}">{peg}</body>',
+            camera=CAMERA,
+            view=TABLE_VIEW_MJCF,
+        )
+
+    def start_pose(self, seed: int) -> Array:
+        """Around the task's reset pose."""
+        return start_pose(self._task, seed)
+
+    def place(self, model: Any, seed: int) -> None:
+        """The board on the table, the peg in the hand."""
+        board, peg = model.body("board"), model.body("peg")
+        pose = board_pose_base(self._task, self._scene, seed)
+        board.pos[:], board.quat[:] = pose[:3], wxyz(pose[3:])
+        x, z, pitch = grasp_offset(self._scene, seed)
+        peg.pos[:] = [x, 0.0, HAND_TCP_M + z]
+        peg.quat[:] = [np.cos(pitch / 2), 0.0, np.sin(pitch / 2), 0.0]
+
+    def truth(self, model: Any, data: Any) -> Truth:
+        """Reference of the object: the middle of the peg's tip. Goal: the hole; so z < 0 above the board."""
+        peg, board, tcp = data.body("peg"), data.body("board"), data.site("tcp")
+        rotation = peg.xmat.reshape(3, 3)
+        tip = peg.xpos + rotation[:, 2] * TIP_M
+        in_hole = relative_pose(board.xmat.reshape(3, 3), board.xpos, rotation, tip)
+        success = (
+            in_hole[2] >= BOARD_HEIGHT_M - SUCCESS_DEPTH_M
+            and np.hypot(in_hole[0], in_hole[1]) <= SUCCESS_LATERAL_M
+            and turn_of(in_hole) <= SUCCESS_TILT_RAD
+        )
+        in_hand = relative_pose(tcp.xmat.reshape(3, 3), tcp.xpos, rotation, tip)
+        return Truth(in_hole, in_hand, bool(success))
