@@ -59,7 +59,8 @@ class Frames:
                 raise ValueError(f"image of shape {np.shape(inputs.image)}, expected {stored}")
             # A copy: the caller's array may be a view of something larger.
             image = np.array(inputs.image, spec.image_dtype, order="C")
-            self._images[slot] = self._compressor.compress(image.tobytes()) if spec.pixels else image
+            # zstandard returns an object as large as the worst case: copy what it uses.
+            self._images[slot] = bytes(memoryview(self._compressor.compress(image.data))) if spec.pixels else image
         self._states[slot] = inputs.state
 
     def forget(self, slot: int) -> None:
