@@ -41,7 +41,7 @@ def main() -> None:
             answered[stamp_ns(message.header.stamp)] = info["source_timestamp"]
 
         client.node.create_subscription(Observation, "observation", on_observation, qos.STREAM)
-        client.node.create_subscription(PoseStamped, "/target_pose", on_target, qos.STREAM)
+        client.node.create_subscription(PoseStamped, "/target_pose", on_target, qos.TARGET)
         before = client.policy_status
         assert before is not None
         episodes = max(1, round(seconds / 10.0))

@@ -42,7 +42,7 @@ def test_up_runs_refuses_a_second_and_holds_at_the_end(
 ) -> None:
     targets: list[PoseStamped] = []
     poses: list[PoseStamped] = []
-    client.node.create_subscription(PoseStamped, "/target_pose", targets.append, qos.STREAM)
+    client.node.create_subscription(PoseStamped, "/target_pose", targets.append, qos.TARGET)
     client.node.create_subscription(
         PoseStamped, "/franka_robot_state_broadcaster/current_pose", poses.append, qos.VENDOR_STATE
     )

@@ -107,6 +107,7 @@ class EpisodeLogic:
         self._rewards: dict[int, Verdict] = {}
         self._begun = self._running = False
         self._first_ns = 0
+        self._newest_ns = -1
         self._index = 0
         self._label: bool | None = None
         self._hold_ns: int | None = None
@@ -137,7 +138,10 @@ class EpisodeLogic:
         self._begun = False
 
     def on_observation(self, stamp_ns: int, message: Any, now_s: float) -> list[Event]:
-        """An observation."""
+        """An observation. In lock-step one that was received before (a latched topic sent it again) is ignored."""
+        if self._lockstep and stamp_ns <= self._newest_ns:
+            return []
+        self._newest_ns = stamp_ns
         self._observations.append((stamp_ns, message))
         if not self._begun:
             while len(self._observations) > IDLE_KEPT:

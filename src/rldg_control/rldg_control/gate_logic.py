@@ -33,6 +33,9 @@ SILENCE_PERIODS = 2.5
 ACTION_PERIODS = 2.0
 """An observation left unanswered for so long, with no later one answered, is two missing actions."""
 
+STARTS_KEPT = 10
+"""As many events as `episode_event` sends again to a late subscriber."""
+
 START_GRACE_S = 1.0
 """Time for the first action of an episode (a policy resets first); nothing was commanded yet, so silence is safe."""
 
@@ -158,6 +161,7 @@ class GateLogic:
     _person: _Asked | None = None
     _person_active_s: float = -np.inf
     _gripper: Float32 = field(default_factory=lambda: np.zeros(0, dtype=np.float32))
+    _starts: deque[tuple[str, int]] = field(default_factory=lambda: deque(maxlen=STARTS_KEPT))
     # The running episode.
     _episode_id: str = ""
     _first_stamp_ns: int = 0
@@ -183,6 +187,8 @@ class GateLogic:
         if not self.config.lockstep and abs(age_s) > STALE_PERIODS * self.config.period_s:
             self.counters.stale_observations += 1
             return None
+        if self.config.lockstep and self._seen and stamp_ns <= self._seen[-1].stamp_ns:
+            return None  # a latched topic sent it again
         self._seen.append(_Seen(stamp_ns, pose_base_tcp, now_s))
         if self.config.lockstep:
             return self._advance(now_s)
@@ -266,9 +272,14 @@ class GateLogic:
         return self._advance(now_s)
 
     def on_start(self, episode_id: str, first_observation_stamp_ns: int, now_s: float) -> Command | None:
-        """An episode starts; observations of that stamp and later are acted on. A latch outlives it."""
-        if self.phase is Phase.LATCHED:
+        """An episode starts; observations of that stamp and later are acted on. A latch outlives it.
+
+        A START that was heard before (a latched topic sends it again) is ignored.
+        """
+        start = (episode_id, first_observation_stamp_ns)
+        if self.phase is Phase.LATCHED or start in self._starts:
             return None
+        self._starts.append(start)
         self.phase = Phase.RUNNING
         self._episode_id = episode_id
         self._first_stamp_ns = first_observation_stamp_ns

@@ -122,20 +122,24 @@ class ObservationBuilder:
 
 
 class FrameJoiner:
-    """Collects the parts of one sensor frame by their common stamp (lock-step)."""
+    """Collects the parts of one sensor frame by their common stamp (lock-step); each frame comes out once."""
 
     def __init__(self, parts: tuple[str, ...]) -> None:
         self._parts = frozenset(parts)
         self._open: dict[int, dict[str, Any]] = {}
+        self._joined_ns = -1
 
     def add(self, part: str, frame_stamp_ns: int, message: Any) -> dict[str, Any] | None:
         """Add one part; return all parts when this one completes its frame. Older open frames are dropped then."""
+        if frame_stamp_ns <= self._joined_ns:
+            return None
         frame = self._open.setdefault(frame_stamp_ns, {})
         frame[part] = message
         if frame.keys() != self._parts:
             while len(self._open) > OPEN_FRAMES:
                 del self._open[min(self._open)]
             return None
+        self._joined_ns = frame_stamp_ns
         self._open = {stamp: parts for stamp, parts in self._open.items() if stamp > frame_stamp_ns}
         return frame
 

@@ -59,7 +59,7 @@ class Bench(Node):
         self.answers = self.lockstep = lockstep
         self.success_at: int | None = None
         self.policy: Callable[[int], list[float]] = lambda _stamp: [0.0, 0.0, 1.0, 0.0, 0.0, 0.0]
-        self.frames_in_episode = 0
+        self.frames_in_episode = self.answered = 0
         self.observations: list[Observation] = []
         self.targets: list[PoseStamped] = []
         self.executed: list[ExecutedAction] = []
@@ -79,7 +79,7 @@ class Bench(Node):
         self.action_out = make(PolicyAction, "policy_action", STREAM)
         self.create_service(ResetCell, "cell/reset", self._on_reset)
         listen = self.create_subscription
-        listen(PoseStamped, "/target_pose", self._on_target, TARGET)
+        listen(PoseStamped, "/target_pose", self._on_target, STREAM if lockstep else TARGET)
         listen(Observation, "observation", self._on_observation, STREAM)
         listen(ExecutedAction, "executed_action", self.executed.append, STREAM)
         listen(Step, "step", self.steps.append, STEPS)
@@ -110,6 +110,7 @@ class Bench(Node):
     def act(self, stamp: int) -> None:
         action = PolicyAction(header=to_msg.header(stamp), action=to_msg.floats(self.policy(stamp)), policy_id="test")
         self.action_out.publish(action)
+        self.answered += 1
 
     def sources(self) -> list[int]:
         return [e.source for e in self.executed]

@@ -68,7 +68,9 @@ def run_lockstep(logic: EpisodeLogic, first: int, verdicts: list[Verdict], rng: 
             # The answer to k - 1 may come after observation k.
             arrivals.append(lambda k=k: logic.on_executed(first + k - 1, ("a", first + k - 1), Source.POLICY, 0.0))
         rng.shuffle(arrivals)
-        for arrive in arrivals:
+        # A latched topic sends its last messages again to a subscriber that is discovered anew.
+        again = [a for a in arrivals if rng.random() < 0.3]
+        for arrive in arrivals + again:
             events += arrive()
     return events
 

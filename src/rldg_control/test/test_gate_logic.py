@@ -272,6 +272,27 @@ def test_lockstep_needs_the_verdict_on_the_previous_step() -> None:
     assert gate.hold("stop", 0.0) is None, "the cell must not move on between episodes"
 
 
+def test_lockstep_executes_once_what_latched_topics_send_again() -> None:
+    gate = GateLogic(config(lockstep=True))
+    inputs = []
+
+    def put(*calls: object) -> list[int]:
+        """Feed calls, then everything so far once more, topic by topic; return the stamps that were executed."""
+        inputs.extend(calls)
+        by_topic = sorted(inputs, key=lambda call: call[0])
+        done = [getattr(gate, name)(*arguments, 0.0) for name, *arguments in [*calls, *by_topic]]
+        return [command.executed.observation_stamp_ns for command in done if command]
+
+    assert put(("on_start", "e/0", 1), ("on_observation", 1, TARGET)) == []
+    assert put(("on_policy_action", 1, act(), "p", 0)) == [1]
+    assert put(("on_observation", 2, TARGET), ("on_step", "e/0", 0, False)) == []
+    assert put(("on_policy_action", 2, act(), "p", 0)) == [2]
+    assert put(("on_observation", 3, TARGET), ("on_policy_action", 3, act(), "p", 0)) == []
+    assert put(("on_step", "e/0", 1, True)) == [] and gate.phase is Phase.IDLE
+    assert put(("on_start", "e/1", 5), ("on_observation", 5, TARGET), ("on_policy_action", 5, act(), "p", 0)) == [5]
+    assert gate.counters.executed == 3
+
+
 def test_lockstep_bad_answer_latches_at_its_turn() -> None:
     gate = GateLogic(config(lockstep=True))
     gate.on_start("e/0", 1, 0.0)

@@ -117,6 +117,8 @@ def test_frames_are_complete_have_one_stamp_and_come_in_order(order: list[str]) 
         frames.append(joiner.add(part, sent[part], (part, sent[part])))
     complete = [frame for frame in frames if frame]
     assert complete == [{part: (part, stamp) for part in parts} for stamp in (1, 2, 3)]
+    again = [joiner.add(part, stamp, None) for part in parts for stamp in (1, 2, 3)]
+    assert again == [None] * len(again), "a latched topic that sends again makes no second frame"
 
 
 def test_a_part_that_never_comes_does_not_fill_the_memory() -> None:

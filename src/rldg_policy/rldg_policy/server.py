@@ -22,6 +22,9 @@ from rldg_policy.store import Loaded, PolicyStore, one_line
 from rldg_policy.validation import check_chunk, ticks_per_inference
 from rldg_policy.weights import Weights, WeightsQueue
 
+STARTS_KEPT = 10
+"""As many events as `episode_event` sends again to a late subscriber."""
+
 MAX_WAITING = 10
 """Observations kept until START arrives (the depth of the topic's QoS)."""
 
@@ -80,6 +83,7 @@ class PolicyServer:
         self._weights = WeightsQueue()
         self._applied: Weights | None = None
         self._episode: Episode | None = None
+        self._starts: deque[tuple[str, int]] = deque(maxlen=STARTS_KEPT)
         self._index = 0
         self._last_stamp_ns: int | None = None
         self._last_step: tuple[int, bool] | None = None
@@ -89,7 +93,11 @@ class PolicyServer:
 
     # -- events -----------------------------------------------------------------------------------------
     def start(self, episode: Episode) -> None:
-        """START of an episode: observations from its first one on are due."""
+        """START of an episode: observations from its first one on are due. Heard again, it is ignored."""
+        start = (episode.episode_id, episode.first_stamp_ns)
+        if start in self._starts:
+            return
+        self._starts.append(start)
         self._episode = episode
         self._index = 0
         self._last_stamp_ns = None

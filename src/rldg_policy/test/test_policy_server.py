@@ -65,13 +65,21 @@ def server_with(task, policy: Fake, **options) -> PolicyServer:
 @settings(max_examples=60, deadline=None)
 @given(data=st.data(), lengths=st.lists(st.integers(1, 7), min_size=1, max_size=4), period=st.integers(1, 4))
 def test_lock_step_answers_every_observation_once_with_the_weights_that_are_due(data, lengths, period, observe_static):
-    """Random delays between the topics: events, observations and weights each keep their own order only."""
+    """Random delays between the topics: events, observations and weights each keep their own order only, and a
+    topic may send its last messages again, as a latched one does when its subscriber is discovered anew."""
     task, observe = observe_static
     server = server_with(task, Fake(), lockstep=True, live_weights=True)
     events, observations, learner, steps = deque(), deque(), deque([(0, 0)]), deque()
     episode, stamp, index, step_count, published = -1, 0, 0, 0, 0
     answered: list[tuple[int, int]] = []
     expected: list[tuple[int, int]] = []
+
+    deliver = (
+        lambda event: server.start(event[1]) if event[0] == "start" else server.end(event[1]),
+        lambda stamp: server.observe(observe(stamp), 0.0),
+        lambda step: server.step(*step),
+    )
+    sent: tuple[deque, ...] = tuple(deque(maxlen=10) for _ in deliver)
 
     def reset() -> None:
         nonlocal episode, stamp, index
@@ -85,14 +93,13 @@ def test_lock_step_answers_every_observation_once_with_the_weights_that_are_due(
         assert queues, "nothing under way: the ring stands still"
         queue = queues[data.draw(st.integers(0, len(queues) - 1))]
         item = queue.popleft()
-        if queue is events:
-            server.start(item[1]) if item[0] == "start" else server.end(item[1])
-        elif queue is steps:
-            server.step(*item)
-        elif queue is observations:
-            server.observe(observe(item), 0.0)
-        else:
+        if queue is learner:
             server.receive_weights(weights(item[0], item[1], period))
+        else:
+            topic = [id(q) for q in (events, observations, steps)].index(id(queue))
+            sent[topic].append(item)
+            for message in sent[topic] if data.draw(st.booleans()) else [item]:
+                deliver[topic](message)
         while action := server.next_action(0):
             assert action.stamp_ns == stamp and index < lengths[episode]
             answered.append((stamp, action.version))

@@ -14,11 +14,21 @@ def _profile(depth: int, *, reliable: bool = True, latched: bool = False) -> QoS
     )
 
 
-STREAM = _profile(10)
-"""Our topics at the control rate: nothing may be lost between two local processes."""
+STREAM = _profile(10, latched=True)
+"""Our topics at the control rate: nothing may be lost between two local processes.
+
+Latched, since in lock-step one lost message stops the clock: a subscriber that is discovered late - at the start,
+or again after a process stood still for longer than the DDS lease of 20 s - gets what it missed. Receivers
+therefore ignore what they have had (docs/architecture.md, Lock-step 9)."""
 
 STEPS = _profile(1000)
-"""`step`: a learner that computes for a while must not lose transitions."""
+"""`step` for learner and recorder: who computes for a while must not lose transitions."""
+
+STEPS_OUT = _profile(1000, latched=True)
+"""`step` as the episode manager offers it."""
+
+LAST_STEPS = _profile(10, latched=True)
+"""`step` for gate and policy, which in lock-step wait for the newest one; latched as STREAM is."""
 
 LATCHED = _profile(1, latched=True)
 """Status: the newest value, also for late subscribers."""

@@ -36,7 +36,7 @@ from rldg_msgs.msg import EpisodeEvent, ExecutedAction, Observation, Reward, Ste
 from rldg_msgs.srv import LabelEpisode, ResetCell
 from rldg_ros import to_msg
 from rldg_ros.parameters import parameter, task_parameter
-from rldg_ros.qos import EVENTS, STEPS, STREAM
+from rldg_ros.qos import EVENTS, STEPS_OUT, STREAM
 from rldg_ros.runner import run_node
 
 SETTLE_S = 0.5
@@ -70,12 +70,11 @@ class Episode(Node):
         self._busy = self._settled = False
         self._gate_latched, self._gate_reason = False, ""
         self._awaits_reset = self._reset_done = self._give_up = False
-        self._unconnected: dict[str, str] = {}
         self._plan = EpisodeEvent()
         self._outcome: Outcome | None = None
         self._started_at = time.strftime("%Y%m%d-%H%M%S")
 
-        self._steps = self.create_publisher(Step, "step", STEPS)
+        self._steps = self.create_publisher(Step, "step", STEPS_OUT)
         self._events = self.create_publisher(EpisodeEvent, "episode_event", EVENTS)
         self.create_subscription(Observation, "observation", self._on_observation, STREAM)
         self.create_subscription(ExecutedAction, "executed_action", self._on_executed, STREAM)
@@ -205,8 +204,6 @@ class Episode(Node):
         prefix = f"{self.get_namespace().rstrip('/')}/"
         for status in message.status:
             values = {v.key: v.value for v in status.values}
-            if status.name.startswith(prefix) and "unconnected" in values:
-                self._unconnected[status.name.removeprefix(prefix)] = values["unconnected"]
             if status.name == f"{prefix}gate":
                 self._gate_latched = values.get("state") == "latched"
                 self._gate_reason = values.get("reason", "")
@@ -318,7 +315,10 @@ class Episode(Node):
         self._settled = True
 
     def _missing(self) -> list[str]:
-        """One line for each connection that an episode needs and that is not there."""
+        """One line for each connection that an episode needs and that is not there.
+
+        A topic of STREAM or EVENTS reaches late subscribers, too; `step` must have its readers from the start.
+        """
         topics = ["observation", "executed_action", *(["reward"] if self._rewarded else [])]
         lines = [f"nobody publishes {topic}" for topic in topics if not self.count_publishers(topic)]
         listeners = [
@@ -327,9 +327,8 @@ class Episode(Node):
             for info in self.get_subscriptions_info_by_topic(self.resolve_topic_name(topic))
         ]
         lines += [f"node {name} does not listen" for name in self._needs if name not in listeners]
-        if self._lockstep:
-            lines += [f"node {n} has not reported" for n in ("observer", "gate") if n not in self._unconnected]
-            lines += [f"node {n}: nobody at {t}" for n, t in self._unconnected.items() if t]
+        if self._steps.get_subscription_count() < self.count_subscribers("step"):
+            lines.append("a reader of step is not connected yet")
         if self._reset_client and not self._reset_client.service_is_ready():
             lines.append(f"nobody offers {self._reset_client.srv_name}")
         return lines

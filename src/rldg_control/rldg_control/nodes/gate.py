@@ -17,14 +17,14 @@ from rclpy.lifecycle import LifecycleNode, LifecycleState, TransitionCallbackRet
 from std_srvs.srv import Trigger
 
 from rldg_control.gate_logic import Command, GateConfig, GateLogic, Phase
-from rldg_control.nodes.reporting import ERROR, OK, Report, Reporter, steady_timer, unconnected
+from rldg_control.nodes.reporting import ERROR, OK, Report, Reporter, steady_timer
 from rldg_core.from_msg import pose_array, stamp_ns
 from rldg_core.types import Source
 from rldg_msgs.msg import EpisodeEvent, ExecutedAction, Observation, PolicyAction, Step, TeleopAction
 from rldg_msgs.srv import Hold
 from rldg_ros import to_msg
 from rldg_ros.parameters import parameter, task_parameter
-from rldg_ros.qos import EVENTS, STEPS, STREAM, TARGET
+from rldg_ros.qos import EVENTS, LAST_STEPS, STREAM, TARGET
 from rldg_ros.runner import autostart, run_node
 
 PUBLISHER_CHECK_S = 0.5
@@ -57,7 +57,8 @@ class Gate(LifecycleNode):
 
     def on_configure(self, state: LifecycleState) -> TransitionCallbackReturn:
         """Create everything; nothing is published before activation."""
-        self._target = self.create_lifecycle_publisher(PoseStamped, self._topic, TARGET)
+        target_qos = STREAM if self._config.lockstep else TARGET
+        self._target = self.create_lifecycle_publisher(PoseStamped, self._topic, target_qos)
         self._executed = self.create_lifecycle_publisher(ExecutedAction, "executed_action", STREAM)
         self._gate_inputs = [
             self.create_subscription(EpisodeEvent, "episode_event", self._on_event, EVENTS),
@@ -68,7 +69,7 @@ class Gate(LifecycleNode):
         if self._config.wait_for_operator or not self._config.lockstep:
             self._gate_inputs.append(self.create_subscription(TeleopAction, "teleop_action", self._on_teleop, STREAM))
         if self._config.lockstep:
-            self._gate_inputs.append(self.create_subscription(Step, "step", self._on_step, STEPS))
+            self._gate_inputs.append(self.create_subscription(Step, "step", self._on_step, LAST_STEPS))
         self._gate_services = [
             self.create_service(Hold, "gate/hold", self._on_hold),
             self.create_service(Trigger, "gate/stop", self._on_stop_service),
@@ -198,8 +199,7 @@ class Gate(LifecycleNode):
     def _report(self) -> Report:
         latched = self._logic.phase is Phase.LATCHED
         message = "inactive" if not self._active else f"latched: {self._logic.reason}" if latched else "ready"
-        lacking = unconnected({self._target: 1, self._executed: 1}, self._gate_inputs)
-        return Report(ERROR if latched else OK, message, {**self._logic.summary(), "unconnected": lacking})
+        return Report(ERROR if latched else OK, message, self._logic.summary())
 
 
 def make_gate() -> Gate:

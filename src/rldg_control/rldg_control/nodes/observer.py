@@ -15,10 +15,9 @@ from typing import Any
 from geometry_msgs.msg import PoseStamped, WrenchStamped
 from rclpy.node import Node
 from rclpy.serialization import deserialize_message
-from rclpy.subscription import Subscription
 from sensor_msgs.msg import Image, JointState
 
-from rldg_control.nodes.reporting import ERROR, OK, WARN, Report, Reporter, steady_timer, unconnected, vendor_topic
+from rldg_control.nodes.reporting import ERROR, OK, WARN, Report, Reporter, steady_timer, vendor_topic
 from rldg_control.observe import FrameJoiner, NewestInputs, ObservationBuilder
 from rldg_core.errors import UserError
 from rldg_core.from_msg import stamp_ns
@@ -27,9 +26,6 @@ from rldg_ros import to_msg
 from rldg_ros.parameters import parameter, task_parameter
 from rldg_ros.qos import STREAM, VENDOR_IMAGE, VENDOR_STATE
 from rldg_ros.runner import run_node
-
-READERS = 2
-"""Who at least listens to `observation`: gate and episode."""
 
 STATE = "/franka_robot_state_broadcaster"
 
@@ -66,7 +62,6 @@ class Observer(Node):
         self._published = self._late = 0
         self._fault = ""
         self._publisher = self.create_publisher(Observation, "observation", STREAM)
-        self._subscriptions_in: list[Subscription] = []
         listened = parts if self._lockstep else tuple(topics)
         for part in listened:
             is_image = part in self._cameras
@@ -76,9 +71,7 @@ class Observer(Node):
             vendor = VENDOR_IMAGE if is_image else VENDOR_STATE
             # One lost part of a frame would stop a lock-step run; there the cell publishes reliably.
             qos = STREAM if self._lockstep else vendor
-            self._subscriptions_in.append(
-                self.create_subscription(self._types[part], str(topics[part]), receive, qos, raw=True)
-            )
+            self.create_subscription(self._types[part], str(topics[part]), receive, qos, raw=True)
         if not self._lockstep:
             steady_timer(self, task.period_s, self._on_tick)
         self._reporter = Reporter(self, self._report)
@@ -132,7 +125,6 @@ class Observer(Node):
 
     def _report(self) -> Report:
         values = {"published": str(self._published), "late_ticks": str(self._late)}
-        values["unconnected"] = unconnected({self._publisher: READERS}, self._subscriptions_in)
         if self._fault:
             return Report(ERROR, self._fault, values)
         if not self._published:

@@ -2,15 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 
 from diagnostic_msgs.msg import DiagnosticArray, DiagnosticStatus, KeyValue
 from rclpy.clock import Clock
 from rclpy.clock_type import ClockType
 from rclpy.node import Node
-from rclpy.publisher import Publisher
-from rclpy.subscription import Subscription
 from rclpy.timer import Timer
 
 OK, WARN, ERROR = DiagnosticStatus.OK, DiagnosticStatus.WARN, DiagnosticStatus.ERROR
@@ -24,17 +22,6 @@ def steady_timer(node: Node, period_s: float, callback: Callable[[], None]) -> T
 def vendor_topic(node: Node, topic: str) -> str:
     """A topic of a driver: relative ones live beside our `rldg` namespace, not in it."""
     return topic if topic.startswith("/") else f"{node.get_namespace().removesuffix('/rldg').rstrip('/')}/{topic}"
-
-
-def unconnected(publishers: Mapping[Publisher, int], subscriptions: Iterable[Subscription]) -> str:
-    """Topics that lack a counterpart: publisher -> subscribers it needs. "" when this node is connected.
-
-    Goes into diagnostics as `unconnected`. In lock-step the episode manager waits until it is empty
-    everywhere: a first message sent before two other nodes found each other is lost and stops the clock.
-    """
-    lacking = {p.topic_name for p, needed in publishers.items() if p.get_subscription_count() < needed}
-    lacking |= {s.topic_name for s in subscriptions if not s.get_publisher_count()}
-    return ", ".join(sorted(lacking))
 
 
 @dataclass(frozen=True)

@@ -89,7 +89,7 @@ class PolicyNode(LifecycleNode):
             self.create_subscription(ObservationMsg, "observation", self._on_observation, qos.STREAM),
         ]
         if self._settings.lockstep:
-            self._entities.append(self.create_subscription(StepMsg, "step", self._on_step, qos.STEPS))
+            self._entities.append(self.create_subscription(StepMsg, "step", self._on_step, qos.LAST_STEPS))
         if self._settings.live_weights:
             weights = self.create_subscription(PolicyWeights, "policy_weights", self._on_weights, qos.EVENTS)
             self._entities.append(weights)
