@@ -1,7 +1,7 @@
 """Configuration of a specialist: features, networks, RLPD and the learner. Every number has its source.
 
 Sources: [H] HIL-SERL's defaults (hil-serl 5d02aed), [R] RLPD's defaults (rlpd c90fd4b),
-[M] measured here with benchmarks/specialist.py.
+[M] measured here with benchmarks/specialists.py.
 """
 
 from __future__ import annotations
@@ -15,6 +15,7 @@ import yaml
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
 from rldg_core.errors import UserError
+from rldg_core.task import Task
 
 ImageEncoder = Literal["none", "random_conv", "embedded", "resnet10", "small_cnn"]
 FROZEN_ENCODERS = ("random_conv", "embedded", "resnet10")
@@ -206,10 +207,10 @@ PRESETS: dict[str, _Overrides] = {
         "agent": {"actor_period": 20, "discount": 0.99, "initial_temperature": 1.0},
         "learner": {"updates_per_step": 20.0},
     },
-    # The demo's: learns within minutes on one core. [M]
+    # Learns to insert a connector within minutes on one core. [M]
     "connector": {
         "features": {
-            "image_encoder": "none",
+            "crops": 2,
             # Clearances are fractions of a millimetre, contact is felt from about 1 N.
             "position_scales_m": [0.05, 0.005, 0.001],
             "rotation_scales_rad": [0.1, 0.02],
@@ -234,8 +235,26 @@ PRESETS: dict[str, _Overrides] = {
 }
 """Differences from the defaults."""
 
+# Tasks whose goal lies anywhere in a region: where the tcp is in it says little, fine scales of it are noise. [M]
+PRESETS["tabletop"] = {
+    **PRESETS["connector"],
+    "features": {
+        "crops": 2,
+        "position_scales_m": [0.1, 0.02],
+        "rotation_scales_rad": [0.3, 0.05],
+        "force_scales_n": [15.0, 3.0],
+        "torque_scales_nm": [2.0, 0.3],
+    },
+    "agent": {**PRESETS["connector"]["agent"], "discount": 0.98},
+}
 
-def resolve(preset: str = "connector", overrides: _Overrides | None = None, where: str = "overrides") -> RLConfig:
+
+def preset_for(task: Task) -> str:
+    """The preset that was tuned on tasks of this kind."""
+    return "connector" if task.scene.kind == "connector" else "tabletop"
+
+
+def resolve(preset: str, overrides: _Overrides | None = None, where: str = "overrides") -> RLConfig:
     """A preset with overrides on top. Raises UserError `where: key.path: reason`."""
     if preset not in PRESETS:
         raise UserError(f"{where}: unknown preset {preset!r}, expected one of {', '.join(PRESETS)}")
@@ -257,11 +276,12 @@ def parse(value: Any, where: str) -> RLConfig:
         raise UserError(f"{where}: {key + ': ' if key else ''}{first['msg']}") from error
 
 
-def load(path: Path | None, preset: str = "connector") -> RLConfig:
-    """Read a YAML (or JSON) file of overrides: keys of RLConfig plus an optional `preset`; None: the preset alone.
+def load(path: Path | None, task: Task) -> RLConfig:
+    """Read a YAML (or JSON) file of overrides: keys of RLConfig plus an optional `preset` (default: the task's).
 
     Raises UserError naming file and key.
     """
+    preset = preset_for(task)
     if path is None:
         return resolve(preset)
     try:

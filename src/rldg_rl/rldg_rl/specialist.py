@@ -24,7 +24,7 @@ class SpecialistPolicy:
     """Policy and TrainablePolicy (rldg_core.policy).
 
     path: a `specialist` folder (config.json + actor.safetensors); a .yaml or .json file with configuration
-    overrides (the learner's `config_file`), or None for the preset `connector`: both wait for weights from the learner,
+    overrides (the learner's `config_file`), or None for the preset of the task's kind: both wait for weights from the learner,
     and `act` before the first `update_weights` raises UserError.
     explore: sample actions (training); otherwise the mode (evaluation).
     """
@@ -40,7 +40,7 @@ class SpecialistPolicy:
                 raise UserError(f"{path}: made for {saved.action_dim} actions, task {task.name} has {task.action.dim}")
             self._config, self._tensors, self._version = saved.config, saved.tensors, saved.version
         else:
-            self._config = configuration.load(path)
+            self._config = configuration.load(path, task)
         features = self._config.features
         self._inputs = policy_inputs(task, features)
         self._input_spec = input_spec(task, features)

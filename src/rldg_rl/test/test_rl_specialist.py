@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import time
 from dataclasses import replace
 from pathlib import Path
 
@@ -32,28 +31,34 @@ def learner() -> Learner:
     return Learner(resolve("connector"), insertion(), 0)
 
 
+def seen_at(offset: list[float]) -> Observation:
+    """An observation with a grey wrist image."""
+    image = encode_jpeg(np.full((128, 128, 3), 120, np.uint8), 90)
+    return replace(observation(offset), images={"wrist": image})
+
+
 def test_waits_for_weights_then_follows_them(learner: Learner) -> None:
     policy = SpecialistPolicy(None, insertion(), explore=False)
     assert isinstance(policy, TrainablePolicy)
     assert policy.spec_hash == learner.spec_hash
     assert not policy.ready
     with pytest.raises(UserError, match="no weights yet"):
-        policy.act(observation([0.0] * 6))
+        policy.act(seen_at([0.0] * 6))
     policy.update_weights(learner.first_weights().data, 5)
     assert policy.ready
     assert policy.spec.version == 5
-    action = policy.act(observation([0.01] * 6))
+    action = policy.act(seen_at([0.01] * 6))
     assert action.shape == (1, 6)
     assert action.dtype == np.float32
     with pytest.raises(UserError, match="policy weights version 6"):
         policy.update_weights(b"nonsense", 6)
-    assert np.array_equal(policy.act(observation([0.01] * 6)), action)
+    assert np.array_equal(policy.act(seen_at([0.01] * 6)), action)
 
 
 def test_exploration_depends_on_the_episodes_seed_alone(learner: Learner) -> None:
     policy = SpecialistPolicy(None, insertion(), explore=True)
     policy.update_weights(learner.first_weights().data, 0)
-    seen = observation([0.0] * 6)
+    seen = seen_at([0.0] * 6)
 
     def actions(seed: int) -> list[list[float]]:
         policy.reset("", seed)
@@ -89,18 +94,6 @@ def config_file(folder: Path) -> Path:
     network = "network: {hidden: [16, 16], state_bottleneck: 0}"
     path.write_text(f"preset: hil_serl\nfeatures: {{image_encoder: none}}\n{network}\n")
     return path
-
-
-def test_inference_is_cheap(learner: Learner) -> None:
-    policy = SpecialistPolicy(None, insertion(), explore=True)
-    policy.update_weights(learner.first_weights().data, 0)
-    seen = observation([0.01] * 6)
-    times = []
-    for _ in range(200):
-        start = time.thread_time()
-        policy.act(seen)
-        times.append(time.thread_time() - start)
-    assert np.median(times) < 2e-3
 
 
 def test_features_are_of_order_one_and_fine_near_the_target() -> None:
@@ -171,7 +164,7 @@ def test_an_image_that_is_missing_or_of_another_shape_is_named(encoder: str) -> 
 
 def test_tasks_with_a_gripper_see_its_width_and_get_its_command(tmp_path: Path) -> None:
     task = insertion().model_copy(update={"action": insertion().action.model_copy(update={"gripper": True})})
-    config = configuration.load(config_file(tmp_path))
+    config = configuration.load(config_file(tmp_path), insertion())
     spec = input_spec(task, config.features)
     assert spec.state_dim == input_spec(insertion(), config.features).state_dim + 1
     assert proprioception(observation([0.0] * 6), task, config.features)[-1] == pytest.approx(2 * 0.01 / 0.08 - 1)
@@ -223,6 +216,6 @@ def test_bad_configuration_is_one_clear_line(tmp_path: Path, text: str, message:
     path = tmp_path / "c.yaml"
     path.write_text(text)
     with pytest.raises(UserError, match=message) as caught:
-        configuration.load(path)
+        configuration.load(path, insertion())
     assert str(caught.value).startswith(str(path))
     assert "\n" not in str(caught.value)

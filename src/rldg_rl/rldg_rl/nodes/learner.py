@@ -44,7 +44,7 @@ class LearnerNode(Node):  # type: ignore[misc]
         demo_bag_dirs, extra_bag_dirs = self._folders("demo_bag_dirs"), self._folders("extra_bag_dirs")
         config_file = str(parameter(self, "config_file", ""))
         config = configuration.with_learner(
-            configuration.load(Path(config_file) if config_file else None),
+            configuration.load(Path(config_file) if config_file else None, task),
             updates_per_step=float(parameter(self, "updates_per_step", 0.0)),
             period_steps=int(parameter(self, "period_steps", 0)),
             checkpoint_every_steps=int(parameter(self, "checkpoint_every_steps", 0)),

@@ -1,0 +1,98 @@
+"""Randomised renders of the simulated cell with ground truth, to pretrain the embedded encoder on."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import NamedTuple
+
+import numpy as np
+from numpy.typing import NDArray
+from scipy.spatial.transform import Rotation
+
+from rldg_core.files import writing_aside
+from rldg_core.image_codec import decode_jpeg, encode_jpeg, resize
+from rldg_core.seeding import derive_seed
+from rldg_core.task import Task
+from rldg_rl.encoders.frozen import IMAGE_SIZE
+
+POSES = 8
+"""object in goal: x y z [m], turn about z [rad]; the same of the object in the tcp's frame."""
+
+
+class Renders(NamedTuple):
+    """images (N, 128, 128, 3) uint8, poses (N, POSES) float32."""
+
+    images: NDArray[np.uint8]
+    poses: NDArray[np.float32]
+
+
+@dataclass(frozen=True)
+class Job:
+    """Episodes to draw: `episodes` of `steps` control steps each."""
+
+    task: Task
+    object_name: str
+    seed: int
+    episodes: int
+    steps: int
+
+
+def draw_once(job: Job, folder: Path) -> Renders:
+    """`draw`, kept in `folder`, so that an interrupted pretraining does not draw again."""
+    name = f"{job.task.name}_{job.object_name}_{job.task.config_hash()}_{job.seed}_{job.episodes}x{job.steps}.npz"
+    path = folder / name
+    if not path.is_file():
+        renders = draw(job)
+        path.parent.mkdir(parents=True, exist_ok=True)
+        with writing_aside(path) as aside, aside.open("wb") as file:
+            np.savez(file, images=renders.images, poses=renders.poses)
+    with np.load(path) as stored:
+        return Renders(stored["images"], stored["poses"])
+
+
+def _pose(pose: NDArray[np.float64]) -> NDArray[np.float64]:
+    return np.append(pose[:3], Rotation.from_quat(pose[3:]).as_rotvec()[2])
+
+
+def draw(job: Job) -> Renders:
+    """Let a noisy scripted operator work and keep every frame, through the stack's JPEG and resizing.
+
+    The noise differs between episodes, from a clean hand to one that mostly misses, so that the goal is seen from
+    where a specialist in training sees it. Depends on the job alone.
+    """
+    from rldg_sim.cell import Cell
+    from rldg_sim.operator import OperatorConfig, make_operator
+
+    camera = next(iter(job.task.cameras.values()))
+    cell = Cell(job.task, job.object_name)
+    images, poses = [], []
+    for episode in range(job.episodes):
+        seed = derive_seed(job.seed, f"renders/{job.task.name}/{job.object_name}", episode)
+        rng = np.random.default_rng(seed)
+        frame = cell.reset(seed, job.object_name)
+        config = replace(OperatorConfig(), speed=0.8, near_speed=0.4, misjudge_m=float(rng.choice([0.0008, 0.003, 0.008])))
+        operator = make_operator(config, job.task)
+        operator.reset(seed)
+        drift, noise = rng.normal(0, 0.1, 6), rng.choice([0.02, 0.1, 0.25, 0.6])
+        for _ in range(job.steps):
+            assert frame.image is not None
+            seen = resize(decode_jpeg(encode_jpeg(frame.image, camera.jpeg_quality)), IMAGE_SIZE)
+            images.append(seen)
+            poses.append(np.concatenate([_pose(frame.object_to_goal), _pose(frame.object_to_tcp)]))
+            if frame.success:
+                break
+            action, _ = operator.act(
+                frame.pose_base_tcp,
+                frame.wrench_tcp,
+                frame.object_to_goal,
+                frame.object_to_tcp,
+                frame.gripper_width_m,
+                frame.time_s,
+            )
+            drift = 0.9 * drift + 0.3 * rng.normal(0, noise, 6)
+            action = np.array(action)
+            action[:6] = np.clip(action[:6] + drift, -1.0, 1.0)
+            frame = cell.step(action)
+    cell.close()
+    return Renders(np.stack(images), np.array(poses, np.float32))
