@@ -2,7 +2,8 @@
 
 Parameters: task, lockstep, mode (topic | franka), gripper_command_topic, gripper_action_prefix, debounce_ticks
 (default: 1 with a topic, 2 with franka), open_width_m, closed_width_m, speed_m_s, force_n. Real time: a width is
-commanded when it changes. Lock-step: every executed action gets one width, which the cell waits for.
+commanded when it changes. Lock-step: every executed action gets one `gripper_width`, which the cell waits for:
+JointState with the stamp of the observation and the width as its only position.
 """
 
 from __future__ import annotations
@@ -13,7 +14,8 @@ from typing import Any
 from rclpy.action import ActionClient
 from rclpy.node import Node
 from rclpy.task import Future
-from std_msgs.msg import Float64
+from sensor_msgs.msg import JointState
+from std_msgs.msg import Float64, Header
 
 from rldg_control.gripper_logic import GripperConfig, GripperLogic, LockstepGripper
 from rldg_control.nodes.reporting import OK, Report, Reporter
@@ -46,7 +48,9 @@ class Gripper(Node):
         )
         self._logic = GripperLogic(config)
         self._lockstep = LockstepGripper(config, task.period_ns) if lockstep else None
-        if mode == "franka":
+        if self._lockstep:
+            self._widths = self.create_publisher(JointState, "gripper_width", STREAM)
+        elif mode == "franka":
             self._command = FrankaGripper(self).command
         else:
             topic = str(parameter(self, "gripper_command_topic", "/gripper_width_command"))
@@ -61,12 +65,15 @@ class Gripper(Node):
     def _on_executed(self, message: ExecutedAction) -> None:
         action, source = list(message.executed), Source(message.source)
         if self._lockstep:
-            width_m = self._lockstep.on_executed(stamp_ns(message.observation_stamp), action, source)
+            stamp = message.observation_stamp
+            width_m = self._lockstep.on_executed(stamp_ns(stamp), action, source)
+            if width_m is not None:
+                self._widths.publish(JointState(header=Header(stamp=stamp), position=[width_m]))
         else:
             width_m = self._logic.on_executed(action, source)
-        if width_m is not None:
-            self._width_m = width_m
-            self._command(width_m)
+            if width_m is not None:
+                self._command(width_m)
+        self._width_m = self._width_m if width_m is None else width_m
 
     def _on_event(self, message: EpisodeEvent) -> None:
         if message.kind == EpisodeEvent.START:

@@ -7,10 +7,10 @@ goes on), reward_topic (default: `reward` where the task takes its reward from t
 `cell/ground_truth_reward`). Service: cell/reset (ResetCell). Publishes ground truth on the reward topic and, for
 the scripted operator and evaluation only, on `cell/truth`: poses of the object in the goal's and the tcp's frame.
 
-Lock-step: nothing happens before the first reset; then one control period per target whose stamp equals the
-last frame's (where the task has a gripper: per target and width command, whichever comes first), and /clock. A
-reset moves the clock on by two periods, which tells the observer that the jump of the pose was no motion. Real
-time: physics follows the wall clock, state at 100 Hz, images at 30 Hz. As crisp_controllers does, the cell keeps
+Lock-step: nothing happens before the first reset; then one control period per target whose stamp equals the last
+frame's (where the task has a gripper: per target and `gripper_width` of that stamp, whichever comes first), and
+/clock. A reset moves the clock on by two periods, which tells the observer that the jump of the pose was no motion.
+Real time: physics follows the wall clock, state at 100 Hz, images at 30 Hz. As crisp_controllers does, the cell keeps
 the last target for ever and ignores targets while more than one node publishes them.
 """
 
@@ -102,10 +102,11 @@ class CellNode(Node):
         target_qos = STREAM if self._lockstep else TARGET
         self.create_subscription(PoseStamped, self._target_topic, self._on_target, target_qos)
         gripper_topic = topic("gripper_command_topic", "/gripper_width_command")
-        self.create_subscription(Float64, gripper_topic, self._on_gripper, TARGET)
         if self._lockstep:
+            self.create_subscription(JointState, "gripper_width", self._on_width, STREAM)
             self._clock_out = make(ClockMsg, "/clock", STREAM)
         else:
+            self.create_subscription(Float64, gripper_topic, self._on_gripper, TARGET)
             self._simulated_s = self._image_s = self._scene_s = monotonic()
             self._show(self._cell.reset(self._seed), with_image=True)
             self._ready = True
@@ -150,11 +151,14 @@ class CellNode(Node):
             self.get_logger().info("the object is held firmly: gripper commands have no effect", once=True)
         elif not np.isfinite(message.data):
             self.get_logger().warning("gripper command is not a number: ignored", throttle_duration_sec=1.0)
-        elif self._lockstep:
-            self._width_m = message.data
-            self._advance()
         else:
             self._cell.command_gripper(message.data)
+
+    def _on_width(self, message: JointState) -> None:
+        """Lock-step: the stamp says which frame's action the width belongs to."""
+        if self._task.action.gripper and stamp_ns(message.header.stamp) == self._stamp_ns:
+            self._width_m = message.position[0]
+            self._advance()
 
     def _advance(self) -> None:
         """Lock-step: one period as soon as everything that belongs to the last frame is there."""
