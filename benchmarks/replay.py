@@ -35,7 +35,7 @@ from rldg_rl.config import RLConfig, resolve  # noqa: E402
 from rldg_rl.intake import Reader  # noqa: E402
 from rldg_rl.learner import INTERVENTIONS  # noqa: E402
 from rldg_rl.replay import Replay, Row  # noqa: E402
-from rldg_sim.operator import OperatorConfig, make_operator  # noqa: E402
+from rldg_sim.operator import OperatorConfig, ScriptedOperator, make_operator  # noqa: E402
 
 TASK_FILE = Path(__file__).resolve().parents[1] / "src/rldg_bringup/config/tasks/insertion.yaml"
 DISCOUNT = 0.97
@@ -44,9 +44,27 @@ FEATURES: dict[str, dict[str, Any]] = {"images": {"image_encoder": "small_cnn"},
 """What is stored of a frame: pixels, or the default encoder's features."""
 
 
+class Segments:
+    """A person who takes over for 5 of every 20 steps (the segments that rl.md's figures are from)."""
+
+    def __init__(self, operator: ScriptedOperator) -> None:
+        self._operator, self._steps = operator, 0
+
+    def reset(self, seed: int) -> None:
+        """As the operator."""
+        self._operator.reset(seed)
+        self._steps = 0
+
+    def act(self, *measured: Any) -> tuple[np.ndarray[Any, Any], bool]:
+        """As the operator, active in its turn alone."""
+        action, active = self._operator.act(*measured)
+        self._steps += 1
+        return action, active and self._steps % 20 >= 15
+
+
 def record(task: Task, bag_dir: Path, steps: int, seed: int) -> None:
-    """Bags with at least so many transitions of a wandering policy: with nobody, with an operator who steps in when it
-    is stuck, with one who does it all (and succeeds) in turns."""
+    """Bags with at least so many transitions of a wandering policy: with nobody, with an operator who steps in now and
+    then, with one who does it all (and succeeds) in turns."""
     rollout = Rollout(task, "", render=True)
     rng = np.random.default_rng(derive_seed(seed, "wander"))
     drift = np.zeros(task.action.dim, np.float32)
@@ -55,7 +73,8 @@ def record(task: Task, bag_dir: Path, steps: int, seed: int) -> None:
         drift[:] = 0.8 * drift + 0.4 * rng.uniform(-1, 1, drift.shape)
         return np.clip(drift, -1, 1)
 
-    operators = [None, *(make_operator(OperatorConfig(mode=mode), task) for mode in ("intervene", "demonstrate"))]
+    operator = make_operator(OperatorConfig(mode="demonstrate"), task)
+    operators: list[Any] = [None, Segments(operator), operator]
     done = number = 0
     while done < steps:
         taken: list[Step] = []
