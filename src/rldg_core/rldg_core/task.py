@@ -146,9 +146,15 @@ class ImpedanceConfig(_Model):
 
 
 class RewardConfig(_Model):
-    """Where success comes from: the simulator's ground truth, or the operator's label."""
+    """Where success comes from: the simulator's ground truth, the operator's label, or the reward classifier.
 
-    source: Literal["ground_truth", "operator"]
+    The classifier's part: success is `consecutive_frames` frames over its threshold in a row, and, where success_box
+    is given, the tcp's offset from the target pose inside it on each (HIL-SERL's check of the proprioception).
+    """
+
+    source: Literal["ground_truth", "operator", "classifier"]
+    consecutive_frames: Annotated[int, Field(ge=1, le=100)] = 2
+    success_box: BoxConfig | None = None
 
 
 class SceneLooks(_Model):

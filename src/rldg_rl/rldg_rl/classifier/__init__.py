@@ -1,0 +1,1 @@
+"""The reward classifier: success of the task as seen in the wrist image (HIL-SERL), held out, calibrated, measured."""

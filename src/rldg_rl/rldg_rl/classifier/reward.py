@@ -1,0 +1,103 @@
+"""Using a trained classifier: Observation -> probability, and -> success with hysteresis.
+
+classifier = RewardClassifier.load(Path("runs/insertion/a/classifier"), task)
+judge = SuccessJudge(classifier, task)
+ended = judge(observation)          # every observation of an episode, in order
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+
+from rldg_core.files import sha256_hex
+from rldg_core.frames import offset_from
+from rldg_core.task import Task
+from rldg_core.types import Float64, Observation
+from rldg_rl.classifier.checkpoint import SavedClassifier, camera_of, check_encoder, check_task, read_classifier
+from rldg_rl.classifier.features import encoder_of
+from rldg_rl.classifier.hysteresis import Hysteresis
+from rldg_rl.classifier.model import forward
+from rldg_rl.encoders.frozen import IMAGE_SIZE, FrozenEncoder
+from rldg_rl.features import camera_image
+from rldg_rl.weights import pack
+
+
+class RewardClassifier:
+    """Frozen encoder and trained head."""
+
+    def __init__(self, saved: SavedClassifier, encoder: FrozenEncoder, camera: str) -> None:
+        self.saved, self.threshold = saved, saved.threshold
+        self._encoder, self._camera = encoder, camera
+
+    @classmethod
+    def load(cls, folder: Path, task: Task) -> RewardClassifier:
+        """Read a `classifier` folder and compile. Raises UserError on damage, another task, view or encoder."""
+        saved = read_classifier(folder)
+        camera = camera_of(saved.config, task)
+        check_task(saved, task, camera, str(folder))
+        encoder = encoder_of(saved.config)
+        check_encoder(saved, encoder.weights_sha256, str(folder))
+        classifier = cls(saved, encoder, camera)
+        classifier.probability_of_image(np.zeros((IMAGE_SIZE, IMAGE_SIZE, 3), np.uint8))
+        return classifier
+
+    @property
+    def identity(self) -> str:
+        """`Reward.source`: classifier:<first digits of the SHA-256 of its head>."""
+        return f"classifier:{sha256_hex(pack(self.saved.tensors))[:12]}"
+
+    def probability(self, observation: Observation) -> float:
+        """Calibrated probability of success (equal odds), [0, 1]. Raises ValueError on a missing or broken image."""
+        return self.probability_of_image(camera_image(observation, self._camera))
+
+    def probability_of_image(self, image: NDArray[np.uint8]) -> float:
+        """The same for (128, 128, 3) uint8 RGB."""
+        features = self._encoder.encode(image[None]).reshape(1, -1).astype(np.float32)
+        logit = float(forward(self.saved.tensors, features)[0]) / self.saved.temperature
+        return 0.5 * (1.0 + math.tanh(0.5 * logit))
+
+
+@dataclass(frozen=True)
+class Judgement:
+    """Of one observation. over: threshold passed and tcp in the task's success box; success: after hysteresis."""
+
+    probability: float
+    over: bool
+    success: bool
+
+
+class SuccessJudge:
+    """Classifier, success box and hysteresis of a task. Resets itself where stamps jump; `start` resets it, too."""
+
+    def __init__(self, classifier: RewardClassifier, task: Task, consecutive_frames: int | None = None) -> None:
+        """consecutive_frames: default the task's (`reward.consecutive_frames`)."""
+        self._classifier, self._task = classifier, task
+        self._hysteresis = Hysteresis(consecutive_frames or task.reward.consecutive_frames, task.period_ns)
+
+    def start(self, first_stamp_ns: int) -> None:
+        """An episode starts with the observation of this stamp."""
+        self._hysteresis.start(first_stamp_ns)
+
+    def judge(self, observation: Observation) -> Judgement:
+        """The next observation, in order. Raises ValueError on a missing or broken image."""
+        probability = self._classifier.probability(observation)
+        over = probability > self._classifier.threshold and in_success_box(self._task, observation.pose_base_tcp)
+        return Judgement(probability, over, self._hysteresis.update(observation.stamp_ns, over))
+
+    def __call__(self, observation: Observation) -> bool:
+        """Whether the task has succeeded."""
+        return self.judge(observation).success
+
+
+def in_success_box(task: Task, pose_base_tcp: Float64) -> bool:
+    """Whether the tcp's offset from the target pose lies in `reward.success_box`; without one, always."""
+    box = task.reward.success_box
+    if box is None:
+        return True
+    offset = offset_from(task.target_pose_base_tcp, pose_base_tcp)
+    return bool(np.all(offset >= np.array(box.low)) and np.all(offset <= np.array(box.high)))
