@@ -27,6 +27,9 @@ Progress = Callable[[int, int], None]
 
 ACTIVE_POLICY_TIMEOUT_S = 120.0
 
+LEARNER_TIMEOUT_S = 300.0
+"""It compiles, encodes the demonstrations and, on resume, its own bags; over 120 s were seen on a busy machine."""
+
 
 def share_dir() -> Path:
     """Share folder of rldg_bringup. Raises UserError when the workspace is not sourced."""
@@ -132,7 +135,7 @@ def train(
         set_interrupted_aside(bag_dir, resolve_task(arguments.task).episode.max_steps)
     outcome = recorded(bag_dir)
     with stack_client(training, log_dir) as (_, client):
-        client.wait(lambda: client.learner_status is not None, 120.0, "learner (learner_status)")
+        client.wait(lambda: client.learner_status is not None, LEARNER_TIMEOUT_S, "learner (learner_status)")
         while not _trained(outcome, limits):
             seed = derive_seed(arguments.seed, "training", len(outcome.success))
             outcome += client.run_episodes(1, seed)

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import errno
 import json
+import os
 from dataclasses import replace
 from pathlib import Path
 
@@ -198,6 +200,29 @@ def test_checkpoints_are_pruned_and_checked(tmp_path: Path) -> None:
     (folder / "learner.json").write_text("{}")
     with pytest.raises(UserError, match="not a learner's checkpoint"):
         restore(Learner(small(), insertion(), 0), folder)
+
+
+def test_a_full_disk_leaves_the_old_checkpoint_and_nothing_half_written(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    learner, _ = fed(random_episodes(2, 9))
+    old = write_checkpoint(tmp_path, learner)
+    before = {path: path.read_bytes() for path in tmp_path.rglob("*") if path.is_file()}
+    for step in random_episodes(3, 9)[20:]:
+        learner.consume(step)
+    write = Path.write_bytes
+
+    def full(path: Path, data: bytes) -> int:
+        write(path, data[: len(data) // 2])
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    monkeypatch.setattr(Path, "write_bytes", full)
+    with pytest.raises(UserError, match=r"checkpoints/00000027: cannot write: No space left on device"):
+        write_checkpoint(tmp_path, learner)
+    monkeypatch.undo()
+    assert newest_checkpoint(tmp_path) == old
+    assert {path: path.read_bytes() for path in tmp_path.rglob("*") if path.is_file()} == before
+    restore(Learner(small(), insertion(), 0), old)
 
 
 def test_specialist_folder_holds_the_actor_and_is_verified(tmp_path: Path) -> None:

@@ -1,0 +1,110 @@
+"""`rldg train` killed with SIGKILL, the whole stack at once, and started again: equal to the run that was not, bit
+for bit. In real processes."""
+
+from __future__ import annotations
+
+import os
+import time
+from pathlib import Path
+
+import psutil
+import pytest
+import yaml
+
+from rldg_bringup.pipeline import share_dir
+from rldg_bringup.runner import executable_path
+from rldg_data.bags import find_bags, read_episode
+from rldg_data.cdr import encode_step
+
+DOMAIN = 128
+MAX_STEPS, EPISODES = 15, 4
+DEADLINE_S = 400.0
+LEARNER = {
+    "preset": "connector",
+    "features": {"image_encoder": "none"},
+    "network": {"hidden": [16, 16], "critics": 2},
+    "agent": {"batch_size": 16},
+    "learner": {
+        "updates_per_call": 5,
+        "start_steps": 10,
+        "period_steps": 10,
+        "updates_per_step": 1.0,
+        "checkpoint_every_steps": 1,
+    },
+}
+
+
+class Bench:
+    """Starts `rldg train` on a task of short episodes."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+        task = yaml.safe_load((share_dir() / "config" / "tasks" / "insertion.yaml").read_text())
+        task["episode"]["max_steps"] = MAX_STEPS
+        self.task = folder / "insertion.yaml"
+        self.task.write_text(yaml.safe_dump(task))
+        self.learner = folder / "learner.yaml"
+        self.learner.write_text(yaml.safe_dump(LEARNER))
+        (folder / "demos").mkdir()
+
+    def start(self, run: str) -> psutil.Popen:
+        """Start or resume a run of EPISODES episodes (none succeeds in so few steps)."""
+        steps = str(EPISODES * MAX_STEPS)
+        command = [str(executable_path("rldg_bringup", "rldg")), "train", str(self.task), "--seed", "5", "--json"]
+        command += ["--demos", str(self.folder / "demos"), "--out", str(self.folder / run)]
+        command += ["--max-steps", steps, "--min-steps", steps, "--learner-config", str(self.learner)]
+        with (self.folder / f"{run}.log").open("ab") as log:
+            environment = {**os.environ, "ROS_DOMAIN_ID": str(DOMAIN), "JAX_PLATFORMS": "cpu"}
+            return psutil.Popen(command, env=environment, stdout=log, stderr=log, start_new_session=True)
+
+    def finish(self, run: str) -> None:
+        """Run to the end."""
+        process = self.start(run)
+        try:
+            assert process.wait(DEADLINE_S) == 0, (self.folder / f"{run}.log").read_text()
+        finally:
+            kill_tree(process)
+
+    def kill_within_second_episode(self, run: str) -> None:
+        """Kill every process of the stack at once while the second episode is open."""
+        process = self.start(run)
+        deadline = time.monotonic() + DEADLINE_S
+        opened = self.folder / run / "bags"
+        try:
+            # The recorder's unfinished bag says that the second episode is on its way.
+            while not (list(opened.glob("episode_000000")) and list(opened.glob(".episode_000001.*.partial"))):
+                assert process.poll() is None, (self.folder / f"{run}.log").read_text()
+                assert time.monotonic() < deadline
+                with pytest.raises(psutil.TimeoutExpired):
+                    process.wait(0.02)
+        finally:
+            kill_tree(process)
+
+    def steps(self, run: str) -> list[list[bytes]]:
+        """Every Step of every closed bag."""
+        return [[encode_step(step) for step in read_episode(bag)] for bag in find_bags(self.folder / run / "bags")]
+
+
+def kill_tree(process: psutil.Popen) -> None:
+    """SIGKILL to a process and all that it started."""
+    if process.is_running() and process.status() != psutil.STATUS_ZOMBIE:
+        family = [process, *process.children(recursive=True)]
+        for member in family:
+            member.kill()
+        psutil.wait_procs(family, timeout=10)
+
+
+@pytest.mark.timeout(1200)
+def test_a_killed_and_resumed_run_equals_the_uninterrupted_one(tmp_path: Path) -> None:
+    bench = Bench(tmp_path)
+    bench.finish("whole")
+    bench.kill_within_second_episode("killed")
+    assert 1 <= len(bench.steps("killed")) < EPISODES
+    bench.finish("killed")
+    assert len(bench.steps("whole")) == EPISODES
+    assert bench.steps("killed") == bench.steps("whole")
+    actors = [(tmp_path / run / "specialist" / "actor.safetensors").read_bytes() for run in ("whole", "killed")]
+    assert actors[0] == actors[1]
+    newest = [sorted((tmp_path / run / "checkpoints").iterdir())[-1] for run in ("whole", "killed")]
+    states = [(folder / "state.safetensors").read_bytes() for folder in newest]
+    assert states[0] == states[1]
