@@ -28,7 +28,7 @@ def decode_jpeg(data: bytes) -> Image:
     image = cv2.imdecode(np.frombuffer(data, dtype=np.uint8), cv2.IMREAD_COLOR)
     if image is None:
         raise ValueError(f"{len(data)} bytes that are no JPEG or PNG image")
-    return np.ascontiguousarray(image[..., ::-1]).astype(np.uint8, copy=False)
+    return np.asarray(cv2.cvtColor(image, cv2.COLOR_BGR2RGB), dtype=np.uint8)
 
 
 def resize(image: Image, size: int) -> Image:

@@ -40,15 +40,14 @@ def proprioception(observation: Observation, task: Task, config: FeatureConfig) 
     """
     offset = offset_from(task.target_pose_base_tcp, observation.pose_base_tcp)
     to_tcp = rotation_of(observation.pose_base_tcp).inv()
-    linear = to_tcp.apply(observation.twist_base_tcp[:3]) / config.linear_velocity_scale
-    angular = to_tcp.apply(observation.twist_base_tcp[3:]) / config.angular_velocity_scale
+    linear, angular = to_tcp.apply(observation.twist_base_tcp.reshape(2, 3))
     width = [2.0 * observation.gripper_width_m / GRIPPER_OPEN_M - 1.0] if task.action.gripper else []
     values = np.concatenate(
         [
             multi_scale(offset[:3], config.position_scales_m),
             multi_scale(offset[3:], config.rotation_scales_rad),
-            np.clip(linear, -3.0, 3.0),
-            np.clip(angular, -3.0, 3.0),
+            multi_scale(linear, (config.linear_velocity_scale,)),
+            multi_scale(angular, (config.angular_velocity_scale,)),
             multi_scale(observation.wrench_tcp[:3], config.force_scales_n),
             multi_scale(observation.wrench_tcp[3:], config.torque_scales_nm),
             width,
@@ -107,17 +106,19 @@ def _inputs(task: Task, config: FeatureConfig, use: Literal["policy", "replay"])
             proprioception(observation, task, config), camera_image(observation, config.camera)
         )
     encoder = _encoder(config)
-    count = config.crops if use == "replay" else 1
 
-    def inputs(observation: Observation) -> Inputs:
+    def acting(observation: Observation) -> Inputs:
+        state = proprioception(observation, task, config)
+        return Inputs(state, encoder.encode(camera_image(observation, config.camera)[None])[0])
+
+    def storing(observation: Observation) -> Inputs:
         from rldg_rl.encoders.crops import crops
 
         state = proprioception(observation, task, config)
-        images = crops(camera_image(observation, config.camera), count, observation.stamp_ns)
-        features = encoder.encode(images)
-        return Inputs(state, features if use == "replay" else features[0])
+        images = crops(camera_image(observation, config.camera), config.crops, observation.stamp_ns)
+        return Inputs(state, encoder.encode(images))
 
-    return inputs
+    return acting if use == "policy" else storing
 
 
 def camera_image(observation: Observation, camera: str) -> NDArray[np.uint8]:
