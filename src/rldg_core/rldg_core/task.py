@@ -197,7 +197,19 @@ class PickAndPlaceScene(SceneLooks):
     object_yaw_rad: Annotated[float, Field(ge=0, le=np.pi)] = 0.5
 
 
-SceneConfig = Annotated[ConnectorScene | FmbInsertionScene | PickAndPlaceScene, Field(discriminator="kind")]
+class AssemblyScene(SceneLooks):
+    """Peg that stands on the table, at random (uniform +-) below the reset pose, and a board around the target pose."""
+
+    kind: Literal["assembly"] = "assembly"
+    peg_xy_m: Annotated[float, Field(ge=0, le=0.2)] = 0.03
+    peg_yaw_rad: Annotated[float, Field(ge=0, le=np.pi)] = 0.2618
+    board_xy_m: Annotated[float, Field(ge=0, le=0.2)] = 0.025
+    board_yaw_rad: Annotated[float, Field(ge=0, le=np.pi)] = 0.2618
+
+
+SceneConfig = Annotated[
+    ConnectorScene | FmbInsertionScene | PickAndPlaceScene | AssemblyScene, Field(discriminator="kind")
+]
 """One model per kind of scene, so that each kind has its own keys."""
 
 

@@ -15,7 +15,7 @@ from scipy.spatial.transform import Rotation
 
 from rldg_core.errors import UserError
 from rldg_core.frames import rotation_of
-from rldg_core.task import FmbInsertionScene, Task
+from rldg_core.task import AssemblyScene, FmbInsertionScene, Task
 from rldg_sim import polygon
 from rldg_sim.connectors import Colour
 from rldg_sim.panda import HAND_TCP_M
@@ -70,7 +70,14 @@ BORDER_COLOUR: Colour = (0.20, 0.32, 0.52)
 HOLE_COLOUR: Colour = (0.10, 0.11, 0.13)
 
 
-def board_pose_base(task: Task, scene: FmbInsertionScene, seed: int) -> Array:
+def find_peg(name: str) -> Peg:
+    """Look a peg up. Raises UserError naming those that exist."""
+    if name not in PEGS:
+        raise UserError(f"object {name!r}: no such peg, expected one of {', '.join(PEGS)}")
+    return PEGS[name]
+
+
+def board_pose_base(task: Task, scene: FmbInsertionScene | AssemblyScene, seed: int) -> Array:
     """Pose (7,) of the hole in base: its origin is the middle of the mouth, z leads into it."""
     half = np.array([scene.board_xy_m, scene.board_xy_m, scene.board_yaw_rad])
     x, y, yaw = stream(seed, "board").uniform(-half, half)
@@ -85,6 +92,62 @@ def grasp_offset(scene: FmbInsertionScene, seed: int) -> Array:
     return np.asarray(stream(seed, "grasp").uniform(-half, half), dtype=np.float64)
 
 
+def board_contacts(peg: Peg) -> str:
+    """The board with its hole, in the frame of the hole."""
+    return cavity_contacts(peg.section, BOARD_HEIGHT_M, CLEARANCE_M, CHAMFER_M)
+
+
+def edge_contacts(peg: Peg, tail_m: float = 0.0, attributes: str = "") -> str:
+    """One capsule along each edge of the peg, which is exact in a convex hole (see rldg_sim.port); z = 0 at the tcp."""
+    return "\n".join(
+        f'<geom type="capsule" fromto="{x:.9g} {y:.9g} {-tail_m} {x:.9g} {y:.9g} {TIP_M - EDGE_RADIUS_M}" '
+        f'size="{EDGE_RADIUS_M}" {attributes}/>'
+        for x, y in polygon.offset(peg.section, -EDGE_RADIUS_M)
+    )
+
+
+def peg_box(peg: Peg, attributes: str) -> str:
+    """The whole peg as a box; z = 0 at the tcp."""
+    half = np.append(np.abs(peg.section).max(axis=0), (TIP_M + TAIL_M) / 2)
+    return f'<geom name="peg" type="box" pos="0 0 {(TIP_M - TAIL_M) / 2}" size="{numbers(half)}" {attributes}/>'
+
+
+def board_drawn(peg: Peg) -> tuple[str, str]:
+    """Mesh assets of the board, and its geoms in the frame of the hole."""
+    cavity = polygon.offset(peg.section, CLEARANCE_M)
+    mouth = polygon.offset(cavity, CHAMFER_M)
+    border = polygon.offset(mouth, BORDER_M)
+    outline = polygon.rectangle(2 * BOARD_HALF_M, 2 * BOARD_HALF_M)
+    angles = polygon.corner_angles(border, outline)
+    edge, inner = polygon.along_rays(outline, angles), polygon.along_rays(border, angles)
+    floor_z = BOARD_HEIGHT_M - 1e-3
+    assets = [
+        ring_mesh("board", [at_height(edge, BOARD_HEIGHT_M), at_height(edge, 0.0), at_height(inner, 0.0)]),
+        ring_mesh("rim", [at_height(border, 0.0), at_height(mouth, 0.0), at_height(cavity, CHAMFER_M)]),
+        ring_mesh("hole", [at_height(cavity, CHAMFER_M), at_height(cavity, floor_z)]),
+        surface("floor", at_height(cavity, floor_z), [(0, k + 1, k) for k in range(1, len(cavity) - 1)]),
+    ]
+    dark = rgba(HOLE_COLOUR)
+    colours = {"board": rgba(BOARD_COLOUR), "rim": rgba(BORDER_COLOUR), "hole": dark, "floor": dark}
+    parts = [f'<geom name="{k}" type="mesh" mesh="{k}" rgba="{colour}"/>' for k, colour in colours.items()]
+    return "".join(assets), "".join(parts)
+
+
+def insertion_truth(data: Any) -> Truth:
+    """Reference of the object: the middle of the peg's tip. Goal: the hole; so z < 0 above the board."""
+    peg, board, tcp = data.body("peg"), data.body("board"), data.site("tcp")
+    rotation = peg.xmat.reshape(3, 3)
+    tip = peg.xpos + rotation[:, 2] * TIP_M
+    in_hole = relative_pose(board.xmat.reshape(3, 3), board.xpos, rotation, tip)
+    success = (
+        in_hole[2] >= BOARD_HEIGHT_M - SUCCESS_DEPTH_M
+        and np.hypot(in_hole[0], in_hole[1]) <= SUCCESS_LATERAL_M
+        and turn_of(in_hole) <= SUCCESS_TILT_RAD
+    )
+    in_hand = relative_pose(tcp.xmat.reshape(3, 3), tcp.xpos, rotation, tip)
+    return Truth(in_hole, in_hand, bool(success))
+
+
 class FmbInsertion(HeldObject):
     """One peg and its board (see rldg_sim.scene.SceneKind). Raises UserError on an unknown object."""
 
@@ -92,56 +155,29 @@ class FmbInsertion(HeldObject):
 
     def __init__(self, task: Task, object_name: str) -> None:
         assert isinstance(task.scene, FmbInsertionScene)
-        if object_name not in PEGS:
-            raise UserError(f"object {object_name!r}: no such peg, expected one of {', '.join(PEGS)}")
         self._task, self._scene = task, task.scene
-        self._peg = PEGS[object_name]
+        self._peg = find_peg(object_name)
         self.grip_m = float(2 * np.abs(self._peg.section[:, 1]).max())
 
     def physics_mjcf(self) -> str:
-        """The peg is one capsule along each edge, which is exact in a convex hole (see rldg_sim.port)."""
-        section = self._peg.section
+        """Board, table and the peg in the hand."""
         goal = f"""
     <geom name="table" type="box" pos=".5 0 -.02" size=".4 .4 .02"/>
-    <body name="board">{cavity_contacts(section, BOARD_HEIGHT_M, CLEARANCE_M, CHAMFER_M)}</body>"""
-        edges = "\n".join(
-            f'<geom type="capsule" fromto="{x:.9g} {y:.9g} 0 {x:.9g} {y:.9g} {TIP_M - EDGE_RADIUS_M}" '
-            f'size="{EDGE_RADIUS_M}"/>'
-            for x, y in polygon.offset(section, -EDGE_RADIUS_M)
-        )
+    <body name="board">{board_contacts(self._peg)}</body>"""
         held = f"""
         <body name="peg" pos="0 0 {HAND_TCP_M}">
           <inertial pos="0 0 .015" mass="0.06" diaginertia="3e-5 3e-5 3e-5"/>
-          {edges}
+          {edge_contacts(self._peg)}
         </body>"""
         return held_physics_mjcf(self._task, goal, held)
 
     def drawn_mjcf(self) -> str:
         """Board, fingers and peg."""
-        cavity = polygon.offset(self._peg.section, CLEARANCE_M)
-        mouth = polygon.offset(cavity, CHAMFER_M)
-        border = polygon.offset(mouth, BORDER_M)
-        outline = polygon.rectangle(2 * BOARD_HALF_M, 2 * BOARD_HALF_M)
-        angles = polygon.corner_angles(border, outline)
-        edge, inner = polygon.along_rays(outline, angles), polygon.along_rays(border, angles)
-        floor_z = BOARD_HEIGHT_M - 1e-3
-        assets = [
-            ring_mesh("board", [at_height(edge, BOARD_HEIGHT_M), at_height(edge, 0.0), at_height(inner, 0.0)]),
-            ring_mesh("rim", [at_height(border, 0.0), at_height(mouth, 0.0), at_height(cavity, CHAMFER_M)]),
-            ring_mesh("hole", [at_height(cavity, CHAMFER_M), at_height(cavity, floor_z)]),
-            surface("floor", at_height(cavity, floor_z), [(0, k + 1, k) for k in range(1, len(cavity) - 1)]),
-        ]
-        dark = rgba(HOLE_COLOUR)
-        colours = {"board": rgba(BOARD_COLOUR), "rim": rgba(BORDER_COLOUR), "hole": dark, "floor": dark}
-        parts = [f'<geom name="{k}" type="mesh" mesh="{k}" rgba="{colour}"/>' for k, colour in colours.items()]
-        half = np.append(np.abs(self._peg.section).max(axis=0), (TIP_M + TAIL_M) / 2)
-        peg = (
-            f'<geom name="peg" type="box" pos="0 0 {(TIP_M - TAIL_M) / 2}" size="{numbers(half)}" '
-            f'rgba="{rgba(self._peg.colour)}"/>'
-        )
+        assets, board = board_drawn(self._peg)
+        peg = peg_box(self._peg, f'rgba="{rgba(self._peg.colour)}"')
         return drawn_mjcf(
-            assets="".join(assets),
-            world=f'<body name="board">{"".join(parts)}</body>',
+            assets=assets,
+            world=f'<body name="board">{board}</body>',
             hand=f'{fixed_fingers_mjcf(self.grip_m)}<body name="peg" pos="0 0 {HAND_TCP_M}">{peg}</body>',
             camera=CAMERA,
             view=TABLE_VIEW_MJCF,
@@ -161,15 +197,5 @@ class FmbInsertion(HeldObject):
         peg.quat[:] = [np.cos(pitch / 2), 0.0, np.sin(pitch / 2), 0.0]
 
     def truth(self, model: Any, data: Any) -> Truth:
-        """Reference of the object: the middle of the peg's tip. Goal: the hole; so z < 0 above the board."""
-        peg, board, tcp = data.body("peg"), data.body("board"), data.site("tcp")
-        rotation = peg.xmat.reshape(3, 3)
-        tip = peg.xpos + rotation[:, 2] * TIP_M
-        in_hole = relative_pose(board.xmat.reshape(3, 3), board.xpos, rotation, tip)
-        success = (
-            in_hole[2] >= BOARD_HEIGHT_M - SUCCESS_DEPTH_M
-            and np.hypot(in_hole[0], in_hole[1]) <= SUCCESS_LATERAL_M
-            and turn_of(in_hole) <= SUCCESS_TILT_RAD
-        )
-        in_hand = relative_pose(tcp.xmat.reshape(3, 3), tcp.xpos, rotation, tip)
-        return Truth(in_hole, in_hand, bool(success))
+        """See insertion_truth."""
+        return insertion_truth(data)

@@ -51,6 +51,7 @@ def fingers_mjcf(drawn: bool) -> str:
     """Bodies of the two fingers in the frame of the hand: contact shapes, or what cameras see."""
     colours = ('rgba=".12 .12 .13 1"', 'rgba=".75 .76 .78 1"') if drawn else ("", "")
     pad_class = "" if drawn else 'class="pad"'
+    touches = "" if drawn else 'conaffinity="3"'  # also what only fingers touch (contype 2)
     pad = " ".join(f"{v:.9g}" for v in PAD_HALF_M)
     finger = " ".join(f"{v:.9g}" for v in FINGER_HALF_M)
     bodies = []
@@ -60,9 +61,10 @@ def fingers_mjcf(drawn: bool) -> str:
           <inertial pos="0 {sign * 0.01} {_FINGER_CENTRE_Z:.9g}" mass="0.03" diaginertia="1e-5 1e-5 1e-5"/>
           <joint name="finger_{side}" type="slide" axis="0 {sign} 0" range="0 {GRIPPER_MAX_WIDTH_M / 2}"
                  damping="{_DRIVE_DAMPING}" armature="{_DRIVE_INERTIA_KG}"/>
-          <geom name="pad_{side}" type="box" {pad_class} pos="0 {sign * PAD_HALF_M[1]:.9g} {_PAD_CENTRE_Z:.9g}"
-                size="{pad}" {colours[0]}/>
-          <geom type="box" pos="0 {sign * FINGER_HALF_M[1]:.9g} {_FINGER_CENTRE_Z:.9g}" size="{finger}" {colours[1]}/>
+          <geom name="pad_{side}" type="box" {pad_class} {touches}
+                pos="0 {sign * PAD_HALF_M[1]:.9g} {_PAD_CENTRE_Z:.9g}" size="{pad}" {colours[0]}/>
+          <geom type="box" {touches} pos="0 {sign * FINGER_HALF_M[1]:.9g} {_FINGER_CENTRE_Z:.9g}"
+                size="{finger}" {colours[1]}/>
         </body>""")
     return "".join(bodies)
 
