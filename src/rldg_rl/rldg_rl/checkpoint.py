@@ -127,7 +127,7 @@ def restore(learner: Learner, folder: Path) -> None:
     now = learner.config.model_dump(mode="json"), learner.spec_hash, learner.task.config_hash(), learner.seed
     for name, old, new in zip(("configuration", "encoder", "task", "seed"), found, now, strict=False):
         if old != new:
-            detail = difference(old, new) if name == "configuration" else f"{old} instead of {new}"
+            detail = difference(found[0], now[0]) if name == "configuration" else f"{old} instead of {new}"
             raise UserError(
                 f"{path}: another {name} than asked for ({detail}): resume with the same, or use a new run_dir"
             )
