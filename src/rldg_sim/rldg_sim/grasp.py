@@ -15,6 +15,7 @@ from numpy.typing import NDArray
 
 from rldg_core.task import Task
 from rldg_sim.panda import GRIPPER_MAX_WIDTH_M, HAND_TCP_M, arm_mjcf
+from rldg_sim.pose_math import wxyz
 from rldg_sim.scene import CARTESIAN_ACTUATORS, PHYSICS_STEP_S, actuators
 
 Array = NDArray[np.float64]
@@ -103,6 +104,7 @@ def grasping_physics_mjcf(task: Task, world: str) -> str:
   <default>
     <geom condim="4" friction="0.5 0.01 0.001" solref="0.01 1" solimp="0.9 0.95 0.001" mass="0"/>
     <default class="pad"><geom friction="1.2 0.02 0.001" priority="1"/></default>
+    <default class="board"><geom conaffinity="5" friction="0.25 0.002 0.0001"/></default>
   </default>
   <worldbody>
     <body name="target" mocap="true"><site name="target"/></body>
@@ -121,6 +123,14 @@ def open_fingers(data: Any, width_m: float = GRIPPER_MAX_WIDTH_M) -> None:
     """Put the fingers at a width and command it (reset)."""
     data.qpos[_FINGERS] = width_m / 2
     command(data, width_m)
+
+
+def place_free(model: Any, data: Any, name: str, pose_base: Array, mass_kg: float) -> None:
+    """Put a free body at a pose (7,), at rest, under its own weight (reset)."""
+    body = model.body(name)
+    address = int(model.jnt_qposadr[body.jntadr[0]])
+    data.qpos[address : address + 7] = [*pose_base[:3], *wxyz(pose_base[3:])]
+    data.xfrc_applied[body.id, 2] = -GRAVITY_M_S2 * mass_kg
 
 
 def command(data: Any, width_m: float) -> None:

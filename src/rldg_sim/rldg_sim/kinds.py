@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from rldg_core.task import Task
+from rldg_sim.assembly import Assembly
 from rldg_sim.connector_insertion import ConnectorInsertion
 from rldg_sim.fmb_insertion import FmbInsertion
 from rldg_sim.pick_and_place import PickAndPlace
@@ -18,3 +19,5 @@ def make_kind(task: Task, object_name: str) -> SceneKind:
             return FmbInsertion(task, object_name)
         case "pick_and_place":
             return PickAndPlace(task, object_name)
+        case "assembly":
+            return Assembly(task, object_name)

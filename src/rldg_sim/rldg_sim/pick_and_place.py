@@ -88,10 +88,7 @@ class PickAndPlace:
         """Open hand; the object lies in its region, and falls."""
         grasp.open_fingers(data)
         lies = object_pose_base(self._task, self._scene, self._item.radius_m, seed)
-        joint = int(model.body("object").jntadr[0])
-        address = int(model.jnt_qposadr[joint])
-        data.qpos[address : address + 7] = [*lies[:3], lies[6], *lies[3:6]]
-        data.xfrc_applied[model.body("object").id, 2] = -grasp.GRAVITY_M_S2 * self._item.mass_kg
+        grasp.place_free(model, data, "object", lies, self._item.mass_kg)
 
     def truth(self, model: Any, data: Any) -> Truth:
         """Success: the object's middle is inside the bowl's wall and below its rim, and no finger holds it: the hand is
