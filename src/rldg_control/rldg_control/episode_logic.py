@@ -2,7 +2,8 @@
 
 The contract is docs/architecture.md, 'Step semantics': Step k = observation k, the executed action that
 answers it, and the verdict on observation k+1. Lock-step joins by equal stamps and waits; real time takes
-the newest reward that is not newer than the observation and skips observations that were never answered.
+the newest reward that is not newer than the observation (a classifier's: that of the observation itself, awaited
+until the next one comes) and skips observations that were never answered.
 """
 
 from __future__ import annotations
@@ -94,11 +95,14 @@ def start_fault(pose_base_tcp: Float64, reset: ResetConfig) -> str:
 class EpisodeLogic:
     """One episode at a time: `begin`, then feed messages; every method returns what to publish, in order."""
 
-    def __init__(self, max_steps: int, period_s: float, lockstep: bool, rewarded: bool) -> None:
-        """rewarded: success comes from Reward messages; otherwise from `label` alone."""
+    def __init__(self, max_steps: int, period_s: float, lockstep: bool, rewarded: bool, exact: bool = False) -> None:
+        """rewarded: success comes from Reward messages; otherwise from `label` alone.
+
+        exact: each Reward carries the stamp of the observation that it judges (a classifier's).
+        """
         self._max_steps, self._period_s = max_steps, period_s
         self._period_ns = round(period_s * 1e9)
-        self._lockstep, self._rewarded = lockstep, rewarded
+        self._lockstep, self._rewarded, self._exact = lockstep, rewarded, exact
         self.step_count = 0
         self.skipped_observations = 0
         self.missing_rewards = 0
@@ -259,13 +263,13 @@ class EpisodeLogic:
         return any(stamp_ns in self._actions for stamp_ns, _ in self._observations)
 
     def _verdict(self, stamp_ns: int) -> Verdict | None:
-        """Verdict on an observation; None: it is still to come (lock-step)."""
+        """Verdict on an observation (always the second one kept); None: it is still to come."""
         if not self._rewarded:
             return Verdict()
-        if self._lockstep:
+        if self._lockstep or (self._exact and (stamp_ns in self._rewards or len(self._observations) < 3)):
             return self._rewards.get(stamp_ns)
         oldest_ns = max(self._first_ns, stamp_ns - REWARD_PERIODS * self._period_ns)
-        fitting = [s for s in self._rewards if oldest_ns <= s <= stamp_ns]
+        fitting = [] if self._exact else [s for s in self._rewards if oldest_ns <= s <= stamp_ns]
         if not fitting:
             self.missing_rewards += 1
             return Verdict()

@@ -132,6 +132,26 @@ def test_realtime_takes_the_newest_reward_within_two_periods(age: int, success: 
     assert [e.index for e in events if isinstance(e, StepRecord) and e.success] == ([4, 5] if success else [])
 
 
+def test_a_classifiers_verdict_is_awaited_and_belongs_to_its_observation() -> None:
+    logic = EpisodeLogic(10, 0.1, lockstep=False, rewarded=True, exact=True)
+    logic.begin(0, 0.0)
+    logic.on_observation(0, "o", 0.0)
+    logic.on_executed(0, "a", Source.POLICY, 0.0)
+    logic.on_reward(0, YES, 0.0)  # of the first observation: it is nobody's next one
+    assert logic.on_observation(PERIOD_NS, "o", 0.0) == []
+    (step,) = logic.on_reward(PERIOD_NS, NO, 0.0)
+    assert isinstance(step, StepRecord) and not step.success
+    logic.on_executed(PERIOD_NS, "a", Source.POLICY, 0.0)
+    assert logic.on_observation(2 * PERIOD_NS, "o", 0.0) == []
+    # The verdict on observation 2 is lost: observation 3 ends the wait, and the next verdict counts again.
+    (step,) = logic.on_observation(3 * PERIOD_NS, "o", 0.0)
+    assert isinstance(step, StepRecord) and not step.success and logic.missing_rewards == 1
+    logic.on_executed(2 * PERIOD_NS, "a", Source.POLICY, 0.0)
+    step, last, outcome = logic.on_reward(3 * PERIOD_NS, YES, 0.0)
+    assert isinstance(step, StepRecord) and step.success and step.index == 2
+    assert isinstance(last, StepRecord) and isinstance(outcome, Outcome) and outcome.reason == "success"
+
+
 def test_realtime_skips_an_observation_that_was_never_answered() -> None:
     logic = realtime(max_steps=3)
     events = logic.begin(0, 0.0)

@@ -1,9 +1,9 @@
 """episode: joins observation, executed action and reward into `step`, and runs episodes (action `run_episodes`).
 
 Parameters: task, lockstep, run_id (default: seed<seed> in lock-step, else the wall time of the start),
-first_episode, first_step (of a
-resumed run), needs (nodes that must listen before an episode starts), ready_timeout_s, reset_mode, reset_service,
-joy_topic, start_button, stop_button. Services: episode/label, episode/reset.
+first_episode, first_step (of a resumed run), needs (nodes that must listen before an episode starts),
+ready_timeout_s, exact_rewards (real time: rewards carry the stamps of observations; default: the task's reward is the
+classifier's), reset_mode, reset_service, joy_topic, start_button, stop_button. Services: episode/label, episode/reset.
 
 reset_mode `cell`: calls cell/reset before each episode. reset_mode `operator` (hardware): a person resets the
 scene and brings the arm to the start pose (the gate lets the SpaceMouse drive between episodes), then presses
@@ -64,7 +64,8 @@ class Episode(Node):
         self._pressed: tuple[bool, bool] = (False, False)
         self._rewarded = self._task.reward.source != "operator"
         task = self._task
-        self._logic = EpisodeLogic(task.episode.max_steps, task.period_s, self._lockstep, self._rewarded)
+        exact = bool(parameter(self, "exact_rewards", task.reward.source == "classifier"))
+        self._logic = EpisodeLogic(task.episode.max_steps, task.period_s, self._lockstep, self._rewarded, exact)
         self._logic.step_count = int(parameter(self, "first_step", 0))
         self._index = int(parameter(self, "first_episode", 0))  # of the next episode, over all goals
         self._busy = self._settled = False
