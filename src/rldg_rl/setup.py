@@ -21,6 +21,7 @@ setup(
     entry_points={
         'console_scripts': [
             'learner = rldg_rl.nodes.learner:main',
+            'reward = rldg_rl.nodes.reward:main',
         ],
         'rldg.policies': [
             'specialist = rldg_rl.specialist:SpecialistPolicy',

@@ -1,0 +1,52 @@
+"""Collecting frames by hand: positive while the operator holds the success button, negative otherwise."""
+
+from __future__ import annotations
+
+from collections import deque
+from pathlib import Path
+
+from rldg_rl.classifier.frames import Frame, write_frame
+
+
+class Collector:
+    """Feed it every frame with the state of the button; it writes a folder of frames.
+
+    A person presses some frames after the task has succeeded and lets go some frames before it is undone: `margin`
+    frames before a press and after a release are left out. Every press and release (and every episode of the stack)
+    is an episode of its own for the held-out split.
+    """
+
+    def __init__(self, folder: Path, session: str, margin: int = 5) -> None:
+        self._folder, self._session, self._margin = folder, session, margin
+        self._waiting: deque[Frame] = deque()
+        self._segment = self._skipped = 0
+        self._pressed = False
+        self.positive = self.negative = 0
+
+    def take(self, stamp_ns: int, jpeg: bytes, pressed: bool, episode_id: str, object_name: str = "") -> None:
+        """One frame. episode_id: of the running episode, or "" between episodes."""
+        if pressed and not self._pressed:
+            self._waiting.clear()
+        if self._pressed and not pressed:
+            self._segment, self._skipped = self._segment + 1, 0
+        self._pressed = pressed
+        name = f"{self._session}-{self._segment:04d}{f'-{episode_id}' if episode_id else ''}"
+        frame = Frame(name, stamp_ns, jpeg, pressed, object_name, name)
+        if pressed:
+            self._write(frame)
+        elif self._segment and self._skipped < self._margin:
+            self._skipped += 1
+        else:
+            self._waiting.append(frame)
+            if len(self._waiting) > self._margin:
+                self._write(self._waiting.popleft())
+
+    def close(self) -> None:
+        """Nothing more comes: write what waited for a press."""
+        while self._waiting:
+            self._write(self._waiting.popleft())
+
+    def _write(self, frame: Frame) -> None:
+        write_frame(self._folder, frame)
+        self.positive += frame.success
+        self.negative += not frame.success

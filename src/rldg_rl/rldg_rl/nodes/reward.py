@@ -1,0 +1,71 @@
+"""Node `reward`: the classifier's verdict on every observation, as `reward`. All judging is in rldg_rl.classifier.
+
+Parameters: task, task_dirs, classifier (folder), consecutive_frames (0: the task's). Answers each observation once,
+with its stamp and at once: in lock-step `episode` waits for it. What it answers depends on stamps alone. An image
+that cannot be read is a frame without success, logged.
+"""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+
+from rclpy.node import Node
+
+from rldg_core import from_msg
+from rldg_msgs.msg import EpisodeEvent, Observation, Reward
+from rldg_rl.classifier.reward import RewardClassifier, SuccessJudge
+from rldg_rl.runtime import use_one_core
+from rldg_ros import qos
+from rldg_ros.parameters import parameter, required, task_parameter
+from rldg_ros.runner import run_node
+
+
+class RewardNode(Node):  # type: ignore[misc]
+    """See the module's text."""
+
+    def __init__(self) -> None:
+        super().__init__("reward")
+        task = task_parameter(self)
+        parameter(self, "lockstep", False)  # the same in both modes
+        folder = Path(required(str(parameter(self, "classifier", "")), "classifier"))
+        consecutive_frames = int(parameter(self, "consecutive_frames", 0)) or task.reward.consecutive_frames
+        classifier = RewardClassifier.load(folder, task)
+        self._judge = SuccessJudge(classifier, task, consecutive_frames)
+        self._source = classifier.identity
+        self._answered_ns = -1
+        self._publisher = self.create_publisher(Reward, "reward", qos.STREAM)
+        self.create_subscription(Observation, "observation", self._on_observation, qos.STREAM)
+        self.create_subscription(EpisodeEvent, "episode_event", self._on_event, qos.EVENTS)
+        log = self.get_logger()
+        log.info(f"{self._source}: threshold {classifier.threshold:.3f}, {consecutive_frames} frames in a row")
+        if task.default_object not in classifier.saved.objects:
+            known = ", ".join(classifier.saved.objects) or "unnamed objects"
+            log.warning(f"{folder}: trained on {known}, not on {task.default_object}")
+
+    def _on_event(self, message: EpisodeEvent) -> None:
+        if message.kind == EpisodeEvent.START:
+            self._judge.start(from_msg.stamp_ns(message.first_observation_stamp))
+
+    def _on_observation(self, message: Observation) -> None:
+        stamp_ns = from_msg.stamp_ns(message.header.stamp)
+        if stamp_ns <= self._answered_ns:
+            return
+        self._answered_ns = stamp_ns
+        reward = Reward(header=message.header, source=self._source)
+        try:
+            judgement = self._judge.judge(from_msg.observation(message))
+            reward.probability, reward.success = judgement.probability, judgement.success
+        except ValueError as error:
+            self.get_logger().error(f"topic observation: {error}")
+        self._publisher.publish(reward)
+
+
+def main() -> None:
+    """Entry point."""
+    use_one_core()
+    sys.exit(run_node(RewardNode))
+
+
+if __name__ == "__main__":
+    main()
