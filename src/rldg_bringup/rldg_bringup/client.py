@@ -16,7 +16,7 @@ from rclpy.signals import SignalHandlerOptions
 from rldg_core.errors import StalledError, UserError
 from rldg_msgs.action import RunEpisodes
 from rldg_msgs.msg import LearnerStatus, PolicyStatus
-from rldg_msgs.srv import ActivatePolicy, ListPolicies, LoadPolicy, UnloadPolicy
+from rldg_msgs.srv import ActivatePolicy, Hold, LabelEpisode, ListPolicies, LoadPolicy, UnloadPolicy
 from rldg_ros import qos
 
 RUNNING_TIMEOUT_S = 8.0
@@ -137,6 +137,20 @@ class StackClient:
     def list_policies(self) -> Any:
         """ListPolicies.Response."""
         return self._call(ListPolicies, "policy/list", ListPolicies.Request(), 10.0)
+
+    def label_episode(self, success: bool, episode_id: str = "") -> str:
+        """A person's verdict on the running episode; returns the manager's line. Raises UserError when refused."""
+        request = LabelEpisode.Request(episode_id=episode_id, success=success)
+        response = self._call(LabelEpisode, "episode/label", request, 10.0)
+        if not response.accepted:
+            raise UserError(f"label: {response.message}")
+        return str(response.message)
+
+    def hold(self, hold: bool, reason: str = "") -> str:
+        """Latch the gate, or release it; returns the gate's line. Raises UserError when refused."""
+        response = self._call(Hold, "gate/hold", Hold.Request(hold=hold, reason=reason), 10.0)
+        _raise_unless(response)
+        return str(response.message)
 
     def run_episodes(
         self,

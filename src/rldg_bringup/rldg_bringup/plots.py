@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 
 import matplotlib
@@ -68,6 +69,41 @@ def plot_learning_curve(path: Path, success: Sequence[bool], steps: Sequence[int
     axes.set_title("Specialist, training episodes (sampled actions, with interventions)")
     axes.grid(alpha=0.3)
     _save(figure, path)
+
+
+@dataclass(frozen=True)
+class TrainingEpisode:
+    """One training episode: control steps, whether it succeeded, steps that a person or the operator took."""
+
+    steps: int
+    success: bool
+    interventions: int
+
+
+def plot_training(path: Path, episodes: Sequence[TrainingEpisode], period_s: float, window: int = 20) -> None:
+    """Success rate, intervention ratio and cycle time of successes, over the last `window` episodes each."""
+    done = np.cumsum([e.steps for e in episodes])
+    recent = [episodes[max(0, i + 1 - window) : i + 1] for i in range(len(episodes))]
+    curves = {
+        f"success, last {window} episodes": [sum(e.success for e in r) / len(r) for r in recent],
+        "intervention ratio": [sum(e.interventions for e in r) / max(1, sum(e.steps for e in r)) for r in recent],
+        "cycle time of successes [s]": [_cycle_time_s(r, period_s) for r in recent],
+    }
+    figure, all_axes = plt.subplots(len(curves), 1, figsize=(6.4, 6.4), sharex=True, layout="constrained")
+    for axes, (name, values) in zip(all_axes, curves.items(), strict=True):
+        axes.plot(done, values, color="C0")
+        axes.set_ylabel(name, fontsize=8)
+        axes.set_ylim(bottom=-0.02)
+        axes.grid(alpha=0.3)
+    all_axes[0].set_ylim(-0.02, 1.02)
+    all_axes[-1].set_xlabel("control steps")
+    all_axes[0].set_title("Training episodes (sampled actions, with interventions)", fontsize=9)
+    _save(figure, path)
+
+
+def _cycle_time_s(episodes: Sequence[TrainingEpisode], period_s: float) -> float:
+    steps = [e.steps for e in episodes if e.success]
+    return float(np.mean(steps)) * period_s if steps else float("nan")
 
 
 def plot_actions(path: Path, actions: Mapping[str, NDArray[np.float32]], labels: tuple[str, str]) -> None:

@@ -73,6 +73,7 @@ class StackArguments:
     learner: bool = _argument(False, "train a specialist from the live steps")
     run_dir: str = _argument("", "run folder of the learner")
     demo_bag_dir: str = _argument("", "bags of demonstrations for the learner")
+    classifier: str = _argument("", "folder of a reward classifier: success is its verdict, not the ground truth")
     learner_config: str = _argument("", "YAML with overrides of the learner's configuration")
     record: bool = _argument(False, "one bag per episode")
     bag_dir: str = _argument("bags", "where the bags go")
@@ -134,6 +135,7 @@ def insertion_stack(arguments: StackArguments, share: Path) -> Stack:
     a = arguments
     task = find_task(a.task, [share / "config" / "tasks"])
     _check(a)
+    _check_reward(a, task)
     root = f"/{a.namespace.strip('/')}" if a.namespace.strip("/") else ""
 
     def absolute(topic: str) -> str:
@@ -174,6 +176,8 @@ def insertion_stack(arguments: StackArguments, share: Path) -> Stack:
                 **gripper,
                 scene_topic=a.scene_topic,
                 first_stamp_ns=resumed.stamp_ns,
+                # Ground truth stays on the wire for evaluation.
+                **({"reward_topic": "cell/ground_truth_reward"} if a.classifier else {}),
             )
         )
     else:
@@ -198,6 +202,8 @@ def insertion_stack(arguments: StackArguments, share: Path) -> Stack:
         nodes.append(node("rldg_sim", "operator", mode=a.operator, seed=a.seed))
     if task.action.gripper:
         nodes.append(node("rldg_control", "gripper", **gripper, mode="topic" if a.sim else "franka"))
+    if a.classifier:
+        nodes.append(node("rldg_rl", "reward", classifier=str(Path(a.classifier).resolve())))
     if a.record:
         nodes.append(node("rldg_data", "recorder", bag_dir=a.bag_dir))
     nodes.append(
@@ -225,7 +231,8 @@ def insertion_stack(arguments: StackArguments, share: Path) -> Stack:
             )
         )
     # Who must listen before the first episode starts: a Step or START that nobody hears stops a lock-step run.
-    needs = [n.name for n in nodes if n.name in ("gate", "operator", "recorder", "policy", "learner")]
+    listeners = ("gate", "operator", "recorder", "policy", "learner", "reward")
+    needs = [n.name for n in nodes if n.name in listeners]
     nodes.append(
         node(
             "rldg_control",
@@ -234,6 +241,7 @@ def insertion_stack(arguments: StackArguments, share: Path) -> Stack:
             run_id=a.run_id,
             first_episode=resumed.episode,
             first_step=resumed.step_count,
+            **({"exact_rewards": True} if a.classifier else {}),
             reset_mode="cell" if a.sim else "operator",
             joy_topic=absolute(a.joy_topic),
         )
@@ -256,6 +264,19 @@ def _check(a: StackArguments) -> None:
         raise UserError(f"argument log_level: expected debug, info, warn or error, got {a.log_level!r}")
     if a.params_file and not Path(a.params_file).is_file():
         raise UserError(f"argument params_file: no file {a.params_file}")
+
+
+def _check_reward(a: StackArguments, task: Task) -> None:
+    source = task.reward.source
+    if a.classifier and source == "operator":
+        raise UserError(
+            f"argument classifier: the operator labels the episodes of task {task.name}; "
+            "set reward.source: classifier in its file"
+        )
+    if source == "classifier" and not a.classifier:
+        raise UserError(f"argument classifier: task {task.name} takes its reward from one; give its folder")
+    if a.classifier and not (Path(a.classifier) / "config.json").is_file():
+        raise UserError(f"argument classifier: no classifier in {a.classifier}")
 
 
 def _franka(a: StackArguments, share: Path) -> IncludeSpec:

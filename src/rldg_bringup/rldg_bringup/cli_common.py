@@ -1,0 +1,70 @@
+"""What the modules of the `rldg` command share: options, progress bars, output."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
+from rich.table import Table
+
+from rldg_core.errors import UserError
+
+console = Console(stderr=True)
+
+Json = Annotated[bool, typer.Option("--json", help="Print JSON on standard output.")]
+Seed = Annotated[int, typer.Option(help="Seed of everything random.")]
+TaskArgument = Annotated[str, typer.Argument(help="Task: name, name:object, or a .yaml file.")]
+Real = Annotated[bool, typer.Option("--real", help="Drive the robot instead of the simulated cell.")]
+Namespace = Annotated[str, typer.Option(help="Namespace of the running stack.")]
+
+
+def sub_app() -> typer.Typer:
+    """A group of commands that `rldg_bringup.cli` puts together."""
+    return typer.Typer(no_args_is_help=True, pretty_exceptions_enable=False)
+
+
+@contextmanager
+def progress_maker() -> Iterator[Callable[[str], Callable[[int, int], None]]]:
+    """Progress bars with time left; yields a function that makes the callback of a named bar."""
+    columns = (
+        TextColumn("[progress.description]{task.description}"),
+        BarColumn(),
+        MofNCompleteColumn(),
+        TimeElapsedColumn(),
+        TextColumn("left"),
+        TimeRemainingColumn(),
+    )
+    with Progress(*columns, console=console) as bars:
+
+        def make(name: str) -> Callable[[int, int], None]:
+            for earlier in bars.tasks:
+                # A stage may end before its limit; its clock must not run on.
+                bars.update(earlier.id, total=earlier.completed)
+                bars.stop_task(earlier.id)
+            bar = bars.add_task(name, total=None)
+            return lambda done, total: bars.update(bar, completed=done, total=total)
+
+        yield make
+
+
+def emit(value: Any, as_json: bool, title: str) -> None:
+    """Print a flat mapping for machines or for people."""
+    if as_json:
+        print(json.dumps(value))
+        return
+    table = Table(title=title, show_header=False)
+    for key, item in value.items():
+        table.add_row(str(key), str(item))
+    Console().print(table)
+
+
+def existing(path: Path) -> None:
+    """Raise UserError when there is nothing at `path`."""
+    if not path.exists():
+        raise UserError(f"{path}: no such file or folder")

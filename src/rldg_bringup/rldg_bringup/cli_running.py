@@ -1,0 +1,45 @@
+"""`rldg label`, `rldg hold`, `rldg release`: what a person tells a running stack."""
+
+from __future__ import annotations
+
+from typing import Annotated, Literal
+
+import typer
+
+from rldg_bringup.cli_common import Namespace, console, sub_app
+
+app = sub_app()
+
+
+@app.command()
+def label(
+    verdict: Annotated[Literal["success", "failure"], typer.Argument(help="How the running episode ends.")],
+    episode: Annotated[str, typer.Option(help="Episode id; default: the running one.")] = "",
+    namespace: Namespace = "",
+) -> None:
+    """Mark the running episode as a success or a failure; it ends with the next observation."""
+    from rldg_bringup.client import RUNNING_TIMEOUT_S, connected
+
+    with connected(namespace, ready_timeout_s=RUNNING_TIMEOUT_S) as client:
+        console.print(client.label_episode(verdict == "success", episode))
+
+
+@app.command()
+def hold(
+    reason: Annotated[str, typer.Option(help="Shown in /diagnostics.")] = "hold requested",
+    namespace: Namespace = "",
+) -> None:
+    """Make the gate hold the arm where it is, until `rldg release`. No emergency stop."""
+    from rldg_bringup.client import RUNNING_TIMEOUT_S, connected
+
+    with connected(namespace, ready_timeout_s=RUNNING_TIMEOUT_S) as client:
+        console.print(client.hold(True, reason))
+
+
+@app.command()
+def release(namespace: Namespace = "") -> None:
+    """Let the gate act again; refused while the cause of its hold persists."""
+    from rldg_bringup.client import RUNNING_TIMEOUT_S, connected
+
+    with connected(namespace, ready_timeout_s=RUNNING_TIMEOUT_S) as client:
+        console.print(client.hold(False))

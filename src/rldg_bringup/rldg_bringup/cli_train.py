@@ -1,0 +1,81 @@
+"""`rldg train` (specialists) and `rldg finetune` (generalists)."""
+
+from __future__ import annotations
+
+from dataclasses import asdict
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from rldg_bringup.cli_common import Json, Real, Seed, TaskArgument, emit, existing, progress_maker, sub_app
+from rldg_core.errors import UserError
+
+app = sub_app()
+
+
+@app.command()
+def train(
+    task: TaskArgument,
+    out: Annotated[
+        Path | None, typer.Option(help="Run folder; default runs/<task>/<object>-<seed>. An existing run is resumed.")
+    ] = None,
+    demos: Annotated[Path | None, typer.Option(help="Bags of demonstrations; default: record them first.")] = None,
+    demonstrations: Annotated[int, typer.Option(min=1, help="Successful demonstrations to record.")] = 20,
+    preset: Annotated[str, typer.Option(help="connector, tabletop, hil_serl, rlpd; default: the task's.")] = "",
+    learner_config: Annotated[Path | None, typer.Option(help="YAML with overrides of the preset.")] = None,
+    updates_per_step: Annotated[float, typer.Option(min=0, help="Limit of updates per control step.")] = 0.0,
+    max_steps: Annotated[int, typer.Option(min=1, help="Control steps at most.")] = 15_000,
+    min_steps: Annotated[int, typer.Option(min=0, help="Control steps at least.")] = 3_000,
+    success_rate: Annotated[float, typer.Option(help="Stop at this rate over 20 training episodes.")] = 0.95,
+    evaluation_episodes: Annotated[int, typer.Option(min=0, help="Episodes of each of the two evaluations.")] = 20,
+    seed: Seed = 0,
+    real: Real = False,
+    as_json: Json = False,
+) -> None:
+    """Train a specialist live, from demonstrations, its own steps and interventions; then evaluate and report."""
+    from rldg_bringup.pipeline import TrainingLimits, resolve_task
+    from rldg_bringup.training import TrainPlan, run_training
+
+    for path in (demos, learner_config):
+        if path:
+            existing(path)
+    resolved = resolve_task(task)
+    plan = TrainPlan(
+        task=task,
+        seed=seed,
+        limits=TrainingLimits(success_rate, min_steps, max_steps),
+        demos=demos,
+        demonstrations=demonstrations,
+        preset=preset,
+        learner_config=learner_config,
+        updates_per_step=updates_per_step,
+        evaluation_episodes=evaluation_episodes,
+        sim=not real,
+    )
+    run_dir = out or Path("runs") / resolved.name / f"{resolved.default_object}-{seed}"
+    with progress_maker() as make:
+        report = run_training(plan, run_dir, make)
+    keys = ("success", "evaluations", "env_steps", "updates", "wall_s", "intervention_ratio", "specialist")
+    emit(report if as_json else {key: report[key] for key in keys}, as_json, "specialist")
+
+
+@app.command()
+def finetune(
+    model: Annotated[str, typer.Argument(help="compact")],
+    dataset: Annotated[Path, typer.Argument(help="Dataset folder <root>/<name>/<version>.")],
+    out: Annotated[Path, typer.Option(help="Checkpoint folder.")],
+    steps: Annotated[int, typer.Option(min=1)] = 1500,
+    seed: Seed = 0,
+    as_json: Json = False,
+) -> None:
+    """Fine-tune a generalist on an RLDS dataset."""
+    if model != "compact":
+        raise UserError(f"unknown generalist {model!r}, expected compact")
+    existing(dataset)
+    from rldg_policy.compact.config import TrainConfig
+    from rldg_policy.compact.train import finetune as train_compact
+
+    with progress_maker() as make:
+        result = train_compact(dataset, out, TrainConfig(steps=steps), seed=seed, progress=make("fine-tune"))
+    emit({**asdict(result), "checkpoint": str(out)}, as_json, "generalist")

@@ -1,0 +1,215 @@
+"""`rldg train`: demonstrations, specialist, evaluation and report in one run folder that can be resumed.
+
+`<run>/`: config.yaml (learner, resolved), demonstrations/bags, bags, checkpoints, specialist, evaluation_<n>/log,
+report.json, plots/training.png. Whatever is finished already is not done again: demonstrations and training episodes
+are counted by their closed bags.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import time
+from collections.abc import Callable
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from rldg_bringup.client import Episodes
+from rldg_bringup.demo import versions
+from rldg_bringup.pipeline import (
+    Progress,
+    TrainingLimits,
+    recorded,
+    resolve_task,
+    roll_out,
+    simulated,
+    stack_client,
+    train,
+)
+from rldg_bringup.plots import TrainingEpisode, plot_training
+from rldg_bringup.stack import StackArguments
+from rldg_core.errors import UserError
+from rldg_core.files import write_json, writing_aside
+from rldg_core.seeding import derive_seed
+from rldg_core.task import Task
+from rldg_core.types import Source
+from rldg_data.bags import episode_info, find_bags, read_episode
+
+EVALUATIONS = 2
+ATTEMPTS_PER_DEMONSTRATION = 5
+"""An operator that fails more often than this demonstrates nothing."""
+
+
+@dataclass(frozen=True)
+class TrainPlan:
+    """What `rldg train` was asked for. demos: a folder of bags, or None: `demonstrations` successes are recorded.
+
+    preset: of rldg_rl.config, "" for the task's; learner_config: YAML of overrides; updates_per_step: 0 as configured.
+    """
+
+    task: str
+    seed: int
+    limits: TrainingLimits
+    demos: Path | None = None
+    demonstrations: int = 20
+    preset: str = ""
+    learner_config: Path | None = None
+    updates_per_step: float = 0.0
+    evaluation_episodes: int = 20
+    sim: bool = True
+
+
+def run_training(plan: TrainPlan, run_dir: Path, progress: Callable[[str], Progress]) -> dict[str, Any]:
+    """Do what is not done yet and write report.json; returns the report. Raises UserError before anything starts."""
+    run_dir = run_dir.resolve()
+    task = resolve_task(plan.task)
+    if plan.demos is not None:
+        check_demonstrations(plan.demos, task)
+    config_file = write_learner_config(plan, task, run_dir)
+    arguments = replace(simulated(plan.task, plan.seed, plan.sim), learner_config=str(config_file))
+    began_s = time.monotonic()
+    demos = plan.demos or run_dir / "demonstrations" / "bags"
+    if plan.demos is None:
+        demonstrate(arguments, plan.demonstrations, demos, run_dir / "demonstrations" / "log", progress)
+    demonstrations_s = time.monotonic() - began_s
+
+    began_s = time.monotonic()
+    resumed = len(recorded(run_dir / "bags").success)
+    result = train(arguments, demos, run_dir, plan.limits, run_dir / "log", progress("control steps"))
+    training_s = time.monotonic() - began_s
+
+    evaluations = []
+    for number in range(EVALUATIONS if plan.evaluation_episodes else 0):
+        seed = derive_seed(plan.seed, "evaluation", number)
+        name = f"evaluation_{number + 1}"
+        outcome = roll_out(
+            arguments,
+            "specialist",
+            result.specialist,
+            plan.evaluation_episodes,
+            seed,
+            run_dir / name / "log",
+            progress=progress(name),
+        )
+        evaluations.append({"seed": seed, **summary(outcome, task)})
+    episodes = training_episodes(run_dir / "bags")
+    (run_dir / "plots").mkdir(exist_ok=True)
+    plot_training(run_dir / "plots" / "training.png", episodes, task.period_s)
+    steps = sum(e.steps for e in episodes)
+    report = {
+        "task": task.name,
+        "object": task.default_object,
+        "seed": plan.seed,
+        "seeds": {"evaluation": [e["seed"] for e in evaluations]},
+        "config_hash": task.config_hash(),
+        "learner_config_sha256": hashlib.sha256(config_file.read_bytes()).hexdigest(),
+        "demonstrations": {"bags": len(find_bags(demos)), "wall_s": round(demonstrations_s, 1)},
+        "wall_s": round(training_s, 1),
+        "resumed_episodes": resumed,
+        "env_steps": result.env_steps,
+        "updates": result.updates,
+        "intervention_ratio": round(sum(e.interventions for e in episodes) / max(1, steps), 4),
+        "intervention_ratio_20": round(result.intervention_ratio_20, 4),
+        "success": sum(e["success"] for e in evaluations),
+        "evaluations": evaluations,
+        "episodes": [asdict(e) for e in episodes],
+        "specialist": str(result.specialist),
+        "versions": versions(),
+    }
+    write_json(run_dir / "report.json", report)
+    return report
+
+
+def write_learner_config(plan: TrainPlan, task: Task, run_dir: Path) -> Path:
+    """Resolve preset, file and options to `<run>/config.yaml`: learner and policy read the same.
+
+    Raises UserError on a wrong preset or value, and when the folder holds a run with another configuration.
+    """
+    from rldg_rl import config as configuration
+
+    overrides: dict[str, Any] = {}
+    if plan.learner_config is not None:
+        if plan.preset:
+            configuration.resolve(plan.preset, where="option --preset")
+        configuration.load(plan.learner_config, task)  # names the file and the key of what is wrong in it
+        overrides = yaml.safe_load(plan.learner_config.read_text())
+    preset = plan.preset or str(overrides.pop("preset", configuration.preset_for(task)))
+    overrides.pop("preset", None)
+    config = configuration.resolve(preset, overrides, str(plan.learner_config or "option --preset"))
+    config = configuration.with_learner(config, updates_per_step=plan.updates_per_step)
+    # hil_serl has no differences from the defaults: every value is spelled out.
+    resolved = {"preset": "hil_serl", **config.model_dump(mode="json")}
+    text = yaml.safe_dump({**resolved}, sort_keys=False)
+    path = run_dir / "config.yaml"
+    if path.is_file():
+        if yaml.safe_load(path.read_text()) != json.loads(json.dumps(resolved)):
+            raise UserError(f"{run_dir}: holds a run with another learner configuration; give another --out")
+        return path
+    run_dir.mkdir(parents=True, exist_ok=True)
+    with writing_aside(path) as aside:
+        aside.write_text(text)
+    return path
+
+
+def check_demonstrations(demos: Path, task: Task) -> None:
+    """Raise UserError when there are none, or when a bag is of another task."""
+    bags = find_bags(demos)
+    if not bags:
+        raise UserError(f"{demos}: no bags in it")
+    for bag in bags:
+        info = episode_info(bag)
+        if info.task != task.name:
+            raise UserError(f"{bag}: is of task {info.task!r}, not of {task.name!r}")
+
+
+def demonstrate(
+    arguments: StackArguments, wanted: int, bag_dir: Path, log_dir: Path, progress: Callable[[str], Progress]
+) -> None:
+    """Record until `wanted` demonstrations succeeded; closed bags of an interrupted call count.
+
+    By the scripted operator in simulation, by the person at the SpaceMouse otherwise. Raises UserError when
+    ATTEMPTS_PER_DEMONSTRATION times as many attempts did not suffice.
+    """
+    before = recorded(bag_dir)
+    if before.successes >= wanted:
+        return
+    report = progress("demonstrations")
+    attempt = len(before.success)
+    recording = replace(
+        arguments,
+        policy="hold",
+        operator="demonstrate" if arguments.sim else "off",
+        record=True,
+        bag_dir=str(bag_dir),
+        run_id=f"demonstration-{arguments.seed}-{attempt}",
+    )
+    successes = before.successes
+    with stack_client(recording, log_dir) as (_, client):
+        while successes < wanted:
+            if attempt >= ATTEMPTS_PER_DEMONSTRATION * wanted:
+                raise UserError(f"{bag_dir}: only {successes} of {attempt} demonstrations succeeded, {wanted} wanted")
+            successes += client.run_episodes(1, derive_seed(arguments.seed, "demonstrations", attempt)).successes
+            attempt += 1
+            report(successes, wanted)
+
+
+def training_episodes(bag_dir: Path) -> list[TrainingEpisode]:
+    """Every closed training episode in order: steps, success, and steps that a person or the operator took."""
+    episodes = []
+    for bag in find_bags(bag_dir) if bag_dir.is_dir() else []:
+        steps = [step for step in read_episode(bag) if not step.is_last]
+        taken = sum(step.action.source in (Source.HUMAN, Source.SCRIPTED) for step in steps)
+        episodes.append(TrainingEpisode(len(steps), bool(steps and steps[-1].success), taken))
+    return episodes
+
+
+def summary(outcome: Episodes, task: Task) -> dict[str, Any]:
+    """Successes, episodes and mean cycle time [s] of the successful ones."""
+    return {
+        "success": outcome.successes,
+        "episodes": len(outcome.success),
+        "cycle_time_s": outcome.cycle_time_s(task.period_s),
+    }
