@@ -113,7 +113,7 @@ def execute(run: Run) -> dict[str, Any]:
     examined = SpecialistPolicy(settings, task, explore=False)
     policy.warm_up()
     helper = make_operator(OperatorConfig(mode="intervene"), task) if run.interventions else None
-    judge, restart_judge = _classifier(run, task)
+    judge = _judge(run, task)
     began = time.perf_counter()
     cpu_began = time.process_time()
     learner.train_on_demonstrations()
@@ -145,7 +145,6 @@ def execute(run: Run) -> dict[str, Any]:
     while True:
         seed = derive_seed(run.seed, "online", len(trained))
         policy.reset("", seed)
-        restart_judge()
         outcome = rollout.run(f"online/{len(trained)}", seed, count, act, helper, take, judge)
         trained.append(outcome)
         false_positives += outcome.success and not outcome.true_success
@@ -205,11 +204,13 @@ def execute(run: Run) -> dict[str, Any]:
             return result
 
 
-def _classifier(run: Run, task: Any) -> tuple[Any, Any]:
-    """(judge, restart) of the run's reward classifier; (None, nothing) with the ground truth."""
+def _judge(run: Run, task: Any) -> Any:
+    """The run's reward classifier, or None: ground truth."""
     if not run.classifier:
-        return None, lambda: None
-    raise NotImplementedError
+        return None
+    from rldg_rl.classifier.reward import RewardClassifier, SuccessJudge
+
+    return SuccessJudge(RewardClassifier.load(Path(run.classifier), task), task)
 
 
 def main() -> None:
@@ -223,9 +224,10 @@ def main() -> None:
     parser.add_argument("--time-limit-s", type=float, default=0.0)
     parser.add_argument("--preset", default="")
     parser.add_argument("--overrides", type=json.loads, default={}, help="JSON with the keys of RLConfig")
+    parser.add_argument("--classifier", default="", help="folder of a reward classifier that replaces the ground truth")
     parser.add_argument("--dry", action="store_true", help="leave benchmarks/results as it is")
     args = parser.parse_args()
-    variants = ABLATIONS if args.what == "ablations" else {"full": {}}
+    variants = ABLATIONS if args.what == "ablations" else {"classifier" if args.classifier else "full": {}}
     seeds = args.seeds if args.what == "train" else args.seeds[:1]
     runs = []
     for reference in args.tasks:
@@ -238,6 +240,7 @@ def main() -> None:
                     "preset": args.preset,
                     "overrides": args.overrides,
                     "time_limit_s": args.time_limit_s or LIMITS_S[name],
+                    "classifier": args.classifier,
                     "evaluate_every": EVALUATE_EVERY.get(name, 1000),
                     **variants[variant],
                 }

@@ -39,6 +39,8 @@ class FeatureConfig(_Model):
     network as centimetres are.
     """
 
+    proprioception: Literal["full", "none"] = "full"
+    """none: images alone, an ablation."""
     position_scales_m: Scales = (0.05,)
     """Reset range and box of the connector task are 0.05 m."""
     rotation_scales_rad: Scales = (0.1,)
@@ -70,6 +72,8 @@ class FeatureConfig(_Model):
     def _weights(self) -> FeatureConfig:
         if (self.image_encoder == "resnet10") != (self.encoder_weights is not None):
             raise ValueError("encoder_weights names the file of image_encoder resnet10, and of no other")
+        if self.proprioception == "none" and self.image_encoder == "none":
+            raise ValueError("proprioception none and image_encoder none leave nothing to see")
         return self
 
 

@@ -38,6 +38,8 @@ def proprioception(observation: Observation, task: Task, config: FeatureConfig) 
     Tasks with a gripper add its width, -1 closed, 1 open. float32, each entry O(1), length
     `proprioception_dim`. Raises ValueError when an entry is not finite.
     """
+    if config.proprioception == "none":
+        return np.zeros(0, np.float32)
     offset = offset_from(task.target_pose_base_tcp, observation.pose_base_tcp)
     to_tcp = rotation_of(observation.pose_base_tcp).inv()
     linear, angular = to_tcp.apply(observation.twist_base_tcp.reshape(2, 3))
@@ -60,6 +62,8 @@ def proprioception(observation: Observation, task: Task, config: FeatureConfig) 
 
 def proprioception_dim(action_dim: int, config: FeatureConfig) -> int:
     """Length of `proprioception` for a task whose actions have this length."""
+    if config.proprioception == "none":
+        return 0
     scales = config.position_scales_m, config.rotation_scales_rad, config.force_scales_n, config.torque_scales_nm
     return 3 * sum(len(s) for s in scales) + 6 + (action_dim > ARM_DIM)
 

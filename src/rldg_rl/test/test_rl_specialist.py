@@ -219,3 +219,14 @@ def test_bad_configuration_is_one_clear_line(tmp_path: Path, text: str, message:
         configuration.load(path, insertion())
     assert str(caught.value).startswith(str(path))
     assert "\n" not in str(caught.value)
+
+
+def test_images_alone_are_enough_to_act(tmp_path: Path) -> None:
+    settings = tmp_path / "image_only.yaml"
+    settings.write_text("features: {proprioception: none, image_encoder: random_conv}\n")
+    learner = Learner(configuration.load(settings, insertion()), insertion(), 0)
+    policy = SpecialistPolicy(settings, insertion(), explore=False)
+    policy.update_weights(learner.first_weights().data, 0)
+    assert np.array_equal(policy.act(seen_at([0.0] * 6)), policy.act(seen_at([0.03] * 6)))
+    with pytest.raises(UserError, match="leave nothing to see"):
+        resolve("hil_serl", {"features": {"proprioception": "none", "image_encoder": "none"}})

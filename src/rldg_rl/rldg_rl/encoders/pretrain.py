@@ -30,11 +30,11 @@ from numpy.typing import NDArray  # noqa: E402
 from safetensors.numpy import save  # noqa: E402
 from torch.nn import functional  # noqa: E402
 
-from rldg_core.files import writing_aside  # noqa: E402
+from rldg_core.files import sha256_hex, writing_aside  # noqa: E402
 from rldg_core.task import find_task  # noqa: E402
 from rldg_rl.encoders import embedded  # noqa: E402
 from rldg_rl.encoders.random_conv import random_conv  # noqa: E402
-from rldg_rl.encoders.renders import POSES, Job, Renders, draw_once  # noqa: E402
+from rldg_rl.encoders.renders import POSES, Job, Renders, draw_once, load  # noqa: E402
 
 Array = NDArray[np.float32]
 
@@ -128,7 +128,6 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("tasks", nargs="+", help="task.yaml:object, seen objects only")
     parser.add_argument("--episodes", type=int, default=300, help="per object")
-    parser.add_argument("--steps-per-episode", type=int, default=40)
     parser.add_argument("--steps", type=int, default=3000)
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--out", type=Path, default=Path(__file__).with_name(embedded.WEIGHTS))
@@ -137,20 +136,27 @@ def main() -> None:
     jobs, held_out = [], []
     for reference in args.tasks:
         task = find_task(reference, [])
-        job = Job(task, task.default_object, args.seed, args.episodes, args.steps_per_episode)
+        # Whoever grasps has more to do in an episode.
+        steps, keep_every = (90, 2) if task.action.gripper else (40, 1)
+        job = Job(task, task.default_object, args.seed, args.episodes, steps, keep_every)
         jobs.append(job)
         held_out.append(replace(job, seed=args.seed + 1, episodes=max(1, args.episodes // 20)))
     began = time.perf_counter()
     with ProcessPoolExecutor(2, mp_context=get_context("spawn")) as pool:
-        parts = list(pool.map(partial(draw_once, folder=args.renders), jobs + held_out))
-    fresh = parts[len(jobs) :]
-    data = Renders(*(np.concatenate(column) for column in zip(*parts[: len(jobs)], strict=True)))
+        paths = list(pool.map(partial(draw_once, folder=args.renders), jobs + held_out))
+    data = load(paths[: len(jobs)])
+    fresh = [load([path]) for path in paths[len(jobs) :]]
     print(f"{len(data.images)} frames in {time.perf_counter() - began:.0f} s", flush=True)
     params = train(data, args.steps, args.seed)
     blob = save(params)
     with writing_aside(args.out) as aside:
         aside.write_bytes(blob)
-    result: dict[str, Any] = {"frames": len(data.images), "bytes": len(blob), "wall_s": time.perf_counter() - began}
+    result: dict[str, Any] = {
+        "frames": len(data.images),
+        "bytes": len(blob),
+        "weights_sha256": sha256_hex(blob),
+        "wall_s": round(time.perf_counter() - began),
+    }
     some = np.random.default_rng(args.seed).choice(len(data.images), min(8000, len(data.images)), replace=False)
     subset = Renders(data.images[some], data.poses[some])
     for encoder in (embedded.frozen_from(blob, str(args.out)), random_conv()):

@@ -29,17 +29,18 @@ class Renders(NamedTuple):
 
 @dataclass(frozen=True)
 class Job:
-    """Episodes to draw: `episodes` of `steps` control steps each."""
+    """Episodes to draw: `episodes` of at most `steps` control steps, of which every `keep_every`-th frame is kept."""
 
     task: Task
     object_name: str
     seed: int
     episodes: int
     steps: int
+    keep_every: int = 1
 
 
-def draw_once(job: Job, folder: Path) -> Renders:
-    """`draw`, kept in `folder`, so that an interrupted pretraining does not draw again."""
+def draw_once(job: Job, folder: Path) -> Path:
+    """`draw` into a file of `folder`, unless it is there: an interrupted pretraining does not draw again."""
     name = f"{job.task.name}_{job.object_name}_{job.task.config_hash()}_{job.seed}_{job.episodes}x{job.steps}.npz"
     path = folder / name
     if not path.is_file():
@@ -47,8 +48,16 @@ def draw_once(job: Job, folder: Path) -> Renders:
         path.parent.mkdir(parents=True, exist_ok=True)
         with writing_aside(path) as aside, aside.open("wb") as file:
             np.savez(file, images=renders.images, poses=renders.poses)
-    with np.load(path) as stored:
-        return Renders(stored["images"], stored["poses"])
+    return path
+
+
+def load(paths: list[Path]) -> Renders:
+    """Renders of several files, one after the other."""
+    parts = []
+    for path in paths:
+        with np.load(path) as stored:
+            parts.append(Renders(stored["images"], stored["poses"]))
+    return Renders(*(np.concatenate(column) for column in zip(*parts, strict=True)))
 
 
 def _pose(pose: NDArray[np.float64]) -> NDArray[np.float64]:
@@ -65,7 +74,7 @@ def draw(job: Job) -> Renders:
     from rldg_sim.operator import OperatorConfig, make_operator
 
     camera = next(iter(job.task.cameras.values()))
-    cell = Cell(job.task, job.object_name)
+    cell = Cell(job.task, job.object_name, render=False)
     images, poses = [], []
     for episode in range(job.episodes):
         seed = derive_seed(job.seed, f"renders/{job.task.name}/{job.object_name}", episode)
@@ -75,11 +84,12 @@ def draw(job: Job) -> Renders:
         operator = make_operator(config, job.task)
         operator.reset(seed)
         drift, noise = rng.normal(0, 0.1, 6), rng.choice([0.02, 0.1, 0.25, 0.6])
-        for _ in range(job.steps):
-            assert frame.image is not None
-            seen = resize(decode_jpeg(encode_jpeg(frame.image, camera.jpeg_quality)), IMAGE_SIZE)
-            images.append(seen)
-            poses.append(np.concatenate([_pose(frame.object_to_goal), _pose(frame.object_to_tcp)]))
+        for index in range(job.steps):
+            if index % job.keep_every == 0:
+                image = cell.image()
+                seen = resize(decode_jpeg(encode_jpeg(image, camera.jpeg_quality)), IMAGE_SIZE)
+                images.append(seen)
+                poses.append(np.concatenate([_pose(frame.object_to_goal), _pose(frame.object_to_tcp)]))
             if frame.success:
                 break
             action, _ = operator.act(
