@@ -20,6 +20,7 @@ from rldg_core.seeding import derive_seed
 from rldg_core.task import Task
 
 if TYPE_CHECKING:
+    from rldg_sim.operator_assembly import AssemblyOperator
     from rldg_sim.operator_pick import PickOperator
 
 Array = NDArray[np.float64]
@@ -105,7 +106,7 @@ CENTRED_M = 1.2e-3
 """Judged to be this near to the port's axis, the operator descends."""
 SUNK_M = 0.0003
 """Depth at which the operator feels the plug give way into the lead-in."""
-LENGTH_SCALE = {"connector": 1.0, "fmb_insertion": 3.0}
+LENGTH_SCALE = {"connector": 1.0, "fmb_insertion": 3.0, "assembly": 3.0}
 """What all lengths of the operator are multiplied by, for each kind of scene: the coarser the fit, the larger."""
 _TREMOR_SHAPE = np.array([1.0, 1.0, 1.0, 0.3, 0.3, 0.3])
 """The cap of a SpaceMouse turns less readily than it slides."""
@@ -275,10 +276,16 @@ class ScriptedOperator:
         return np.clip(self._hand + self._tremor, -1.0, 1.0)
 
 
-def make_operator(config: OperatorConfig, task: Task) -> ScriptedOperator | PickOperator:
+def make_operator(config: OperatorConfig, task: Task) -> ScriptedOperator | PickOperator | AssemblyOperator:
     """The operator for a task's kind of scene."""
-    from rldg_sim.operator_pick import PickOperator  # which imports this module
+    # Both import this module.
+    from rldg_sim.operator_assembly import AssemblyOperator
+    from rldg_sim.operator_pick import PickOperator
 
-    if task.scene.kind == "pick_and_place":
-        return PickOperator(config, task)
-    return ScriptedOperator(config, task)
+    match task.scene.kind:
+        case "pick_and_place":
+            return PickOperator(config, task)
+        case "assembly":
+            return AssemblyOperator(config, task)
+        case _:
+            return ScriptedOperator(config, task)

@@ -8,6 +8,7 @@ for PRESS_S, else 0.
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from enum import Enum
 from typing import NamedTuple
 
@@ -17,6 +18,7 @@ from scipy.spatial.transform import Rotation
 
 from rldg_core.seeding import derive_seed
 from rldg_core.task import Task
+from rldg_sim.fmb_insertion import TIP_M
 from rldg_sim.human import Hand, Schedule, limited
 from rldg_sim.operator import OperatorConfig
 
@@ -24,14 +26,10 @@ Array = NDArray[np.float64]
 
 HOVER_M = 0.06
 """Height of the tcp over the object's middle at which the operator aligns."""
-CARRY_M = 0.045
-"""Height of the object's middle over the bowl's rim while it is carried."""
 ALIGNED_M = 0.008
 """Good enough across the tool to come down ..."""
 ALIGNED_RAD = 0.2
 """... and around it."""
-OVER_BOWL_M = 0.03
-"""Close enough to the bowl's middle to let go."""
 CLOSE_S = 0.6
 """Time that the operator gives the hand to close, and to open."""
 PRESS_S = 0.3
@@ -42,6 +40,26 @@ MISJUDGE = 10.0
 TRAVEL = 1.7
 """People move so much faster through free space than on their way into a port (OperatorConfig.speed, gain)."""
 EMPTY_WIDTH_M = 0.012
+
+
+@dataclass(frozen=True)
+class Carrying:
+    """What differs between objects [m].
+
+    grasp: the point to grasp lies this far from the object's reference, against its z axis; carry_height: of the
+    reference over the goal while it is carried; arrived: distance from the goal's axis that is near enough;
+    lets_go: there, else whoever does the rest takes over.
+    """
+
+    grasp_m: float
+    carry_height_m: float
+    arrived_m: float
+    lets_go: bool
+
+
+INTO_THE_BOWL = Carrying(grasp_m=0.0, carry_height_m=0.045, arrived_m=0.03, lets_go=True)
+# A little above the ideal grasp, as the hand ends a little below where people aim, and must not reach the board.
+TO_THE_BOARD = Carrying(grasp_m=TIP_M + 0.011, carry_height_m=0.025, arrived_m=0.02, lets_go=False)
 
 
 class Phase(Enum):
@@ -56,30 +74,34 @@ class Phase(Enum):
 
 
 class Seen(NamedTuple):
-    """What there is to see: object in the tcp's frame, bowl from the object in tcp axes, height over the rim."""
+    """What there is to see of the object and its goal."""
 
-    to_object: Array  # (3,) [m], tcp axes
+    to_object: Array  # (3,) [m], tcp axes: from the tcp to the point to grasp
     turn_rad: float  # by which the tool must turn about its z axis
-    to_goal: Array  # (3,) [m], tcp axes: from the object to the middle of the bowl's rim
+    to_goal: Array  # (3,) [m], tcp axes: from the object to the goal
     level: Array  # (3,) rotation vector that levels the tool, tcp axes
-    height_m: float  # of the object over the rim
+    height_m: float  # of the object over the goal
     width_m: float
     force_n: float
 
 
 def seen_from(
-    wrench_tcp: ArrayLike, object_to_goal: ArrayLike, object_to_tcp: ArrayLike, gripper_width_m: float
+    wrench_tcp: ArrayLike,
+    object_to_goal: ArrayLike,
+    object_to_tcp: ArrayLike,
+    gripper_width_m: float,
+    grasp_m: float = 0.0,
 ) -> Seen:
     """Poses (7,) of the object in the goal's frame and in the tcp's -> what the operator works with."""
     in_goal, in_tcp = np.asarray(object_to_goal, dtype=np.float64), np.asarray(object_to_tcp, dtype=np.float64)
     turn_tcp_goal = Rotation.from_quat(in_tcp[3:]) * Rotation.from_quat(in_goal[3:]).inv()
-    axis = Rotation.from_quat(in_tcp[3:]).apply([1.0, 0.0, 0.0])
+    axis, _, along = Rotation.from_quat(in_tcp[3:]).as_matrix().T
     # An axis has no front: the smaller of both turns will do.
     turn = float(np.arctan2(axis[1], axis[0]))
     turn = (turn + np.pi / 2) % np.pi - np.pi / 2
     down = turn_tcp_goal.apply([0.0, 0.0, 1.0])
     return Seen(
-        to_object=in_tcp[:3],
+        to_object=in_tcp[:3] - grasp_m * along,
         turn_rad=turn,
         to_goal=turn_tcp_goal.apply(-in_goal[:3]),
         level=np.cross([0.0, 0.0, 1.0], down),
@@ -92,8 +114,9 @@ def seen_from(
 class PickOperator:
     """Pure operator: call reset(seed) per episode and act(...) once per observation, in order."""
 
-    def __init__(self, config: OperatorConfig, task: Task) -> None:
+    def __init__(self, config: OperatorConfig, task: Task, carrying: Carrying = INTO_THE_BOWL) -> None:
         self.config = config
+        self._carrying = carrying
         self._task = task
         self._period_s = task.period_s
         self._episodes = 0
@@ -120,7 +143,7 @@ class PickOperator:
 
         object_to_goal, object_to_tcp (7,): ground truth, see SensorFrame; wrench_tcp (6,) positive when pressing.
         """
-        seen = seen_from(wrench_tcp, object_to_goal, object_to_tcp, gripper_width_m)
+        seen = seen_from(wrench_tcp, object_to_goal, object_to_tcp, gripper_width_m, self._carrying.grasp_m)
         held, fresh = self._schedule.holds(self._left_to_do(seen), time_s)
         if not held:
             return np.zeros(7), False
@@ -184,6 +207,14 @@ class PickOperator:
         if not held and seen.width_m < 0.07:
             self._press(1.0, time_s)
 
+    def holds(self, seen: Seen) -> bool:
+        """Whether the object is in the closed hand."""
+        return self._in_hand(seen) and seen.width_m < 0.07
+
+    def carries(self, seen: Seen) -> bool:
+        """Whether it holds the object near enough to its goal."""
+        return self.holds(seen) and float(np.linalg.norm(seen.to_goal[:2])) < self._carrying.arrived_m
+
     @staticmethod
     def _in_hand(seen: Seen) -> bool:
         return bool(np.linalg.norm(seen.to_object) < LOST_M and seen.width_m > EMPTY_WIDTH_M)
@@ -208,13 +239,16 @@ class PickOperator:
             if not self._in_hand(seen):
                 self._enter(Phase.APPROACH, time_s)
                 self._press(1.0, time_s)
-            elif self._phase is Phase.LIFT and seen.height_m > CARRY_M - 0.01:
+            elif self._phase is Phase.LIFT and seen.height_m > self._carrying.carry_height_m - 0.01:
                 self._enter(Phase.CARRY, time_s)
-            elif self._phase is Phase.CARRY and np.linalg.norm(self._to_goal(seen)[:2]) < OVER_BOWL_M:
+            elif self._phase is Phase.CARRY and self._carrying.lets_go and self._arrived(seen):
                 self._enter(Phase.RELEASE, time_s)
                 self._press(1.0, time_s)
-        elif waited and np.linalg.norm(seen.to_goal[:2]) > 2 * OVER_BOWL_M:
+        elif waited and np.linalg.norm(seen.to_goal[:2]) > 2 * self._carrying.arrived_m:
             self._enter(Phase.APPROACH, time_s)
+
+    def _arrived(self, seen: Seen) -> bool:
+        return float(np.linalg.norm(self._to_goal(seen)[:2])) < self._carrying.arrived_m
 
     def _to_object(self, seen: Seen) -> Array:
         """Way from the tcp to the object as the operator judges it; near it, three times better."""
@@ -239,7 +273,7 @@ class PickOperator:
                 limit = TRAVEL * config.near_speed
                 wish[2] += 0.006  # people aim a little below the middle
         elif self._phase in (Phase.LIFT, Phase.CARRY):
-            wish[2] = seen.height_m - CARRY_M
+            wish[2] = seen.height_m - self._carrying.carry_height_m
             if self._phase is Phase.CARRY:
                 wish[:2] = self._to_goal(seen)[:2]
         return limited(TRAVEL * config.gain * self._task.action.from_delta_tcp(wish), limit)
