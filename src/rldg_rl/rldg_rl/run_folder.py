@@ -5,11 +5,14 @@ from __future__ import annotations
 import fcntl
 import math
 import os
+import time
 from collections.abc import Mapping
 from io import FileIO
 from pathlib import Path
 
-from tensorboardX import SummaryWriter
+from tensorboardX.event_file_writer import EventsWriter
+from tensorboardX.proto.event_pb2 import Event, SessionLog
+from tensorboardX.proto.summary_pb2 import Summary
 
 from rldg_core.errors import UserError
 from rldg_rl.learner import Learner
@@ -58,18 +61,45 @@ def figures(learner: Learner, steps_per_s: float) -> dict[str, float]:
 
 
 class TensorBoard:
-    """`<run>/tensorboard`, by environment steps. A resumed run hides what was logged after its checkpoint."""
+    """`<run>/tensorboard`, by environment steps. A resumed run hides what was logged after its checkpoint.
+
+    Writes in the caller's thread: tensorboardX's own writer thread dies of a full disk, and its queue then blocks.
+    """
 
     def __init__(self, run_dir: Path, env_steps: int) -> None:
-        self._writer = SummaryWriter(str(run_dir / "tensorboard"), flush_secs=FLUSH_S, purge_step=env_steps or None)
+        """Raises UserError when the folder cannot be written."""
+        folder = run_dir / "tensorboard"
+        try:
+            folder.mkdir(parents=True, exist_ok=True)
+            # tensorboardX names files by the second: the process makes a restart within one a file of its own.
+            self._writer: EventsWriter | None = EventsWriter(str(folder / "events"), f".{os.getpid()}")
+            self._writer.write_event(Event(step=env_steps, session_log=SessionLog(status=SessionLog.START)))
+            self._writer.flush()
+        except OSError as error:
+            raise UserError(f"{folder}: cannot write: {error.strerror or error}") from error
+        self._flushed_s = time.monotonic()
 
-    def write(self, values: Mapping[str, float], losses: Mapping[str, float], env_steps: int) -> None:
-        """Write one point of every curve."""
-        for group, curves in (("learner", values), ("loss", losses)):
-            for name, value in curves.items():
-                if math.isfinite(value):
-                    self._writer.add_scalar(f"{group}/{name}", value, env_steps)
+    def write(self, values: Mapping[str, float], losses: Mapping[str, float], env_steps: int) -> str:
+        """Write one point of every curve. Returns "", or one line when the disk is full: the log then ends."""
+        if self._writer is None:
+            return ""
+        curves = [(f"learner/{n}", v) for n, v in values.items()] + [(f"loss/{n}", v) for n, v in losses.items()]
+        points = [Summary.Value(tag=tag, simple_value=value) for tag, value in curves if math.isfinite(value)]
+        try:
+            self._writer.write_event(Event(wall_time=time.time(), step=env_steps, summary=Summary(value=points)))
+            if time.monotonic() - self._flushed_s > FLUSH_S:
+                self._writer.flush()
+                self._flushed_s = time.monotonic()
+        except OSError as error:
+            self._writer = None
+            return f"tensorboard: cannot write: {error.strerror or error}; the log of this run ends here"
+        return ""
 
-    def close(self) -> None:
-        """Write what is buffered."""
-        self._writer.close()
+    def close(self) -> str:
+        """Write what is buffered. Returns "" or one line."""
+        try:
+            if self._writer is not None:
+                self._writer.close()
+        except OSError as error:
+            return f"tensorboard: cannot write: {error.strerror or error}"
+        return ""

@@ -172,7 +172,8 @@ class LearnerNode(Node):  # type: ignore[misc]
 
     def stop(self) -> None:
         """End in order. Raises UserError when the last checkpoint cannot be written."""
-        self._board.close()
+        if error := self._board.close():
+            self.get_logger().error(error)
         self.save()
 
     # --- out --------------------------------------------------------------------------------------------
@@ -195,7 +196,8 @@ class LearnerNode(Node):  # type: ignore[misc]
         (then, steps), now = self._rate_since, time.monotonic()
         self._rate_since = now, env_steps
         values = run_folder.figures(learner, (env_steps - steps) / max(1e-9, now - then))
-        self._board.write(values, learner.losses, env_steps)
+        if error := self._board.write(values, learner.losses, env_steps):
+            self.get_logger().error(error)
         fields = LearnerStatus.get_fields_and_field_types()
         self._status.publish(
             LearnerStatus(

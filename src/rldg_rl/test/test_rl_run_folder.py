@@ -1,0 +1,70 @@
+"""Lock and TensorBoard log of a run folder."""
+
+from __future__ import annotations
+
+import errno
+import math
+import os
+import struct
+from pathlib import Path
+
+import pytest
+from rl_samples import insertion, random_episodes, small
+from tensorboardX.proto.event_pb2 import Event
+
+from rldg_core.errors import UserError
+from rldg_rl.learner import Learner
+from rldg_rl.run_folder import TensorBoard, figures, lock
+
+
+def events(run_dir: Path) -> list[Event]:
+    """Every event of the folder (tfrecord: length, crc, data, crc)."""
+    found = []
+    for path in sorted((run_dir / "tensorboard").iterdir()):
+        data = path.read_bytes()
+        while data:
+            (length,) = struct.unpack("<Q", data[:8])
+            found.append(Event.FromString(data[12 : 12 + length]))
+            data = data[16 + length :]
+    return found
+
+
+def test_one_learner_per_run_folder(tmp_path: Path) -> None:
+    held = lock(tmp_path / "run")
+    with pytest.raises(UserError, match=rf"run: another learner \(process {os.getpid()}\) trains in this run folder"):
+        lock(tmp_path / "run")
+    held.close()
+    lock(tmp_path / "run").close()
+    (tmp_path / "file").write_text("")
+    with pytest.raises(UserError, match="cannot write"):
+        lock(tmp_path / "file")
+
+
+def test_the_log_holds_what_the_status_says(tmp_path: Path) -> None:
+    learner = Learner(small(), insertion(), 0)
+    board = TensorBoard(tmp_path, 0)
+    assert board.write(figures(learner, 0.0), {}, 0) == ""
+    for step in random_episodes(2, 9):
+        learner.consume(step)
+    assert board.write(figures(learner, 12.5), {**learner.losses, "late": math.nan}, 18) == ""
+    assert board.close() == ""
+    last = {value.tag: value.simple_value for value in events(tmp_path)[-1].summary.value}
+    assert events(tmp_path)[-1].step == 18
+    assert last["learner/success_rate_20"] == 0.5
+    assert last["learner/steps_per_s"] == 12.5
+    assert last["learner/update_to_data"] <= 2.0
+    assert "loss/critic_loss" in last
+    assert "loss/late" not in last
+
+
+def test_a_full_disk_ends_the_log_and_nothing_else(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    board = TensorBoard(tmp_path, 7)
+
+    def full(*_arguments: object) -> None:
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    monkeypatch.setattr(board._writer, "write_event", full)
+    assert board.write({"a": 1.0}, {}, 8).startswith("tensorboard: cannot write: No space left on device")
+    assert board.write({"a": 1.0}, {}, 9) == ""
+    assert board.close() == ""
+    assert [event.step for event in events(tmp_path)] == [0, 7]
