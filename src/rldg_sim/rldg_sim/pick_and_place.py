@@ -13,13 +13,12 @@ from rldg_core.task import PickAndPlaceScene, Task
 from rldg_sim import grasp, tabletop
 from rldg_sim.pose_math import relative_pose
 from rldg_sim.randomisation import start_pose, stream
-from rldg_sim.scene import Truth, WristCamera, drawn_mjcf
+from rldg_sim.scene import TABLE_VIEW_MJCF, Truth, WristCamera, drawn_mjcf
 
 Array = NDArray[np.float64]
 
 CAMERA = WristCamera((0.09, 0.0, 0.05), (-0.015, 0.0, 0.2534), 80.0)
 """As wide as a D405: sees the whole region of the object from the start pose, and the finger tips."""
-VIEW = '<camera name="scene" pos="1.05 .45 .5" xyaxes="-.684 .729 0 -.30 -.28 .91" fovy="40"/>'
 OUT_OF_REACH_M = 0.06
 """An object whose middle leaves the safety box's ground plan by more than this is lost."""
 
@@ -42,7 +41,7 @@ def object_pose_base(task: Task, scene: PickAndPlaceScene, radius_m: float, seed
 class PickAndPlace:
     """See rldg_sim.scene.SceneKind. Raises UserError on an unknown object."""
 
-    felt_bodies = grasp.FELT_BODIES
+    felt_bodies: tuple[str, ...] = grasp.FELT_BODIES
 
     def __init__(self, task: Task, object_name: str) -> None:
         assert isinstance(task.scene, PickAndPlaceScene)
@@ -71,7 +70,9 @@ class PickAndPlace:
     <body name="object"><freejoint/><inertial pos="0 0 0" mass="1" diaginertia="1 1 1"/>
       {tabletop.item_visuals(self._item)}</body>"""
         table = tabletop.table_visuals(self._item.table)
-        return drawn_mjcf(tabletop.bowl_mesh(), world, grasp.fingers_mjcf(drawn=True), CAMERA, table, VIEW, item)
+        return drawn_mjcf(
+            tabletop.bowl_mesh(), world, grasp.fingers_mjcf(drawn=True), CAMERA, table, TABLE_VIEW_MJCF, item
+        )
 
     def _at_bowl(self, inside: str) -> str:
         x, y, _ = self._bowl[:3]
