@@ -199,7 +199,7 @@ def insertion_stack(arguments: StackArguments, share: Path) -> Stack:
             node("rldg_control", "teleop", twist_topic=absolute(a.twist_topic), joy_topic=absolute(a.joy_topic))
         )
     if operator_active:
-        nodes.append(node("rldg_sim", "operator", mode=a.operator, seed=a.seed))
+        nodes.append(node("rldg_sim", "operator", mode=a.operator, seed=a.seed, first_episode=resumed.episode))
     if task.action.gripper:
         nodes.append(node("rldg_control", "gripper", **gripper, mode="topic" if a.sim else "franka"))
     if a.classifier:

@@ -46,6 +46,7 @@ class OperatorConfig:
     mistake_rate_hz, mistake_s, mistake_size: how often, how long and how strongly a wrong push happens.
     patience_s, progress_m: intervene when the plug came no `progress_m` nearer for `patience_s`.
     chance_hz, chance_decay: intervene at random at this rate, which shrinks by the factor each episode.
+    first_episode: number of the first episode; a resumed run's chance goes on shrinking where it was.
     intervention_steps: range of the length of one intervention in control steps.
     """
 
@@ -72,6 +73,7 @@ class OperatorConfig:
     progress_m: float = 0.002
     chance_hz: float = 0.1
     chance_decay: float = 0.97
+    first_episode: int = 0
     intervention_steps: tuple[int, int] = (5, 20)
 
     def __post_init__(self) -> None:
@@ -135,7 +137,7 @@ class ScriptedOperator:
         self._period_s = task.period_s
         self._episodes = 0
         self.reset(0)
-        self._episodes = 0
+        self._episodes = config.first_episode
 
     def reset(self, seed: int) -> None:
         """Start an episode; everything the operator does in it derives from `seed` and the episode's number."""

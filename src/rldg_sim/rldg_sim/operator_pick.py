@@ -121,7 +121,7 @@ class PickOperator:
         self._period_s = task.period_s
         self._episodes = 0
         self.reset(0)
-        self._episodes = 0
+        self._episodes = config.first_episode
 
     def reset(self, seed: int) -> None:
         """Start an episode; everything the operator does in it derives from `seed` and the episode's number."""
