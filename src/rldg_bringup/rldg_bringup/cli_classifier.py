@@ -61,9 +61,9 @@ def collect(
 
     from sensor_msgs.msg import Joy
 
-    from rldg_bringup.client import connected, observe
+    from rldg_bringup.client import connected
     from rldg_core import from_msg
-    from rldg_msgs.msg import EpisodeEvent
+    from rldg_msgs.msg import EpisodeEvent, Observation
 
     collector = Collector(out, time.strftime("%Y%m%d-%H%M%S"), margin)
     pressed, episode = False, EpisodeEvent(kind=EpisodeEvent.END)
@@ -89,7 +89,9 @@ def collect(
     try:
         with connected(namespace) as client, progress_maker() as make:
             show = make("positive frames")
-            observe(client, joy_topic, on_joy, on_event, on_observation)
+            client.node.create_subscription(Joy, joy_topic, on_joy, 10)
+            client.node.create_subscription(EpisodeEvent, "episode_event", on_event, 10)
+            client.node.create_subscription(Observation, "observation", on_observation, 10)
 
             def done() -> bool:
                 show(collector.positive, positives)
@@ -132,12 +134,8 @@ def train(
 
     resolved = resolve_task(task)
     weights = str(encoder_weights.resolve()) if encoder_weights else None
-    config = ClassifierConfig(
-        encoder=cast("Any", encoder), encoder_weights=weights, epochs=epochs, precision=precision
-    )
-    frames = read_frames(
-        sources, resolved, camera_of(config, resolved), _ignored(resolved, ignored_before_success)
-    )
+    config = ClassifierConfig(encoder=cast("Any", encoder), encoder_weights=weights, epochs=epochs, precision=precision)
+    frames = read_frames(sources, resolved, camera_of(config, resolved), _ignored(resolved, ignored_before_success))
     with progress_maker() as make:
         saved, sheet = train_classifier(frames, resolved, config, seed, make("classifier"))
     write_classifier(out, saved, sheet)

@@ -32,7 +32,7 @@ class RewardClassifier:
 
     def __init__(self, saved: SavedClassifier, encoder: FrozenEncoder, camera: str) -> None:
         self.saved, self.threshold = saved, saved.threshold
-        self._encoder, self._camera = encoder, camera
+        self._encoder, self.camera = encoder, camera
 
     @classmethod
     def load(cls, folder: Path, task: Task) -> RewardClassifier:
@@ -53,7 +53,7 @@ class RewardClassifier:
 
     def probability(self, observation: Observation) -> float:
         """Calibrated probability of success (equal odds), [0, 1]. Raises ValueError on a missing or broken image."""
-        return self.probability_of_image(camera_image(observation, self._camera))
+        return self.probability_of_image(camera_image(observation, self.camera))
 
     def probability_of_image(self, image: NDArray[np.uint8]) -> float:
         """The same for (128, 128, 3) uint8 RGB."""

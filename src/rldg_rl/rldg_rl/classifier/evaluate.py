@@ -1,0 +1,51 @@
+"""A trained classifier against labelled episodes that it has not seen."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from itertools import groupby
+
+import numpy as np
+
+from rldg_core.errors import UserError
+from rldg_core.task import Task
+from rldg_rl.classifier.calibration import Float, Metrics, judge_episode, measure
+from rldg_rl.classifier.frames import Frame
+
+
+@dataclass(frozen=True)
+class Evaluation:
+    """frames: each on its own; episodes with the task's hysteresis, see `calibration.judge_episode`.
+
+    An episode recorded until its success has one frame of it, which hysteresis alone can never confirm: its
+    false negatives are counted without hysteresis.
+    """
+
+    frames: Metrics
+    episodes: int
+    successful_episodes: int
+    consecutive_frames: int
+    false_positive_episodes: int
+    false_negative_episodes: int
+
+
+def evaluate_frames(frames: Sequence[Frame], probabilities: Float, threshold: float, task: Task) -> Evaluation:
+    """Raises UserError when a class is missing."""
+    labels = np.array([f.success for f in frames], bool)
+    if len(set(labels.tolist())) < 2:
+        raise UserError(f"the episodes hold no {'negative' if labels.all() else 'positive'} frame to measure on")
+    wanted, period_ns = task.reward.consecutive_frames, task.period_ns
+    order = sorted(range(len(frames)), key=lambda k: (frames[k].episode_id, frames[k].stamp_ns))
+    episodes = successes = false_positives = false_negatives = 0
+    for _, group in groupby(order, key=lambda k: frames[k].episode_id):
+        indices = list(group)
+        over = [bool(probabilities[k] > threshold) for k in indices]
+        truth = [frames[k].success for k in indices]
+        stamps = [frames[k].stamp_ns for k in indices]
+        episodes, successes = episodes + 1, successes + any(truth)
+        false_positives += judge_episode(over, truth, stamps, wanted, period_ns).false_positive
+        false_negatives += any(truth) and not any(o and t for o, t in zip(over, truth, strict=True))
+    return Evaluation(
+        measure(probabilities, labels, threshold), episodes, successes, wanted, false_positives, false_negatives
+    )
