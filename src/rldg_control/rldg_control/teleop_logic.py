@@ -8,6 +8,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
+from rldg_control.gripper_logic import THRESHOLD as GRIPPER_THRESHOLD
 from rldg_core.errors import UserError
 from rldg_core.types import Float32
 
@@ -16,6 +17,9 @@ DEAD_BAND = 1e-3
 
 HELD_S = 0.5
 """A twist older than this counts as zero: a driver that died in mid-motion must not keep the arm moving."""
+
+PRESSED_S = 0.3
+"""A touch of the gripper button counts for so long: three ticks, of which a debounced gripper needs two."""
 
 
 @dataclass(frozen=True)
@@ -39,14 +43,20 @@ class TeleopMap:
 
 
 class TeleopLogic:
-    """Newest twist and buttons -> TeleopAction. The gripper button toggles between open (1) and closed (-1)."""
+    """Newest twist and buttons -> TeleopAction.
+
+    The gripper button asks for the opposite of what was executed last, by whomever: 1 opens, -1 closes. Not pressed
+    means 0, keep, so that a person who only corrects the motion does not open a hand that the policy closed.
+    """
 
     def __init__(self, mapping: TeleopMap) -> None:
         self._map = mapping
         self._twist: NDArray[np.float64] = np.zeros(6)
         self._twist_s = -np.inf
         self._buttons: tuple[int, ...] = ()
-        self._gripper = 1.0
+        self._open = True
+        self._asks_open = True
+        self._asks_until_s = -np.inf
 
     def on_twist(self, twist: ArrayLike, now_s: float) -> bool:
         """Take a twist (6,); return whether it starts an intervention, which is published at once."""
@@ -57,13 +67,19 @@ class TeleopLogic:
         self._twist_s = now_s
         return not was_active and self.action(now_s)[1]
 
-    def on_buttons(self, buttons: Sequence[int]) -> None:
+    def on_buttons(self, buttons: Sequence[int], now_s: float) -> None:
         """Take the state of the buttons."""
-        if self._pressed(self._map.gripper_button, buttons) and not self._pressed(
-            self._map.gripper_button, self._buttons
-        ):
-            self._gripper = -self._gripper
+        button = self._map.gripper_button
+        if self._pressed(button, buttons):
+            if not self._pressed(button, self._buttons):
+                self._asks_open = not self._open
+            self._asks_until_s = now_s + PRESSED_S
         self._buttons = tuple(buttons)
+
+    def on_executed(self, action: Sequence[float]) -> None:
+        """Take an executed action, whose 7th component tells what the gripper was told."""
+        if len(action) > 6 and abs(action[6]) > GRIPPER_THRESHOLD:
+            self._open = action[6] > 0
 
     def action(self, now_s: float) -> tuple[Float32, bool]:
         """Return the action (6,) or (7,) in [-1, 1] and whether it is active (over the dead-band, or button held)."""
@@ -71,8 +87,9 @@ class TeleopLogic:
         values = np.clip(twist[list(self._map.axis_map)] * np.array(self._map.axis_scale), -1.0, 1.0)
         active = float(np.linalg.norm(values)) > DEAD_BAND or self._pressed(self._map.override_button, self._buttons)
         if self._map.gripper:
-            active = active or self._pressed(self._map.gripper_button, self._buttons)
-            values = np.append(values, self._gripper)
+            asks = now_s < self._asks_until_s or self._pressed(self._map.gripper_button, self._buttons)
+            active = active or asks
+            values = np.append(values, (1.0 if self._asks_open else -1.0) if asks else 0.0)
         return values.astype(np.float32), active
 
     def silent_s(self, now_s: float) -> float:

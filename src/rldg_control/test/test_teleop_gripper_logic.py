@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from rldg_control.gripper_logic import GripperConfig, GripperLogic
-from rldg_control.teleop_logic import HELD_S, TeleopLogic, TeleopMap
+from rldg_control.teleop_logic import HELD_S, PRESSED_S, TeleopLogic, TeleopMap
 from rldg_core.errors import UserError
 from rldg_core.types import Source
 
@@ -40,15 +40,29 @@ def test_nan_from_the_driver_is_no_input() -> None:
 
 def test_buttons() -> None:
     teleop = TeleopLogic(TeleopMap(gripper=True, gripper_button=1, override_button=0))
-    assert teleop.action(0.0)[0].tolist() == [0, 0, 0, 0, 0, 0, 1]
-    teleop.on_buttons([0, 1])
+    assert teleop.action(0.0)[0].tolist() == [0, 0, 0, 0, 0, 0, 0]
+    teleop.on_buttons([0, 1], 0.0)
     assert teleop.action(0.0)[0][6] == -1 and teleop.action(0.0)[1]
-    teleop.on_buttons([0, 1])
-    assert teleop.action(0.0)[0][6] == -1, "held is pressed once"
-    teleop.on_buttons([1, 0])
-    assert teleop.action(0.0)[1]
-    teleop.on_buttons([])
-    assert not teleop.action(0.0)[1]
+    teleop.on_executed(grip(-1))
+    teleop.on_buttons([0, 1], 1.0)
+    assert teleop.action(1.0)[0][6] == -1, "held is pressed once"
+    teleop.on_buttons([1, 0], 2.0)
+    assert teleop.action(2.0)[1] and teleop.action(2.0)[0][6] == 0, "0 keeps"
+    teleop.on_buttons([], 2.0)
+    assert not teleop.action(2.0)[1]
+    teleop.on_buttons([0, 1], 3.0)
+    teleop.on_buttons([0, 0], 3.01)
+    assert teleop.action(3.1)[0][6] == 1 and teleop.action(3.1)[1], "a short touch counts, and opens what was closed"
+    assert teleop.action(3.0 + PRESSED_S + 0.01)[0][6] == 0
+
+
+def test_the_button_closes_what_the_policy_opened() -> None:
+    teleop = TeleopLogic(TeleopMap(gripper=True, gripper_button=1))
+    for executed, asked in ((grip(-1), 1), (grip(0.2), 1), (grip(1), -1)):
+        teleop.on_executed(executed)
+        teleop.on_buttons([0, 1], 0.0)
+        assert teleop.action(0.0)[0][6] == asked
+        teleop.on_buttons([0, 0], 0.0)
 
 
 @pytest.mark.parametrize("bad", [{"axis_map": (0, 1, 2, 3, 4, 6)}, {"axis_map": (0,)}, {"axis_scale": (1.0,) * 5}])

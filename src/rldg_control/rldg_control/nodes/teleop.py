@@ -17,7 +17,7 @@ from std_msgs.msg import Header
 from rldg_control.nodes.reporting import OK, WARN, Report, Reporter, steady_timer
 from rldg_control.teleop_logic import TeleopLogic, TeleopMap
 from rldg_core.from_msg import twist_array
-from rldg_msgs.msg import TeleopAction
+from rldg_msgs.msg import ExecutedAction, TeleopAction
 from rldg_ros import to_msg
 from rldg_ros.parameters import parameter, task_parameter
 from rldg_ros.qos import STREAM
@@ -47,6 +47,7 @@ class Teleop(Node):
         self._publisher = self.create_publisher(TeleopAction, "teleop_action", STREAM)
         self.create_subscription(TwistStamped if stamped else Twist, self._topic, self._on_twist, 10)
         self.create_subscription(Joy, str(parameter(self, "joy_topic", "/spacenav/joy")), self._on_joy, 10)
+        self.create_subscription(ExecutedAction, "executed_action", self._on_executed, STREAM)
         steady_timer(self, task.period_s, self._publish)
         self._started_s = monotonic()
         Reporter(self, self._report)
@@ -57,7 +58,10 @@ class Teleop(Node):
             self._publish()
 
     def _on_joy(self, message: Joy) -> None:
-        self._logic.on_buttons(message.buttons)
+        self._logic.on_buttons(message.buttons, monotonic())
+
+    def _on_executed(self, message: ExecutedAction) -> None:
+        self._logic.on_executed(message.executed)
 
     def _publish(self) -> None:
         action, active = self._logic.action(monotonic())
