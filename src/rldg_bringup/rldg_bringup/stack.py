@@ -70,6 +70,7 @@ class StackArguments:
     checkpoint: str = _argument("", "its checkpoint folder")
     explore: bool = _argument(False, "sample actions instead of taking the mode")
     operator: str = _argument("off", "scripted operator (sim): off, demonstrate, intervene")
+    teleop: bool = _argument(False, "SpaceMouse in simulation, too (real time); on the robot it is always there")
     learner: bool = _argument(False, "train a specialist from the live steps")
     run_dir: str = _argument("", "run folder of the learner")
     demo_bag_dir: str = _argument("", "bags of demonstrations for the learner")
@@ -194,7 +195,7 @@ def insertion_stack(arguments: StackArguments, share: Path) -> Stack:
             wait_for_operator=operator_active,
         )
     )
-    if not a.sim:
+    if a.teleop or not a.sim:
         nodes.append(
             node("rldg_control", "teleop", twist_topic=absolute(a.twist_topic), joy_topic=absolute(a.joy_topic))
         )
@@ -256,6 +257,10 @@ def _check(a: StackArguments) -> None:
         raise UserError(f"argument operator: expected off, demonstrate or intervene, got {a.operator!r}")
     if a.operator != "off" and not a.sim:
         raise UserError("argument operator: the scripted operator exists in simulation only; use the SpaceMouse")
+    if a.teleop and (a.use_sim_time or a.operator != "off"):
+        raise UserError(
+            "argument teleop: a person needs real time (use_sim_time:=false) and takes the operator's place"
+        )
     if a.use_sim_time and not a.sim:
         raise UserError("argument use_sim_time: lock-step needs sim:=true")
     if a.learner and not a.run_dir:

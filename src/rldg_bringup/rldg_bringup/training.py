@@ -1,6 +1,6 @@
 """`rldg train`: demonstrations, specialist, evaluation and report in one run folder that can be resumed.
 
-`<run>/`: config.yaml (learner, resolved), demonstrations/bags, bags, checkpoints, specialist, evaluation_<n>/log,
+`<run>/`: config.yaml (learner, resolved), demonstrations/bags, bags, checkpoints, specialist, evaluation/log,
 report.json, plots/training.png. Whatever is finished already is not done again: demonstrations and training episodes
 are counted by their closed bags.
 """
@@ -8,7 +8,6 @@ are counted by their closed bags.
 from __future__ import annotations
 
 import hashlib
-import json
 import time
 from collections.abc import Callable
 from dataclasses import asdict, dataclass, replace
@@ -24,10 +23,10 @@ from rldg_bringup.pipeline import (
     TrainingLimits,
     recorded,
     resolve_task,
-    roll_out,
     simulated,
     stack_client,
     train,
+    wait_active,
 )
 from rldg_bringup.plots import TrainingEpisode, plot_training
 from rldg_bringup.stack import StackArguments
@@ -81,20 +80,7 @@ def run_training(plan: TrainPlan, run_dir: Path, progress: Callable[[str], Progr
     result = train(arguments, demos, run_dir, plan.limits, run_dir / "log", progress("control steps"))
     training_s = time.monotonic() - began_s
 
-    evaluations = []
-    for number in range(EVALUATIONS if plan.evaluation_episodes else 0):
-        seed = derive_seed(plan.seed, "evaluation", number)
-        name = f"evaluation_{number + 1}"
-        outcome = roll_out(
-            arguments,
-            "specialist",
-            result.specialist,
-            plan.evaluation_episodes,
-            seed,
-            run_dir / name / "log",
-            progress=progress(name),
-        )
-        evaluations.append({"seed": seed, **summary(outcome, task)})
+    evaluations = evaluate(arguments, result.specialist, plan.evaluation_episodes, run_dir / "evaluation", progress)
     episodes = training_episodes(run_dir / "bags")
     (run_dir / "plots").mkdir(exist_ok=True)
     plot_training(run_dir / "plots" / "training.png", episodes, task.period_s)
@@ -142,15 +128,14 @@ def write_learner_config(plan: TrainPlan, task: Task, run_dir: Path) -> Path:
     config = configuration.with_learner(config, updates_per_step=plan.updates_per_step)
     # hil_serl has no differences from the defaults: every value is spelled out.
     resolved = {"preset": "hil_serl", **config.model_dump(mode="json")}
-    text = yaml.safe_dump({**resolved}, sort_keys=False)
     path = run_dir / "config.yaml"
     if path.is_file():
-        if yaml.safe_load(path.read_text()) != json.loads(json.dumps(resolved)):
+        if yaml.safe_load(path.read_text()) != resolved:
             raise UserError(f"{run_dir}: holds a run with another learner configuration; give another --out")
         return path
     run_dir.mkdir(parents=True, exist_ok=True)
     with writing_aside(path) as aside:
-        aside.write_text(text)
+        aside.write_text(yaml.safe_dump(resolved, sort_keys=False))
     return path
 
 
@@ -194,6 +179,24 @@ def demonstrate(
             successes += client.run_episodes(1, derive_seed(arguments.seed, "demonstrations", attempt)).successes
             attempt += 1
             report(successes, wanted)
+
+
+def evaluate(
+    arguments: StackArguments, specialist: Path, episodes: int, folder: Path, progress: Callable[[str], Progress]
+) -> list[dict[str, Any]]:
+    """Roll the specialist out deterministically, EVALUATIONS times in one stack, each on seeds of its own."""
+    if episodes == 0:
+        return []
+    task, results = resolve_task(arguments.task), []
+    running = replace(arguments, policy="specialist", checkpoint=str(specialist), run_id=f"evaluation-{arguments.seed}")
+    with stack_client(running, folder / "log") as (_, client):
+        wait_active(client)
+        for number in range(EVALUATIONS):
+            seed = derive_seed(arguments.seed, "evaluation", number)
+            report = progress(f"evaluation {number + 1}")
+            outcome = client.run_episodes(episodes, seed, (), lambda f, r=report: r(f.episode, episodes))
+            results.append({"seed": seed, **summary(outcome, task)})
+    return results
 
 
 def training_episodes(bag_dir: Path) -> list[TrainingEpisode]:

@@ -7,14 +7,18 @@ import os
 import time
 from pathlib import Path
 
+import numpy as np
 import psutil
 import pytest
 import yaml
 
 from rldg_bringup.pipeline import share_dir
 from rldg_bringup.runner import executable_path
+from rldg_core.task import load_task
+from rldg_core.types import ExecutedAction, Observation, Source, Step
 from rldg_data.bags import find_bags, read_episode
 from rldg_data.cdr import encode_step
+from rldg_data.recording import write_episode
 
 DOMAIN = 128
 MAX_STEPS, EPISODES = 15, 4
@@ -45,7 +49,7 @@ class Bench:
         self.task.write_text(yaml.safe_dump(task))
         self.learner = folder / "learner.yaml"
         self.learner.write_text(yaml.safe_dump(LEARNER))
-        (folder / "demos").mkdir()
+        write_episode(folder / "demos", demonstration(), load_task(self.task))
 
     def start(self, run: str) -> psutil.Popen:
         """Start or resume a run of EPISODES episodes (none succeeds in so few steps)."""
@@ -53,6 +57,7 @@ class Bench:
         command = [str(executable_path("rldg_bringup", "rldg")), "train", str(self.task), "--seed", "5", "--json"]
         command += ["--demos", str(self.folder / "demos"), "--out", str(self.folder / run)]
         command += ["--max-steps", steps, "--min-steps", steps, "--learner-config", str(self.learner)]
+        command += ["--evaluation-episodes", "0"]
         with (self.folder / f"{run}.log").open("ab") as log:
             environment = {**os.environ, "ROS_DOMAIN_ID": str(DOMAIN), "JAX_PLATFORMS": "cpu"}
             return psutil.Popen(command, env=environment, stdout=log, stderr=log, start_new_session=True)
@@ -83,6 +88,37 @@ class Bench:
     def steps(self, run: str) -> list[list[bytes]]:
         """Every Step of every closed bag."""
         return [[encode_step(step) for step in read_episode(bag)] for bag in find_bags(self.folder / run / "bags")]
+
+
+def demonstration() -> list[Step]:
+    """A made-up successful episode: the learner of this test looks at numbers alone."""
+    rng = np.random.default_rng(0)
+    steps = []
+    for index in range(8):
+        is_last = index == 7
+        pose = np.array([0.5, 0.0, 0.2 - 0.005 * index, 1.0, 0.0, 0.0, 0.0])
+        observation = Observation(index, {}, pose, np.zeros(6), np.zeros(6), np.zeros(7), 0.04)
+        action = rng.uniform(-1, 1, 0 if is_last else 6).astype(np.float32)
+        executed = ExecutedAction(index, action, action, Source.NONE if is_last else Source.SCRIPTED)
+        step = Step(
+            episode_id="demonstration/000000",
+            index=index,
+            step_count=index,
+            task="insertion",
+            object="vga",
+            instruction="insert the VGA connector into the port",
+            seed=0,
+            observation=observation,
+            action=executed,
+            reward=float(index == 6),
+            terminated=index >= 6,
+            truncated=False,
+            is_first=index == 0,
+            is_last=is_last,
+            success=index >= 6,
+        )
+        steps.append(step)
+    return steps
 
 
 def kill_tree(process: psutil.Popen) -> None:

@@ -47,6 +47,8 @@ def test_the_arguments_that_users_know_exist() -> None:
         ({"operator": "robot"}, "argument operator"),
         ({"sim": "false", "operator": "demonstrate"}, "simulation only"),
         ({"sim": "false", "use_sim_time": "true"}, "argument use_sim_time"),
+        ({"teleop": "true", "use_sim_time": "true"}, "argument teleop"),
+        ({"teleop": "true", "operator": "intervene"}, "argument teleop"),
         ({"learner": "true"}, "argument run_dir"),
         ({"log_level": "loud"}, "argument log_level"),
         ({"params_file": "/nowhere.yaml"}, "no file /nowhere.yaml"),
