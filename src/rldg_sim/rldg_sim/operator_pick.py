@@ -19,8 +19,9 @@ from scipy.spatial.transform import Rotation
 from rldg_core.seeding import derive_seed
 from rldg_core.task import Task
 from rldg_sim.fmb_insertion import TIP_M
-from rldg_sim.human import Hand, Schedule, limited
+from rldg_sim.human import Hand, limited
 from rldg_sim.operator import OperatorConfig
+from rldg_sim.schedule import Watch
 
 Array = NDArray[np.float64]
 
@@ -35,7 +36,7 @@ CLOSE_S = 0.6
 PRESS_S = 0.3
 LOST_M = 0.045
 """An object further than this from the tcp is not in the hand."""
-MISJUDGE = 10.0
+MISJUDGE = 14.0
 """A place on the table is judged this many times worse than a plug at its port (OperatorConfig.misjudge_m)."""
 TRAVEL = 1.7
 """People move so much faster through free space than on their way into a port (OperatorConfig.speed, gain)."""
@@ -57,7 +58,7 @@ class Carrying:
     lets_go: bool
 
 
-INTO_THE_BOWL = Carrying(grasp_m=0.0, carry_height_m=0.045, arrived_m=0.03, lets_go=True)
+INTO_THE_BOWL = Carrying(grasp_m=0.0, carry_height_m=0.045, arrived_m=0.045, lets_go=True)
 # A little above the ideal grasp, as the hand ends a little below where people aim, and must not reach the board.
 TO_THE_BOARD = Carrying(grasp_m=TIP_M + 0.011, carry_height_m=0.025, arrived_m=0.02, lets_go=False)
 
@@ -126,7 +127,7 @@ class PickOperator:
     def reset(self, seed: int) -> None:
         """Start an episode; everything the operator does in it derives from `seed` and the episode's number."""
         self._random = np.random.default_rng(derive_seed(seed, "operator"))
-        self._schedule = Schedule(self.config, self._period_s, self._random, self._episodes)
+        self._watch = Watch(self.config.schedule, self.config.mode, self._period_s, self._random, self._episodes)
         self._episodes += 1
         self._take_hold()
 
@@ -144,7 +145,7 @@ class PickOperator:
         object_to_goal, object_to_tcp (7,): ground truth, see SensorFrame; wrench_tcp (6,) positive when pressing.
         """
         seen = seen_from(wrench_tcp, object_to_goal, object_to_tcp, gripper_width_m, self._carrying.grasp_m)
-        held, fresh = self._schedule.holds(self._left_to_do(seen), time_s)
+        held, fresh = self._watch.holds(self._left_to_do(seen), time_s)
         if not held:
             return np.zeros(7), False
         if fresh:
