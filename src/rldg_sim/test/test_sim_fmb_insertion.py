@@ -138,7 +138,7 @@ def test_the_same_seed_repeats_bit_for_bit(task: Task) -> None:
 
 
 def test_the_hole_and_the_tip_are_seen_from_every_start(task: Task) -> None:
-    """At the size that policies see, 128 x 128: of a hole of 28 x 40 mm at least a third, and the tip of the peg."""
+    """At the size that policies see, 128 x 128: half of the median hole (least measured: 93 of 148 pixels), and the peg."""
     cell = Cell(task, render=False, image_size_px=(128, 128))
     cell.reset(0)
     cell.image()
@@ -156,7 +156,7 @@ def test_the_hole_and_the_tip_are_seen_from_every_start(task: Task) -> None:
 
     for seed in range(50):
         cell.reset(seed)
-        assert visible("hole", "floor") > 25, seed
+        assert visible("hole", "floor") > 75, seed
         assert visible("peg") > 200, seed
 
 

@@ -24,7 +24,7 @@ from sensor_msgs.msg import Image, JointState
 from rldg_core.frames import pose_at
 from rldg_core.from_msg import pose_array, stamp_ns
 from rldg_core.seeding import derive_seed
-from rldg_core.task import Task
+from rldg_core.task import Task, find_task
 from rldg_msgs.msg import EpisodeEvent, Observation, Reward, TeleopAction
 from rldg_msgs.srv import ResetCell
 from rldg_ros import to_msg
@@ -32,7 +32,7 @@ from rldg_ros.qos import EVENTS, STREAM, TARGET, VENDOR_IMAGE, VENDOR_STATE
 from rldg_sim.cell import Cell
 from rldg_sim.operator import OperatorConfig, make_operator
 
-TASK = Path(__file__).parents[2] / "rldg_bringup" / "config" / "tasks" / "insertion.yaml"
+TASKS = Path(__file__).parents[2] / "rldg_bringup" / "config" / "tasks"
 STATE = "/franka_robot_state_broadcaster"
 PERIOD_NS = 100_000_000
 LISTENED = {
@@ -67,8 +67,8 @@ class Rig:
         self.reset_client = self.node.create_client(ResetCell, "cell/reset")
         self.processes: list[subprocess.Popen[str]] = []
 
-    def start(self, name: str, **parameters: Any) -> subprocess.Popen[str]:
-        arguments = ["--ros-args", "-r", "__ns:=/rldg", "-p", f"task:={TASK}"]
+    def start(self, name: str, task: str = "insertion", **parameters: Any) -> subprocess.Popen[str]:
+        arguments = ["--ros-args", "-r", "__ns:=/rldg", "-p", f"task:={TASKS / task}.yaml"]
         for key, value in parameters.items():
             arguments += ["-p", f"{key}:={str(value).lower() if isinstance(value, bool) else value}"]
         process = subprocess.Popen(
@@ -131,13 +131,14 @@ def make_rig() -> Iterator[Callable[[int], Rig]]:
         rig.close()
 
 
-def test_lockstep_is_the_library_frame_by_frame(make_rig: Callable[[int], Rig], insertion: Task) -> None:
+@pytest.mark.parametrize(("task", "item"), [("insertion", "usb_a"), ("fmb_insertion", "rectangle")])
+def test_lockstep_is_the_library_frame_by_frame(make_rig: Callable[[int], Rig], task: str, item: str) -> None:
     rig = make_rig(10)
-    rig.start("cell", lockstep=True, use_sim_time=True)
+    rig.start("cell", task, lockstep=True, use_sim_time=True)
     rig.connect()
-    library = Cell(insertion)
-    expected = library.reset(11, "usb_a")
-    first = rig.reset(11, "usb_a")
+    library = Cell(find_task(task, [TASKS]))
+    expected = library.reset(11, item)
+    first = rig.reset(11, item)
     assert first.success
     stamp = stamp_ns(first.stamp)
     for count in range(1, 7):
