@@ -14,6 +14,7 @@ from typing import Any
 from rldg_core.errors import UserError
 from rldg_core.task import Task, find_task
 from rldg_data.resuming import ResumePoint, resume_point
+from rldg_sim.schedule import InterventionSchedule
 
 Parameters = Mapping[str, Any]
 
@@ -70,6 +71,9 @@ class StackArguments:
     checkpoint: str = _argument("", "its checkpoint folder")
     explore: bool = _argument(False, "sample actions instead of taking the mode")
     operator: str = _argument("off", "scripted operator (sim): off, demonstrate, intervene")
+    patience_s: float = _argument(InterventionSchedule.patience_s, "operator steps in after so long without progress")
+    chance_hz: float = _argument(InterventionSchedule.chance_hz, "and at random at this rate in the first episode")
+    chance_decay: float = _argument(InterventionSchedule.chance_decay, "times this with each further episode")
     teleop: bool = _argument(False, "SpaceMouse in simulation, too (real time); on the robot it is always there")
     learner: bool = _argument(False, "train a specialist from the live steps")
     run_dir: str = _argument("", "run folder of the learner")
@@ -125,6 +129,11 @@ def _parse(name: str, text: str, default: Any) -> Any:
             return int(text)
         except ValueError:
             raise UserError(f"argument {name}: expected an integer, got {text!r}") from None
+    if isinstance(default, float):
+        try:
+            return float(text)
+        except ValueError:
+            raise UserError(f"argument {name}: expected a number, got {text!r}") from None
     return text
 
 
@@ -200,7 +209,18 @@ def insertion_stack(arguments: StackArguments, share: Path) -> Stack:
             node("rldg_control", "teleop", twist_topic=absolute(a.twist_topic), joy_topic=absolute(a.joy_topic))
         )
     if operator_active:
-        nodes.append(node("rldg_sim", "operator", mode=a.operator, seed=a.seed, first_episode=resumed.episode))
+        nodes.append(
+            node(
+                "rldg_sim",
+                "operator",
+                mode=a.operator,
+                seed=a.seed,
+                first_episode=resumed.episode,
+                patience_s=a.patience_s,
+                chance_hz=a.chance_hz,
+                chance_decay=a.chance_decay,
+            )
+        )
     if task.action.gripper:
         nodes.append(node("rldg_control", "gripper", **gripper, mode="topic" if a.sim else "franka"))
     if a.classifier:

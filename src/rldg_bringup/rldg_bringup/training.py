@@ -130,7 +130,7 @@ def write_learner_config(plan: TrainPlan, task: Task, run_dir: Path) -> Path:
     resolved = {"preset": "hil_serl", **config.model_dump(mode="json")}
     path = run_dir / "config.yaml"
     if path.is_file():
-        if yaml.safe_load(path.read_text()) != resolved:
+        if configuration.load(path, task) != config:
             raise UserError(f"{run_dir}: holds a run with another learner configuration; give another --out")
         return path
     run_dir.mkdir(parents=True, exist_ok=True)

@@ -42,6 +42,7 @@ def test_the_arguments_that_users_know_exist() -> None:
         ({"colour": "red"}, "unknown argument 'colour'"),
         ({"sim": "maybe"}, "argument sim: expected true or false, got 'maybe'"),
         ({"seed": "x"}, "argument seed: expected an integer"),
+        ({"patience_s": "long"}, "argument patience_s: expected a number"),
         ({"task": "dance"}, "unknown task 'dance'"),
         ({"task": "insertion:banana"}, "default_object 'banana'"),
         ({"operator": "robot"}, "argument operator"),

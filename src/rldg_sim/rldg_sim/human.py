@@ -1,4 +1,4 @@
-"""What scripted operators have in common with people: a late, slow, trembling hand, and a schedule of stepping in."""
+"""What scripted operators have in common with people: a late, slow, trembling hand."""
 
 from __future__ import annotations
 
@@ -57,34 +57,6 @@ class Hand(Generic[Seen]):
         noise = config.tremor * _TREMOR_SHAPE * self._random.standard_normal(6)
         self._tremor = 0.5 * self._tremor + np.sqrt(0.75) * noise
         return np.clip(self._motion + self._tremor, -1.0, 1.0)
-
-
-class Schedule:
-    """When a person steps in: for want of progress, and at random ever more rarely; one object per episode."""
-
-    def __init__(self, config: OperatorConfig, period_s: float, random: np.random.Generator, episode: int) -> None:
-        self._config, self._random, self._period_s = config, random, period_s
-        self._chance_hz = config.chance_hz * config.chance_decay**episode
-        self._best_m = np.inf
-        self._best_s: float | None = None
-        self._left = 0
-
-    def holds(self, distance_m: float, time_s: float) -> tuple[bool, bool]:
-        """Whether the mouse is held now, and whether the hand came to it just now; distance_m: what is left to do."""
-        config = self._config
-        if config.mode != "intervene":
-            return config.mode == "demonstrate", False
-        if self._best_s is None or distance_m < self._best_m - config.progress_m:
-            self._best_m, self._best_s = distance_m, time_s
-        stuck = time_s - self._best_s > config.patience_s
-        lucky = self._random.uniform() < self._chance_hz * self._period_s
-        fresh = self._left == 0 and (stuck or lucky)
-        if fresh:
-            self._left = int(self._random.integers(*config.intervention_steps, endpoint=True))
-            self._best_m, self._best_s = distance_m, time_s
-        held = self._left > 0
-        self._left = max(0, self._left - 1)
-        return held, fresh
 
 
 def limited(push: Array, limit: float) -> Array:

@@ -10,7 +10,7 @@ from __future__ import annotations
 from collections import deque
 from dataclasses import dataclass, replace
 from enum import Enum
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
@@ -18,6 +18,7 @@ from scipy.spatial.transform import Rotation
 
 from rldg_core.seeding import derive_seed
 from rldg_core.task import Task
+from rldg_sim.schedule import InterventionSchedule, Mode, Watch
 
 if TYPE_CHECKING:
     from rldg_sim.operator_assembly import AssemblyOperator
@@ -44,13 +45,11 @@ class OperatorConfig:
     press: deflection along the tool while inserting; half of it while searching.
     give_up_s: time of fruitless search until the plug is lifted and aligned again.
     mistake_rate_hz, mistake_s, mistake_size: how often, how long and how strongly a wrong push happens.
-    patience_s, progress_m: intervene when the plug came no `progress_m` nearer for `patience_s`.
-    chance_hz, chance_decay: intervene at random at this rate, which shrinks by the factor each episode.
+    patience_s, progress_m, chance_hz, chance_decay, intervention_steps: the schedule, see rldg_sim.schedule.
     first_episode: number of the first episode; a resumed run's chance goes on shrinking where it was.
-    intervention_steps: range of the length of one intervention in control steps.
     """
 
-    mode: Literal["demonstrate", "intervene", "off"] = "demonstrate"
+    mode: Mode = "demonstrate"
     reaction_s: float = 0.25
     bandwidth_hz: float = 1.2
     tremor: float = 0.025
@@ -69,12 +68,12 @@ class OperatorConfig:
     mistake_rate_hz: float = 0.06
     mistake_s: tuple[float, float] = (0.3, 0.7)
     mistake_size: float = 0.5
-    patience_s: float = 3.0
-    progress_m: float = 0.002
-    chance_hz: float = 0.1
-    chance_decay: float = 0.97
+    patience_s: float = InterventionSchedule.patience_s
+    progress_m: float = InterventionSchedule.progress_m
+    chance_hz: float = InterventionSchedule.chance_hz
+    chance_decay: float = InterventionSchedule.chance_decay
+    intervention_steps: tuple[int, int] = InterventionSchedule.intervention_steps
     first_episode: int = 0
-    intervention_steps: tuple[int, int] = (5, 20)
 
     def __post_init__(self) -> None:
         if self.mode not in ("demonstrate", "intervene", "off"):
@@ -89,6 +88,13 @@ class OperatorConfig:
         for name in ("bandwidth_hz", "gain", "glance_s", "search_s"):
             if getattr(self, name) == 0:
                 raise ValueError(f"{name}: must not be 0")
+
+    @property
+    def schedule(self) -> InterventionSchedule:
+        """When mode `intervene` steps in."""
+        return InterventionSchedule(
+            self.patience_s, self.progress_m, self.chance_hz, self.chance_decay, self.intervention_steps
+        )
 
 
 class Phase(Enum):
@@ -142,11 +148,8 @@ class ScriptedOperator:
     def reset(self, seed: int) -> None:
         """Start an episode; everything the operator does in it derives from `seed` and the episode's number."""
         self._random = np.random.default_rng(derive_seed(seed, "operator"))
-        self._chance_hz = self.config.chance_hz * self.config.chance_decay**self._episodes
+        self._watch = Watch(self.config.schedule, self.config.mode, self._period_s, self._random, self._episodes)
         self._episodes += 1
-        self._best_m = np.inf
-        self._best_s: float | None = None
-        self._intervention_left = 0
         self._take_hold()
 
     def act(
@@ -164,8 +167,12 @@ class ScriptedOperator:
         wrench_tcp (6,) positive when pressing. What is held firmly is neither seen in the hand nor let go.
         """
         offset = _offset_of(object_to_goal)
-        if not self._holds(offset, time_s):
+        distance_m = float(np.linalg.norm(offset[:2]) + max(0.0, self._hover_m - offset[2]))
+        held, fresh = self._watch.holds(distance_m, time_s)
+        if not held:
             return np.zeros(6), False
+        if fresh:
+            self._take_hold()
         self._seen.append((offset, float(np.linalg.norm(np.asarray(wrench_tcp, dtype=np.float64)[:3]))))
         if len(self._seen) <= self._delay_steps:
             return self._move(np.zeros(6)), True
@@ -183,23 +190,6 @@ class ScriptedOperator:
         self._mistake = np.zeros(6)
         self._misjudged = self._random.standard_normal(6)
         self._felt_contact = False
-
-    def _holds(self, offset: Array, time_s: float) -> bool:
-        config = self.config
-        if config.mode != "intervene":
-            return config.mode == "demonstrate"
-        distance_m = float(np.linalg.norm(offset[:2]) + max(0.0, self._hover_m - offset[2]))
-        if self._best_s is None or distance_m < self._best_m - config.progress_m:
-            self._best_m, self._best_s = distance_m, time_s
-        stuck = time_s - self._best_s > config.patience_s
-        lucky = self._random.uniform() < self._chance_hz * self._period_s
-        if self._intervention_left == 0 and (stuck or lucky):
-            self._intervention_left = int(self._random.integers(*config.intervention_steps, endpoint=True))
-            self._best_m, self._best_s = distance_m, time_s
-            self._take_hold()
-        held = self._intervention_left > 0
-        self._intervention_left = max(0, self._intervention_left - 1)
-        return held
 
     def _perceived(self, offset: Array) -> Array:
         """The offset as the operator judges it."""
