@@ -138,7 +138,7 @@ def test_the_same_seed_repeats_bit_for_bit(task: Task) -> None:
 
 
 def test_the_hole_and_the_tip_are_seen_from_every_start(task: Task) -> None:
-    """At the size that policies see, 128 x 128: half of the median hole (least measured: 93 of 148 pixels), and the peg."""
+    """At 128 x 128, as policies see: half of the median hole (least measured: 93 of 148 pixels), and the peg."""
     cell = Cell(task, render=False, image_size_px=(128, 128))
     cell.reset(0)
     cell.image()
