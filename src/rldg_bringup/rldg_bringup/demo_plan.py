@@ -15,7 +15,7 @@ class DemoPlan:
     unseen_objects: tuple[str, ...] = ("usb_c", "hdmi", "displayport", "xlr")
     demonstrations: int = 200
     rl_demonstrations: int = 20
-    training: TrainingLimits = field(default_factory=lambda: TrainingLimits(0.95, min_steps=6_000, max_steps=15_000))
+    training: TrainingLimits = field(default_factory=lambda: TrainingLimits(0.95, min_steps=4_500, max_steps=12_000))
     rollouts: int = 200
     dataset_episodes: int = 180
     only_success: bool = True
