@@ -89,6 +89,11 @@ class LearnerNode(Node):  # type: ignore[misc]
     def _on_step(self, message: StepMsg) -> None:
         step = from_msg.step(message)
         duplicate = self._learner.knows(step)
+        if duplicate and self._lockstep and self._expected_step_count is None:
+            raise UserError(
+                f"topic step: episode {step.episode_id} was learned from before this start: "
+                "resume the run with its bags (`rldg train`), or use a new run_dir"
+            )
         if not duplicate:
             self._check_gap(step.step_count, step.is_last)
         weights = self._learner.consume(step)
