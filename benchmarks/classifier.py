@@ -23,7 +23,6 @@ import numpy as np  # noqa: E402
 from _report import OUT, report  # noqa: E402
 from _rollout import Rollout  # noqa: E402
 
-from rldg_core.frames import offset_from  # noqa: E402
 from rldg_core.seeding import derive_seed  # noqa: E402
 from rldg_core.task import BoxConfig, Task, find_task  # noqa: E402
 from rldg_core.types import Observation  # noqa: E402
@@ -31,7 +30,8 @@ from rldg_rl.classifier.calibration import judge_episode, measure  # noqa: E402
 from rldg_rl.classifier.checkpoint import SavedClassifier, write_classifier  # noqa: E402
 from rldg_rl.classifier.frames import Frame  # noqa: E402
 from rldg_rl.classifier.model import ClassifierConfig  # noqa: E402
-from rldg_rl.classifier.reward import RewardClassifier, in_success_box  # noqa: E402
+from rldg_rl.classifier.reward import RewardClassifier  # noqa: E402
+from rldg_rl.classifier.success_box import in_box  # noqa: E402
 from rldg_rl.classifier.train import predict, train  # noqa: E402
 from rldg_sim.operator import OperatorConfig, make_operator  # noqa: E402
 
@@ -122,7 +122,7 @@ def play_all(task: Task, object_name: str, seed: int, count: int) -> list[Episod
 def frames_of(episodes: Sequence[Episode], camera: str, object_name: str) -> list[Frame]:
     """Every observation with its ground truth."""
     return [
-        Frame(e.name, o.stamp_ns, o.images[camera], label, object_name, e.name)
+        Frame(e.name, o.stamp_ns, o.images[camera], label, object_name, e.name, o.pose_base_tcp)
         for e in episodes
         for o, label in zip(e.observations, e.truth, strict=True)
     ]
@@ -132,9 +132,8 @@ def judge(
     saved: SavedClassifier, episodes: Sequence[Episode], frames: Sequence[Frame], task: Task, box: BoxConfig | None
 ) -> dict[str, Any]:
     """Frames and episodes against ground truth; episodes with 1 (no hysteresis) to 3 consecutive frames."""
-    boxed = task.model_copy(update={"reward": task.reward.model_copy(update={"success_box": box})})
     probabilities = predict(saved, frames)
-    inside = np.array([in_success_box(boxed, o.pose_base_tcp) for e in episodes for o in e.observations])
+    inside = np.array([in_box(box, task, o.pose_base_tcp) for e in episodes for o in e.observations])
     truth = np.array([f.success for f in frames])
     result: dict[str, Any] = {"frames": asdict(measure(np.where(inside, probabilities, 0.0), truth, saved.threshold))}
     for wanted in (1, 2, 3):
@@ -176,17 +175,6 @@ def main() -> None:
     fresh = play_all(task, task.default_object, arguments.seed + 1, arguments.episodes)
     draw_s = time.process_time() - began_s
     frames, fresh_frames = (frames_of(e, camera, task.default_object) for e in (episodes, fresh))
-    # HIL-SERL's check of the proprioception: as deep as the demonstrations' successes, 1 mm and 0.02 rad to spare.
-    deep = np.array(
-        [
-            offset_from(task.target_pose_base_tcp, o.pose_base_tcp)
-            for e in episodes
-            for o, true in zip(e.observations, e.truth, strict=True)
-            if true
-        ]
-    )
-    margin = np.array([0.001] * 3 + [0.02] * 3)
-    box = BoxConfig(low=tuple(deep.min(0) - margin), high=tuple(deep.max(0) + margin * [1, 1, 0, 1, 1, 1]))
     compared: dict[str, Any] = {}
     for name in arguments.encoders:
         config = ClassifierConfig(encoder=name)
@@ -206,13 +194,14 @@ def main() -> None:
             "best_epoch": saved.report["best_epoch"],
             "held_out": held_out,
             "image_only": judge(saved, fresh, fresh_frames, task, None),
-            "with_success_box": judge(saved, fresh, fresh_frames, task, box),
+            "with_success_box": judge(saved, fresh, fresh_frames, task, saved.success_box),
             "train_cpu_s": saved.report["train_cpu_s"],
             "predict_p50_ms": round(1e3 * float(np.median(seconds)), 2),
         }
     first = compared[arguments.encoders[0]]
     wanted = task.reward.consecutive_frames
-    best, judged = first["image_only"]["frames"], first["image_only"][f"consecutive_{wanted}"]
+    # As the node uses it: with success box and hysteresis; precision, recall and AUC of the frames by image alone.
+    best, judged = first["image_only"]["frames"], first["with_success_box"][f"consecutive_{wanted}"]
     report(
         "classifier",
         {
@@ -226,11 +215,11 @@ def main() -> None:
             "episodes": len(fresh),
             "episodes_that_succeed": sum(any(e.truth) for e in fresh),
             "consecutive_frames": wanted,
+            "without_success_box": first["image_only"][f"consecutive_{wanted}"],
             "train_cpu_s": first["train_cpu_s"],
             "predict_p50_ms": first["predict_p50_ms"],
             "training_frames": {"positive": sum(f.success for f in frames), "all": len(frames)},
             "fresh_frames": {"positive": sum(f.success for f in fresh_frames), "all": len(fresh_frames)},
-            "success_box": box.model_dump(),
             "draw_cpu_s": round(draw_s, 1),
             "seed": arguments.seed,
             "encoders": compared,

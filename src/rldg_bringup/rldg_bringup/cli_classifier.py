@@ -114,7 +114,7 @@ def train(
     out: Out,
     encoder: Annotated[str, typer.Option(help="embedded, random_conv or resnet10.")] = "embedded",
     encoder_weights: Annotated[Path | None, typer.Option(help="Weights of resnet10.")] = None,
-    epochs: Annotated[int, typer.Option(min=1)] = 60,
+    epochs: Annotated[int, typer.Option(min=1)] = 150,
     precision: Annotated[float, typer.Option(min=0.51, max=1.0, help="Wanted on held-out frames.")] = 0.99,
     ignored_before_success: IgnoredBefore = None,
     seed: Seed = 0,
@@ -179,7 +179,9 @@ def evaluate(
     loaded = RewardClassifier.load(classifier, resolved)
     frames = read_frames(sources, resolved, loaded.camera, _ignored(resolved, ignored_before_success))
     probabilities = predict(loaded.saved, frames)
-    result = evaluate_frames(frames, probabilities, loaded.threshold, resolved)
+    result = evaluate_frames(
+        frames, probabilities, loaded.threshold, resolved, resolved.reward.success_box or loaded.saved.success_box
+    )
     value = json.loads(json.dumps(asdict(result)))
     if out:
         write_json(out / "report.json", value)

@@ -28,10 +28,12 @@ from rldg_rl.classifier.calibration import (
 )
 from rldg_rl.classifier.checkpoint import write_classifier
 from rldg_rl.classifier.collecting import Collector
+from rldg_rl.classifier.evaluate import evaluate_frames
 from rldg_rl.classifier.frames import Frame, frames_of_steps, read_frames, split_by_episode, write_frame
 from rldg_rl.classifier.hysteresis import Hysteresis
 from rldg_rl.classifier.model import ClassifierConfig
 from rldg_rl.classifier.reward import RewardClassifier, SuccessJudge
+from rldg_rl.classifier.success_box import in_box, learn_box
 from rldg_rl.classifier.train import predict, train
 
 PERIOD_NS = 100_000_000
@@ -252,6 +254,26 @@ def test_the_judge_needs_n_frames_and_the_success_box(folder: Path) -> None:
     judgement = SuccessJudge(classifier, boxed, 1).judge(at[0])
     assert judgement.probability > classifier.threshold
     assert not judgement.over and not judgement.success
+
+
+def test_the_success_box_is_where_successes_were_and_ends_no_episode_elsewhere(folder: Path) -> None:
+    task, saved = insertion(), RewardClassifier.load(folder, insertion()).saved
+    assert saved.success_box is not None
+    at, width = np.array(task.target_pose_base_tcp), np.array(saved.success_box.high) - np.array(saved.success_box.low)
+    np.testing.assert_allclose(width, [2e-3] * 3 + [0.04] * 3, atol=1e-9)
+    assert in_box(saved.success_box, task, at) and in_box(None, task, at + 1.0)
+    assert not in_box(saved.success_box, task, at + np.array([0, 0, 0.002, 0, 0, 0, 0]))
+    made = frames(4, 3)
+    assert learn_box([replace(made[0], success=True, pose_base_tcp=None), *made], task) is None
+    # A classifier that fires everywhere: the box keeps the frames that are far from the target from ending episodes.
+    certain = np.ones(len(made))
+    far = [f if f.success else replace(f, pose_base_tcp=at + np.array([0, 0, 0.01, 0, 0, 0, 0])) for f in made]
+    boxed = evaluate_frames(far, certain, 0.5, task, saved.success_box)
+    assert (boxed.episodes, boxed.successful_episodes, boxed.false_positive_episodes) == (4, 2, 0)
+    assert boxed.false_negative_episodes == 0 and boxed.frames.false_positives == len(made) - 2
+    assert evaluate_frames(far, certain, 0.5, task, None).false_positive_episodes == 4
+    with pytest.raises(UserError, match="no positive frame to measure on"):
+        evaluate_frames([f for f in made if not f.success], np.zeros(len(made) - 2), 0.5, task, None)
 
 
 # --- bad input --------------------------------------------------------------------------------------

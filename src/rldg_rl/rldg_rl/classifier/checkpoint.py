@@ -12,7 +12,7 @@ from pydantic import ValidationError
 
 from rldg_core.errors import UserError
 from rldg_core.files import read_json, sha256_hex, write_json, writing_aside
-from rldg_core.task import Task
+from rldg_core.task import BoxConfig, Task
 from rldg_rl.classifier.model import ClassifierConfig, Tensors, shapes
 from rldg_rl.weights import pack, unpack
 
@@ -32,6 +32,7 @@ class SavedClassifier:
     task_hash: str
     encoder_sha256: str
     objects: tuple[str, ...]
+    success_box: BoxConfig | None
     report: Mapping[str, Any]
 
 
@@ -59,6 +60,7 @@ def write_classifier(folder: Path, saved: SavedClassifier, sheet_png: bytes) -> 
                 "features": saved.features,
                 "temperature": saved.temperature,
                 "threshold": saved.threshold,
+                "success_box": saved.success_box.model_dump(mode="json") if saved.success_box else None,
                 "config": saved.config.model_dump(mode="json"),
                 "report": dict(saved.report),
             },
@@ -75,10 +77,11 @@ def read_classifier(folder: Path) -> SavedClassifier:
         data = (folder / HEAD_FILE).read_bytes()
         if sha256_hex(data) != digest:
             raise UserError(f"{folder / HEAD_FILE}: SHA-256 differs from the one in {CONFIG_FILE}: file damaged")
+        box = value["success_box"] and BoxConfig.model_validate(value["success_box"])
         tensors = unpack(data, shapes(features, config.hidden), str(folder / HEAD_FILE))
         return SavedClassifier(
             config, tensors, features, float(value["temperature"]), float(value["threshold"]), str(value["task"]),
-            str(value["task_hash"]), str(value["encoder_sha256"]), tuple(value["objects"]), dict(value["report"]),
+            str(value["task_hash"]), str(value["encoder_sha256"]), tuple(value["objects"]), box, dict(value["report"]),
         )  # fmt: skip
     except OSError as error:
         raise UserError(f"{folder / HEAD_FILE}: cannot read: {error.strerror}") from error

@@ -9,14 +9,15 @@ from itertools import groupby
 import numpy as np
 
 from rldg_core.errors import UserError
-from rldg_core.task import Task
+from rldg_core.task import BoxConfig, Task
 from rldg_rl.classifier.calibration import Float, Metrics, judge_episode, measure
 from rldg_rl.classifier.frames import Frame
+from rldg_rl.classifier.success_box import in_box
 
 
 @dataclass(frozen=True)
 class Evaluation:
-    """frames: each on its own; episodes with the task's hysteresis, see `calibration.judge_episode`.
+    """frames: each on its own, by its image; episodes with success box and hysteresis, see `calibration.judge_episode`.
 
     An episode recorded until its success has one frame of it, which hysteresis alone can never confirm: its
     false negatives are counted without hysteresis.
@@ -30,8 +31,10 @@ class Evaluation:
     false_negative_episodes: int
 
 
-def evaluate_frames(frames: Sequence[Frame], probabilities: Float, threshold: float, task: Task) -> Evaluation:
-    """Raises UserError when a class is missing."""
+def evaluate_frames(
+    frames: Sequence[Frame], probabilities: Float, threshold: float, task: Task, box: BoxConfig | None
+) -> Evaluation:
+    """box: success box for the episodes (frames without a pose pass it). Raises UserError when a class is missing."""
     labels = np.array([f.success for f in frames], bool)
     if len(set(labels.tolist())) < 2:
         raise UserError(f"the episodes hold no {'negative' if labels.all() else 'positive'} frame to measure on")
@@ -40,7 +43,7 @@ def evaluate_frames(frames: Sequence[Frame], probabilities: Float, threshold: fl
     episodes = successes = false_positives = false_negatives = 0
     for _, group in groupby(order, key=lambda k: frames[k].episode_id):
         indices = list(group)
-        over = [bool(probabilities[k] > threshold) for k in indices]
+        over = [bool(probabilities[k] > threshold) and _inside(frames[k], task, box) for k in indices]
         truth = [frames[k].success for k in indices]
         stamps = [frames[k].stamp_ns for k in indices]
         episodes, successes = episodes + 1, successes + any(truth)
@@ -49,3 +52,7 @@ def evaluate_frames(frames: Sequence[Frame], probabilities: Float, threshold: fl
     return Evaluation(
         measure(probabilities, labels, threshold), episodes, successes, wanted, false_positives, false_negatives
     )
+
+
+def _inside(frame: Frame, task: Task, box: BoxConfig | None) -> bool:
+    return frame.pose_base_tcp is None or in_box(box, task, frame.pose_base_tcp)

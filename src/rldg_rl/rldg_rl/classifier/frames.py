@@ -14,7 +14,7 @@ from rldg_core.errors import UserError
 from rldg_core.files import sha256_hex, write_bytes
 from rldg_core.seeding import derive_seed
 from rldg_core.task import Task
-from rldg_core.types import Step
+from rldg_core.types import Float64, Step
 from rldg_data.bags import find_bags, read_episode
 
 CLASSES = {"positive": True, "negative": False}
@@ -23,7 +23,11 @@ _SEPARATOR = "__"
 
 @dataclass(frozen=True)
 class Frame:
-    """One camera image with its label. jpeg: as the observer encoded it; where: file or bag, for error messages."""
+    """One camera image with its label.
+
+    jpeg: as the observer encoded it; where: file or bag, for error messages; pose_base_tcp (7,) [m, xyzw], or None
+    for frames out of a folder.
+    """
 
     episode_id: str
     stamp_ns: int
@@ -31,6 +35,7 @@ class Frame:
     success: bool
     object: str
     where: str
+    pose_base_tcp: Float64 | None = None
 
 
 class Split(NamedTuple):
@@ -55,7 +60,8 @@ def frames_of_steps(steps: Sequence[Step], camera: str, where: str, ignored_befo
         if camera not in step.observation.images:
             raise UserError(f"{where}: Step {step.index} holds no image of camera {camera!r}")
         image, stamp_ns = step.observation.images[camera], step.observation.stamp_ns
-        frames.append(Frame(step.episode_id, stamp_ns, image, success and step.is_last, step.object, where))
+        pose = step.observation.pose_base_tcp
+        frames.append(Frame(step.episode_id, stamp_ns, image, success and step.is_last, step.object, where, pose))
     return frames
 
 

@@ -38,7 +38,7 @@ class ClassifierConfig(BaseModel):
     """[H], Adam."""
     batch_per_class: Annotated[int, Field(ge=1)] = 128
     """[H]: 128 positive and 128 negative frames."""
-    epochs: Annotated[int, Field(ge=1)] = 60
+    epochs: Annotated[int, Field(ge=1)] = 150
     """Each sees every negative training frame once, and as many positive ones."""
     held_out: Annotated[float, Field(gt=0, lt=1)] = 0.25
     """Share of the episodes that nothing is trained on."""

@@ -15,13 +15,13 @@ import numpy as np
 from numpy.typing import NDArray
 
 from rldg_core.files import sha256_hex
-from rldg_core.frames import offset_from
 from rldg_core.task import Task
-from rldg_core.types import Float64, Observation
+from rldg_core.types import Observation
 from rldg_rl.classifier.checkpoint import SavedClassifier, camera_of, check_encoder, check_task, read_classifier
 from rldg_rl.classifier.features import encoder_of
 from rldg_rl.classifier.hysteresis import Hysteresis
 from rldg_rl.classifier.model import forward
+from rldg_rl.classifier.success_box import in_box
 from rldg_rl.encoders.frozen import IMAGE_SIZE, FrozenEncoder
 from rldg_rl.features import camera_image
 from rldg_rl.weights import pack
@@ -64,7 +64,7 @@ class RewardClassifier:
 
 @dataclass(frozen=True)
 class Judgement:
-    """Of one observation. over: threshold passed and tcp in the task's success box; success: after hysteresis."""
+    """Of one observation. over: threshold passed and tcp in the success box; success: after hysteresis."""
 
     probability: float
     over: bool
@@ -72,11 +72,15 @@ class Judgement:
 
 
 class SuccessJudge:
-    """Classifier, success box and hysteresis of a task. Resets itself where stamps jump; `start` resets it, too."""
+    """Classifier, success box and hysteresis. Resets itself where stamps jump; `start` resets it, too.
+
+    The box is the task's (`reward.success_box`), else the one that training found (`success_box.learn_box`).
+    """
 
     def __init__(self, classifier: RewardClassifier, task: Task, consecutive_frames: int | None = None) -> None:
         """consecutive_frames: default the task's (`reward.consecutive_frames`)."""
         self._classifier, self._task = classifier, task
+        self._box = task.reward.success_box or classifier.saved.success_box
         self._hysteresis = Hysteresis(consecutive_frames or task.reward.consecutive_frames, task.period_ns)
 
     def start(self, first_stamp_ns: int) -> None:
@@ -86,18 +90,9 @@ class SuccessJudge:
     def judge(self, observation: Observation) -> Judgement:
         """The next observation, in order. Raises ValueError on a missing or broken image."""
         probability = self._classifier.probability(observation)
-        over = probability > self._classifier.threshold and in_success_box(self._task, observation.pose_base_tcp)
+        over = probability > self._classifier.threshold and in_box(self._box, self._task, observation.pose_base_tcp)
         return Judgement(probability, over, self._hysteresis.update(observation.stamp_ns, over))
 
     def __call__(self, observation: Observation) -> bool:
         """Whether the task has succeeded."""
         return self.judge(observation).success
-
-
-def in_success_box(task: Task, pose_base_tcp: Float64) -> bool:
-    """Whether the tcp's offset from the target pose lies in `reward.success_box`; without one, always."""
-    box = task.reward.success_box
-    if box is None:
-        return True
-    offset = offset_from(task.target_pose_base_tcp, pose_base_tcp)
-    return bool(np.all(offset >= np.array(box.low)) and np.all(offset <= np.array(box.high)))

@@ -29,6 +29,7 @@ from rldg_rl.classifier.contact_sheet import contact_sheet
 from rldg_rl.classifier.features import encode_frames, encoder_of
 from rldg_rl.classifier.frames import Frame, split_by_episode
 from rldg_rl.classifier.model import ClassifierConfig, Tensors, Trainer, forward
+from rldg_rl.classifier.success_box import learn_box
 
 Progress = Callable[[int, int], None]
 
@@ -93,7 +94,8 @@ def train(
     }
     saved = SavedClassifier(
         config, best, features.shape[-1], temperature, threshold, task.name, view_hash(task, camera),
-        encoder.weights_sha256, tuple(sorted({f.object for f in frames if f.object})), report,
+        encoder.weights_sha256, tuple(sorted({f.object for f in frames if f.object})),
+        learn_box(frames, task), report,
     )  # fmt: skip
     return saved, contact_sheet(split.held_out, probabilities, threshold)
 
