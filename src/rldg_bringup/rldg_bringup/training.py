@@ -11,6 +11,7 @@ import hashlib
 import time
 from collections.abc import Callable
 from dataclasses import asdict, dataclass, replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -194,9 +195,13 @@ def evaluate(
         for number in range(EVALUATIONS):
             seed = derive_seed(arguments.seed, "evaluation", number)
             report = progress(f"evaluation {number + 1}")
-            outcome = client.run_episodes(episodes, seed, (), lambda f, r=report: r(f.episode, episodes))
+            outcome = client.run_episodes(episodes, seed, (), partial(_report_episode, report, episodes))
             results.append({"seed": seed, **summary(outcome, task)})
     return results
+
+
+def _report_episode(report: Progress, total: int, feedback: Any) -> None:
+    report(feedback.episode, total)
 
 
 def training_episodes(bag_dir: Path) -> list[TrainingEpisode]:
