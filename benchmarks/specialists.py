@@ -17,7 +17,7 @@ import argparse
 import json
 import time
 from concurrent.futures import ProcessPoolExecutor, as_completed
-from dataclasses import asdict, dataclass, field
+from dataclasses import dataclass, field
 from multiprocessing import get_context
 from pathlib import Path
 from typing import Any
@@ -82,7 +82,7 @@ def execute(run: Run) -> dict[str, Any]:
     from _rollout import Rollout, episodes, hold
 
     from rldg_core.seeding import derive_seed
-    from rldg_core.types import Source, Step
+    from rldg_core.types import Step
     from rldg_rl import config as configuration
     from rldg_rl.learner import Learner, Weights
     from rldg_rl.specialist import SpecialistPolicy

@@ -24,8 +24,8 @@ class SpecialistPolicy:
     """Policy and TrainablePolicy (rldg_core.policy).
 
     path: a `specialist` folder (config.json + actor.safetensors); a .yaml or .json file with configuration
-    overrides (the learner's `config_file`), or None for the preset of the task's kind: both wait for weights from the learner,
-    and `act` before the first `update_weights` raises UserError.
+    overrides (the learner's `config_file`), or None for the preset of the task's kind: both wait for weights from
+    the learner, and `act` before the first `update_weights` raises UserError.
     explore: sample actions (training); otherwise the mode (evaluation).
     """
 

@@ -94,5 +94,6 @@ def test_pretraining_lowers_the_error_of_poses_it_draws() -> None:
     data = Renders(drawn, poses)
     params = pretrain.train(data, steps=60, seed=0)
     features = np.asarray(embedded.forward(params, drawn))
-    error = pretrain.readout_error(features[200:], Renders(drawn[200:], poses[200:]), features[:200], Renders(drawn[:200], poses[:200]))
+    known, fresh = Renders(drawn[:200], poses[:200]), Renders(drawn[200:], poses[200:])
+    error = pretrain.readout_error(features[200:], fresh, features[:200], known)
     assert error["object_to_goal_mm"] < 15 < 1e3 * np.median(np.linalg.norm(poses[200:, :2], axis=1))

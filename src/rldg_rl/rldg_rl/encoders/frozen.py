@@ -1,4 +1,4 @@
-"""Frozen encoders: uint8 images in, float16 features out. Their weights never change, so neither do a frame's features."""
+"""Frozen encoders: uint8 images in, float16 features out. As their weights never change, a frame's features do not."""
 
 from __future__ import annotations
 

@@ -51,7 +51,8 @@ def targets(poses: Array) -> Array:
     for k in range(POSES):
         coarse, *finer = SCALES_RAD if k % 4 == 3 else SCALES_M
         columns += [np.clip(poses[:, k] / coarse, -3, 3), *(np.tanh(poses[:, k] / scale) for scale in finer)]
-    return np.stack(columns, 1).astype(np.float32)
+    stacked: Array = np.stack(columns, 1).astype(np.float32)
+    return stacked
 
 
 def _augment(images: NDArray[np.uint8], rng: np.random.Generator) -> Array:
