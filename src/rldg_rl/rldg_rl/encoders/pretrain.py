@@ -51,8 +51,7 @@ def targets(poses: Array) -> Array:
     for k in range(POSES):
         coarse, *finer = SCALES_RAD if k % 4 == 3 else SCALES_M
         columns += [np.clip(poses[:, k] / coarse, -3, 3), *(np.tanh(poses[:, k] / scale) for scale in finer)]
-    stacked: Array = np.stack(columns, 1).astype(np.float32)
-    return stacked
+    return np.stack(columns, 1).astype(np.float32)
 
 
 def _augment(images: NDArray[np.uint8], rng: np.random.Generator) -> Array:
@@ -63,7 +62,8 @@ def _augment(images: NDArray[np.uint8], rng: np.random.Generator) -> Array:
     shifted = np.stack([p[y : y + size, x : x + size] for p, y, x in zip(padded, ys, xs, strict=True)])
     gain = rng.uniform(0.8, 1.2, (count, 1, 1, 1)) * rng.uniform(0.93, 1.07, (count, 1, 1, 3))
     offset = 128.0 * (1 - gain) + rng.uniform(-15, 15, (count, 1, 1, 1))
-    return np.clip(shifted * gain.astype(np.float32) + offset.astype(np.float32), 0, 255)
+    changed: Array = np.clip(shifted * gain.astype(np.float32) + offset.astype(np.float32), 0, 255)
+    return changed
 
 
 def forward(params: dict[str, torch.Tensor], images: torch.Tensor) -> torch.Tensor:
