@@ -22,6 +22,8 @@ def train(
     ] = None,
     demos: Annotated[Path | None, typer.Option(help="Bags of demonstrations; default: record them first.")] = None,
     demonstrations: Annotated[int, typer.Option(min=1, help="Successful demonstrations to record.")] = 20,
+    earlier: Annotated[Path | None, typer.Option(help="Bags of earlier runs, to learn from as well.")] = None,
+    watch: Annotated[Path | None, typer.Option(help="Learn from closed bags that appear here while it trains.")] = None,
     preset: Annotated[str, typer.Option(help="connector, tabletop, hil_serl, rlpd; default: the task's.")] = "",
     learner_config: Annotated[Path | None, typer.Option(help="YAML with overrides of the preset.")] = None,
     updates_per_step: Annotated[float, typer.Option(min=0, help="Limit of updates per control step.")] = 0.0,
@@ -37,7 +39,7 @@ def train(
     from rldg_bringup.pipeline import TrainingLimits, resolve_task
     from rldg_bringup.training import TrainPlan, run_training
 
-    for path in (demos, learner_config):
+    for path in (demos, learner_config, earlier, watch):
         if path:
             existing(path)
     resolved = resolve_task(task)
@@ -50,6 +52,8 @@ def train(
         preset=preset,
         learner_config=learner_config,
         updates_per_step=updates_per_step,
+        earlier=earlier,
+        watch=watch,
         evaluation_episodes=evaluation_episodes,
         sim=not real,
     )

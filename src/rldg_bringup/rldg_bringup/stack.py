@@ -78,6 +78,8 @@ class StackArguments:
     learner: bool = _argument(False, "train a specialist from the live steps")
     run_dir: str = _argument("", "run folder of the learner")
     demo_bag_dir: str = _argument("", "bags of demonstrations for the learner")
+    earlier_bag_dir: str = _argument("", "bags of earlier runs for the learner's online replay")
+    watch_dir: str = _argument("", "closed bags that appear here while it runs are learned from, too")
     classifier: str = _argument("", "folder of a reward classifier: success is its verdict, not the ground truth")
     learner_config: str = _argument("", "YAML with overrides of the learner's configuration")
     record: bool = _argument(False, "one bag per episode")
@@ -247,6 +249,8 @@ def insertion_stack(arguments: StackArguments, share: Path) -> Stack:
                 "learner",
                 run_dir=a.run_dir,
                 demo_bag_dirs=[a.demo_bag_dir],
+                extra_bag_dirs=[a.earlier_bag_dir],
+                watch_dir=a.watch_dir,
                 config_file=a.learner_config,
                 seed=a.seed,
             )
@@ -264,6 +268,8 @@ def insertion_stack(arguments: StackArguments, share: Path) -> Stack:
             first_step=resumed.step_count,
             **({"exact_rewards": True} if a.classifier else {}),
             reset_mode="cell" if a.sim else "operator",
+            # A SpaceMouse has two buttons, and the second one moves the gripper: `rldg label failure` ends an episode.
+            **({"stop_button": -1} if task.action.gripper else {}),
             joy_topic=absolute(a.joy_topic),
         )
     )

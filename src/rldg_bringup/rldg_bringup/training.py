@@ -47,7 +47,8 @@ ATTEMPTS_PER_DEMONSTRATION = 5
 class TrainPlan:
     """What `rldg train` was asked for. demos: a folder of bags, or None: `demonstrations` successes are recorded.
 
-    preset: of rldg_rl.config, "" for the task's; learner_config: YAML of overrides; updates_per_step: 0 as configured.
+    preset: of rldg_rl.config, "" for the task's; learner_config: YAML of overrides; updates_per_step: 0 as configured;
+    earlier, watch: folders of bags of earlier runs, and of bags that appear while it trains.
     """
 
     task: str
@@ -58,6 +59,8 @@ class TrainPlan:
     preset: str = ""
     learner_config: Path | None = None
     updates_per_step: float = 0.0
+    earlier: Path | None = None
+    watch: Path | None = None
     evaluation_episodes: int = 20
     sim: bool = True
 
@@ -69,7 +72,12 @@ def run_training(plan: TrainPlan, run_dir: Path, progress: Callable[[str], Progr
     if plan.demos is not None:
         check_demonstrations(plan.demos, task)
     config_file = write_learner_config(plan, task, run_dir)
-    arguments = replace(simulated(plan.task, plan.seed, plan.sim), learner_config=str(config_file))
+    arguments = replace(
+        simulated(plan.task, plan.seed, plan.sim),
+        learner_config=str(config_file),
+        earlier_bag_dir=str(plan.earlier.resolve()) if plan.earlier else "",
+        watch_dir=str(plan.watch.resolve()) if plan.watch else "",
+    )
     began_s = time.monotonic()
     demos = plan.demos or run_dir / "demonstrations" / "bags"
     if plan.demos is None:
