@@ -162,7 +162,7 @@ def main() -> None:
     """Command line."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--task", default="insertion:vga")
-    parser.add_argument("--encoders", nargs="+", default=["embedded", "random_conv"], help="the first one is reported")
+    parser.add_argument("--encoders", nargs="+", default=["random_conv", "embedded"], help="the first one is reported")
     parser.add_argument("--train-episodes", type=int, default=60)
     parser.add_argument("--episodes", type=int, default=60, help="fresh ones, to measure on")
     parser.add_argument("--seed", type=int, default=0)

@@ -49,6 +49,8 @@ ABLATIONS: dict[str, dict[str, Any]] = {
     "hil_serl_defaults": {"preset": "hil_serl"},
 }
 """`full` runs at UTD 2."""
+ABLATION_STEPS, ABLATION_EVALUATE_EVERY = 4500, 1500
+"""Control steps in which a full run on a connector arrives; wall time would say more about the machine's load."""
 
 
 @dataclass(frozen=True)
@@ -227,13 +229,14 @@ def main() -> None:
     parser.add_argument("--classifier", default="", help="folder of a reward classifier that replaces the ground truth")
     parser.add_argument("--dry", action="store_true", help="leave benchmarks/results as it is")
     args = parser.parse_args()
-    variants = ABLATIONS if args.what == "ablations" else {"classifier" if args.classifier else "full": {}}
-    seeds = args.seeds if args.what == "train" else args.seeds[:1]
+    ablating = args.what == "ablations"
+    variants = ABLATIONS if ablating else {"classifier" if args.classifier else "full": {}}
+    seeds = args.seeds[:1] if ablating else args.seeds
     runs = []
     for reference in args.tasks:
         name = reference.partition(":")[0]
         for variant in variants:
-            if args.what == "ablations" and variant not in args.only:
+            if ablating and variant not in args.only:
                 continue
             for seed in seeds:
                 settings = {
@@ -242,6 +245,7 @@ def main() -> None:
                     "time_limit_s": args.time_limit_s or LIMITS_S[name],
                     "classifier": args.classifier,
                     "evaluate_every": EVALUATE_EVERY.get(name, 1000),
+                    **({"max_steps": ABLATION_STEPS, "evaluate_every": ABLATION_EVALUATE_EVERY} if ablating else {}),
                     **variants[variant],
                 }
                 runs.append(Run(reference, seed, variant, **settings))
@@ -250,7 +254,7 @@ def main() -> None:
         for done in as_completed([pool.submit(execute, run) for run in runs]):
             results.append(done.result())
             if not args.dry:
-                _merge(RESULTS / ("specialists.json" if args.what == "train" else "ablations.json"), results[-1])
+                _merge(RESULTS / ("ablations.json" if ablating else "specialists.json"), results[-1])
     print(json.dumps([{k: v for k, v in r.items() if k != "curve"} for r in results]))
 
 

@@ -112,7 +112,7 @@ def train(
     task: TaskArgument,
     sources: Sources,
     out: Out,
-    encoder: Annotated[str, typer.Option(help="embedded, random_conv or resnet10.")] = "embedded",
+    encoder: Annotated[str, typer.Option(help="random_conv, embedded or resnet10.")] = "random_conv",
     encoder_weights: Annotated[Path | None, typer.Option(help="Weights of resnet10.")] = None,
     epochs: Annotated[int, typer.Option(min=1)] = 150,
     precision: Annotated[float, typer.Option(min=0.51, max=1.0, help="Wanted on held-out frames.")] = 0.99,

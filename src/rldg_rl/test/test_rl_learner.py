@@ -250,7 +250,8 @@ def test_the_message_carries_the_actor_alone(image_encoder: str) -> None:
 @pytest.mark.timeout(300)
 def test_it_learns_to_free_itself_from_the_stuck_state() -> None:
     """Two dimensions of insertion: pressing beside the hole sticks by friction; only lifting and moving helps."""
-    config = resolve("connector", {"network": {"hidden": [64, 64]}, "agent": {"batch_size": 64}})
+    sections = {"network": {"hidden": [64, 64]}, "agent": {"batch_size": 64}, "features": {"image_encoder": "none"}}
+    config = resolve("connector", sections)
     learner = Learner(config, insertion(), 0)
     policy = ToyPolicy(learner)
     for k in range(8):
