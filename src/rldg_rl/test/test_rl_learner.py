@@ -263,7 +263,7 @@ def test_it_learns_to_free_itself_from_the_stuck_state() -> None:
         count += len(steps) - 1
         for step in steps:
             learner.consume(step)
-        if count > 600:
+        if count > 1200:
             break
     after = sum(toy_episode("", 1000 + k, 0, policy.mode)[1] for k in range(10))
     assert before <= 3
