@@ -2,6 +2,7 @@
 
     python benchmarks/specialists.py train --tasks insertion:vga pick_and_place --seeds 0 1 2
     python benchmarks/specialists.py ablations --tasks insertion:vga
+    python benchmarks/specialists.py plot                       # docs/images/specialists.png
 
 A run: 20 successful demonstrations by the scripted operator, then RLPD on the simulated cell with interventions by
 the same operator, until two evaluations in a row (20 deterministic episodes, held-out seeds) succeed 20 of 20 by
@@ -218,7 +219,7 @@ def _judge(run: Run, task: Any) -> Any:
 def main() -> None:
     """Command line."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("what", choices=("train", "ablations"))
+    parser.add_argument("what", choices=("train", "ablations", "plot"))
     parser.add_argument("--tasks", nargs="+", default=["insertion:usb_a", "insertion:ethernet", "insertion:vga"])
     parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2])
     parser.add_argument("--only", nargs="+", default=list(ABLATIONS), help="ablations to run")
@@ -229,6 +230,9 @@ def main() -> None:
     parser.add_argument("--classifier", default="", help="folder of a reward classifier that replaces the ground truth")
     parser.add_argument("--dry", action="store_true", help="leave benchmarks/results as it is")
     args = parser.parse_args()
+    if args.what == "plot":
+        plot(ROOT / "docs/images/specialists.png")
+        return
     ablating = args.what == "ablations"
     variants = ABLATIONS if ablating else {"classifier" if args.classifier else "full": {}}
     seeds = args.seeds[:1] if ablating else args.seeds
@@ -256,6 +260,26 @@ def main() -> None:
             if not args.dry:
                 _merge(RESULTS / ("ablations.json" if ablating else "specialists.json"), results[-1])
     print(json.dumps([{k: v for k, v in r.items() if k != "curve"} for r in results]))
+
+
+def plot(path: Path) -> None:
+    """Learning curves of every run in benchmarks/results/specialists.json, a panel for each task."""
+    import matplotlib
+
+    matplotlib.use("Agg")
+    from matplotlib import pyplot
+
+    runs = [r for r in read_json(RESULTS / "specialists.json") if r["variant"] == "full"]
+    tasks = sorted({r["task"] for r in runs})
+    figure, axes = pyplot.subplots(1, len(tasks), figsize=(3.2 * len(tasks), 2.8), sharey=True, layout="constrained")
+    for axis, task in zip(axes, tasks, strict=True):
+        for run in (r for r in runs if r["task"] == task):
+            steps = [0, *(p["env_steps"] for p in run["curve"])]
+            axis.plot(steps, [0, *(p["success"] for p in run["curve"])], marker=".", label=f"seed {run['seed']}")
+        axis.set(title=task, xlabel="control steps", ylim=(-0.5, EVALUATIONS + 0.5))
+        axis.legend(fontsize="small")
+    axes[0].set_ylabel(f"successes of {EVALUATIONS}")
+    figure.savefig(path, dpi=110)
 
 
 def _merge(path: Path, result: dict[str, Any]) -> None:
