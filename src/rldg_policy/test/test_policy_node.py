@@ -36,7 +36,7 @@ class Ring:
         self.node.create_subscription(PolicyStatus, "policy_status", self.statuses.append, qos.LATCHED)
         self._observations = self.node.create_publisher(Observation, "observation", qos.STREAM)
         self._events = self.node.create_publisher(EpisodeEvent, "episode_event", qos.EVENTS)
-        self._steps = self.node.create_publisher(Step, "step", qos.STEPS)
+        self._steps = self.node.create_publisher(Step, "step", qos.STEPS_OUT)
         self._weights = self.node.create_publisher(PolicyWeights, "policy_weights", qos.EVENTS)
 
     def until(self, condition, timeout_s: float = 30.0) -> None:
