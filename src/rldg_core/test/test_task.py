@@ -88,7 +88,7 @@ def test_what_is_no_task_file(tmp_path: Path, text: str) -> None:
 
 
 def test_unknown_task_lists_what_exists() -> None:
-    with pytest.raises(UserError, match="unknown task 'dance', expected one of insertion"):
+    with pytest.raises(UserError, match=r"unknown task 'dance', expected one of .*insertion.* or a \.yaml file"):
         find_task("dance", [TASKS])
     with pytest.raises(UserError, match="unknown object"):
         find_task("insertion", [TASKS]).object_or_default("banana")
