@@ -29,12 +29,11 @@ from rldg_rl.networks import (
     critics,
     critics_init,
     embed,
-    embedding_dim,
     head_init,
     look,
     mlp,
 )
-from rldg_rl.weights import ARM_DIM
+from rldg_rl.weights import ARM_DIM, embedding_dim
 
 
 class Batch(NamedTuple):

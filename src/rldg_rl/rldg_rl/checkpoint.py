@@ -89,11 +89,6 @@ def checkpoints(run_dir: Path) -> list[Path]:
     return sorted(path for path in (run_dir / FOLDER).glob("[0-9]*") if path.is_dir())
 
 
-def newest_checkpoint(run_dir: Path) -> Path | None:
-    """Folder of the newest complete checkpoint, or None."""
-    return next(reversed(checkpoints(run_dir)), None)
-
-
 def remove_checkpoint(folder: Path) -> None:
     """Remove a checkpoint; a process killed meanwhile leaves a hidden folder, never half a checkpoint."""
     hidden = folder.with_name(f".{folder.name}.partial")

@@ -11,10 +11,11 @@ import numpy as np
 from numpy.typing import NDArray
 
 from rldg_rl.config import NetworkConfig
+from rldg_rl.features import GRIPPER_OPEN_M
 from rldg_rl.networks import Params, mlp, mlp_init
 from rldg_rl.weights import ARM_DIM, COMMANDS
 
-OPEN_WIDTH_M = 0.9 * 0.08
+OPEN_WIDTH_M = 0.9 * GRIPPER_OPEN_M
 """Wider counts as open: 0.9 of the Franka Hand's width (HIL-SERL's wrapper of the USB task)."""
 THRESHOLD = 0.5
 """Commands beyond +-0.5 open or close (HIL-SERL; `rldg_control.gripper_logic`)."""

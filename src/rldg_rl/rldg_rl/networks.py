@@ -17,6 +17,7 @@ import numpy as np
 
 from rldg_rl.config import LAYER_NORM_EPSILON, NetworkConfig
 from rldg_rl.inputs import Inputs, InputSpec
+from rldg_rl.weights import look_dim, map_shape
 
 Params = Any
 
@@ -55,32 +56,6 @@ def mlp(params: Params, x: jax.Array, activation: str) -> jax.Array:
         x = _forward_normed(params[f"layer_{index}"], x, activation)
     out: jax.Array = x @ params["out"]["w"] + params["out"]["b"]
     return out
-
-
-def map_shape(spec: InputSpec) -> tuple[int, ...]:
-    """Shape of the features that enter the image head: those cached, or what the small CNN makes of pixels."""
-    assert spec.image_shape is not None
-    if not spec.pixels:
-        return spec.image_shape
-    from rldg_rl.encoders.small_cnn import FEATURE_SHAPE
-
-    return FEATURE_SHAPE
-
-
-def look_dim(spec: InputSpec, config: NetworkConfig) -> int:
-    """Length of what `look` returns for one frame."""
-    if spec.image_shape is None:
-        return 0
-    shape = map_shape(spec)
-    if len(shape) == 1 or not config.image_bottleneck:
-        return int(np.prod(shape))
-    return shape[-1] * config.spatial_embeddings
-
-
-def embedding_dim(spec: InputSpec, config: NetworkConfig) -> int:
-    """Length of what `embed` returns for one frame."""
-    image = config.image_bottleneck or look_dim(spec, config) if spec.image_shape else 0
-    return image + (config.state_bottleneck or spec.state_dim)
 
 
 def head_init(key: jax.Array, spec: InputSpec, config: NetworkConfig) -> Params:

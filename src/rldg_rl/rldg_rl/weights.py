@@ -36,29 +36,50 @@ def flatten(params: Any, prefix: str = "") -> Tensors:
     return {name: array for part in parts for name, array in part.items()}
 
 
+def map_shape(spec: InputSpec) -> tuple[int, ...]:
+    """Shape of the features that enter the image head: those cached, or what the small CNN makes of pixels."""
+    assert spec.image_shape is not None
+    if not spec.pixels:
+        return spec.image_shape
+    from rldg_rl.encoders.small_cnn import FEATURE_SHAPE
+
+    return FEATURE_SHAPE
+
+
+def look_dim(spec: InputSpec, config: NetworkConfig) -> int:
+    """Length of what `look` returns for one frame."""
+    if spec.image_shape is None:
+        return 0
+    shape = map_shape(spec)
+    if len(shape) == 1 or not config.image_bottleneck:
+        return math.prod(shape)
+    return shape[-1] * config.spatial_embeddings
+
+
+def embedding_dim(spec: InputSpec, config: NetworkConfig) -> int:
+    """Length of what `embed` returns for one frame."""
+    image = config.image_bottleneck or look_dim(spec, config) if spec.image_shape else 0
+    return image + (config.state_bottleneck or spec.state_dim)
+
+
 def policy_shapes(config: NetworkConfig, spec: InputSpec, action_dim: int) -> dict[str, tuple[int, ...]]:
     """Name and shape of every tensor of `rldg_rl.agent.policy_params`: head/, actor/ and gripper/."""
     shapes: dict[str, tuple[int, ...]] = {}
-    image_dim = 0
     if spec.image_shape is not None:
-        shape = spec.image_shape
         if spec.pixels:
             from rldg_rl.encoders import small_cnn
 
             shapes |= {f"head/cnn/{name}": size for name, size in small_cnn.shapes().items()}
-            shape = small_cnn.FEATURE_SHAPE
-        image_dim = math.prod(shape)
         if config.image_bottleneck:
+            shape = map_shape(spec)
             if len(shape) == 3:
                 shapes["head/spatial"] = (*shape, config.spatial_embeddings)
-                image_dim = shape[-1] * config.spatial_embeddings
-            shapes |= _normed("head/image", image_dim, config.image_bottleneck)
-            image_dim = config.image_bottleneck
+            shapes |= _normed("head/image", look_dim(spec, config), config.image_bottleneck)
     if config.state_bottleneck:
         shapes |= _normed("head/state", spec.state_dim, config.state_bottleneck)
-    embedding_dim = image_dim + (config.state_bottleneck or spec.state_dim)
-    shapes |= _mlp("actor", embedding_dim, config.hidden, 2 * min(action_dim, ARM_DIM))
-    return shapes | (_mlp("gripper", embedding_dim, config.hidden, COMMANDS) if action_dim > ARM_DIM else {})
+    width = embedding_dim(spec, config)
+    shapes |= _mlp("actor", width, config.hidden, 2 * min(action_dim, ARM_DIM))
+    return shapes | (_mlp("gripper", width, config.hidden, COMMANDS) if action_dim > ARM_DIM else {})
 
 
 def _normed(name: str, inputs: int, width: int) -> dict[str, tuple[int, ...]]:

@@ -15,7 +15,7 @@ from rl_samples import episode, insertion, random_episodes, small
 from rldg_core.errors import UserError
 from rldg_core.image_codec import encode_jpeg
 from rldg_core.types import Source, Step
-from rldg_rl.checkpoint import newest_checkpoint, restore, write_checkpoint
+from rldg_rl.checkpoint import checkpoints, restore, write_checkpoint
 from rldg_rl.config import RLConfig, resolve
 from rldg_rl.learner import Counters, Learner, Weights
 from rldg_rl.specialist_files import read_specialist
@@ -178,7 +178,7 @@ def test_checkpoints_are_pruned_and_checked(tmp_path: Path) -> None:
         learner.consume(step)
         write_checkpoint(tmp_path, learner)
     assert sorted(p.name for p in (tmp_path / "checkpoints").iterdir()) == ["00000026", "00000027"]
-    folder = newest_checkpoint(tmp_path)
+    folder = checkpoints(tmp_path)[-1]
     assert folder is not None
 
     with pytest.raises(UserError, match=r"learner\.json: another seed"):
@@ -220,7 +220,7 @@ def test_a_full_disk_leaves_the_old_checkpoint_and_nothing_half_written(
     with pytest.raises(UserError, match=r"checkpoints/00000027: cannot write: No space left on device"):
         write_checkpoint(tmp_path, learner)
     monkeypatch.undo()
-    assert newest_checkpoint(tmp_path) == old
+    assert checkpoints(tmp_path)[-1] == old
     assert {path: path.read_bytes() for path in tmp_path.rglob("*") if path.is_file()} == before
     restore(Learner(small(), insertion(), 0), old)
 

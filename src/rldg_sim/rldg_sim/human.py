@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 from collections import deque
-from typing import Generic, TypeVar
+from typing import TYPE_CHECKING, Generic, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
 
-from rldg_sim.operator import OperatorConfig
+if TYPE_CHECKING:
+    from rldg_sim.operator import OperatorConfig
 
 Array = NDArray[np.float64]
 Seen = TypeVar("Seen")

@@ -7,7 +7,6 @@ search by feel and now and then push the wrong way. Every one of these is a para
 
 from __future__ import annotations
 
-from collections import deque
 from dataclasses import dataclass, replace
 from enum import Enum
 from typing import TYPE_CHECKING
@@ -18,6 +17,7 @@ from scipy.spatial.transform import Rotation
 
 from rldg_core.seeding import derive_seed
 from rldg_core.task import Task
+from rldg_sim.human import Hand, limited
 from rldg_sim.schedule import InterventionSchedule, Mode, Watch
 
 if TYPE_CHECKING:
@@ -116,8 +116,6 @@ SUNK_M = 0.0003
 """Depth at which the operator feels the plug give way into the lead-in."""
 LENGTH_SCALE = {"connector": 1.0, "fmb_insertion": 3.0, "assembly": 3.0}
 """What all lengths of the operator are multiplied by, for each kind of scene: the coarser the fit, the larger."""
-_TREMOR_SHAPE = np.array([1.0, 1.0, 1.0, 0.3, 0.3, 0.3])
-"""The cap of a SpaceMouse turns less readily than it slides."""
 
 
 def _offset_of(pose: ArrayLike) -> Array:
@@ -173,21 +171,14 @@ class ScriptedOperator:
             return np.zeros(6), False
         if fresh:
             self._take_hold()
-        self._seen.append((offset, float(np.linalg.norm(np.asarray(wrench_tcp, dtype=np.float64)[:3]))))
-        if len(self._seen) <= self._delay_steps:
-            return self._move(np.zeros(6)), True
-        seen, force = self._seen.popleft()
-        return self._move(self._intention(seen, force, time_s)), True
+        late = self._hand.late((offset, float(np.linalg.norm(np.asarray(wrench_tcp, dtype=np.float64)[:3]))))
+        return self._hand.move(np.zeros(6) if late is None else self._intention(*late, time_s)), True
 
     def _take_hold(self) -> None:
         """The hand comes to the mouse."""
-        self._delay_steps = round(self.config.reaction_s / self._period_s)
-        self._seen: deque[tuple[Array, float]] = deque()
-        self._hand = np.zeros(6)
-        self._tremor = np.zeros(6)
+        self._hand: Hand[tuple[Array, float]] = Hand(self.config, self._period_s, self._random)
         self._phase = Phase.ALIGN
-        self._pause_until_s = self._phase_since_s = self._mistake_until_s = -np.inf
-        self._mistake = np.zeros(6)
+        self._phase_since_s = -np.inf
         self._misjudged = self._random.standard_normal(6)
         self._felt_contact = False
 
@@ -206,16 +197,12 @@ class ScriptedOperator:
         config = self.config
         touched, self._felt_contact = force_n > config.contact_n and not self._felt_contact, force_n > config.contact_n
         if touched:
-            self._pause_until_s = time_s + self._random.uniform(*config.pause_s)
+            self._hand.pause(time_s)
             if self._phase is Phase.DESCEND and offset[2] < 1e-3 * self._scale:
                 self._enter(Phase.SEARCH, time_s)
-        if time_s < self._pause_until_s:
-            return np.zeros(6)
-        if time_s >= self._mistake_until_s and self._random.uniform() < config.mistake_rate_hz * self._period_s:
-            self._mistake_until_s = time_s + self._random.uniform(*config.mistake_s)
-            self._mistake = self._random.uniform(-config.mistake_size, config.mistake_size, 6)
-        if time_s < self._mistake_until_s:
-            return self._mistake
+        distraction = self._hand.distraction(time_s)
+        if distraction is not None:
+            return distraction
         return self._goal_directed(self._perceived(offset), offset, time_s)
 
     def _enter(self, phase: Phase, time_s: float) -> None:
@@ -253,19 +240,7 @@ class ScriptedOperator:
         push = config.gain * self._task.action.from_delta_tcp(wish)
         if self._phase in (Phase.DESCEND, Phase.SEARCH):
             push[2] = config.press * (0.5 if self._phase is Phase.SEARCH else 1.0)
-        size = np.array([np.linalg.norm(push[:3])] * 3 + [np.linalg.norm(push[3:])] * 3)
-        limited: Array = push * np.minimum(1.0, limit / np.maximum(size, 1e-9))
-        return limited
-
-    def _move(self, intention: Array) -> Array:
-        """The hand follows the intention with its bandwidth and tremor."""
-        config = self.config
-        follow = 1.0 - np.exp(-2 * np.pi * config.bandwidth_hz * self._period_s)
-        self._hand = self._hand + follow * (intention - self._hand)
-        # Tremor at 10 Hz is close to white; a little correlation stands for drift.
-        noise = config.tremor * _TREMOR_SHAPE * self._random.standard_normal(6)
-        self._tremor = 0.5 * self._tremor + np.sqrt(0.75) * noise
-        return np.clip(self._hand + self._tremor, -1.0, 1.0)
+        return limited(push, limit)
 
 
 def make_operator(config: OperatorConfig, task: Task) -> ScriptedOperator | PickOperator | AssemblyOperator:

@@ -25,15 +25,9 @@ class AssemblyOperator:
 
     def reset(self, seed: int) -> None:
         """Start an episode."""
-        self._seed = seed
         self._pick.reset(seed)
         self._insert.reset(seed)
         self._inserting = False
-
-    @property
-    def phase_name(self) -> str:
-        """What the operator is trying to do."""
-        return "insert" if self._inserting else self._pick.phase_name
 
     def act(
         self,

@@ -40,7 +40,8 @@ MISJUDGE = 14.0
 """A place on the table is judged this many times worse than a plug at its port (OperatorConfig.misjudge_m)."""
 TRAVEL = 1.7
 """People move so much faster through free space than on their way into a port (OperatorConfig.speed, gain)."""
-EMPTY_WIDTH_M = 0.012
+EMPTY_WIDTH_M, OPEN_WIDTH_M = 0.012, 0.07
+"""The closed hand is empty under the one width, the hand is open over the other."""
 
 
 @dataclass(frozen=True)
@@ -155,11 +156,6 @@ class PickOperator:
         button = self._button if time_s < self._press_until_s else 0.0
         return np.append(self._hand.move(intention), button), True
 
-    @property
-    def phase_name(self) -> str:
-        """What the operator is trying to do."""
-        return self._phase.value
-
     @staticmethod
     def _left_to_do(seen: Seen) -> float:
         """Way that is left, of the hand to the object and of the object to the bowl [m]; shrinks in all phases."""
@@ -203,14 +199,14 @@ class PickOperator:
     def _look(self, seen: Seen, time_s: float) -> None:
         """Which phase it is for somebody who comes to the mouse now."""
         self._fresh = False
-        held = self._in_hand(seen) and EMPTY_WIDTH_M < seen.width_m < 0.07
+        held = self.holds(seen)
         self._enter(Phase.LIFT if held else Phase.APPROACH, time_s)
-        if not held and seen.width_m < 0.07:
+        if not held and seen.width_m < OPEN_WIDTH_M:
             self._press(1.0, time_s)
 
     def holds(self, seen: Seen) -> bool:
         """Whether the object is in the closed hand."""
-        return self._in_hand(seen) and seen.width_m < 0.07
+        return self._in_hand(seen) and seen.width_m < OPEN_WIDTH_M
 
     def carries(self, seen: Seen) -> bool:
         """Whether it holds the object near enough to its goal."""
@@ -225,7 +221,7 @@ class PickOperator:
         waited = time_s - self._since_s > CLOSE_S
         if self._phase is Phase.APPROACH:
             low = seen.to_object[2] < 1.5 * HOVER_M
-            if across_m < ALIGNED_M and abs(seen.turn_rad) < ALIGNED_RAD and low and seen.width_m > 0.07:
+            if across_m < ALIGNED_M and abs(seen.turn_rad) < ALIGNED_RAD and low and seen.width_m > OPEN_WIDTH_M:
                 self._enter(Phase.DESCEND, time_s)
         elif self._phase is Phase.DESCEND:
             if seen.to_object[2] < 0.004:
