@@ -190,11 +190,12 @@ def test_a_malicious_file_is_refused_in_one_line_and_runs_nothing(tmp_path: Path
 @pytest.mark.parametrize(
     ("data", "message"),
     [
-        (b"cbuiltins\neval\n.", "refused: it names builtins.eval"),
-        (b"\x80\x04\x8c\x08builtins\x8c\x04eval\x93.", "refused: it names builtins.eval"),
-        (b"}(\x8c\x01a\x8c\x01bu.", "refused: a is no array"),
+        (b"cbuiltins\neval\n.", "refused: it names 'builtins.eval'"),
+        (b"\x80\x04\x8c\x08builtins\x8c\x04eval\x93.", "refused: it names 'builtins.eval'"),
+        (b"}(\x8c\x01a\x8c\x01bu.", "refused: 'a' is no array"),
         (b"K\x01.", "refused: the file is no array"),
         (pickle.dumps({"a": np.array([object], dtype=object)}, 2), "refused: it names "),
+        (b"\x80\x04\x8c\x04a\nb.\x8c\x01c\x93.", r"refused: it names 'a\nb..c'"),
         (pickle.dumps({"a": np.arange(3)}), "refused: an array that is not of floating-point numbers"),
         (b"\x80\x04}\x94h\x07.", "not a pickled dict of arrays"),
         (b"", "not a pickled dict of arrays"),

@@ -158,7 +158,7 @@ class _Interpreter:
     @staticmethod
     def _named(name: str) -> _Name:
         if name not in _CONSTRUCTORS:
-            raise _Refused(f"it names {name.replace(' ', '.')}")
+            raise _Refused(f"it names {name.replace(' ', '.')!r}")
         return _Name(name)
 
     @staticmethod
@@ -207,7 +207,7 @@ def _flattened(value: Any, prefix: str) -> Iterator[tuple[str, NDArray[Any]]]:
     elif isinstance(value, _Array) and value.value is not None:
         yield prefix, value.value
     else:
-        raise _Refused(f"{prefix or 'the file'} is no array")
+        raise _Refused(f"{prefix!r} is no array" if prefix else "the file is no array")
 
 
 def convert(source: Path, target: Path) -> list[str]:
