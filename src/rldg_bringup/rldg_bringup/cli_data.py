@@ -1,21 +1,15 @@
-"""`rldg export`, `rldg bag`: recorded episodes."""
+"""`rldg export`: recorded episodes to datasets."""
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 from typing import Annotated
 
 import typer
-from rich.console import Console
-from rich.table import Table
 
 from rldg_bringup.cli_common import Json, Seed, emit, existing, progress_maker, sub_app
-from rldg_core.errors import UserError
 
 app = sub_app()
-bag_app = typer.Typer(help="Recorded episodes.", no_args_is_help=True)
-app.add_typer(bag_app, name="bag")
 
 
 @app.command()
@@ -52,25 +46,3 @@ def export(
             progress=make("export"),
         )
     emit({"path": str(result.path), "episodes": result.episodes, "steps": result.steps}, as_json, "dataset")
-
-
-@bag_app.command("info")
-def bag_info(path: Path, as_json: Json = False) -> None:
-    """Show what a bag, or every bag of a folder, holds."""
-    from rldg_data.bags import bag_info as read_info
-    from rldg_data.bags import find_bags
-
-    existing(path)
-    bags = [path] if (path / "metadata.yaml").is_file() else find_bags(path)
-    if not bags:
-        raise UserError(f"{path}: no bags in it")
-    infos = [(bag, read_info(bag)) for bag in bags]
-    if as_json:
-        print(json.dumps([{"path": str(bag), **info.custom_data} for bag, info in infos]))
-        return
-    table = Table("bag", "task", "object", "success", "source", "policy", "version", "steps")
-    for bag, info in infos:
-        data = info.custom_data
-        keys = ("task", "object", "success", "source", "policy_id", "policy_version", "steps")
-        table.add_row(bag.name, *(str(data.get(k, "")) for k in keys))
-    Console().print(table)
