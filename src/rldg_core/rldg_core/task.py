@@ -13,10 +13,10 @@ from pathlib import Path
 from typing import Annotated, Literal
 
 import numpy as np
-import yaml
 from numpy.typing import ArrayLike
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+from pydantic import BaseModel, ConfigDict, Field, model_validator
 
+from rldg_core.configuration import load_model
 from rldg_core.errors import UserError
 from rldg_core.frames import Array, SafetyBox
 
@@ -278,27 +278,7 @@ class Task(_Model):
 
 def load_task(path: Path, default_object: str = "") -> Task:
     """Read and validate a task file. Raises UserError `path: key.path: reason` on the first mistake."""
-    try:
-        text = path.read_text()
-    except (OSError, UnicodeDecodeError) as error:
-        raise UserError(f"{path}: cannot read the task file: {error}") from error
-    try:
-        data = yaml.safe_load(text)
-    except yaml.YAMLError as error:
-        mark = getattr(error, "problem_mark", None)
-        line = f" line {mark.line + 1}:" if mark else ""
-        reason = getattr(error, "problem", None) or str(error).splitlines()[0]
-        raise UserError(f"{path}:{line} not valid YAML: {reason}") from error
-    if not isinstance(data, dict):
-        raise UserError(f"{path}: a task file holds a mapping, this one holds {type(data).__name__}")
-    if default_object:
-        data = {**data, "default_object": default_object}
-    try:
-        return Task.model_validate(data)
-    except ValidationError as error:
-        first = error.errors(include_url=False)[0]
-        key = ".".join(str(part) for part in first["loc"])
-        raise UserError(f"{path}: {key + ': ' if key else ''}{first['msg']}") from error
+    return load_model(Task, path, "task", {"default_object": default_object} if default_object else None)
 
 
 def find_task(reference: str, directories: list[Path]) -> Task:
