@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import errno
-import json
 import os
 import resource
 import struct
@@ -23,11 +22,11 @@ from hypothesis.extra import numpy as npst
 
 from rldg_core.errors import UserError
 from rldg_core.types import Source, Step
-from rldg_data import rlds
+from rldg_data import export
 from rldg_data.export import export_dataset
 from rldg_data.recording import write_episode
-from rldg_data.rlds import Episode, read_dataset, write_shards
-from rldg_data.tfrecord import decode_example, encode_example, read_records
+from rldg_data.rlds import read_dataset
+from rldg_data.tfrecord import decode_example, encode_example
 
 
 def record(bag_dir: Path, **options: Any) -> list[Step]:
@@ -133,7 +132,7 @@ def test_steps_survive_bag_and_dataset(steps: list[Step]) -> None:
         result = export_dataset([bag.parent], Path(folder), "insertion", "1.0.0")
         (episode,) = read_dataset(result.path).episodes()
     assert (result.episodes, result.steps, result.skipped) == (1, len(steps), 0)
-    assert episode.images == [s.observation.images["wrist"] for s in steps]
+    assert episode.images["image"] == [s.observation.images["wrist"] for s in steps]
     assert (episode.instruction, episode.metadata["seed"]) == (steps[0].instruction, str(steps[0].seed))
     for row, step in enumerate(steps):
         np.testing.assert_array_equal(episode.state[row, :7], step.observation.pose_base_tcp.astype(np.float32))
@@ -285,7 +284,7 @@ def test_full_disk_leaves_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatc
     def full(*_: Any) -> int:
         raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
 
-    monkeypatch.setattr(rlds, "write_record", full)
+    monkeypatch.setattr(export, "write_record", full)
     with pytest.raises(UserError, match=r"insertion/1\.0\.0: cannot write: No space left on device"):
         export_dataset([tmp_path / "bags"], tmp_path, "insertion", "1.0.0")
     assert list((tmp_path / "insertion").iterdir()) == []
@@ -307,49 +306,3 @@ def test_file_size_limit_leaves_nothing(tmp_path: Path) -> None:
     assert done.returncode == 1
     assert done.stderr.strip() == f"{tmp_path}/insertion/1.0.0: cannot write: File too large"
     assert list((tmp_path / "insertion").iterdir()) == []
-
-
-def tiny(seed: int) -> Episode:
-    metadata = {key: kind("7") if kind is not bool else True for key, kind in rlds.METADATA_TYPES.items()}
-    flags = np.array([False, True])
-    rows = np.full((2, 8), seed, np.float32)
-    return Episode([b"x" * 100] * 2, rows, rows[:, :7], rows[:, 0], ~flags, flags, flags, "do", metadata)
-
-
-def test_shards_are_cut_by_size_and_read_in_order(tmp_path: Path) -> None:
-    lengths, size = write_shards(tmp_path, "a", [tiny(i) for i in range(7)], shard_bytes=1500)
-    shards = len(lengths)
-    assert shards > 1
-    assert sum(lengths) == 7
-    assert sorted(p.name for p in tmp_path.iterdir()) == [rlds.shard_name("a", i, shards) for i in range(shards)]
-    (tmp_path / "dataset_info.json").write_text(json.dumps(rlds.dataset_info("a", "1.0.0", "", lengths, size)))
-    (tmp_path / "dataset_statistics.json").write_text("{}")
-    dataset = read_dataset(tmp_path)
-    assert len(dataset) == 7
-    assert [e.state[0, 0] for e in dataset.episodes()] == list(range(7))
-
-
-@settings(max_examples=40, deadline=None)
-@given(fraction=st.floats(0, 1, exclude_max=True))
-def test_truncated_dataset_is_a_user_error(fraction: float) -> None:
-    with tempfile.TemporaryDirectory() as name:
-        folder = Path(name)
-        lengths, size = write_shards(folder, "a", [tiny(i) for i in range(4)])
-        (folder / "dataset_info.json").write_text(json.dumps(rlds.dataset_info("a", "1.0.0", "", lengths, size)))
-        (folder / "dataset_statistics.json").write_text("{}")
-        shard = folder / rlds.shard_name("a", 0, 1)
-        os.truncate(shard, int(shard.stat().st_size * fraction))
-        with pytest.raises(UserError, match=str(shard)):
-            list(read_dataset(folder).episodes())
-
-
-def test_corrupt_record_and_foreign_folder_are_user_errors(tmp_path: Path) -> None:
-    write_shards(tmp_path, "a", [tiny(0)])
-    shard = tmp_path / rlds.shard_name("a", 0, 1)
-    content = bytearray(shard.read_bytes())
-    content[50] ^= 1
-    shard.write_bytes(content)
-    with pytest.raises(UserError, match="CRC of a record differs"):
-        list(read_records(shard))
-    with pytest.raises(UserError, match=r"not a dataset: no dataset_info\.json"):
-        read_dataset(tmp_path)

@@ -92,11 +92,24 @@ def toy_dataset(task: str = "insertion") -> Dataset:
         action = np.zeros((9, 7), dtype=np.float32)
         action[:, 0] = (columns - 24) / 24 * 0.01
         flags = np.zeros(9, dtype=bool)
-        state, reward = np.zeros((9, 8), np.float32), np.zeros(9, np.float32)
-        return Episode(images, state, action, reward, flags, flags, flags, "push", {"task": task})
+        zeros = np.zeros((9, 8), np.float32)
+        return Episode(
+            images={"image": images},
+            timestamp_s=zeros[:, 0],
+            state=zeros,
+            twist=zeros[:, :6],
+            wrench=zeros[:, :6],
+            action=action,
+            reward=zeros[:, 0],
+            is_first=flags,
+            is_last=flags,
+            is_terminal=flags,
+            instruction="push",
+            metadata={"task": task},
+        )
 
     episodes = [episode(i) for i in range(12)]
-    dataset = Dataset(Path("toy"), "toy", "1.0.0", {"action": STATISTICS}, (12,))
+    dataset = Dataset(Path("toy"), "toy", "1.0.0", {"action": STATISTICS}, {"train": (12,)}, {"image": (64, 64)})
     object.__setattr__(dataset, "episodes", lambda: iter(episodes))
     return dataset
 

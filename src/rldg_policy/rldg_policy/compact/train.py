@@ -16,7 +16,7 @@ from torch.nn import functional as F
 
 from rldg_core.errors import UserError
 from rldg_core.seeding import derive_seed
-from rldg_data.rlds import read_dataset
+from rldg_data.rlds import IMAGE_KEY, read_dataset
 from rldg_policy.compact.checkpoint import write_checkpoint
 from rldg_policy.compact.config import ACTION_DIM, BINS, ModelConfig, TrainConfig
 from rldg_policy.compact.inputs import instruction_tokens, views
@@ -80,11 +80,11 @@ def read_samples(dataset_path: Path, config: ModelConfig) -> TrainingSet:
     parts: list[Samples] = []
     tasks: set[str] = set()
     for number, episode in enumerate(dataset.episodes()):
-        count = len(episode.images) - 1
+        count = len(episode) - 1
         if count < 1:
             continue
         tasks.add(str(episode.metadata["task"]))
-        images = np.stack([views(jpeg, config) for jpeg in episode.images[:count]])
+        images = np.stack([views(jpeg, config) for jpeg in episode.images[IMAGE_KEY][:count]])
         tokens = np.tile(instruction_tokens(episode.instruction, config.instruction_buckets), (count, 1))
         steps = np.arange(count)[:, None] + np.arange(config.horizon)
         actions = statistics.normalise(episode.action[:count])[np.minimum(steps, count - 1)]
