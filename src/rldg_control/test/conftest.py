@@ -209,7 +209,9 @@ class Rig:
             if process.poll() is None:
                 os.killpg(process.pid, signal.SIGKILL)
             process.communicate(timeout=10)
-        self.executor.remove_node(self.bench)
+        # Ends the generator of a spin that stopped half way: it would keep the bench's latched publishers alive,
+        # and the next rig of the same domain would hear of this one's frames.
+        self.executor.shutdown()
         self.bench.destroy_node()
         self.context.try_shutdown()
 

@@ -87,6 +87,7 @@ def ring(monkeypatch, observe):
     rclpy.init(context=context, domain_id=DOMAIN)
     ring = Ring(context, observe)
     yield ring
+    ring.executor.shutdown()  # ends a spin that stopped half way, which would keep latched publishers alive
     ring.node.destroy_node()
     rclpy.try_shutdown(context=context)
 

@@ -106,6 +106,7 @@ class Bench:
         if self.process and self.process.poll() is None:
             os.killpg(self.process.pid, signal.SIGKILL)
             self.process.wait()
+        self.executor.shutdown()  # ends a spin that stopped half way, which would keep latched publishers alive
         self.node.destroy_node()
         rclpy.try_shutdown(context=self.context)
 

@@ -117,7 +117,7 @@ class Bench:
             if process.poll() is None:
                 os.killpg(process.pid, signal.SIGKILL)
             process.communicate(timeout=10)
-        self.executor.remove_node(self.node)
+        self.executor.shutdown()  # ends a spin that stopped half way, which would keep latched publishers alive
         self.node.destroy_node()
         self.context.try_shutdown()
 
