@@ -16,10 +16,11 @@ import numpy as np
 from numpy.typing import NDArray
 
 from rldg_core.errors import UserError
+from rldg_core.policy_checks import check_chunk, ticks_per_inference
+from rldg_core.registry import one_line
 from rldg_core.task import Task
 from rldg_core.types import Observation
-from rldg_policy.store import Loaded, PolicyStore, one_line
-from rldg_policy.validation import check_chunk, ticks_per_inference
+from rldg_policy.store import Loaded, PolicyStore
 from rldg_policy.weights import Weights, WeightsQueue
 
 STARTS_KEPT = 10

@@ -5,11 +5,10 @@ from __future__ import annotations
 from dataclasses import dataclass
 from pathlib import Path
 
+from rldg_core import registry
 from rldg_core.errors import UserError
 from rldg_core.policy import Policy, TrainablePolicy
 from rldg_core.task import Task
-from rldg_policy.registry import factory
-from rldg_policy.validation import check_spec
 
 
 @dataclass(frozen=True)
@@ -28,28 +27,9 @@ class Loaded:
 
 
 def load_policy(policy_id: str, backend: str, path: str, explore: bool, task: Task) -> Loaded:
-    """Import, construct, check and warm a policy. Touches no shared state, so any thread may call it.
-
-    Raises UserError with one line, whatever the back-end raised.
-    """
-    if not policy_id:
-        raise UserError("policy_id: must not be empty")
-    make = factory(backend)
-    try:
-        policy = make(Path(path) if path else None, task, explore)
-        check_spec(policy_id, policy.spec, task)
-        policy.warm_up()
-    except UserError:
-        raise
-    except Exception as error:  # a back-end is a plug-in: whatever it raises becomes the service's answer
-        raise UserError(f"policy {policy_id!r}: back-end {backend} failed to load: {one_line(error)}") from error
+    """`rldg_core.registry.load_policy`, kept with where it came from."""
+    policy = registry.load_policy(policy_id, backend, Path(path) if path else None, explore, task)
     return Loaded(policy_id, backend, path, policy)
-
-
-def one_line(error: BaseException) -> str:
-    """Type and first line of an exception."""
-    text = str(error).splitlines()
-    return str(error) if isinstance(error, UserError) else f"{type(error).__name__}: {text[0] if text else ''}"
 
 
 class PolicyStore:

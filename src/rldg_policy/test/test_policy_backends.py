@@ -7,7 +7,7 @@ import pytest
 
 from rldg_core.errors import UserError
 from rldg_core.frames import compose_delta
-from rldg_policy.registry import backends, factory
+from rldg_core.registry import backends, factory
 from rldg_policy.scripted import ScriptedPolicy
 
 

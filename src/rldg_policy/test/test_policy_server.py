@@ -263,7 +263,7 @@ def test_a_back_end_that_fails_to_load_gives_one_line(task, monkeypatch):
     def broken(path, task, explore):
         raise RuntimeError("cuda\nis missing")
 
-    monkeypatch.setattr("rldg_policy.store.factory", lambda name: broken)
+    monkeypatch.setattr("rldg_core.registry.factory", lambda name: broken)
     with pytest.raises(UserError, match=r"back-end x failed to load: RuntimeError: cuda$"):
         load_policy("p", "x", "", False, task)
 
@@ -281,6 +281,6 @@ def test_a_back_end_that_fails_to_load_gives_one_line(task, monkeypatch):
 def test_specification_is_checked(task, monkeypatch, changes, reason):
     base = {"cameras": (), "image_size": 0, "window": 1, "action_dim": 6, "horizon": 1, "rate_hz": 10.0}
     policy = type("P", (Fake,), {"spec": PolicySpec(**{**base, **changes})})
-    monkeypatch.setattr("rldg_policy.store.factory", lambda name: lambda path, task, explore: policy())
+    monkeypatch.setattr("rldg_core.registry.factory", lambda name: lambda path, task, explore: policy())
     with pytest.raises(UserError, match=reason):
         load_policy("p", "x", "", False, task)

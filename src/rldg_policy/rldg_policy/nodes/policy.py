@@ -21,13 +21,13 @@ from rclpy.node import Node
 
 from rldg_core import from_msg
 from rldg_core.errors import UserError
+from rldg_core.registry import backends, factory
 from rldg_msgs.msg import EpisodeEvent, PolicyAction, PolicyStatus, PolicyWeights
 from rldg_msgs.msg import Observation as ObservationMsg
 from rldg_msgs.msg import Step as StepMsg
 from rldg_msgs.srv import ActivatePolicy, ListPolicies, LoadPolicy, UnloadPolicy
 from rldg_policy.latency import TickWindow
 from rldg_policy.nodes import messages
-from rldg_policy.registry import backends, factory
 from rldg_policy.server import Action, PolicyServer, Settings
 from rldg_policy.store import load_policy
 from rldg_ros import qos
