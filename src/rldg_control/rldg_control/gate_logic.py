@@ -16,8 +16,9 @@ from enum import Enum
 import numpy as np
 from numpy.typing import ArrayLike
 
+from rldg_core.commands import command_of
 from rldg_core.errors import UserError
-from rldg_core.frames import SafetyBox, compose_delta, delta_between
+from rldg_core.frames import SafetyBox
 from rldg_core.task import ActionConfig
 from rldg_core.types import ExecutedAction, Float32, Float64, Source
 
@@ -122,26 +123,6 @@ def fault_of(action: Float32, dim: int) -> str:
     if action.shape != (dim,):
         return f"action has {action.size} components, expected {dim}"
     return "" if np.all(np.isfinite(action)) else f"action holds NaN or Inf: {action.tolist()}"
-
-
-def command_of(
-    asked_action: Float32, pose_base_tcp: Float64, config: GateConfig
-) -> tuple[Float64, Float32, bool, bool]:
-    """Action -> (target_base_tcp inside the box, executed in [-1, 1], action_clipped, box_clipped).
-
-    The target is the measured pose composed with the scaled delta, clipped to the box. `executed` is
-    the delta from the measured pose to that target. When the arm was measured outside the box by more
-    than one unit of action, the way back exceeds [-1, 1]: the target is then still inside the box (the
-    controller's reference clip limits the speed) and `executed` saturates at +-1 with box_clipped set.
-    """
-    action = np.clip(asked_action, -1.0, 1.0).astype(np.float32)
-    action_clipped = bool(np.any(action != asked_action))
-    target, box_clipped = config.box.clip(compose_delta(pose_base_tcp, config.action.to_delta_tcp(action)))
-    executed = action
-    if box_clipped:
-        delta = config.action.from_delta_tcp(delta_between(pose_base_tcp, target))
-        executed = np.concatenate([np.clip(delta, -1.0, 1.0), action[6:]]).astype(np.float32)
-    return target, executed, action_clipped, box_clipped
 
 
 @dataclass
@@ -376,7 +357,9 @@ class GateLogic:
         if not asked.active:
             # A still hand asks for no motion; what stays under the dead-band must not creep.
             requested = np.concatenate([np.zeros(6, dtype=np.float32), requested[6:]])
-        target, executed, action_clipped, box_clipped = command_of(requested, seen.pose_base_tcp, self.config)
+        target, executed, action_clipped, box_clipped = command_of(
+            requested, seen.pose_base_tcp, self.config.action, self.config.box
+        )
         self._answered_ns, self._unanswered_s = seen.stamp_ns, None
         self._executed_in_episode += 1
         self._gripper = executed[6:]

@@ -7,7 +7,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from rldg_control.gate_logic import HUMAN_WINDOW_S, Command, GateConfig, GateLogic, Phase, command_of
+from rldg_control.gate_logic import HUMAN_WINDOW_S, Command, GateConfig, GateLogic, Phase
+from rldg_core.commands import command_of
 from rldg_core.errors import UserError
 from rldg_core.frames import SafetyBox, compose_delta, delta_between, offset_from, pose
 from rldg_core.task import ActionConfig
@@ -36,14 +37,14 @@ def running(**changes: object) -> GateLogic:
 
 def test_a_pure_translation_never_rotates_at_x_0_6_m() -> None:
     start = compose_delta(TARGET, [0, 0, 0, 0.3, -0.2, 0.5])
-    target, executed, _, _ = command_of(np.array([1, -1, 1, 0, 0, 0], dtype=np.float32), start, config(box=WIDE))
+    target, executed, _, _ = command_of(np.array([1, -1, 1, 0, 0, 0], dtype=np.float32), start, ActionConfig(), WIDE)
     delta = delta_between(start, target)
     np.testing.assert_allclose(delta, [0.015, -0.015, 0.015, 0, 0, 0], atol=1e-12)
     np.testing.assert_array_equal(executed, [1, -1, 1, 0, 0, 0])
 
 
 def test_limits_of_exactly_zero_hold() -> None:
-    target, executed, _, clipped = command_of(np.array([0, 1, 0, 0, 1, 0], dtype=np.float32), TARGET, config())
+    target, executed, _, clipped = command_of(np.array([0, 1, 0, 0, 1, 0], dtype=np.float32), TARGET, ActionConfig(), BOX)
     offset = offset_from(TARGET, target)
     assert clipped and abs(offset[1]) < 1e-9 and abs(offset[4]) < 1e-9
     np.testing.assert_allclose(executed, 0.0, atol=1e-6)
@@ -68,7 +69,7 @@ offsets = st.lists(st.floats(-0.5, 0.5), min_size=6, max_size=6)
 @given(actions, offsets)
 def test_executed_is_bounded_and_the_target_is_in_the_box(action: list[float], offset: list[float]) -> None:
     measured = compose_delta(TARGET, offset)
-    target, executed, _, box_clipped = command_of(np.array(action, dtype=np.float32), measured, config())
+    target, executed, _, box_clipped = command_of(np.array(action, dtype=np.float32), measured, ActionConfig(), BOX)
     inside = offset_from(TARGET, target)
     assert np.all(inside >= BOX.low - 1e-6) and np.all(inside <= BOX.high + 1e-6)
     assert executed.dtype == np.float32 and np.all(np.isfinite(executed)) and np.all(np.abs(executed) <= 1.0)
@@ -80,7 +81,7 @@ def test_executed_is_bounded_and_the_target_is_in_the_box(action: list[float], o
 def test_measured_outside_the_box_by_more_than_one_step_saturates() -> None:
     measured = compose_delta(TARGET, [0, 0, 0, 0, 0, 0])
     measured[0] += 0.2
-    target, executed, _, clipped = command_of(act(), measured, config())
+    target, executed, _, clipped = command_of(act(), measured, ActionConfig(), BOX)
     assert clipped and offset_from(TARGET, target)[0] == pytest.approx(0.05) and abs(executed[0]) == 1.0
 
 
