@@ -44,7 +44,9 @@ def test_a_pure_translation_never_rotates_at_x_0_6_m() -> None:
 
 
 def test_limits_of_exactly_zero_hold() -> None:
-    target, executed, _, clipped = command_of(np.array([0, 1, 0, 0, 1, 0], dtype=np.float32), TARGET, ActionConfig(), BOX)
+    target, executed, _, clipped = command_of(
+        np.array([0, 1, 0, 0, 1, 0], dtype=np.float32), TARGET, ActionConfig(), BOX
+    )
     offset = offset_from(TARGET, target)
     assert clipped and abs(offset[1]) < 1e-9 and abs(offset[4]) < 1e-9
     np.testing.assert_allclose(executed, 0.0, atol=1e-6)
