@@ -5,9 +5,11 @@ from __future__ import annotations
 import io
 import json
 from collections import Counter
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from tempfile import TemporaryDirectory
+from typing import Any
 
 import numpy as np
 from PIL import Image, UnidentifiedImageError
@@ -18,12 +20,12 @@ from rldg_core.seeding import derive_seed
 from rldg_core.types import Source
 from rldg_data.bags import episode_info, find_bags, read_episode
 from rldg_data.build import to_episode
-from rldg_data.episode import IMAGE_KEY, Episode
+from rldg_data.episode import IMAGE_KEY, Episode, Float32
 from rldg_data.episode_info import EpisodeInfo
 from rldg_data.plan import EpisodePlan
 from rldg_data.rlds import layout
 from rldg_data.rlds.examples import to_features
-from rldg_data.statistics import dataset_statistics
+from rldg_data.statistics import dataset_statistics, rows_of
 from rldg_data.tfrecord import encode_example, write_record
 
 Progress = Callable[[int, int], None]
@@ -69,7 +71,7 @@ def export_dataset(
     if not chosen:
         raise UserError(f"{', '.join(map(str, bag_dirs))}: none of {len(bags)} episodes passes the filters")
     size: list[tuple[int, int]] = []
-    actions, states = [], []
+    rows: list[Float32] = []
 
     def episodes() -> Iterator[Episode]:
         for done, (bag, info) in enumerate(chosen):
@@ -78,8 +80,7 @@ def export_dataset(
             size.append(height_width)
             if height_width != size[0]:
                 raise UserError(f"{bag}: images of {height_width} px, those before are of {size[0]} px (height, width)")
-            actions.append(episode.action[:-1])
-            states.append(episode.state)
+            rows.append(rows_of(episode))
             yield episode
             if progress:
                 progress(done + 1, len(chosen))
@@ -89,7 +90,7 @@ def export_dataset(
         size_bytes = count = 0
         with (folder / layout.shard_name(name, "train", 0, 1)).open("wb") as stream:
             for episode in episodes():
-                size_bytes += write_record(stream, encode_example(to_features(episode))) - 16
+                size_bytes += write_record(stream, *encode_example(to_features(episode)))
                 count += 1
         description = f"Episodes recorded by RLDG for ROS 2; tasks: {', '.join(sorted({i.task for _, i in chosen}))}."
         for file_name, value in (
@@ -98,10 +99,17 @@ def export_dataset(
                 layout.dataset_info(name, version, description, {"train": layout.Split((count,), size_bytes)}),
             ),
             ("features.json", layout.features_json({IMAGE_KEY: size[0]})),
-            ("dataset_statistics.json", dataset_statistics(actions, states)),
+            ("dataset_statistics.json", _statistics(rows)),
         ):
             (folder / file_name).write_text(json.dumps(value, indent=2, allow_nan=False) + "\n")
-    return ExportResult(path, len(chosen), sum(len(s) for s in states), len(bags) - len(chosen))
+    return ExportResult(path, len(chosen), sum(len(r) + 1 for r in rows), len(bags) - len(chosen))
+
+
+def _statistics(rows: Sequence[Float32]) -> Mapping[str, Any]:
+    with TemporaryDirectory() as scratch:
+        file = Path(scratch) / "rows"
+        file.write_bytes(b"".join(r.tobytes() for r in rows))
+        return dataset_statistics([file], len(rows))
 
 
 def _check(output_dir: Path, name: str, version: str, source: str, overwrite: bool) -> Path:

@@ -3,10 +3,13 @@
 TFRecord (tensorflow/core/lib/io/record_writer.h): uint64 length, masked CRC-32C of the length, payload,
 masked CRC-32C of the payload, all little endian. Example (tensorflow/core/example/{example,feature}.proto):
 map<string, Feature>, a Feature being one of bytes_list (1), float_list (2), int64_list (3), numbers packed.
+
+A payload is written as the parts it is made of: images of an episode are never copied.
 """
 
 from __future__ import annotations
 
+import os
 import struct
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
@@ -21,56 +24,71 @@ from rldg_core.errors import UserError
 Feature = Sequence[bytes] | NDArray[np.float32] | NDArray[np.int64]
 """One feature: bytes list, float list or int64 list (one-dimensional)."""
 
+RECORD_OVERHEAD_BYTES = 16
+"""What a record adds to its payload in the file."""
+
 _HEADER = struct.Struct("<QI")
 _CRC = struct.Struct("<I")
 _LENGTH_DELIMITED = 2
 _BYTES, _FLOAT, _INT64 = 1, 2, 3
+_ONE_BYTE = 0x80
+"""Smaller numbers are varints of one byte."""
 
 
-def masked_crc(data: bytes) -> int:
+def masked_crc(*parts: bytes) -> int:
     """CRC-32C, rotated and offset so that a CRC of data that holds CRCs stays well distributed."""
-    crc = int(google_crc32c.value(data))
+    crc = 0
+    for part in parts:
+        crc = google_crc32c.extend(crc, part)
     return (((crc >> 15) | (crc << 17)) + 0xA282EAD8) & 0xFFFFFFFF
 
 
-def write_record(stream: BinaryIO, payload: bytes) -> int:
-    """Append one record and return its size in the file [bytes]."""
-    length = struct.pack("<Q", len(payload))
-    stream.write(b"".join([length, _CRC.pack(masked_crc(length)), payload, _CRC.pack(masked_crc(payload))]))
-    return len(payload) + 16
+def write_record(stream: BinaryIO, *payload: bytes) -> int:
+    """Append one record, its payload given in parts, and return the size of the payload [bytes]."""
+    size = sum(map(len, payload))
+    length = struct.pack("<Q", size)
+    stream.write(length + _CRC.pack(masked_crc(length)))
+    stream.writelines(payload)
+    stream.write(_CRC.pack(masked_crc(*payload)))
+    return size
 
 
 def read_records(path: Path) -> Iterator[bytes]:
     """Yield the payloads of a file. Raises UserError naming it when it is truncated or a CRC differs."""
     try:
         with path.open("rb") as stream:
-            while header := stream.read(12):
-                yield _read_payload(stream, header, path)
+            left = os.fstat(stream.fileno()).st_size
+            while header := stream.read(_HEADER.size):
+                payload = _read_payload(stream, header, left, path)
+                left -= len(payload) + RECORD_OVERHEAD_BYTES
+                yield payload
     except OSError as error:
         raise UserError(f"{path}: cannot read: {error.strerror or error}") from error
 
 
-def _read_payload(stream: BinaryIO, header: bytes, path: Path) -> bytes:
-    if len(header) < 12:
+def _read_payload(stream: BinaryIO, header: bytes, left: int, path: Path) -> bytes:
+    """left: bytes from the header to the end of the file; a length beyond it is never allocated."""
+    if len(header) < _HEADER.size:
         raise UserError(f"{path}: truncated: a record header is cut off")
     length, crc = _HEADER.unpack(header)
     if crc != masked_crc(header[:8]):
         raise UserError(f"{path}: corrupt or no TFRecord file: CRC of a record's length differs")
-    data = stream.read(length + 4)
-    if len(data) < length + 4:
+    if length + RECORD_OVERHEAD_BYTES > left:
         raise UserError(f"{path}: truncated: a record of {length} bytes is cut off")
-    payload = data[:length]
-    if _CRC.unpack(data[length:])[0] != masked_crc(payload):
+    payload = stream.read(length)
+    if stream.read(_CRC.size) != _CRC.pack(masked_crc(payload)):
         raise UserError(f"{path}: corrupt: CRC of a record differs")
     return payload
 
 
-def encode_example(features: Mapping[str, Feature]) -> bytes:
-    """Features -> serialised tf.train.Example; keys are sorted, so equal features give equal bytes."""
-    entries = [
-        _field(1, _field(1, key.encode()) + _field(2, _encode_feature(features[key]))) for key in sorted(features)
-    ]
-    return _field(1, b"".join(entries))
+def encode_example(features: Mapping[str, Feature]) -> list[bytes]:
+    """Features -> parts of a serialised tf.train.Example; keys are sorted, so equal features give equal bytes."""
+    entries: list[bytes] = []
+    for key in sorted(features):
+        name, value = _field(1, key.encode()), _feature_parts(features[key])
+        value = _nested(2, value)
+        entries += _nested(1, [name, *value])
+    return _nested(1, entries)
 
 
 def decode_example(data: bytes) -> dict[str, Feature]:
@@ -83,12 +101,12 @@ def decode_example(data: bytes) -> dict[str, Feature]:
     return features
 
 
-def _encode_feature(values: Feature) -> bytes:
+def _feature_parts(values: Feature) -> list[bytes]:
     if not isinstance(values, np.ndarray):
-        return _field(_BYTES, b"".join(_field(1, value) for value in values))
+        return _nested(_BYTES, [part for value in values for part in (_head(1, len(value)), value)])
     if values.dtype == np.float32:
-        return _field(_FLOAT, _field(1, np.ascontiguousarray(values, dtype="<f4").tobytes()))
-    return _field(_INT64, _field(1, b"".join(_varint(int(v) & 0xFFFFFFFFFFFFFFFF) for v in values)))
+        return _nested(_FLOAT, [_field(1, np.ascontiguousarray(values, dtype="<f4").tobytes())])
+    return _nested(_INT64, [_field(1, _varints(values))])
 
 
 def _decode_feature(data: memoryview) -> Feature:
@@ -98,12 +116,23 @@ def _decode_feature(data: memoryview) -> Feature:
         packed = b"".join(value for _, value in _fields(values))
         if kind == _FLOAT:
             return np.frombuffer(packed, dtype="<f4").astype(np.float32)
-        return np.array(_varints(packed), dtype=np.uint64).astype(np.int64)
+        if kind == _INT64:
+            return _read_varints(packed)
+        raise ValueError(f"a feature of kind {kind}")
     return []
 
 
+def _head(number: int, size: int) -> bytes:
+    return _varint(number << 3 | _LENGTH_DELIMITED) + _varint(size)
+
+
 def _field(number: int, payload: bytes) -> bytes:
-    return b"".join([_varint(number << 3 | _LENGTH_DELIMITED), _varint(len(payload)), payload])
+    return _head(number, len(payload)) + payload
+
+
+def _nested(number: int, parts: list[bytes]) -> list[bytes]:
+    """A field whose payload is these parts."""
+    return [_head(number, sum(map(len, parts))), *parts]
 
 
 def _fields(data: memoryview) -> Iterator[tuple[int, memoryview]]:
@@ -122,7 +151,7 @@ def _fields(data: memoryview) -> Iterator[tuple[int, memoryview]]:
 
 def _varint(value: int) -> bytes:
     out = bytearray()
-    while value > 0x7F:
+    while value >= _ONE_BYTE:
         out.append(value & 0x7F | 0x80)
         value >>= 7
     out.append(value)
@@ -131,19 +160,27 @@ def _varint(value: int) -> bytes:
 
 def _read_varint(data: bytes | memoryview, position: int) -> tuple[int, int]:
     value = shift = 0
-    while position < len(data):
+    while position < len(data) and shift < 64:
         byte = data[position]
         value |= (byte & 0x7F) << shift
         position += 1
-        if byte < 0x80:
+        if byte < _ONE_BYTE:
             return value, position
         shift += 7
     raise ValueError("protobuf number is cut off")
 
 
-def _varints(data: bytes) -> list[int]:
+def _varints(values: NDArray[np.int64]) -> bytes:
+    if ((values >= 0) & (values < _ONE_BYTE)).all():
+        return values.astype(np.uint8).tobytes()
+    return b"".join(_varint(int(value) & 0xFFFFFFFFFFFFFFFF) for value in values)
+
+
+def _read_varints(data: bytes) -> NDArray[np.int64]:
+    if data.isascii():
+        return np.frombuffer(data, dtype=np.uint8).astype(np.int64)
     values, position = [], 0
     while position < len(data):
         value, position = _read_varint(data, position)
-        values.append(value)
-    return values
+        values.append(value & 0xFFFFFFFFFFFFFFFF)
+    return np.array(values, dtype=np.uint64).astype(np.int64)

@@ -113,7 +113,7 @@ values = st.one_of(
 @settings(max_examples=100, deadline=None)
 @given(features=st.dictionaries(st.text(st.characters(codec="utf-8"), max_size=8), values, max_size=4))
 def test_examples_survive_encoding(features: dict[str, Any]) -> None:
-    data = encode_example(features)
+    data = b"".join(encode_example(features))
     example = Example.FromString(data)
     parsed = example.features.feature
     decoded = decode_example(data)
