@@ -1,15 +1,17 @@
-"""Bags of episodes on disk: finding them, what they say of themselves, reading their Steps, writing them.
+"""Bags of episodes on disk: finding them, what they say of themselves, reading their Steps.
 
-A bag is a folder `episode_<number>` with metadata.yaml and one MCAP file, as rosbag2 leaves it behind.
+A bag is a folder `episode_<number>` with metadata.yaml and its MCAP files, as rosbag2 leaves it behind.
 """
 
 from __future__ import annotations
 
-import io
+import errno
+import hashlib
 import re
 import struct
-from collections.abc import Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
+from typing import IO
 
 import zstandard
 from mcap.exceptions import McapError
@@ -19,13 +21,18 @@ from rosbags.serde import SerdeError
 from rldg_core.errors import UserError
 from rldg_core.types import Step
 from rldg_data import metadata
-from rldg_data.cdr import decode_step
+from rldg_data.cdr import step_decoder
 from rldg_data.episode_info import EpisodeInfo
 from rldg_data.metadata import BagInfo
 from rldg_data.schemas import STEP_TYPE
 
+UNFINISHED = "unfinished"
+"""Folder beside the bags for what a killed recorder left."""
+INCOMPLETE: Mapping[str, str] = {"complete": "false"}
+"""custom_data of a bag that holds a part of an episode: it was never closed, or lost its end and was repaired."""
+
 _NAME = re.compile(r"episode_(\d+)")
-_CORRUPT = (
+CORRUPT = (
     McapError,
     zstandard.ZstdError,
     SerdeError,
@@ -67,9 +74,21 @@ def bag_info(path: Path) -> BagInfo:
     return metadata.read(path)
 
 
+def content_sha256(path: Path) -> str:
+    """Hexadecimal SHA-256 over the MCAP files of a bag, in order. Raises UserError naming a file."""
+    digest = hashlib.sha256()
+    for file in bag_info(path).files:
+        with _opened(file) as stream:
+            while block := stream.read(1 << 20):
+                digest.update(block)
+    return digest.hexdigest()
+
+
 def episode_info(path: Path) -> EpisodeInfo:
-    """Read custom_data alone. Raises UserError when this recorder did not write it."""
-    return EpisodeInfo.from_custom_data(bag_info(path).custom_data, str(path))
+    """Read custom_data alone. Raises UserError when this recorder did not write it, or the episode is incomplete."""
+    info = bag_info(path)
+    _refuse_incomplete(info)
+    return EpisodeInfo.from_custom_data(info.custom_data, str(path))
 
 
 def read_episode(path: Path) -> list[Step]:
@@ -78,43 +97,88 @@ def read_episode(path: Path) -> list[Step]:
     Raises UserError naming the file when it is truncated, corrupt, foreign, or holds no complete episode.
     """
     info = bag_info(path)
+    _refuse_incomplete(info)
+    steps = read_steps(path)
+    _check(steps, _where(info))
+    return steps
+
+
+def read_steps(path: Path) -> list[Step]:
+    """`read_episode`, also of an incomplete episode."""
+    info = bag_info(path)
     topics = [name for name, (type_name, _) in info.topics.items() if type_name == STEP_TYPE]
     if len(topics) != 1:
         held = ", ".join(sorted({t for t, _ in info.topics.values()})) or "nothing"
         raise UserError(f"{path}: {len(topics)} topics of type {STEP_TYPE}, expected 1; it holds {held}")
-    try:
-        content = info.file.read_bytes()
-    except OSError as error:
-        raise UserError(f"{info.file}: cannot read: {error.strerror or error}") from error
-    try:
-        steps = _read_steps(content, topics[0])
-    except AttributeError as error:
-        raise UserError(f"{info.file}: its {STEP_TYPE} is of another version of rldg_msgs: {error}") from error
-    except _CORRUPT as error:
-        reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
-        raise UserError(f"{info.file}: truncated or corrupt: {reason}") from error
-    _check(steps, info.file, info.topics[topics[0]][1])
-    return steps
-
-
-def _read_steps(content: bytes, topic: str) -> list[Step]:
-    reader = make_reader(io.BytesIO(content), validate_crcs=True)
-    steps = []
-    for schema, _, message in reader.iter_messages(topics=topic, log_time_order=False):
-        if schema is None or schema.encoding != "ros2msg":
-            raise ValueError(f"topic {topic} has no ros2msg schema")
-        steps.append(decode_step(message.data, schema.data.decode()))
+    steps = [step for file in info.files for step in _read_file(file, topics[0])]
+    expected = info.topics[topics[0]][1]
+    if len(steps) != expected:
+        raise UserError(
+            f"{_where(info)}: truncated or corrupt: {len(steps)} Steps, {metadata.FILE_NAME} says {expected}"
+        )
     return sorted(steps, key=lambda step: step.index)
 
 
-def _check(steps: Sequence[Step], file: Path, expected: int) -> None:
+def _where(info: BagInfo) -> Path:
+    return info.file if len(info.files) == 1 else info.path
+
+
+def _refuse_incomplete(info: BagInfo) -> None:
+    if info.custom_data.get("complete") == INCOMPLETE["complete"]:
+        raise UserError(f"{info.path}: a part of an episode (its recorder was killed): nothing can be learned from it")
+
+
+def _read_file(file: Path, topic: str) -> list[Step]:
+    with _opened(file) as stream:
+        try:
+            return list(_steps(stream, topic))
+        except AttributeError as error:
+            raise UserError(f"{file}: its {STEP_TYPE} is of another version of rldg_msgs: {error}") from error
+        except CORRUPT as error:
+            raise UserError(f"{file}: truncated or corrupt: {first_line(error)}") from error
+        except OSError as error:
+            # EINVAL: the file is too short for its footer, or an offset in it is wrong.
+            reason = "truncated or corrupt" if error.errno == errno.EINVAL else "cannot read"
+            raise UserError(f"{file}: {reason}: {error.strerror or error}") from error
+
+
+def _steps(stream: IO[bytes], topic: str) -> Iterator[Step]:
+    reader = make_reader(stream, validate_crcs=True)
+    decoders: dict[int, Callable[[bytes], Step]] = {}
+    for schema, _, message in reader.iter_messages(topics=topic, log_time_order=False):
+        if schema is None or schema.encoding != "ros2msg":
+            raise ValueError(f"topic {topic} has no ros2msg schema")
+        if schema.id not in decoders:
+            decoders[schema.id] = step_decoder(schema.data.decode())
+        yield decoders[schema.id](message.data)
+
+
+def _opened(file: Path) -> IO[bytes]:
+    try:
+        return file.open("rb")
+    except OSError as error:
+        raise UserError(f"{file}: cannot read: {error.strerror or error}") from error
+
+
+def first_line(error: Exception) -> str:
+    """What an exception says, on one printable line."""
+    lines = str(error).strip().splitlines()
+    line = lines[0] if lines else type(error).__name__
+    return line if line.isprintable() else repr(line)
+
+
+def is_episode(steps: Sequence[Step]) -> bool:
+    """Whether Steps, in order, are one whole episode."""
+    whole = bool(steps) and steps[0].is_first and steps[-1].is_last
+    return whole and not any(s.episode_id != steps[0].episode_id or s.index != i for i, s in enumerate(steps))
+
+
+def _check(steps: Sequence[Step], where: Path) -> None:
     """Refuse what is not one complete episode: replay and export rely on it."""
-    if len(steps) != expected:
-        raise UserError(f"{file}: truncated or corrupt: {len(steps)} Steps, metadata.yaml says {expected}")
     if not steps or not steps[0].is_first or not steps[-1].is_last:
-        raise UserError(f"{file}: not a complete episode: no first or no last Step")
-    if any(s.episode_id != steps[0].episode_id or s.index != i for i, s in enumerate(steps)):
-        raise UserError(f"{file}: not one episode: episode ids or indices do not follow each other")
+        raise UserError(f"{where}: not a complete episode: no first or no last Step")
+    if not is_episode(steps):
+        raise UserError(f"{where}: not one episode: episode ids or indices do not follow each other")
 
 
 def _numbered(directory: Path) -> list[tuple[int, Path]]:

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
+from functools import lru_cache
 from types import SimpleNamespace
 from typing import Any
 
@@ -13,14 +14,35 @@ from rldg_core import from_msg
 from rldg_core.from_msg import NS_PER_S
 from rldg_core.image_codec import JPEG_FORMAT
 from rldg_core.types import Step
+from rldg_data import step_cdr
 from rldg_data.schemas import STEP_TYPE, schema_text, typestore
 
 
-def decode_step(data: bytes, schema: str) -> Step:
-    """CDR bytes of a Step -> Step, by the schema text that came with them.
+@lru_cache
+def step_decoder(schema: str) -> Callable[[bytes], Step]:
+    """Decoder of CDR bytes for a schema text: by hand for our own definition, generic for any other.
 
-    Raises rosbags' SerdeError, AttributeError or ValueError when the bytes do not fit.
+    Decoding raises rosbags' SerdeError, AttributeError or ValueError when the bytes do not fit; this function raises
+    ValueError when the text is no definition of a Step.
     """
+    store = typestore(STEP_TYPE, schema)
+    if store.hash_rihs01(STEP_TYPE) != step_cdr.LAYOUT_HASH:
+        return lambda data: decode_generic(data, schema)
+
+    def decode(data: bytes) -> Step:
+        own = data[:2] == step_cdr.LITTLE_ENDIAN
+        return step_cdr.decode(data) if own else decode_generic(data, schema)
+
+    return decode
+
+
+def decode_step(data: bytes, schema: str) -> Step:
+    """CDR bytes of a Step -> Step, by the schema text that came with them. Raises as `step_decoder`."""
+    return step_decoder(schema)(data)
+
+
+def decode_generic(data: bytes, schema: str) -> Step:
+    """`decode_step` for any definition that has the fields of a Step."""
     return from_msg.step(typestore(STEP_TYPE, schema).deserialize_cdr(data, STEP_TYPE))
 
 

@@ -5,63 +5,87 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Mapping
 from pathlib import Path
-from typing import IO
-
-from mcap.writer import CompressionType, Writer
 
 from rldg_data import metadata
-from rldg_data.metadata import Topic
-from rldg_data.schemas import schema_text, type_hash
-
-PRESETS = {"none": CompressionType.NONE, "zstd_fast": CompressionType.ZSTD, "zstd_small": CompressionType.ZSTD}
-"""rosbag2's storage presets that leave an index. This writer knows one zstd level; rosbag2 knows two."""
+from rldg_data.mcap_file import PRESETS, McapFile
+from rldg_data.metadata import FileInfo, Storage, Topic
 
 
 class McapWriter:
-    """One bag of one file, `<folder>/<name>_0.mcap`. Nothing is a bag before `close` has returned."""
+    """One bag, `<folder>/<name>_0.mcap` and, when split, `_1`, `_2` ... Nothing is a bag before `close` has returned.
 
-    def __init__(self, folder: Path, name: str, preset: str = "zstd_fast") -> None:
-        self._folder = folder
-        self._file_name = f"{name}_0.mcap"
-        self._topics: dict[str, tuple[Topic, int]] = {}
+    A file begins and ends with the metadata known then, as rosbag2 writes it; `custom_data` are those of the beginning.
+    """
+
+    def __init__(self, folder: Path, name: str, storage: Storage, custom_data: Mapping[str, str]) -> None:
+        self._folder, self._name, self._storage = folder, name, storage
+        self._custom_data = custom_data
+        self._topics: dict[str, Topic] = {}
+        self._channels: dict[str, int] = {}
         self._schemas: dict[str, int] = {}
         self._counts: Counter[str] = Counter()
-        self._start_ns = self._end_ns = -1
+        self._files: list[FileInfo] = []
         folder.mkdir(parents=True)
-        self._file: IO[bytes] = (folder / self._file_name).open("wb")
-        self._writer = Writer(self._file, compression=PRESETS[preset])
-        self._writer.start(profile="ros2", library="rldg_data")
+        self._file = self._next_file()
 
     def add_topic(self, topic: Topic) -> None:
         """Register a topic before its first message. Raises UserError when its type is not installed."""
         if topic.type not in self._schemas:
-            text = schema_text(topic.type).encode()
-            self._schemas[topic.type] = self._writer.register_schema(topic.type, "ros2msg", text)
-        qos = {"offered_qos_profiles": topic.qos.to_yaml(), "topic_type_hash": type_hash(topic.type)}
-        channel = self._writer.register_channel(topic.name, "cdr", self._schemas[topic.type], qos)
-        self._topics[topic.name] = (topic, channel)
+            self._schemas[topic.type] = self._file.add_schema(topic.type, topic.definition())
+        qos = {"offered_qos_profiles": topic.qos_text(), "topic_type_hash": topic.hash()}
+        self._channels[topic.name] = self._file.add_channel(topic.name, self._schemas[topic.type], qos)
+        self._topics[topic.name] = topic
 
     def write(self, topic: str, data: bytes, log_time_ns: int, publish_time_ns: int) -> None:
         """Append one CDR message. Raises OSError when the disk is full."""
-        self._writer.add_message(self._topics[topic][1], log_time_ns, data, publish_time_ns, self._counts[topic])
+        info = self._files[-1]
+        if info.message_count and self._is_full(log_time_ns - info.start_ns):
+            self._split()
+            info = self._files[-1]
+        self._file.add_message(self._channels[topic], log_time_ns, publish_time_ns, data)
         self._counts[topic] += 1
-        self._start_ns = log_time_ns if self._start_ns < 0 else min(self._start_ns, log_time_ns)
-        self._end_ns = max(self._end_ns, log_time_ns)
+        self._files[-1] = info.with_message(log_time_ns)
 
     def close(self, custom_data: Mapping[str, str]) -> None:
         """Write index and metadata; the bag is complete afterwards."""
-        topics = [(topic, self._counts[name]) for name, (topic, _) in self._topics.items()]
-        start, end = max(self._start_ns, 0), max(self._end_ns, 0)
-        info = metadata.information(self._file_name, topics, start, end, custom_data)
-        self._writer.add_metadata("rosbag2", {"serialized_metadata": metadata.to_text(info)})
-        self._writer.finish()  # type: ignore[no-untyped-call]
-        self._file.close()
-        metadata.write(self._folder, info)
+        self._custom_data = custom_data
+        self._end_file()
+        metadata.write(self._folder, self._information())
 
     def abort(self) -> None:
         """Let go of the file; the caller removes the folder."""
-        try:
-            self._file.close()
-        except OSError:
-            # A full disk fails once more when the buffer is flushed; the descriptor is closed all the same.
-            return
+        self._file.abort()
+
+    def _is_full(self, duration_ns: int) -> bool:
+        """rosbag2's rule: looked at before a message is written."""
+        limit = self._storage
+        by_size = limit.max_bagfile_size and self._file.size >= limit.max_bagfile_size
+        by_time = limit.max_bagfile_duration and duration_ns > limit.max_bagfile_duration * 1_000_000_000
+        return bool(by_size or by_time)
+
+    def _split(self) -> None:
+        self._end_file()
+        self._schemas = {}
+        self._file = self._next_file()
+        for topic in list(self._topics.values()):
+            self.add_topic(topic)
+
+    def _next_file(self) -> McapFile:
+        file_name = f"{self._name}_{len(self._files)}.mcap"
+        file = McapFile(self._folder / file_name, PRESETS[self._storage.preset])
+        self._files.append(FileInfo(file_name))
+        self._file = file
+        self._put_metadata()
+        return file
+
+    def _end_file(self) -> None:
+        self._file.flush()
+        self._put_metadata()
+        self._file.close()
+
+    def _put_metadata(self) -> None:
+        self._file.add_metadata("rosbag2", {"serialized_metadata": metadata.to_text(self._information())})
+
+    def _information(self) -> dict[str, object]:
+        topics = [(topic, self._counts[name]) for name, topic in self._topics.items()]
+        return metadata.information(self._files, topics, self._custom_data)

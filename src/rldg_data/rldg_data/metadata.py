@@ -11,7 +11,7 @@ from typing import Any
 import yaml
 
 from rldg_core.errors import UserError
-from rldg_data.schemas import type_hash
+from rldg_data.schemas import schema_text, type_hash
 
 FILE_NAME = "metadata.yaml"
 VERSION = 9
@@ -49,47 +49,113 @@ class Qos:
 
 @dataclass(frozen=True)
 class Topic:
-    """A recorded topic: full name, `package/msg/Type`, QoS of its publishers."""
+    """A recorded topic: full name, `package/msg/Type`, QoS of its publishers.
+
+    given: what the bag that a topic was read from says of it, in place of what is installed here.
+    """
 
     name: str
     type: str
     qos: Qos = field(default_factory=Qos)
+    given: GivenTopic | None = None
+
+    def definition(self) -> str:
+        """Text of the ros2msg schema. Raises UserError when the type is neither given nor installed."""
+        return self.given.definition if self.given else schema_text(self.type)
+
+    def hash(self) -> str:
+        """RIHS01 hash of the type. Raises UserError as `definition`."""
+        return self.given.hash if self.given else type_hash(self.type)
+
+    def qos_text(self) -> str:
+        """`offered_qos_profiles` of the channel."""
+        return self.given.qos_text if self.given else self.qos.to_yaml()
+
+    def qos_profiles(self) -> list[Any]:
+        """`offered_qos_profiles` of metadata.yaml."""
+        return self.given.qos_profiles() if self.given else [self.qos.to_dict()]
+
+
+@dataclass(frozen=True)
+class GivenTopic:
+    """Definition, type hash and QoS as they stand in an MCAP file; the last two may be empty there."""
+
+    definition: str
+    hash: str
+    qos_text: str
+
+    def qos_profiles(self) -> list[Any]:
+        """The list in qos_text; empty when it is none."""
+        try:
+            profiles = yaml.load(self.qos_text, Loader=yaml.CSafeLoader)
+        except yaml.YAMLError:
+            return []
+        return profiles if isinstance(profiles, list) else []
+
+
+@dataclass(frozen=True)
+class Storage:
+    """How a bag is stored, by rosbag2's names. max_bagfile_size [bytes], max_bagfile_duration [s]: 0 never splits."""
+
+    preset: str = "zstd_fast"
+    max_bagfile_size: int = 0
+    max_bagfile_duration: int = 0
+
+
+@dataclass(frozen=True)
+class FileInfo:
+    """One file of a bag; times in ns since the epoch."""
+
+    name: str
+    start_ns: int = 0
+    end_ns: int = 0
+    message_count: int = 0
+
+    def with_message(self, time_ns: int) -> FileInfo:
+        """The same with one message more."""
+        start_ns = min(self.start_ns, time_ns) if self.message_count else time_ns
+        return FileInfo(self.name, start_ns, max(self.end_ns, time_ns), self.message_count + 1)
 
 
 @dataclass(frozen=True)
 class BagInfo:
-    """What metadata.yaml says. topics: name -> (type, message count); times in ns since the epoch."""
+    """What metadata.yaml says. topics: name -> (type, message count); times in ns since the epoch; files in order."""
 
     path: Path
-    file: Path
+    files: tuple[Path, ...]
     start_ns: int
     duration_ns: int
     message_count: int
     topics: Mapping[str, tuple[str, int]]
     custom_data: Mapping[str, str]
 
+    @property
+    def file(self) -> Path:
+        """The first file; the only one unless the bag is split."""
+        return self.files[0]
+
 
 def information(
-    file_name: str, topics: Sequence[tuple[Topic, int]], start_ns: int, end_ns: int, custom_data: Mapping[str, str]
+    files: Sequence[FileInfo], topics: Sequence[tuple[Topic, int]], custom_data: Mapping[str, str]
 ) -> dict[str, Any]:
-    """Build the metadata of a bag of one file. topics: with message counts."""
-    start = {"nanoseconds_since_epoch": start_ns}
-    duration = {"nanoseconds": end_ns - start_ns}
-    count = sum(n for _, n in topics)
+    """Build the metadata of a bag. topics: with message counts."""
+    held = [f for f in files if f.message_count]
+    start_ns = min((f.start_ns for f in held), default=0)
+    end_ns = max((f.end_ns for f in held), default=0)
     return {
         "version": VERSION,
         "storage_identifier": "mcap",
-        "duration": duration,
-        "starting_time": start,
-        "message_count": count,
+        "duration": {"nanoseconds": end_ns - start_ns},
+        "starting_time": {"nanoseconds_since_epoch": start_ns},
+        "message_count": sum(f.message_count for f in files),
         "topics_with_message_count": [
             {
                 "topic_metadata": {
                     "name": topic.name,
                     "type": topic.type,
                     "serialization_format": "cdr",
-                    "offered_qos_profiles": [topic.qos.to_dict()],
-                    "type_description_hash": type_hash(topic.type),
+                    "offered_qos_profiles": topic.qos_profiles(),
+                    "type_description_hash": topic.hash(),
                 },
                 "message_count": n,
             }
@@ -97,9 +163,15 @@ def information(
         ],
         "compression_format": "",
         "compression_mode": "",
-        "relative_file_paths": [file_name],
+        "relative_file_paths": [f.name for f in files],
         "files": [
-            {"path": file_name, "starting_time": dict(start), "duration": dict(duration), "message_count": count}
+            {
+                "path": f.name,
+                "starting_time": {"nanoseconds_since_epoch": f.start_ns},
+                "duration": {"nanoseconds": f.end_ns - f.start_ns},
+                "message_count": f.message_count,
+            }
+            for f in files
         ],
         "custom_data": dict(custom_data) or None,
         "ros_distro": os.environ.get("ROS_DISTRO", "kilted"),
@@ -140,23 +212,39 @@ def read(folder: Path) -> BagInfo:
         raise UserError(f"{path}: not the metadata of a rosbag2 bag: {type(error).__name__} {error}") from error
 
 
+def custom_data_of(text: str) -> dict[str, str]:
+    """custom_data in a `serialized_metadata` record; empty when it is none of rosbag2's."""
+    try:
+        return _custom_data(yaml.load(text, Loader=yaml.CSafeLoader))
+    except (yaml.YAMLError, AttributeError, TypeError, ValueError):
+        return {}
+
+
+def _custom_data(info: Mapping[str, Any]) -> dict[str, str]:
+    return {str(k): str(v) for k, v in (info.get("custom_data") or {}).items()}
+
+
 def _parse(folder: Path, info: Mapping[str, Any]) -> BagInfo:
     if info["storage_identifier"] != "mcap":
         raise UserError(f"{folder}: storage {info['storage_identifier']!r}, expected mcap")
-    if len(info["relative_file_paths"]) != 1:
-        raise UserError(f"{folder}: {len(info['relative_file_paths'])} files in one bag, expected 1 (no splitting)")
+    names = [str(name) for name in info["relative_file_paths"]]
+    if not names:
+        raise UserError(f"{folder / FILE_NAME}: relative_file_paths: empty")
+    for name in names:
+        if Path(name).name != name or name == "..":
+            raise UserError(f"{folder / FILE_NAME}: relative_file_paths: {name!r} leaves the bag's folder")
     topics = {
         str(t["topic_metadata"]["name"]): (str(t["topic_metadata"]["type"]), int(t["message_count"]))
         for t in info["topics_with_message_count"]
     }
     return BagInfo(
         path=folder,
-        file=folder / str(info["relative_file_paths"][0]),
+        files=tuple(folder / name for name in names),
         start_ns=int(info["starting_time"]["nanoseconds_since_epoch"]),
         duration_ns=int(info["duration"]["nanoseconds"]),
         message_count=int(info["message_count"]),
         topics=topics,
-        custom_data={str(k): str(v) for k, v in (info.get("custom_data") or {}).items()},
+        custom_data=_custom_data(info),
     )
 
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import shutil
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import ExitStack, suppress
 from dataclasses import dataclass, field, replace
@@ -16,11 +15,11 @@ from rldg_core.errors import UserError
 from rldg_core.files import writing_aside
 from rldg_core.task import Task
 from rldg_core.types import ExecutedAction, Step
-from rldg_data.bags import episode_name, next_index
-from rldg_data.cdr import decode_step, encode_step
+from rldg_data.bags import INCOMPLETE, UNFINISHED, episode_name, next_index
+from rldg_data.cdr import encode_step, step_decoder
 from rldg_data.episode_info import EpisodeInfo
 from rldg_data.mcap_writer import McapWriter
-from rldg_data.metadata import Qos, Topic
+from rldg_data.metadata import Qos, Storage, Topic
 from rldg_data.schemas import STEP_TYPE, schema_text
 
 STEP_QOS = Qos(depth=1000)
@@ -38,7 +37,8 @@ class BagWriter(Protocol):
     def abort(self) -> None: ...
 
 
-MakeWriter = Callable[[Path, str, str], BagWriter]
+MakeWriter = Callable[[Path, str, Storage, Mapping[str, str]], BagWriter]
+"""folder, name, storage, custom_data until it is closed."""
 
 
 def utc_now() -> str:
@@ -80,7 +80,7 @@ class EpisodeRecorder:
         bag_dir: Path,
         task: Task,
         step_topic: str = "/rldg/step",
-        preset: str = "zstd_fast",
+        storage: Storage | None = None,
         make_writer: MakeWriter = McapWriter,
         wall_time: Callable[[], str] = utc_now,
     ) -> None:
@@ -88,8 +88,8 @@ class EpisodeRecorder:
         self._bag_dir = bag_dir
         self._task = task
         self._step_topic = Topic(step_topic, STEP_TYPE, STEP_QOS)
-        self._schema = schema_text(STEP_TYPE)
-        self._preset = preset
+        self._decode = step_decoder(schema_text(STEP_TYPE))
+        self._storage = storage or Storage()
         self._make_writer = make_writer
         self._wall_time = wall_time
         self._open: _Open | None = None
@@ -101,8 +101,8 @@ class EpisodeRecorder:
         log_time_ns: time of arrival; default: the stamp of the observation (lock-step: repeatable bags).
         """
         try:
-            step = decode_step(data, self._schema)
-        except (SerdeError, ValueError) as error:
+            step = self._decode(data)
+        except (SerdeError, ValueError, AttributeError) as error:
             self._count(ignored=1, error=f"{self._step_topic.name}: malformed Step: {error}")
             return None
         time_ns = step.observation.stamp_ns if log_time_ns is None else log_time_ns
@@ -123,12 +123,18 @@ class EpisodeRecorder:
         if self._open:
             self._try(lambda: self._write_raw(topic, data, log_time_ns))
 
-    def remove_partials(self) -> int:
-        """Remove what a killed recorder left in `bag_dir` (unreadable: the index comes last) and return how many."""
-        partials = list(self._bag_dir.glob(".episode_*.partial"))
-        for folder in partials:
-            shutil.rmtree(folder)
-        return len(partials)
+    def set_partials_aside(self) -> list[Path]:
+        """Move what a killed recorder left in `bag_dir` to `bag_dir`/unfinished, where `rldg bag repair` finds it.
+
+        Returns where it went.
+        """
+        moved = []
+        for folder in sorted(self._bag_dir.glob(".episode_*.partial")):
+            aside = self._bag_dir / UNFINISHED / folder.name.strip(".").removesuffix(".partial")
+            aside.parent.mkdir(exist_ok=True)
+            folder.rename(aside)
+            moved.append(aside)
+        return moved
 
     def abandon(self) -> None:
         """Drop the open episode, if any, and count it."""
@@ -148,7 +154,7 @@ class EpisodeRecorder:
         aside = ExitStack()
         folder = aside.enter_context(writing_aside(path))
         try:
-            writer = self._make_writer(folder, path.name, self._preset)
+            writer = self._make_writer(folder, path.name, self._storage, self._unfinished(first))
         except BaseException:
             _discard(aside)
             raise
@@ -157,6 +163,11 @@ class EpisodeRecorder:
         for topic, data, stamp in self._latched.values():
             # rosbag2 would receive it again by a subscription per episode; the log time is the episode's.
             self._write_raw(topic, data, max(stamp, time_ns))
+
+    def _unfinished(self, first: Step) -> dict[str, str]:
+        """custom_data of the bag as long as it is open: what a repair starts from."""
+        info = EpisodeInfo.of(first, [], False, self._task, self._wall_time())
+        return {**info.to_custom_data(), **INCOMPLETE}
 
     def _append(self, step: Step, data: bytes, time_ns: int) -> Path | None:
         bag = self._open

@@ -10,8 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from rldg_data import metadata
-from rldg_data.metadata import Topic
-from rldg_data.schemas import type_hash
+from rldg_data.metadata import Storage, Topic
 
 
 def is_available() -> bool:
@@ -22,7 +21,7 @@ def is_available() -> bool:
 class Rosbag2Writer:
     """`McapWriter`'s methods over rosbag2_py.SequentialWriter."""
 
-    def __init__(self, folder: Path, name: str, preset: str = "zstd_fast") -> None:
+    def __init__(self, folder: Path, name: str, storage: Storage, custom_data: Mapping[str, str]) -> None:
         self._rosbag2: Any = importlib.import_module("rosbag2_py")
         self._folder = folder
         # rosbag2 names the file after its folder, so the folder has the final name from the start.
@@ -30,9 +29,16 @@ class Rosbag2Writer:
         folder.mkdir(parents=True)
         self._topics = 0
         self._writer: Any = self._rosbag2.SequentialWriter()
-        storage = self._rosbag2.StorageOptions(uri=str(self._bag), storage_id="mcap", storage_preset_profile=preset)
+        options = self._rosbag2.StorageOptions(
+            uri=str(self._bag),
+            storage_id="mcap",
+            storage_preset_profile=storage.preset,
+            max_bagfile_size=storage.max_bagfile_size,
+            max_bagfile_duration=storage.max_bagfile_duration,
+            custom_data=dict(custom_data),
+        )
         with _as_os_error():
-            self._writer.open(storage, self._rosbag2.ConverterOptions("cdr", "cdr"))
+            self._writer.open(options, self._rosbag2.ConverterOptions("cdr", "cdr"))
 
     def add_topic(self, topic: Topic) -> None:
         """Register a topic before its first message."""
@@ -42,7 +48,7 @@ class Rosbag2Writer:
             type=topic.type,
             serialization_format="cdr",
             offered_qos_profiles=[_qos_profile(self._rosbag2, topic)],
-            type_description_hash=type_hash(topic.type),
+            type_description_hash=topic.hash(),
         )
         with _as_os_error():
             self._writer.create_topic(topic_metadata)
@@ -56,7 +62,7 @@ class Rosbag2Writer:
     def close(self, custom_data: Mapping[str, str]) -> None:
         """Close the bag and add custom_data, which rosbag2 takes at opening, before the outcome is known.
 
-        The copy of the metadata inside the MCAP file stays without them; rosbag2 reads metadata.yaml.
+        The copy of the metadata inside the MCAP file keeps those of the opening; rosbag2 reads metadata.yaml.
         """
         with _as_os_error():
             self._close_writer()

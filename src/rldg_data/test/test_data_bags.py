@@ -65,7 +65,7 @@ def test_bag_has_what_a_native_one_has(tmp_path: Path) -> None:
         assert summary is not None
         (schema,) = summary.schemas.values()
         (channel,) = summary.channels.values()
-        (record,) = reader.iter_metadata()
+        opening, record = reader.iter_metadata()  # as rosbag2: one at opening, one at closing
         assert reader.get_header().profile == "ros2"
     assert (schema.name, schema.encoding) == (STEP_TYPE, "ros2msg")
     assert "MSG: sensor_msgs/CompressedImage" in schema.data.decode()
@@ -73,7 +73,8 @@ def test_bag_has_what_a_native_one_has(tmp_path: Path) -> None:
     assert "reliability: reliable" in channel.metadata["offered_qos_profiles"]
     assert summary.chunk_indexes
     assert {c.compression for c in summary.chunk_indexes} == {"zstd"}
-    assert record.name == "rosbag2"
+    assert {record.name, opening.name} == {"rosbag2"}
+    assert yaml.safe_load(opening.metadata["serialized_metadata"])["custom_data"]["complete"] == "false"
     assert yaml.safe_load(record.metadata["serialized_metadata"]) == information
 
 

@@ -23,12 +23,13 @@ from rosbags.highlevel import AnyReader
 from std_msgs.msg import String
 
 from rldg_core.types import Step
-from rldg_data.bags import bag_info, episode_info, find_bags, read_episode
+from rldg_data.bags import UNFINISHED, bag_info, episode_info, find_bags, read_episode, read_steps
+from rldg_data.repair import repair_bag
 from rldg_msgs.msg import Step as StepMsg
 from rldg_ros import to_msg
 from rldg_ros.qos import LATCHED, STEPS
 
-DOMAIN = "41"
+DOMAIN = "100"
 DEADLINE_S = 30.0
 
 
@@ -152,7 +153,12 @@ def test_kill_in_the_middle_of_an_episode(tmp_path: Path, node: Node, steps_out:
         wait_until(node, lambda: len(closed(bag_dir)) == 2, "a second bag")
         assert stop(process)[0] == 0
     assert_same_steps(read_episode(find_bags(bag_dir)[1]), third)
-    assert sorted(p.name for p in bag_dir.iterdir()) == ["episode_000000", "episode_000001"]
+    assert sorted(p.name for p in bag_dir.iterdir()) == ["episode_000000", "episode_000001", UNFINISHED]
+    (left,) = (bag_dir / UNFINISHED).iterdir()
+    repaired = repair_bag(left)
+    assert repaired.complete is False
+    # Chunks end after a second: of twelve Steps at 10 Hz the first ten are on disk.
+    assert_same_steps(read_steps(left), second[:10])
 
 
 def test_interrupted_episodes_are_dropped_and_counted(tmp_path: Path, node: Node, steps_out: Publisher) -> None:

@@ -20,7 +20,7 @@ from rldg_core.types import Step
 from rldg_data.bags import bag_info, find_bags, read_episode
 from rldg_data.cdr import encode_step
 from rldg_data.mcap_writer import McapWriter
-from rldg_data.metadata import Qos, Topic
+from rldg_data.metadata import Qos, Storage, Topic
 from rldg_data.recording import EpisodeRecorder
 from rldg_data.rosbag2_writer import Rosbag2Writer, is_available
 
@@ -117,7 +117,8 @@ class FakeSequentialWriter:
         assert (storage.storage_id, converter) == ("mcap", ("cdr", "cdr"))
         self.folder = Path(storage.uri)
         assert not self.folder.exists()
-        self.writer = McapWriter(self.folder, self.folder.name, storage.storage_preset_profile)
+        limits = Storage(storage.storage_preset_profile, storage.max_bagfile_size, storage.max_bagfile_duration)
+        self.writer = McapWriter(self.folder, self.folder.name, limits, storage.custom_data)
 
     def create_topic(self, topic: SimpleNamespace) -> None:
         assert topic.serialization_format == "cdr"

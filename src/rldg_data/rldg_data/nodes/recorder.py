@@ -17,8 +17,9 @@ from rclpy.topic_endpoint_info import TopicEndpointInfo
 
 from rldg_core.errors import UserError
 from rldg_data import rosbag2_writer
-from rldg_data.mcap_writer import PRESETS, McapWriter
-from rldg_data.metadata import Qos, Topic
+from rldg_data.mcap_file import PRESETS
+from rldg_data.mcap_writer import McapWriter
+from rldg_data.metadata import Qos, Storage, Topic
 from rldg_data.recording import EpisodeRecorder
 from rldg_data.rosbag2_writer import Rosbag2Writer
 from rldg_msgs.msg import Step
@@ -35,25 +36,26 @@ DRAIN_LIMIT_S = 1.5
 
 
 class RecorderNode(Node):
-    """Parameters: bag_dir; topics (raw; type and QoS from the graph); preset (mcap_writer.PRESETS); task; lockstep."""
+    """Parameters: bag_dir; topics (raw; type and QoS from the graph); preset (mcap_file.PRESETS); max_bagfile_size
+    [bytes] and max_bagfile_duration [s], which split a bag, 0: never; task; lockstep."""
 
     def __init__(self) -> None:
         super().__init__("recorder")
         task = task_parameter(self)
         self._lockstep = bool(parameter(self, "lockstep", False))
         bag_dir = Path(required(str(parameter(self, "bag_dir", "")), "bag_dir")).absolute()
-        preset = str(parameter(self, "preset", "zstd_fast"))
-        if preset not in PRESETS:
-            raise UserError(f"parameter preset: {preset!r} is unknown, expected one of {', '.join(PRESETS)}")
+        storage = self._storage()
         self._missing = {self.resolve_topic_name(name) for name in parameter(self, "topics", [""]) if name}
         try:
             bag_dir.mkdir(parents=True, exist_ok=True)
         except OSError as error:
             raise UserError(f"parameter bag_dir: {bag_dir}: {error.strerror}") from error
         writer = Rosbag2Writer if rosbag2_writer.is_available() else McapWriter
-        self.recorder = EpisodeRecorder(bag_dir, task, self.resolve_topic_name("step"), preset, writer)
-        if removed := self.recorder.remove_partials():
-            self.get_logger().warning(f"removed {removed} unfinished bags of an earlier recorder from {bag_dir}")
+        self.recorder = EpisodeRecorder(bag_dir, task, self.resolve_topic_name("step"), storage, writer)
+        if moved := self.recorder.set_partials_aside():
+            self.get_logger().warning(
+                f"an earlier recorder left {len(moved)} unfinished bags: `rldg bag repair {moved[0].parent}`"
+            )
         self._reported = self.recorder.counters
         self._last_step_s = time.monotonic()
         self._diagnostics = self.create_publisher(DiagnosticArray, "/diagnostics", 10)
@@ -63,6 +65,19 @@ class RecorderNode(Node):
         self.create_timer(DIAGNOSTICS_S, self._diagnose, clock=steady)
         self.create_subscription(Step, "step", self._on_step, STEPS, raw=True)
         self.get_logger().info(f"recording into {bag_dir} with {writer.__name__}")
+
+    def _storage(self) -> Storage:
+        storage = Storage(
+            str(parameter(self, "preset", Storage.preset)),
+            int(parameter(self, "max_bagfile_size", Storage.max_bagfile_size)),
+            int(parameter(self, "max_bagfile_duration", Storage.max_bagfile_duration)),
+        )
+        if storage.preset not in PRESETS:
+            raise UserError(f"parameter preset: {storage.preset!r} is unknown, expected one of {', '.join(PRESETS)}")
+        for name in ("max_bagfile_size", "max_bagfile_duration"):
+            if getattr(storage, name) < 0:
+                raise UserError(f"parameter {name}: must not be negative")
+        return storage
 
     def _on_step(self, data: bytes) -> None:
         self._last_step_s = time.monotonic()
