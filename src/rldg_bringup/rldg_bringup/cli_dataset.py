@@ -1,0 +1,47 @@
+"""`rldg dataset`: datasets on disk."""
+
+from __future__ import annotations
+
+import json
+from collections import Counter
+from dataclasses import asdict
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from rldg_bringup.cli_common import Json, console, existing, sub_app
+
+app = sub_app()
+
+
+@app.callback()
+def _group() -> None:
+    """Datasets on disk."""
+
+
+@app.command()
+def lint(
+    path: Annotated[Path, typer.Argument(help="A dataset <root>/<name>/<version>, or a folder of bags.")],
+    as_json: Json = False,
+) -> None:
+    """Look for what is wrong in a dataset or in a folder of bags; one line per finding.
+
+    Exit code 0: no error (warnings may be there); 1: findings of severity error; 2: PATH is no dataset and no folder
+    of bags, or cannot be read.
+    """
+    from rldg_data.lint import lint as run
+
+    existing(path)
+    findings = []
+    for finding in run(path):
+        findings.append(finding)
+        if not as_json:
+            print(finding, flush=True)
+    counts = Counter(finding.severity for finding in findings)
+    errors, warnings = counts["error"], counts["warning"]
+    if as_json:
+        report = {"path": str(path), "errors": errors, "warnings": warnings, "findings": [asdict(f) for f in findings]}
+        print(json.dumps(report))
+    console.print(f"{path}: {errors} errors, {warnings} warnings", highlight=False)
+    raise typer.Exit(1 if errors else 0)

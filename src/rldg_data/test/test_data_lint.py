@@ -1,0 +1,264 @@
+"""Every finding appears on a dataset that is wrong in exactly that way, and none on a good one."""
+
+from __future__ import annotations
+
+import io
+import json
+import tempfile
+import tracemalloc
+from collections.abc import Callable, Iterator
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from data_samples import jpeg, make_episode, make_task
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from lint_samples import SCALE, good_episode
+from PIL import Image
+
+from rldg_core.errors import UserError
+from rldg_data.episode import Episode
+from rldg_data.lint import Finding, Limits, lint, lint_episodes
+from rldg_data.lint.totals import ImageSizes, Place, Statistics
+from rldg_data.recording import write_episode
+from rldg_data.statistics import dataset_statistics, rows_of
+
+Placed = list[tuple[str, Episode]]
+BAD = 3
+"""Number of the episode that is made wrong."""
+
+
+def dataset(seed: int = 0, count: int = 6, **options: Any) -> Placed:
+    return [("val" if i == count - 1 else "train", good_episode(i, seed=seed, **options)) for i in range(count)]
+
+
+def statistics_of(placed: Placed) -> dict[str, Any]:
+    with tempfile.NamedTemporaryFile() as file:
+        file.write(b"".join(rows_of(e).tobytes() for _, e in placed))
+        file.flush()
+        return dict(dataset_statistics([Path(file.name)], len(placed)))
+
+
+def findings(placed: Placed, stored: dict[str, Any] | None = None) -> list[Finding]:
+    stored = statistics_of(placed) if stored is None else stored
+    with tempfile.NamedTemporaryFile() as rows:
+        totals = [ImageSizes(Limits()), Statistics(stored, Limits(), rows)]
+        source = ((Place(split, f"episode {i}"), e) for i, (split, e) in enumerate(placed))
+        return list(lint_episodes(source, Limits(), totals))
+
+
+def set_rows(values: np.ndarray, index: Any, value: Any) -> np.ndarray:
+    changed = values.copy()
+    changed[index] = value
+    return changed
+
+
+def one(change: Callable[[Episode], Episode]) -> Callable[[Placed], Placed]:
+    """Make one episode wrong."""
+    return lambda placed: [(s, change(e) if i == BAD else e) for i, (s, e) in enumerate(placed)]
+
+
+def each(change: Callable[[Episode], Episode]) -> Callable[[Placed], Placed]:
+    """Make all episodes wrong."""
+    return lambda placed: [(s, change(e)) for s, e in placed]
+
+
+def with_rows(field: str, index: Any, value: Any) -> Callable[[Episode], Episode]:
+    return lambda e: replace(e, **{field: set_rows(getattr(e, field), index, value)})
+
+
+def still(episode: Episode) -> Episode:
+    return replace(episode, action=set_rows(episode.action, (slice(0, 15), slice(0, 6)), 1e-5))
+
+
+def saturated(episode: Episode) -> Episode:
+    return replace(episode, action=set_rows(episode.action, (slice(0, 18), 2), -SCALE[2]))
+
+
+def with_images(images: Callable[[int], bytes]) -> Callable[[Episode], Episode]:
+    return lambda e: replace(e, images={"image": [images(i) for i in range(len(e))]})
+
+
+def wide(seed: int) -> bytes:
+    stream = io.BytesIO()
+    noise = np.random.default_rng(seed).integers(0, 255, (64, 96, 3), dtype=np.uint8)
+    Image.fromarray(noise).save(stream, "JPEG")
+    return stream.getvalue()
+
+
+def grey(_seed: int) -> bytes:
+    stream = io.BytesIO()
+    Image.new("L", (64, 64)).save(stream, "JPEG")
+    return stream.getvalue()
+
+
+def add_copy(split: str) -> Callable[[Placed], Placed]:
+    def change(placed: Placed) -> Placed:
+        twin = placed[0][1]
+        return [*placed, (split, replace(twin, metadata={**twin.metadata, "episode_id": "another"}))]
+
+    return change
+
+
+def share_bag(placed: Placed) -> Placed:
+    """The last episode (val) holds a segment of the first one's bag, as stitching makes them."""
+    first, (split, last) = placed[0][1], placed[-1]
+    parts = json.loads(first.metadata["provenance"]) + json.loads(last.metadata["provenance"])
+    return [*placed[:-1], (split, replace(last, metadata={**last.metadata, "provenance": json.dumps(parts)}))]
+
+
+def relabelled_in_val(placed: Placed) -> Placed:
+    """The same recording with other actions is no duplicate, but it leaks."""
+    return [*placed, ("val", replace(placed[0][1], action=placed[0][1].action * np.float32(0.9)))]
+
+
+WRONG: dict[str, tuple[Callable[[Placed], Placed], str, str, str]] = {
+    # name: (what makes it wrong, severity, check, episode ("" = the dataset))
+    "slower": (one(lambda e: replace(e, timestamp_s=e.timestamp_s * 2)), "warning", "rate", f"episode {BAD}"),
+    "unordered": (one(with_rows("timestamp_s", 5, 0.0)), "error", "stamps", f"episode {BAD}"),
+    "same stamp": (
+        one(lambda e: replace(e, timestamp_s=set_rows(e.timestamp_s, 5, e.timestamp_s[4]))),
+        "error",
+        "stamps",
+        f"episode {BAD}",
+    ),
+    "NaN stamp": (one(with_rows("timestamp_s", 5, np.nan)), "error", "not_finite", f"episode {BAD}"),
+    "gap": (
+        one(lambda e: replace(e, timestamp_s=e.timestamp_s + np.float32(0.5) * (np.arange(len(e)) > 9))),
+        "warning",
+        "gap",
+        f"episode {BAD}",
+    ),
+    "no-op": (one(still), "warning", "no_op", f"episode {BAD}"),
+    "saturated": (each(saturated), "warning", "saturation", ""),
+    "closed is 1": (
+        each(lambda e: replace(e, action=e.action * [1, 1, 1, 1, 1, 1, -1] + np.eye(7, dtype=np.float32)[6])),
+        "error",
+        "gripper",
+        "",
+    ),
+    "gripper -1 .. 1": (
+        one(lambda e: replace(e, action=set_rows(e.action, (slice(None), 6), e.action[:, 6] * 2 - 1))),
+        "error",
+        "gripper",
+        f"episode {BAD}",
+    ),
+    "constant action": (each(with_rows("action", (slice(None), 4), 0)), "warning", "constant", ""),
+    "constant state": (each(with_rows("state", (slice(None), 1), 0.3)), "warning", "constant", ""),
+    "no sensor": (each(with_rows("wrench", slice(None), 0)), "warning", "constant", ""),
+    "duplicate": (add_copy("train"), "error", "duplicate", "episode 6"),
+    "shared bag": (share_bag, "error", "leakage", "episode 5"),
+    "shared recording": (relabelled_in_val, "error", "leakage", "episode 6"),
+    "instruction": (one(lambda e: replace(e, instruction=" ")), "error", "instruction", f"episode {BAD}"),
+    "other size": (one(with_images(lambda i: jpeg(72, i))), "error", "image_size", f"episode {BAD}"),
+    "not square": (each(with_images(wide)), "warning", "image_size", ""),
+    "tiny": (each(with_images(lambda i: jpeg(32, i))), "warning", "image_size", ""),
+    "grey": (one(with_images(grey)), "error", "image", f"episode {BAD}"),
+    "no image": (one(with_images(lambda i: b"\xff\xd8nothing")), "error", "image", f"episode {BAD}"),
+    "image missing": (
+        one(lambda e: replace(e, images={"image": e.images["image"][:-1]})),
+        "error",
+        "image_size",
+        f"episode {BAD}",
+    ),
+    "no first": (one(with_rows("is_first", 0, False)), "error", "flags", f"episode {BAD}"),
+    "no last": (one(with_rows("is_last", -1, False)), "error", "flags", f"episode {BAD}"),
+    "two firsts": (one(with_rows("is_first", 4, True)), "error", "flags", f"episode {BAD}"),
+    "early terminal": (one(with_rows("is_terminal", 4, True)), "error", "flags", f"episode {BAD}"),
+    "NaN action": (one(with_rows("action", (7, 2), np.nan)), "error", "not_finite", f"episode {BAD}"),
+    "Inf wrench": (one(with_rows("wrench", (7, 2), np.inf)), "error", "not_finite", f"episode {BAD}"),
+}
+
+
+@settings(max_examples=8, deadline=None)
+@given(st.integers(0, 10**6), st.integers(1, 8), st.integers(12, 40))
+def test_nothing_is_found_in_a_good_dataset(seed: int, count: int, steps: int) -> None:
+    assert findings(dataset(seed, count, steps=steps)) == []
+
+
+@pytest.mark.parametrize("name", WRONG)
+@settings(max_examples=2, deadline=None)
+@given(seed=st.integers(0, 10**6))
+def test_a_fault_is_found_and_nothing_else(name: str, seed: int) -> None:
+    change, severity, check, episode = WRONG[name]
+    found = findings(change(dataset(seed)))
+    assert found
+    assert {(f.severity, f.check, f.episode) for f in found} == {(severity, check, episode)}
+    assert all("\n" not in str(f) and str(f).startswith(f"{severity}: {check}: ") for f in found)
+
+
+def test_a_copy_in_another_split_is_duplicate_and_leak() -> None:
+    found = findings(add_copy("val")(dataset()))
+    assert {(f.severity, f.check) for f in found} == {("error", "duplicate"), ("error", "leakage")}
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        lambda s: s["action"]["q01"].__setitem__(0, s["action"]["q01"][0] * 1.01),
+        lambda s: s["proprio"].pop("p99"),
+        lambda s: s["action"].__setitem__("mean", "none"),
+        lambda s: s["action"].__setitem__("mask", [True] * 7),
+        lambda s: s.__setitem__("num_transitions", s["num_transitions"] + 1),
+        lambda s: s.pop("action"),
+        lambda s: s.clear(),
+    ],
+    ids=["value", "missing", "text", "mask", "count", "no action", "empty"],
+)
+def test_statistics_that_are_not_of_the_data(change: Callable[[dict[str, Any]], object]) -> None:
+    placed = dataset()
+    stored = statistics_of(placed)
+    change(stored)
+    (found,) = findings(placed, stored)
+    assert (found.severity, found.check, found.episode) == ("error", "statistics", "")
+
+
+def test_statistics_of_before_an_episode_was_added() -> None:
+    placed = dataset()
+    found = findings([*placed, ("train", good_episode(99))], statistics_of(placed))
+    assert [f.check for f in found] == ["statistics"]
+
+
+def test_memory_does_not_grow_with_the_frames() -> None:
+    def peak_bytes(episodes: int) -> int:
+        def source() -> Iterator[tuple[Place, Episode]]:
+            for i in range(episodes):
+                yield Place("train", str(i)), good_episode(i, steps=100)
+
+        good_episode(0, steps=100)  # the images of the samples are cached
+        tracemalloc.start()
+        with tempfile.NamedTemporaryFile() as rows:
+            totals = [ImageSizes(Limits()), Statistics({}, Limits(), rows)]
+            assert [f.check for f in lint_episodes(source(), Limits(), totals)] == ["statistics"]
+        peak = tracemalloc.get_traced_memory()[1]
+        tracemalloc.stop()
+        return peak
+
+    few, many = peak_bytes(3), peak_bytes(30)
+    assert many - few < 200_000  # 27 episodes more, 2,700 frames of about 5 kB
+
+
+def test_folder_of_bags(tmp_path: Path) -> None:
+    bags = tmp_path / "bags"
+    for i in range(3):
+        write_episode(bags, make_episode(8, seed=10 * i, image_size=64), make_task(), wall_time="now")
+    assert list(lint(bags)) == []
+    steps = make_episode(8, seed=90, image_size=64)
+    broken = [replace(s, action=replace(s.action, executed=s.action.executed * np.nan)) for s in steps]
+    write_episode(bags, broken, make_task(), wall_time="now")
+    (bags / "episode_000004").mkdir()
+    found = list(lint(bags))
+    assert [(f.severity, f.check, f.episode) for f in found] == [
+        ("error", "bag", "episode_000003"),
+        ("error", "bag", "episode_000004"),
+    ]
+
+
+@pytest.mark.parametrize("name", ["nothing", "empty"])
+def test_neither_dataset_nor_bags(tmp_path: Path, name: str) -> None:
+    (tmp_path / "empty").mkdir()
+    with pytest.raises(UserError, match=name):
+        list(lint(tmp_path / name))
