@@ -11,22 +11,26 @@ from pathlib import Path
 
 @dataclass(frozen=True)
 class Relabel:
-    """Replace the executed actions of humans by what a policy would do.
+    """Replace executed actions by what a policy would do on the same observations (paper, Fig. 9).
 
-    backend: name of the entry point; path: its checkpoint; task: task file or name, as `rldg_core.task` loads it;
-    sources: the action sources to replace.
+    backend: name of the entry point; path: its checkpoint, None for a back-end without one; task: path of a task
+    file, `:object` may follow; sources: the action sources to replace; policy_id: name under which the actions appear;
+    checkpoint_sha256: of the files at `path`, so that another checkpoint there is another plan.
     """
 
     backend: str
-    path: Path
+    path: Path | None
     task: str
     sources: tuple[str, ...] = ("human",)
     seed: int = 0
+    policy_id: str = ""
+    checkpoint_sha256: str = ""
 
 
 @dataclass(frozen=True)
 class ImageFormat:
-    """size_px None: the recorded JPEG bytes are passed through; else decoded, resized to a square and encoded."""
+    """size_px None: the recorded JPEG bytes are passed through; else those of another size (or PNG) are decoded,
+    resized to a square of size_px and encoded with jpeg_quality."""
 
     size_px: int | None = None
     jpeg_quality: int = 95
@@ -36,9 +40,10 @@ class ImageFormat:
 class EpisodePlan:
     """One episode to build; holds all that a worker needs, on any machine that sees the bags.
 
-    bags: more than one are stitched in this order; cameras: (key in the dataset, camera of the Observation), the
-    first one has the key "image"; ("image", "") is the first camera of the bag; instruction: replaces the recorded
-    one unless empty; num_bytes: of its files, to fill shards evenly.
+    bags: more than one are stitched in this order; joints: for each bag but the last the index of the Step that the
+    next bag's first Step replaces; cameras: (key in the dataset, camera of the Observation), the first one has the
+    key "image"; ("image", "") is the first camera of the bag; instruction: replaces the recorded one unless empty;
+    num_bytes: of the files it needs, to fill shards evenly.
     """
 
     split: str
@@ -48,6 +53,7 @@ class EpisodePlan:
     images: ImageFormat = field(default_factory=ImageFormat)
     relabel: Relabel | None = None
     num_bytes: int = 0
+    joints: tuple[int, ...] = ()
 
     @property
     def name(self) -> str:
@@ -59,8 +65,9 @@ class EpisodePlan:
 class Plan:
     """name, version: of the dataset; episodes in the order of writing, splits one after the other.
 
-    left_out: reason -> number of bags that the recipe's filters left out; bad: (bag, reason) of unreadable ones that
-    `--skip-bad` passed over; tasks: names; recipe: canonical text of the recipe.
+    left_out: key of the recipe -> number of bags (after stitching: of episodes) that it left out; bad: (bag, reason)
+    of unreadable ones that `--skip-bad` passed over; recipe: canonical JSON of the recipe without its globs, so that
+    moving the runs changes no byte of a dataset.
     """
 
     name: str

@@ -2,27 +2,30 @@
 
 Sources (globs of bag folders, or of folders of bags, relative to the recipe's folder) -> filters -> pairs to
 stitch -> caps and balance -> splits -> Plan. A Plan depends on the recipe and on the bags alone, never on the order
-in which a directory lists them or on where the runs lie. Only metadata.yaml is read, except where a filter or a joint
-needs Steps.
+in which a directory lists them. Only metadata.yaml is read, except where a filter or a joint needs Steps.
 """
 
 from __future__ import annotations
 
-import json
 import re
 from collections.abc import Sequence
 from datetime import date
 from glob import escape
 from pathlib import Path
+from string import Formatter
 from typing import Annotated, Any, Literal
 
 from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, model_validator
 
 from rldg_core.configuration import load_model, validated
+from rldg_core.errors import UserError
+from rldg_data.episode import IMAGE_KEY
 from rldg_data.plan import Plan
 
-NOT_AN_IMAGE = ("state", "twist", "wrench", "timestamp")
+NOT_A_CAMERA = ("state", "twist", "wrench", "timestamp")
 """Keys of an observation that no camera may take."""
+TEMPLATE_FIELDS = ("task", "object", "recorded")
+"""What an instruction may hold in braces; recorded: the instruction in the bag."""
 
 
 def _checked_name(name: str) -> str:
@@ -37,16 +40,38 @@ def _checked_version(version: str) -> str:
     return version
 
 
+def _checked_template(text: str) -> str:
+    parts = list(Formatter().parse(text))
+    for _, name, specification, conversion in parts:
+        if name is not None and (name not in TEMPLATE_FIELDS or specification or conversion):
+            raise ValueError(f"{text!r}: in braces only {', '.join(TEMPLATE_FIELDS)} may stand")
+    return text
+
+
+def _checked_cameras(cameras: dict[str, str]) -> dict[str, str]:
+    if IMAGE_KEY not in cameras:
+        raise ValueError(f"no camera for the key {IMAGE_KEY!r}, which generalists read")
+    for key in cameras:
+        _checked_name(key)
+        if key in NOT_A_CAMERA:
+            raise ValueError(f"{key!r}: taken by the observation's own {key}")
+    return cameras
+
+
 def _many(value: Any) -> Any:
     """One text stands for a list of one."""
     return [value] if isinstance(value, str) else value
 
 
-Texts = Annotated[tuple[str, ...], BeforeValidator(_many), Field(min_length=1)]
-SourceName = Literal["policy", "human", "scripted", "hold"]
-Sources = Annotated[tuple[SourceName, ...], BeforeValidator(_many), Field(min_length=1)]
+Text = Annotated[str, Field(min_length=1)]
+Texts = Annotated[tuple[Text, ...], BeforeValidator(_many), Field(min_length=1)]
+Template = Annotated[str, AfterValidator(_checked_template)]
+Sources = Annotated[
+    tuple[Literal["policy", "human", "scripted", "hold"], ...], BeforeValidator(_many), Field(min_length=1)
+]
 Count = Annotated[int, Field(ge=1)]
 Share = Annotated[float, Field(ge=0, le=1)]
+Positive = Annotated[float, Field(gt=0, allow_inf_nan=False)]
 
 
 class _Model(BaseModel):
@@ -91,7 +116,7 @@ class DateRange(_Range):
 
 
 class Filter(_Model):
-    """What a bag must be to be taken; None: no matter. The method keeps successful episodes only.
+    """What a bag must be to be taken; null: no matter. The method keeps successful episodes only.
 
     source: who decided most of its actions; steps: transitions; no_op_ratio: share of transitions that hardly move
     (`rldg_data.selecting.no_op_ratio`); date: of custom_data.wall_time.
@@ -102,43 +127,116 @@ class Filter(_Model):
     policy_id: Texts | None = None
     policy_version: IntRange | None = None
     steps: IntRange | None = None
-    no_op_ratio: ShareRange | None = None
     date: DateRange | None = None
     objects: Texts | None = None
     tasks: Texts | None = None
+    no_op_ratio: ShareRange | None = None
 
 
-class Bags(_Model):
-    """Globs of bags and which of them to take."""
+class Segment(_Model):
+    """One side of a stitch: globs, filter, and how many episodes one bag may be part of."""
 
     bags: Texts
     filter: Filter = Filter()
+    uses: Count = 1
 
 
-class BagSource(Bags):
-    """Episodes as they were recorded. instruction replaces the recipe's."""
+class Stitch(_Model):
+    """Pairs of bags that become one episode (FMB Assembly: a person grasps and carries, RL inserts).
+
+    Two bags are joined when their object is the same and the tcp of `second`'s first Step is within tolerance of the
+    tcp of `first` at the joint. cut `end`: the joint is the last Step of `first`; `nearest`: the Step that is nearest
+    (a demonstration of the whole task, of which the rest is left away).
+    """
+
+    first: Segment
+    second: Segment
+    cut: Literal["end", "nearest"] = "end"
+    tolerance_m: Positive
+    tolerance_rad: Positive
+
+
+class RelabelConfig(_Model):
+    """Executed actions of `sources` are replaced by a policy's; see `rldg_data.plan.Relabel`.
+
+    path: of the checkpoint, relative to the recipe; task: name or path of the task the policy was made for;
+    policy_id: default the back-end's name.
+    """
+
+    backend: Text = "specialist"
+    path: Path | None = None
+    task: Text
+    sources: Sources = ("human",)
+    policy_id: str = ""
+
+
+class _Caps(_Model):
+    """Most that is taken, in the shuffled order."""
 
     max_episodes: Count | None = None
     max_episodes_per_object: Count | None = None
-    instruction: str = ""
+    max_steps: Count | None = None
 
 
-class Recipe(_Model):
+class Source(_Caps):
+    """Recorded episodes (`bags`) or joined ones (`stitch`), with what differs from the recipe's own keys."""
+
+    bags: Texts | None = None
+    stitch: Stitch | None = None
+    filter: Filter | None = None
+    instruction: Template = ""
+    relabel: RelabelConfig | None = None
+
+    @model_validator(mode="after")
+    def _one_kind(self) -> Source:
+        if (self.bags is None) == (self.stitch is None):
+            raise ValueError("a source has either bags or stitch")
+        if self.stitch is not None and self.filter is not None:
+            raise ValueError("the filters of a stitch stand in its first and second")
+        return self
+
+
+class Split(_Model):
+    """What is held out as the split `val`: a share of the episodes or a number; every object is among them."""
+
+    val_share: Annotated[float, Field(gt=0, lt=1)] | None = None
+    val_episodes: Count | None = None
+
+    @model_validator(mode="after")
+    def _one_kind(self) -> Split:
+        if (self.val_share is None) == (self.val_episodes is None):
+            raise ValueError("a split has either val_share or val_episodes")
+        return self
+
+
+class Images(_Model):
+    """How images are stored. size_px: side of the square, null: as recorded; jpeg_quality: of what must be encoded."""
+
+    size_px: Annotated[int, Field(ge=16, le=4096)] | None = None
+    jpeg_quality: Annotated[int, Field(ge=1, le=100)] = 95
+
+
+class Recipe(_Caps):
     """A dataset.
 
-    instruction: replaces the recorded one, with {task}, {object} and {recorded} filled in; seed: of the order of
-    the episodes and so of every choice; images: how images are stored; cameras: key in the dataset -> camera of the
-    Observation, default: `image` is the first camera of a bag.
+    filter, instruction, relabel: of every source that has none of its own; instruction: replaces the recorded one,
+    with {task}, {object} and {recorded} filled in; seed: of the order of the episodes and so of every choice; balance
+    `object`: equally many episodes of every object; cameras: key in the dataset -> camera of the Observation,
+    default: `image` is the first camera of a bag.
     """
 
     name: Annotated[str, AfterValidator(_checked_name)]
     version: Annotated[str, AfterValidator(_checked_version)] = "1.0.0"
     description: str = ""
     seed: int = 0
-    sources: Annotated[tuple[BagSource, ...], Field(min_length=1)]
-    max_episodes: Count | None = None
-    max_episodes_per_object: Count | None = None
-    instruction: str = ""
+    sources: Annotated[tuple[Source, ...], Field(min_length=1)]
+    filter: Filter = Filter()
+    instruction: Template = ""
+    relabel: RelabelConfig | None = None
+    balance: Literal["object"] | None = None
+    split: Split | None = None
+    cameras: Annotated[dict[str, Text], AfterValidator(_checked_cameras)] | None = None
+    images: Images = Images()
 
 
 def load_recipe(path: Path) -> Recipe:
@@ -157,39 +255,29 @@ def quick_recipe(
     max_episodes_per_object: int | None = None,
     seed: int = 0,
 ) -> Recipe:
-    """The recipe of one command line: folders of bags, the commonest filters. Raises UserError as `load_recipe`."""
+    """The recipe of one command line: folders of bags and the commonest filters. Raises UserError as `load_recipe`."""
+    if not folders:
+        raise UserError("dataset: no folder of bags was given")
     data = {
         "name": name,
         "version": version,
         "seed": seed,
-        "sources": [
-            {
-                "bags": [escape(str(folder.absolute())) for folder in folders],
-                "filter": {"success": True if only_success else None, "source": source or None},
-            }
-        ],
+        "sources": [{"bags": [escape(str(folder.absolute())) for folder in folders]}],
+        "filter": {"success": True if only_success else None, "source": source or None},
         "max_episodes": max_episodes,
         "max_episodes_per_object": max_episodes_per_object,
     }
     return validated(Recipe, data, "dataset")
 
 
-def make_plan(recipe: Recipe, base: Path, *, skip_bad: bool = False) -> Plan:
-    """Decide what the dataset holds. base: folder that relative globs start from, the recipe's own.
+def make_plan(recipe: Recipe, base: Path, *, skip_bad: bool = False, task_dirs: Sequence[Path] = ()) -> Plan:
+    """Decide what the dataset holds.
 
-    Raises UserError when a glob matches nothing, a bag is unreadable (with skip_bad it is passed over and listed in
-    `Plan.bad`) or nothing is left.
+    base: folder that relative globs and paths start from, the recipe's own; task_dirs: where `relabel.task` is looked
+    for by name. Raises UserError when a glob matches nothing, a bag is unreadable (with skip_bad it is passed over
+    and listed in `Plan.bad`) or nothing is left.
     """
-    from rldg_data import selecting
+    # Here, and not above: reading bags costs more to import than a recipe that is refused should take.
+    from rldg_data.planning import plan_recipe
 
-    selection = selecting.Selection(recipe.seed, skip_bad)
-    chosen = selection.choose(recipe, base)
-    return Plan(
-        name=recipe.name,
-        version=recipe.version,
-        episodes=tuple(chosen),
-        description=recipe.description,
-        left_out=selection.left_out,
-        bad=tuple(selection.bad),
-        recipe=json.dumps(recipe.model_dump(mode="json", exclude_defaults=True), sort_keys=True),
-    )
+    return plan_recipe(recipe, base, skip_bad=skip_bad, task_dirs=task_dirs)
