@@ -10,6 +10,7 @@ import hashlib
 import re
 import struct
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import IO
 
@@ -48,6 +49,15 @@ CORRUPT = (
 """What the decoders raise on bytes that are not what they expect."""
 
 
+@dataclass(frozen=True)
+class Recording:
+    """A bag as an export needs it: custom_data, Steps in order, hash of the MCAP files."""
+
+    info: EpisodeInfo
+    steps: list[Step]
+    sha256: str
+
+
 def episode_name(number: int) -> str:
     """Folder name of a bag."""
     return f"episode_{number:06d}"
@@ -76,8 +86,12 @@ def bag_info(path: Path) -> BagInfo:
 
 def content_sha256(path: Path) -> str:
     """Hexadecimal SHA-256 over the MCAP files of a bag, in order. Raises UserError naming a file."""
+    return _content_sha256(bag_info(path))
+
+
+def _content_sha256(info: BagInfo) -> str:
     digest = hashlib.sha256()
-    for file in bag_info(path).files:
+    for file in info.files:
         with _opened(file) as stream:
             while block := stream.read(1 << 20):
                 digest.update(block)
@@ -96,20 +110,33 @@ def read_episode(path: Path) -> list[Step]:
 
     Raises UserError naming the file when it is truncated, corrupt, foreign, or holds no complete episode.
     """
+    return _episode(bag_info(path))
+
+
+def read_recording(path: Path) -> Recording:
+    """`read_episode`, `episode_info` and `content_sha256` of a bag whose metadata.yaml is parsed once."""
     info = bag_info(path)
+    steps = _episode(info)
+    return Recording(EpisodeInfo.from_custom_data(info.custom_data, str(path)), steps, _content_sha256(info))
+
+
+def _episode(info: BagInfo) -> list[Step]:
     _refuse_incomplete(info)
-    steps = read_steps(path)
+    steps = _read_steps(info)
     _check(steps, _where(info))
     return steps
 
 
 def read_steps(path: Path) -> list[Step]:
     """`read_episode`, also of an incomplete episode."""
-    info = bag_info(path)
+    return _read_steps(bag_info(path))
+
+
+def _read_steps(info: BagInfo) -> list[Step]:
     topics = [name for name, (type_name, _) in info.topics.items() if type_name == STEP_TYPE]
     if len(topics) != 1:
         held = ", ".join(sorted({t for t, _ in info.topics.values()})) or "nothing"
-        raise UserError(f"{path}: {len(topics)} topics of type {STEP_TYPE}, expected 1; it holds {held}")
+        raise UserError(f"{info.path}: {len(topics)} topics of type {STEP_TYPE}, expected 1; it holds {held}")
     steps = [step for file in info.files for step in _read_file(file, topics[0])]
     expected = info.topics[topics[0]][1]
     if len(steps) != expected:
