@@ -17,17 +17,20 @@ def record(
     task: TaskArgument,
     out: Annotated[Path, typer.Option(help="Folder for the bags.")],
     episodes: Annotated[int, typer.Option(min=1)] = 20,
+    topics: Annotated[str, typer.Option(help="Record these raw, too: a,b or vendor for all of the drivers'.")] = "",
+    preset: Annotated[str, typer.Option(help="Compression: none, zstd_fast, zstd_small.")] = "zstd_fast",
     seed: Seed = 0,
     real: Real = False,
     as_json: Json = False,
 ) -> None:
     """Record demonstrations: by the SpaceMouse on the robot, by the scripted operator in simulation."""
+    from dataclasses import replace
+
     from rldg_bringup.pipeline import record_demonstrations, simulated
 
+    arguments = replace(simulated(task, seed, not real), record_topics=topics, record_preset=preset)
     with progress_maker() as make:
-        outcome = record_demonstrations(
-            simulated(task, seed, not real), episodes, out, out / "log", make("demonstrations")
-        )
+        outcome = record_demonstrations(arguments, episodes, out, out / "log", make("demonstrations"))
     emit(_outcome(task, outcome), as_json, "demonstrations")
 
 

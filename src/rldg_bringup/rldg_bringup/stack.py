@@ -6,13 +6,14 @@ processes. Neither holds a node list of its own. Nothing here imports ROS.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, fields
 from pathlib import Path
 from typing import Any
 
 from rldg_core.errors import UserError
 from rldg_core.task import Task, find_task
+from rldg_data.mcap_file import PRESETS
 from rldg_data.resuming import ResumePoint, resume_point
 from rldg_sim.schedule import InterventionSchedule
 
@@ -84,6 +85,10 @@ class StackArguments:
     learner_config: str = _argument("", "YAML with overrides of the learner's configuration")
     record: bool = _argument(False, "one bag per episode")
     bag_dir: str = _argument("bags", "where the bags go")
+    record_topics: str = _argument("", "topics to record raw beside step, comma-separated; vendor: all of the drivers'")
+    record_preset: str = _argument("zstd_fast", "compression of bags: none, zstd_fast, zstd_small")
+    record_split_mb: int = _argument(0, "begin a further file of a bag at this size; 0: one file")
+    record_split_s: int = _argument(0, "begin a further file of a bag after so long; 0: one file")
     run_id: str = _argument("", "prefix of episode ids")
     seed: int = _argument(0, "seed of everything random")
     params_file: str = _argument("", "parameter file applied last, over everything below")
@@ -228,7 +233,17 @@ def insertion_stack(arguments: StackArguments, share: Path) -> Stack:
     if a.classifier:
         nodes.append(node("rldg_rl", "reward", classifier=str(Path(a.classifier).resolve())))
     if a.record:
-        nodes.append(node("rldg_data", "recorder", bag_dir=a.bag_dir))
+        nodes.append(
+            node(
+                "rldg_data",
+                "recorder",
+                bag_dir=a.bag_dir,
+                topics=_raw_topics(a.record_topics, [*vendor.values(), *target.values()], absolute),
+                preset=a.record_preset,
+                max_bagfile_size=a.record_split_mb * 1_000_000,
+                max_bagfile_duration=a.record_split_s,
+            )
+        )
     nodes.append(
         node(
             "rldg_policy",
@@ -278,6 +293,13 @@ def insertion_stack(arguments: StackArguments, share: Path) -> Stack:
     return Stack(task, tuple(nodes), tuple(includes))
 
 
+def _raw_topics(listed: str, vendor: list[str], absolute: Callable[[str], str]) -> list[str]:
+    """Full names, each once; [""] for none, since an empty list has no type as a parameter."""
+    names = [name.strip() for name in listed.split(",") if name.strip()]
+    topics = [topic for name in names for topic in (vendor if name == "vendor" else [absolute(name)])]
+    return list(dict.fromkeys(topics)) or [""]
+
+
 def _check(a: StackArguments) -> None:
     if a.operator not in ("off", "demonstrate", "intervene"):
         raise UserError(f"argument operator: expected off, demonstrate or intervene, got {a.operator!r}")
@@ -291,6 +313,11 @@ def _check(a: StackArguments) -> None:
         raise UserError("argument use_sim_time: lock-step needs sim:=true")
     if a.learner and not a.run_dir:
         raise UserError("argument run_dir: the learner needs one")
+    if a.record_preset not in PRESETS:
+        raise UserError(f"argument record_preset: expected one of {', '.join(PRESETS)}, got {a.record_preset!r}")
+    for name in ("record_split_mb", "record_split_s"):
+        if getattr(a, name) < 0:
+            raise UserError(f"argument {name}: must not be negative")
     if a.log_level not in ("debug", "info", "warn", "error"):
         raise UserError(f"argument log_level: expected debug, info, warn or error, got {a.log_level!r}")
     if a.params_file and not Path(a.params_file).is_file():

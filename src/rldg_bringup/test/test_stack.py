@@ -53,6 +53,8 @@ def test_the_arguments_that_users_know_exist() -> None:
         ({"learner": "true"}, "argument run_dir"),
         ({"log_level": "loud"}, "argument log_level"),
         ({"params_file": "/nowhere.yaml"}, "no file /nowhere.yaml"),
+        ({"record_preset": "fast"}, "argument record_preset: expected one of none, zstd_fast, zstd_small, got 'fast'"),
+        ({"record_split_s": "-1"}, "argument record_split_s: must not be negative"),
     ],
 )
 def test_bad_arguments_are_one_line(values: dict[str, str], expected: str) -> None:
@@ -79,6 +81,19 @@ def test_hardware_replaces_the_cell() -> None:
     assert stack.node("gate").parameters["target_topic"] == "/left/target_pose"
     assert stack.node("camera").parameters["depth_module.color_profile"] == "640x480x30"
     assert all(n.namespace.startswith("/left") for n in stack.nodes)
+
+
+def test_raw_topics_are_recorded_beside_step() -> None:
+    plain = insertion_stack(StackArguments(record=True), SHARE).node("recorder").parameters
+    assert (plain["topics"], plain["preset"]) == ([""], "zstd_fast")
+    arguments = StackArguments(
+        record=True, namespace="left", record_topics="joy, vendor,/tf", record_preset="none", record_split_mb=200
+    )
+    recorder = insertion_stack(arguments, SHARE).node("recorder").parameters
+    assert recorder["topics"][0] == "/left/joy"
+    assert recorder["topics"][-1] == "/tf"
+    assert {"/left/target_pose", "/left/franka_robot_state_broadcaster/current_pose"} <= set(recorder["topics"])
+    assert (recorder["preset"], recorder["max_bagfile_size"]) == ("none", 200_000_000)
 
 
 def test_every_node_of_ours_is_installed() -> None:
