@@ -1,4 +1,4 @@
-"""One planned episode -> what a LeRobot dataset holds of it: rows, final observation, statistics, videos. In workers."""
+"""One planned episode -> what a LeRobot dataset holds of it: rows, final observation, videos. Runs in workers."""
 
 from __future__ import annotations
 
@@ -64,9 +64,9 @@ def encode_episode(plan: EpisodePlan, stem: Path) -> EncodedEpisode:
             first = _decode(jpegs[0], plan)
             counts = np.zeros((3, 256), dtype=np.int64)
             videos[name] = stem.with_name(f"{stem.name}.{key}.h264")
-            shapes.add(first.shape[:2])
+            shapes.add((first.shape[0], first.shape[1]))
             frames = _counted(_frames(jpegs[:-1], first.shape, plan), counts)
-            encode_h264(videos[name], frames, *first.shape[:2], fps)
+            encode_h264(videos[name], frames, first.shape[0], first.shape[1], fps)
             pixels[name] = counts
             last = next(_frames(jpegs[-1:], first.shape, plan))
             resized = plan.images.size_px is not None

@@ -61,7 +61,7 @@ class FrameReader:
 
     def __init__(self, path: Path) -> None:
         self.path = path
-        self._errors: IO[bytes] = tempfile.TemporaryFile()
+        self._errors: IO[bytes] = tempfile.TemporaryFile()  # noqa: SIM115 (closed by close)
         self._process: subprocess.Popen[bytes] | None = None
         self._position = 0
 

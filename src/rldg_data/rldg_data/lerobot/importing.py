@@ -1,0 +1,173 @@
+"""LeRobot dataset v3 -> Steps -> bags."""
+
+from __future__ import annotations
+
+import shutil
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+
+from rldg_core.errors import UserError
+from rldg_core.image_codec import Image, crop, encode_jpeg, resize
+from rldg_core.task import Task
+from rldg_core.types import ExecutedAction, Observation, Source, Step
+from rldg_data.episode import IMAGE_KEY, Episode, Float32
+from rldg_data.lerobot.names import FeatureNames
+from rldg_data.lerobot.reading import read_dataset
+from rldg_data.recording import write_episode
+
+ROUNDING = 1e-4
+"""How far over 1 a normalised action may lie by rounding alone; beyond it counts as clipped."""
+FIRST_STAMP_NS = 1_000_000_000
+
+
+@dataclass(frozen=True)
+class ImportResult:
+    """episodes: bags written; steps: in them, last ones included; skipped: (episode, reason) left out by skip_bad;
+    clipped: values of actions that were beyond the task's [-1, 1]; bags: their paths."""
+
+    episodes: int
+    steps: int
+    skipped: tuple[tuple[int, str], ...]
+    clipped: int
+    bags: tuple[Path, ...]
+
+
+def import_dataset(
+    path: Path, bag_dir: Path, task: Task, names: FeatureNames | None = None, *, skip_bad: bool = False
+) -> ImportResult:
+    """Write every episode of a LeRobot dataset as the next bag of `bag_dir`.
+
+    Actions are divided by the task's scale and clipped to [-1, 1]. Images keep their size when they are square, others
+    are cropped around the middle and resized to the camera's. Where a dataset does not say who acted, it was a human.
+    Raises UserError; the bags written until then are removed.
+    """
+    dataset = read_dataset(path, names, (task.action.scale_m, task.action.scale_rad))
+    cameras = camera_names(tuple(dataset.images.values()), task)
+
+    def encode(key: str, frame: Image) -> bytes:
+        camera = task.cameras[cameras[key]]
+        side = min(frame.shape[:2])
+        if frame.shape[:2] != (side, side):
+            top, left = (frame.shape[0] - side) // 2, (frame.shape[1] - side) // 2
+            frame = resize(crop(frame, left, top, side, side), camera.image_size)
+        return encode_jpeg(frame, camera.jpeg_quality)
+
+    bags: list[Path] = []
+    skipped: list[tuple[int, str]] = []
+    steps = clipped = 0
+    stamp_ns = FIRST_STAMP_NS
+    try:
+        for number, read in enumerate(dataset.deferred(encode=encode)):
+            try:
+                written, over = to_steps(read(), task, cameras, stamp_ns, steps - len(bags))
+                bags.append(write_episode(bag_dir, written, task))
+            except UserError as error:
+                if not skip_bad:
+                    raise UserError(f"{path}: episode {number}: {error}") from error
+                skipped.append((number, str(error)))
+                continue
+            steps += len(written)
+            clipped += over
+            stamp_ns = written[-1].observation.stamp_ns + 1_000_000_000
+    except BaseException:
+        for bag in bags:
+            shutil.rmtree(bag)
+        raise
+    return ImportResult(len(bags), steps, tuple(skipped), clipped, tuple(bags))
+
+
+def camera_names(keys: Sequence[str], task: Task) -> dict[str, str]:
+    """Key of an image -> camera of the task: the one of that name; for "image", or a single one, the task's first.
+
+    Raises UserError on a key that is no camera.
+    """
+    first = next(iter(task.cameras))
+    cameras = {}
+    for key in keys:
+        if key not in task.cameras and key != IMAGE_KEY and len(keys) > 1:
+            known = ", ".join(task.cameras)
+            raise UserError(f"task {task.name}: no camera {key!r}, it has {known}; map the image features to cameras")
+        cameras[key] = key if key in task.cameras else first
+    if len(set(cameras.values())) < len(cameras):
+        raise UserError(f"task {task.name}: two images for one camera: {', '.join(keys)}; map the image features")
+    return cameras
+
+
+def to_steps(
+    episode: Episode, task: Task, cameras: Mapping[str, str], stamp_ns: int, step_count: int
+) -> tuple[list[Step], int]:
+    """(Steps, number of values of actions that were clipped). stamp_ns: of the first observation.
+
+    Raises UserError on an episode of another task, an unknown source or stamps that do not advance.
+    """
+    metadata = episode.metadata
+    if metadata["task"] not in ("", task.name):
+        raise UserError(f"is of task {metadata['task']!r}, importing as {task.name!r}")
+    if not episode.instruction:
+        raise UserError("empty instruction")
+    if metadata["source"] not in {source.name.lower() for source in Source}:
+        raise UserError(f"source {metadata['source']!r} is unknown")
+    source = Source[metadata["source"].upper()]
+    stamps = stamp_ns + np.rint(episode.timestamp_s.astype(np.float64) * 1e9).astype(np.int64)
+    if (np.diff(stamps) <= 0).any():
+        raise UserError("stamps do not advance")
+    actions, clipped = normalised(episode, task)
+    last = len(episode) - 1
+    terminal = bool(episode.is_terminal[-1])
+    steps = []
+    for index in range(len(episode)):
+        ends = index >= last - 1
+        action = np.empty(0, np.float32) if index == last else actions[index]
+        seen = Observation(
+            stamp_ns=int(stamps[index]),
+            images={cameras[key]: jpegs[index] for key, jpegs in episode.images.items()},
+            pose_base_tcp=episode.state[index, :7].astype(np.float64),
+            twist_base_tcp=episode.twist[index].astype(np.float64),
+            wrench_tcp=episode.wrench[index].astype(np.float64),
+            joint_positions=np.empty(0),
+            gripper_width_m=float(episode.state[index, 7]),
+        )
+        answer = ExecutedAction(
+            observation_stamp_ns=int(stamps[index]),
+            requested=action,
+            executed=action,
+            source=Source.NONE if index == last else source,
+            policy_id="" if index == last else metadata["policy_id"],
+            policy_version=0 if index == last else metadata["policy_version"],
+        )
+        steps.append(
+            Step(
+                episode_id=metadata["episode_id"],
+                index=index,
+                step_count=step_count + index,
+                task=task.name,
+                object=metadata["object"] or task.default_object,
+                instruction=episode.instruction,
+                seed=int(metadata["seed"]),
+                observation=seen,
+                action=answer,
+                reward=float(episode.reward[index]),
+                terminated=ends and terminal,
+                truncated=ends and not terminal,
+                is_first=index == 0,
+                is_last=index == last,
+                success=ends and bool(metadata["success"]),
+            )
+        )
+    return steps, clipped
+
+
+def normalised(episode: Episode, task: Task) -> tuple[list[Float32], int]:
+    """Actions (6,) or, where the task has a gripper, (7,) in [-1, 1], and how many values were clipped."""
+    last = len(episode) - 1
+    motion = task.action.to_delta_tcp(np.ones(6))
+    values: list[NDArray[np.floating]] = [episode.action[:last, :6].astype(np.float64) / motion]
+    if task.action.gripper:
+        values.append(2.0 * episode.action[:last, 6:] - 1.0)
+    unclipped = np.concatenate(values, axis=1)
+    clipped = int((np.abs(unclipped) > 1 + ROUNDING).sum())
+    return list(np.clip(unclipped, -1, 1).astype(np.float32)), clipped
