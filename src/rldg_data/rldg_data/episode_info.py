@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, fields
+from dataclasses import MISSING, dataclass, fields
 from typing import Any
 
 from rldg_core.errors import UserError
@@ -17,7 +17,8 @@ class EpisodeInfo:
     """One episode. source: the action source of most transitions; steps: transitions (messages less one).
 
     The action scale travels with the data, so that an export needs no task file: executed actions are
-    normalised, scale_m / scale_rad turn them into metres and radians.
+    normalised, scale_m / scale_rad turn them into metres and radians. relabelled_by: JSON of the policy that
+    replaced actions (`rldg_data.relabelling`), absent from bags as they were recorded.
     """
 
     task: str
@@ -34,6 +35,7 @@ class EpisodeInfo:
     wall_time: str
     action_scale_m: float
     action_scale_rad: float
+    relabelled_by: str = ""
 
     @classmethod
     def of(
@@ -61,11 +63,12 @@ class EpisodeInfo:
     @classmethod
     def from_custom_data(cls, data: Mapping[str, str], where: str) -> EpisodeInfo:
         """Parse custom_data. Raises UserError `where: custom_data.<key>: reason`."""
-        return cls(**{f.name: _parse(data, f.name, str(f.type), where) for f in fields(cls)})
+        held = [f for f in fields(cls) if f.default is MISSING or f.name in data]
+        return cls(**{f.name: _parse(data, f.name, str(f.type), where) for f in held})
 
     def to_custom_data(self) -> dict[str, str]:
         """custom_data of a bag: strings only."""
-        return {f.name: _text(getattr(self, f.name)) for f in fields(self)}
+        return {f.name: _text(value) for f in fields(self) if (value := getattr(self, f.name)) != f.default}
 
 
 def dominant_source(actions: Sequence[ExecutedAction]) -> Source:

@@ -18,8 +18,8 @@ from rldg_core.errors import UserError
 from rldg_core.files import writing_aside
 from rldg_core.seeding import derive_seed
 from rldg_core.types import Source
-from rldg_data.bags import episode_info, find_bags, read_episode
-from rldg_data.build import to_episode
+from rldg_data.bags import episode_info, find_bags
+from rldg_data.build import build_episode
 from rldg_data.episode import IMAGE_KEY, Episode, Float32
 from rldg_data.episode_info import EpisodeInfo
 from rldg_data.plan import EpisodePlan
@@ -74,8 +74,8 @@ def export_dataset(
     rows: list[Float32] = []
 
     def episodes() -> Iterator[Episode]:
-        for done, (bag, info) in enumerate(chosen):
-            episode = to_episode(read_episode(bag), info, bag, EpisodePlan("train", (bag,)))
+        for done, (bag, _) in enumerate(chosen):
+            episode = build_episode(EpisodePlan("train", (bag,)))
             height_width = _image_size(episode.images[IMAGE_KEY][0], bag)
             size.append(height_width)
             if height_width != size[0]:

@@ -122,12 +122,13 @@ def episodes(draw: st.DrawFn, min_transitions: int = 0) -> list[Step]:
         "instruction": draw(text.filter(bool)),
         "seed": draw(st.integers(0, 2**64 - 1)),
     }
+    times = sorted(draw(st.lists(stamps, min_size=len(steps), max_size=len(steps), unique=True)))
     sources = st.sampled_from([Source.POLICY, Source.HUMAN, Source.SCRIPTED, Source.HOLD])
     drawn = []
-    for step in steps:
+    for step, stamp_ns in zip(steps, times, strict=True):
         seen = replace(
             step.observation,
-            stamp_ns=draw(stamps),
+            stamp_ns=stamp_ns,
             gripper_width_m=draw(st.one_of(st.just(float("nan")), st.floats(0, 1, width=32))),
             joint_positions=draw(st.sampled_from([step.observation.joint_positions, np.empty(0)])),
         )
