@@ -11,9 +11,9 @@ from __future__ import annotations
 
 import os
 import struct
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import BinaryIO
+from typing import BinaryIO, Protocol
 
 import google_crc32c
 import numpy as np
@@ -35,6 +35,16 @@ _ONE_BYTE = 0x80
 """Smaller numbers are varints of one byte."""
 
 
+class Sink(Protocol):
+    """What a record is written to: a binary file, or one that looks at what passes."""
+
+    def write(self, data: bytes, /) -> object:
+        """Append."""
+
+    def writelines(self, parts: Iterable[bytes], /) -> None:
+        """Append all parts."""
+
+
 def masked_crc(*parts: bytes) -> int:
     """CRC-32C, rotated and offset so that a CRC of data that holds CRCs stays well distributed."""
     crc = 0
@@ -43,7 +53,7 @@ def masked_crc(*parts: bytes) -> int:
     return (((crc >> 15) | (crc << 17)) + 0xA282EAD8) & 0xFFFFFFFF
 
 
-def write_record(stream: BinaryIO, *payload: bytes) -> int:
+def write_record(stream: Sink, *payload: bytes) -> int:
     """Append one record, its payload given in parts, and return the size of the payload [bytes]."""
     size = sum(map(len, payload))
     length = struct.pack("<Q", size)
@@ -106,7 +116,7 @@ def _feature_parts(values: Feature) -> list[bytes]:
         return _nested(_BYTES, [part for value in values for part in (_head(1, len(value)), value)])
     if values.dtype == np.float32:
         return _nested(_FLOAT, [_field(1, np.ascontiguousarray(values, dtype="<f4").tobytes())])
-    return _nested(_INT64, [_field(1, _varints(values))])
+    return _nested(_INT64, [_field(1, _varints(values.astype(np.int64, copy=False)))])
 
 
 def _decode_feature(data: memoryview) -> Feature:

@@ -1,0 +1,149 @@
+"""Where jobs run: in this process, in several on this machine, or on the machines of a Ray cluster.
+
+Jobs are independent and write their own files, so an engine decides when something is done, never what.
+"""
+
+from __future__ import annotations
+
+import os
+import signal
+import threading
+from collections.abc import Callable, Sequence
+from concurrent.futures import FIRST_COMPLETED, ProcessPoolExecutor, wait
+from concurrent.futures.process import BrokenProcessPool
+from typing import Any, Literal, TypeVar
+
+from rldg_core.errors import UserError
+
+Job = TypeVar("Job")
+Result = TypeVar("Result")
+Beat = Callable[[], None]
+"""Called often during a job; what it raises ends the run."""
+
+Engine = Literal["processes", "ray"]
+_BEAT_S = 0.2
+
+
+class _Stopped(Exception):
+    """Another job failed or the run was cancelled."""
+
+
+def run(
+    work: Callable[[Job, Beat], Result],
+    jobs: Sequence[Job],
+    take: Callable[[Result], None],
+    beat: Beat,
+    *,
+    workers: int = 1,
+    engine: Engine = "processes",
+) -> None:
+    """Do every job; `take` gets the results in the order of their completion, in this process.
+
+    work: an importable function; it calls its second argument at least once per unit of work that may not be
+    interrupted. One worker in "processes" is this very process. The first exception, or Ctrl-C, stops what runs and
+    is raised. Raises UserError when a worker was killed or Ray is missing.
+    """
+    if engine == "ray":
+        _run_ray(work, jobs, take, beat, workers)
+    elif workers == 1:
+        for job in jobs:
+            take(work(job, beat))
+    elif jobs:
+        _run_processes(work, jobs, take, beat, min(workers, len(jobs)))
+
+
+def _run_processes(
+    work: Callable[[Job, Beat], Result],
+    jobs: Sequence[Job],
+    take: Callable[[Result], None],
+    beat: Beat,
+    workers: int,
+) -> None:
+    import multiprocessing
+
+    # Spawned: a forked child of a process with threads (rclpy, Ray) may hold a lock that nobody releases.
+    context = multiprocessing.get_context("spawn")
+    stop = context.Event()
+    with ProcessPoolExecutor(workers, context, _start_worker, (stop,)) as pool:
+        try:
+            pending = {pool.submit(_call, work, job) for job in jobs}
+            while pending:
+                done, pending = wait(pending, _BEAT_S, FIRST_COMPLETED)
+                for future in done:
+                    take(future.result())
+                beat()
+        except BrokenProcessPool as error:
+            raise UserError("a worker process was killed (out of memory?): run again, with fewer workers") from error
+        finally:
+            stop.set()
+            pool.shutdown(wait=True, cancel_futures=True)
+
+
+_stop: Any = None
+"""In a worker process: the event that ends it."""
+
+
+def _start_worker(stop: Any) -> None:
+    """Ctrl-C is the parent's business; without a parent there is none."""
+    import multiprocessing
+
+    global _stop
+    _stop = stop
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    # Parallelism is over jobs. OpenCV is not imported yet.
+    os.environ["OPENCV_FOR_THREADS_NUM"] = "1"
+    parent = multiprocessing.parent_process()
+    assert parent is not None
+
+    def follow() -> None:
+        parent.join()
+        os._exit(1)
+
+    threading.Thread(target=follow, daemon=True).start()
+
+
+def _call(work: Callable[[Job, Beat], Result], job: Job) -> Result:
+    def beat() -> None:
+        if _stop is not None and _stop.is_set():
+            raise _Stopped
+
+    return work(job, beat)
+
+
+def _run_ray(
+    work: Callable[[Job, Beat], Result],
+    jobs: Sequence[Job],
+    take: Callable[[Result], None],
+    beat: Beat,
+    workers: int,
+) -> None:
+    try:
+        import ray  # type: ignore[import-not-found,unused-ignore]
+    except ImportError as error:
+        raise UserError("engine ray: Ray is not installed: pip install -r requirements/ray.txt") from error
+    ours = not ray.is_initialized()
+    if ours:
+        # RAY_ADDRESS names a cluster; without it Ray starts on this machine.
+        local: dict[str, Any] = {} if "RAY_ADDRESS" in os.environ else {"num_cpus": workers, "include_dashboard": False}
+        ray.init(log_to_driver=False, logging_level="ERROR", **local)
+    pending: list[Any] = []
+    try:
+        remote = ray.remote(_call)
+        waiting = list(reversed(jobs))
+        while waiting or pending:
+            while waiting and len(pending) < workers:
+                pending.append(remote.remote(work, waiting.pop()))
+            done, pending = ray.wait(pending, timeout=_BEAT_S)
+            for reference in done:
+                take(ray.get(reference))
+            beat()
+    except ray.exceptions.RayTaskError as error:
+        raise error.cause from None
+    except ray.exceptions.RayError as error:
+        reason = str(error).strip().splitlines()[0]
+        raise UserError(f"engine ray: {reason}") from error
+    finally:
+        for reference in pending:
+            ray.cancel(reference, force=True)
+        if ours:
+            ray.shutdown()

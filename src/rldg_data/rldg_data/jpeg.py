@@ -1,0 +1,83 @@
+"""Structure of JPEG files (ITU-T T.81, annex B), found without decoding them: fast enough to check every frame."""
+
+from __future__ import annotations
+
+import re
+
+_START, _PNG = b"\xff\xd8", b"\x89PNG\r\n\x1a\n"
+_FRAMES = frozenset(range(0xC0, 0xD0)) - {0xC4, 0xC8, 0xCC}
+"""Start-of-frame markers: the segment that holds precision, size and number of components."""
+_SCAN, _END = 0xDA, 0xD9
+_BETWEEN_SCANS = frozenset({0xC4, 0xDA, 0xDB, 0xDD, 0xFE})
+"""What may follow a scan of a progressive file: tables, comments, the next scan."""
+_MARKER = re.compile(rb"\xff([^\x00\xd0-\xd7\xff])", re.DOTALL)
+"""The next marker after entropy-coded data, where 0xff is stuffed with 0x00 and restart markers belong to the data."""
+_TAIL_BYTES = 64
+"""Padding that some cameras leave behind the end marker."""
+
+
+def check(data: bytes) -> tuple[int, int]:
+    """(height, width) [px] of a complete JPEG of 8-bit RGB.
+
+    Raises ValueError saying what it is instead: another format, grey, 16-bit, cut off, or no JPEG data after the
+    header. Values of pixels are not looked at; the CRCs of a bag guard those.
+    """
+    size, scan = header(data)
+    check_scans(data, scan)
+    return size
+
+
+def header(data: bytes) -> tuple[tuple[int, int], int]:
+    """(height, width) [px] and where the first scan begins. Raises ValueError as `check`."""
+    if not data.startswith(_START):
+        raise ValueError(f"{_kind(data)}, expected an RGB JPEG")
+    size, position = None, 2
+    while position + 4 <= len(data) and data[position] == 0xFF:
+        marker, length = data[position + 1], int.from_bytes(data[position + 2 : position + 4], "big")
+        if marker == _SCAN:
+            if size is None:
+                break
+            return size, position
+        if marker in _FRAMES:
+            size = _frame(data[position + 4 : position + 2 + length])
+        position += 2 + length
+    raise ValueError("a cut off or corrupt JPEG: no complete header")
+
+
+def check_scans(data: bytes, scan: int) -> None:
+    """Whether entropy-coded data follow, up to the end marker. scan: position of the first scan."""
+    position = scan
+    while position + 4 <= len(data):
+        position += 2 + int.from_bytes(data[position + 2 : position + 4], "big")
+        if not (found := _MARKER.search(data, position)):
+            break
+        position, marker = found.start(), found[1][0]
+        if marker == _END and len(data) - position <= _TAIL_BYTES:
+            return
+        if marker not in _BETWEEN_SCANS:
+            raise ValueError(f"a corrupt JPEG: marker {marker:#x} in the middle of its data")
+    raise ValueError("a cut off JPEG: no end marker")
+
+
+def is_png(data: bytes) -> bool:
+    """Whether it begins as a PNG does. Raises ValueError when that PNG has more than 8 bits a channel."""
+    if not data.startswith(_PNG):
+        return False
+    if data[24:25] > b"\x08":
+        raise ValueError(_kind(data))
+    return True
+
+
+def _frame(segment: bytes) -> tuple[int, int]:
+    if len(segment) < 6:
+        raise ValueError("a cut off or corrupt JPEG: no complete header")
+    precision, components = segment[0], segment[5]
+    if (precision, components) != (8, 3):
+        raise ValueError(f"a JPEG of {precision} bits and {components} channels, expected 8 bits, RGB")
+    return int.from_bytes(segment[1:3], "big"), int.from_bytes(segment[3:5], "big")
+
+
+def _kind(data: bytes) -> str:
+    if data.startswith(_PNG):
+        return f"a PNG of {data[24] if len(data) > 24 else 0} bits"
+    return f"{len(data)} bytes of no known image format" if data else "an empty image"
