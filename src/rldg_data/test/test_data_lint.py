@@ -32,14 +32,15 @@ BAD = 3
 
 
 def dataset(seed: int = 0, count: int = 6, **options: Any) -> Placed:
-    return [("val" if i == count - 1 else "train", good_episode(i, seed=seed, **options)) for i in range(count)]
+    return [("val" if 0 < i == count - 1 else "train", good_episode(i, seed=seed, **options)) for i in range(count)]
 
 
 def statistics_of(placed: Placed) -> dict[str, Any]:
+    train = [rows_of(episode) for split, episode in placed if split == "train"]
     with tempfile.NamedTemporaryFile() as file:
-        file.write(b"".join(rows_of(e).tobytes() for _, e in placed))
+        file.write(b"".join(rows.tobytes() for rows in train))
         file.flush()
-        return dict(dataset_statistics([Path(file.name)], len(placed)))
+        return dict(dataset_statistics([Path(file.name)], len(train)))
 
 
 def findings(placed: Placed, stored: dict[str, Any] | None = None) -> list[Finding]:

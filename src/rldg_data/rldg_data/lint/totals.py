@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import hashlib
-import io
 import json
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
@@ -12,8 +11,8 @@ from typing import IO, Any, NamedTuple, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
-from PIL import Image, UnidentifiedImageError
 
+from rldg_data import jpeg
 from rldg_data.episode import Episode
 from rldg_data.lint.episode import numbers
 from rldg_data.lint.findings import Finding, Findings, Limits, Problem, Problems
@@ -53,7 +52,7 @@ class ImageSizes:
                 yield Problem("error", "image_size", f"{len(images)} images {key!r} in {len(episode)} steps")
             for step, data in enumerate(images):
                 try:
-                    size = jpeg_size_px(data)
+                    size = jpeg.check(data)
                 except ValueError as error:
                     yield Problem("error", "image", f"{key!r} of step {step}: {error}")
                     break
@@ -75,17 +74,6 @@ class ImageSizes:
                 yield Finding(
                     "warning", "image_size", "", f"{key!r} is {_px(size)}, below {self.limits.min_image_px} px"
                 )
-
-
-def jpeg_size_px(data: bytes) -> tuple[int, int]:
-    """(height, width) from the header. Raises ValueError unless it is an RGB JPEG."""
-    try:
-        with Image.open(io.BytesIO(data)) as image:
-            if image.format != "JPEG" or image.mode != "RGB":
-                raise ValueError(f"{image.format} {image.mode}, expected JPEG RGB")
-            return image.height, image.width
-    except (UnidentifiedImageError, OSError) as error:
-        raise ValueError("no JPEG image") from error
 
 
 def _px(size: tuple[int, int]) -> str:
@@ -244,7 +232,7 @@ def _segments(episode: Episode) -> list[bytes]:
 
 @dataclass
 class Statistics:
-    """dataset_statistics.json against the data. rows: scratch file that the transitions are collected in."""
+    """dataset_statistics.json against the split "train". rows: scratch file that its transitions are collected in."""
 
     stored: Mapping[str, Any]
     limits: Limits
@@ -253,10 +241,11 @@ class Statistics:
     usable: bool = True
 
     def add(self, place: Place, episode: Episode) -> Problems:
-        rows = rows_of(episode)
-        self.rows.write(rows.tobytes())
-        self.episodes += 1
-        self.usable &= bool(np.isfinite(rows).all())
+        if place.split == "train":
+            rows = rows_of(episode)
+            self.rows.write(rows.tobytes())
+            self.episodes += 1
+            self.usable &= bool(np.isfinite(rows).all())
         yield from ()
 
     def end(self) -> Findings:
