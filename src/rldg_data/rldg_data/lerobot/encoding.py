@@ -23,6 +23,9 @@ RATE_TOLERANCE = 0.05
 """LeRobot has whole frames per second, one number for a dataset: how far the median rate may be from it."""
 
 
+MAX_FPS = 1000
+
+
 @dataclass(frozen=True)
 class EncodedEpisode:
     """T frames: what of an episode depends on the episode alone.
@@ -85,15 +88,13 @@ def encode_episode(plan: EpisodePlan, stem: Path) -> EncodedEpisode:
 def frames_per_second(timestamp_s: NDArray[np.float32], name: str) -> int:
     """The whole number of frames per second that an episode's stamps mean.
 
-    Raises UserError when the stamps stand still or their median rate is more than RATE_TOLERANCE off a whole number.
+    Raises UserError when their median rate is more than RATE_TOLERANCE off a whole number, or beyond MAX_FPS.
     """
     period_s = float(np.median(np.diff(timestamp_s.astype(np.float64))))
-    if period_s <= 0:
-        raise UserError(f"{name}: stamps of the observations do not advance")
-    rate = 1 / period_s
+    rate = 1 / max(period_s, 1e-9)
     fps = max(1, round(rate))
-    if abs(rate - fps) > RATE_TOLERANCE * fps:
-        raise UserError(f"{name}: {rate:.2f} observations per second: LeRobot knows whole numbers only")
+    if fps > MAX_FPS or abs(rate - fps) > RATE_TOLERANCE * fps:
+        raise UserError(f"{name}: {rate:.2f} observations per second: expected a whole number, {MAX_FPS} at most")
     return fps
 
 

@@ -1,18 +1,16 @@
-"""Plan -> LeRobot dataset v3: episodes are encoded in worker processes and written in the order of the plan."""
+"""Plan -> LeRobot dataset v3: episodes are encoded by an engine's workers and written in the order of the plan."""
 
 from __future__ import annotations
 
-import multiprocessing
 import tempfile
-from collections import deque
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from concurrent.futures import Future, ProcessPoolExecutor
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Literal
 
 from rldg_core.errors import UserError
 from rldg_core.files import write_json, writing_aside
+from rldg_data import engines
+from rldg_data.engines import Beat, Engine
 from rldg_data.lerobot.encoding import EncodedEpisode, encode_episode
 from rldg_data.lerobot.layout import INFO_PATH
 from rldg_data.lerobot.writing import DatasetWriter
@@ -31,12 +29,58 @@ class ExportResult:
     resumed: int
 
 
+@dataclass(frozen=True)
+class _Job:
+    """One episode; stem: where its video streams go, on a disk that all workers see."""
+
+    number: int
+    plan: EpisodePlan
+    stem: Path
+
+
+@dataclass(frozen=True)
+class _Done:
+    number: int
+    episode: EncodedEpisode | None
+    reason: str = ""
+
+
+@dataclass
+class _InOrder:
+    """Hands results, which come in any order, to the writer in the order of the plan."""
+
+    plan: Plan
+    writer: DatasetWriter
+    skip_bad: bool
+    progress: Callable[[int, int], None] | None
+    bad: list[tuple[Path, str]]
+    waiting: dict[int, _Done] = field(default_factory=dict)
+    number: int = 0
+
+    def take(self, done: _Done) -> None:
+        """Write what is due. Raises UserError on an unfit episode, unless those are skipped."""
+        self.waiting[done.number] = done
+        while due := self.waiting.pop(self.number, None):
+            episode = self.plan.episodes[self.number]
+            try:
+                if not due.episode:
+                    raise UserError(due.reason)
+                self.writer.add(due.episode, episode.split, episode.name)
+            except UserError as error:
+                if not self.skip_bad:
+                    raise
+                self.bad += [(bag, str(error)) for bag in episode.bags]
+            self.number += 1
+            if self.progress:
+                self.progress(self.number, len(self.plan.episodes))
+
+
 def export_plan(
     plan: Plan,
     root: Path,
     *,
     workers: int = 1,
-    engine: Literal["processes", "ray"] = "processes",
+    engine: Engine = "processes",
     overwrite: bool = False,
     skip_bad: bool = False,
     progress: Callable[[int, int], None] | None = None,
@@ -54,47 +98,33 @@ def export_plan(
         raise UserError(f"{path}: is not a LeRobot dataset and will not be replaced")
     if not plan.episodes:
         raise UserError(f"{plan.name}: the recipe leaves no episode")
-    bad = list(plan.bad)
     with writing_aside(path) as folder:
         folder.mkdir()
         writer = DatasetWriter(folder)
+        order = _InOrder(plan, writer, skip_bad, progress, list(plan.bad))
         try:
             with tempfile.TemporaryDirectory(dir=folder, prefix=".pieces-") as pieces:
-                results = _encoded(plan.episodes, Path(pieces), workers)
-                for done, (episode, get) in enumerate(zip(plan.episodes, results, strict=True)):
-                    try:
-                        writer.add(get(), episode.split, episode.name)
-                    except UserError as error:
-                        if not skip_bad:
-                            raise
-                        bad += [(bag, str(error)) for bag in episode.bags]
-                    if progress:
-                        progress(done + 1, len(plan.episodes))
+                jobs = [_Job(n, episode, Path(pieces) / f"{n:06d}") for n, episode in enumerate(plan.episodes)]
+                engines.run(_encode, jobs, order.take, _no_beat, workers=workers, engine=engine)
             if not writer.frames:
-                raise UserError(f"{plan.name}: none of {len(plan.episodes)} episodes is fit; the first: {bad[0][1]}")
+                raise UserError(f"{plan.name}: none of {len(plan.episodes)} episodes is fit: {order.bad[-1][1]}")
             writer.close()
         except BaseException:
             writer.abort()
             raise
-        result = ExportResult(path, writer.splits, writer.frames, plan.left_out, tuple(bad), 0)
+        result = ExportResult(path, writer.splits, writer.frames, plan.left_out, tuple(order.bad), 0)
         write_json(folder / REPORT, {})
     return result
 
 
-def _encoded(plans: Sequence[EpisodePlan], folder: Path, workers: int) -> Iterator[Callable[[], EncodedEpisode]]:
-    """Calls that give the episodes in order; at most two per worker are on their way, so memory and disk stay small."""
-    stems = [folder / f"{number:06d}" for number in range(len(plans))]
-    if workers == 1:
-        for plan, stem in zip(plans, stems, strict=True):
-            yield lambda plan=plan, stem=stem: encode_episode(plan, stem)  # type: ignore[misc]
-        return
-    with ProcessPoolExecutor(workers, multiprocessing.get_context("spawn")) as pool:
-        pending: deque[Future[EncodedEpisode]] = deque()
-        remaining = iter(zip(plans, stems, strict=True))
-        try:
-            for _ in plans:
-                while len(pending) < 2 * workers and (job := next(remaining, None)):
-                    pending.append(pool.submit(encode_episode, *job))
-                yield pending.popleft().result
-        finally:
-            pool.shutdown(cancel_futures=True)
+def _encode(job: _Job, beat: Beat) -> _Done:
+    """The work of an engine. An unfit episode is a result: what to do about it is the caller's choice."""
+    beat()
+    try:
+        return _Done(job.number, encode_episode(job.plan, job.stem))
+    except UserError as error:
+        return _Done(job.number, None, str(error))
+
+
+def _no_beat() -> None:
+    """Nothing else is to be done meanwhile."""
