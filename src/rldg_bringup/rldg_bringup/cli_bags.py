@@ -3,37 +3,173 @@
 from __future__ import annotations
 
 import json
+from datetime import datetime, timezone
+from math import isnan
 from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
 
+import typer
 from rich.console import Console
 from rich.table import Table
 
-from rldg_bringup.cli_common import Json, existing, sub_app
+from rldg_bringup.cli_common import Json, console, existing, progress_maker, sub_app
 from rldg_core.errors import UserError
 
+if TYPE_CHECKING:
+    from rldg_data.showing import BagSummary
+
 app = sub_app()
+
+COLUMNS = ("task", "object", "success", "source", "policy_id", "policy_version", "steps")
 
 
 @app.callback()
 def _group() -> None:
-    """Recorded episodes."""
+    """Recorded episodes, and bags of other people."""
 
 
 @app.command()
-def info(path: Path, as_json: Json = False) -> None:
-    """Show what a bag, or every bag of a folder, holds."""
-    from rldg_data.bags import bag_info, find_bags
+def info(
+    paths: Annotated[list[Path], typer.Argument(help="Bags, or folders of bags.")],
+    as_json: Json = False,
+) -> None:
+    """Show what bags hold: topics, counts, duration, rate, size and what they say of their episode."""
+    from rldg_data.showing import summarize
 
-    existing(path)
-    bags = [path] if (path / "metadata.yaml").is_file() else find_bags(path)
-    if not bags:
-        raise UserError(f"{path}: no bags in it")
-    infos = [(bag, bag_info(bag)) for bag in bags]
+    summaries = [summarize(bag) for bag in _bags(paths)]
     if as_json:
-        print(json.dumps([{"path": str(bag), **one.custom_data} for bag, one in infos]))
+        print(json.dumps([s.to_json() for s in summaries]))
+    elif len(summaries) == 1:
+        _print_one(summaries[0])
+    else:
+        _print_many(summaries)
+
+
+@app.command()
+def show(
+    bag: Annotated[Path, typer.Argument(help="One bag.")],
+    out: Annotated[Path | None, typer.Option(help="PNG to write; default: <name of the bag>.png here.")] = None,
+) -> None:
+    """Draw a bag: images over time, executed actions, wrench."""
+    from rldg_data.showing import show as draw
+
+    existing(bag)
+    path = out or Path(f"{bag.resolve().name}.png")
+    draw(bag, path)
+    console.print(str(path), highlight=False)
+
+
+@app.command()
+def repair(
+    folder: Annotated[Path, typer.Argument(help="A damaged bag, or a folder of bags; `unfinished` in it, too.")],
+    as_json: Json = False,
+) -> None:
+    """Restore bags that a killed recorder left or that lost a part; the originals stay beside, as *.damaged."""
+    from rldg_data.repair import Repaired, damaged_bags, repair_bag
+
+    done: list[Repaired] = []
+    failed: list[str] = []
+    damaged = damaged_bags(folder)
+    with progress_maker() as make:
+        progress = make("repair")
+        for number, bag in enumerate(damaged):
+            progress(number, len(damaged))
+            try:
+                done.append(repair_bag(bag))
+            except UserError as error:
+                failed.append(str(error))
+        progress(len(damaged), len(damaged))
+    if as_json:
+        report = [{**vars(one), "path": str(one.path), "damaged": str(one.damaged)} for one in done]
+        print(json.dumps({"repaired": report, "failed": failed}))
+    else:
+        if not damaged:
+            console.print(f"{folder}: nothing to repair")
+        for one in done:
+            console.print(f"{one.path}: {_verdict(one)}", highlight=False, soft_wrap=True)
+    if failed:
+        raise UserError("; ".join(failed))
+
+
+@app.command(name="import")
+def import_(
+    mapping: Annotated[Path, typer.Argument(help="YAML: which topics are image, pose, action (docs/data.md).")],
+    bags: Annotated[list[Path], typer.Argument(help="rosbag2 bags, MCAP or SQLite.")],
+    out: Annotated[Path, typer.Option(help="Folder for the imported bags.")],
+    as_json: Json = False,
+) -> None:
+    """Turn bags of other people into episodes: one bag in, one bag out."""
+    from rldg_data.foreign import import_bag, load_mapping
+
+    settings = load_mapping(mapping)
+    written: list[dict[str, Any]] = []
+    with progress_maker() as make:
+        progress = make("import")
+        for number, bag in enumerate(bags):
+            progress(number, len(bags))
+            result = import_bag(settings, bag, out)
+            written.append({**vars(result), "path": str(result.path), "source": str(bag)})
+        progress(len(bags), len(bags))
+    if as_json:
+        print(json.dumps(written))
         return
-    table = Table("bag", "task", "object", "success", "source", "policy", "version", "steps")
-    for bag, one in infos:
-        keys = ("task", "object", "success", "source", "policy_id", "policy_version", "steps")
-        table.add_row(bag.name, *(str(one.custom_data.get(k, "")) for k in keys))
+    for one in written:
+        console.print(f"{one['path']}: {one['steps']} Steps from {one['source']}", highlight=False, soft_wrap=True)
+
+
+def _bags(paths: list[Path]) -> list[Path]:
+    from rldg_data.bags import find_bags
+
+    found: list[Path] = []
+    for path in paths:
+        existing(path)
+        bags = [path] if (path / "metadata.yaml").is_file() else find_bags(path)
+        if not bags:
+            raise UserError(f"{path}: no bags in it")
+        found += bags
+    return found
+
+
+def _verdict(one: Any) -> str:
+    kept = f"{one.messages} messages restored, {one.lost_bytes} bytes lost; original: {one.damaged.name}"
+    if one.complete is None:
+        return kept
+    whole = "a whole episode" if one.complete else "a part of an episode, nothing can be learned from it"
+    return f"{whole}: {one.steps} Steps; {kept}"
+
+
+def _print_one(bag: BagSummary) -> None:
+    table = Table("messages", "Hz", "topic", "type", title=str(bag.path))
+    for topic in bag.topics:
+        rate = "" if isnan(topic.rate_hz) else f"{topic.rate_hz:.2f}"
+        table.add_row(str(topic.messages), rate, topic.name, topic.type)
+    for column in table.columns[2:]:
+        column.overflow = "fold"
+    start = datetime.fromtimestamp(bag.start_ns / 1e9, timezone.utc).isoformat(timespec="milliseconds")
+    data = Table(show_header=False)
+    data.add_row("start", start)
+    data.add_row("duration", f"{bag.duration_s:.3f} s")
+    data.add_row("messages", str(bag.messages))
+    data.add_row("size", f"{_megabytes(bag)} MB in {bag.files} {'file' if bag.files == 1 else 'files'}")
+    for key, value in bag.custom_data.items():
+        data.add_row(key, value if value.isprintable() else repr(value))
+    Console().print(table, data)
+
+
+def _print_many(bags: list[BagSummary]) -> None:
+    table = Table("bag", *(c.replace("_", " ") for c in COLUMNS), "s", "Hz", "MB")
+    for bag in bags:
+        values = [bag.custom_data.get(column, "") for column in COLUMNS]
+        if bag.custom_data.get("complete") == "false":
+            values[2] = "incomplete"
+        rate = max((t.rate_hz for t in bag.topics if t.type.endswith("/Step")), default=float("nan"))
+        table.add_row(bag.path.name, *values, f"{bag.duration_s:.1f}", f"{rate:.1f}", _megabytes(bag))
     Console().print(table)
+    console.print(
+        f"{len(bags)} bags, {sum(b.messages for b in bags)} messages, {sum(b.duration_s for b in bags):.0f} s, "
+        f"{sum(b.size_bytes for b in bags) / 1e6:.1f} MB"
+    )
+
+
+def _megabytes(bag: BagSummary) -> str:
+    return f"{bag.size_bytes / 1e6:.1f}"

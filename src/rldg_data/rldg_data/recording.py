@@ -7,13 +7,13 @@ from contextlib import ExitStack, suppress
 from dataclasses import dataclass, field, replace
 from datetime import datetime, timezone
 from pathlib import Path
-from typing import Protocol
+from typing import Protocol, cast
 
 from rosbags.serde import SerdeError
 
 from rldg_core.errors import UserError
 from rldg_core.files import writing_aside
-from rldg_core.task import Task
+from rldg_core.task import ActionConfig, Task
 from rldg_core.types import ExecutedAction, Step
 from rldg_data.bags import INCOMPLETE, UNFINISHED, episode_name, next_index
 from rldg_data.cdr import encode_step, step_decoder
@@ -23,6 +23,18 @@ from rldg_data.metadata import Qos, Storage, Topic
 from rldg_data.schemas import STEP_TYPE, schema_text
 
 STEP_QOS = Qos(depth=1000)
+
+
+class RecordedTask(Protocol):
+    """What a recorder needs of a task; `rldg_core.task.Task` has it."""
+
+    @property
+    def name(self) -> str: ...
+
+    @property
+    def action(self) -> ActionConfig: ...
+
+    def config_hash(self) -> str: ...
 
 
 class BagWriter(Protocol):
@@ -78,7 +90,7 @@ class EpisodeRecorder:
     def __init__(
         self,
         bag_dir: Path,
-        task: Task,
+        task: RecordedTask,
         step_topic: str = "/rldg/step",
         storage: Storage | None = None,
         make_writer: MakeWriter = McapWriter,
@@ -166,8 +178,10 @@ class EpisodeRecorder:
 
     def _unfinished(self, first: Step) -> dict[str, str]:
         """custom_data of the bag as long as it is open: what a repair starts from."""
-        info = EpisodeInfo.of(first, [], False, self._task, self._wall_time())
-        return {**info.to_custom_data(), **INCOMPLETE}
+        return {**self._info(first, [], False), **INCOMPLETE}
+
+    def _info(self, first: Step, actions: Sequence[ExecutedAction], success: bool) -> dict[str, str]:
+        return EpisodeInfo.of(first, actions, success, cast(Task, self._task), self._wall_time()).to_custom_data()
 
     def _append(self, step: Step, data: bytes, time_ns: int) -> Path | None:
         bag = self._open
@@ -176,8 +190,7 @@ class EpisodeRecorder:
         if not step.is_last:
             bag.actions.append(step.action)
             return None
-        info = EpisodeInfo.of(bag.first, bag.actions, step.success, self._task, self._wall_time())
-        bag.writer.close(info.to_custom_data())
+        bag.writer.close(self._info(bag.first, bag.actions, step.success))
         bag.aside.close()
         self._open = None
         self._count(closed=1)
@@ -232,7 +245,7 @@ def _discard(aside: ExitStack) -> None:
         raise _Discarded
 
 
-def write_episode(bag_dir: Path, steps: Sequence[Step], task: Task, wall_time: str = "") -> Path:
+def write_episode(bag_dir: Path, steps: Sequence[Step], task: RecordedTask, wall_time: str = "") -> Path:
     """Write one complete episode as the next bag of `bag_dir` and return its path.
 
     Raises UserError when the Steps are no complete episode or cannot be written.
