@@ -10,7 +10,7 @@ from typing import Annotated
 
 import typer
 
-from rldg_bringup.cli_common import Json, console, existing, sub_app
+from rldg_bringup.cli_common import Json, console, emit, existing, sub_app
 
 app = sub_app()
 
@@ -45,3 +45,15 @@ def lint(
         print(json.dumps(report))
     console.print(f"{path}: {errors} errors, {warnings} warnings", highlight=False)
     raise typer.Exit(1 if errors else 0)
+
+
+@app.command()
+def card(
+    path: Annotated[Path, typer.Argument(help="A dataset <root>/<name>/<version>.")],
+    as_json: Json = False,
+) -> None:
+    """Write README.md and its pictures into a dataset: counts, sources, histograms, sample frames, how to load it."""
+    from rldg_data.card import write_card
+
+    existing(path)
+    emit({"path": str(write_card(path))}, as_json, "card")

@@ -58,6 +58,8 @@ class Limits:
     Specialists do saturate; above 0.7 the scale or the controller limits the data, not the task.
     min_switch_m: change of the gripper's width that tells opening from closing; fingers on an object move less.
     switch_steps: steps within which the width follows a command (0.5 s at 10 Hz).
+    max_wrong_switches: share of switches that the fingers answer the other way. Slips and late fingers stay below a
+    quarter, another convention reaches nearly all.
     min_image_px: OpenVLA and Octo resize to 224 and 256; what is below 64 has lost the connector's edges.
     statistics_tolerance: relative; sums in another order differ by 1e-12, a forgotten episode by far more.
     """
@@ -70,5 +72,6 @@ class Limits:
     max_saturated: float = 0.7
     min_switch_m: float = 0.005
     switch_steps: int = 5
+    max_wrong_switches: float = 0.75
     min_image_px: int = 64
     statistics_tolerance: float = 1e-6

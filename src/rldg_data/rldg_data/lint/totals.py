@@ -189,8 +189,9 @@ class Polarity:
         yield from ()
 
     def end(self) -> Findings:
-        if self.wrong > self.right:
-            message = f"inverted: in {self.wrong} of {self.right + self.wrong} switches the fingers move the other way"
+        switches = self.right + self.wrong
+        if self.wrong > self.limits.max_wrong_switches * switches:
+            message = f"inverted: in {self.wrong} of {switches} switches the fingers move the other way"
             yield Finding("error", "gripper", "", f"{message} (1 is open)")
 
 
