@@ -159,22 +159,21 @@ class Demo:
         return self._summary(outcome)
 
     def export(self, folder: Path) -> Result:
-        from rldg_data.export import export_dataset
+        from rldg_data.exporting import export_plan
+        from rldg_data.recipe import make_plan, quick_recipe
 
         result: Result = {}
         for name, bags in (("scripted", self._demonstrations), ("rldg", self._rollouts)):
-            progress = self.progress(f"export {name}")
-            exported = export_dataset(
+            recipe = quick_recipe(
                 [bags],
-                folder / "datasets",
                 f"insertion_{name}",
-                "1.0.0",
                 only_success=self.plan.only_success,
                 max_episodes=self.plan.dataset_episodes,
                 seed=self.seed,
-                progress=progress,
             )
-            result[name] = {"episodes": exported.episodes, "steps": exported.steps}
+            progress = self.progress(f"export {name}")
+            exported = export_plan(make_plan(recipe, folder), folder / "datasets", progress=progress)
+            result[name] = {"episodes": sum(exported.episodes.values()), "steps": exported.steps}
         return result
 
     def finetune(self, name: str, folder: Path) -> Result:

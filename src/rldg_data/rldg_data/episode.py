@@ -30,7 +30,8 @@ METADATA_TYPES: Mapping[str, type] = {
     "config_hash": str,
     "provenance": str,
 }
-"""episode_metadata. seed is text: TFDS has no unsigned 64-bit integers on disk. provenance: JSON, see `rldg_data.build`."""
+"""episode_metadata. seed is text: TFDS has no unsigned 64-bit integers on disk. provenance: JSON list of the recordings
+it is made of, each {bag, sha256, episode_id, source, policy_id, policy_version, steps[, relabelled_by]}."""
 
 
 @dataclass(frozen=True)

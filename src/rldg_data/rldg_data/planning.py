@@ -22,9 +22,12 @@ from rldg_data.stitching import stitched
 
 def plan_recipe(recipe: Recipe, base: Path, *, skip_bad: bool, task_dirs: Sequence[Path]) -> Plan:
     """See `rldg_data.recipe.make_plan`."""
-    relabels = [
-        resolve_relabel(source.relabel or recipe.relabel, base, task_dirs, recipe.seed) for source in recipe.sources
-    ]
+    try:
+        relabels = [
+            resolve_relabel(source.relabel or recipe.relabel, base, task_dirs, recipe.seed) for source in recipe.sources
+        ]
+    except UserError as error:
+        raise UserError(f"{recipe.name}: {error}") from error
     books = Bookkeeping(skip_bad)
     chosen = _chosen(recipe, base, books)
     if not chosen:
@@ -32,7 +35,7 @@ def plan_recipe(recipe: Recipe, base: Path, *, skip_bad: bool, task_dirs: Sequen
         count = sum(books.left_out.values())
         bad = f"; {len(books.bad)} unreadable" if books.bad else ""
         raise UserError(f"{recipe.name}: none of {count} episodes passes the filters ({reasons or 'no bags'}{bad})")
-    val = _val(chosen, recipe.split, books) if recipe.split else [False] * len(chosen)
+    val = _val(recipe.name, chosen, recipe.split, books) if recipe.split else [False] * len(chosen)
     cameras = (("image", ""),) if recipe.cameras is None else _cameras(recipe.cameras)
     images = ImageFormat(recipe.images.size_px, recipe.images.jpeg_quality)
 
@@ -153,7 +156,7 @@ def _shuffled(
     return sorted(filtered(bags, wanted, books), key=lambda bag: rank(Candidate((bag,), 0), recipe.seed))
 
 
-def _val(chosen: Sequence[Candidate], split: Split, books: Bookkeeping) -> list[bool]:
+def _val(name: str, chosen: Sequence[Candidate], split: Split, books: Bookkeeping) -> list[bool]:
     objects = [candidate.object for candidate in chosen]
     episodes = split.val_episodes
     if episodes is None:
@@ -169,7 +172,10 @@ def _val(chosen: Sequence[Candidate], split: Split, books: Bookkeeping) -> list[
         bags = [("bag", str(part.path)) for part in candidate.parts]
         return [*ids, *bags, *(("bytes", d) for part in candidate.parts if (d := content.get(part.path)))]
 
-    return hold_out(objects, [keys(candidate) for candidate in chosen], episodes)
+    try:
+        return hold_out(objects, [keys(candidate) for candidate in chosen], episodes)
+    except UserError as error:
+        raise UserError(f"{name}: {error}") from error
 
 
 def _cameras(cameras: dict[str, str]) -> tuple[tuple[str, str], ...]:

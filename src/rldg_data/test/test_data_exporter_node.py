@@ -18,12 +18,13 @@ from data_samples import make_episode, make_task
 from rclpy.action import ActionClient
 from rclpy.executors import SingleThreadedExecutor
 
-from rldg_data.export import export_dataset
+from rldg_data.exporting import export_plan
+from rldg_data.recipe import make_plan, quick_recipe
 from rldg_data.recording import write_episode
 from rldg_data.rlds import read_dataset
 from rldg_msgs.action import ExportDataset
 
-DOMAIN = "42"
+DOMAIN = "120"
 DEADLINE_S = 30.0
 
 
@@ -85,7 +86,8 @@ def test_goal_gives_the_bytes_of_the_command_line(tmp_path: Path, client: Client
     assert (result.success, result.episodes, result.steps) == (True, 3, 18)
     assert client.feedback[-1] == (3, 3)
     assert len(read_dataset(Path(result.path))) == 3
-    twin = export_dataset([tmp_path / "bags"], tmp_path / "b", "insertion", "1.0.0", only_success=True, seed=5).path
+    recipe = quick_recipe([tmp_path / "bags"], "insertion", only_success=True, source="policy", seed=5)
+    twin = export_plan(make_plan(recipe, tmp_path), tmp_path / "b").path
     contents = [{p.name: p.read_bytes() for p in path.iterdir()} for path in (Path(result.path), twin)]
     assert contents[0] == contents[1]
 
@@ -107,5 +109,5 @@ def test_cancelled_export_leaves_nothing(tmp_path: Path, client: Client) -> None
     client.wait(handle.cancel_goal_async())
     answer = client.wait(handle.get_result_async())
     assert answer.status == GoalStatus.STATUS_CANCELED
-    assert answer.result.message == "cancelled, nothing was written"
-    assert [p for p in (tmp_path / "out").rglob("*") if p.is_file()] == []
+    assert answer.result.message == "cancelled, no dataset was written"
+    assert not (tmp_path / "out/insertion/1.0.0").exists()

@@ -12,13 +12,14 @@ from rclpy.executors import MultiThreadedExecutor
 from rclpy.node import Node
 
 from rldg_core.errors import UserError
-from rldg_data.export import export_dataset
+from rldg_data.exporting import export_plan
+from rldg_data.recipe import make_plan, quick_recipe
 from rldg_msgs.action import ExportDataset
 from rldg_ros.runner import run_node
 
 
 class _Cancelled(Exception):
-    """The client cancelled; `export_dataset` cleans up on its way out."""
+    """The client cancelled; `export_plan` leaves nothing under the dataset's name."""
 
 
 class ExporterNode(Node):
@@ -45,30 +46,30 @@ class ExporterNode(Node):
             handle.publish_feedback(ExportDataset.Feedback(episodes_done=done, episodes_total=total))
 
         try:
-            result = export_dataset(
+            recipe = quick_recipe(
                 [Path(goal.bag_dir)],
-                Path(goal.output_dir),
                 goal.name,
                 goal.version,
                 only_success=goal.only_success,
                 source=goal.source,
                 seed=goal.seed,
-                progress=progress,
             )
+            result = export_plan(make_plan(recipe, Path.cwd()), Path(goal.output_dir), progress=progress)
         except _Cancelled:
             handle.canceled()
-            return ExportDataset.Result(message="cancelled, nothing was written")
+            return ExportDataset.Result(message="cancelled, no dataset was written")
         except UserError as error:
             handle.abort()
             self.get_logger().error(str(error))
             return ExportDataset.Result(message=str(error))
         handle.succeed()
-        self.get_logger().info(f"wrote {result.path}: {result.episodes} episodes, {result.steps} steps")
+        episodes = sum(result.episodes.values())
+        self.get_logger().info(f"wrote {result.path}: {episodes} episodes, {result.steps} steps")
         return ExportDataset.Result(
             success=True,
-            message=f"{result.skipped} bags left out by the filters",
+            message=f"{sum(result.left_out.values())} bags left out by the filters",
             path=str(result.path),
-            episodes=result.episodes,
+            episodes=episodes,
             steps=result.steps,
         )
 
