@@ -1,8 +1,8 @@
-# make setup | demo | test | lint | bench | clean
+# make setup | demo | test | test-compat | lint | bench | clean
 SHELL := /bin/bash
 .SHELLFLAGS := -euo pipefail -c
 .DEFAULT_GOAL := setup
-.PHONY: setup demo test lint bench clean
+.PHONY: setup demo test test-compat lint bench clean
 
 setup:
 	@bash scripts/setup.sh
@@ -13,6 +13,11 @@ demo: setup
 test: setup
 	@source scripts/env.sh && python -m pytest
 
+# Our datasets against TensorFlow's readers, in an environment of its own: needs the network once, and 1.8 GB.
+test-compat: setup
+	@bash scripts/compat.sh
+	@.venv-compat/bin/python -m pytest -c tests_compat/pytest.ini tests_compat
+
 lint: setup
 	@source scripts/env.sh && bash scripts/lint.sh
 
@@ -20,4 +25,4 @@ bench: setup
 	@source scripts/env.sh && bash scripts/bench.sh
 
 clean:
-	rm -rf .venv build install log .pytest_cache .mypy_cache .ruff_cache .hypothesis .import_linter_cache
+	rm -rf .venv .venv-compat build install log .pytest_cache .mypy_cache .ruff_cache .hypothesis .import_linter_cache
