@@ -171,7 +171,7 @@ def _joined(parts: Sequence[_Part], instruction: str, terminated: bool) -> Episo
 
 
 def _metadata(parts: Sequence[_Part]) -> dict[str, Any]:
-    """Of joined recordings: every name, joined by +; the outcome is the last one's."""
+    """Of joined recordings: every name, joined by +; the task is the first one's, the outcome the last one's."""
     infos = [part.info for part in parts]
     by_policy = next((info for info in reversed(infos) if info.policy_id), infos[-1])
 
@@ -181,8 +181,8 @@ def _metadata(parts: Sequence[_Part]) -> dict[str, Any]:
     return {
         "file_path": "+".join(str(part.provenance["bag"]) for part in parts),
         "episode_id": every("episode_id"),
-        "task": every("task"),
-        "object": every("object"),
+        "task": infos[0].task,
+        "object": infos[0].object,
         "source": every("source"),
         "policy_id": by_policy.policy_id,
         "policy_version": by_policy.policy_version,

@@ -1,0 +1,133 @@
+"""Replay parity: what a policy learns from in a dataset is, bit for bit, what the policy node sees live.
+
+The live side is the path of the policy node: CDR bytes of the topic -> message -> Observation. The other side is the
+whole data engine: the same bytes -> recorder -> bag -> recipe -> RLDS (images passed through) -> row.
+"""
+
+from __future__ import annotations
+
+import sys
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+from rclpy.serialization import deserialize_message, serialize_message
+
+from rldg_core import from_msg
+from rldg_core.image_codec import decode_jpeg, encode_jpeg
+from rldg_core.task import Task
+from rldg_core.types import Observation, Step
+from rldg_data.episode import Episode
+from rldg_data.exporting import export_plan
+from rldg_data.recipe import make_plan, quick_recipe
+from rldg_data.recording import EpisodeRecorder
+from rldg_data.rlds import read_dataset
+from rldg_msgs.msg import Step as StepMsg
+from rldg_policy.compact.config import ModelConfig
+from rldg_policy.compact.inputs import instruction_tokens, views
+from rldg_policy.compact.policy import CompactPolicy
+from rldg_policy.compact.train import read_samples, to_input
+from rldg_ros import to_msg
+
+sys.path.insert(0, str(Path(__file__).parents[2] / "rldg_data/test"))
+from data_samples import make_episode, make_task
+
+
+def photographed(steps: list[Step], rng: np.random.Generator) -> list[Step]:
+    """With images of every frequency, so that no decoder or resize can hide a difference."""
+    return [
+        replace(
+            step,
+            observation=replace(
+                step.observation,
+                images={"wrist": encode_jpeg(rng.integers(0, 256, (256, 256, 3), dtype=np.uint8), 90)},
+                gripper_width_m=float("nan") if step.index % 2 else step.observation.gripper_width_m,
+            ),
+        )
+        for step in steps
+    ]
+
+
+@pytest.fixture(scope="module")
+def parity(tmp_path_factory: pytest.TempPathFactory) -> tuple[list[list[Step]], list[Episode], Path]:
+    """Steps as a node receives them, the episodes of the dataset in the same order, the dataset."""
+    folder = tmp_path_factory.mktemp("parity")
+    recorder = EpisodeRecorder(folder / "bags", make_task())
+    rng = np.random.default_rng(0)
+    live: dict[str, list[Step]] = {}
+    for seed in range(3):
+        for step in photographed(make_episode(8, seed=seed), rng):
+            data = serialize_message(to_msg.step(step))
+            recorder.add_step(data)
+            live.setdefault(step.episode_id, []).append(from_msg.step(deserialize_message(data, StepMsg)))
+    assert recorder.counters.closed == 3
+    path = export_plan(make_plan(quick_recipe([folder / "bags"], "parity"), folder), folder).path
+    episodes = list(read_dataset(path).episodes())
+    return [live[e.metadata["episode_id"]] for e in episodes], episodes, path
+
+
+def test_images_and_inputs_of_the_compact_policy(parity: tuple[list[list[Step]], list[Episode], Path]) -> None:
+    config = ModelConfig()
+    for steps, episode in zip(parity[0], parity[1], strict=True):
+        assert len(steps) == len(episode)
+        for step, jpeg in zip(steps, episode.images["image"], strict=True):
+            seen = step.observation.images["wrist"]
+            assert seen == jpeg
+            np.testing.assert_array_equal(decode_jpeg(seen), decode_jpeg(jpeg))
+            np.testing.assert_array_equal(views(seen, config), views(jpeg, config))
+        assert episode.instruction == steps[0].instruction
+        for buckets in (64, config.instruction_buckets):
+            np.testing.assert_array_equal(
+                instruction_tokens(steps[0].instruction, buckets), instruction_tokens(episode.instruction, buckets)
+            )
+
+
+def test_proprioception_and_time(parity: tuple[list[list[Step]], list[Episode], Path]) -> None:
+    for steps, episode in zip(parity[0], parity[1], strict=True):
+        seen = [step.observation for step in steps]
+        for field, rows in (
+            ("pose_base_tcp", episode.state[:, :7]),
+            ("twist_base_tcp", episode.twist),
+            ("wrench_tcp", episode.wrench),
+        ):
+            live = np.array([getattr(o, field) for o in seen]).astype(np.float32)
+            assert live.tobytes() == np.ascontiguousarray(rows).tobytes(), field
+        widths = np.array([o.gripper_width_m for o in seen], dtype=np.float32)
+        np.testing.assert_array_equal(episode.state[:, 7], np.where(np.isnan(widths), 0, widths))
+        stamps = np.array([o.stamp_ns for o in seen])
+        np.testing.assert_array_equal(episode.timestamp_s, ((stamps - stamps[0]) / 1e9).astype(np.float32))
+
+
+def test_training_sees_what_the_policy_sees(parity: tuple[list[list[Step]], list[Episode], Path]) -> None:
+    """The rows that fine-tuning draws from, against the tensors that the policy makes of live observations."""
+    config = ModelConfig()
+    samples = read_samples(parity[2], config).samples
+    live = [step for steps in parity[0] for step in steps if not step.is_last]
+    assert len(samples) == len(live)
+    images = np.stack([views(step.observation.images["wrist"], config) for step in live])
+    np.testing.assert_array_equal(to_input(samples.images).numpy(), to_input(images).numpy())
+    tokens = [instruction_tokens(step.instruction, config.instruction_buckets) for step in live]
+    np.testing.assert_array_equal(samples.tokens, tokens)
+
+
+def test_a_policy_answers_a_row_as_it_answers_live(
+    parity: tuple[list[list[Step]], list[Episode], Path], checkpoint: Path, task: Task
+) -> None:
+    policy = CompactPolicy(checkpoint, task)
+    steps, episode = parity[0][0], parity[1][0]
+    policy.reset(steps[0].instruction, steps[0].seed)
+    live = [policy.act(step.observation) for step in steps[:3]]
+    policy.reset(episode.instruction, int(episode.metadata["seed"]))
+    for row in range(3):
+        seen = Observation(
+            stamp_ns=0,
+            images={"wrist": episode.images["image"][row]},
+            pose_base_tcp=episode.state[row, :7].astype(np.float64),
+            twist_base_tcp=episode.twist[row].astype(np.float64),
+            wrench_tcp=episode.wrench[row].astype(np.float64),
+            joint_positions=np.empty(0),
+            gripper_width_m=float(episode.state[row, 7]),
+        )
+        np.testing.assert_array_equal(policy.act(seen), live[row])
+    assert not np.array_equal(live[0], live[1])
