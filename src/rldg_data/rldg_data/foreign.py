@@ -157,7 +157,7 @@ def _actions(
         delta_tcp = _delta(mapping, series, int(ticks[k]), int(ticks[k + 1]), pose)
         action = list(config.from_delta_tcp(delta_tcp))
         if mapping.gripper_action:
-            index = asked["gripper"].newest(int(ticks[k + 1]))
+            index = asked["gripper"].newest(int(ticks[k + 1]) - 1)
             value = asked["gripper"].values[index] if index >= 0 else mapping.gripper_action.open
             opened_by = value - mapping.gripper_action.closed
             action.append(2 * opened_by / (mapping.gripper_action.open - mapping.gripper_action.closed) - 1)
@@ -166,13 +166,16 @@ def _actions(
 
 
 def _delta(mapping: ForeignMapping, series: Series, start_ns: int, end_ns: int, pose: Float64) -> Float64:
-    """What was asked for in (start, end] as a delta of the tcp in its own axes [m, rad]; zero when nothing was."""
+    """What was asked for in [start, end) as a delta of the tcp in its own axes [m, rad]; zero when nothing was.
+
+    A message stamped as the tick itself answers it: many stacks copy the stamp of the observation.
+    """
     action = mapping.action
-    newest = series.newest(end_ns)
+    newest = series.newest(end_ns - 1)
     if isinstance(action, TargetAction):
         # A target stays in force until the next one.
         return delta_between(pose, series.values[newest]) if newest >= 0 else np.zeros(6)
-    asked = series.values[series.newest(start_ns) + 1 : newest + 1]
+    asked = series.values[series.newest(start_ns - 1) + 1 : newest + 1]
     if not asked:
         return np.zeros(6)
     if isinstance(action, TwistAction):

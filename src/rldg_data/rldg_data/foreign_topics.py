@@ -10,15 +10,14 @@ from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
-from rosbags.highlevel import AnyReader, AnyReaderError
+from rosbags.highlevel import AnyReader
 from rosbags.interfaces import Connection
-from rosbags.rosbag2 import ReaderError
-from rosbags.typesys import Stores, TypesysError, get_typestore
+from rosbags.typesys import Stores, get_typestore
 
 from rldg_core.errors import UserError
 from rldg_core.from_msg import stamp_ns, twist_array, wrench_array
 from rldg_core.types import Float64
-from rldg_data.bags import CORRUPT, first_line
+from rldg_data.bags import first_line
 
 _DEFAULT_FIELDS = {
     "PoseStamped": "pose",
@@ -37,8 +36,6 @@ _DEFAULT_FIELDS = {
 """Where the value is in messages that hold one."""
 
 OTHER_CLOCK_NS = 1_000_000_000
-
-_DAMAGED = (AnyReaderError, ReaderError, TypesysError, AssertionError, AttributeError, OSError, *CORRUPT)
 
 
 @dataclass(frozen=True)
@@ -136,7 +133,8 @@ def opened(path: Path, header_stamps: bool = True) -> Iterator[ForeignBag]:
 def _one_line(path: Path) -> Iterator[None]:
     try:
         yield
-    except _DAMAGED as error:
+    except Exception as error:
+        # rosbags parses what strangers wrote: no list of what it and its decompressors raise on it is complete.
         raise UserError(f"{path}: not a bag that can be read: {first_line(error)}") from error
 
 

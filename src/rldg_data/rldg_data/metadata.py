@@ -231,7 +231,7 @@ def _parse(folder: Path, info: Mapping[str, Any]) -> BagInfo:
     if not names:
         raise UserError(f"{folder / FILE_NAME}: relative_file_paths: empty")
     for name in names:
-        if Path(name).name != name or name == "..":
+        if Path(name).name != name or name in ("", ".."):
             raise UserError(f"{folder / FILE_NAME}: relative_file_paths: {name!r} leaves the bag's folder")
     topics = {
         str(t["topic_metadata"]["name"]): (str(t["topic_metadata"]["type"]), int(t["message_count"]))

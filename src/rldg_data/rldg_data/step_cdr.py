@@ -72,16 +72,12 @@ class _Reader:
             raise ValueError(f"{size} bytes at {at} leave the message of {self.size}")
         return at
 
-    def skip_string(self) -> int:
-        """Skip a string and return where it begins."""
+    def string(self) -> str:
         size = self.count()
         at = self.skip(size)
         if not size or self.data[self.at - 1]:
             raise ValueError(f"a string without its end at {self.at}")
-        return at
-
-    def string(self) -> str:
-        return self.data[self.skip_string() : self.at - 1].decode()
+        return self.data[at : self.at - 1].decode()
 
     def floats(self, dtype: str, size: int, count: int) -> NDArray[Any]:
         """Owned copy, so that a Step does not keep its whole message."""
@@ -129,7 +125,7 @@ def _step(r: _Reader) -> Step:
 
 def _header(r: _Reader) -> int:
     stamp = r.stamp_ns()
-    r.skip_string()
+    r.string()
     return stamp
 
 
@@ -142,7 +138,7 @@ def _observation(r: _Reader) -> Observation:
         raise ValueError(f"observation names {len(names)} cameras and holds {count} images")
     for _ in names:
         _header(r)
-        r.skip_string()
+        r.string()
         size = r.count()
         at = r.skip(size)
         files.append(r.data[at : at + size])

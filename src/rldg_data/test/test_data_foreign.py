@@ -141,9 +141,9 @@ def mapping(**changes: Any) -> ForeignMapping:
     return ForeignMapping.model_validate({**MAPPING, **changes})
 
 
-def targets(poses: list[Any], actions: list[Any]) -> Messages:
+def targets(poses: list[Any], actions: list[Any], delay: float = 0.3) -> Messages:
     return [
-        ("/target", at(k + 0.4), stamped_pose(at(k + 0.3), compose_delta(poses[k], action * SCALE)))
+        ("/target", at(k + 0.4), stamped_pose(at(k + delay), compose_delta(poses[k], action * SCALE)))
         for k, action in enumerate(actions)
     ]
 
@@ -152,10 +152,13 @@ def executed(steps: list[Any]) -> Any:
     return np.array([step.action.executed for step in steps[:-1]])
 
 
-@pytest.mark.parametrize("storage", [StoragePlugin.MCAP, StoragePlugin.SQLITE3])
-def test_targets_become_the_actions_that_led_to_them(tmp_path: Path, storage: StoragePlugin) -> None:
+@pytest.mark.parametrize(
+    ("storage", "delay"), [(StoragePlugin.MCAP, 0.3), (StoragePlugin.SQLITE3, 0.3), (StoragePlugin.MCAP, 0.0)]
+)
+def test_targets_become_the_actions_that_led_to_them(tmp_path: Path, storage: StoragePlugin, delay: float) -> None:
+    """delay 0: the targets carry the stamp of the observation that they answer, as this suite's do."""
     poses, actions = trajectory()
-    bag = write_bag(tmp_path / "theirs", observed(poses) + targets(poses, actions), storage)
+    bag = write_bag(tmp_path / "theirs", observed(poses) + targets(poses, actions, delay), storage)
     result = import_bag(mapping(), bag, tmp_path / "out")
     assert (result.steps, result.clipped, result.repeated) == (TICKS, 0, 0)
     steps = read_episode(result.path)
