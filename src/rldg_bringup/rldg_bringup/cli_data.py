@@ -147,9 +147,8 @@ def relabel(
     """Write bags again with a policy's actions on the recorded observations (the paper's Fig. 9)."""
     from rldg_bringup.pipeline import share_dir
     from rldg_core.configuration import validated
-    from rldg_data.planning import resolve_relabel
     from rldg_data.recipe import RelabelConfig
-    from rldg_data.relabelling import relabel_bags
+    from rldg_data.relabelling import relabel_bags, resolve_relabel
     from rldg_data.selecting import Bookkeeping, expand, read_all
 
     for path in (*bags, policy):
@@ -163,7 +162,6 @@ def relabel(
     config = resolve_relabel(
         validated(RelabelConfig, data, "relabel"), Path.cwd(), [share_dir() / "config" / "tasks"], seed
     )
-    assert config is not None
     with progress_maker() as make:
         result = relabel_bags([bag.path for bag in recorded], out, config, skip_bad=skip_bad, progress=make("relabel"))
     bad = [*books.bad.items(), *result.bad]

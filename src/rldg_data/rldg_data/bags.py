@@ -100,9 +100,13 @@ def _content_sha256(info: BagInfo) -> str:
 
 def episode_info(path: Path) -> EpisodeInfo:
     """Read custom_data alone. Raises UserError when this recorder did not write it, or the episode is incomplete."""
-    info = bag_info(path)
+    return episode_of(bag_info(path))
+
+
+def episode_of(info: BagInfo) -> EpisodeInfo:
+    """`episode_info` of a metadata.yaml that is read already."""
     _refuse_incomplete(info)
-    return EpisodeInfo.from_custom_data(info.custom_data, str(path))
+    return EpisodeInfo.from_custom_data(info.custom_data, str(info.path))
 
 
 def read_episode(path: Path) -> list[Step]:
@@ -117,7 +121,7 @@ def read_recording(path: Path) -> Recording:
     """`read_episode`, `episode_info` and `content_sha256` of a bag whose metadata.yaml is parsed once."""
     info = bag_info(path)
     steps = _episode(info)
-    return Recording(EpisodeInfo.from_custom_data(info.custom_data, str(path)), steps, _content_sha256(info))
+    return Recording(episode_of(info), steps, _content_sha256(info))
 
 
 def _episode(info: BagInfo) -> list[Step]:

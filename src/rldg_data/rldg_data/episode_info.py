@@ -5,11 +5,14 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import MISSING, dataclass, fields
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from rldg_core.errors import UserError
-from rldg_core.task import Task
 from rldg_core.types import ExecutedAction, Source, Step
+
+if TYPE_CHECKING:
+    # Reading what a bag says needs no task; its module is slow to import.
+    from rldg_core.task import Task
 
 
 @dataclass(frozen=True)

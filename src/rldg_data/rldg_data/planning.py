@@ -2,19 +2,15 @@
 
 from __future__ import annotations
 
-import hashlib
 import json
 from collections import Counter
 from collections.abc import Hashable, Sequence
 from pathlib import Path
 
-from rldg_core import registry
 from rldg_core.errors import UserError
-from rldg_core.seeding import derive_seed
-from rldg_core.task import find_task
 from rldg_data.bags import content_sha256
 from rldg_data.plan import EpisodePlan, ImageFormat, Plan, Relabel
-from rldg_data.recipe import Filter, Recipe, RelabelConfig, Split
+from rldg_data.recipe import Filter, Recipe, Source, Split
 from rldg_data.selecting import Bookkeeping, Candidate, Recorded, expand, filtered, rank, read_all, take
 from rldg_data.splitting import hold_out
 from rldg_data.stitching import stitched
@@ -22,12 +18,7 @@ from rldg_data.stitching import stitched
 
 def plan_recipe(recipe: Recipe, base: Path, *, skip_bad: bool, task_dirs: Sequence[Path]) -> Plan:
     """See `rldg_data.recipe.make_plan`."""
-    try:
-        relabels = [
-            resolve_relabel(source.relabel or recipe.relabel, base, task_dirs, recipe.seed) for source in recipe.sources
-        ]
-    except UserError as error:
-        raise UserError(f"{recipe.name}: {error}") from error
+    relabels = [_relabel(source, recipe, base, task_dirs) for source in recipe.sources]
     books = Bookkeeping(skip_bad)
     chosen = _chosen(recipe, base, books)
     if not chosen:
@@ -78,50 +69,17 @@ def canonical(recipe: Recipe) -> str:
     return json.dumps(recipe.model_dump(mode="json", exclude_defaults=True, exclude=leave_out), sort_keys=True)  # type: ignore[arg-type]
 
 
-def resolve_relabel(config: RelabelConfig | None, base: Path, task_dirs: Sequence[Path], seed: int) -> Relabel | None:
-    """Check what a relabelling names. Raises UserError `relabel.<key>: ...`."""
+def _relabel(source: Source, recipe: Recipe, base: Path, task_dirs: Sequence[Path]) -> Relabel | None:
+    config = source.relabel or recipe.relabel
     if config is None:
         return None
-    if config.backend not in registry.backends():
-        raise UserError(f"relabel.backend: {config.backend!r}: expected one of {', '.join(registry.backends())}")
-    path = None if config.path is None else (base / config.path).resolve()
+    # What a policy needs is slow to import.
+    from rldg_data.relabelling import resolve_relabel
+
     try:
-        task = _task_file(config.task, base, task_dirs)
+        return resolve_relabel(config, base, task_dirs, recipe.seed)
     except UserError as error:
-        raise UserError(f"relabel.task: {error}") from error
-    return Relabel(
-        backend=config.backend,
-        path=path,
-        task=task,
-        sources=config.sources,
-        seed=derive_seed(seed, "relabel"),
-        policy_id=config.policy_id or config.backend,
-        checkpoint_sha256="" if path is None else _tree_sha256(path),
-    )
-
-
-def _task_file(reference: str, base: Path, task_dirs: Sequence[Path]) -> str:
-    """`name`, `name:object` or a path -> path of the file with `:object`; checked by loading it."""
-    name, colon, object_name = reference.partition(":")
-    if name.endswith((".yaml", ".yml")):
-        path = (base / name).resolve()
-    else:
-        path = next((p for d in task_dirs if (p := d / f"{name}.yaml").is_file()), Path(name))
-    found = f"{path}{colon}{object_name}"
-    find_task(found, list(task_dirs))
-    return found
-
-
-def _tree_sha256(path: Path) -> str:
-    """Hash of a file, or of all files of a folder with their names."""
-    digest = hashlib.sha256()
-    try:
-        files = sorted(p for p in path.rglob("*") if p.is_file()) if path.is_dir() else [path]
-        for file in files:
-            digest.update(str(file.relative_to(path)).encode() + b"\0" + hashlib.sha256(file.read_bytes()).digest())
-    except OSError as error:
-        raise UserError(f"relabel.path: {path}: cannot read: {error.strerror}") from error
-    return digest.hexdigest()
+        raise UserError(f"{recipe.name}: {error}") from error
 
 
 def _chosen(recipe: Recipe, base: Path, books: Bookkeeping) -> list[Candidate]:

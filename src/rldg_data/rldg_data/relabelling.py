@@ -7,6 +7,7 @@ and to the safety box of the policy's task.
 
 from __future__ import annotations
 
+import hashlib
 import json
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
@@ -28,8 +29,53 @@ from rldg_data.episode_info import EpisodeInfo
 from rldg_data.mcap_writer import McapWriter
 from rldg_data.metadata import Storage, Topic
 from rldg_data.plan import Relabel
+from rldg_data.recipe import RelabelConfig
 from rldg_data.recording import STEP_QOS
 from rldg_data.schemas import STEP_TYPE
+
+
+def resolve_relabel(config: RelabelConfig, base: Path, task_dirs: Sequence[Path], seed: int) -> Relabel:
+    """Check what a relabelling names. Raises UserError `relabel.<key>: ...`."""
+    if config.backend not in registry.backends():
+        raise UserError(f"relabel.backend: {config.backend!r}: expected one of {', '.join(registry.backends())}")
+    path = None if config.path is None else (base / config.path).resolve()
+    try:
+        task = _task_file(config.task, base, task_dirs)
+    except UserError as error:
+        raise UserError(f"relabel.task: {error}") from error
+    return Relabel(
+        backend=config.backend,
+        path=path,
+        task=task,
+        sources=config.sources,
+        seed=derive_seed(seed, "relabel"),
+        policy_id=config.policy_id or config.backend,
+        checkpoint_sha256="" if path is None else _tree_sha256(path),
+    )
+
+
+def _task_file(reference: str, base: Path, task_dirs: Sequence[Path]) -> str:
+    """`name`, `name:object` or a path -> path of the file with `:object`; checked by loading it."""
+    name, colon, object_name = reference.partition(":")
+    if name.endswith((".yaml", ".yml")):
+        path = (base / name).resolve()
+    else:
+        path = next((p for d in task_dirs if (p := d / f"{name}.yaml").is_file()), Path(name))
+    found = f"{path}{colon}{object_name}"
+    find_task(found, list(task_dirs))
+    return found
+
+
+def _tree_sha256(path: Path) -> str:
+    """Hash of a file, or of all files of a folder with their names."""
+    digest = hashlib.sha256()
+    try:
+        files = sorted(p for p in path.rglob("*") if p.is_file()) if path.is_dir() else [path]
+        for file in files:
+            digest.update(str(file.relative_to(path)).encode() + b"\0" + hashlib.sha256(file.read_bytes()).digest())
+    except OSError as error:
+        raise UserError(f"relabel.path: {path}: cannot read: {error.strerror}") from error
+    return digest.hexdigest()
 
 
 @dataclass(frozen=True)

@@ -16,7 +16,7 @@ import numpy as np
 from rldg_core.errors import UserError
 from rldg_core.seeding import derive_seed
 from rldg_core.types import Float64, Step
-from rldg_data.bags import bag_info, episode_info, find_bags, read_episode
+from rldg_data.bags import bag_info, episode_of, find_bags, read_episode
 from rldg_data.episode_info import EpisodeInfo
 from rldg_data.recipe import Filter
 
@@ -111,12 +111,12 @@ def read_all(bags: Iterable[Path], books: Bookkeeping) -> list[Recorded]:
 
 
 def _recorded(bag: Path) -> Recorded:
-    files = bag_info(bag).files
+    info = bag_info(bag)
     try:
-        num_bytes = sum(file.stat().st_size for file in files)
+        num_bytes = sum(file.stat().st_size for file in info.files)
     except OSError as error:
         raise UserError(f"{error.filename}: cannot read: {error.strerror}") from error
-    return Recorded(bag, episode_info(bag), num_bytes)
+    return Recorded(bag, episode_of(info), num_bytes)
 
 
 def filtered(bags: Iterable[Recorded], wanted: Filter, books: Bookkeeping) -> list[Recorded]:
