@@ -88,6 +88,27 @@ def test_same_bytes_from_every_engine(tmp_path: Path, plan: Plan, engine: Engine
     assert replace(one, path=many.path) == many
 
 
+def test_failure_in_ray_is_the_same_line(tmp_path: Path, bags: Path) -> None:
+    pytest.importorskip("ray")
+    shutil.copytree(bags / "episode_000000", tmp_path / "run/bags/episode_000000")
+    shutil.copytree(bags / "episode_000001", tmp_path / "run/bags/episode_000001")
+    plan = plan_of(tmp_path / "run/bags")
+    damage(plan.episodes[1].bags[0])
+    lines = []
+    for engine in ("processes", "ray"):
+        with pytest.raises(UserError) as caught:
+            export_plan(plan, tmp_path, engine=engine, workers=1)
+        lines.append(str(caught.value))
+    assert lines[0] == lines[1]
+    assert type(caught.value) is UserError
+
+
+def test_missing_ray_is_one_line(tmp_path: Path, plan: Plan, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "ray", None)
+    with pytest.raises(UserError, match=r"engine ray: Ray is not installed: pip install -r requirements/ray\.txt"):
+        export_plan(plan, tmp_path, engine="ray")
+
+
 def test_same_bytes_wherever_the_runs_lie(tmp_path: Path, bags: Path, plan: Plan) -> None:
     shutil.copytree(bags, tmp_path / "moved" / bags.parent.name / "bags")
     moved = plan_of(tmp_path / "moved" / bags.parent.name / "bags", val=2)

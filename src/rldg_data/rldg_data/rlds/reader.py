@@ -14,6 +14,9 @@ from rldg_data.rlds.examples import from_features
 from rldg_data.rlds.layout import ImageSizes, image_sizes, is_valid_name, is_valid_version, shard_name
 from rldg_data.tfrecord import decode_example, read_records
 
+_MALFORMED = (LookupError, TypeError, ValueError, ArithmeticError, AttributeError)
+"""What taking apart JSON of another layout raises."""
+
 
 @dataclass(frozen=True)
 class Dataset:
@@ -67,10 +70,12 @@ def read_dataset(path: Path) -> Dataset:
         name, version = info["name"], info["version"]
         if not is_valid_name(name) or not is_valid_version(version) or not all(map(is_valid_name, lengths)):
             raise ValueError("a name or the version is not one that TFDS takes")
-    except (LookupError, TypeError, ValueError) as error:
-        raise UserError(f"{path / 'dataset_info.json'}: not an RLDS dataset: {error}") from error
+    except _MALFORMED as error:
+        raise UserError(f"{path / 'dataset_info.json'}: not an RLDS dataset: {error!r}") from error
     try:
         sizes = image_sizes(features)
-    except (LookupError, TypeError, ValueError, AttributeError) as error:
+        if not sizes or not all(map(is_valid_name, sizes)):
+            raise ValueError("no image, or one whose key is no name")
+    except _MALFORMED as error:
         raise UserError(f"{path / 'features.json'}: not of this suite's layout: {error!r}") from error
     return Dataset(path, name, version, statistics, lengths, sizes)
