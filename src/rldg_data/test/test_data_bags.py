@@ -19,8 +19,10 @@ from rosbags.highlevel import AnyReader
 
 from rldg_core.errors import UserError
 from rldg_core.types import Source, Step
-from rldg_data.bags import bag_info, episode_info, find_bags, read_episode
-from rldg_data.recording import write_episode
+from rldg_data.bags import bag_info, content_sha256, episode_info, find_bags, read_episode
+from rldg_data.cdr import encode_step
+from rldg_data.metadata import Qos, Storage, Topic
+from rldg_data.recording import EpisodeRecorder, write_episode
 from rldg_data.schemas import STEP_TYPE, schema_text, type_hash
 
 
@@ -76,6 +78,60 @@ def test_bag_has_what_a_native_one_has(tmp_path: Path) -> None:
     assert {record.name, opening.name} == {"rosbag2"}
     assert yaml.safe_load(opening.metadata["serialized_metadata"])["custom_data"]["complete"] == "false"
     assert yaml.safe_load(record.metadata["serialized_metadata"]) == information
+
+
+@pytest.mark.parametrize(
+    ("storage", "files"),
+    [
+        (Storage(max_bagfile_duration=1), 3),
+        (Storage("none", max_bagfile_size=30_000), 3),
+        (Storage("zstd_small"), 1),
+    ],
+)
+def test_split_bag_is_read_as_one(tmp_path: Path, storage: Storage, files: int) -> None:
+    steps = make_episode(30)
+    recorder = EpisodeRecorder(tmp_path, make_task(), storage=storage)
+    noise = Topic("/noise", "std_msgs/msg/String", Qos(depth=3))
+    for step in steps:
+        path = recorder.add_step(encode_step(step))
+        recorder.add_raw(noise, b"\0\1\0\0\2\0\0\0a\0", step.observation.stamp_ns + 1)
+    assert path is not None
+    information = yaml.safe_load((path / "metadata.yaml").read_text())["rosbag2_bagfile_information"]
+    names = [f"episode_000000_{number}.mcap" for number in range(files)]
+    assert information["relative_file_paths"] == [f["path"] for f in information["files"]] == names
+    assert sorted(p.name for p in path.iterdir()) == [*names, "metadata.yaml"]
+    assert sum(f["message_count"] for f in information["files"]) == information["message_count"] == 61
+    starts = [f["starting_time"]["nanoseconds_since_epoch"] for f in information["files"]]
+    assert starts == sorted(starts)
+    assert starts[0] == information["starting_time"]["nanoseconds_since_epoch"] == steps[0].observation.stamp_ns
+    assert_same_steps(read_episode(path), steps)
+    # Every file stands alone: header, schemas, channels, both metadata records, a summary with right checksums.
+    counts = []
+    for name in names:
+        with (path / name).open("rb") as stream:
+            summary = make_reader(stream, validate_crcs=True).get_summary()
+            assert summary is not None
+            assert summary.statistics is not None
+            assert len(list(make_reader(stream).iter_metadata())) == 2
+            assert {c.topic for c in summary.channels.values()} == {"/rldg/step", "/noise"}
+            counts.append(summary.statistics.message_count)
+    assert counts == [f["message_count"] for f in information["files"]]
+    with AnyReader([path]) as reader:
+        assert reader.message_count == sum(1 for _ in reader.messages()) == 61
+        assert reader.start_time == steps[0].observation.stamp_ns
+
+
+def test_lost_file_of_a_split_bag_is_a_user_error(tmp_path: Path) -> None:
+    recorder = EpisodeRecorder(tmp_path, make_task(), storage=Storage(max_bagfile_duration=1))
+    (path,) = filter(None, [recorder.add_step(encode_step(step)) for step in make_episode(30)])
+    digest = content_sha256(path)
+    file = bag_info(path).files[1]
+    content = file.read_bytes()
+    file.unlink()
+    with pytest.raises(UserError, match=f"^{file}: cannot read: No such file"):
+        read_episode(path)
+    file.write_bytes(content[:-1] + b"?")
+    assert content_sha256(path) != digest
 
 
 def test_type_hash_equals_the_one_computed_from_the_text() -> None:

@@ -85,6 +85,19 @@ def test_killed_recorder_of_a_split_bag(tmp_path: Path) -> None:
     assert_same_steps(read_steps(left), STEPS[: repaired.steps])
 
 
+def test_what_rosbag2_left_is_repaired_too(tmp_path: Path) -> None:
+    """Its writer has the bag in a folder of its own until it is closed."""
+    killed = killed_recorder(tmp_path, STEPS[:27])
+    (left,) = EpisodeRecorder(tmp_path, make_task()).set_partials_aside()
+    (left / "episode_000000").mkdir()
+    for file in left.glob("*.mcap"):
+        file.rename(left / "episode_000000" / file.name)
+    assert damaged_bags(tmp_path) == [left]
+    assert repair_bag(left).steps == 20
+    assert_same_steps(read_steps(left), STEPS[:20])
+    assert killed.counters.failed == 0
+
+
 def test_lost_metadata_and_lost_index_lose_nothing(good_bag: Path, tmp_path: Path) -> None:
     expected = bag_info(good_bag)
     for number, damage in enumerate(("metadata", "index")):
