@@ -22,6 +22,7 @@ class Made:
     path: Path
     expected: dict[str, list[dict[str, np.ndarray]]]
     image_px: dict[str, int]
+    dump: Path
 
     @property
     def statistics(self) -> Any:
@@ -46,9 +47,14 @@ def made(request: pytest.FixtureRequest, out: Path) -> Made:
     path = out / "data" / request.param
     dump = out / "dump" / path.parent.name
     run_in_venv(HERE / "dump.py", path, dump)
+    sizes = {"image": 64, "image_side": 96} if path.parent.name == "two_cameras" else {"image": 56}
+    return Made(path, load_dump(dump), sizes, dump)
+
+
+def load_dump(folder: Path) -> dict[str, list[dict[str, np.ndarray]]]:
+    """Split -> arrays of every episode."""
     expected: dict[str, list[dict[str, np.ndarray]]] = {}
-    for file in sorted(dump.iterdir()):
+    for file in sorted(folder.iterdir()):
         with np.load(file) as arrays:
             expected.setdefault(file.name.split("_")[0], []).append(dict(arrays))
-    sizes = {"image": 64, "image_side": 96} if path.parent.name == "two_cameras" else {"image": 56}
-    return Made(path, expected, sizes)
+    return expected

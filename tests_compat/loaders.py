@@ -27,30 +27,29 @@ def main(loader: str, sources: Path, dataset: Path, expected: Path) -> None:
         # What both loaders do then: train[:95%] and train[95%:].
         middle = round(0.95 * len(episodes["train"]))
         episodes = {"train": episodes["train"][:middle], "val": episodes["train"][middle:]}
-    statistics = json.loads((dataset / "dataset_statistics.json").read_text())
     run = {"octo": octo, "openvla": openvla}[loader]
-    report = run(sources, dataset, episodes, statistics)
+    sys.path.append(str(dataset))  # openvla_register, octo_kwargs
+    report = run(sources, dataset, episodes)
     print(json.dumps({"loader": loader, **report, "versions": versions()}))
 
 
-def octo(sources: Path, dataset: Path, episodes: Mapping[str, list[Arrays]], statistics: Any) -> dict[str, Any]:
+def octo(sources: Path, dataset: Path, episodes: Mapping[str, list[Arrays]]) -> dict[str, Any]:
     """make_single_dataset over all trajectories of both splits, make_interleaved_dataset over batches."""
     sys.path[:0] = [str(sources / "octo"), str(sources / "dlimp")]
     from octo.data.dataset import make_interleaved_dataset, make_single_dataset
+    from octo_kwargs import DATASET_KWARGS
 
-    kwargs = json.loads((dataset / "octo_dataset_kwargs.json").read_text())
-    kwargs["data_dir"] = str(dataset.parents[1])
-    ours = {**kwargs, "dataset_statistics": str(dataset / "dataset_statistics.json")}
-    frames = {"resize_size": {"primary": (256, 256)}}
-    action, proprio = statistics["action"], statistics["proprio"]
+    statistics = json.loads((dataset / "dataset_statistics.json").read_text())
+    frames = {"resize_size": {"primary": (256, 256), "secondary": (128, 128)}}
 
-    def normal(values: np.ndarray, entry: Any) -> np.ndarray:
+    def normal(values: np.ndarray, key: str) -> np.ndarray:
+        entry = statistics[key]
         scaled = (values - np.array(entry["mean"])) / (np.array(entry["std"]) + 1e-8)
         return np.where(entry.get("mask", True), scaled, values)
 
     counts = {}
     for train, split in ((True, "train"), (False, "val")):
-        single = make_single_dataset(ours, train=train, frame_transform_kwargs=frames)
+        single = make_single_dataset(DATASET_KWARGS, train=train, frame_transform_kwargs=frames)
         seen = [
             {
                 "action": traj["action"][:, 0, 0],
@@ -60,8 +59,9 @@ def octo(sources: Path, dataset: Path, episodes: Mapping[str, list[Arrays]], sta
             }
             for traj in single.iterator()
         ]
-        counts[split] = compare(seen, episodes[split], 256, lambda v: normal(v, action), lambda v: normal(v, proprio))
-    # make_interleaved_dataset takes no statistics (it passes its own on a second time): it computes them.
+        counts[split] = compare(seen, episodes[split], 256, normal)
+    # make_interleaved_dataset passes statistics of its own a second time: it takes none of ours.
+    kwargs = {key: value for key, value in DATASET_KWARGS.items() if key != "dataset_statistics"}
     batches = make_interleaved_dataset(
         [kwargs],
         train=True,
@@ -72,17 +72,14 @@ def octo(sources: Path, dataset: Path, episodes: Mapping[str, list[Arrays]], sta
         traj_transform_threads=1,
         traj_read_threads=1,
     )
-    own = batches.dataset_statistics[dataset.parent.name]
-    steps = np.concatenate([e["action"] for split in episodes.values() for e in split]).astype(np.float64)
-    np.testing.assert_allclose(own["action"]["mean"], steps.mean(axis=0), rtol=1e-4, atol=1e-7)
-    np.testing.assert_allclose(own["action"]["p99"], np.quantile(steps, 0.99, axis=0), rtol=1e-4, atol=1e-7)
+    check_statistics(batches.dataset_statistics[kwargs["name"]], episodes, "p")
     batch = next(batches.iterator())
     assert batch["action"].shape == (8, 2, 4, 7)
     assert batch["observation"]["image_primary"].shape == (8, 2, 256, 256, 3)
     return {"trajectories": counts, "batch": list(batch["action"].shape)}
 
 
-def openvla(sources: Path, dataset: Path, episodes: Mapping[str, list[Arrays]], statistics: Any) -> dict[str, Any]:
+def openvla(sources: Path, dataset: Path, episodes: Mapping[str, list[Arrays]]) -> dict[str, Any]:
     """make_single_dataset over all trajectories of both splits; RLDSDataset as finetune.py makes it."""
     sys.path[:0] = [str(sources / "openvla"), str(sources / "dlimp_openvla")]
     whole = importlib.util.find_spec("torch") is not None
@@ -92,13 +89,12 @@ def openvla(sources: Path, dataset: Path, episodes: Mapping[str, list[Arrays]], 
             package = types.ModuleType(name)
             package.__path__ = [str(sources / "openvla" / name.replace(".", "/"))]
             sys.modules[name] = package
-    register = module_of(dataset / "openvla_register.py")
-    register.register()
+    import openvla_register
     from prismatic.vla.datasets.rlds import make_interleaved_dataset, make_single_dataset
     from prismatic.vla.datasets.rlds.oxe import get_oxe_dataset_kwargs_and_weights
     from prismatic.vla.datasets.rlds.utils.data_utils import NormalizationType
 
-    root, name = dataset.parents[1], dataset.parent.name
+    root, name = dataset.parents[1], openvla_register.NAME
     (kwargs,), weights = get_oxe_dataset_kwargs_and_weights(
         root,
         [(name, 1.0)],
@@ -108,9 +104,10 @@ def openvla(sources: Path, dataset: Path, episodes: Mapping[str, list[Arrays]], 
     )
     trajectories = {"window_size": 1, "future_action_window_size": 0, "skip_unlabeled": True}
     frames = {"resize_size": (224, 224)}
-    action, proprio = statistics["action"], statistics["proprio"]
+    loader_statistics: dict[str, Any] = {}
 
-    def bounds(values: np.ndarray, entry: Any) -> np.ndarray:
+    def bounds(values: np.ndarray, key: str) -> np.ndarray:
+        entry = loader_statistics[key]
         low, high = np.array(entry["q01"]), np.array(entry["q99"])
         scaled = np.clip(2 * (values - low) / (high - low + 1e-8) - 1, -1, 1)
         scaled = np.where(entry.get("mask", True), scaled, values)
@@ -118,7 +115,7 @@ def openvla(sources: Path, dataset: Path, episodes: Mapping[str, list[Arrays]], 
 
     counts = {}
     for train, split in ((True, "train"), (False, "val")):
-        single, _, _ = make_single_dataset(
+        single, _, loader_statistics = make_single_dataset(
             kwargs, train=train, traj_transform_kwargs=trajectories, frame_transform_kwargs=frames
         )
         seen = [
@@ -130,9 +127,7 @@ def openvla(sources: Path, dataset: Path, episodes: Mapping[str, list[Arrays]], 
             }
             for traj in single.as_numpy_iterator()
         ]
-        counts[split] = compare(
-            seen, episodes[split], 224, lambda v: bounds(v, action), lambda v: bounds(v, proprio), drop=1
-        )
+        counts[split] = compare(seen, episodes[split], 224, bounds)
     if whole:
         from prismatic.vla.datasets import RLDSDataset
 
@@ -151,10 +146,7 @@ def openvla(sources: Path, dataset: Path, episodes: Mapping[str, list[Arrays]], 
             traj_read_threads=1,
         )
         stored, frame = all_statistics[name], next(mixed.as_numpy_iterator())
-    assert length == statistics["num_transitions"]
-    for key in ("mean", "std", "min", "max", "q01", "q99", "mask"):
-        # Computed by the loader, in float32, over the steps that our transform leaves: equal to ours.
-        np.testing.assert_allclose(stored["action"][key], action[key], rtol=1e-4, atol=1e-7, err_msg=key)
+    assert length == check_statistics(stored, episodes, "q")
     assert frame["action"].shape == (1, 7)
     assert frame["observation"]["image_primary"].shape == (1, 224, 224, 3)
     return {"trajectories": counts, "frames": int(length), "RLDSDataset": whole}
@@ -164,19 +156,17 @@ def compare(
     seen: Iterable[Mapping[str, Any]],
     expected: list[Arrays],
     image_px: int,
-    action_of: Callable[[np.ndarray], np.ndarray],
-    proprio_of: Callable[[np.ndarray], np.ndarray],
-    drop: int = 0,
+    normalise: Callable[[np.ndarray, str], np.ndarray],
 ) -> int:
-    """Every expected episode is seen exactly once, without its last `drop` steps; the order does not matter."""
+    """Every expected episode is seen exactly once, without its last step; the order does not matter."""
     seen, left = list(seen), list(expected)
     for trajectory in seen:
         matches = [
             episode
             for episode in left
-            if len(trajectory["action"]) == len(episode["action"]) - drop
-            and np.allclose(trajectory["action"], action_of(end(episode["action"], drop)), atol=1e-4)
-            and np.allclose(trajectory["proprio"], proprio_of(end(episode["state"], drop)), atol=1e-4)
+            if len(trajectory["action"]) == len(episode["action"]) - 1
+            and np.allclose(trajectory["action"], normalise(transitions(episode, "action"), "action"), atol=1e-4)
+            and np.allclose(trajectory["proprio"], normalise(transitions(episode, "state"), "proprio"), atol=1e-4)
         ]
         assert len(matches) == 1, f"{len(matches)} episodes like this one of {len(trajectory['action'])} steps"
         left = [episode for episode in left if episode is not matches[0]]
@@ -188,15 +178,26 @@ def compare(
     return len(seen)
 
 
-def end(values: np.ndarray, drop: int) -> np.ndarray:
-    return values[: len(values) - drop].astype(np.float64)
+def transitions(episode: Arrays, field: str) -> np.ndarray:
+    return episode[field][:-1].astype(np.float64)
 
 
-def module_of(path: Path) -> Any:
-    spec = importlib.util.spec_from_file_location(path.stem, path)
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
+def check_statistics(stored: Mapping[str, Any], episodes: Mapping[str, list[Arrays]], quantile: str) -> int:
+    """A loader computes, in float32, the statistics of the transitions of all splits; return their number."""
+    rows = np.concatenate([transitions(episode, "action") for split in episodes.values() for episode in split])
+    expected = {
+        "mean": rows.mean(axis=0),
+        "std": rows.std(axis=0),
+        "min": rows.min(axis=0),
+        "max": rows.max(axis=0),
+        f"{quantile}01": np.quantile(rows, 0.01, axis=0),
+        f"{quantile}99": np.quantile(rows, 0.99, axis=0),
+    }
+    for key, values in expected.items():
+        np.testing.assert_allclose(stored["action"][key], values, rtol=1e-4, atol=1e-7, err_msg=key)
+    assert stored["action"]["mask"].tolist() == [True] * 6 + [False]
+    assert stored["num_transitions"] == len(rows)
+    return len(rows)
 
 
 def versions() -> dict[str, str]:

@@ -51,7 +51,7 @@ def main(out: Path) -> None:
         for number, bag in enumerate(bags)
     ]
     passed = Plan("two_cameras", "1.0.0", tuple(episodes), description="Für den Test: zwei Kameras")
-    bags = record(out / "fixed", 5, False, 1)
+    bags = record(out / "fixed", 12, False, 1)
     images = ImageFormat(size_px=56, jpeg_quality=95)
     episodes = [
         EpisodePlan("train", (bag,), f"plug it in, {i}", images=images, num_bytes=1) for i, bag in enumerate(bags)

@@ -4,14 +4,18 @@ from __future__ import annotations
 
 import io
 import json
+import shutil
+import subprocess
+import sys
 from collections.abc import Iterator
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 import tensorflow as tf
 import tensorflow_datasets as tfds
-from conftest import Made
+from conftest import HERE, ROOT, Made, load_dump, run_in_venv
 from PIL import Image
 
 FIELDS = ("action", "reward", "is_first", "is_last", "is_terminal")
@@ -149,3 +153,27 @@ def test_training_pipeline(made: Made) -> None:
         name = json.loads(str(episode["metadata"]))["episode_id"].encode()
         seen = joined["state"][joined["episode_id"] == name]
         assert sorted(map(tuple, seen.tolist())) == sorted(map(tuple, episode["state"][:-1].tolist()))
+
+
+def test_our_reader_reads_what_tfds_writes(made: Made, tmp_path: Path) -> None:
+    """The benchmark's peer writes the same episodes; so it does the same work, and our reader takes others' files."""
+    raw = tmp_path / "raw"
+    raw.mkdir()
+    for file in made.dump.glob("train_*"):
+        shutil.copy(file, raw)
+    peer = subprocess.run(
+        [sys.executable, ROOT / "benchmarks" / "_tfds_peer.py", raw, tmp_path], check=True, stdout=subprocess.PIPE
+    )
+    result = json.loads(peer.stdout)
+    expected = load_dump(raw)["train"]
+    assert result["frames"] == sum(len(episode["action"]) for episode in expected)
+    assert 0 < result["write_s"] < result["wall_s"] and result["peak_rss_mb"] > 50
+    written = tmp_path / "peer" / "1.0.0"
+    shutil.copy(made.path / "dataset_statistics.json", written)
+    run_in_venv(HERE / "dump.py", written, tmp_path / "dump")
+    read = load_dump(tmp_path / "dump")["train"]
+    assert len(read) == len(expected)
+    for one, other in zip(read, expected, strict=True):
+        assert one.keys() == other.keys()
+        for name, values in other.items():
+            np.testing.assert_array_equal(one[name], values, err_msg=name)
