@@ -228,7 +228,7 @@ UNFIT: dict[str, tuple[list[Step], str]] = {
         with_stamps(make_episode(2), [0, 50_000_000, 100_000_000]),
         "observations per second 20, .* have 10",
     ),
-    "other size": (make_episode(2, image_size=64), r"height and width in px \(64, 64\)"),
+    "other size": (make_episode(2, image_size=64), r"height and width in px \[\(64, 64\)\]"),
     "two sizes": (with_images(make_episode(1), [jpeg(32, 0), jpeg(64, 0)]), "step 1"),
     "odd size": (with_images(make_episode(1), [encode_jpeg(np.zeros((31, 31, 3), np.uint8))] * 2), "even sides"),
     "half an image": (with_images(make_episode(1), [jpeg(32, 0), jpeg(32, 1)[:300]]), "step 1"),

@@ -31,11 +31,11 @@ class EncodedEpisode:
     """T frames: what of an episode depends on the episode alone.
 
     columns: by name of the feature, T rows; final: the last Step's values, images as JPEG, by name of the feature;
-    pixels: image feature -> histogram; videos: image feature -> raw h264 file; shape: (height, width) of all images.
+    pixels: image feature -> histogram; videos: image feature -> raw h264 file; shapes: -> (height, width) [px].
     """
 
     fps: int
-    shape: tuple[int, int]
+    shapes: Mapping[str, tuple[int, int]]
     columns: Mapping[str, NDArray[Any]]
     final: Mapping[str, Any]
     pixels: Mapping[str, Counts]
@@ -59,7 +59,7 @@ def encode_episode(plan: EpisodePlan, stem: Path) -> EncodedEpisode:
     if transitions < 1:
         raise UserError(f"{plan.name}: no transition: LeRobot has no frame without an action")
     fps = frames_per_second(episode.timestamp_s, plan.name)
-    shapes: set[tuple[int, int]] = set()
+    shapes: dict[str, tuple[int, int]] = {}
     pixels, videos, final = {}, {}, _final(episode)
     try:
         for key, jpegs in episode.images.items():
@@ -67,21 +67,19 @@ def encode_episode(plan: EpisodePlan, stem: Path) -> EncodedEpisode:
             first = _decode(jpegs[0], plan)
             counts = np.zeros((3, 256), dtype=np.int64)
             videos[name] = stem.with_name(f"{stem.name}.{key}.h264")
-            shapes.add((first.shape[0], first.shape[1]))
+            shapes[name] = first.shape[0], first.shape[1]
             frames = _counted(_frames(jpegs[:-1], first.shape, plan), counts)
-            encode_h264(videos[name], frames, first.shape[0], first.shape[1], fps)
+            encode_h264(videos[name], frames, *shapes[name], fps)
             pixels[name] = counts
             last = next(_frames(jpegs[-1:], first.shape, plan))
             resized = plan.images.size_px is not None
             final[name] = encode_jpeg(last, plan.images.jpeg_quality) if resized else jpegs[-1]
-        if len(shapes) != 1:
-            raise UserError(f"{plan.name}: cameras with images of different sizes {sorted(shapes)}: export with a size")
     except BaseException:
         for path in videos.values():
             path.unlink(missing_ok=True)
         raise
     return EncodedEpisode(
-        fps, shapes.pop(), _columns(episode, fps), final, pixels, videos, episode.instruction, episode.metadata
+        fps, shapes, _columns(episode, fps), final, pixels, videos, episode.instruction, episode.metadata
     )
 
 

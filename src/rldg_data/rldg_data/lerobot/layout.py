@@ -6,7 +6,7 @@ Follows lerobot 0.6 (`lerobot/datasets`: utils.py, feature_utils.py, dataset_met
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -91,9 +91,18 @@ def data_schema() -> pa.Schema:
     return pa.schema([(key, arrow_type(*kind)) for key, kind in NUMERIC.items()])
 
 
-def features(image_keys: Iterable[str], height: int, width: int, fps: int) -> dict[str, Any]:
-    """`features` of meta/info.json. image_keys: full names; height, width [px]."""
-    video = {
+def features(image_shapes: Mapping[str, tuple[int, int]], fps: int) -> dict[str, Any]:
+    """`features` of meta/info.json. image_shapes: feature -> (height, width) [px]."""
+    videos = {key: _video(height, width, fps) for key, (height, width) in image_shapes.items()}
+    numeric = {
+        key: {"dtype": dtype, "shape": [len(names) if names else 1], "names": list(names) if names else None}
+        for key, (dtype, names) in NUMERIC.items()
+    }
+    return {**videos, **numeric}
+
+
+def _video(height: int, width: int, fps: int) -> dict[str, Any]:
+    return {
         "dtype": "video",
         "shape": [height, width, 3],
         "names": ["height", "width", "channels"],
@@ -111,11 +120,6 @@ def features(image_keys: Iterable[str], height: int, width: int, fps: int) -> di
             "is_depth_map": False,
         },
     }
-    numeric = {
-        key: {"dtype": dtype, "shape": [len(names) if names else 1], "names": list(names) if names else None}
-        for key, (dtype, names) in NUMERIC.items()
-    }
-    return {**dict.fromkeys(image_keys, video), **numeric}
 
 
 def info(

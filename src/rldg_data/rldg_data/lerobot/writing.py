@@ -114,8 +114,7 @@ class DatasetWriter:
         for video in self._videos.values():
             self._finish(video, self._first.fps)
         layout.write_tasks(self._folder / layout.TASKS_PATH, list(self._tasks))
-        height, width = self._first.shape
-        specs = layout.features(self._videos, height, width, self._first.fps)
+        specs = layout.features(self._first.shapes, self._first.fps)
         write_json(
             self._folder / layout.INFO_PATH,
             layout.info(specs, self._first.fps, self._frames, len(self._tasks), self._splits),
@@ -138,8 +137,8 @@ class DatasetWriter:
             return
         for what, value, expected in (
             ("observations per second", episode.fps, first.fps),
-            ("image height and width in px", episode.shape, first.shape),
             ("cameras", list(episode.videos), list(first.videos)),
+            ("image height and width in px", list(episode.shapes.values()), list(first.shapes.values())),
         ):
             if value != expected:
                 raise UserError(f"{name}: {what} {value}, those before have {expected}: LeRobot needs them equal")
