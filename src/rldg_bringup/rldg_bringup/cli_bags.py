@@ -64,11 +64,12 @@ def repair(
     folder: Annotated[Path, typer.Argument(help="A damaged bag, or a folder of bags; `unfinished` in it, too.")],
     as_json: Json = False,
 ) -> None:
-    """Restore bags that a killed recorder left or that lost a part; the originals stay beside, as *.damaged."""
-    from rldg_data.repair import Repaired, damaged_bags, repair_bag
+    """Restore bags that a killed recorder left or that lost a part; the originals stay beside, as .*.damaged."""
+    from rldg_data.repair import Repaired, damaged_bags, repair_bag, set_partials_aside
 
     done: list[Repaired] = []
     failed: list[str] = []
+    set_partials_aside(folder)
     damaged = damaged_bags(folder)
     with progress_maker() as make:
         progress = make("repair")

@@ -6,9 +6,11 @@ used here, its reader reads what this writes.
 
 from __future__ import annotations
 
+import fcntl
 import zlib
 from collections import Counter
 from collections.abc import Callable, Mapping
+from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from struct import Struct
@@ -84,6 +86,9 @@ class McapFile:
         self._counts: Counter[int] = Counter()
         self._start_ns = self._end_ns = 0
         self._file: IO[bytes] = path.open("wb", buffering=0)
+        with suppress(OSError):
+            # Some network file systems have no locks.
+            fcntl.flock(self._file, fcntl.LOCK_EX | fcntl.LOCK_NB)
         self._size = 0
         self._put(MAGIC + _bytes(Header("ros2", "rldg_data")))
 
@@ -217,6 +222,18 @@ class McapFile:
         while view:
             view = view[self._file.write(view) :]
         self._size += len(data)
+
+
+def is_being_written(path: Path) -> bool:
+    """Whether a living process has a McapFile open at this path; the kernel lets go of a killed one's."""
+    with path.open("rb") as file:
+        try:
+            fcntl.flock(file, fcntl.LOCK_SH | fcntl.LOCK_NB)
+        except BlockingIOError:
+            return True
+        except OSError:
+            return False
+    return False
 
 
 def _bytes(record: McapRecord) -> bytes:

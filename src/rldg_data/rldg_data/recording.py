@@ -15,7 +15,7 @@ from rldg_core.errors import UserError
 from rldg_core.files import writing_aside
 from rldg_core.task import ActionConfig, Task
 from rldg_core.types import ExecutedAction, Step
-from rldg_data.bags import INCOMPLETE, UNFINISHED, episode_name, next_index
+from rldg_data.bags import INCOMPLETE, episode_name, next_index
 from rldg_data.cdr import encode_step, step_decoder
 from rldg_data.episode_info import EpisodeInfo
 from rldg_data.mcap_writer import McapWriter
@@ -134,19 +134,6 @@ class EpisodeRecorder:
             self._latched[topic.name] = (topic, data, log_time_ns)
         if self._open:
             self._try(lambda: self._write_raw(topic, data, log_time_ns))
-
-    def set_partials_aside(self) -> list[Path]:
-        """Move what a killed recorder left in `bag_dir` to `bag_dir`/unfinished, where `rldg bag repair` finds it.
-
-        Returns where it went.
-        """
-        moved = []
-        for folder in sorted(self._bag_dir.glob(".episode_*.partial")):
-            aside = self._bag_dir / UNFINISHED / folder.name.strip(".").removesuffix(".partial")
-            aside.parent.mkdir(exist_ok=True)
-            folder.rename(aside)
-            moved.append(aside)
-        return moved
 
     def abandon(self) -> None:
         """Drop the open episode, if any, and count it."""

@@ -17,16 +17,17 @@ from mcap.reader import make_reader
 from rldg_core.errors import UserError
 from rldg_core.files import writing_aside
 from rldg_core.types import Step
-from rldg_data.bags import CORRUPT, INCOMPLETE, UNFINISHED, bag_info, find_bags, is_episode
+from rldg_data.bags import CORRUPT, INCOMPLETE, UNFINISHED, bag_info, is_episode
 from rldg_data.cdr import step_decoder
 from rldg_data.episode_info import EpisodeInfo, dominant_source
+from rldg_data.mcap_file import is_being_written
 from rldg_data.mcap_writer import McapWriter
 from rldg_data.metadata import Storage
 from rldg_data.salvage import Salvage
 from rldg_data.schemas import STEP_TYPE
 
 DAMAGED = ".damaged"
-"""Ending of the folder that keeps the original of a repaired bag."""
+"""Ending of the hidden folder that keeps the original of a repaired bag; hidden from the globs of recipes."""
 
 
 @dataclass(frozen=True)
@@ -44,18 +45,36 @@ class Repaired:
     complete: bool | None
 
 
+def set_partials_aside(bag_dir: Path) -> list[Path]:
+    """Move what a killed recorder left in `bag_dir` to `bag_dir`/unfinished and return where it went.
+
+    What another recorder has open stays.
+    """
+    moved = []
+    for folder in sorted(bag_dir.glob(".episode_*.partial")):
+        if any(is_being_written(file) for file in folder.rglob("*.mcap")):
+            continue
+        aside = bag_dir / UNFINISHED / folder.name.strip(".").removesuffix(".partial")
+        aside.parent.mkdir(exist_ok=True)
+        folder.rename(aside)
+        moved.append(aside)
+    return moved
+
+
 def damaged_bags(folder: Path) -> list[Path]:
-    """The folder itself when it is a bag, else its bags and what a killed recorder left there; those that need it.
+    """What needs repair: the folder itself when it is a bag, else the bags in it and in its `unfinished`.
 
     Raises UserError when there is no bag at all.
     """
     if not folder.is_dir():
         raise UserError(f"{folder}: no such folder")
-    bags = [folder] if any(folder.glob("*.mcap")) else find_bags(folder)
-    for left in (folder / UNFINISHED, folder):
-        if left.is_dir() and folder not in bags:
-            bags += sorted(p for p in left.iterdir() if p not in bags and p.is_dir() and any(p.rglob("*.mcap")))
-    bags = [bag for bag in bags if bag.name != UNFINISHED and not bag.name.endswith(DAMAGED)]
+    folder = folder.resolve() if folder.name in ("", "..") else folder
+    if any(folder.glob("*.mcap")):
+        bags = [folder]
+    else:
+        left = folder / UNFINISHED
+        held = [*folder.iterdir(), *(left.iterdir() if left.is_dir() else ())]
+        bags = sorted(p for p in held if p != left and not p.name.startswith(".") and any(p.rglob("*.mcap")))
     if not bags:
         raise UserError(f"{folder}: no bag in it")
     return [bag for bag in bags if not is_sound(bag)]
@@ -77,11 +96,13 @@ def is_sound(bag: Path) -> bool:
 def repair_bag(bag: Path) -> Repaired:
     """Make the folder of a damaged bag a valid one, to the last complete chunk of each of its files.
 
-    The original is kept beside it as `<name>.damaged`. Raises UserError when nothing can be restored; the folder is
+    The original is kept beside it as `.<name>.damaged`. Raises UserError when nothing can be restored; the folder is
     then as it was.
     """
     files = sorted(bag.rglob("*.mcap"), key=_number)
-    damaged = bag.with_name(bag.name + DAMAGED)
+    if any(is_being_written(file) for file in files):
+        raise UserError(f"{bag}: a recorder is writing it")
+    damaged = bag.with_name(f".{bag.name}{DAMAGED}")
     if damaged.exists():
         raise UserError(f"{damaged}: is in the way; it holds the original of an earlier repair")
     steps, passes = [], [Salvage(file) for file in files]
@@ -96,7 +117,7 @@ def repair_bag(bag: Path) -> Repaired:
         raise UserError(f"{bag}: nothing to restore: no complete chunk with messages")
     known = next((one.custom_data for one in reversed(passes) if one.custom_data), {})
     complete = is_episode(steps) if steps else None
-    restored = bag.with_name(bag.name + ".restored")
+    restored = bag.with_name(f".{bag.name}.restored")
     with writing_aside(restored) as aside:
         storage = Storage("zstd_fast" if any(one.compressed for one in passes) else "none")
         _write(files, McapWriter(aside, _name(files[0]), storage, known), _custom_data(known, steps, complete))

@@ -20,7 +20,7 @@ from rldg_data.bags import UNFINISHED, bag_info, episode_info, read_episode, rea
 from rldg_data.cdr import encode_step
 from rldg_data.metadata import Qos, Storage, Topic
 from rldg_data.recording import EpisodeRecorder, write_episode
-from rldg_data.repair import Repaired, damaged_bags, is_sound, repair_bag
+from rldg_data.repair import Repaired, damaged_bags, is_sound, repair_bag, set_partials_aside
 
 STEPS = make_episode(35)
 
@@ -41,6 +41,8 @@ def killed_recorder(bag_dir: Path, steps: list[Step], storage: Storage | None = 
         recorder.add_step(encode_step(step))
         noise = Topic("/noise", "std_msgs/msg/String", Qos(reliability="best_effort"))
         recorder.add_raw(noise, b"\0\1\0\0\2\0\0\0a\0", step.observation.stamp_ns + number)
+    assert recorder._open
+    recorder._open.writer.abort()
     return recorder
 
 
@@ -53,7 +55,7 @@ def repaired_or_message(bag: Path) -> tuple[Repaired | None, str]:
 
 def test_killed_recorder_loses_less_than_a_chunk(tmp_path: Path) -> None:
     killed = killed_recorder(tmp_path, STEPS[:27])
-    (left,) = EpisodeRecorder(tmp_path, make_task()).set_partials_aside()
+    (left,) = set_partials_aside(tmp_path)
     assert killed.counters.last_error == ""
     assert left.parent == tmp_path / UNFINISHED
     assert damaged_bags(tmp_path) == [left]
@@ -76,9 +78,22 @@ def test_killed_recorder_loses_less_than_a_chunk(tmp_path: Path) -> None:
         assert noise.ext.offered_qos_profiles[0].reliability.name == "BEST_EFFORT"
 
 
+def test_what_a_living_recorder_writes_is_left_alone(tmp_path: Path) -> None:
+    recorder = EpisodeRecorder(tmp_path, make_task())
+    for step in STEPS[:25]:
+        recorder.add_step(encode_step(step))
+    assert set_partials_aside(tmp_path) == []
+    (partial,) = tmp_path.iterdir()
+    with pytest.raises(UserError, match="a recorder is writing it"):
+        repair_bag(partial)
+    for step in STEPS[25:]:
+        recorder.add_step(encode_step(step))
+    assert_same_steps(read_episode(tmp_path / "episode_000000"), STEPS)
+
+
 def test_killed_recorder_of_a_split_bag(tmp_path: Path) -> None:
     killed = killed_recorder(tmp_path, STEPS[:27], Storage("none", max_bagfile_duration=1))
-    (left,) = EpisodeRecorder(tmp_path, make_task()).set_partials_aside()
+    (left,) = set_partials_aside(tmp_path)
     assert killed.counters.last_error == ""
     repaired = repair_bag(left)
     assert repaired.steps >= 20
@@ -88,7 +103,7 @@ def test_killed_recorder_of_a_split_bag(tmp_path: Path) -> None:
 def test_what_rosbag2_left_is_repaired_too(tmp_path: Path) -> None:
     """Its writer has the bag in a folder of its own until it is closed."""
     killed = killed_recorder(tmp_path, STEPS[:27])
-    (left,) = EpisodeRecorder(tmp_path, make_task()).set_partials_aside()
+    (left,) = set_partials_aside(tmp_path)
     (left / "episode_000000").mkdir()
     for file in left.glob("*.mcap"):
         file.rename(left / "episode_000000" / file.name)
@@ -196,6 +211,6 @@ def test_what_cannot_be_repaired_is_one_line(tmp_path: Path, good_bag: Path) -> 
     file.write_bytes(b"text")
     with pytest.raises(UserError, match="not an MCAP file"):
         repair_bag(bag)
-    (tmp_path / f"{bag.name}.damaged").mkdir()
+    (tmp_path / f".{bag.name}.damaged").mkdir()
     with pytest.raises(UserError, match="is in the way"):
         repair_bag(bag)

@@ -21,6 +21,7 @@ from rldg_data.mcap_file import PRESETS
 from rldg_data.mcap_writer import McapWriter
 from rldg_data.metadata import Qos, Storage, Topic
 from rldg_data.recording import EpisodeRecorder
+from rldg_data.repair import set_partials_aside
 from rldg_data.rosbag2_writer import Rosbag2Writer
 from rldg_msgs.msg import Step
 from rldg_ros.parameters import parameter, required, task_parameter
@@ -52,7 +53,7 @@ class RecorderNode(Node):
             raise UserError(f"parameter bag_dir: {bag_dir}: {error.strerror}") from error
         writer = Rosbag2Writer if rosbag2_writer.is_available() else McapWriter
         self.recorder = EpisodeRecorder(bag_dir, task, self.resolve_topic_name("step"), storage, writer)
-        if moved := self.recorder.set_partials_aside():
+        if moved := set_partials_aside(bag_dir):
             self.get_logger().warning(
                 f"an earlier recorder left {len(moved)} unfinished bags: `rldg bag repair {moved[0].parent}`"
             )
