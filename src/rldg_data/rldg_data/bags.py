@@ -16,7 +16,6 @@ from typing import IO
 
 import zstandard
 from mcap.exceptions import McapError
-from mcap.reader import make_reader
 from rosbags.serde import SerdeError
 
 from rldg_core.errors import UserError
@@ -24,6 +23,7 @@ from rldg_core.types import Step
 from rldg_data import metadata
 from rldg_data.cdr import step_decoder
 from rldg_data.episode_info import EpisodeInfo
+from rldg_data.mcap_messages import messages
 from rldg_data.metadata import BagInfo
 from rldg_data.schemas import STEP_TYPE
 
@@ -174,14 +174,13 @@ def _read_file(file: Path, topic: str) -> list[Step]:
 
 
 def _steps(stream: IO[bytes], topic: str) -> Iterator[Step]:
-    reader = make_reader(stream, validate_crcs=True)
     decoders: dict[int, Callable[[bytes], Step]] = {}
-    for schema, _, message in reader.iter_messages(topics=topic, log_time_order=False):
+    for schema, data in messages(stream, topic):
         if schema is None or schema.encoding != "ros2msg":
             raise ValueError(f"topic {topic} has no ros2msg schema")
         if schema.id not in decoders:
             decoders[schema.id] = step_decoder(schema.data.decode())
-        yield decoders[schema.id](message.data)
+        yield decoders[schema.id](data)
 
 
 def _opened(file: Path) -> IO[bytes]:

@@ -16,6 +16,7 @@ from rldg_core.image_codec import JPEG_FORMAT
 from rldg_core.types import Step
 from rldg_data import step_cdr
 from rldg_data.schemas import STEP_TYPE, schema_text, typestore
+from rldg_data.step_layout import StepDecoder
 
 
 @lru_cache
@@ -29,9 +30,11 @@ def step_decoder(schema: str) -> Callable[[bytes], Step]:
     if store.hash_rihs01(STEP_TYPE) != step_cdr.LAYOUT_HASH:
         return lambda data: decode_generic(data, schema)
 
+    decode_own = StepDecoder()
+
     def decode(data: bytes) -> Step:
         own = data[:2] == step_cdr.LITTLE_ENDIAN
-        return step_cdr.decode(data) if own else decode_generic(data, schema)
+        return decode_own(data) if own else decode_generic(data, schema)
 
     return decode
 
