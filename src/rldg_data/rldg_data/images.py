@@ -47,4 +47,7 @@ def _resized(data: bytes, size_px: int, jpeg_quality: int) -> bytes:
     # OpenCV is slow to import and not needed to pass images through.
     from rldg_core.image_codec import decode_jpeg, encode_jpeg, resize
 
-    return encode_jpeg(resize(decode_jpeg(data), size_px), jpeg_quality)
+    image = decode_jpeg(data)
+    if image.shape[0] != image.shape[1]:
+        raise ValueError(f"{text(image.shape[:2])}: not square, a square of {size_px} px would distort it")
+    return encode_jpeg(resize(image, size_px), jpeg_quality)

@@ -72,7 +72,15 @@ def test_anything_else_is_one_line(data: bytes, reason: str) -> None:
         conform([saved(PIXELS), data], ImageFormat(), "bag: image")
 
 
-@pytest.mark.parametrize(("data", "reason"), [(png16(), "a PNG of 16 bits"), (b"x" * 9, "9 bytes"), (b"", "empty")])
+@pytest.mark.parametrize(
+    ("data", "reason"),
+    [
+        (png16(), "a PNG of 16 bits"),
+        (b"x" * 9, "9 bytes"),
+        (b"", "empty"),
+        (saved(PIXELS), "40x24 px: not square, a square of 32 px would distort it"),
+    ],
+)
 def test_what_cannot_be_resized_is_one_line(data: bytes, reason: str) -> None:
     with pytest.raises(UserError, match=f"bag: image of step 0: .*{reason}"):
         conform([data], ImageFormat(32), "bag: image")
@@ -81,7 +89,7 @@ def test_what_cannot_be_resized_is_one_line(data: bytes, reason: str) -> None:
 def test_two_sizes_of_one_camera() -> None:
     with pytest.raises(UserError, match="of step 2: 32x32 px, the first one has 40x24 px"):
         conform([saved(PIXELS), saved(PIXELS), jpeg(32, 0)], ImageFormat(), "bag: image")
-    assert {check(data) for data in conform([saved(PIXELS), jpeg(32, 0)], ImageFormat(48), "")} == {(48, 48)}
+    assert {check(data) for data in conform([jpeg(64, 0), jpeg(32, 0)], ImageFormat(48), "")} == {(48, 48)}
 
 
 def test_png_is_encoded_and_a_jpeg_that_fits_is_not() -> None:
