@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import deque
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import ExitStack, suppress
 from dataclasses import dataclass, field, replace
@@ -23,6 +24,10 @@ from rldg_data.metadata import Qos, Storage, Topic
 from rldg_data.schemas import STEP_TYPE, schema_text
 
 STEP_QOS = Qos(depth=1000)
+
+RECENT_NS = 500_000_000
+RECENT_MESSAGES = 1000
+"""What is kept of raw topics between two episodes: more than a control period of vendors' rates."""
 
 
 class RecordedTask(Protocol):
@@ -106,6 +111,7 @@ class EpisodeRecorder:
         self._wall_time = wall_time
         self._open: _Open | None = None
         self._latched: dict[str, tuple[Topic, bytes, int]] = {}
+        self._recent: deque[tuple[Topic, bytes, int]] = deque(maxlen=RECENT_MESSAGES)
 
     def add_step(self, data: bytes, log_time_ns: int | None = None) -> Path | None:
         """Take one Step (CDR). Returns the path of a bag that this Step completed.
@@ -129,11 +135,20 @@ class EpisodeRecorder:
         return self._try(lambda: self._append(step, data, time_ns))
 
     def add_raw(self, topic: Topic, data: bytes, log_time_ns: int) -> None:
-        """Take one message (CDR) of an extra topic; outside an episode only the newest latched one is kept."""
-        if topic.qos.durability == "transient_local":
-            self._latched[topic.name] = (topic, data, log_time_ns)
+        """Take one message (CDR) of an extra topic.
+
+        Outside an episode the newest latched one of a topic is kept, and the last moments of all: the first Step of an
+        episode comes a period after what its observation was made of.
+        """
         if self._open:
             self._try(lambda: self._write_raw(topic, data, log_time_ns))
+        else:
+            self._recent.append((topic, data, log_time_ns))
+            # A simulated clock may go back.
+            while not log_time_ns - RECENT_NS <= self._recent[0][2] <= log_time_ns:
+                self._recent.popleft()
+        if topic.qos.durability == "transient_local":
+            self._latched[topic.name] = (topic, data, log_time_ns)
 
     def abandon(self) -> None:
         """Drop the open episode, if any, and count it."""
@@ -159,9 +174,14 @@ class EpisodeRecorder:
             raise
         self._open = _Open(path, writer, aside, first, set())
         self._register(self._step_topic)
+        for topic, data, stamp in self._recent:
+            if stamp >= first.observation.stamp_ns:
+                self._write_raw(topic, data, stamp)
+        self._recent.clear()
         for topic, data, stamp in self._latched.values():
-            # rosbag2 would receive it again by a subscription per episode; the log time is the episode's.
-            self._write_raw(topic, data, max(stamp, time_ns))
+            if topic.name not in self._open.topics:
+                # rosbag2 would receive it again by a subscription per episode; the log time is the episode's.
+                self._write_raw(topic, data, max(stamp, time_ns))
 
     def _unfinished(self, first: Step) -> dict[str, str]:
         """custom_data of the bag as long as it is open: what a repair starts from."""

@@ -110,6 +110,21 @@ def test_raw_topics_enter_the_open_bag_only(tmp_path: Path) -> None:
         assert_same_steps(read_episode(bag), make_episode(3, seed=number))
 
 
+def test_raw_messages_of_the_first_observation_are_there(tmp_path: Path) -> None:
+    """The first Step comes when its transition is over, a period after the frame that it was made of."""
+    recorder = EpisodeRecorder(tmp_path, make_task())
+    start_ns = make_episode(3)[0].observation.stamp_ns
+    noise = Topic("/noise", "std_msgs/msg/String", Qos(durability="transient_local"))
+    payload = b"\0\1\0\0\2\0\0\0a\0"
+    for number in range(-20, 4):
+        recorder.add_raw(noise, payload, start_ns + number * 33_000_000)
+    for data in ENCODED[0]:
+        recorder.add_step(data, start_ns + 100_000_000)
+    (bag,) = find_bags(tmp_path)
+    assert bag_info(bag).topics["/noise"][1] == 4
+    assert bag_info(bag).start_ns == start_ns
+
+
 class FakeSequentialWriter:
     """What rosbag2_py.SequentialWriter does with its arguments, on top of our own writer."""
 
