@@ -25,8 +25,8 @@ def plan_recipe(recipe: Recipe, base: Path, *, skip_bad: bool, task_dirs: Sequen
         reasons = ", ".join(f"{name} {count}" for name, count in sorted(books.left_out.items()) if count)
         count = sum(books.left_out.values())
         bad = f"; {len(books.bad)} unreadable" if books.bad else ""
-        raise UserError(f"{recipe.name}: none of {count} episodes passes the filters ({reasons or 'no bags'}{bad})")
-    val = _val(recipe.name, chosen, recipe.split, books) if recipe.split else [False] * len(chosen)
+        raise UserError(f"{recipe.where}: none of {count} episodes passes the filters ({reasons or 'no bags'}{bad})")
+    val = _val(recipe.where, chosen, recipe.split, books) if recipe.split else [False] * len(chosen)
     cameras = (("image", ""),) if recipe.cameras is None else _cameras(recipe.cameras)
     images = ImageFormat(recipe.images.size_px, recipe.images.jpeg_quality)
 
@@ -79,7 +79,7 @@ def _relabel(source: Source, recipe: Recipe, base: Path, task_dirs: Sequence[Pat
     try:
         return resolve_relabel(config, base, task_dirs, recipe.seed)
     except UserError as error:
-        raise UserError(f"{recipe.name}: {error}") from error
+        raise UserError(f"{recipe.where}: {error}") from error
 
 
 def _chosen(recipe: Recipe, base: Path, books: Bookkeeping) -> list[Candidate]:
@@ -110,11 +110,11 @@ def _chosen(recipe: Recipe, base: Path, books: Bookkeeping) -> list[Candidate]:
 def _shuffled(
     recipe: Recipe, patterns: Sequence[str], wanted: Filter, base: Path, where: str, books: Bookkeeping
 ) -> list[Recorded]:
-    bags = read_all(expand(patterns, base, f"{recipe.name}: {where}"), books)
+    bags = read_all(expand(patterns, base, f"{recipe.where}: {where}"), books)
     return sorted(filtered(bags, wanted, books), key=lambda bag: rank(Candidate((bag,), 0), recipe.seed))
 
 
-def _val(name: str, chosen: Sequence[Candidate], split: Split, books: Bookkeeping) -> list[bool]:
+def _val(where: str, chosen: Sequence[Candidate], split: Split, books: Bookkeeping) -> list[bool]:
     objects = [candidate.object for candidate in chosen]
     episodes = split.val_episodes
     if episodes is None:
@@ -133,7 +133,7 @@ def _val(name: str, chosen: Sequence[Candidate], split: Split, books: Bookkeepin
     try:
         return hold_out(objects, [keys(candidate) for candidate in chosen], episodes)
     except UserError as error:
-        raise UserError(f"{name}: {error}") from error
+        raise UserError(f"{where}: {error}") from error
 
 
 def _cameras(cameras: dict[str, str]) -> tuple[tuple[str, str], ...]:

@@ -15,7 +15,7 @@ from pathlib import Path
 from string import Formatter
 from typing import Annotated, Any, Literal
 
-from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, model_validator
+from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, PrivateAttr, model_validator
 
 from rldg_core.configuration import load_model, validated
 from rldg_core.errors import UserError
@@ -237,11 +237,19 @@ class Recipe(_Caps):
     split: Split | None = None
     cameras: Annotated[dict[str, Text], AfterValidator(_checked_cameras)] | None = None
     images: Images = Images()
+    _file: Path | None = PrivateAttr(default=None)
+
+    @property
+    def where(self) -> str:
+        """For messages: its file, or the dataset's name."""
+        return str(self._file or f"dataset {self.name}")
 
 
 def load_recipe(path: Path) -> Recipe:
     """Read and validate a recipe. Raises UserError `path: key.path: reason` on the first mistake."""
-    return load_model(Recipe, path, "recipe")
+    recipe = load_model(Recipe, path, "recipe")
+    recipe._file = path
+    return recipe
 
 
 def quick_recipe(

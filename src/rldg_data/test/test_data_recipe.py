@@ -117,7 +117,7 @@ def test_globs_take_bags_and_folders_of_bags_each_once(tmp_path: Path) -> None:
     assert twice.left_out == {"sources": 2}
     assert [e.instruction for e in twice.episodes if "b/bags" in e.name] == ["other"]
     for pattern, message in (("c", "'c': no such directory of bags"), ("a", "'a': no bags")):
-        with pytest.raises(UserError, match=rf"data: sources\.0\.bags: {message}"):
+        with pytest.raises(UserError, match=rf"recipe\.yaml: sources\.0\.bags: {message}"):
             plan(tmp_path, f"sources: [{{bags: {pattern}}}]")
 
 
@@ -173,7 +173,7 @@ def test_filters(tmp_path: Path) -> None:
     for text, expected in passes.items():
         if not expected:
             with pytest.raises(
-                UserError, match=r"data: none of 8 episodes passes the filters \(filter\.policy|filter\.t"
+                UserError, match=r"recipe\.yaml: none of 8 episodes passes the filters \(filter\.policy|filter\.t"
             ):
                 plan(tmp_path, f"sources: [{{bags: bags, filter: {text}}}]")
             continue

@@ -70,7 +70,7 @@ def test_a_demonstration_of_the_whole_task_is_cut_at_the_nearest_step(tmp_path: 
     record_line(tmp_path / "human", 0.0, 0.5, transitions=10, seed=1, source=Source.HUMAN)
     record_line(tmp_path / "rl", 0.21, 0.3, transitions=4, seed=2, success=False)
     record_line(tmp_path / "rl", 0.21, 0.3, transitions=4, seed=3)
-    with pytest.raises(UserError, match=r"assembly: none of 3 episodes .*filter\.success 1, stitch 2"):
+    with pytest.raises(UserError, match=r"r\.yaml: none of 3 episodes .*filter\.success 1, stitch 2"):
         plan(tmp_path)
     (made,) = plan(tmp_path, ", cut: nearest").episodes
     assert made.joints == (4,)
