@@ -10,7 +10,7 @@ from typing import Annotated
 
 import typer
 
-from rldg_bringup.cli_common import Json, console, emit, existing, sub_app
+from rldg_bringup.cli_common import Json, TaskArgument, console, emit, existing, sub_app
 
 app = sub_app()
 
@@ -57,3 +57,26 @@ def card(
 
     existing(path)
     emit({"path": str(write_card(path))}, as_json, "card")
+
+
+@app.command("import")
+def import_lerobot(
+    path: Annotated[Path, typer.Argument(help="A LeRobot dataset v3: the folder that holds meta/ and data/.")],
+    task: TaskArgument,
+    out: Annotated[Path, typer.Option(help="Folder for the bags.")],
+    names: Annotated[Path | None, typer.Option(help="YAML: which features are images, state and action.")] = None,
+    skip_bad: Annotated[bool, typer.Option("--skip-bad", help="Pass over bad episodes, and list them.")] = False,
+    as_json: Json = False,
+) -> None:
+    """Write the episodes of a LeRobot dataset as bags of a task."""
+    from rldg_bringup.pipeline import resolve_task
+    from rldg_data.lerobot.importing import import_dataset
+    from rldg_data.lerobot.names import load_feature_names
+
+    existing(path)
+    features = load_feature_names(names) if names else None
+    result = import_dataset(path, out, resolve_task(task), features, skip_bad=skip_bad)
+    for number, reason in result.skipped:
+        console.print(f"skipped: episode {number}: {reason}", markup=False, highlight=False, soft_wrap=True)
+    values = {"path": str(out), "episodes": result.episodes, "steps": result.steps, "clipped": result.clipped}
+    emit({**values, "skipped": len(result.skipped)}, as_json, "bags")
