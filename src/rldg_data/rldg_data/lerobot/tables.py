@@ -99,6 +99,7 @@ class DataFile:
         self.path = path
         self.first_index = first_index
         with _parquet(path) as table:
+            self._metadata = table.metadata
             lengths = [table.metadata.row_group(i).num_rows for i in range(table.num_row_groups)]
             self._names = set(table.schema_arrow.names)
         self._ends = np.cumsum(lengths, dtype=np.int64)
@@ -120,7 +121,7 @@ class DataFile:
         )
         if not self._cached or self._cached[0] != groups:
             # Others write many episodes into one row group: it is decoded once, not once per episode.
-            with _parquet(self.path) as table:
+            with _parquet(self.path, self._metadata) as table:
                 self._cached = groups, table.read_row_groups(list(groups), columns=list(columns))
         before = int(self._ends[groups[0] - 1]) if groups[0] else 0
         return self._cached[1].slice(start - before, length)
@@ -141,9 +142,9 @@ def numbers(table: pa.Table, name: str, where: object) -> NDArray[Any]:
 
 
 @contextmanager
-def _parquet(path: Path) -> Iterator[pq.ParquetFile]:
+def _parquet(path: Path, metadata: pq.FileMetaData | None = None) -> Iterator[pq.ParquetFile]:
     try:
-        with pq.ParquetFile(path, page_checksum_verification=True) as table:
+        with pq.ParquetFile(path, metadata=metadata, page_checksum_verification=True) as table:
             yield table
     except (pa.ArrowException, OSError, ValueError) as error:
         raise UserError(f"{path}: damaged: {_line(error)}") from error

@@ -212,7 +212,8 @@ class DatasetWriter:
     def _open_parquet(self, relative: str, schema: pa.Schema) -> pq.ParquetWriter:
         path = self._folder / relative
         path.parent.mkdir(parents=True, exist_ok=True)
-        return pq.ParquetWriter(path, schema, compression="snappy")
+        # The checksums tell a reader of flipped bits.
+        return pq.ParquetWriter(path, schema, compression="snappy", write_page_checksum=True)
 
     def _dataset_stats(self, key: str) -> Stats:
         """Read one column back: 8 float64 of a frame are in memory at most, and quantiles are exact."""
