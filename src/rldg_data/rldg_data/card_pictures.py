@@ -25,7 +25,7 @@ def draw_actions(seen: Survey, axes_names: Sequence[str], path: Path) -> None:
         panel, edges = panels[axis], seen.edges[axis]
         panel.bar(edges[:-1], seen.histogram[axis], np.diff(edges), align="edge", color=f"C{axis}")
         panel.set_yscale("log")
-        panel.set_ylim(bottom=0.8)
+        panel.set_ylim(0.8, 2 * max(int(seen.histogram[axis].max()), 1))
         panel.set_title(name, fontsize=10)
         panel.tick_params(labelsize=8)
         panel.locator_params(axis="x", nbins=5)

@@ -20,9 +20,14 @@ from lint_samples import SCALE, good_episode
 from PIL import Image
 
 from rldg_core.errors import UserError
+from rldg_data import selecting
+from rldg_data.bags import episode_info
+from rldg_data.build import build_episode
 from rldg_data.episode import Episode
 from rldg_data.lint import Finding, Limits, lint, lint_episodes
+from rldg_data.lint.episode import no_op_ratio as lint_no_op_ratio
 from rldg_data.lint.totals import ImageSizes, Place, Statistics
+from rldg_data.plan import EpisodePlan
 from rldg_data.recording import write_episode
 from rldg_data.statistics import dataset_statistics, rows_of
 
@@ -240,6 +245,20 @@ def test_memory_does_not_grow_with_the_frames() -> None:
 
     few, many = peak_bytes(3), peak_bytes(30)
     assert many - few < 200_000  # 27 episodes more, 2,700 frames of about 5 kB
+
+
+def test_no_op_is_what_the_filter_of_recipes_calls_so(tmp_path: Path) -> None:
+    steps = make_episode(30, seed=3, image_size=64, gripper=True)
+    quiet = [
+        replace(s, action=replace(s.action, executed=s.action.executed * [*[0.01 * (i % 3)] * 6, 0 if i < 20 else 1]))
+        if not s.is_last
+        else s
+        for i, s in enumerate(steps)
+    ]
+    bag = write_episode(tmp_path, quiet, make_task(gripper=True), wall_time="now")
+    ratio = lint_no_op_ratio(build_episode(EpisodePlan("", (bag,))), Limits())
+    assert ratio == selecting.no_op_ratio(quiet, episode_info(bag))
+    assert 0.2 < ratio < 0.8
 
 
 def test_folder_of_bags(tmp_path: Path) -> None:

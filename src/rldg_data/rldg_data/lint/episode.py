@@ -85,8 +85,8 @@ def no_op_ratio(episode: Episode, limits: Limits) -> float:
     action = episode.action[:-1].astype(np.float64)
     if not len(action):
         return 0.0
-    moves = np.linalg.norm(action[:, :3], axis=1) > limits.still_m
-    turns = np.linalg.norm(action[:, 3:6], axis=1) > limits.still_rad
+    moves = np.linalg.norm(action[:, :3], axis=1) >= limits.still_m
+    turns = np.linalg.norm(action[:, 3:6], axis=1) >= limits.still_rad
     switches = np.append(False, np.diff(action[:, 6]) != 0)
     return float(np.mean(~(moves | turns | switches)))
 

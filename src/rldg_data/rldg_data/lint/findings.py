@@ -6,6 +6,8 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Literal, NamedTuple
 
+from rldg_data.selecting import NO_OP_M, NO_OP_RAD
+
 Severity = Literal["error", "warning"]
 
 
@@ -50,8 +52,7 @@ class Limits:
     everyday on a camera; from 2.5 on the delta of one step spans several.
     max_rate_ratio: an episode's median period against the dataset's. A delta per step means another speed at
     another rate; timers of one robot agree within some per cent.
-    still_m, still_rad: a delta below both moves nothing that a camera of 256 px sees: 1/30 of a step of the paper
-    (0.015 m, 0.1 rad).
+    still_m, still_rad: a delta below both is a no-op, by the recipes' filter, too (`rldg_data.selecting`).
     max_no_op_ratio: share of still steps in an episode. Insertions wait and probe; above a half a policy that
     learns from it tends to stand still (the reason why OpenVLA's authors filtered LIBERO).
     max_saturated: share of an action dimension's steps at the largest magnitude of the dataset (within 2 %).
@@ -66,8 +67,8 @@ class Limits:
 
     max_gap: float = 2.5
     max_rate_ratio: float = 1.2
-    still_m: float = 5e-4
-    still_rad: float = 3e-3
+    still_m: float = NO_OP_M
+    still_rad: float = NO_OP_RAD
     max_no_op_ratio: float = 0.5
     max_saturated: float = 0.7
     min_switch_m: float = 0.005
