@@ -140,7 +140,6 @@ def relabel(
     task: Annotated[str, typer.Option(help="Task of the policy; default: the bags'.")] = "",
     source: Annotated[list[str], typer.Option(help="Whose actions are replaced.")] = ["human"],  # noqa: B006
     policy_id: Annotated[str, typer.Option(help="Name for the new actions; default: the back-end's.")] = "",
-    seed: Annotated[int, typer.Option(help="For policies that draw.")] = 0,
     skip_bad: SkipBad = False,
     as_json: Json = False,
 ) -> None:
@@ -159,9 +158,7 @@ def relabel(
     if not task and len(tasks) != 1:
         raise UserError(f"--task: the bags are of {len(tasks)} tasks ({', '.join(tasks)}): say which is the policy's")
     data = {"backend": backend, "path": policy, "task": task or tasks[0], "sources": source, "policy_id": policy_id}
-    config = resolve_relabel(
-        validated(RelabelConfig, data, "relabel"), Path.cwd(), [share_dir() / "config" / "tasks"], seed
-    )
+    config = resolve_relabel(validated(RelabelConfig, data, "relabel"), Path.cwd(), [share_dir() / "config" / "tasks"])
     with progress_maker() as make:
         result = relabel_bags([bag.path for bag in recorded], out, config, skip_bad=skip_bad, progress=make("relabel"))
     bad = [*books.bad.items(), *result.bad]

@@ -135,7 +135,7 @@ def test_relabel_writes_new_bags(tmp_path: Path) -> None:
         (("export", "bags", "--name", "A"), "dataset: name: 'A': expected lower-case letters"),
         (("export", "bags", "--name", "a", "--version", "1"), "dataset: version: '1': expected MAJOR.MINOR.PATCH"),
         (("export", "bags", "--name", "a", "--source", "robot"), "dataset: filter.source.0: Input should be 'policy'"),
-        (("export", "bags", "--name", "a", "--source", "human"), r"dataset a: none of 1 episodes passes .*filter\.source 1"),
+        (("export", "bags", "--name", "a", "--source", "human"), r"dataset a: none of 1 episodes .*filter\.source 1"),
         (("relabel", "bags", "--policy", "x", "--out", "o"), "x: no such file or folder"),
         (("relabel", "bags", "--policy", "bags", "--out", "o", "--backend", "no"), "relabel.backend: 'no': expected"),
         (("relabel", "bags", "--policy", "bags", "--out", "o", "--task", "no"), "relabel.task: unknown task 'no'"),

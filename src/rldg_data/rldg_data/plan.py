@@ -22,7 +22,6 @@ class Relabel:
     path: Path | None
     task: str
     sources: tuple[str, ...] = ("human",)
-    seed: int = 0
     policy_id: str = ""
     checkpoint_sha256: str = ""
 

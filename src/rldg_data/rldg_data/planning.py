@@ -77,7 +77,7 @@ def _relabel(source: Source, recipe: Recipe, base: Path, task_dirs: Sequence[Pat
     from rldg_data.relabelling import resolve_relabel
 
     try:
-        return resolve_relabel(config, base, task_dirs, recipe.seed)
+        return resolve_relabel(config, base, task_dirs)
     except UserError as error:
         raise UserError(f"{recipe.where}: {error}") from error
 

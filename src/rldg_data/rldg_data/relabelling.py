@@ -20,7 +20,6 @@ from rldg_core.errors import UserError
 from rldg_core.files import writing_aside
 from rldg_core.policy import Policy
 from rldg_core.policy_checks import check_chunk
-from rldg_core.seeding import derive_seed
 from rldg_core.task import Task, find_task
 from rldg_core.types import ExecutedAction, Step
 from rldg_data.bags import INCOMPLETE, bag_info, episode_name, find_bags, read_recording
@@ -34,7 +33,7 @@ from rldg_data.recording import STEP_QOS
 from rldg_data.schemas import STEP_TYPE
 
 
-def resolve_relabel(config: RelabelConfig, base: Path, task_dirs: Sequence[Path], seed: int) -> Relabel:
+def resolve_relabel(config: RelabelConfig, base: Path, task_dirs: Sequence[Path]) -> Relabel:
     """Check what a relabelling names. Raises UserError `relabel.<key>: ...`."""
     if config.backend not in registry.backends():
         raise UserError(f"relabel.backend: {config.backend!r}: expected one of {', '.join(registry.backends())}")
@@ -48,7 +47,6 @@ def resolve_relabel(config: RelabelConfig, base: Path, task_dirs: Sequence[Path]
         path=path,
         task=task,
         sources=config.sources,
-        seed=derive_seed(seed, "relabel"),
         policy_id=config.policy_id or config.backend,
         checkpoint_sha256="" if path is None else _tree_sha256(path),
     )
@@ -108,7 +106,8 @@ class Relabeller:
         if not any(_source(step) in self.config.sources for step in steps):
             return list(steps), 0
         self._check(info, bag)
-        self.policy.reset(steps[0].instruction, derive_seed(self.config.seed, info.episode_id))
+        # As the policy server does: a policy that recorded the episode answers as it did then.
+        self.policy.reset(steps[0].instruction, steps[0].seed)
         relabelled = [step if step.is_last else replace(step, action=self._answer(step, bag)) for step in steps]
         return relabelled, sum(_source(step) in self.config.sources for step in steps)
 

@@ -45,7 +45,7 @@ def task_file(folder: Path, **changes: Any) -> Path:
 
 def config(folder: Path, **changes: Any) -> Relabel:
     task = str(task_file(folder, **changes))
-    return Relabel("remembering", None, task, seed=3, policy_id="expert", checkpoint_sha256="abc")
+    return Relabel("remembering", None, task, policy_id="expert", checkpoint_sha256="abc")
 
 
 def mixed(folder: Path) -> tuple[Path, list[Step]]:
@@ -79,7 +79,7 @@ def test_only_the_named_sources_change_and_the_policy_sees_everything(tmp_path: 
     twice, _ = relabeller.relabel(steps, episode_info(bag), bag)
     assert_same_steps(relabelled, twice)
     resets = [call for call in log if call[0] != "warm_up"]
-    assert resets == [(steps[0].instruction, resets[0][1])] * 2
+    assert resets == [(steps[0].instruction, steps[0].seed)] * 2
 
 
 def test_without_their_sources_bags_stay_as_they_are(tmp_path: Path, log: Log) -> None:

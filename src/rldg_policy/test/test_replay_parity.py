@@ -15,13 +15,19 @@ import pytest
 from rclpy.serialization import deserialize_message, serialize_message
 
 from rldg_core import from_msg
+from rldg_core.commands import command_of
+from rldg_core.frames import pose_at
 from rldg_core.image_codec import decode_jpeg, encode_jpeg
+from rldg_core.registry import load_policy
 from rldg_core.task import Task
 from rldg_core.types import Observation, Step
+from rldg_data.bags import read_episode
 from rldg_data.episode import Episode
 from rldg_data.exporting import export_plan
+from rldg_data.plan import Relabel
 from rldg_data.recipe import make_plan, quick_recipe
-from rldg_data.recording import EpisodeRecorder
+from rldg_data.recording import EpisodeRecorder, write_episode
+from rldg_data.relabelling import relabel_bags
 from rldg_data.rlds import read_dataset
 from rldg_msgs.msg import Step as StepMsg
 from rldg_policy.compact.config import ModelConfig
@@ -32,6 +38,8 @@ from rldg_ros import to_msg
 
 sys.path.insert(0, str(Path(__file__).parents[2] / "rldg_data/test"))
 from data_samples import make_episode, make_task
+
+TASK_FILE = Path(__file__).parents[2] / "rldg_bringup/config/tasks/insertion.yaml"
 
 
 def photographed(steps: list[Step], rng: np.random.Generator) -> list[Step]:
@@ -109,6 +117,33 @@ def test_training_sees_what_the_policy_sees(parity: tuple[list[list[Step]], list
     np.testing.assert_array_equal(to_input(samples.images).numpy(), to_input(images).numpy())
     tokens = [instruction_tokens(step.instruction, config.instruction_buckets) for step in live]
     np.testing.assert_array_equal(samples.tokens, tokens)
+
+
+def test_who_recorded_a_bag_relabels_it_to_itself(tmp_path: Path, task: Task) -> None:
+    """Same observations, same reset, same rule of the gate: relabelling a policy's own roll-out changes no action."""
+    policy = load_policy("scripted", "scripted", None, False, task)
+    steps = make_episode(8, seed=5)
+    policy.reset(steps[0].instruction, steps[0].seed)
+    recorded = []
+    for step in steps:
+        offset = np.array([0.068, -0.04, 0.005 * step.index, 0, 0, 0])
+        seen = replace(step.observation, pose_base_tcp=pose_at(task.target_pose_base_tcp, offset))
+        action = step.action
+        if not step.is_last:
+            asked = policy.act(seen)[0]
+            _, executed, _, box_clipped = command_of(asked, seen.pose_base_tcp, task.action, task.box)
+            action = replace(action, executed=executed, box_clipped=box_clipped)
+        recorded.append(replace(step, observation=seen, action=action))
+    bag = write_episode(tmp_path / "bags", recorded, task)
+    config = Relabel("scripted", None, str(TASK_FILE), sources=("policy",), policy_id="again")
+    result = relabel_bags([bag], tmp_path / "out", config)
+    assert result.steps == 8
+    again = read_episode(tmp_path / "out/episode_000000")
+    np.testing.assert_array_equal(
+        [s.action.executed for s in again[:-1]], [s.action.executed for s in read_episode(bag)[:-1]]
+    )
+    assert {s.action.policy_id for s in again[:-1]} == {"again"}
+    assert any(s.action.box_clipped for s in again) and np.any(again[0].action.executed)
 
 
 def test_a_policy_answers_a_row_as_it_answers_live(
