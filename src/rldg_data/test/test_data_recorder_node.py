@@ -139,7 +139,12 @@ def test_kill_in_the_middle_of_an_episode(tmp_path: Path, node: Node, steps_out:
         connected(node, steps_out)
         publish(steps_out, first)
         publish(steps_out, second[:12])
-        wait_until(node, lambda: any(bag_dir.glob(".*.partial")) and len(closed(bag_dir)) == 1, "an open bag")
+        chunk = sum(len(image) for step in second[:10] for image in step.observation.images.values())
+        wait_until(
+            node,
+            lambda: any(file.stat().st_size > chunk for file in bag_dir.glob(".*.partial/*.mcap")),
+            "an open bag with a chunk",
+        )
         os.killpg(process.pid, signal.SIGKILL)
         process.wait()
     (bag,) = find_bags(bag_dir)

@@ -30,6 +30,8 @@ from rldg_ros.runner import run_node
 
 DISCOVERY_S = 0.2
 DIAGNOSTICS_S = 1.0
+RAW_PATIENCE_S = 5.0
+"""How long `step` waits for publishers of the listed topics."""
 RAW_DEPTH = 100
 QUIET_S = 0.2
 """At the end, Steps count as all received after this time without one; twice the period at 10 Hz."""
@@ -64,7 +66,9 @@ class RecorderNode(Node):
         steady = Clock(clock_type=ClockType.STEADY_TIME)
         self.create_timer(DISCOVERY_S, self._discover, clock=steady)
         self.create_timer(DIAGNOSTICS_S, self._diagnose, clock=steady)
-        self.create_subscription(Step, "step", self._on_step, STEPS, raw=True)
+        self._ready = False
+        self._patience_until_s = time.monotonic() + RAW_PATIENCE_S
+        self._discover()
         self.get_logger().info(f"recording into {bag_dir} with {writer.__name__}")
 
     def _storage(self) -> Storage:
@@ -99,12 +103,21 @@ class RecorderNode(Node):
             self.get_logger().warning("dropped an incomplete episode")
 
     def _discover(self) -> None:
-        """Subscribe to the listed topics that have a publisher by now."""
+        """Subscribe to the listed topics that have a publisher by now, then to `step`.
+
+        In this order: no episode starts before the recorder listens to `step`, so that bags hold all of both.
+        """
         for name in sorted(self._missing):
             publishers = self.get_publishers_info_by_topic(name)
             if publishers:
                 self._missing.discard(name)
                 self._subscribe(name, publishers)
+        late = time.monotonic() > self._patience_until_s
+        if not self._ready and (late or not self._missing):
+            self._ready = True
+            if self._missing:
+                self.get_logger().warning(f"nobody publishes {', '.join(sorted(self._missing))} yet: going on without")
+            self.create_subscription(Step, "step", self._on_step, STEPS, raw=True)
 
     def _subscribe(self, name: str, publishers: list[TopicEndpointInfo]) -> None:
         types = sorted({p.topic_type for p in publishers})
