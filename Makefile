@@ -13,10 +13,12 @@ demo: setup
 test: setup
 	@source scripts/env.sh && python -m pytest
 
-# Our datasets against TensorFlow's readers, in an environment of its own: needs the network once, and 1.8 GB.
+# Our datasets against TensorFlow Datasets and against lerobot, each in an environment of its own: needs the network
+# once, 7 GB of disk, and Python 3.12 for lerobot.
 test-compat: setup
 	@bash scripts/compat.sh
 	@.venv-compat/bin/python -m pytest -c tests_compat/pytest.ini tests_compat
+	@bash scripts/compat_lerobot.sh
 
 lint: setup
 	@source scripts/env.sh && bash scripts/lint.sh
@@ -25,4 +27,4 @@ bench: setup
 	@source scripts/env.sh && bash scripts/bench.sh
 
 clean:
-	rm -rf .venv .venv-compat build install log .pytest_cache .mypy_cache .ruff_cache .hypothesis .import_linter_cache
+	rm -rf .venv .venv-compat .venv-lerobot build install log .pytest_cache .mypy_cache .ruff_cache .hypothesis .import_linter_cache
