@@ -7,7 +7,9 @@ of the last message stood, and takes a message that has the same bytes in betwee
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
+from operator import itemgetter
 from struct import Struct
 from typing import Any
 
@@ -40,28 +42,19 @@ class StepDecoder:
 
 @dataclass(frozen=True)
 class _Frame:
-    """Numbers at fixed places, and the bytes between them, which must be the same in every message."""
+    """Numbers at fixed places, and texts and counts that are the same in every message; padding may be anything."""
 
     struct: Struct
+    fixed_of: Callable[[tuple[Any, ...]], tuple[Any, ...]]
+    numbers_of: Callable[[tuple[Any, ...]], tuple[Any, ...]]
     fixed: tuple[Any, ...]
 
-    @classmethod
-    def of(cls, data: bytes, begin: int, end: int, numbers: list[tuple[int, str]]) -> _Frame:
-        """numbers: (position, format of one value) in order."""
-        # A piece of bytes, however short, before every number and at the end: every second value is fixed.
-        formats, at = "<", begin
-        for position, kind in numbers:
-            formats += f"{position - at}s{kind}"
-            at = position + Struct(f"<{kind}").size
-        struct = Struct(f"{formats}{end - at}s")
-        return cls(struct, struct.unpack_from(data, begin)[::2])
-
     def numbers(self, data: bytes, begin: int) -> tuple[Any, ...] | None:
-        """The numbers; None when the bytes between them differ or are not all there."""
+        """The numbers; None when what is fixed differs or the message ends before."""
         if len(data) < begin + self.struct.size:
             return None
         values = self.struct.unpack_from(data, begin)
-        return values[1::2] if values[::2] == self.fixed else None
+        return self.numbers_of(values) if self.fixed_of(values) == self.fixed else None
 
 
 @dataclass(frozen=True)
@@ -134,32 +127,41 @@ def _aligned(at: int, size: int) -> int:
 
 
 class _Walk:
-    """Collects where the numbers of one message stand. Every method moves on."""
+    """Writes down the layout of one message. Every method moves on."""
 
-    def __init__(self, data: bytes, at: int) -> None:
-        self.data, self.at = data, at
-        self.found: list[tuple[int, str]] = []
+    def __init__(self, data: bytes, begin: int, at: int) -> None:
+        self.data, self.begin, self.at = data, begin, at
+        self.formats = f"<{at - begin}x"
+        self.is_fixed: list[bool] = []
 
     def number(self, kind: str, alignment: int = 0) -> _Walk:
-        """One that changes from message to message."""
-        size = Struct(f"<{kind}").size
-        at = _aligned(self.at, alignment or size)
-        self.found.append((at, kind))
-        self.at = at + size
-        return self
+        """A value that changes from message to message."""
+        return self._value(kind, alignment or Struct(f"<{kind}").size, is_fixed=False)
 
     def stamp(self) -> _Walk:
         return self.number("i").number("I")
 
     def count(self) -> _Walk:
-        """One that stays."""
-        self.at = _aligned(self.at, 4) + 4
-        return self
+        """A length, which stays."""
+        return self._value("I", 4, is_fixed=True)
 
     def text(self) -> _Walk:
         self.count()
-        self.at += int.from_bytes(self.data[self.at - 4 : self.at], "little")
+        return self._value(f"{int.from_bytes(self.data[self.at - 4 : self.at], 'little')}s", 1, is_fixed=True)
+
+    def _value(self, kind: str, alignment: int, *, is_fixed: bool) -> _Walk:
+        begin = _aligned(self.at, alignment)
+        self.formats += f"{begin - self.at}x{kind}"
+        self.is_fixed.append(is_fixed)
+        self.at = begin + Struct(f"<{kind}").size
         return self
+
+    def frame(self) -> _Frame:
+        """What was written down."""
+        struct = Struct(self.formats)
+        fixed, numbers = ([i for i, f in enumerate(self.is_fixed) if f == kind] for kind in (True, False))
+        fixed_of = itemgetter(*fixed)
+        return _Frame(struct, fixed_of, itemgetter(*numbers), fixed_of(struct.unpack_from(self.data, self.begin)))
 
 
 def _layout_of(data: bytes, step: Step) -> _Layout | None:
@@ -170,11 +172,11 @@ def _layout_of(data: bytes, step: Step) -> _Layout | None:
     if len(step.observation.images) != 1:
         return None
     (image,) = step.observation.images.values()
-    head = _Walk(data, HEADER_BYTES).number("8s", 4).text().text().number("I").number("Q").text().text().text()
+    head = _Walk(data, 0, HEADER_BYTES).number("8s", 4).text().text().number("I").number("Q").text().text().text()
     head.number("Q").stamp().text().count().text().count().number("8s", 4).text().text().number("I")
     base = _aligned(head.at + len(image), 8)
     action = step.action
-    tail = _Walk(data, base).number("152s", 8).count()
+    tail = _Walk(data, base, base).number("152s", 8).count()
     joints = 8 * len(step.observation.joint_positions)
     tail.number(f"{joints}s", 8 if joints else 1).number("f").number("8s", 4).text().stamp()
     for values in (action.requested, action.executed):
@@ -182,4 +184,4 @@ def _layout_of(data: bytes, step: Step) -> _Layout | None:
     tail.number("56s", 8).number("B").number("?").number("?").text().number("Q").number("f")
     for _ in range(5):
         tail.number("?")
-    return _Layout(_Frame.of(data, 0, head.at, head.found), _Frame.of(data, base, tail.at, tail.found), step)
+    return _Layout(head.frame(), tail.frame(), step)

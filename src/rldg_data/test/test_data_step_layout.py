@@ -60,6 +60,27 @@ def test_damaged_messages_end_as_the_long_way(stream: list[bytes], data: st.Data
     assert_same_steps([decode(stream[2])], [step_cdr.decode(stream[2])])
 
 
+def test_padding_may_hold_anything() -> None:
+    """DDS leaves there what was in its buffer: bytes that change no Step are padding, and change no layout either."""
+    first, second = (encode_step(step) for step in make_episode(2)[:2])
+    noisy = bytearray(second)
+    image = second.index(b"\xff\xd8\xff")
+    for at in [*range(4, image), *range(len(second) - 420, len(second))]:
+        tried = bytearray(noisy)
+        tried[at] ^= 0xA5
+        try:
+            same = encode_step(step_cdr.decode(bytes(tried))) == second
+        except ValueError:
+            continue
+        noisy = tried if same else noisy
+    assert sum(a != b for a, b in zip(noisy, second, strict=True)) > 10
+    layout = step_layout._layout_of(first, step_cdr.decode(first))
+    assert layout is not None
+    step = layout.decode(bytes(noisy))
+    assert step is not None
+    assert_same_steps([step], [step_cdr.decode(second)])
+
+
 def test_the_long_way_is_gone_once_for_a_whole_episode(monkeypatch: pytest.MonkeyPatch) -> None:
     calls = []
     monkeypatch.setattr(
