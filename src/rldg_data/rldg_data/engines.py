@@ -5,6 +5,7 @@ Jobs are independent and write their own files, so an engine decides when someth
 
 from __future__ import annotations
 
+import importlib
 import os
 import signal
 import threading
@@ -118,7 +119,7 @@ def _run_ray(
     workers: int,
 ) -> None:
     try:
-        import ray  # type: ignore[import-not-found,unused-ignore]
+        ray: Any = importlib.import_module("ray")
     except ImportError as error:
         raise UserError("engine ray: Ray is not installed: pip install -r requirements/ray.txt") from error
     ours = not ray.is_initialized()

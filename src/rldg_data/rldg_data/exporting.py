@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -17,7 +18,7 @@ from rldg_data.plan import EpisodePlan, Plan
 from rldg_data.rlds import layout
 from rldg_data.rlds.registration import OCTO_FILE, OPENVLA_FILE, octo_kwargs, openvla_register
 from rldg_data.rlds.shards import Shard, ShardJob, complete_shard, shards_of, write_shard
-from rldg_data.staging import publish, staging
+from rldg_data.staging import fsync, publish, staging
 from rldg_data.statistics import dataset_statistics
 
 MARKER_FILE = "dataset_info.json"
@@ -156,6 +157,7 @@ def _write_shards(
             shards[shard.split, shard.index] = shard
     resumed = sum(shard.episodes for shard in shards.values())
     planned = {(job.split, job.index): len(job.episodes) for job in jobs}
+    files = {(job.split, job.index): job.file("tfrecord") for job in jobs}
     done = within = 0
 
     def beat() -> None:
@@ -165,12 +167,20 @@ def _write_shards(
         if progress:
             progress(min(done + within, episodes), episodes)
 
-    def take(shard: Shard) -> None:
-        nonlocal done, within
-        shards[shard.split, shard.index] = shard
-        done, within = sum(planned[key] for key in shards), 0
+    # The disk is busy with one shard while the next one is built, so that `publish` has little to wait for.
+    with ThreadPoolExecutor(1) as disk:
+        synced = []
 
-    engines.run(write_shard, waiting, take, beat, workers=workers, engine=engine)
+        def take(shard: Shard) -> None:
+            nonlocal done, within
+            key = shard.split, shard.index
+            shards[key] = shard
+            done, within = sum(planned[key] for key in shards), 0
+            synced.append(disk.submit(fsync, files[key]))
+
+        engines.run(write_shard, waiting, take, beat, workers=workers, engine=engine)
+        for future in synced:
+            future.result()
     return [shards[key] for key in planned], resumed
 
 

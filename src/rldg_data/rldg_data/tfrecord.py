@@ -11,9 +11,10 @@ from __future__ import annotations
 
 import os
 import struct
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from functools import lru_cache
 from pathlib import Path
-from typing import BinaryIO, Protocol
+from typing import BinaryIO
 
 import google_crc32c
 import numpy as np
@@ -31,18 +32,10 @@ _HEADER = struct.Struct("<QI")
 _CRC = struct.Struct("<I")
 _LENGTH_DELIMITED = 2
 _BYTES, _FLOAT, _INT64 = 1, 2, 3
+_JOINED_BYTES = 1 << 16
+"""Smaller features are copied into one part: handling many parts costs more."""
 _ONE_BYTE = 0x80
 """Smaller numbers are varints of one byte."""
-
-
-class Sink(Protocol):
-    """What a record is written to: a binary file, or one that looks at what passes."""
-
-    def write(self, data: bytes, /) -> object:
-        """Append."""
-
-    def writelines(self, parts: Iterable[bytes], /) -> None:
-        """Append all parts."""
 
 
 def masked_crc(*parts: bytes) -> int:
@@ -53,14 +46,14 @@ def masked_crc(*parts: bytes) -> int:
     return (((crc >> 15) | (crc << 17)) + 0xA282EAD8) & 0xFFFFFFFF
 
 
-def write_record(stream: Sink, *payload: bytes) -> int:
-    """Append one record, its payload given in parts, and return the size of the payload [bytes]."""
-    size = sum(map(len, payload))
-    length = struct.pack("<Q", size)
+def write_record(stream: BinaryIO, *payload: bytes) -> int:
+    """Append one record, its payload given in parts, and return the payload's masked CRC."""
+    length = struct.pack("<Q", sum(map(len, payload)))
+    crc = masked_crc(*payload)
     stream.write(length + _CRC.pack(masked_crc(length)))
     stream.writelines(payload)
-    stream.write(_CRC.pack(masked_crc(*payload)))
-    return size
+    stream.write(_CRC.pack(crc))
+    return crc
 
 
 def read_records(path: Path) -> Iterator[bytes]:
@@ -95,9 +88,7 @@ def encode_example(features: Mapping[str, Feature]) -> list[bytes]:
     """Features -> parts of a serialised tf.train.Example; keys are sorted, so equal features give equal bytes."""
     entries: list[bytes] = []
     for key in sorted(features):
-        name, value = _field(1, key.encode()), _feature_parts(features[key])
-        value = _nested(2, value)
-        entries += _nested(1, [name, *value])
+        entries += _nested(1, [_field(1, key.encode()), *_nested(2, _feature_parts(features[key]))])
     return _nested(1, entries)
 
 
@@ -113,7 +104,9 @@ def decode_example(data: bytes) -> dict[str, Feature]:
 
 def _feature_parts(values: Feature) -> list[bytes]:
     if not isinstance(values, np.ndarray):
-        return _nested(_BYTES, [part for value in values for part in (_head(1, len(value)), value)])
+        parts = [part for value in values for part in (_head(1, len(value)), value)]
+        small = sum(map(len, parts)) < _JOINED_BYTES
+        return _nested(_BYTES, [b"".join(parts)] if small else parts)
     if values.dtype == np.float32:
         return _nested(_FLOAT, [_field(1, np.ascontiguousarray(values, dtype="<f4").tobytes())])
     return _nested(_INT64, [_field(1, _varints(values.astype(np.int64, copy=False)))])
@@ -132,6 +125,7 @@ def _decode_feature(data: memoryview) -> Feature:
     return []
 
 
+@lru_cache(maxsize=1 << 14)
 def _head(number: int, size: int) -> bytes:
     return _varint(number << 3 | _LENGTH_DELIMITED) + _varint(size)
 

@@ -14,7 +14,7 @@ from hypothesis.extra import numpy as npst
 from rldg_data.episode import METADATA_TYPES, Episode
 from rldg_data.rlds.examples import to_features
 from rldg_data.rlds.layout import Split, dataset_info, features_json, shard_name
-from rldg_data.tfrecord import encode_example, write_record
+from rldg_data.tfrecord import RECORD_OVERHEAD_BYTES, encode_example, write_record
 
 any_text = st.text(st.characters(codec="utf-8"), max_size=12)
 SIZES = {"image": (32, 32), "wrist_image": (16, 16)}
@@ -56,7 +56,9 @@ def write_dataset(folder: Path, splits: dict[str, list[list[Episode]]], image_ke
         num_bytes = 0
         for index, episodes in enumerate(shards):
             with (folder / shard_name("random", split, index, len(shards))).open("wb") as stream:
-                num_bytes += sum(write_record(stream, *encode_example(to_features(episode))) for episode in episodes)
+                for episode in episodes:
+                    write_record(stream, *encode_example(to_features(episode)))
+                num_bytes += stream.tell() - RECORD_OVERHEAD_BYTES * len(episodes)
         described[split] = Split(tuple(map(len, shards)), num_bytes)
     for name, value in {
         "dataset_info": dataset_info("random", "1.0.0", "made up", described),

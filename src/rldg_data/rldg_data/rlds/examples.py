@@ -36,11 +36,11 @@ def to_features(episode: Episode) -> dict[str, Feature]:
 
 def from_features(features: Mapping[str, Feature], image_keys: Iterable[str]) -> Episode:
     """Inverse of `to_features`. Raises ValueError, LookupError or TypeError when features are not of this layout."""
-    images = {key: [bytes(data) for data in features[f"steps/observation/{key}"]] for key in image_keys}
+    images = {key: _bytes(features[f"steps/observation/{key}"]) for key in image_keys}
     steps = len(features["steps/reward"])
     if steps < 1 or any(len(files) != steps for files in images.values()):
         raise ValueError(f"{steps} rewards, images: {', '.join(f'{k} {len(v)}' for k, v in images.items())}")
-    instructions = {bytes(text) for text in features["steps/language_instruction"]}
+    instructions = set(_bytes(features["steps/language_instruction"]))
     if len(instructions) != 1:
         raise ValueError(f"{len(instructions)} instructions in one episode")
     floats = {key: _floats(features[f"steps/{key}"], steps, *shape) for key, shape in STEP_SHAPES.items()}
@@ -70,6 +70,12 @@ def _one(values: Feature, kind: type, key: str) -> bytes | int:
     if isinstance(value, bytes) != (kind is str):
         raise ValueError(f"episode_metadata/{key} is no {kind.__name__}")
     return value if isinstance(value, bytes) else int(value)
+
+
+def _bytes(values: Feature) -> list[bytes]:
+    if not isinstance(values, list):
+        raise TypeError("an image or a text holds numbers")
+    return values
 
 
 def _floats(values: Feature, *shape: int) -> Float32:

@@ -7,11 +7,11 @@ from __future__ import annotations
 
 import json
 import os
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
 from itertools import groupby
 from pathlib import Path
-from typing import Any, BinaryIO
+from typing import Any
 
 import google_crc32c
 
@@ -23,13 +23,13 @@ from rldg_data.jpeg import check as jpeg_size
 from rldg_data.plan import EpisodePlan
 from rldg_data.rlds.examples import to_features
 from rldg_data.rlds.layout import ImageSizes
-from rldg_data.staging import fsync
 from rldg_data.statistics import rows_of
-from rldg_data.tfrecord import encode_example, write_record
+from rldg_data.tfrecord import encode_example, masked_crc, read_records, write_record
 
 _FORMAT = 1
 """Rises when the bytes that are written for the same episode change: shards of a killed older version are not used."""
-_READ_BYTES = 1 << 22
+_BUFFER_BYTES = 1 << 20
+"""Of a file that is written in parts of ten thousand bytes."""
 
 
 @dataclass(frozen=True)
@@ -57,7 +57,7 @@ class ShardJob:
 
 @dataclass(frozen=True)
 class Shard:
-    """A complete shard. num_bytes: of its examples; crc: of the file; bad: (bag, reason) of what was left out."""
+    """A complete shard. num_bytes: of its examples; crc: over the CRCs of its records; bad: (bag, reason) left out."""
 
     key: str
     split: str
@@ -65,7 +65,6 @@ class Shard:
     episodes: int
     steps: int
     num_bytes: int
-    file_bytes: int
     crc: int
     tasks: tuple[str, ...]
     bad: tuple[tuple[str, str], ...]
@@ -90,13 +89,12 @@ def write_shard(job: ShardJob, beat: Callable[[], None]) -> Shard:
     from rldg_data.build import build_episode
 
     key = job.key()
-    steps = num_bytes = count = 0
+    steps = num_bytes = count = crc = 0
     tasks: set[str] = set()
     bad: list[tuple[str, str]] = []
     scratch = {ending: job.folder / f".{job.split}-{job.index:05d}.{os.getpid()}.{ending}" for ending in _CONTENT}
     try:
-        with scratch["tfrecord"].open("wb") as stream, scratch["rows"].open("wb") as rows:
-            summed = _Summed(stream)
+        with scratch["tfrecord"].open("wb", _BUFFER_BYTES) as stream, scratch["rows"].open("wb") as rows:
             for plan in job.episodes:
                 try:
                     episode = build_episode(plan)
@@ -106,14 +104,16 @@ def write_shard(job: ShardJob, beat: Callable[[], None]) -> Shard:
                         raise
                     bad.append((str(plan.bags[0]), str(error)))
                 else:
-                    num_bytes += write_record(summed, *encode_example(to_features(episode)))
+                    payload = encode_example(to_features(episode))
+                    record_crc = write_record(stream, *payload)
+                    crc = google_crc32c.extend(crc, record_crc.to_bytes(4, "little"))
+                    num_bytes += sum(map(len, payload))
                     rows.write(rows_of(episode).tobytes())
                     steps += len(episode)
                     count += 1
                     tasks.add(str(episode.metadata["task"]))
                 beat()
         for ending, path in scratch.items():
-            fsync(path)
             path.rename(job.file(ending))
         shard = Shard(
             key,
@@ -122,8 +122,7 @@ def write_shard(job: ShardJob, beat: Callable[[], None]) -> Shard:
             count,
             steps,
             num_bytes,
-            summed.size,
-            summed.crc,
+            crc,
             tuple(sorted(tasks)),
             tuple(bad),
         )
@@ -148,7 +147,7 @@ def complete_shard(job: ShardJob) -> Shard | None:
             and job.file("rows").is_file()
             and _crc(job.file("tfrecord")) == shard.crc
         )
-    except (OSError, ValueError, LookupError, TypeError):
+    except (UserError, OSError, ValueError, LookupError, TypeError):
         return None
     return shard if intact else None
 
@@ -169,29 +168,11 @@ def check_episode(episode: Episode, sizes: ImageSizes, name: str) -> None:
 _CONTENT = ("tfrecord", "rows")
 
 
-class _Summed:
-    """A stream that counts and sums up what is written."""
-
-    def __init__(self, stream: BinaryIO) -> None:
-        self._stream = stream
-        self.size = 0
-        self.crc = 0
-
-    def write(self, data: bytes) -> None:
-        self._stream.write(data)
-        self.size += len(data)
-        self.crc = google_crc32c.extend(self.crc, data)
-
-    def writelines(self, parts: Iterable[bytes]) -> None:
-        for part in parts:
-            self.write(part)
-
-
 def _crc(path: Path) -> int:
+    """Of a shard as it lies on the disk. Raises UserError when a record is damaged."""
     crc = 0
-    with path.open("rb") as stream:
-        while data := stream.read(_READ_BYTES):
-            crc = google_crc32c.extend(crc, data)
+    for record in read_records(path):
+        crc = google_crc32c.extend(crc, masked_crc(record).to_bytes(4, "little"))
     return crc
 
 
