@@ -106,8 +106,8 @@ def edit_info(path: Path, **changes: Any) -> None:
     file.write_text(json.dumps({**json.loads(file.read_text()), **changes}))
 
 
-def edit_data(path: Path, name: str, change: Callable[[list[Any]], list[Any]]) -> None:
-    file = path / "data/chunk-000/file-000.parquet"
+def edit_data(path: Path, name: str, change: Callable[[list[Any]], list[Any]], file: Any = "") -> None:
+    file = path / (file or DATA)
     table = pq.read_table(file, partitioning=None)
     index = table.column_names.index(name)
     values = pa.array(change(table[name].to_pylist()), table.schema.field(index).type)
@@ -146,6 +146,27 @@ REFUSED: dict[str, tuple[Callable[[Path], Any], str]] = {
         "episode 0: action is not finite",
     ),
     "null": (partial(edit_data, name="next.reward", change=lambda v: [None, *v[1:]]), "null values"),
+    **{
+        f"{name} {value}": (
+            partial(edit_data, file=EPISODES, name=name, change=lambda v, value=value: [value] * len(v)),
+            message,
+        )
+        for name, value, message in (
+            ("episode_metadata/seed", "x", "seed 'x'"),
+            ("episode_metadata/policy_version", -1, "policy_version -1"),
+            ("episode_metadata/source", "cat", "source 'cat'"),
+            ("final/stamp_s", float("nan"), "final/stamp_s is not finite"),
+            ("final/stamp_s", 1e9, "stamp_s: expected"),
+            ("final/stamp_s", 0.0, "stamps do not advance"),
+            (f"videos/{layout.IMAGE_PREFIX}image/from_timestamp", float("nan"), "cannot convert float NaN"),
+            (f"videos/{layout.IMAGE_PREFIX}image/from_timestamp", 9.0, "the video has no more frames"),
+            ("tasks", [], "list index out of range"),
+            ("tasks", [""], "empty instruction"),
+            ("length", 0, "are not in it"),
+            ("dataset_from_index", -5, "disagree"),
+            ("episode_index", 7, "episode_index 7, expected 0"),
+        )
+    },
     "no quaternion": (
         partial(edit_data, name="observation.state", change=lambda v: [[1.0] * 8 for _ in v]),
         "no unit quaternion",
@@ -182,6 +203,7 @@ def test_wrong_datasets_are_refused_in_one_line(name: str, exported: Path, tmp_p
         ({"top": None}, NAMES, "no image or video feature 'top'"),
         ({"top": None}, NAMES.model_copy(update={"images": {}}), "no image or video feature"),
         ({}, NAMES.model_copy(update={"images": {"arm": "wrist"}}), "no image or video feature 'arm'"),
+        ({}, NAMES.model_copy(update={"images": {"top": "side"}}), "no camera 'side', it has wrist"),
         ({}, FeatureNames(), "no feature 'observation.state'"),
     ],
 )

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import shutil
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -22,6 +23,8 @@ from rldg_data.recording import write_episode
 ROUNDING = 1e-4
 """How far over 1 a normalised action may lie by rounding alone; beyond it counts as clipped."""
 FIRST_STAMP_NS = 1_000_000_000
+MAX_STAMP_S = 1e6
+"""Of an episode: eleven days."""
 
 
 @dataclass(frozen=True)
@@ -46,7 +49,8 @@ def import_dataset(
     Raises UserError; the bags written until then are removed.
     """
     dataset = read_dataset(path, names, (task.action.scale_m, task.action.scale_rad))
-    cameras = camera_names(tuple(dataset.images.values()), task)
+    keys = tuple(dataset.images.values())
+    cameras = camera_names(keys, task, mapped=bool(names and names.images))
 
     def encode(key: str, frame: Image) -> bytes:
         camera = task.cameras[cameras[key]]
@@ -63,13 +67,14 @@ def import_dataset(
     try:
         for number, read in enumerate(dataset.deferred(encode=encode)):
             try:
-                written, over = to_steps(read(), task, cameras, stamp_ns, steps - len(bags))
-                bags.append(write_episode(bag_dir, written, task))
+                where = f"{path}: episode {number}"
+                written, over = to_steps(read(), task, cameras, stamp_ns, steps - len(bags), where)
             except UserError as error:
                 if not skip_bad:
-                    raise UserError(f"{path}: episode {number}: {error}") from error
+                    raise
                 skipped.append((number, str(error)))
                 continue
+            bags.append(write_episode(bag_dir, written, task))
             steps += len(written)
             clipped += over
             stamp_ns = written[-1].observation.stamp_ns + 1_000_000_000
@@ -80,15 +85,15 @@ def import_dataset(
     return ImportResult(len(bags), steps, tuple(skipped), clipped, tuple(bags))
 
 
-def camera_names(keys: Sequence[str], task: Task) -> dict[str, str]:
+def camera_names(keys: Sequence[str], task: Task, mapped: bool = False) -> dict[str, str]:
     """Key of an image -> camera of the task: the one of that name; for "image", or a single one, the task's first.
 
-    Raises UserError on a key that is no camera.
+    mapped: somebody has named the cameras, so no guess. Raises UserError on a key that is no camera.
     """
     first = next(iter(task.cameras))
     cameras = {}
     for key in keys:
-        if key not in task.cameras and key != IMAGE_KEY and len(keys) > 1:
+        if key not in task.cameras and (mapped or (key != IMAGE_KEY and len(keys) > 1)):
             known = ", ".join(task.cameras)
             raise UserError(f"task {task.name}: no camera {key!r}, it has {known}; map the image features to cameras")
         cameras[key] = key if key in task.cameras else first
@@ -98,23 +103,29 @@ def camera_names(keys: Sequence[str], task: Task) -> dict[str, str]:
 
 
 def to_steps(
-    episode: Episode, task: Task, cameras: Mapping[str, str], stamp_ns: int, step_count: int
+    episode: Episode, task: Task, cameras: Mapping[str, str], stamp_ns: int, step_count: int, where: str
 ) -> tuple[list[Step], int]:
-    """(Steps, number of values of actions that were clipped). stamp_ns: of the first observation.
+    """(Steps, number of values of actions that were clipped). stamp_ns: of the first observation; where: for messages.
 
     Raises UserError on an episode of another task, an unknown source or stamps that do not advance.
     """
     metadata = episode.metadata
     if metadata["task"] not in ("", task.name):
-        raise UserError(f"is of task {metadata['task']!r}, importing as {task.name!r}")
+        raise UserError(f"{where}: is of task {metadata['task']!r}, importing as {task.name!r}")
     if not episode.instruction:
-        raise UserError("empty instruction")
+        raise UserError(f"{where}: empty instruction")
     if metadata["source"] not in {source.name.lower() for source in Source}:
-        raise UserError(f"source {metadata['source']!r} is unknown")
+        raise UserError(f"{where}: source {metadata['source']!r} is unknown")
     source = Source[metadata["source"].upper()]
+    if not re.fullmatch(r"\d{1,20}", metadata["seed"]) or int(metadata["seed"]) >= 2**64:
+        raise UserError(f"{where}: seed {metadata['seed']!r}: expected an unsigned 64-bit number")
+    if metadata["policy_version"] < 0:
+        raise UserError(f"{where}: policy_version {metadata['policy_version']}: expected 0 or more")
+    if not 0 <= episode.timestamp_s.min() <= episode.timestamp_s.max() < MAX_STAMP_S:
+        raise UserError(f"{where}: stamp_s: expected 0 .. {MAX_STAMP_S} s")
     stamps = stamp_ns + np.rint(episode.timestamp_s.astype(np.float64) * 1e9).astype(np.int64)
     if (np.diff(stamps) <= 0).any():
-        raise UserError("stamps do not advance")
+        raise UserError(f"{where}: stamps do not advance")
     actions, clipped = normalised(episode, task)
     last = len(episode) - 1
     terminal = bool(episode.is_terminal[-1])

@@ -104,7 +104,7 @@ class Dataset:
     def _read(self, row: Mapping[str, Any], files: _OpenFiles, encode: Encode | None) -> Episode:
         try:
             return self._episode(row, files, encode)
-        except (LookupError, TypeError, AttributeError) as error:
+        except (LookupError, TypeError, AttributeError, ValueError, OverflowError) as error:
             where = f"{self.info.path / 'meta/episodes'}: episode {row['episode_index']}"
             raise UserError(f"{where}: {type(error).__name__} {error}") from error
 
@@ -168,6 +168,8 @@ class Dataset:
             last = row.get(f"{FINAL_PREFIX}{name}")
             last = invented[name] if last is None else last
             full[name] = np.append(columns[name], np.asarray([last], np.float32), axis=0).astype(np.float32)
+            if not np.isfinite(full[name]).all():
+                raise UserError(f"{where}: {FINAL_PREFIX}{name} is not finite")
         position = np.arange(length + 1)
         return Episode(
             images=images,
