@@ -2,15 +2,16 @@
 
 from __future__ import annotations
 
-import json
 from collections import Counter
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from rldg_core.errors import UserError
+from rldg_data import provenance
 from rldg_data.episode import ACTION_DIM, IMAGE_KEY, Episode
 from rldg_data.rlds import Dataset
 
@@ -52,7 +53,7 @@ class Survey:
         return self.transitions / self.duration_s if self.duration_s else float("nan")
 
     def add(self, split: str, episode: Episode, sampled: bool) -> None:
-        """Take one episode."""
+        """Take one episode. Raises ValueError when its provenance is not of the form that `build` gives it."""
         data = episode.metadata
         self.lengths.append(len(episode) - 1)
         self.duration_s += float(episode.timestamp_s[-1] - episode.timestamp_s[0])
@@ -67,14 +68,14 @@ class Survey:
         self.instructions[episode.instruction] += 1
         self.configs.add(data["config_hash"])
         self.successes += bool(data["success"])
-        self._add_provenance(data["provenance"])
+        self._add_provenance(data)
         if sampled:
             chosen = np.linspace(0, len(episode) - 1, FRAMES).round().astype(int).tolist()
             title = f"{split}: {data['object']}, {data['source']}, {len(episode) - 1} transitions"
             self.samples.append((title, [episode.images[IMAGE_KEY][i] for i in chosen]))
 
-    def _add_provenance(self, text: str) -> None:
-        parts = json.loads(text) if text else []
+    def _add_provenance(self, metadata: Mapping[str, Any]) -> None:
+        parts = provenance.parts(metadata)
         self.stitched += len(parts) > 1
         for part in parts:
             self.folders[part["bag"].rpartition("/")[0] or part["bag"]] += 1
@@ -91,7 +92,10 @@ def survey(dataset: Dataset) -> Survey:
         share = max(1, round(SAMPLES * count / len(dataset)))
         sampled = set(np.linspace(0, count - 1, share).round().astype(int).tolist())
         for number, episode in enumerate(dataset.episodes(split)):
-            seen.add(split, episode, number in sampled)
+            try:
+                seen.add(split, episode, number in sampled)
+            except ValueError as error:
+                raise UserError(f"{dataset.path}: {split} {number}: {error}") from error
     return seen
 
 

@@ -174,6 +174,18 @@ WRONG: dict[str, tuple[Callable[[Placed], Placed], str, str, str]] = {
     "no last": (one(with_rows("is_last", -1, False)), "error", "flags", f"episode {BAD}"),
     "two firsts": (one(with_rows("is_first", 4, True)), "error", "flags", f"episode {BAD}"),
     "early terminal": (one(with_rows("is_terminal", 4, True)), "error", "flags", f"episode {BAD}"),
+    "provenance": (
+        one(lambda e: replace(e, metadata={**e.metadata, "provenance": '[{"bag": 3}]'})),
+        "error",
+        "provenance",
+        f"episode {BAD}",
+    ),
+    "no JSON": (
+        one(lambda e: replace(e, metadata={**e.metadata, "provenance": "run/bags"})),
+        "error",
+        "provenance",
+        f"episode {BAD}",
+    ),
     "NaN action": (one(with_rows("action", (7, 2), np.nan)), "error", "not_finite", f"episode {BAD}"),
     "Inf wrench": (one(with_rows("wrench", (7, 2), np.inf)), "error", "not_finite", f"episode {BAD}"),
 }
@@ -265,7 +277,7 @@ def test_folder_of_bags(tmp_path: Path) -> None:
     bags = tmp_path / "bags"
     for i in range(3):
         write_episode(bags, make_episode(8, seed=10 * i, image_size=64), make_task(), wall_time="now")
-    assert list(lint(bags)) == []
+    assert list(lint(bags)) == list(lint(bags / "episode_000001")) == []
     steps = make_episode(8, seed=90, image_size=64)
     broken = [replace(s, action=replace(s.action, executed=s.action.executed * np.nan)) for s in steps]
     write_episode(bags, broken, make_task(), wall_time="now")

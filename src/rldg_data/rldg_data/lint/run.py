@@ -33,7 +33,7 @@ Source = Iterable[tuple[Place, Episode | Problem]]
 
 
 def lint(path: Path, limits: Limits | None = None) -> Findings:
-    """Findings of a dataset `<root>/<name>/<version>`, or of a folder of bags.
+    """Findings of a dataset `<root>/<name>/<version>`, of a folder of bags, or of a bag.
 
     Raises UserError when it is neither, or when a dataset is damaged: then there is nothing to judge.
     """
@@ -44,7 +44,7 @@ def lint(path: Path, limits: Limits | None = None) -> Findings:
             totals = (Statistics(dataset.statistics, limits, rows), ImageSizes(limits, dict(dataset.image_sizes)))
             yield from lint_episodes(_of_dataset(dataset), limits, totals)
         return
-    bags = find_bags(path)
+    bags = [path] if (path / "metadata.yaml").is_file() else find_bags(path)
     if not bags:
         raise UserError(f"{path}: neither a dataset (no dataset_info.json) nor a folder of bags (episode_<number>)")
     yield from lint_episodes(_of_bags(bags), limits, [ImageSizes(limits)])

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import hashlib
-import json
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -12,7 +11,7 @@ from typing import IO, Any, NamedTuple, Protocol
 import numpy as np
 from numpy.typing import NDArray
 
-from rldg_data import jpeg
+from rldg_data import jpeg, provenance
 from rldg_data.episode import Episode
 from rldg_data.lint.episode import numbers
 from rldg_data.lint.findings import Finding, Findings, Limits, Problem, Problems
@@ -211,7 +210,12 @@ class Copies:
         twin = self.contents.setdefault(content, place.label)
         if twin != place.label:
             yield Problem("error", "duplicate", f"the same content as {twin}")
-        for part in (measured, *_segments(episode)):
+        try:
+            recordings = [bytes.fromhex(part["sha256"])[:16] for part in provenance.parts(episode.metadata)]
+        except ValueError as error:
+            yield Problem("error", "provenance", str(error))
+            recordings = []
+        for part in (measured, *recordings):
             first = self.parts.setdefault(part, place)
             if first.split != place.split:
                 yield Problem("error", "leakage", f"shares recorded steps with {first.label}")
@@ -223,12 +227,6 @@ class Copies:
 
 def _digest(*arrays: NDArray[np.float32]) -> bytes:
     return hashlib.blake2b(b"".join(a.tobytes() for a in arrays), digest_size=16).digest()
-
-
-def _segments(episode: Episode) -> list[bytes]:
-    """Hashes of the bags that an episode came from."""
-    text = episode.metadata.get("provenance", "")
-    return [bytes.fromhex(part["sha256"])[:16] for part in json.loads(text)] if text else []
 
 
 @dataclass
