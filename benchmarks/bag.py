@@ -3,9 +3,11 @@
     python benchmarks/bag.py
 
 Writing: 10 Hz Steps with a 256 px JPEG and a 30 Hz 640x480 rgb8 image with sensor noise, as DDS messages of this
-process, into the recorder node in a process of its own; the bag is then counted. Floor for the writer: the `mcap`
-library's writer at the same compression, same messages, without DDS (CPU ratio, > 1: the library takes more).
-Reading: `read_episode`, images left as JPEG; peer: rosbags' reader with its deserialiser on the same bags.
+process, into the recorder node in a process of its own; the bag is then counted. What a camera's driver overwrites in
+its own queue (RealSense's keeps one image) is lost before any recorder can see it: the publisher here has ROS's default
+queue. Floor for the writer: the `mcap` library's writer, same messages uncompressed, without DDS (CPU ratio, > 1: the
+library takes more). Reading: `read_episode`, images left as JPEG; peer: rosbags' reader and deserialiser on the same
+bags.
 """
 
 from __future__ import annotations
@@ -40,7 +42,7 @@ from rldg_data.recording import write_episode
 from rldg_data.schemas import STEP_TYPE, schema_text
 from rldg_msgs.msg import Step as StepMessage
 from rldg_ros import to_msg
-from rldg_ros.qos import STEPS_OUT, VENDOR_IMAGE
+from rldg_ros.qos import STEPS_OUT
 
 TASK_FILE = Path(__file__).resolve().parents[1] / "src/rldg_bringup/config/tasks/insertion.yaml"
 STEP_HZ, IMAGE_HZ = 10, 30
@@ -96,12 +98,12 @@ def wait(condition: Callable[[], bool], what: str) -> None:
         time.sleep(0.02)
 
 
-def record_live(task: Task, bag_dir: Path, seconds: float) -> dict[str, object]:
+def record_live(task: Task, bag_dir: Path, seconds: float, image_depth: int) -> dict[str, object]:
     """Stream into the recorder node; count what its bag lacks."""
     rclpy.init()
     node = Node("bench_bag", namespace="rldg")
     steps_out = node.create_publisher(StepMessage, "step", STEPS_OUT)
-    images_out = node.create_publisher(Image, IMAGE_TOPIC, VENDOR_IMAGE)
+    images_out = node.create_publisher(Image, IMAGE_TOPIC, image_depth)
     steps = [to_msg.step(step) for step in episode(task, int(seconds * STEP_HZ) + 2)]
     images = [
         Image(height=HEIGHT, width=WIDTH, encoding="rgb8", step=3 * WIDTH, data=image.tobytes())
@@ -151,6 +153,7 @@ def record_live(task: Task, bag_dir: Path, seconds: float) -> dict[str, object]:
         "write_dropped": sent_steps + 1 - got_steps + published - got_images,
         "write_cpu_share": round((after.user + after.system - before.user - before.system) / wall_s, 3),
         "write_seconds": round(wall_s, 1),
+        "image_queue": image_depth,
         "write_steps": got_steps,
         "write_images": got_images,
         "write_mb_per_s": round(sum(file.stat().st_size for file in info.files) / wall_s / 1e6, 1),
@@ -233,11 +236,12 @@ def main() -> None:
     """Entry point."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--seconds", type=float, default=60.0, help="of streaming into the recorder")
+    parser.add_argument("--image-depth", type=int, default=10, help="queue of the image's publisher; 10 is ROS's own")
     arguments = parser.parse_args()
     task = load_task(TASK_FILE)
     values: dict[str, object] = {}
     with tempfile.TemporaryDirectory() as folder:
-        values |= record_live(task, Path(folder) / "live", arguments.seconds)
+        values |= record_live(task, Path(folder) / "live", arguments.seconds, arguments.image_depth)
     with tempfile.TemporaryDirectory() as folder:
         values |= read_rates(task, Path(folder) / "read")
         values["write_mcap_library_cpu_ratio"] = round(write_ratio(task, Path(folder)), 2)
