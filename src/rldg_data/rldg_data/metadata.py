@@ -195,8 +195,11 @@ def set_custom_data(folder: Path, custom_data: Mapping[str, str]) -> None:
     (folder / FILE_NAME).write_text(_dump(document))
 
 
-def read(folder: Path) -> BagInfo:
-    """Read `folder`/metadata.yaml. Raises UserError naming the file when it is missing, foreign or malformed."""
+def read(folder: Path, storage: str | None = "mcap") -> BagInfo:
+    """Read `folder`/metadata.yaml. Raises UserError naming the file when it is missing, foreign or malformed.
+
+    storage: the only one to accept; None: any.
+    """
     path = folder / FILE_NAME
     try:
         document = yaml.load(path.read_text(), Loader=yaml.CSafeLoader)
@@ -204,10 +207,10 @@ def read(folder: Path) -> BagInfo:
         raise UserError(f"{folder}: not a bag: no {FILE_NAME}") from error
     except (OSError, UnicodeDecodeError) as error:
         raise UserError(f"{path}: cannot read: {error}") from error
-    except yaml.YAMLError as error:
+    except (yaml.YAMLError, RecursionError) as error:
         raise UserError(f"{path}: not valid YAML: {str(error).splitlines()[0]}") from error
     try:
-        return _parse(folder, document[_INFORMATION])
+        return _parse(folder, document[_INFORMATION], storage)
     except (KeyError, TypeError, ValueError, AttributeError, IndexError) as error:
         raise UserError(f"{path}: not the metadata of a rosbag2 bag: {type(error).__name__} {error}") from error
 
@@ -221,12 +224,15 @@ def custom_data_of(text: str) -> dict[str, str]:
 
 
 def _custom_data(info: Mapping[str, Any]) -> dict[str, str]:
-    return {str(k): str(v) for k, v in (info.get("custom_data") or {}).items()}
+    data = info.get("custom_data") or {}
+    if any(isinstance(value, dict | list) for value in data.values()):
+        raise ValueError("custom_data holds more than text")
+    return {str(k): str(v) for k, v in data.items()}
 
 
-def _parse(folder: Path, info: Mapping[str, Any]) -> BagInfo:
-    if info["storage_identifier"] != "mcap":
-        raise UserError(f"{folder}: storage {info['storage_identifier']!r}, expected mcap")
+def _parse(folder: Path, info: Mapping[str, Any], storage: str | None) -> BagInfo:
+    if storage not in (None, info["storage_identifier"]):
+        raise UserError(f"{folder}: storage {info['storage_identifier']!r}, expected {storage}")
     names = [str(name) for name in info["relative_file_paths"]]
     if not names:
         raise UserError(f"{folder / FILE_NAME}: relative_file_paths: empty")

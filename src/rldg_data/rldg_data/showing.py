@@ -14,7 +14,8 @@ from rldg_core.files import writing_aside
 from rldg_core.from_msg import NS_PER_S
 from rldg_core.image_codec import Image, decode_jpeg, resize
 from rldg_core.types import Source, Step
-from rldg_data.bags import bag_info, read_steps
+from rldg_data import metadata
+from rldg_data.bags import read_steps
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -57,8 +58,8 @@ class BagSummary:
 
 
 def summarize(path: Path) -> BagSummary:
-    """Read metadata.yaml and the sizes of the files. Raises UserError naming what is missing."""
-    info = bag_info(path)
+    """Read metadata.yaml, of any storage, and the sizes of the files. Raises UserError naming what is missing."""
+    info = metadata.read(path, storage=None)
     duration_s = info.duration_ns / NS_PER_S
     topics = tuple(
         TopicSummary(name, kind, n, (n - 1) / duration_s if n > 1 and duration_s > 0 else float("nan"))

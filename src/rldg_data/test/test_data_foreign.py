@@ -21,6 +21,7 @@ from rldg_core.types import Source
 from rldg_data.bags import episode_info, read_episode
 from rldg_data.foreign import import_bag, load_mapping, read_foreign
 from rldg_data.foreign_mapping import ForeignMapping
+from rldg_data.showing import summarize
 
 STORE = get_typestore(Stores.ROS2_JAZZY)
 T = STORE.types
@@ -159,6 +160,8 @@ def test_targets_become_the_actions_that_led_to_them(tmp_path: Path, storage: St
     """delay 0: the targets carry the stamp of the observation that they answer, as this suite's do."""
     poses, actions = trajectory()
     bag = write_bag(tmp_path / "theirs", observed(poses) + targets(poses, actions, delay), storage)
+    told = {topic.name: topic.messages for topic in summarize(bag).topics}
+    assert told == {"/pose": TICKS, "/image": TICKS, "/target": TICKS - 1}
     result = import_bag(mapping(), bag, tmp_path / "out")
     assert (result.steps, result.clipped, result.repeated) == (TICKS, 0, 0)
     steps = read_episode(result.path)
