@@ -16,6 +16,7 @@ from rldg_core.types import Float64, Step
 from rldg_data.bags import Recording, read_recording
 from rldg_data.episode import ACTION_DIM, Episode, Float32
 from rldg_data.episode_info import EpisodeInfo
+from rldg_data.gripper import opening
 from rldg_data.images import conform
 from rldg_data.plan import EpisodePlan
 
@@ -124,7 +125,11 @@ def _actions(steps: Sequence[Step], info: EpisodeInfo, bag: Path) -> Float32:
     rows = np.zeros((len(steps), ACTION_DIM))
     done: Float64 = np.array(executed, dtype=np.float64).reshape(-1, length)
     rows[: len(done), :6] = done[:, :6] * ([info.action_scale_m] * 3 + [info.action_scale_rad] * 3)
-    rows[: len(done), 6] = (done[:, 6] + 1) / 2 if length == 7 else CLOSED_GRIPPER
+    if length == 7:
+        sources, width_m = [step.action.source for step in steps], steps[0].observation.gripper_width_m
+        rows[: len(done), 6] = opening(done[:, 6], sources[: len(done)], width_m)
+    else:
+        rows[: len(done), 6] = CLOSED_GRIPPER
     rows[len(done) :, 6] = rows[len(done) - 1, 6]
     return _finite("an executed action", rows, bag)
 

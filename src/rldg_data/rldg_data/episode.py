@@ -41,7 +41,7 @@ class Episode:
     images: key -> T + 1 JPEG files, (H, W, 3) RGB when decoded, "image" first; timestamp_s (T+1,): since the first
     step; state (T+1, 8): tcp in base [m], quaternion xyzw, gripper width [m]; twist (T+1, 6) in base axes
     [m/s, rad/s]; wrench (T+1, 6) in tcp axes [N, N m]; action (T+1, 7): executed delta of the tcp in tcp axes
-    [m, rad], gripper 0 closed .. 1 open; reward (T+1,) of the transition k -> k+1; metadata: METADATA_TYPES.
+    [m, rad], gripper 0 closed, 1 open; reward (T+1,) of the transition k -> k+1; metadata: METADATA_TYPES.
     """
 
     images: Mapping[str, list[bytes]]

@@ -18,6 +18,7 @@ from rldg_core.seeding import derive_seed
 from rldg_core.types import Float64, Step
 from rldg_data.bags import bag_info, episode_of, find_bags, read_episode
 from rldg_data.episode_info import EpisodeInfo
+from rldg_data.gripper import opening
 from rldg_data.recipe import Filter
 
 NO_OP_M, NO_OP_RAD = 1e-4, 1e-3
@@ -163,15 +164,18 @@ def _day(bag: Recorded) -> object:
 
 def no_op_ratio(steps: Sequence[Step], info: EpisodeInfo) -> float:
     """Share of the transitions whose executed delta is below NO_OP_M and NO_OP_RAD and leaves the gripper alone."""
-    executed = [step.action.executed for step in steps if not step.is_last]
+    acted = [step for step in steps if not step.is_last]
+    executed = [step.action.executed for step in acted]
     if not executed or len({len(values) for values in executed}) > 1 or len(executed[0]) < 6:
         return 0.0  # nothing to judge, or what `build` refuses with its own words
     rows: Float64 = np.array(executed, dtype=np.float64)
     still = (np.linalg.norm(rows[:, :3], axis=1) * info.action_scale_m < NO_OP_M) & (
         np.linalg.norm(rows[:, 3:6], axis=1) * info.action_scale_rad < NO_OP_RAD
     )
-    same_grip = np.all(rows[:, 6:] == np.vstack([rows[:1, 6:], rows[:-1, 6:]]), axis=1)
-    return float(np.mean(still & same_grip))
+    if rows.shape[1] == 7:
+        grip = opening(rows[:, 6], [step.action.source for step in acted], acted[0].observation.gripper_width_m)
+        still[1:] &= grip[1:] == grip[:-1]
+    return float(np.mean(still))
 
 
 def rank(candidate: Candidate, seed: int) -> tuple[int, tuple[str, ...]]:

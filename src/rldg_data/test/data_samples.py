@@ -69,6 +69,7 @@ def make_episode(
         stamp = 1_700_000_000_000_000_000 + index * 100_000_000
         quaternion = rng.normal(size=4)
         action = rng.uniform(-1, 1, dim).astype(np.float32)
+        action[6:] = np.sign(action[6:])
         seen = Observation(
             stamp_ns=stamp,
             images={"wrist": jpeg(image_size, seed + index)},

@@ -189,7 +189,7 @@ def test_filters(tmp_path: Path) -> None:
 def test_a_gripper_that_moves_is_no_no_op(tmp_path: Path) -> None:
     bag = record(tmp_path, gripper=True)
     steps = make_episode(4, gripper=True)
-    grips = (1, 1, -1, -1)
+    grips = (1, 0, -1, 0.2)
     moved = [
         replace(s, action=replace(s.action, executed=np.array([0] * 6 + [g], np.float32)))
         for s, g in zip(steps[:-1], grips, strict=True)
