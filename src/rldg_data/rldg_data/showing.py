@@ -108,7 +108,9 @@ def draw(steps: list[Step], title: str, out: Path) -> None:
         _draw_images(panel, steps, camera, chosen, time_s)
     translation, rotation, force, torque, more = axes[len(cameras) :]
     acting = [step for step in steps if len(step.action.executed) >= 6]
-    actions = np.array([step.action.executed for step in acting], np.float32).reshape(len(acting), -1)
+    actions = np.full((len(acting), max((len(step.action.executed) for step in acting), default=6)), np.nan)
+    for row, step in zip(actions, acting, strict=True):
+        row[: len(step.action.executed)] = step.action.executed
     at = time_s[[len(s.action.executed) >= 6 for s in steps]]
     _draw_lines(translation, at, actions[:, :3], "xyz", "executed\ntranslation")
     _shade_sources(translation, acting, at)

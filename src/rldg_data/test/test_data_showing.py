@@ -14,7 +14,7 @@ from rldg_core.errors import UserError
 from rldg_core.types import Source
 from rldg_data.metadata import Storage, Topic
 from rldg_data.recording import EpisodeRecorder, encode_step, write_episode
-from rldg_data.showing import show, summarize
+from rldg_data.showing import draw, show, summarize
 
 
 def test_a_bag_is_summed_up(tmp_path: Path) -> None:
@@ -52,6 +52,19 @@ def test_the_picture_shows_the_episode(tmp_path: Path, gripper: bool) -> None:
     # The strip of images is the only part without white.
     coloured = (pixels != 255).any(axis=2).mean(axis=1)
     assert (coloured > 0.85).sum() > 100
+
+
+def test_odd_episodes_are_drawn_too(tmp_path: Path) -> None:
+    (only,) = make_episode(0)
+    two = {"wrist": only.observation.images["wrist"], "side": only.observation.images["wrist"]}
+    draw([only], "one Step", tmp_path / "one.png")
+    steps = [replace(s, observation=replace(s.observation, images=two)) for s in make_episode(3, gripper=True)]
+    nothing = np.full(6, np.nan)
+    steps[1] = replace(steps[1], observation=replace(steps[1].observation, wrench_tcp=nothing))
+    steps[2] = replace(steps[2], action=replace(steps[2].action, executed=np.zeros(6, np.float32)))
+    draw(steps[1:], "a part, two cameras", tmp_path / "two.png")
+    heights = [Image.open(tmp_path / f"{name}.png").size[1] for name in ("one", "two")]
+    assert heights[1] > heights[0] + 100
 
 
 def test_bag_with_an_unreadable_image_is_one_line(tmp_path: Path) -> None:
