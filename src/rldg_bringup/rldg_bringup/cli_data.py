@@ -40,7 +40,9 @@ class _Quick:
 
 @app.command()
 def export(
-    what: Annotated[list[Path], typer.Argument(metavar="RECIPE|BAGS...", help="One recipe (.yaml), or folders of bags with --name.")],
+    what: Annotated[
+        list[Path], typer.Argument(metavar="RECIPE|BAGS", help="One recipe (.yaml), or folders of bags with --name.")
+    ],
     out: Annotated[Path, typer.Option(help="Root of the datasets.")] = Path("datasets"),
     format_: Annotated[Literal["rlds", "lerobot"], typer.Option("--format")] = "rlds",
     workers: Annotated[int, typer.Option(min=1, help="Processes that build episodes.")] = 1,
