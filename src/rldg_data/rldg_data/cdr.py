@@ -12,7 +12,6 @@ from numpy.typing import NDArray
 
 from rldg_core import from_msg
 from rldg_core.from_msg import NS_PER_S
-from rldg_core.image_codec import JPEG_FORMAT
 from rldg_core.types import Step
 from rldg_data import step_cdr
 from rldg_data.schemas import STEP_TYPE, schema_text, typestore
@@ -55,6 +54,9 @@ def encode_step(step: Step, frame_id: str = "base") -> bytes:
 
 
 def _step(step: Step, frame_id: str) -> SimpleNamespace:
+    # Reading bags does without OpenCV, which is slow to import.
+    from rldg_core.image_codec import JPEG_FORMAT
+
     seen, action = step.observation, step.action
     head = _header(seen.stamp_ns, frame_id)
     image = [

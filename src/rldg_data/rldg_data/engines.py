@@ -10,8 +10,6 @@ import os
 import signal
 import threading
 from collections.abc import Callable, Sequence
-from concurrent.futures import FIRST_COMPLETED, ProcessPoolExecutor, wait
-from concurrent.futures.process import BrokenProcessPool
 from typing import Any, Literal, TypeVar
 
 from rldg_core.errors import UserError
@@ -60,7 +58,10 @@ def _run_processes(
     beat: Beat,
     workers: int,
 ) -> None:
+    # Slow to import, and one worker does without.
     import multiprocessing
+    from concurrent.futures import FIRST_COMPLETED, ProcessPoolExecutor, wait
+    from concurrent.futures.process import BrokenProcessPool
 
     # Spawned: a forked child of a process with threads (rclpy, Ray) may hold a lock that nobody releases.
     context = multiprocessing.get_context("spawn")

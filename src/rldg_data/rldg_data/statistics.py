@@ -1,14 +1,14 @@
 """dataset_statistics.json: what a generalist needs to normalise actions and proprioception, in constant memory.
 
-Rows are read from scratch files, twice: the first pass finds mean, variance, extremes and, of every column, how many
-values begin with which 16 bits; the second looks only at the values that share the 16 bits of a wanted order
-statistic. Quantiles are therefore exact: numpy's linear interpolation between the two neighbours.
+Rows are read from scratch files, four times: once for mean, variance and extremes, and three times for the order
+statistics, whose bits a radix selection finds eleven at a time. Quantiles are therefore exact: numpy's linear
+interpolation between the two neighbours.
 """
 
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -26,7 +26,7 @@ QUANTILES = {"q01": 0.01, "q99": 0.99, "p01": 0.01, "p99": 0.99}
 """Both names in use: q01/q99 (OpenVLA) and p01/p99 (Octo)."""
 
 _CHUNK_ROWS = 1 << 15
-_HALF = 1 << 16
+_DIGIT_BITS = (11, 11, 10)
 
 
 def rows_of(episode: Episode) -> Float32:
@@ -59,7 +59,6 @@ def column_statistics(files: Sequence[Path], dim: int) -> ColumnStatistics:
     """Statistics of every column. Memory does not grow with the rows; there must be at least one, all finite."""
     count, mean, squares = 0, np.zeros(dim), np.zeros(dim)
     low, high = np.full(dim, np.inf), np.full(dim, -np.inf)
-    upper = np.zeros((dim, _HALF), np.int64)
     for rows in _chunks(files, dim):
         # Chan, Golub, LeVeque 1979: merging keeps the variance of values far from zero.
         values = rows.astype(np.float64)
@@ -69,11 +68,8 @@ def column_statistics(files: Sequence[Path], dim: int) -> ColumnStatistics:
         mean += delta * (len(rows) / total)
         count = total
         low, high = np.minimum(low, values.min(axis=0)), np.maximum(high, values.max(axis=0))
-        keys = _ordered(rows) >> 16
-        for column in range(dim):
-            upper[column] += np.bincount(keys[:, column], minlength=_HALF)
     ranks = {rank for q in QUANTILES.values() for rank in _neighbours(count, q)}
-    found = _order_statistics(files, upper, sorted(ranks))
+    found = _order_statistics(files, dim, ranks)
     named = {"mean": mean, "std": np.sqrt(squares / count), "min": low, "max": high}
     return ColumnStatistics(count, {**named, **{name: _quantile(found, count, q) for name, q in QUANTILES.items()}})
 
@@ -91,27 +87,37 @@ def _quantile(found: Mapping[int, NDArray[np.float64]], count: int, q: float) ->
     return above - step * (1 - share) if share >= 0.5 else below + step * share
 
 
-def _order_statistics(
-    files: Sequence[Path], upper: NDArray[np.int64], ranks: Sequence[int]
-) -> dict[int, NDArray[np.float64]]:
-    """Rank (from 0) -> (D,) values of that rank. upper (D, 65536): histogram of the upper halves of the keys."""
-    dim = len(upper)
-    before = np.cumsum(upper, axis=1)
-    halves = {
-        (column, rank): int(np.searchsorted(before[column], rank, "right")) for column in range(dim) for rank in ranks
-    }
-    lower = {(column, half): np.zeros(_HALF, np.int64) for (column, _), half in halves.items()}
+def _order_statistics(files: Sequence[Path], dim: int, ranks: Iterable[int]) -> dict[int, NDArray[np.float64]]:
+    """Rank (from 0) -> (D,) values of that rank, by radix selection from the highest bits of the keys on."""
+    # (column, rank) -> (bits found so far, rank among the keys that begin with them)
+    wanted = {(column, rank): (0, rank) for column in range(dim) for rank in ranks}
+    done = 0
+    for bits in _DIGIT_BITS:
+        known = {(column, prefix) for (column, _), (prefix, _) in wanted.items()}
+        counts = _histograms(files, dim, known, done, bits)
+        for (column, rank), (prefix, within) in wanted.items():
+            below = np.cumsum(counts[column, prefix])
+            digit = int(np.searchsorted(below, within, "right"))
+            passed = int(below[digit - 1]) if digit else 0
+            wanted[column, rank] = (prefix << bits | digit, within - passed)
+        done += bits
+    return {rank: np.array([_value(wanted[column, rank][0]) for column in range(dim)]) for rank in ranks}
+
+
+def _histograms(
+    files: Sequence[Path], dim: int, known: Iterable[tuple[int, int]], done: int, bits: int
+) -> dict[tuple[int, int], NDArray[np.int64]]:
+    """(column, prefix) -> how often which `bits` follow behind the prefix of `done` bits."""
+    counts = {place: np.zeros(1 << bits, np.int64) for place in known}
+    shift = 32 - done - bits
     for rows in _chunks(files, dim):
-        keys = _ordered(rows)
-        tops, rests = keys >> 16, keys & (_HALF - 1)
-        for column, half in lower:
-            lower[column, half] += np.bincount(rests[tops[:, column] == half, column], minlength=_HALF)
-    found = {rank: np.empty(dim) for rank in ranks}
-    for (column, rank), half in halves.items():
-        passed = before[column, half] - upper[column, half]
-        rest = int(np.searchsorted(np.cumsum(lower[column, half]), rank - passed, "right"))
-        found[rank][column] = _value(half << 16 | rest)
-    return found
+        keys = np.ascontiguousarray(_ordered(rows).T)
+        for column, prefix in counts:
+            begun = keys[column]
+            if done:
+                begun = begun[begun >> (32 - done) == prefix]
+            counts[column, prefix] += np.bincount((begun >> shift) & ((1 << bits) - 1), minlength=1 << bits)
+    return counts
 
 
 def _ordered(rows: Float32) -> NDArray[np.uint32]:
