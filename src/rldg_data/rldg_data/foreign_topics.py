@@ -126,7 +126,8 @@ def opened(path: Path, header_stamps: bool = True) -> Iterator[ForeignBag]:
     try:
         yield ForeignBag(path, reader, header_stamps)
     finally:
-        reader.close()
+        with _one_line(path):
+            reader.close()
 
 
 @contextmanager
