@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 from rich.console import Console
+from rich.markup import escape
 from rich.table import Table
 
 from rldg_bringup.cli_common import Json, console, existing, progress_maker, sub_app
@@ -19,8 +20,6 @@ if TYPE_CHECKING:
     from rldg_data.showing import BagSummary
 
 app = sub_app()
-
-COLUMNS = ("task", "object", "success", "source", "policy_id", "policy_version", "steps")
 
 
 @app.callback()
@@ -56,7 +55,7 @@ def show(
     existing(bag)
     path = out or Path(f"{bag.resolve().name}.png")
     draw(bag, path)
-    console.print(str(path), highlight=False)
+    _say(str(path))
 
 
 @app.command()
@@ -85,9 +84,9 @@ def repair(
         print(json.dumps({"repaired": report, "failed": failed}))
     else:
         if not damaged:
-            console.print(f"{folder}: nothing to repair")
+            _say(f"{folder}: nothing to repair")
         for one in done:
-            console.print(f"{one.path}: {_verdict(one)}", highlight=False, soft_wrap=True)
+            _say(f"{one.path}: {_verdict(one)}")
     if failed:
         raise UserError("; ".join(failed))
 
@@ -115,7 +114,9 @@ def import_(
         print(json.dumps(written))
         return
     for one in written:
-        console.print(f"{one['path']}: {one['steps']} Steps from {one['source']}", highlight=False, soft_wrap=True)
+        left_out = f", {one['clipped']} actions clipped" if one["clipped"] else ""
+        left_out += f", {one['repeated']} ticks without a frame" if one["repeated"] else ""
+        _say(f"{one['path']}: {one['steps']} Steps from {one['source']}{left_out}")
 
 
 def _bags(paths: list[Path]) -> list[Path]:
@@ -140,10 +141,10 @@ def _verdict(one: Any) -> str:
 
 
 def _print_one(bag: BagSummary) -> None:
-    table = Table("messages", "Hz", "topic", "type", title=str(bag.path))
+    table = Table("messages", "Hz", "topic", "type", title=_cell(str(bag.path)))
     for topic in bag.topics:
         rate = "" if isnan(topic.rate_hz) else f"{topic.rate_hz:.2f}"
-        table.add_row(str(topic.messages), rate, topic.name, topic.type)
+        table.add_row(str(topic.messages), rate, _cell(topic.name), _cell(topic.type))
     for column in table.columns[2:]:
         column.overflow = "fold"
     start = datetime.fromtimestamp(bag.start_ns / 1e9, timezone.utc).isoformat(timespec="milliseconds")
@@ -153,23 +154,38 @@ def _print_one(bag: BagSummary) -> None:
     data.add_row("messages", str(bag.messages))
     data.add_row("size", f"{_megabytes(bag)} MB in {bag.files} {'file' if bag.files == 1 else 'files'}")
     for key, value in bag.custom_data.items():
-        data.add_row(key, value if value.isprintable() else repr(value))
+        data.add_row(_cell(key), _cell(value))
     Console().print(table, data)
 
 
 def _print_many(bags: list[BagSummary]) -> None:
-    table = Table("bag", *(c.replace("_", " ") for c in COLUMNS), "s", "Hz", "MB")
+    headings = ("bag", "task:object", "success", "source", "policy", "steps", "s", "Hz", "MB")
+    table = Table(*headings, box=None, padding=(0, 1, 0, 0))
+    table.columns[0].no_wrap = True
+    for column in table.columns:
+        column.overflow = "fold"
     for bag in bags:
-        values = [bag.custom_data.get(column, "") for column in COLUMNS]
-        if bag.custom_data.get("complete") == "false":
-            values[2] = "incomplete"
+        data = bag.custom_data
+        success = "incomplete" if data.get("complete") == "false" else data.get("success", "")
+        policy = f"{data.get('policy_id', '')} {data.get('policy_version', '')}" if data.get("policy_id") else ""
+        task = f"{data.get('task', '')}:{data.get('object', '')}".strip(":")
         rate = max((t.rate_hz for t in bag.topics if t.type.endswith("/Step")), default=float("nan"))
-        table.add_row(bag.path.name, *values, f"{bag.duration_s:.1f}", f"{rate:.1f}", _megabytes(bag))
+        known = (bag.path.name, task, success, data.get("source", ""), policy, data.get("steps", ""))
+        table.add_row(*map(_cell, known), f"{bag.duration_s:.1f}", f"{rate:.1f}", _megabytes(bag))
     Console().print(table)
     console.print(
         f"{len(bags)} bags, {sum(b.messages for b in bags)} messages, {sum(b.duration_s for b in bags):.0f} s, "
         f"{sum(b.size_bytes for b in bags) / 1e6:.1f} MB"
     )
+
+
+def _say(text: str) -> None:
+    console.print(text, highlight=False, markup=False, soft_wrap=True)
+
+
+def _cell(text: str) -> str:
+    """Text of a bag as it stands: no markup, no control characters."""
+    return escape(text if text.isprintable() else repr(text))
 
 
 def _megabytes(bag: BagSummary) -> str:

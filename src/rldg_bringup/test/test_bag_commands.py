@@ -104,6 +104,19 @@ def test_a_damaged_bag_is_repaired_and_shown(bags: Path, tmp_path: Path) -> None
     assert (tmp_path / "a.png").read_bytes()[:4] == b"\x89PNG"
 
 
+def test_whatever_a_bag_says_is_printed_as_it_stands(bags: Path, tmp_path: Path) -> None:
+    (bag,) = find_bags(bags)
+    for number in range(2):
+        copy = Path(shutil.copytree(bag, tmp_path / f"episode_00000{number}"))
+        text = (copy / "metadata.yaml").read_text()
+        (copy / "metadata.yaml").write_text(text.replace("object: vga", 'object: "[/b]\\e[31m"'))
+    for arguments in ([tmp_path], [tmp_path / "episode_000000"]):
+        done = rldg("bag", "info", *arguments)
+        assert done.returncode == 0, done.stderr
+        assert "[/b]" in done.stdout
+        assert "\x1b[31m" not in done.stdout
+
+
 def test_bad_input_is_one_line(tmp_path: Path) -> None:
     for arguments in (
         ("bag", "info", tmp_path / "nowhere"),
