@@ -10,9 +10,10 @@ from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
-from rosbags.highlevel import AnyReader
-from rosbags.interfaces import Connection
-from rosbags.typesys import Stores, get_typestore
+from rosbags.interfaces import Connection, MessageDefinitionFormat
+from rosbags.rosbag2 import Reader
+from rosbags.typesys import Stores, get_types_from_idl, get_types_from_msg, get_typestore
+from rosbags.typesys.store import Typestore
 
 from rldg_core.errors import UserError
 from rldg_core.from_msg import stamp_ns, twist_array, wrench_array
@@ -58,10 +59,11 @@ class Series:
 class ForeignBag:
     """An open bag. Every failure of the reader is a UserError that names the bag."""
 
-    def __init__(self, path: Path, reader: AnyReader, header_stamps: bool) -> None:
+    def __init__(self, path: Path, reader: Reader, header_stamps: bool) -> None:
         self._path, self._reader = path, reader
         self._header_stamps = header_stamps
         self._offset_ns = 0
+        self._stores: dict[str, Typestore] = {}
 
     def follow_clock(self, series: Series) -> None:
         """From now on move log times, where they must do for stamps, to the clock of these headers.
@@ -84,7 +86,7 @@ class ForeignBag:
             try:
                 values.append(take(message, connection.msgtype, number))
             except ValueError as error:
-                raise UserError(f"{self._path}: topic {topic}: message {number}: {error}") from error
+                raise UserError(f"{self._path}: topic {topic}: message {number}: {first_line(error)}") from error
         if not stamps:
             raise UserError(f"{self._path}: topic {topic}: no messages")
         order = np.argsort(stamps, kind="stable")
@@ -94,7 +96,8 @@ class ForeignBag:
     def _connections(self, topic: str) -> list[Connection]:
         found = [c for c in self._reader.connections if c.topic == topic]
         if not found:
-            held = ", ".join(sorted({c.topic for c in self._reader.connections})) or "nothing"
+            topics = sorted({c.topic for c in self._reader.connections})
+            held = ", ".join(t if t.isprintable() else repr(t) for t in topics) or "nothing"
             raise UserError(f"{self._path}: topic {topic}: not in the bag; it holds {held}")
         return found
 
@@ -103,8 +106,12 @@ class ForeignBag:
             yield from self._reader.messages(connections)
 
     def _decoded(self, connection: Connection, raw: bytes) -> Any:
+        kind = connection.msgtype
         with _one_line(self._path):
-            return self._reader.deserialize(raw, connection.msgtype)
+            if kind not in self._stores:
+                # One store per type: what else is in the bag need not be understood.
+                self._stores[kind] = _typestore(connection)
+            return self._stores[kind].deserialize_cdr(raw, kind)
 
     def _stamp(self, message: Any, log_ns: int) -> int:
         """The header's, unless it is missing, unset or not wanted."""
@@ -118,16 +125,29 @@ def opened(path: Path, header_stamps: bool = True) -> Iterator[ForeignBag]:
     """Open a bag. Raises UserError when it is missing, damaged or of an unknown kind."""
     if not path.exists():
         raise UserError(f"{path}: no such bag")
-    reader: AnyReader
+    reader: Reader
     with _one_line(path):
-        # Bags of SQLite before Jazzy carry no definitions: those of the current release are tried.
-        reader = AnyReader([path], default_typestore=get_typestore(Stores.LATEST))
+        reader = Reader(path)
         reader.open()
     try:
         yield ForeignBag(path, reader, header_stamps)
     finally:
         with _one_line(path):
             reader.close()
+
+
+def _typestore(connection: Connection) -> Typestore:
+    definition, kind = connection.msgdef, connection.msgtype
+    if definition.format == MessageDefinitionFormat.NONE:
+        # Bags of SQLite before Jazzy carry no definitions: those of the current release must do.
+        return get_typestore(Stores.LATEST)
+    store = get_typestore(Stores.EMPTY)
+    if definition.format == MessageDefinitionFormat.MSG:
+        store.register(get_types_from_msg(definition.data, kind))
+    else:
+        for part in filter(None, definition.data.split("=" * 80 + "\n")):
+            store.register(get_types_from_idl(part.partition("\n")[2] if part.startswith("IDL: ") else part))
+    return store
 
 
 @contextmanager

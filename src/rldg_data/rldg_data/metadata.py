@@ -85,12 +85,28 @@ class GivenTopic:
     qos_text: str
 
     def qos_profiles(self) -> list[Any]:
-        """The list in qos_text; empty when it is none."""
+        """The list in qos_text, policies by their names as version 9 wants them; empty when it is none."""
         try:
             profiles = yaml.load(self.qos_text, Loader=yaml.CSafeLoader)
         except yaml.YAMLError:
             return []
-        return profiles if isinstance(profiles, list) else []
+        if not isinstance(profiles, list) or not all(isinstance(profile, dict) for profile in profiles):
+            return []
+        return [{key: _policy_name(key, value) for key, value in profile.items()} for profile in profiles]
+
+
+_POLICIES = {
+    "history": ("system_default", "keep_last", "keep_all", "unknown"),
+    "reliability": ("system_default", "reliable", "best_effort", "unknown"),
+    "durability": ("system_default", "transient_local", "volatile", "unknown"),
+    "liveliness": ("system_default", "automatic", "manual_by_node", "manual_by_topic", "unknown"),
+}
+"""Until version 8 the numbers of rmw/types.h stood for them."""
+
+
+def _policy_name(key: Any, value: Any) -> Any:
+    names = _POLICIES.get(key, ())
+    return names[value] if isinstance(value, int) and 0 <= value < len(names) else value
 
 
 @dataclass(frozen=True)
@@ -237,12 +253,15 @@ def _parse(folder: Path, info: Mapping[str, Any], storage: str | None) -> BagInf
     if not names:
         raise UserError(f"{folder / FILE_NAME}: relative_file_paths: empty")
     for name in names:
-        if Path(name).name != name or name in ("", ".."):
-            raise UserError(f"{folder / FILE_NAME}: relative_file_paths: {name!r} leaves the bag's folder")
+        if Path(name).name != name or name in ("", "..") or not name.isprintable():
+            raise UserError(f"{folder / FILE_NAME}: relative_file_paths: {name!r} is no name of a file in the bag")
     topics = {
         str(t["topic_metadata"]["name"]): (str(t["topic_metadata"]["type"]), int(t["message_count"]))
         for t in info["topics_with_message_count"]
     }
+    for text in {*topics, *(kind for kind, _ in topics.values())}:
+        if not text.isprintable():
+            raise ValueError(f"a topic has the name or type {text!r}")
     return BagInfo(
         path=folder,
         files=tuple(folder / name for name in names),

@@ -6,6 +6,7 @@ import os
 import shutil
 import tempfile
 from dataclasses import replace
+from itertools import groupby
 from pathlib import Path
 
 import numpy as np
@@ -15,6 +16,7 @@ from data_samples import assert_same_steps, episodes, make_episode, make_task
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from mcap.reader import make_reader
+from mcap.stream_reader import StreamReader
 from rosbags.highlevel import AnyReader
 
 from rldg_core.errors import UserError
@@ -132,6 +134,19 @@ def test_lost_file_of_a_split_bag_is_a_user_error(tmp_path: Path) -> None:
         read_episode(path)
     file.write_bytes(content[:-1] + b"?")
     assert content_sha256(path) != digest
+
+
+def test_records_come_in_the_order_of_a_native_bag(tmp_path: Path) -> None:
+    """Looked up in rosbag2_cpp/test/rosbag2_cpp/bags/only_topics.mcap of ros2/rosbag2, which its recorder wrote."""
+    path = write_episode(tmp_path, make_episode(3), make_task())
+    with bag_info(path).file.open("rb") as stream:
+        kinds = [type(record).__name__ for record in StreamReader(stream, emit_chunks=True).records]
+    order = [kind for kind, _ in groupby(kinds)]
+    assert order == [
+        *("Header", "Metadata", "Chunk", "MessageIndex", "Metadata", "DataEnd", "Schema", "Channel", "Statistics"),
+        *("ChunkIndex", "MetadataIndex", "SummaryOffset", "Footer"),
+    ]
+    assert (kinds.count("MetadataIndex"), kinds.count("SummaryOffset")) == (2, 5)
 
 
 def test_type_hash_equals_the_one_computed_from_the_text() -> None:

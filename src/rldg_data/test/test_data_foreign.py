@@ -276,6 +276,22 @@ def test_fast_cameras_are_thinned_and_unordered_messages_sorted(tmp_path: Path) 
     np.testing.assert_allclose(colours, [k * 15 % 256 for k in range(TICKS)], atol=4)
 
 
+def test_topics_of_types_that_nobody_understands_are_no_hindrance(tmp_path: Path) -> None:
+    """rosbag2 stores events of services with the definition of the service, which is none of a message."""
+    poses, actions = trajectory()
+    kind, definition = "example_interfaces/srv/AddTwoInts_Event", "int64 a\n---\nint64 sum\n"
+    with Writer(tmp_path / "theirs", version=9, storage_plugin=StoragePlugin.MCAP) as writer:
+        odd = writer.add_connection("/add/_service_event", kind, msgdef=definition, rihs01="x")
+        writer.write(odd, at(0), b"\0\1\0\0")
+        connections: dict[str, Any] = {}
+        for topic, log_ns, message in observed(poses) + targets(poses, actions):
+            if topic not in connections:
+                connections[topic] = writer.add_connection(topic, message.__msgtype__, typestore=STORE)
+            writer.write(connections[topic], log_ns, STORE.serialize_cdr(message, message.__msgtype__))
+    steps, _ = read_foreign(mapping(), tmp_path / "theirs")
+    np.testing.assert_allclose(executed(steps), actions, atol=1e-5)
+
+
 def test_large_actions_are_clipped_and_counted(tmp_path: Path) -> None:
     poses, actions = trajectory()
     actions[4] = np.array([3.0, 0, 0, 0, 0, 0])

@@ -8,6 +8,7 @@ import tempfile
 from pathlib import Path
 
 import pytest
+import yaml
 from data_samples import assert_same_steps, make_episode, make_task
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -18,7 +19,8 @@ from rldg_core.errors import UserError
 from rldg_core.types import Step
 from rldg_data.bags import UNFINISHED, bag_info, episode_info, read_episode, read_steps
 from rldg_data.cdr import encode_step
-from rldg_data.metadata import Qos, Storage, Topic
+from rldg_data.mcap_writer import McapWriter
+from rldg_data.metadata import GivenTopic, Qos, Storage, Topic
 from rldg_data.recording import EpisodeRecorder, write_episode
 from rldg_data.repair import Repaired, damaged_bags, is_sound, repair_bag, set_partials_aside
 
@@ -154,6 +156,32 @@ def test_episode_that_was_whole_but_never_closed_is_whole_again(tmp_path: Path, 
         wanted.steps,
     )
     assert got.action_scale_m == wanted.action_scale_m
+
+
+def test_bag_of_an_older_ros_has_its_qos_by_name_afterwards(tmp_path: Path) -> None:
+    """A bag without Steps, as Iron's recorder leaves it: policies are numbers."""
+    qos_text = "- history: 3\n  depth: 0\n  reliability: 2\n  durability: 1\n  liveliness: 1\n"
+    given_topic = GivenTopic("string data\n", "RIHS01_x", qos_text)
+    writer = McapWriter(tmp_path / "talker", "talker", Storage(), {"operator": "somebody"})
+    writer.add_topic(Topic("/chatter", "std_msgs/msg/String", given=given_topic))
+    for number in range(5):
+        writer.write("/chatter", b"\0\1\0\0\2\0\0\0a\0", number, number)
+    writer.close({"operator": "somebody"})
+    (tmp_path / "talker" / "metadata.yaml").unlink()
+    repaired = repair_bag(tmp_path / "talker")
+    assert (repaired.messages, repaired.steps, repaired.complete) == (5, 0, None)
+    document = yaml.safe_load((tmp_path / "talker" / "metadata.yaml").read_text())["rosbag2_bagfile_information"]
+    (topic,) = document["topics_with_message_count"]
+    (profile,) = topic["topic_metadata"]["offered_qos_profiles"]
+    assert profile == {
+        "history": "unknown",
+        "depth": 0,
+        "reliability": "best_effort",
+        "durability": "transient_local",
+        "liveliness": "automatic",
+    }
+    assert topic["topic_metadata"]["type_description_hash"] == "RIHS01_x"
+    assert document["custom_data"] == {"operator": "somebody"}
 
 
 @settings(max_examples=40, deadline=None)
