@@ -60,7 +60,7 @@ def emit(value: Any, as_json: bool, title: str) -> None:
         return
     table = Table(title=title, show_header=False)
     for key, item in value.items():
-        table.add_row(str(key), str(item))
+        table.add_row(str(key), f"{item:.4g}" if isinstance(item, float) else str(item))
     Console().print(table)
 
 

@@ -61,7 +61,8 @@ class Carrying:
 
 INTO_THE_BOWL = Carrying(grasp_m=0.0, carry_height_m=0.045, arrived_m=0.045, lets_go=True)
 # A little above the ideal grasp, as the hand ends a little below where people aim, and must not reach the board.
-TO_THE_BOARD = Carrying(grasp_m=TIP_M + 0.011, carry_height_m=0.025, arrived_m=0.02, lets_go=False)
+# Carried with the tcp 15 cm over where it ends: there the specialist of fmb_insertion_region starts.
+TO_THE_BOARD = Carrying(grasp_m=TIP_M + 0.011, carry_height_m=0.12, arrived_m=0.02, lets_go=False)
 
 
 class Phase(Enum):
