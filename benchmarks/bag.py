@@ -35,11 +35,11 @@ from sensor_msgs.msg import Image
 from rldg_core.image_codec import encode_jpeg
 from rldg_core.task import Task, load_task
 from rldg_core.types import ExecutedAction, Observation, Source, Step
-from rldg_data.bags import bag_info, find_bags, read_episode
-from rldg_data.cdr import encode_step
-from rldg_data.mcap_file import PRESETS, McapFile
-from rldg_data.recording import write_episode
-from rldg_data.schemas import STEP_TYPE, schema_text
+from rldg_data.bags.cdr import encode_step
+from rldg_data.bags.mcap_file import PRESETS, McapFile
+from rldg_data.bags.reading import bag_info, find_bags, read_episode
+from rldg_data.bags.recording import write_episode
+from rldg_data.bags.schemas import STEP_TYPE, schema_text
 from rldg_msgs.msg import Step as StepMessage
 from rldg_ros import to_msg
 from rldg_ros.qos import STEPS_OUT

@@ -93,7 +93,7 @@ def record(bag_dir: Path, episodes: int) -> float:
     from rldg_core.image_codec import encode_jpeg
     from rldg_core.task import load_task
     from rldg_core.types import ExecutedAction, Observation, Source, Step
-    from rldg_data.recording import write_episode
+    from rldg_data.bags.recording import write_episode
 
     rng = np.random.default_rng(0)
     rows, columns = np.mgrid[:RECORDED_PX, :RECORDED_PX]
@@ -170,8 +170,8 @@ def _export(options: dict[str, Any]) -> None:
     """In the fresh process: export once and print what it took."""
     if options.get("one_core"):
         os.sched_setaffinity(0, {min(os.sched_getaffinity(0))})
-    from rldg_data.exporting import export_plan
     from rldg_data.rlds import shards
+    from rldg_data.rlds.export import export_plan
 
     bags, out = Path(os.environ["RLDG_BAGS"]), Path(os.environ["RLDG_OUT"])
     first_byte: list[float] = []
@@ -185,7 +185,7 @@ def _export(options: dict[str, Any]) -> None:
     shards.write_record = first
     plan = recipe_plan(bags) if options.get("recipe") else plan_of(bags, options)
     if options.get("one_core"):
-        for module in ("rldg_core.image_codec", "rldg_data.build"):
+        for module in ("rldg_core.image_codec", "rldg_data.episodes.build"):
             importlib.import_module(module)
     wall, cpu = time.perf_counter(), time.process_time()
     result = export_plan(plan, out, workers=options.get("workers", 1))
@@ -206,7 +206,7 @@ def _export(options: dict[str, Any]) -> None:
 
 def plan_of(bags: Path, options: dict[str, Any]) -> Any:
     """The first so many episodes, or all of them again and again up to a number of frames."""
-    from rldg_data.plan import EpisodePlan, ImageFormat, Plan
+    from rldg_data.recipe.plan import EpisodePlan, ImageFormat, Plan
 
     folders = sorted(bags.iterdir())[: options.get("episodes")]
     images = ImageFormat(options.get("size_px"))
@@ -222,7 +222,7 @@ def plan_of(bags: Path, options: dict[str, Any]) -> Any:
 
 def recipe_plan(bags: Path) -> Any:
     """One episode by way of a recipe, as `rldg export` does."""
-    from rldg_data.recipe import make_plan, quick_recipe
+    from rldg_data.recipe.recipe import make_plan, quick_recipe
 
     return make_plan(quick_recipe([bags], "benchmark", max_episodes=1), bags)
 

@@ -29,8 +29,8 @@ from _rollout import Rollout  # noqa: E402
 from rldg_core.seeding import derive_seed  # noqa: E402
 from rldg_core.task import Task, load_task  # noqa: E402
 from rldg_core.types import Step  # noqa: E402
-from rldg_data.bags import find_bags, read_episode  # noqa: E402
-from rldg_data.recording import write_episode  # noqa: E402
+from rldg_data.bags.reading import find_bags, read_episode  # noqa: E402
+from rldg_data.bags.recording import write_episode  # noqa: E402
 from rldg_rl.config import RLConfig, resolve  # noqa: E402
 from rldg_rl.intake import Reader  # noqa: E402
 from rldg_rl.learner import INTERVENTIONS  # noqa: E402

@@ -7,9 +7,9 @@ from pathlib import Path
 
 import pytest
 
-from rldg_data.foreign_mapping import load_mapping
+from rldg_data.foreign.mapping import load_mapping
 from rldg_data.lerobot.names import load_feature_names
-from rldg_data.recipe import load_recipe
+from rldg_data.recipe.recipe import load_recipe
 
 TEXT = (Path(__file__).resolve().parents[1] / "docs" / "data.md").read_text()
 EXAMPLES = re.findall(r"```yaml\n# (\w+)\n(.*?)```", TEXT, re.DOTALL)

@@ -13,11 +13,11 @@ from pathlib import Path
 from data_samples import jpeg, make_episode, make_task
 
 from rldg_core.types import Step
-from rldg_data.bags import bag_info, find_bags
-from rldg_data.card import write_card
-from rldg_data.exporting import export_plan
-from rldg_data.plan import EpisodePlan, ImageFormat, Plan
-from rldg_data.recording import write_episode
+from rldg_data.bags.reading import bag_info, find_bags
+from rldg_data.bags.recording import write_episode
+from rldg_data.card.card import write_card
+from rldg_data.recipe.plan import EpisodePlan, ImageFormat, Plan
+from rldg_data.rlds.export import export_plan
 
 
 def with_side_camera(steps: list[Step]) -> list[Step]:

@@ -1,31 +1,31 @@
 from setuptools import find_packages, setup
 
-package_name = 'rldg_policy'
+package_name = "rldg_policy"
 
 setup(
     name=package_name,
-    version='0.1.0',
-    packages=find_packages(exclude=['test']),
-    package_data={package_name: ['py.typed']},
+    version="0.1.0",
+    packages=find_packages(exclude=["test"]),
+    package_data={package_name: ["py.typed"]},
     data_files=[
-        ('share/ament_index/resource_index/packages', ['resource/' + package_name]),
-        ('share/' + package_name, ['package.xml']),
+        ("share/ament_index/resource_index/packages", ["resource/" + package_name]),
+        ("share/" + package_name, ["package.xml"]),
     ],
-    install_requires=['setuptools'],
-    extras_require={'test': ['pytest']},
+    install_requires=["setuptools"],
+    extras_require={"test": ["pytest"]},
     zip_safe=True,
-    maintainer='RLDG for ROS 2 maintainers',
-    maintainer_email='maintainers@example.com',
-    description='The policy server, the compact generalist and its fine-tuning.',
-    license='Apache-2.0',
+    maintainer="RLDG for ROS 2 maintainers",
+    maintainer_email="maintainers@example.com",
+    description="The policy server, the compact generalist and its fine-tuning.",
+    license="Apache-2.0",
     entry_points={
-        'console_scripts': [
-            'policy = rldg_policy.nodes.policy:main',
+        "console_scripts": [
+            "policy = rldg_policy.nodes.policy:main",
         ],
-        'rldg.policies': [
-            'hold = rldg_policy.hold:HoldPolicy',
-            'scripted = rldg_policy.scripted:ScriptedPolicy',
-            'compact = rldg_policy.compact.policy:CompactPolicy',
+        "rldg.policies": [
+            "hold = rldg_policy.hold:HoldPolicy",
+            "scripted = rldg_policy.scripted:ScriptedPolicy",
+            "compact = rldg_policy.compact.policy:CompactPolicy",
         ],
     },
 )

@@ -1,21 +1,21 @@
 from setuptools import find_packages, setup
 
-package_name = 'rldg_ros'
+package_name = "rldg_ros"
 
 setup(
     name=package_name,
-    version='0.1.0',
-    packages=find_packages(exclude=['test']),
-    package_data={package_name: ['py.typed']},
+    version="0.1.0",
+    packages=find_packages(exclude=["test"]),
+    package_data={package_name: ["py.typed"]},
     data_files=[
-        ('share/ament_index/resource_index/packages', ['resource/' + package_name]),
-        ('share/' + package_name, ['package.xml']),
+        ("share/ament_index/resource_index/packages", ["resource/" + package_name]),
+        ("share/" + package_name, ["package.xml"]),
     ],
-    install_requires=['setuptools'],
-    extras_require={'test': ['pytest']},
+    install_requires=["setuptools"],
+    extras_require={"test": ["pytest"]},
     zip_safe=True,
-    maintainer='RLDG for ROS 2 maintainers',
-    maintainer_email='maintainers@example.com',
-    description='rclpy glue shared by the nodes of RLDG for ROS 2: QoS, message conversion, node runner.',
-    license='Apache-2.0',
+    maintainer="RLDG for ROS 2 maintainers",
+    maintainer_email="maintainers@example.com",
+    description="rclpy glue shared by the nodes of RLDG for ROS 2: QoS, message conversion, node runner.",
+    license="Apache-2.0",
 )

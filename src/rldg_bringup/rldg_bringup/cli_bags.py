@@ -17,7 +17,7 @@ from rldg_bringup.cli_common import Json, console, existing, progress_maker, sub
 from rldg_core.errors import UserError
 
 if TYPE_CHECKING:
-    from rldg_data.showing import BagSummary
+    from rldg_data.bags.showing import BagSummary
 
 app = sub_app()
 
@@ -33,7 +33,7 @@ def info(
     as_json: Json = False,
 ) -> None:
     """Show what bags hold: topics, counts, duration, rate, size and what they say of their episode."""
-    from rldg_data.showing import summarize
+    from rldg_data.bags.showing import summarize
 
     summaries = [summarize(bag) for bag in _bags(paths)]
     if as_json:
@@ -50,7 +50,7 @@ def show(
     out: Annotated[Path | None, typer.Option(help="PNG to write; default: <name of the bag>.png here.")] = None,
 ) -> None:
     """Draw a bag: images over time, executed actions, wrench."""
-    from rldg_data.showing import show as draw
+    from rldg_data.bags.showing import show as draw
 
     existing(bag)
     path = out or Path(f"{bag.resolve().name}.png")
@@ -64,7 +64,7 @@ def repair(
     as_json: Json = False,
 ) -> None:
     """Restore bags that a killed recorder left or that lost a part; the originals stay beside, as .*.damaged."""
-    from rldg_data.repair import Repaired, damaged_bags, repair_bag, set_partials_aside
+    from rldg_data.bags.repair import Repaired, damaged_bags, repair_bag, set_partials_aside
 
     done: list[Repaired] = []
     failed: list[str] = []
@@ -99,7 +99,7 @@ def import_(
     as_json: Json = False,
 ) -> None:
     """Turn bags of other people into episodes: one bag in, one bag out."""
-    from rldg_data.foreign import import_bag, load_mapping
+    from rldg_data.foreign.importing import import_bag, load_mapping
 
     settings = load_mapping(mapping)
     written: list[dict[str, Any]] = []
@@ -120,7 +120,7 @@ def import_(
 
 
 def _bags(paths: list[Path]) -> list[Path]:
-    from rldg_data.bags import find_bags
+    from rldg_data.bags.reading import find_bags
 
     found: list[Path] = []
     for path in paths:

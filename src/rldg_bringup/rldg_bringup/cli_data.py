@@ -15,9 +15,9 @@ from rldg_bringup.cli_common import Json, console, emit, existing, progress_make
 from rldg_core.errors import UserError
 
 if TYPE_CHECKING:
-    from rldg_data.exporting import ExportResult
-    from rldg_data.plan import Plan
-    from rldg_data.recipe import Recipe
+    from rldg_data.recipe.plan import Plan
+    from rldg_data.recipe.recipe import Recipe
+    from rldg_data.rlds.export import ExportResult
 
 app = sub_app()
 
@@ -86,7 +86,7 @@ def _writer(format_: str) -> Callable[..., ExportResult]:
         from rldg_data.lerobot.export import export_plan as export_lerobot
 
         return export_lerobot
-    from rldg_data.exporting import export_plan
+    from rldg_data.rlds.export import export_plan
 
     return export_plan
 
@@ -99,7 +99,7 @@ def _listed(bad: Sequence[tuple[Path, str]]) -> int:
 
 
 def _plan(what: Sequence[Path], quick: _Quick, skip_bad: bool) -> Plan:
-    from rldg_data.recipe import load_recipe, make_plan, quick_recipe
+    from rldg_data.recipe.recipe import load_recipe, make_plan, quick_recipe
 
     for path in what:
         existing(path)
@@ -148,9 +148,9 @@ def relabel(
     """Write bags again with a policy's actions on the recorded observations (the paper's Fig. 9)."""
     from rldg_bringup.pipeline import share_dir
     from rldg_core.configuration import validated
-    from rldg_data.recipe import RelabelConfig
-    from rldg_data.relabelling import relabel_bags, resolve_relabel
-    from rldg_data.selecting import Bookkeeping, expand, read_all
+    from rldg_data.recipe.recipe import RelabelConfig
+    from rldg_data.recipe.relabelling import relabel_bags, resolve_relabel
+    from rldg_data.recipe.selecting import Bookkeeping, expand, read_all
 
     for path in (*bags, policy):
         existing(path)

@@ -53,7 +53,7 @@ def card(
     as_json: Json = False,
 ) -> None:
     """Write README.md and its pictures into a dataset: counts, sources, histograms, sample frames, how to load it."""
-    from rldg_data.card import write_card
+    from rldg_data.card.card import write_card
 
     existing(path)
     emit({"path": str(write_card(path))}, as_json, "card")

@@ -159,8 +159,8 @@ class Demo:
         return self._summary(outcome)
 
     def export(self, folder: Path) -> Result:
-        from rldg_data.exporting import export_plan
-        from rldg_data.recipe import make_plan, quick_recipe
+        from rldg_data.recipe.recipe import make_plan, quick_recipe
+        from rldg_data.rlds.export import export_plan
 
         result: Result = {}
         for name, bags in (("scripted", self._demonstrations), ("rldg", self._rollouts)):
@@ -270,7 +270,7 @@ class Demo:
 
     def _actions_near_port(self, bags: Path) -> np.ndarray[tuple[int, int], np.dtype[np.float32]]:
         """dx, dy of the actions executed while the tcp was within 1.5 cm (in the plane) of the target."""
-        from rldg_data.bags import find_bags, read_episode
+        from rldg_data.bags.reading import find_bags, read_episode
 
         target = np.array(self.task.target_pose_base_tcp)
         values = [

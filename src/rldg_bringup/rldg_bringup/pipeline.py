@@ -19,8 +19,8 @@ from rldg_bringup.stack import StackArguments, insertion_stack
 from rldg_core.errors import UserError
 from rldg_core.seeding import derive_seed
 from rldg_core.task import Task, find_task
-from rldg_data.bags import episode_info, find_bags
-from rldg_data.resuming import set_interrupted_aside
+from rldg_data.bags.reading import episode_info, find_bags
+from rldg_data.bags.resuming import set_interrupted_aside
 
 Progress = Callable[[int, int], None]
 """Called with (done, total)."""

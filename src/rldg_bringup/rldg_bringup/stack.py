@@ -13,8 +13,8 @@ from typing import Any
 
 from rldg_core.errors import UserError
 from rldg_core.task import Task, find_task
-from rldg_data.mcap_file import PRESETS
-from rldg_data.resuming import ResumePoint, resume_point
+from rldg_data.bags.mcap_file import PRESETS
+from rldg_data.bags.resuming import ResumePoint, resume_point
 from rldg_sim.schedule import InterventionSchedule
 
 Parameters = Mapping[str, Any]

@@ -36,7 +36,7 @@ from rldg_core.files import write_json, writing_aside
 from rldg_core.seeding import derive_seed
 from rldg_core.task import Task
 from rldg_core.types import Source
-from rldg_data.bags import episode_info, find_bags, read_episode
+from rldg_data.bags.reading import episode_info, find_bags, read_episode
 
 EVALUATIONS = 2
 ATTEMPTS_PER_DEMONSTRATION = 5

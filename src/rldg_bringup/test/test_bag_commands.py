@@ -13,7 +13,7 @@ import pytest
 import yaml
 
 from rldg_bringup.runner import executable_path
-from rldg_data.bags import find_bags, read_episode
+from rldg_data.bags.reading import find_bags, read_episode
 
 DOMAIN = "105"
 DEADLINE_S = 100.0

@@ -14,7 +14,7 @@ from rldg_bringup.pipeline import share_dir, simulated, stack_client
 from rldg_bringup.stack import StackArguments, insertion_stack
 from rldg_core.errors import UserError
 from rldg_core.task import find_task
-from rldg_data.bags import find_bags, read_episode
+from rldg_data.bags.reading import find_bags, read_episode
 from rldg_msgs.msg import Reward
 from rldg_rl.classifier.checkpoint import SavedClassifier, view_hash, write_classifier
 from rldg_rl.classifier.frames import read_frames

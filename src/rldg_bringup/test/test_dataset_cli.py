@@ -11,8 +11,8 @@ import pytest
 from typer.testing import CliRunner
 
 from rldg_bringup.cli import app
-from rldg_data.bags import episode_info, find_bags
-from rldg_data.recording import write_episode
+from rldg_data.bags.reading import episode_info, find_bags
+from rldg_data.bags.recording import write_episode
 
 sys.path.insert(0, str(Path(__file__).parents[2] / "rldg_data/test"))
 from data_samples import make_episode, make_task

@@ -14,7 +14,7 @@ from typer.testing import CliRunner
 from rldg_bringup.cli import app
 from rldg_core.errors import UserError
 from rldg_core.types import Source
-from rldg_data.bags import episode_info, find_bags, read_episode
+from rldg_data.bags.reading import episode_info, find_bags, read_episode
 from rldg_data.rlds import read_dataset
 
 sys.path.insert(0, str(Path(__file__).parents[2] / "rldg_data/test"))

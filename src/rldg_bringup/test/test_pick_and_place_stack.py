@@ -12,7 +12,7 @@ import numpy as np
 from rldg_core.frames import compose_delta
 from rldg_core.task import find_task
 from rldg_core.types import Source
-from rldg_data.bags import find_bags, read_episode
+from rldg_data.bags.reading import find_bags, read_episode
 from rldg_sim.cell import Cell
 
 TASKS = Path(__file__).parents[1] / "config" / "tasks"

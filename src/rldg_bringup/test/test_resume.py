@@ -16,9 +16,9 @@ from rldg_bringup.pipeline import share_dir
 from rldg_bringup.runner import executable_path
 from rldg_core.task import load_task
 from rldg_core.types import ExecutedAction, Observation, Source, Step
-from rldg_data.bags import find_bags, read_episode
-from rldg_data.cdr import encode_step
-from rldg_data.recording import write_episode
+from rldg_data.bags.cdr import encode_step
+from rldg_data.bags.reading import find_bags, read_episode
+from rldg_data.bags.recording import write_episode
 
 DOMAIN = 128
 MAX_STEPS, EPISODES = 15, 4

@@ -19,7 +19,7 @@ from rldg_core.errors import UserError
 from rldg_core.image_codec import encode_jpeg
 from rldg_core.task import Task
 from rldg_core.types import ExecutedAction, Observation, Source, Step
-from rldg_data.recording import write_episode
+from rldg_data.bags.recording import write_episode
 from rldg_rl import config as configuration
 
 PLAN = TrainPlan("insertion:vga", 0, TrainingLimits(0.9, 0, 100))

@@ -8,8 +8,8 @@ from typing import Any
 from data_samples import make_episode, make_task
 
 from rldg_core.types import Step
-from rldg_data.plan import EpisodePlan, ImageFormat, Plan
-from rldg_data.recording import write_episode
+from rldg_data.bags.recording import write_episode
+from rldg_data.recipe.plan import EpisodePlan, ImageFormat, Plan
 
 
 def record(bag_dir: Path, **options: Any) -> list[Step]:

@@ -14,8 +14,8 @@ from data_samples import make_episode, make_task
 from numpy.typing import NDArray
 
 from rldg_core.image_codec import decode_jpeg
-from rldg_data.plan import EpisodePlan, ImageFormat, Plan
-from rldg_data.recording import write_episode
+from rldg_data.bags.recording import write_episode
+from rldg_data.recipe.plan import EpisodePlan, ImageFormat, Plan
 
 
 def write_bags(bag_dir: Path, episodes: list[dict[str, Any]]) -> list[Path]:

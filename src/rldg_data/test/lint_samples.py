@@ -8,7 +8,7 @@ import numpy as np
 from data_samples import jpeg
 
 from rldg_core.files import sha256_hex
-from rldg_data.episode import Episode
+from rldg_data.episodes.episode import Episode
 
 SCALE = np.array([0.015] * 3 + [0.1] * 3)
 

@@ -15,9 +15,9 @@ from numpy.typing import NDArray
 from rldg_core.policy import PolicySpec
 from rldg_core.task import Task
 from rldg_core.types import Observation, Step
-from rldg_data.episode_info import EpisodeInfo
-from rldg_data.recording import write_episode
-from rldg_data.selecting import Recorded
+from rldg_data.bags.episode_info import EpisodeInfo
+from rldg_data.bags.recording import write_episode
+from rldg_data.recipe.selecting import Recorded
 
 
 def record(bag_dir: Path, wall_time: str = "2026-03-01T12:00:00+00:00", **options: Any) -> Path:

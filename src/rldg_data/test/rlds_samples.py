@@ -11,10 +11,10 @@ from data_samples import jpeg
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as npst
 
-from rldg_data.episode import METADATA_TYPES, Episode
+from rldg_data.episodes.episode import METADATA_TYPES, Episode
 from rldg_data.rlds.examples import to_features
 from rldg_data.rlds.layout import Split, dataset_info, features_json, shard_name
-from rldg_data.tfrecord import RECORD_OVERHEAD_BYTES, encode_example, write_record
+from rldg_data.rlds.tfrecord import RECORD_OVERHEAD_BYTES, encode_example, write_record
 
 any_text = st.text(st.characters(codec="utf-8"), max_size=12)
 SIZES = {"image": (32, 32), "wrist_image": (16, 16)}

@@ -21,11 +21,11 @@ from rosbags.highlevel import AnyReader
 
 from rldg_core.errors import UserError
 from rldg_core.types import Source, Step
-from rldg_data.bags import bag_info, content_sha256, episode_info, find_bags, read_episode
-from rldg_data.cdr import encode_step
-from rldg_data.metadata import Qos, Storage, Topic
-from rldg_data.recording import EpisodeRecorder, write_episode
-from rldg_data.schemas import STEP_TYPE, schema_text, type_hash
+from rldg_data.bags.cdr import encode_step
+from rldg_data.bags.metadata import Qos, Storage, Topic
+from rldg_data.bags.reading import bag_info, content_sha256, episode_info, find_bags, read_episode
+from rldg_data.bags.recording import EpisodeRecorder, write_episode
+from rldg_data.bags.schemas import STEP_TYPE, schema_text, type_hash
 
 
 @settings(max_examples=25, deadline=None)
@@ -150,7 +150,7 @@ def test_records_come_in_the_order_of_a_native_bag(tmp_path: Path) -> None:
 
 
 def test_type_hash_equals_the_one_computed_from_the_text() -> None:
-    from rldg_data.schemas import typestore
+    from rldg_data.bags.schemas import typestore
 
     assert typestore(STEP_TYPE, schema_text(STEP_TYPE)).hash_rihs01(STEP_TYPE) == type_hash(STEP_TYPE)
 

@@ -15,14 +15,14 @@ from PIL import Image
 
 from rldg_core.errors import UserError
 from rldg_core.types import Source
-from rldg_data.bags import find_bags
-from rldg_data.card import card, write_card
-from rldg_data.card_survey import survey
-from rldg_data.exporting import export_plan
+from rldg_data.bags.reading import find_bags
+from rldg_data.bags.recording import write_episode
+from rldg_data.card.card import card, write_card
+from rldg_data.card.survey import survey
 from rldg_data.lint import lint
-from rldg_data.plan import EpisodePlan, Plan
-from rldg_data.recording import write_episode
+from rldg_data.recipe.plan import EpisodePlan, Plan
 from rldg_data.rlds import read_dataset
+from rldg_data.rlds.export import export_plan
 
 PICTURES = ("card_actions.png", "card_frames.png", "card_lengths.png")
 

@@ -18,10 +18,10 @@ from data_samples import make_episode, make_task
 from rclpy.action import ActionClient
 from rclpy.executors import SingleThreadedExecutor
 
-from rldg_data.exporting import export_plan
-from rldg_data.recipe import make_plan, quick_recipe
-from rldg_data.recording import write_episode
+from rldg_data.bags.recording import write_episode
+from rldg_data.recipe.recipe import make_plan, quick_recipe
 from rldg_data.rlds import read_dataset
+from rldg_data.rlds.export import export_plan
 from rldg_msgs.action import ExportDataset
 
 DOMAIN = "120"

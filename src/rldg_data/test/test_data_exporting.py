@@ -25,13 +25,13 @@ from hypothesis import strategies as st
 
 from rldg_core.errors import UserError
 from rldg_core.image_codec import decode_jpeg
-from rldg_data import staging
-from rldg_data.engines import Engine
-from rldg_data.exporting import export_plan
-from rldg_data.plan import EpisodePlan, Plan
+from rldg_data.recipe.plan import EpisodePlan, Plan
 from rldg_data.rlds import read_dataset, shards
+from rldg_data.rlds.export import export_plan
 from rldg_data.rlds.shards import shards_of
-from rldg_data.statistics import rows_of
+from rldg_data.rlds.statistics import rows_of
+from rldg_data.running import staging
+from rldg_data.running.engines import Engine
 
 SMALL = 20_000
 """Bytes of a shard here: a few episodes."""
@@ -142,7 +142,7 @@ import os, signal, sys
 from pathlib import Path
 from export_samples import plan_of
 import rldg_data.{module} as module
-from rldg_data.exporting import export_plan
+from rldg_data.rlds.export import export_plan
 left, original = int(sys.argv[3]), module.{function}
 def dying(*arguments, **options):
     global left
@@ -401,7 +401,7 @@ def test_file_size_limit_is_one_line(tmp_path: Path, bags: Path, workers: int) -
     code = (
         "import sys; from pathlib import Path\n"
         "from export_samples import plan_of\n"
-        "from rldg_core.errors import UserError; from rldg_data.exporting import export_plan\n"
+        "from rldg_core.errors import UserError; from rldg_data.rlds.export import export_plan\n"
         "if __name__ == '__main__':\n"
         f"    plan, root = plan_of(Path({str(bags)!r})), Path({str(tmp_path)!r})\n"
         f"    try: export_plan(plan, root, workers={workers}, shard_bytes=1)\n"
@@ -431,7 +431,7 @@ def test_workers_end_with_their_parent(tmp_path: Path, bags: Path) -> None:
     code = (
         "import sys; from pathlib import Path\n"
         "from export_samples import plan_of\n"
-        "from rldg_data.exporting import export_plan\n"
+        "from rldg_data.rlds.export import export_plan\n"
         "if __name__ == '__main__':\n"
         "    def progress(done, total):\n"
         "        import multiprocessing\n"

@@ -18,10 +18,10 @@ from rldg_core.errors import UserError
 from rldg_core.frames import compose_delta, rotation_of
 from rldg_core.image_codec import decode_jpeg, encode_jpeg
 from rldg_core.types import Source
-from rldg_data.bags import episode_info, read_episode
-from rldg_data.foreign import import_bag, load_mapping, read_foreign
-from rldg_data.foreign_mapping import ForeignMapping
-from rldg_data.showing import summarize
+from rldg_data.bags.reading import episode_info, read_episode
+from rldg_data.bags.showing import summarize
+from rldg_data.foreign.importing import import_bag, load_mapping, read_foreign
+from rldg_data.foreign.mapping import ForeignMapping
 
 STORE = get_typestore(Stores.ROS2_JAZZY)
 T = STORE.types

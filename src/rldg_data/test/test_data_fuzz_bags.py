@@ -19,17 +19,17 @@ from rosbags.typesys import Stores, get_types_from_msg, get_typestore
 
 from rldg_core.errors import UserError
 from rldg_core.types import Step
-from rldg_data import step_cdr
-from rldg_data.bags import bag_info, content_sha256, episode_info, read_episode, read_steps
-from rldg_data.cdr import _step, decode_generic, encode_step, step_decoder
-from rldg_data.foreign import read_foreign
-from rldg_data.foreign_mapping import ForeignMapping
-from rldg_data.mcap_writer import McapWriter
-from rldg_data.metadata import GivenTopic, Storage, Topic
-from rldg_data.recording import STEP_QOS, write_episode
-from rldg_data.repair import repair_bag
-from rldg_data.schemas import STEP_TYPE, schema_text, type_hash
-from rldg_data.showing import summarize
+from rldg_data.bags import step_cdr
+from rldg_data.bags.cdr import _step, decode_generic, encode_step, step_decoder
+from rldg_data.bags.mcap_writer import McapWriter
+from rldg_data.bags.metadata import GivenTopic, Storage, Topic
+from rldg_data.bags.reading import bag_info, content_sha256, episode_info, read_episode, read_steps
+from rldg_data.bags.recording import STEP_QOS, write_episode
+from rldg_data.bags.repair import repair_bag
+from rldg_data.bags.schemas import STEP_TYPE, schema_text, type_hash
+from rldg_data.bags.showing import summarize
+from rldg_data.foreign.importing import read_foreign
+from rldg_data.foreign.mapping import ForeignMapping
 
 FUZZ = settings(max_examples=30, deadline=None, suppress_health_check=[HealthCheck.too_slow])
 SCHEMA = schema_text(STEP_TYPE)

@@ -20,10 +20,10 @@ from hypothesis.extra import numpy as npst
 from rlds_samples import write_dataset
 
 from rldg_core.errors import UserError
-from rldg_data.episode import METADATA_TYPES, Episode
+from rldg_data.episodes.episode import METADATA_TYPES, Episode
 from rldg_data.rlds import read_dataset
 from rldg_data.rlds.examples import to_features
-from rldg_data.tfrecord import decode_example, encode_example, masked_crc, read_records, write_record
+from rldg_data.rlds.tfrecord import decode_example, encode_example, masked_crc, read_records, write_record
 
 JSON_FILES = ["dataset_info.json", "features.json", "dataset_statistics.json"]
 SHARD = "random-train.tfrecord-00000-of-00001"

@@ -12,10 +12,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from rldg_core.types import Source
-from rldg_data.build import build_episode
-from rldg_data.gripper import opening
-from rldg_data.plan import EpisodePlan
-from rldg_data.recording import write_episode
+from rldg_data.bags.recording import write_episode
+from rldg_data.episodes.build import build_episode
+from rldg_data.episodes.gripper import opening
+from rldg_data.recipe.plan import EpisodePlan
 
 commands = st.lists(
     st.tuples(

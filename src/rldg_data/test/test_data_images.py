@@ -15,9 +15,9 @@ from PIL import Image
 
 from rldg_core.errors import UserError
 from rldg_core.image_codec import decode_jpeg
-from rldg_data.images import conform
-from rldg_data.jpeg import check
-from rldg_data.plan import ImageFormat
+from rldg_data.episodes.images import conform
+from rldg_data.episodes.jpeg import check
+from rldg_data.recipe.plan import ImageFormat
 
 PIXELS = np.random.default_rng(0).integers(0, 255, (24, 40, 3), dtype=np.uint8)
 

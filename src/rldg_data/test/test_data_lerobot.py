@@ -18,9 +18,9 @@ from lerobot_samples import files_of, make_plan, psnr_db, write_bags
 
 from rldg_core.image_codec import decode_jpeg
 from rldg_core.types import Source
-from rldg_data.bags import find_bags, read_episode
-from rldg_data.build import build_episode
-from rldg_data.episode import Episode
+from rldg_data.bags.reading import find_bags, read_episode
+from rldg_data.episodes.build import build_episode
+from rldg_data.episodes.episode import Episode
 from rldg_data.lerobot import layout
 from rldg_data.lerobot.export import export_plan
 from rldg_data.lerobot.importing import import_dataset

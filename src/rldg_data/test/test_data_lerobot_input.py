@@ -23,14 +23,14 @@ from lerobot_samples import files_of, make_plan, write_bags, write_foreign
 from rldg_core.errors import UserError
 from rldg_core.image_codec import decode_jpeg, encode_jpeg
 from rldg_core.types import Source, Step
-from rldg_data.bags import find_bags, read_episode
+from rldg_data.bags.reading import find_bags, read_episode
+from rldg_data.bags.recording import write_episode
 from rldg_data.lerobot import layout
 from rldg_data.lerobot.export import export_plan
 from rldg_data.lerobot.importing import import_dataset
 from rldg_data.lerobot.names import FeatureNames, load_feature_names
 from rldg_data.lerobot.reading import read_dataset
 from rldg_data.lerobot.video import FrameReader, encode_h264, mux_mp4
-from rldg_data.recording import write_episode
 
 NAMES = FeatureNames(images={"top": "wrist"}, state="arm", action="control", action_unit="normalised")
 

@@ -20,16 +20,16 @@ from lint_samples import SCALE, good_episode
 from PIL import Image
 
 from rldg_core.errors import UserError
-from rldg_data import selecting
-from rldg_data.bags import episode_info
-from rldg_data.build import build_episode
-from rldg_data.episode import Episode
+from rldg_data.bags.reading import episode_info
+from rldg_data.bags.recording import write_episode
+from rldg_data.episodes.build import build_episode
+from rldg_data.episodes.episode import Episode
 from rldg_data.lint import Finding, Limits, lint, lint_episodes
 from rldg_data.lint.episode import no_op_ratio as lint_no_op_ratio
 from rldg_data.lint.totals import ImageSizes, Place, Statistics
-from rldg_data.plan import EpisodePlan
-from rldg_data.recording import write_episode
-from rldg_data.statistics import dataset_statistics, rows_of
+from rldg_data.recipe import selecting
+from rldg_data.recipe.plan import EpisodePlan
+from rldg_data.rlds.statistics import dataset_statistics, rows_of
 
 Placed = list[tuple[str, Episode]]
 BAD = 3

@@ -15,10 +15,10 @@ from test_data_recorder_node import closed, connected, node, publish, recorder, 
 
 from rldg_core import from_msg
 from rldg_core.types import Source, Step
-from rldg_data import step_cdr
-from rldg_data.bags import bag_info, read_episode
-from rldg_data.cdr import decode_generic
-from rldg_data.schemas import STEP_TYPE, schema_text
+from rldg_data.bags import step_cdr
+from rldg_data.bags.cdr import decode_generic
+from rldg_data.bags.reading import bag_info, read_episode
+from rldg_data.bags.schemas import STEP_TYPE, schema_text
 from rldg_msgs.msg import Step as StepMsg
 from rldg_ros.qos import STEPS
 

@@ -14,12 +14,12 @@ from recipe_samples import record
 
 from rldg_core.errors import UserError
 from rldg_core.types import Source, Step
-from rldg_data.bags import episode_info
-from rldg_data.build import build_episode
-from rldg_data.plan import ImageFormat, Plan
-from rldg_data.recipe import Recipe, load_recipe, make_plan, quick_recipe
-from rldg_data.recording import write_episode
-from rldg_data.selecting import no_op_ratio
+from rldg_data.bags.reading import episode_info
+from rldg_data.bags.recording import write_episode
+from rldg_data.episodes.build import build_episode
+from rldg_data.recipe.plan import ImageFormat, Plan
+from rldg_data.recipe.recipe import Recipe, load_recipe, make_plan, quick_recipe
+from rldg_data.recipe.selecting import no_op_ratio
 
 
 def plan(folder: Path, text: str, **options: Any) -> Plan:

@@ -14,11 +14,11 @@ from recipe_samples import record, recorded_sets
 
 from rldg_core.configuration import validated
 from rldg_core.errors import UserError
-from rldg_data import planning
-from rldg_data.plan import Plan
-from rldg_data.recipe import Recipe, load_recipe, make_plan
-from rldg_data.selecting import Recorded
-from rldg_data.splitting import hold_out, val_targets
+from rldg_data.recipe import planning
+from rldg_data.recipe.plan import Plan
+from rldg_data.recipe.recipe import Recipe, load_recipe, make_plan
+from rldg_data.recipe.selecting import Recorded
+from rldg_data.recipe.splitting import hold_out, val_targets
 
 options = st.fixed_dictionaries(
     {},

@@ -16,12 +16,12 @@ from recipe_samples import line, record_line, with_poses
 
 from rldg_core.errors import UserError
 from rldg_core.types import Source
-from rldg_data.bags import episode_info, read_episode
-from rldg_data.build import build_episode
-from rldg_data.plan import Plan
-from rldg_data.recipe import Stitch, load_recipe, make_plan
-from rldg_data.recording import write_episode
-from rldg_data.stitching import Joint, assign, joints_of
+from rldg_data.bags.reading import episode_info, read_episode
+from rldg_data.bags.recording import write_episode
+from rldg_data.episodes.build import build_episode
+from rldg_data.recipe.plan import Plan
+from rldg_data.recipe.recipe import Stitch, load_recipe, make_plan
+from rldg_data.recipe.stitching import Joint, assign, joints_of
 
 ENDS = {"first": {"bags": "a"}, "second": {"bags": "b"}, "tolerance_m": 0.02, "tolerance_rad": 0.1}
 

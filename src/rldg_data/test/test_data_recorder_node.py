@@ -23,8 +23,8 @@ from rosbags.highlevel import AnyReader
 from std_msgs.msg import String
 
 from rldg_core.types import Step
-from rldg_data.bags import UNFINISHED, bag_info, episode_info, find_bags, read_episode, read_steps
-from rldg_data.repair import repair_bag
+from rldg_data.bags.reading import UNFINISHED, bag_info, episode_info, find_bags, read_episode, read_steps
+from rldg_data.bags.repair import repair_bag
 from rldg_msgs.msg import Step as StepMsg
 from rldg_ros import to_msg
 from rldg_ros.qos import LATCHED, STEPS

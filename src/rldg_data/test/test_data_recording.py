@@ -17,12 +17,12 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from rldg_core.types import Step
-from rldg_data.bags import bag_info, find_bags, read_episode
-from rldg_data.cdr import encode_step
-from rldg_data.mcap_writer import McapWriter
-from rldg_data.metadata import Qos, Storage, Topic
-from rldg_data.recording import EpisodeRecorder
-from rldg_data.rosbag2_writer import Rosbag2Writer, is_available
+from rldg_data.bags.cdr import encode_step
+from rldg_data.bags.mcap_writer import McapWriter
+from rldg_data.bags.metadata import Qos, Storage, Topic
+from rldg_data.bags.reading import bag_info, find_bags, read_episode
+from rldg_data.bags.recording import EpisodeRecorder
+from rldg_data.bags.rosbag2_writer import Rosbag2Writer, is_available
 
 ENCODED = [[encode_step(step) for step in make_episode(3, seed=seed)] for seed in range(4)]
 

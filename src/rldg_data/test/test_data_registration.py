@@ -16,8 +16,8 @@ import numpy as np
 import pytest
 from export_samples import plan_of, record
 
-from rldg_data.exporting import export_plan
 from rldg_data.rlds import read_dataset
+from rldg_data.rlds.export import export_plan
 from rldg_data.rlds.registration import image_views
 
 OXE = "prismatic.vla.datasets.rlds.oxe"

@@ -16,12 +16,12 @@ from recipe_samples import Remembering, record, record_line, remembering_factory
 from rldg_core import registry
 from rldg_core.errors import UserError
 from rldg_core.types import Source, Step
-from rldg_data.bags import content_sha256, episode_info, find_bags, read_episode
-from rldg_data.build import build_episode
-from rldg_data.plan import EpisodePlan, Plan, Relabel
-from rldg_data.recipe import load_recipe, make_plan
-from rldg_data.recording import write_episode
-from rldg_data.relabelling import load_relabeller, relabel_bags
+from rldg_data.bags.reading import content_sha256, episode_info, find_bags, read_episode
+from rldg_data.bags.recording import write_episode
+from rldg_data.episodes.build import build_episode
+from rldg_data.recipe.plan import EpisodePlan, Plan, Relabel
+from rldg_data.recipe.recipe import load_recipe, make_plan
+from rldg_data.recipe.relabelling import load_relabeller, relabel_bags
 
 Log = list[tuple[str, int]]
 

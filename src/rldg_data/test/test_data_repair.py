@@ -17,12 +17,12 @@ from rosbags.highlevel import AnyReader
 
 from rldg_core.errors import UserError
 from rldg_core.types import Step
-from rldg_data.bags import UNFINISHED, bag_info, episode_info, read_episode, read_steps
-from rldg_data.cdr import encode_step
-from rldg_data.mcap_writer import McapWriter
-from rldg_data.metadata import GivenTopic, Qos, Storage, Topic
-from rldg_data.recording import EpisodeRecorder, write_episode
-from rldg_data.repair import Repaired, damaged_bags, is_sound, repair_bag, set_partials_aside
+from rldg_data.bags.cdr import encode_step
+from rldg_data.bags.mcap_writer import McapWriter
+from rldg_data.bags.metadata import GivenTopic, Qos, Storage, Topic
+from rldg_data.bags.reading import UNFINISHED, bag_info, episode_info, read_episode, read_steps
+from rldg_data.bags.recording import EpisodeRecorder, write_episode
+from rldg_data.bags.repair import Repaired, damaged_bags, is_sound, repair_bag, set_partials_aside
 
 STEPS = make_episode(35)
 

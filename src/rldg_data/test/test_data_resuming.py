@@ -8,9 +8,9 @@ from pathlib import Path
 from data_samples import make_episode, make_task
 
 from rldg_core.types import Step
-from rldg_data.bags import find_bags
-from rldg_data.recording import write_episode
-from rldg_data.resuming import ResumePoint, resume_point, set_interrupted_aside
+from rldg_data.bags.reading import find_bags
+from rldg_data.bags.recording import write_episode
+from rldg_data.bags.resuming import ResumePoint, resume_point, set_interrupted_aside
 
 
 def run_of(bag_dir: Path, lengths: list[int], truncated: bool = False) -> list[Step]:

@@ -20,12 +20,12 @@ from rlds_samples import assert_same_episode, random_episodes, write_dataset
 from rldg_core.errors import UserError
 from rldg_core.image_codec import decode_jpeg
 from rldg_core.types import Step
-from rldg_data.episode import Episode
-from rldg_data.exporting import export_plan
-from rldg_data.recording import write_episode
+from rldg_data.bags.recording import write_episode
+from rldg_data.episodes.episode import Episode
 from rldg_data.rlds import read_dataset
 from rldg_data.rlds.examples import from_features, to_features
-from rldg_data.tfrecord import decode_example, encode_example
+from rldg_data.rlds.export import export_plan
+from rldg_data.rlds.tfrecord import decode_example, encode_example
 
 
 def crc32c_table() -> list[int]:

@@ -12,9 +12,9 @@ from PIL import Image
 
 from rldg_core.errors import UserError
 from rldg_core.types import Source
-from rldg_data.metadata import Storage, Topic
-from rldg_data.recording import EpisodeRecorder, encode_step, write_episode
-from rldg_data.showing import draw, show, summarize
+from rldg_data.bags.metadata import Storage, Topic
+from rldg_data.bags.recording import EpisodeRecorder, encode_step, write_episode
+from rldg_data.bags.showing import draw, show, summarize
 
 
 def test_a_bag_is_summed_up(tmp_path: Path) -> None:

@@ -12,8 +12,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as npst
 
-from rldg_data import statistics
-from rldg_data.statistics import column_statistics
+from rldg_data.rlds import statistics
+from rldg_data.rlds.statistics import column_statistics
 
 values32 = st.one_of(
     st.floats(-1e3, 1e3, width=32),

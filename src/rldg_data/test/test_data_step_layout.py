@@ -11,9 +11,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from rldg_core.types import Step
-from rldg_data import step_cdr, step_layout
-from rldg_data.cdr import encode_step
-from rldg_data.step_layout import StepDecoder
+from rldg_data.bags import step_cdr, step_layout
+from rldg_data.bags.cdr import encode_step
+from rldg_data.bags.step_layout import StepDecoder
 
 
 @st.composite

@@ -21,14 +21,14 @@ from rldg_core.image_codec import decode_jpeg, encode_jpeg
 from rldg_core.registry import load_policy
 from rldg_core.task import Task
 from rldg_core.types import Observation, Step
-from rldg_data.bags import read_episode
-from rldg_data.episode import Episode
-from rldg_data.exporting import export_plan
-from rldg_data.plan import Relabel
-from rldg_data.recipe import make_plan, quick_recipe
-from rldg_data.recording import EpisodeRecorder, write_episode
-from rldg_data.relabelling import relabel_bags
+from rldg_data.bags.reading import read_episode
+from rldg_data.bags.recording import EpisodeRecorder, write_episode
+from rldg_data.episodes.episode import Episode
+from rldg_data.recipe.plan import Relabel
+from rldg_data.recipe.recipe import make_plan, quick_recipe
+from rldg_data.recipe.relabelling import relabel_bags
 from rldg_data.rlds import read_dataset
+from rldg_data.rlds.export import export_plan
 from rldg_msgs.msg import Step as StepMsg
 from rldg_policy.compact.config import ModelConfig
 from rldg_policy.compact.inputs import instruction_tokens, views

@@ -182,9 +182,7 @@ def _augmented(batch: Batch, key: jax.Array) -> Batch:
     return batch._replace(observations=here, next_observations=after)
 
 
-def _targets(
-    state: TrainState, batch: Batch, key: jax.Array, config: RLConfig
-) -> tuple[jax.Array, jax.Array | None]:
+def _targets(state: TrainState, batch: Batch, key: jax.Array, config: RLConfig) -> tuple[jax.Array, jax.Array | None]:
     """Targets of the critics (B,) and of the gripper head (B,), if there is one."""
     agent, network = config.agent, config.network
     dropout_key, action_key, subset_key = jax.random.split(key, 3)

@@ -31,9 +31,7 @@ def command_index(actions: jax.Array) -> jax.Array:
     return jnp.clip(jnp.round(actions[..., -1]), -1, 1).astype(jnp.int32) + 1
 
 
-def double_q_target(
-    values: jax.Array, target_values: jax.Array, rewards: jax.Array, discounts: jax.Array
-) -> jax.Array:
+def double_q_target(values: jax.Array, target_values: jax.Array, rewards: jax.Array, discounts: jax.Array) -> jax.Array:
     """reward + discount x target value of the command that the current head prefers; both values (B, 3)."""
     best = values.argmax(-1)
     return rewards + discounts * jnp.take_along_axis(target_values, best[:, None], -1)[:, 0]

@@ -13,7 +13,7 @@ from pathlib import Path
 
 from rldg_core.errors import UserError
 from rldg_core.types import Step
-from rldg_data.bags import episode_info, find_bags, read_episode
+from rldg_data.bags.reading import episode_info, find_bags, read_episode
 from rldg_rl.checkpoint import checkpoints, consumed_episodes, remove_checkpoint, remove_partials, restore
 from rldg_rl.learner import Learner
 from rldg_rl.watching import Journal
@@ -115,9 +115,7 @@ def _resume(
     return checkpoint, missing if checkpoint else 0
 
 
-def _merge(
-    own: Sequence[list[Step]], watched: Sequence[tuple[str, list[Step]]]
-) -> list[tuple[list[Step], bool]]:
+def _merge(own: Sequence[list[Step]], watched: Sequence[tuple[str, list[Step]]]) -> list[tuple[list[Step], bool]]:
     """The run's own episodes (True) and those that bags brought meanwhile (False), in the order of consumption."""
     after: dict[str, list[list[Step]]] = {}
     for name, steps in watched:

@@ -13,7 +13,7 @@ from pathlib import Path
 
 from rldg_core.errors import UserError
 from rldg_core.types import Step
-from rldg_data.bags import find_bags
+from rldg_data.bags.reading import find_bags
 
 
 class WatchedFolder:

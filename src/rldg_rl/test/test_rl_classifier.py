@@ -17,7 +17,7 @@ from rldg_core.files import read_json, write_json
 from rldg_core.image_codec import decode_jpeg, encode_jpeg
 from rldg_core.task import BoxConfig
 from rldg_core.types import Step
-from rldg_data.recording import write_episode
+from rldg_data.bags.recording import write_episode
 from rldg_rl.classifier.calibration import (
     auc,
     balanced_nll,

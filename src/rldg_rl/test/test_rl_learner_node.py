@@ -20,7 +20,7 @@ pytest.importorskip("rldg_msgs.msg")
 
 from rldg_core.files import sha256_hex  # noqa: E402
 from rldg_core.types import Step  # noqa: E402
-from rldg_data.recording import write_episode  # noqa: E402
+from rldg_data.bags.recording import write_episode  # noqa: E402
 from rldg_msgs.msg import LearnerStatus, PolicyWeights  # noqa: E402
 from rldg_msgs.msg import Step as StepMsg  # noqa: E402
 from rldg_rl.learner import Learner  # noqa: E402

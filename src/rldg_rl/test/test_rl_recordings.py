@@ -14,8 +14,8 @@ from rl_samples import insertion, random_episodes, small
 
 from rldg_core.errors import UserError
 from rldg_core.types import Source, Step
-from rldg_data.bags import find_bags
-from rldg_data.recording import write_episode
+from rldg_data.bags.reading import find_bags
+from rldg_data.bags.recording import write_episode
 from rldg_rl.checkpoint import write_checkpoint
 from rldg_rl.learner import Learner, Weights
 from rldg_rl.recordings import prepare, read_bag

@@ -12,12 +12,12 @@ from numpy.typing import NDArray
 
 from rldg_core.errors import UserError
 from rldg_core.image_codec import Image, decode_jpeg, encode_jpeg, resize
-from rldg_data.build import build_episode
-from rldg_data.episode import Episode
+from rldg_data.episodes.build import build_episode
+from rldg_data.episodes.episode import Episode
 from rldg_data.lerobot.layout import IMAGE_PREFIX
 from rldg_data.lerobot.stats import Counts, count_pixels
 from rldg_data.lerobot.video import encode_h264
-from rldg_data.plan import EpisodePlan, ImageFormat
+from rldg_data.recipe.plan import EpisodePlan, ImageFormat
 
 RATE_TOLERANCE = 0.05
 """LeRobot has whole frames per second, one number for a dataset: how far the median rate may be from it."""

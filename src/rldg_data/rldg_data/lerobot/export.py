@@ -9,15 +9,15 @@ from pathlib import Path
 
 from rldg_core.errors import UserError
 from rldg_core.files import sha256_hex, write_json
-from rldg_data import engines
-from rldg_data.engines import Beat, Engine
-from rldg_data.exporting import REPORT_FILE, ExportResult, Progress
 from rldg_data.lerobot.encoding import EncodedEpisode, encode_episode
 from rldg_data.lerobot.layout import INFO_PATH
 from rldg_data.lerobot.writing import DatasetWriter
-from rldg_data.plan import EpisodePlan, Plan
+from rldg_data.recipe.plan import EpisodePlan, Plan
+from rldg_data.rlds.export import REPORT_FILE, ExportResult, Progress
 from rldg_data.rlds.layout import SPLITS, is_valid_name, is_valid_version
-from rldg_data.staging import publish, staging
+from rldg_data.running import engines
+from rldg_data.running.engines import Beat, Engine
+from rldg_data.running.staging import publish, staging
 
 
 @dataclass(frozen=True)

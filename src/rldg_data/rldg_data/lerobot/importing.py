@@ -15,10 +15,10 @@ from rldg_core.errors import UserError
 from rldg_core.image_codec import Image, crop, encode_jpeg, resize
 from rldg_core.task import Task
 from rldg_core.types import ExecutedAction, Observation, Source, Step
-from rldg_data.episode import IMAGE_KEY, Episode, Float32
+from rldg_data.bags.recording import write_episode
+from rldg_data.episodes.episode import IMAGE_KEY, Episode, Float32
 from rldg_data.lerobot.names import FeatureNames
 from rldg_data.lerobot.reading import read_dataset
-from rldg_data.recording import write_episode
 
 ROUNDING = 1e-4
 """How far over 1 a normalised action may lie by rounding alone; beyond it counts as clipped."""

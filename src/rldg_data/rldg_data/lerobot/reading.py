@@ -15,7 +15,7 @@ import pyarrow as pa
 
 from rldg_core.errors import UserError
 from rldg_core.image_codec import Image, decode_jpeg, encode_jpeg
-from rldg_data.episode import ACTION_DIM, METADATA_TYPES, STATE_DIM, Episode, Float32
+from rldg_data.episodes.episode import ACTION_DIM, METADATA_TYPES, STATE_DIM, Episode, Float32
 from rldg_data.lerobot.layout import FINAL, FINAL_PREFIX, IMAGE_PREFIX, METADATA_PREFIX
 from rldg_data.lerobot.names import FeatureNames
 from rldg_data.lerobot.tables import DataFile, Info, numbers, read_episode_rows, read_info

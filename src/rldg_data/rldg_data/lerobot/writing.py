@@ -14,7 +14,7 @@ import pyarrow.parquet as pq
 
 from rldg_core.errors import UserError
 from rldg_core.files import write_json
-from rldg_data.episode import METADATA_TYPES
+from rldg_data.episodes.episode import METADATA_TYPES
 from rldg_data.lerobot import layout
 from rldg_data.lerobot.encoding import EncodedEpisode
 from rldg_data.lerobot.layout import FileIndex

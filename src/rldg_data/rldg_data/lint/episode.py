@@ -7,7 +7,7 @@ from collections.abc import Callable, Mapping
 import numpy as np
 from numpy.typing import NDArray
 
-from rldg_data.episode import Episode
+from rldg_data.episodes.episode import Episode
 from rldg_data.lint.findings import Limits, Problem, Problems
 
 Numbers = Mapping[str, NDArray[np.float32]]

@@ -6,7 +6,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Literal, NamedTuple
 
-from rldg_data.selecting import NO_OP_M, NO_OP_RAD
+from rldg_data.recipe.selecting import NO_OP_M, NO_OP_RAD
 
 Severity = Literal["error", "warning"]
 
@@ -52,7 +52,7 @@ class Limits:
     everyday on a camera; from 2.5 on the delta of one step spans several.
     max_rate_ratio: an episode's median period against the dataset's. A delta per step means another speed at
     another rate; timers of one robot agree within some per cent.
-    still_m, still_rad: a delta below both is a no-op, by the recipes' filter, too (`rldg_data.selecting`).
+    still_m, still_rad: a delta below both is a no-op, by the recipes' filter, too (`rldg_data.recipe.selecting`).
     max_no_op_ratio: share of still steps in an episode. Insertions wait and probe; above a half a policy that
     learns from it tends to stand still (the reason why OpenVLA's authors filtered LIBERO).
     max_saturated: share of an action dimension's steps at the largest magnitude of the dataset (within 2 %).

@@ -10,9 +10,9 @@ from pathlib import Path
 from tempfile import NamedTemporaryFile
 
 from rldg_core.errors import UserError
-from rldg_data.bags import find_bags
-from rldg_data.build import build_episode
-from rldg_data.episode import Episode
+from rldg_data.bags.reading import find_bags
+from rldg_data.episodes.build import build_episode
+from rldg_data.episodes.episode import Episode
 from rldg_data.lint.episode import CHECKS
 from rldg_data.lint.findings import Findings, Limits, Problem, at
 from rldg_data.lint.totals import (
@@ -26,7 +26,7 @@ from rldg_data.lint.totals import (
     Statistics,
     Total,
 )
-from rldg_data.plan import EpisodePlan
+from rldg_data.recipe.plan import EpisodePlan
 from rldg_data.rlds import Dataset, read_dataset
 
 Source = Iterable[tuple[Place, Episode | Problem]]

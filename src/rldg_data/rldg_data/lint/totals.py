@@ -11,11 +11,11 @@ from typing import IO, Any, NamedTuple, Protocol
 import numpy as np
 from numpy.typing import NDArray
 
-from rldg_data import jpeg, provenance
-from rldg_data.episode import Episode
+from rldg_data.episodes import jpeg, provenance
+from rldg_data.episodes.episode import Episode
 from rldg_data.lint.episode import numbers
 from rldg_data.lint.findings import Finding, Findings, Limits, Problem, Problems
-from rldg_data.statistics import dataset_statistics, rows_of
+from rldg_data.rlds.statistics import dataset_statistics, rows_of
 
 AXES = ("x", "y", "z", "rx", "ry", "rz", "gripper")
 

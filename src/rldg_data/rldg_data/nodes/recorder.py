@@ -16,13 +16,13 @@ from rclpy.qos import DurabilityPolicy, HistoryPolicy, QoSProfile, ReliabilityPo
 from rclpy.topic_endpoint_info import TopicEndpointInfo
 
 from rldg_core.errors import UserError
-from rldg_data import rosbag2_writer
-from rldg_data.mcap_file import PRESETS
-from rldg_data.mcap_writer import McapWriter
-from rldg_data.metadata import Qos, Storage, Topic
-from rldg_data.recording import EpisodeRecorder
-from rldg_data.repair import set_partials_aside
-from rldg_data.rosbag2_writer import Rosbag2Writer
+from rldg_data.bags import rosbag2_writer
+from rldg_data.bags.mcap_file import PRESETS
+from rldg_data.bags.mcap_writer import McapWriter
+from rldg_data.bags.metadata import Qos, Storage, Topic
+from rldg_data.bags.recording import EpisodeRecorder
+from rldg_data.bags.repair import set_partials_aside
+from rldg_data.bags.rosbag2_writer import Rosbag2Writer
 from rldg_msgs.msg import Step
 from rldg_ros.parameters import parameter, required, task_parameter
 from rldg_ros.qos import STEPS

@@ -6,9 +6,9 @@ from collections.abc import Iterable, Mapping
 
 import numpy as np
 
-from rldg_data.episode import METADATA_TYPES, Bools, Episode, Float32
+from rldg_data.episodes.episode import METADATA_TYPES, Bools, Episode, Float32
 from rldg_data.rlds.layout import STEP_FLAGS, STEP_SHAPES
-from rldg_data.tfrecord import Feature
+from rldg_data.rlds.tfrecord import Feature
 
 
 def to_features(episode: Episode) -> dict[str, Feature]:

@@ -7,7 +7,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from rldg_data.episode import ACTION_DIM, METADATA_TYPES, STATE_DIM
+from rldg_data.episodes.episode import ACTION_DIM, METADATA_TYPES, STATE_DIM
 
 ImageSizes = Mapping[str, tuple[int, int]]
 """Key of the image -> (height, width) [px]."""

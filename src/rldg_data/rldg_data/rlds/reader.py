@@ -9,10 +9,10 @@ from typing import Any
 
 from rldg_core.errors import UserError
 from rldg_core.files import read_json
-from rldg_data.episode import Episode
+from rldg_data.episodes.episode import Episode
 from rldg_data.rlds.examples import from_features
 from rldg_data.rlds.layout import ImageSizes, image_sizes, is_valid_name, is_valid_version, shard_name
-from rldg_data.tfrecord import decode_example, read_records
+from rldg_data.rlds.tfrecord import decode_example, read_records
 
 _MALFORMED = (LookupError, TypeError, ValueError, ArithmeticError, AttributeError)
 """What taking apart JSON of another layout raises."""

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 
-from rldg_data.episode import IMAGE_KEY
+from rldg_data.episodes.episode import IMAGE_KEY
 
 OPENVLA_FILE = "openvla_register.py"
 OCTO_FILE = "octo_kwargs.py"

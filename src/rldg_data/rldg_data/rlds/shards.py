@@ -17,14 +17,14 @@ import google_crc32c
 
 from rldg_core.errors import UserError
 from rldg_core.files import sha256_hex, write_json
-from rldg_data.episode import Episode
-from rldg_data.images import text
-from rldg_data.jpeg import check as jpeg_size
-from rldg_data.plan import EpisodePlan
+from rldg_data.episodes.episode import Episode
+from rldg_data.episodes.images import text
+from rldg_data.episodes.jpeg import check as jpeg_size
+from rldg_data.recipe.plan import EpisodePlan
 from rldg_data.rlds.examples import to_features
 from rldg_data.rlds.layout import ImageSizes
-from rldg_data.statistics import rows_of
-from rldg_data.tfrecord import encode_example, masked_crc, read_records, write_record
+from rldg_data.rlds.statistics import rows_of
+from rldg_data.rlds.tfrecord import encode_example, masked_crc, read_records, write_record
 
 _FORMAT = 1
 """Rises when the bytes that are written for the same episode change: shards of a killed older version are not used."""
@@ -86,7 +86,7 @@ def shards_of(episodes: Sequence[EpisodePlan], shard_bytes: int) -> list[tuple[E
 def write_shard(job: ShardJob, beat: Callable[[], None]) -> Shard:
     """Build and write the episodes of one shard; `beat` is called after each. Raises UserError naming the bag."""
     # The readers of bags are slow to import; whoever looks at a dataset does not need them.
-    from rldg_data.build import build_episode
+    from rldg_data.episodes.build import build_episode
 
     key = job.key()
     steps = num_bytes = count = crc = 0

@@ -15,7 +15,7 @@ from rldg_core.files import sha256_hex, write_bytes
 from rldg_core.seeding import derive_seed
 from rldg_core.task import Task
 from rldg_core.types import Float64, Step
-from rldg_data.bags import find_bags, read_episode
+from rldg_data.bags.reading import find_bags, read_episode
 
 CLASSES = {"positive": True, "negative": False}
 _SEPARATOR = "__"

@@ -1,0 +1,1 @@
+"""Bags of episodes: recorded, read, repaired, shown."""

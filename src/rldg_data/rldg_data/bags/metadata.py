@@ -1,0 +1,277 @@
+"""`metadata.yaml` of a rosbag2 bag, version 9 (Jazzy and later)."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from rldg_core.errors import UserError
+from rldg_data.bags.schemas import schema_text, type_hash
+
+FILE_NAME = "metadata.yaml"
+VERSION = 9
+_INFORMATION = "rosbag2_bagfile_information"
+_INFINITE = {"sec": 9223372036, "nsec": 854775807}
+
+
+@dataclass(frozen=True)
+class Qos:
+    """QoS of a recorded topic's publishers, by rosbag2's policy names."""
+
+    reliability: str = "reliable"
+    durability: str = "volatile"
+    history: str = "keep_last"
+    depth: int = 10
+
+    def to_yaml(self) -> str:
+        """The list of one profile, as rosbag2 stores it in a channel's metadata."""
+        return _dump([self.to_dict()]).strip()
+
+    def to_dict(self) -> dict[str, Any]:
+        """The profile with every key rosbag2 reads; what this suite never sets is at its default."""
+        return {
+            "history": self.history,
+            "depth": self.depth,
+            "reliability": self.reliability,
+            "durability": self.durability,
+            "deadline": dict(_INFINITE),
+            "lifespan": dict(_INFINITE),
+            "liveliness": "automatic",
+            "liveliness_lease_duration": dict(_INFINITE),
+            "avoid_ros_namespace_conventions": False,
+        }
+
+
+@dataclass(frozen=True)
+class Topic:
+    """A recorded topic: full name, `package/msg/Type`, QoS of its publishers.
+
+    given: what the bag that a topic was read from says of it, in place of what is installed here.
+    """
+
+    name: str
+    type: str
+    qos: Qos = field(default_factory=Qos)
+    given: GivenTopic | None = None
+
+    def definition(self) -> str:
+        """Text of the ros2msg schema. Raises UserError when the type is neither given nor installed."""
+        return self.given.definition if self.given else schema_text(self.type)
+
+    def hash(self) -> str:
+        """RIHS01 hash of the type. Raises UserError as `definition`."""
+        return self.given.hash if self.given else type_hash(self.type)
+
+    def qos_text(self) -> str:
+        """`offered_qos_profiles` of the channel."""
+        return self.given.qos_text if self.given else self.qos.to_yaml()
+
+    def qos_profiles(self) -> list[Any]:
+        """`offered_qos_profiles` of metadata.yaml."""
+        return self.given.qos_profiles() if self.given else [self.qos.to_dict()]
+
+
+@dataclass(frozen=True)
+class GivenTopic:
+    """Definition, type hash and QoS as they stand in an MCAP file; the last two may be empty there."""
+
+    definition: str
+    hash: str
+    qos_text: str
+
+    def qos_profiles(self) -> list[Any]:
+        """The list in qos_text, policies by their names as version 9 wants them; empty when it is none."""
+        try:
+            profiles = yaml.load(self.qos_text, Loader=yaml.CSafeLoader)
+        except yaml.YAMLError:
+            return []
+        if not isinstance(profiles, list) or not all(isinstance(profile, dict) for profile in profiles):
+            return []
+        return [{key: _policy_name(key, value) for key, value in profile.items()} for profile in profiles]
+
+
+_POLICIES = {
+    "history": ("system_default", "keep_last", "keep_all", "unknown"),
+    "reliability": ("system_default", "reliable", "best_effort", "unknown"),
+    "durability": ("system_default", "transient_local", "volatile", "unknown"),
+    "liveliness": ("system_default", "automatic", "manual_by_node", "manual_by_topic", "unknown"),
+}
+"""Until version 8 the numbers of rmw/types.h stood for them."""
+
+
+def _policy_name(key: Any, value: Any) -> Any:
+    names = _POLICIES.get(key, ())
+    return names[value] if isinstance(value, int) and 0 <= value < len(names) else value
+
+
+@dataclass(frozen=True)
+class Storage:
+    """How a bag is stored, by rosbag2's names. max_bagfile_size [bytes], max_bagfile_duration [s]: 0 never splits."""
+
+    preset: str = "zstd_fast"
+    max_bagfile_size: int = 0
+    max_bagfile_duration: int = 0
+
+
+@dataclass(frozen=True)
+class FileInfo:
+    """One file of a bag; times in ns since the epoch."""
+
+    name: str
+    start_ns: int = 0
+    end_ns: int = 0
+    message_count: int = 0
+
+    def with_message(self, time_ns: int) -> FileInfo:
+        """The same with one message more."""
+        start_ns = min(self.start_ns, time_ns) if self.message_count else time_ns
+        return FileInfo(self.name, start_ns, max(self.end_ns, time_ns), self.message_count + 1)
+
+
+@dataclass(frozen=True)
+class BagInfo:
+    """What metadata.yaml says. topics: name -> (type, message count); times in ns since the epoch; files in order."""
+
+    path: Path
+    files: tuple[Path, ...]
+    start_ns: int
+    duration_ns: int
+    message_count: int
+    topics: Mapping[str, tuple[str, int]]
+    custom_data: Mapping[str, str]
+
+    @property
+    def file(self) -> Path:
+        """The first file; the only one unless the bag is split."""
+        return self.files[0]
+
+
+def information(
+    files: Sequence[FileInfo], topics: Sequence[tuple[Topic, int]], custom_data: Mapping[str, str]
+) -> dict[str, Any]:
+    """Build the metadata of a bag. topics: with message counts."""
+    held = [f for f in files if f.message_count]
+    start_ns = min((f.start_ns for f in held), default=0)
+    end_ns = max((f.end_ns for f in held), default=0)
+    return {
+        "version": VERSION,
+        "storage_identifier": "mcap",
+        "duration": {"nanoseconds": end_ns - start_ns},
+        "starting_time": {"nanoseconds_since_epoch": start_ns},
+        "message_count": sum(f.message_count for f in files),
+        "topics_with_message_count": [
+            {
+                "topic_metadata": {
+                    "name": topic.name,
+                    "type": topic.type,
+                    "serialization_format": "cdr",
+                    "offered_qos_profiles": topic.qos_profiles(),
+                    "type_description_hash": topic.hash(),
+                },
+                "message_count": n,
+            }
+            for topic, n in topics
+        ],
+        "compression_format": "",
+        "compression_mode": "",
+        "relative_file_paths": [f.name for f in files],
+        "files": [
+            {
+                "path": f.name,
+                "starting_time": {"nanoseconds_since_epoch": f.start_ns},
+                "duration": {"nanoseconds": f.end_ns - f.start_ns},
+                "message_count": f.message_count,
+            }
+            for f in files
+        ],
+        "custom_data": dict(custom_data) or None,
+        "ros_distro": os.environ.get("ROS_DISTRO", "kilted"),
+    }
+
+
+def to_text(info: Mapping[str, Any]) -> str:
+    """The record inside the MCAP file (`serialized_metadata`)."""
+    return _dump(dict(info))
+
+
+def write(folder: Path, info: Mapping[str, Any]) -> None:
+    """Write `folder`/metadata.yaml."""
+    (folder / FILE_NAME).write_text(_dump({_INFORMATION: dict(info)}))
+
+
+def set_custom_data(folder: Path, custom_data: Mapping[str, str]) -> None:
+    """Put custom_data into the metadata.yaml that rosbag2 wrote: it takes them at opening, we know them at closing."""
+    document = yaml.load((folder / FILE_NAME).read_text(), Loader=yaml.CSafeLoader)
+    document[_INFORMATION]["custom_data"] = dict(custom_data)
+    (folder / FILE_NAME).write_text(_dump(document))
+
+
+def read(folder: Path, storage: str | None = "mcap") -> BagInfo:
+    """Read `folder`/metadata.yaml. Raises UserError naming the file when it is missing, foreign or malformed.
+
+    storage: the only one to accept; None: any.
+    """
+    path = folder / FILE_NAME
+    try:
+        document = yaml.load(path.read_text(), Loader=yaml.CSafeLoader)
+    except FileNotFoundError as error:
+        raise UserError(f"{folder}: not a bag: no {FILE_NAME}") from error
+    except (OSError, UnicodeDecodeError) as error:
+        raise UserError(f"{path}: cannot read: {error}") from error
+    except (yaml.YAMLError, RecursionError) as error:
+        raise UserError(f"{path}: not valid YAML: {str(error).splitlines()[0]}") from error
+    try:
+        return _parse(folder, document[_INFORMATION], storage)
+    except (KeyError, TypeError, ValueError, AttributeError, IndexError) as error:
+        raise UserError(f"{path}: not the metadata of a rosbag2 bag: {type(error).__name__} {error}") from error
+
+
+def custom_data_of(text: str) -> dict[str, str]:
+    """custom_data in a `serialized_metadata` record; empty when it is none of rosbag2's."""
+    try:
+        return _custom_data(yaml.load(text, Loader=yaml.CSafeLoader))
+    except (yaml.YAMLError, AttributeError, TypeError, ValueError):
+        return {}
+
+
+def _custom_data(info: Mapping[str, Any]) -> dict[str, str]:
+    data = info.get("custom_data") or {}
+    if any(isinstance(value, dict | list) for value in data.values()):
+        raise ValueError("custom_data holds more than text")
+    return {str(k): str(v) for k, v in data.items()}
+
+
+def _parse(folder: Path, info: Mapping[str, Any], storage: str | None) -> BagInfo:
+    if storage not in (None, info["storage_identifier"]):
+        raise UserError(f"{folder}: storage {info['storage_identifier']!r}, expected {storage}")
+    names = [str(name) for name in info["relative_file_paths"]]
+    if not names:
+        raise UserError(f"{folder / FILE_NAME}: relative_file_paths: empty")
+    for name in names:
+        if Path(name).name != name or name in ("", "..") or not name.isprintable():
+            raise UserError(f"{folder / FILE_NAME}: relative_file_paths: {name!r} is no name of a file in the bag")
+    topics = {
+        str(t["topic_metadata"]["name"]): (str(t["topic_metadata"]["type"]), int(t["message_count"]))
+        for t in info["topics_with_message_count"]
+    }
+    for text in {*topics, *(kind for kind, _ in topics.values())}:
+        if not text.isprintable():
+            raise ValueError(f"a topic has the name or type {text!r}")
+    return BagInfo(
+        path=folder,
+        files=tuple(folder / name for name in names),
+        start_ns=int(info["starting_time"]["nanoseconds_since_epoch"]),
+        duration_ns=int(info["duration"]["nanoseconds"]),
+        message_count=int(info["message_count"]),
+        topics=topics,
+        custom_data=_custom_data(info),
+    )
+
+
+def _dump(value: Any) -> str:
+    return yaml.dump(value, Dumper=yaml.CSafeDumper, sort_keys=False, default_flow_style=False, allow_unicode=True)

@@ -1,0 +1,216 @@
+"""Bags of episodes on disk: finding them, what they say of themselves, reading their Steps.
+
+A bag is a folder `episode_<number>` with metadata.yaml and its MCAP files, as rosbag2 leaves it behind.
+"""
+
+from __future__ import annotations
+
+import errno
+import hashlib
+import re
+import struct
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import IO
+
+import zstandard
+from mcap.exceptions import McapError
+from rosbags.serde import SerdeError
+
+from rldg_core.errors import UserError
+from rldg_core.types import Step
+from rldg_data.bags import metadata
+from rldg_data.bags.cdr import step_decoder
+from rldg_data.bags.episode_info import EpisodeInfo
+from rldg_data.bags.mcap_messages import messages
+from rldg_data.bags.metadata import BagInfo
+from rldg_data.bags.schemas import STEP_TYPE
+
+UNFINISHED = "unfinished"
+"""Folder beside the bags for what a killed recorder left."""
+INCOMPLETE: Mapping[str, str] = {"complete": "false"}
+"""custom_data of a bag that holds a part of an episode: it was never closed, or lost its end and was repaired."""
+
+_NAME = re.compile(r"episode_(\d+)")
+CORRUPT = (
+    McapError,
+    zstandard.ZstdError,
+    SerdeError,
+    struct.error,
+    ValueError,
+    LookupError,
+    EOFError,
+    ArithmeticError,
+    MemoryError,
+    RuntimeError,
+    TypeError,
+)
+"""What the decoders raise on bytes that are not what they expect."""
+
+
+@dataclass(frozen=True)
+class Recording:
+    """A bag as an export needs it: custom_data, Steps in order, hash of the MCAP files."""
+
+    info: EpisodeInfo
+    steps: list[Step]
+    sha256: str
+
+
+def episode_name(number: int) -> str:
+    """Folder name of a bag."""
+    return f"episode_{number:06d}"
+
+
+def find_bags(directory: Path) -> list[Path]:
+    """Return the bags of a directory in the order of their numbers.
+
+    Every folder of that name counts, so that a damaged one is reported and not passed over; what a killed
+    recorder left (hidden `.partial` folders) does not. Raises UserError when the directory is missing.
+    """
+    if not directory.is_dir():
+        raise UserError(f"{directory}: no such directory of bags")
+    return [path for _, path in sorted(_numbered(directory))]
+
+
+def next_index(directory: Path) -> int:
+    """The number after the highest one in use."""
+    return max((number for number, _ in _numbered(directory)), default=-1) + 1
+
+
+def bag_info(path: Path) -> BagInfo:
+    """Read metadata.yaml alone. Raises UserError when it is missing or foreign."""
+    return metadata.read(path)
+
+
+def content_sha256(path: Path) -> str:
+    """Hexadecimal SHA-256 over the MCAP files of a bag, in order. Raises UserError naming a file."""
+    return _content_sha256(bag_info(path))
+
+
+def _content_sha256(info: BagInfo) -> str:
+    digest = hashlib.sha256()
+    for file in info.files:
+        with _opened(file) as stream:
+            while block := stream.read(1 << 20):
+                digest.update(block)
+    return digest.hexdigest()
+
+
+def episode_info(path: Path) -> EpisodeInfo:
+    """Read custom_data alone. Raises UserError when this recorder did not write it, or the episode is incomplete."""
+    return episode_of(bag_info(path))
+
+
+def episode_of(info: BagInfo) -> EpisodeInfo:
+    """`episode_info` of a metadata.yaml that is read already."""
+    _refuse_incomplete(info)
+    return EpisodeInfo.from_custom_data(info.custom_data, str(info.path))
+
+
+def read_episode(path: Path) -> list[Step]:
+    """Read all Steps of a bag, by the schema in the file, in order of their index.
+
+    Raises UserError naming the file when it is truncated, corrupt, foreign, or holds no complete episode.
+    """
+    return _episode(bag_info(path))
+
+
+def read_recording(path: Path) -> Recording:
+    """`read_episode`, `episode_info` and `content_sha256` of a bag whose metadata.yaml is parsed once."""
+    info = bag_info(path)
+    steps = _episode(info)
+    return Recording(episode_of(info), steps, _content_sha256(info))
+
+
+def _episode(info: BagInfo) -> list[Step]:
+    _refuse_incomplete(info)
+    steps = _read_steps(info)
+    _check(steps, _where(info))
+    return steps
+
+
+def read_steps(path: Path) -> list[Step]:
+    """`read_episode`, also of an incomplete episode."""
+    return _read_steps(bag_info(path))
+
+
+def _read_steps(info: BagInfo) -> list[Step]:
+    topics = [name for name, (type_name, _) in info.topics.items() if type_name == STEP_TYPE]
+    if len(topics) != 1:
+        held = ", ".join(sorted({t for t, _ in info.topics.values()})) or "nothing"
+        raise UserError(f"{info.path}: {len(topics)} topics of type {STEP_TYPE}, expected 1; it holds {held}")
+    steps = [step for file in info.files for step in _read_file(file, topics[0])]
+    expected = info.topics[topics[0]][1]
+    if len(steps) != expected:
+        raise UserError(
+            f"{_where(info)}: truncated or corrupt: {len(steps)} Steps, {metadata.FILE_NAME} says {expected}"
+        )
+    return sorted(steps, key=lambda step: step.index)
+
+
+def _where(info: BagInfo) -> Path:
+    return info.file if len(info.files) == 1 else info.path
+
+
+def _refuse_incomplete(info: BagInfo) -> None:
+    if info.custom_data.get("complete") == INCOMPLETE["complete"]:
+        raise UserError(f"{info.path}: a part of an episode (its recorder was killed): nothing can be learned from it")
+
+
+def _read_file(file: Path, topic: str) -> list[Step]:
+    with _opened(file) as stream:
+        try:
+            return list(_steps(stream, topic))
+        except AttributeError as error:
+            raise UserError(f"{file}: its {STEP_TYPE} is of another version of rldg_msgs: {error}") from error
+        except CORRUPT as error:
+            raise UserError(f"{file}: truncated or corrupt: {first_line(error)}") from error
+        except OSError as error:
+            # EINVAL: the file is too short for its footer, or an offset in it is wrong.
+            reason = "truncated or corrupt" if error.errno == errno.EINVAL else "cannot read"
+            raise UserError(f"{file}: {reason}: {error.strerror or error}") from error
+
+
+def _steps(stream: IO[bytes], topic: str) -> Iterator[Step]:
+    decoders: dict[int, Callable[[bytes], Step]] = {}
+    for schema, data in messages(stream, topic):
+        if schema is None or schema.encoding != "ros2msg":
+            raise ValueError(f"topic {topic} has no ros2msg schema")
+        if schema.id not in decoders:
+            decoders[schema.id] = step_decoder(schema.data.decode())
+        yield decoders[schema.id](data)
+
+
+def _opened(file: Path) -> IO[bytes]:
+    try:
+        return file.open("rb")
+    except OSError as error:
+        raise UserError(f"{file}: cannot read: {error.strerror or error}") from error
+
+
+def first_line(error: Exception) -> str:
+    """What an exception says, on one printable line."""
+    lines = str(error).strip().splitlines()
+    line = lines[0] if lines else type(error).__name__
+    return line if line.isprintable() else repr(line)
+
+
+def is_episode(steps: Sequence[Step]) -> bool:
+    """Whether Steps, in order, are one whole episode."""
+    whole = bool(steps) and steps[0].is_first and steps[-1].is_last
+    return whole and not any(s.episode_id != steps[0].episode_id or s.index != i for i, s in enumerate(steps))
+
+
+def _check(steps: Sequence[Step], where: Path) -> None:
+    """Refuse what is not one complete episode: replay and export rely on it."""
+    if not steps or not steps[0].is_first or not steps[-1].is_last:
+        raise UserError(f"{where}: not a complete episode: no first or no last Step")
+    if not is_episode(steps):
+        raise UserError(f"{where}: not one episode: episode ids or indices do not follow each other")
+
+
+def _numbered(directory: Path) -> list[tuple[int, Path]]:
+    paths = directory.iterdir() if directory.is_dir() else ()
+    return [(int(m[1]), p) for p in paths if (m := _NAME.fullmatch(p.name)) and p.is_dir()]

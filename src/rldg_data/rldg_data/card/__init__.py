@@ -1,0 +1,1 @@
+"""A dataset's README.md."""

@@ -1,0 +1,1 @@
+"""One episode as arrays, built from bags: what all formats share."""

@@ -1,0 +1,198 @@
+"""EpisodePlan -> Episode: reads the bags, relabels, joins, checks every value, converts. Runs in worker processes."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from rldg_core.errors import UserError
+from rldg_core.types import Float64, Step
+from rldg_data.bags.episode_info import EpisodeInfo
+from rldg_data.bags.reading import Recording, read_recording
+from rldg_data.episodes.episode import ACTION_DIM, Episode, Float32
+from rldg_data.episodes.gripper import opening
+from rldg_data.episodes.images import conform
+from rldg_data.recipe.plan import EpisodePlan
+
+CLOSED_GRIPPER = 0.0
+"""Gripper of a task without one (the connector is in the fingers throughout): 0 closed, 1 open, absolute."""
+
+
+@dataclass(frozen=True)
+class _Part:
+    """The Steps that one bag gives, as arrays of N rows. length_s: from its first Step to the joint after it."""
+
+    images: dict[str, list[bytes]]
+    time_s: Float64
+    length_s: float
+    state: Float32
+    twist: Float32
+    wrench: Float32
+    action: Float32
+    reward: Float32
+    info: EpisodeInfo
+    provenance: dict[str, Any]
+
+
+def build_episode(plan: EpisodePlan) -> Episode:
+    """Read and convert one planned episode. Raises UserError naming the bag on a value that no dataset may hold.
+
+    Rotations are rotation vectors, which at <= 0.1 rad a step differ from roll, pitch, yaw by < 0.005 rad.
+    """
+    recordings = [read_recording(bag) for bag in plan.bags]
+    ends = [*plan.joints, len(recordings[-1].steps)]
+    parts = [_part(*item, plan) for item in zip(plan.bags, recordings, ends, strict=True)]
+    instruction = plan.instruction or recordings[0].steps[0].instruction
+    if not instruction.strip():
+        raise UserError(f"{plan.name}: empty instruction: generalists would skip the episode without a word")
+    episode = _joined(parts, instruction, bool(recordings[-1].steps[-1].terminated))
+    images = {key: conform(files, plan.images, f"{plan.name}: {key}") for key, files in episode.images.items()}
+    return replace(episode, images=images)
+
+
+def _part(bag: Path, recording: Recording, end: int, plan: EpisodePlan) -> _Part:
+    """The Steps before `end`. When `end` is a Step it is the joint: the next bag's first observation replaces it."""
+    steps, info, relabelled_by = recording.steps, recording.info, recording.info.relabelled_by
+    if not 1 <= end <= len(steps):
+        raise UserError(f"{bag}: a joint at Step {end}, it has {len(steps)}: it changed since the plan was made")
+    if plan.relabel is not None:
+        # A policy's libraries are imported only where one is asked for.
+        from rldg_data.recipe.relabelling import load_relabeller
+
+        relabeller = load_relabeller(plan.relabel)
+        steps, replaced = relabeller.relabel(steps[: end + 1], info, bag)
+        relabelled_by = relabeller.signature if replaced else relabelled_by
+    kept = steps[:end]
+    stamps = _increasing([step.observation.stamp_ns for step in steps[: end + 1]], bag)
+    action = _actions(kept, info, bag)
+    reward = np.array([step.reward for step in kept])
+    if end < len(recording.steps):
+        # What ends here is a part of the task: its success is not the episode's.
+        reward[-1] = 0.0
+    seen = [step.observation for step in kept]
+    pose = np.array([s.pose_base_tcp for s in seen])
+    width_m = np.array([s.gripper_width_m for s in seen])
+    width_m[np.isnan(width_m)] = 0.0
+    return _Part(
+        images={key: _images(kept, camera, bag) for key, camera in plan.cameras},
+        time_s=(stamps[:end] - stamps[0]) / 1e9,
+        length_s=float(stamps[-1] - stamps[0]) / 1e9,
+        state=_finite("a pose or gripper width", np.column_stack([pose, width_m]), bag),
+        twist=_finite("a twist", np.array([s.twist_base_tcp for s in seen]), bag),
+        wrench=_finite("a wrench", np.array([s.wrench_tcp for s in seen]), bag),
+        action=action,
+        reward=_finite("a reward", reward, bag),
+        info=info,
+        provenance={
+            "bag": place(bag),
+            "sha256": recording.sha256,
+            "episode_id": info.episode_id,
+            "source": info.source,
+            "policy_id": info.policy_id,
+            "policy_version": info.policy_version,
+            "steps": end if end < len(recording.steps) else end - 1,
+            **({"relabelled_by": json.loads(relabelled_by)} if relabelled_by else {}),
+        },
+    )
+
+
+def place(bag: Path) -> str:
+    """run/bags/episode: says where an episode came from, and moving the runs changes no byte."""
+    return "/".join(bag.parts[-3:])
+
+
+def _increasing(stamps: Sequence[int], bag: Path) -> NDArray[np.int64]:
+    values = np.array(stamps, dtype=np.int64)
+    late = np.flatnonzero(np.diff(values) <= 0)
+    if len(late):
+        raise UserError(f"{bag}: Step {late[0] + 1}: its stamp is not after that of the Step before")
+    return values
+
+
+def _actions(steps: Sequence[Step], info: EpisodeInfo, bag: Path) -> Float32:
+    """(N, 7) in m and rad, gripper absolute. The last Step of a bag: no motion, the gripper stays as it was."""
+    executed = [step.action.executed for step in steps if not step.is_last]
+    length = len(executed[0]) if executed else 6
+    for step, values in zip(steps, executed, strict=False):
+        if len(values) not in (6, 7) or len(values) != length:
+            raise UserError(f"{bag}: Step {step.index}: executed action has {len(values)} values, expected 6 or 7")
+    rows = np.zeros((len(steps), ACTION_DIM))
+    done: Float64 = np.array(executed, dtype=np.float64).reshape(-1, length)
+    rows[: len(done), :6] = done[:, :6] * ([info.action_scale_m] * 3 + [info.action_scale_rad] * 3)
+    if length == 7:
+        sources, width_m = [step.action.source for step in steps], steps[0].observation.gripper_width_m
+        rows[: len(done), 6] = opening(done[:, 6], sources[: len(done)], width_m)
+    else:
+        rows[: len(done), 6] = CLOSED_GRIPPER
+    rows[len(done) :, 6] = rows[len(done) - 1, 6]
+    return _finite("an executed action", rows, bag)
+
+
+def _finite(what: str, values: Float64, bag: Path) -> Float32:
+    """As float32. Raises UserError where a value is NaN, Inf or too large."""
+    with np.errstate(over="ignore"):
+        single = values.astype(np.float32)
+    good = np.isfinite(single)
+    if not good.all():
+        raise UserError(f"{bag}: Step {np.argwhere(~good)[0][0]}: {what} is not finite")
+    return single
+
+
+def _images(steps: Sequence[Step], camera: str, bag: Path) -> list[bytes]:
+    name = camera or next(iter(steps[0].observation.images), "")
+    files = [step.observation.images.get(name, b"") for step in steps]
+    if not all(files):
+        held = ", ".join(steps[0].observation.images) or "none"
+        raise UserError(f"{bag}: Step {files.index(b'')}: no image of camera {name!r}; the first Step has {held}")
+    return files
+
+
+def _joined(parts: Sequence[_Part], instruction: str, terminated: bool) -> Episode:
+    """One part after the other: a part begins where the time of the one before has its joint."""
+    starts = np.cumsum([0.0, *(part.length_s for part in parts[:-1])])
+    action = np.concatenate([part.action for part in parts])
+    first, last = np.zeros(len(action), np.bool_), np.zeros(len(action), np.bool_)
+    first[0] = last[-1] = True
+    return Episode(
+        images={key: [file for part in parts for file in part.images[key]] for key in parts[0].images},
+        timestamp_s=np.concatenate([s + p.time_s for s, p in zip(starts, parts, strict=True)]).astype(np.float32),
+        state=np.concatenate([part.state for part in parts]),
+        twist=np.concatenate([part.twist for part in parts]),
+        wrench=np.concatenate([part.wrench for part in parts]),
+        action=action,
+        reward=np.concatenate([part.reward for part in parts]),
+        is_first=first,
+        is_last=last,
+        is_terminal=last & terminated,
+        instruction=instruction,
+        metadata=_metadata(parts),
+    )
+
+
+def _metadata(parts: Sequence[_Part]) -> dict[str, Any]:
+    """Of joined recordings: every name, joined by +; the task is the first one's, the outcome the last one's."""
+    infos = [part.info for part in parts]
+    by_policy = next((info for info in reversed(infos) if info.policy_id), infos[-1])
+
+    def every(name: str) -> str:
+        return "+".join(dict.fromkeys(str(getattr(info, name)) for info in infos))
+
+    return {
+        "file_path": "+".join(str(part.provenance["bag"]) for part in parts),
+        "episode_id": every("episode_id"),
+        "task": infos[0].task,
+        "object": infos[0].object,
+        "source": every("source"),
+        "policy_id": by_policy.policy_id,
+        "policy_version": by_policy.policy_version,
+        "seed": every("seed"),
+        "success": infos[-1].success,
+        "config_hash": every("config_hash"),
+        "provenance": json.dumps([part.provenance for part in parts], sort_keys=True),
+    }

@@ -1,0 +1,1 @@
+"""Bags of other people become episodes."""

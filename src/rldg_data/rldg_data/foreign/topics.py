@@ -1,0 +1,223 @@
+"""Reading topics of any rosbag2 bag (MCAP or SQLite) and taking values out of their messages by field paths."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+from rosbags.interfaces import Connection, MessageDefinitionFormat
+from rosbags.rosbag2 import Reader
+from rosbags.typesys import Stores, get_types_from_idl, get_types_from_msg, get_typestore
+from rosbags.typesys.store import Typestore
+
+from rldg_core.errors import UserError
+from rldg_core.from_msg import stamp_ns, twist_array, wrench_array
+from rldg_core.types import Float64
+from rldg_data.bags.reading import first_line
+
+_DEFAULT_FIELDS = {
+    "PoseStamped": "pose",
+    "PoseWithCovarianceStamped": "pose.pose",
+    "TransformStamped": "transform",
+    "TwistStamped": "twist",
+    "WrenchStamped": "wrench",
+    "JointState": "position",
+    "Joy": "axes",
+    "Float32MultiArray": "data",
+    "Float64MultiArray": "data",
+    "Float32": "data",
+    "Float64": "data",
+    "Bool": "data",
+}
+"""Where the value is in messages that hold one."""
+
+OTHER_CLOCK_NS = 1_000_000_000
+
+
+@dataclass(frozen=True)
+class Series:
+    """One topic's values in the order of their stamps: stamps_ns (N,), values[i] of any kind.
+
+    late_ns: median of log time less stamp.
+    """
+
+    topic: str
+    stamps_ns: NDArray[np.int64]
+    values: list[Any]
+    late_ns: int = 0
+
+    def newest(self, at_ns: int) -> int:
+        """Index of the newest value at or before a time; -1 when there is none."""
+        return int(np.searchsorted(self.stamps_ns, at_ns, side="right")) - 1
+
+
+class ForeignBag:
+    """An open bag. Every failure of the reader is a UserError that names the bag."""
+
+    def __init__(self, path: Path, reader: Reader, header_stamps: bool) -> None:
+        self._path, self._reader = path, reader
+        self._header_stamps = header_stamps
+        self._offset_ns = 0
+        self._stores: dict[str, Typestore] = {}
+
+    def follow_clock(self, series: Series) -> None:
+        """From now on move log times, where they must do for stamps, to the clock of these headers.
+
+        Only where it is another clock (a simulated one, another host's), not merely a transport's delay.
+        """
+        self._offset_ns = series.late_ns if abs(series.late_ns) > OTHER_CLOCK_NS else 0
+
+    def read(self, topic: str, take: Callable[[Any, str, int], Any]) -> Series:
+        """All messages of a topic: `take(message, type, position in the topic)` is kept of each.
+
+        Raises UserError when the topic is missing or empty, or `take` finds a message wrong (ValueError).
+        """
+        connections = self._connections(topic)
+        stamps, log_times, values = [], [], []
+        for number, (connection, log_ns, raw) in enumerate(self._messages(connections)):
+            message = self._decoded(connection, raw)
+            stamps.append(self._stamp(message, log_ns))
+            log_times.append(log_ns)
+            try:
+                values.append(take(message, connection.msgtype, number))
+            except ValueError as error:
+                raise UserError(f"{self._path}: topic {topic}: message {number}: {first_line(error)}") from error
+        if not stamps:
+            raise UserError(f"{self._path}: topic {topic}: no messages")
+        order = np.argsort(stamps, kind="stable")
+        late_ns = int(np.median(np.array(log_times, np.int64) - np.array(stamps, np.int64)))
+        return Series(topic, np.array(stamps, np.int64)[order], [values[i] for i in order], late_ns)
+
+    def _connections(self, topic: str) -> list[Connection]:
+        found = [c for c in self._reader.connections if c.topic == topic]
+        if not found:
+            topics = sorted({c.topic for c in self._reader.connections})
+            held = ", ".join(t if t.isprintable() else repr(t) for t in topics) or "nothing"
+            raise UserError(f"{self._path}: topic {topic}: not in the bag; it holds {held}")
+        return found
+
+    def _messages(self, connections: list[Connection]) -> Iterator[tuple[Connection, int, bytes]]:
+        with _one_line(self._path):
+            yield from self._reader.messages(connections)
+
+    def _decoded(self, connection: Connection, raw: bytes) -> Any:
+        kind = connection.msgtype
+        with _one_line(self._path):
+            if kind not in self._stores:
+                # One store per type: what else is in the bag need not be understood.
+                self._stores[kind] = _typestore(connection)
+            return self._stores[kind].deserialize_cdr(raw, kind)
+
+    def _stamp(self, message: Any, log_ns: int) -> int:
+        """The header's, unless it is missing, unset or not wanted."""
+        stamp = getattr(getattr(message, "header", None), "stamp", None)
+        known_ns = stamp_ns(stamp) if stamp is not None and self._header_stamps else 0
+        return known_ns or log_ns - self._offset_ns
+
+
+@contextmanager
+def opened(path: Path, header_stamps: bool = True) -> Iterator[ForeignBag]:
+    """Open a bag. Raises UserError when it is missing, damaged or of an unknown kind."""
+    if not path.exists():
+        raise UserError(f"{path}: no such bag")
+    reader: Reader
+    with _one_line(path):
+        reader = Reader(path)
+        reader.open()
+    try:
+        yield ForeignBag(path, reader, header_stamps)
+    finally:
+        with _one_line(path):
+            reader.close()
+
+
+def _typestore(connection: Connection) -> Typestore:
+    definition, kind = connection.msgdef, connection.msgtype
+    if definition.format == MessageDefinitionFormat.NONE:
+        # Bags of SQLite before Jazzy carry no definitions: those of the current release must do.
+        return get_typestore(Stores.LATEST)
+    store = get_typestore(Stores.EMPTY)
+    if definition.format == MessageDefinitionFormat.MSG:
+        store.register(get_types_from_msg(definition.data, kind))
+    else:
+        for part in filter(None, definition.data.split("=" * 80 + "\n")):
+            store.register(get_types_from_idl(part.partition("\n")[2] if part.startswith("IDL: ") else part))
+    return store
+
+
+@contextmanager
+def _one_line(path: Path) -> Iterator[None]:
+    try:
+        yield
+    except Exception as error:
+        # rosbags parses what strangers wrote: no list of what it and its decompressors raise on it is complete.
+        raise UserError(f"{path}: not a bag that can be read: {first_line(error)}") from error
+
+
+def field_of(message: Any, type_name: str, path: str) -> Any:
+    """Follow a dotted path of names and indices; empty: the usual place of the type, or the message itself.
+
+    Raises ValueError naming the part that is missing.
+    """
+    value = message
+    for part in (path or _DEFAULT_FIELDS.get(type_name.rpartition("/")[2], "")).split("."):
+        if not part:
+            continue
+        try:
+            value = value[int(part)] if part.isdecimal() else getattr(value, part)
+        except (AttributeError, IndexError, TypeError) as error:
+            raise ValueError(f"field {path or part!r}: a {type_name} has no {part!r}") from error
+    return value
+
+
+def as_pose(value: Any) -> Float64:
+    """Pose or Transform -> (7,) position, unit quaternion xyzw. Raises ValueError on anything else."""
+    place = getattr(value, "position", getattr(value, "translation", None))
+    turn = getattr(value, "orientation", getattr(value, "rotation", None))
+    if place is None or turn is None:
+        raise ValueError(f"{type(value).__name__} is no pose")
+    pose = np.array([place.x, place.y, place.z, turn.x, turn.y, turn.z, turn.w], dtype=np.float64)
+    norm = float(np.linalg.norm(pose[3:]))
+    if not np.isfinite(pose).all() or abs(norm - 1.0) > 1e-2:
+        raise ValueError(f"{pose.round(4).tolist()} is no pose (position, unit quaternion)")
+    pose[3:] /= norm
+    return pose
+
+
+def as_twist(value: Any) -> Float64:
+    """Twist -> (6,). Raises ValueError on anything else."""
+    if not hasattr(value, "linear") or not hasattr(value, "angular"):
+        raise ValueError(f"{type(value).__name__} is no twist")
+    return _finite(twist_array(value))
+
+
+def as_wrench(value: Any) -> Float64:
+    """Wrench -> (6,). Raises ValueError on anything else."""
+    if not hasattr(value, "force") or not hasattr(value, "torque"):
+        raise ValueError(f"{type(value).__name__} is no wrench")
+    return _finite(wrench_array(value))
+
+
+def as_numbers(value: Any) -> Float64:
+    """Array -> (n,). Raises ValueError on anything else."""
+    return _finite(np.asarray(value, dtype=np.float64).reshape(-1)) if np.ndim(value) == 1 else _not("an array", value)
+
+
+def as_number(value: Any) -> float:
+    """Number or truth value -> float. Raises ValueError on anything else."""
+    return float(_finite(np.array([float(value)]))[0]) if np.ndim(value) == 0 else _not("a number", value)
+
+
+def _finite(values: Float64) -> Float64:
+    if not np.isfinite(values).all():
+        raise ValueError(f"{values.tolist()} is not finite")
+    return values
+
+
+def _not(what: str, value: Any) -> Any:
+    raise ValueError(f"{type(value).__name__} is not {what}")

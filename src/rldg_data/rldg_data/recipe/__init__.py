@@ -1,0 +1,1 @@
+"""Which bags become which dataset: recipe, plan, selection, stitching, relabelling."""

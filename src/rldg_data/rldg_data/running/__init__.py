@@ -1,0 +1,1 @@
+"""How an export runs: engines, and the folder it writes in."""
