@@ -174,9 +174,9 @@ def killed(bags: Path, root: Path, module: str, function: str, calls: int) -> No
         ("rlds.shards", "write_record", 0, False),
         ("rlds.shards", "write_record", 5, True),
         ("rlds.shards", "write_json", 1, True),
-        ("exporting", "dataset_statistics", 0, True),
-        ("staging", "fsync", 2, False),
-        ("exporting", "publish", 0, False),
+        ("rlds.export", "dataset_statistics", 0, True),
+        ("running.staging", "fsync", 2, False),
+        ("rlds.export", "publish", 0, False),
     ],
 )
 def test_killed_export_goes_on(

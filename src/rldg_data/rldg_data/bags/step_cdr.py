@@ -1,7 +1,7 @@
 """CDR bytes of the Step that this suite's own rldg_msgs define -> Step, without a generic deserialiser.
 
 Written by hand for one definition, `LAYOUT_HASH`; `rldg_data.bags.cdr` uses it for schemas of that RIHS01 hash alone,
-and a test holds it equal to the generic path. CDR: little endian, numbers aligned to their size from the payload's start.
+and a test holds it equal to the generic path. CDR: little endian, numbers aligned to their size from the start.
 """
 
 from __future__ import annotations

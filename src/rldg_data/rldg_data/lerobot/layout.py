@@ -51,7 +51,7 @@ NUMERIC: Mapping[str, tuple[str, tuple[str, ...] | None]] = {
 }
 """Column of data/*.parquet -> (dtype, names of its components; None: a scalar).
 
-state, twist, wrench and action as in `rldg_data.episodes.episode`. timestamp is frame_index / fps exactly: lerobot finds
+state, twist, wrench and action as in `rldg_data.episodes`. timestamp is frame_index / fps exactly: lerobot finds
 video frames by it; stamp_s is when the observation was really made, seconds since the episode's first. It is no
 `observation.*`, since lerobot takes each of those as an input of the policy.
 """
