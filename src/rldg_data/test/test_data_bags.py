@@ -23,7 +23,7 @@ from rldg_core.errors import UserError
 from rldg_core.types import Source, Step
 from rldg_data.bags.cdr import encode_step
 from rldg_data.bags.metadata import Qos, Storage, Topic
-from rldg_data.bags.reading import bag_info, content_sha256, episode_info, find_bags, read_episode
+from rldg_data.bags.reading import bag_info, content_blake3, episode_info, find_bags, read_episode
 from rldg_data.bags.recording import EpisodeRecorder, write_episode
 from rldg_data.bags.schemas import STEP_TYPE, schema_text, type_hash
 
@@ -126,14 +126,14 @@ def test_split_bag_is_read_as_one(tmp_path: Path, storage: Storage, files: int) 
 def test_lost_file_of_a_split_bag_is_a_user_error(tmp_path: Path) -> None:
     recorder = EpisodeRecorder(tmp_path, make_task(), storage=Storage(max_bagfile_duration=1))
     (path,) = filter(None, [recorder.add_step(encode_step(step)) for step in make_episode(30)])
-    digest = content_sha256(path)
+    digest = content_blake3(path)
     file = bag_info(path).files[1]
     content = file.read_bytes()
     file.unlink()
     with pytest.raises(UserError, match=f"^{file}: cannot read: No such file"):
         read_episode(path)
     file.write_bytes(content[:-1] + b"?")
-    assert content_sha256(path) != digest
+    assert content_blake3(path) != digest
 
 
 def test_records_come_in_the_order_of_a_native_bag(tmp_path: Path) -> None:

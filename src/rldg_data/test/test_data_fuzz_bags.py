@@ -23,7 +23,7 @@ from rldg_data.bags import step_cdr
 from rldg_data.bags.cdr import _step, decode_generic, encode_step, step_decoder
 from rldg_data.bags.mcap_writer import McapWriter
 from rldg_data.bags.metadata import GivenTopic, Storage, Topic
-from rldg_data.bags.reading import bag_info, content_sha256, episode_info, read_episode, read_steps
+from rldg_data.bags.reading import bag_info, content_blake3, episode_info, read_episode, read_steps
 from rldg_data.bags.recording import STEP_QOS, write_episode
 from rldg_data.bags.repair import repair_bag
 from rldg_data.bags.schemas import STEP_TYPE, schema_text, type_hash
@@ -100,7 +100,7 @@ def result_or_line(call: Callable[[], Any], name: str) -> Any:
 def read_all_ways(bag: Path) -> list[Step] | None:
     """Every reader of a bag, none of which may raise anything but a UserError."""
     steps: list[Step] | None = result_or_line(lambda: read_episode(bag), bag.name)
-    for call in (bag_info, episode_info, read_steps, summarize, content_sha256):
+    for call in (bag_info, episode_info, read_steps, summarize, content_blake3):
         result_or_line(lambda call=call: call(bag), bag.name)
     result_or_line(lambda: read_foreign(MAPPING, bag), bag.name)
     result_or_line(lambda: repair_bag(bag), bag.name)

@@ -16,7 +16,7 @@ from recipe_samples import Remembering, record, record_line, remembering_factory
 from rldg_core import registry
 from rldg_core.errors import UserError
 from rldg_core.types import Source, Step
-from rldg_data.bags.reading import content_sha256, episode_info, find_bags, read_episode
+from rldg_data.bags.reading import content_blake3, episode_info, find_bags, read_episode
 from rldg_data.bags.recording import write_episode
 from rldg_data.episodes.build import build_episode
 from rldg_data.recipe.plan import EpisodePlan, Plan, Relabel
@@ -121,7 +121,7 @@ def test_new_bags_hold_the_same_steps_and_say_who_relabelled(tmp_path: Path, log
     # The last action with a policy is one that stayed: the bag is still the specialist's, its human part the expert's.
     assert by == {
         "backend": "remembering",
-        "bag_sha256": content_sha256(bag),
+        "bag_blake3": content_blake3(bag),
         "checkpoint_sha256": "abc",
         "policy_id": "expert",
         "policy_version": 12,
@@ -152,7 +152,7 @@ def test_a_recipe_relabels_on_the_way_and_equals_the_relabelled_bags(tmp_path: P
     np.testing.assert_allclose(episode.action[1, :3], 0.2 * 0.015, rtol=1e-6)
     (part,) = json.loads(episode.metadata["provenance"])
     assert part["relabelled_by"]["policy_id"] == "expert"
-    assert part["sha256"] == content_sha256(made.bags[0])
+    assert part["blake3"] == content_blake3(made.bags[0])
     assert "relabelled_by" not in json.loads(build_episode(replace(made, relabel=None)).metadata["provenance"])[0]
 
 

@@ -6,7 +6,6 @@ A bag is a folder `episode_<number>` with metadata.yaml and its MCAP files, as r
 from __future__ import annotations
 
 import errno
-import hashlib
 import re
 import struct
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -15,6 +14,7 @@ from pathlib import Path
 from typing import IO
 
 import zstandard
+from blake3 import blake3
 from mcap.exceptions import McapError
 from rosbags.serde import SerdeError
 
@@ -55,7 +55,7 @@ class Recording:
 
     info: EpisodeInfo
     steps: list[Step]
-    sha256: str
+    blake3: str
 
 
 def episode_name(number: int) -> str:
@@ -84,13 +84,14 @@ def bag_info(path: Path) -> BagInfo:
     return metadata.read(path)
 
 
-def content_sha256(path: Path) -> str:
-    """Hexadecimal SHA-256 over the MCAP files of a bag, in order. Raises UserError naming a file."""
-    return _content_sha256(bag_info(path))
+def content_blake3(path: Path) -> str:
+    """Hexadecimal BLAKE3 over the MCAP files of a bag, in order: a dozen times as fast as SHA-256 without its CPU
+    instructions, where that was a quarter of an export. Raises UserError naming a file."""
+    return _content_blake3(bag_info(path))
 
 
-def _content_sha256(info: BagInfo) -> str:
-    digest = hashlib.sha256()
+def _content_blake3(info: BagInfo) -> str:
+    digest = blake3()
     for file in info.files:
         with _opened(file) as stream:
             while block := stream.read(1 << 20):
@@ -118,10 +119,10 @@ def read_episode(path: Path) -> list[Step]:
 
 
 def read_recording(path: Path) -> Recording:
-    """`read_episode`, `episode_info` and `content_sha256` of a bag whose metadata.yaml is parsed once."""
+    """`read_episode`, `episode_info` and `content_blake3` of a bag whose metadata.yaml is parsed once."""
     info = bag_info(path)
     steps = _episode(info)
-    return Recording(episode_of(info), steps, _content_sha256(info))
+    return Recording(episode_of(info), steps, _content_blake3(info))
 
 
 def _episode(info: BagInfo) -> list[Step]:

@@ -87,7 +87,7 @@ def _provenance(seen: Survey) -> list[str]:
         "## Where it came from",
         _table(["recorded in", "bags"], _shortened(rows)),
         f"Task configurations (hashes): {', '.join(f'`{h}`' for h in sorted(seen.configs)) or 'unknown'}.",
-        "Every episode's metadata names its bags with their SHA-256 (`provenance`).",
+        "Every episode's metadata names its bags with the BLAKE3 hash of their files (`provenance`).",
     ]
     if seen.stitched:
         parts.append(f"{seen.stitched} episodes are stitched from more than one recording.")

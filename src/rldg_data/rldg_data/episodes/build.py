@@ -91,7 +91,7 @@ def _part(bag: Path, recording: Recording, end: int, plan: EpisodePlan) -> _Part
         info=info,
         provenance={
             "bag": place(bag),
-            "sha256": recording.sha256,
+            "blake3": recording.blake3,
             "episode_id": info.episode_id,
             "source": info.source,
             "policy_id": info.policy_id,

@@ -31,7 +31,7 @@ METADATA_TYPES: Mapping[str, type] = {
     "provenance": str,
 }
 """episode_metadata. seed is text: TFDS has no unsigned 64-bit integers on disk. provenance: JSON list of the recordings
-it is made of, each {bag, sha256, episode_id, source, policy_id, policy_version, steps[, relabelled_by]}."""
+it is made of, each {bag, blake3, episode_id, source, policy_id, policy_version, steps[, relabelled_by]}."""
 
 
 @dataclass(frozen=True)

@@ -9,7 +9,7 @@ from typing import Any
 
 
 def parts(metadata: Mapping[str, Any]) -> list[dict[str, Any]]:
-    """One mapping per recording, as `rldg_data.episodes.build` writes them: bag, sha256, ...; none without any.
+    """One mapping per recording, as `rldg_data.episodes.build` writes them: bag, blake3, ...; none without any.
 
     Raises ValueError when it is not of that form.
     """
@@ -21,4 +21,4 @@ def parts(metadata: Mapping[str, Any]) -> list[dict[str, Any]]:
 
 
 def _is_part(part: dict[str, Any]) -> bool:
-    return isinstance(part.get("bag"), str) and re.fullmatch("[0-9a-f]{64}", str(part.get("sha256"))) is not None
+    return isinstance(part.get("bag"), str) and re.fullmatch("[0-9a-f]{64}", str(part.get("blake3"))) is not None

@@ -211,7 +211,7 @@ class Copies:
         if twin != place.label:
             yield Problem("error", "duplicate", f"the same content as {twin}")
         try:
-            recordings = [bytes.fromhex(part["sha256"])[:16] for part in provenance.parts(episode.metadata)]
+            recordings = [bytes.fromhex(part["blake3"])[:16] for part in provenance.parts(episode.metadata)]
         except ValueError as error:
             yield Problem("error", "provenance", str(error))
             recordings = []

@@ -8,7 +8,7 @@ from collections.abc import Hashable, Sequence
 from pathlib import Path
 
 from rldg_core.errors import UserError
-from rldg_data.bags.reading import content_sha256
+from rldg_data.bags.reading import content_blake3
 from rldg_data.recipe.plan import EpisodePlan, ImageFormat, Plan, Relabel
 from rldg_data.recipe.recipe import Filter, Recipe, Source, Split
 from rldg_data.recipe.selecting import Bookkeeping, Candidate, Recorded, expand, filtered, rank, read_all, take
@@ -123,7 +123,7 @@ def _val(where: str, chosen: Sequence[Candidate], split: Split, books: Bookkeepi
     parts = {part.path: part for candidate in chosen for part in candidate.parts}
     sizes = Counter(part.num_bytes for part in parts.values())
     # Equal files have equal sizes: only those need a hash.
-    content = {path: books.attempt(path, content_sha256) for path, part in parts.items() if sizes[part.num_bytes] > 1}
+    content = {path: books.attempt(path, content_blake3) for path, part in parts.items() if sizes[part.num_bytes] > 1}
 
     def keys(candidate: Candidate) -> list[Hashable]:
         ids = [("id", part.info.episode_id) for part in candidate.parts if part.info.episode_id]

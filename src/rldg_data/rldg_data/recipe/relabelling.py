@@ -195,7 +195,7 @@ def relabel_bags(
                 raise
             bad.append((bag, str(error)))
         else:
-            signature = {**json.loads(relabeller.signature), "bag_sha256": recording.sha256}
+            signature = {**json.loads(relabeller.signature), "bag_blake3": recording.blake3}
             info = recording.info if not count else _relabelled_info(recording.info, steps, signature)
             _write(out / episode_name(written), steps, info, _topic(bag))
             written, replaced = written + 1, replaced + count
