@@ -10,17 +10,14 @@ from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
-from numpy.typing import NDArray
 
+from rldg_core import from_msg
 from rldg_core.errors import UserError
 from rldg_core.frames import rotation_of
 from rldg_core.from_msg import NS_PER_S, pose_array, stamp_ns, wrench_array
 from rldg_core.image_codec import Image, crop, encode_jpeg, resize
 from rldg_core.task import CameraConfig
 from rldg_core.types import Float64, Observation
-
-CHANNELS = {"rgb8": (0, 1, 2), "bgr8": (2, 1, 0), "rgba8": (0, 1, 2), "bgra8": (2, 1, 0)}
-"""Encodings of sensor_msgs/Image that are understood -> where red, green and blue are within a pixel."""
 
 STALE_PERIODS = 2.0
 """An input older than this many control periods is refused (docs/architecture.md, step semantics)."""
@@ -37,19 +34,14 @@ def decode_image(message: Any, camera: CameraConfig) -> Image:
 
     Raises UserError naming the topic, what came and what was expected.
     """
-    encoding, width, height = str(message.encoding), int(message.width), int(message.height)
-    if encoding not in CHANNELS:
-        raise UserError(f"{camera.topic}: image encoding is {encoding!r}, expected one of {', '.join(CHANNELS)}")
+    try:
+        pixels: Image = from_msg.image(message)
+    except ValueError as error:
+        raise UserError(f"{camera.topic}: {error}") from error
+    height, width, _ = pixels.shape
     if (width, height) != (camera.width, camera.height):
         raise UserError(f"{camera.topic}: image is {width}x{height}, the task expects {camera.width}x{camera.height}")
-    depth = 4 if encoding.endswith("a8") else 3
-    step = int(message.step)
-    data: NDArray[np.uint8] = np.frombuffer(message.data, dtype=np.uint8)
-    if step < width * depth or data.size != step * height:
-        raise UserError(f"{camera.topic}: {data.size} bytes with step {step} are no {width}x{height} {encoding} image")
-    pixels = data.reshape(height, step)[:, : width * depth].reshape(height, width, depth)
-    red, green, blue = CHANNELS[encoding]
-    return pixels if depth == 3 and red == 0 else np.ascontiguousarray(pixels[..., [red, green, blue]])
+    return pixels
 
 
 def observe_camera(message: Any, camera: CameraConfig) -> bytes:

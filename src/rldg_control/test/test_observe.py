@@ -66,8 +66,8 @@ def broken(**changes: Any) -> Message:
 @pytest.mark.parametrize(
     ("message", "text"),
     [
-        (broken(encoding="16UC1"), "/cam: image encoding is '16UC1', expected one of rgb8, bgr8, rgba8, bgra8"),
-        (broken(width=640, height=480), "/cam: image is 640x480, the task expects 64x48"),
+        (broken(encoding="16UC1"), "/cam: image encoding is '16UC1', expected one of rgb8, bgr8, rgba8, bgra8, mono8"),
+        (image(RGB[:40], "rgb8"), "/cam: image is 64x40, the task expects 64x48"),
         (broken(data=b"12"), "/cam: 2 bytes with step 192 are no 64x48 rgb8 image"),
         (broken(step=100), "/cam: 9216 bytes with step 100 are no 64x48 rgb8 image"),
     ],

@@ -4,14 +4,10 @@ from __future__ import annotations
 
 from typing import Any
 
-import numpy as np
-
-from rldg_core.image_codec import Image, crop, decode_jpeg, encode_jpeg, resize
+from rldg_core import from_msg
+from rldg_core.image_codec import crop, decode_jpeg, encode_jpeg, resize
 from rldg_data.foreign.mapping import CameraMapping
 from rldg_data.foreign.topics import ForeignBag, Series
-
-CHANNELS = {"rgb8": (0, 1, 2), "bgr8": (2, 1, 0), "rgba8": (0, 1, 2), "bgra8": (2, 1, 0), "mono8": (0, 0, 0)}
-"""Encodings of sensor_msgs/Image that are understood -> where red, green and blue are within a pixel."""
 
 
 def camera_frames(bag: ForeignBag, camera: CameraMapping, stamps: Series, chosen: list[int]) -> list[bytes]:
@@ -29,7 +25,7 @@ def camera_frames(bag: ForeignBag, camera: CameraMapping, stamps: Series, chosen
 def to_jpeg(message: Any, camera: CameraMapping) -> bytes:
     """sensor_msgs/Image or CompressedImage -> JPEG. Raises ValueError on an image that cannot be used."""
     if hasattr(message, "encoding"):
-        image = decode_raw(message)
+        image = from_msg.image(message)
     elif hasattr(message, "format"):
         data = bytes(memoryview(message.data))
         image = decode_jpeg(data)
@@ -43,16 +39,3 @@ def to_jpeg(message: Any, camera: CameraMapping) -> bytes:
     if camera.crop:
         image = crop(image, camera.crop.x, camera.crop.y, camera.crop.width, camera.crop.height)
     return encode_jpeg(resize(image, camera.size_px), camera.jpeg_quality)
-
-
-def decode_raw(message: Any) -> Image:
-    """sensor_msgs/Image -> (height, width, 3) uint8 RGB; row padding is removed. Raises ValueError."""
-    encoding, width, height, step = str(message.encoding), int(message.width), int(message.height), int(message.step)
-    if encoding not in CHANNELS:
-        raise ValueError(f"image encoding is {encoding!r}, expected one of {', '.join(CHANNELS)}")
-    depth = {"m": 1, "r": 3, "b": 3}[encoding[0]] + ("a" in encoding)
-    data = np.frombuffer(message.data, dtype=np.uint8)
-    if not width or step < width * depth or data.size != step * height:
-        raise ValueError(f"{data.size} bytes with step {step} are no {width}x{height} {encoding} image")
-    pixels = data.reshape(height, step)[:, : width * depth].reshape(height, width, depth)
-    return np.ascontiguousarray(pixels[..., list(CHANNELS[encoding])])
