@@ -205,10 +205,17 @@ class Rig:
         return process.returncode, output
 
     def close(self) -> None:
+        """Kill what runs and leave the domain; a second call does no harm."""
+        said_goodbye = any(process.poll() is not None for process in self.processes)
         for process in self.processes:
             if process.poll() is None:
                 os.killpg(process.pid, signal.SIGKILL)
             process.communicate(timeout=10)
+        self.processes.clear()
+        # To destroy our node while the middleware takes in that another one has gone crashed it twice, under load.
+        deadline_s = monotonic() + 1.0
+        while said_goodbye and len(self.bench.get_node_names()) > 1 and monotonic() < deadline_s:
+            self.executor.spin_once(timeout_sec=0.02)
         # Ends the generator of a spin that stopped half way: it would keep the bench's latched publishers alive,
         # and the next rig of the same domain would hear of this one's frames.
         self.executor.shutdown()
