@@ -20,7 +20,8 @@ def sha256_hex(data: bytes) -> str:
     return hashlib.sha256(data).hexdigest()
 
 
-def _fsync(path: Path) -> None:
+def fsync(path: Path) -> None:
+    """Wait until a file or folder is on the disk."""
     descriptor = os.open(path, os.O_RDONLY)
     try:
         os.fsync(descriptor)
@@ -45,7 +46,7 @@ def writing_aside(path: Path) -> Iterator[Path]:
     try:
         yield aside
         for item in [*aside.rglob("*"), aside] if aside.is_dir() else [aside]:
-            _fsync(item)
+            fsync(item)
         if path.is_dir():
             # A folder cannot be replaced atomically: move the old one out of the way first.
             old = _aside(path)
@@ -54,7 +55,7 @@ def writing_aside(path: Path) -> Iterator[Path]:
             shutil.rmtree(old)
         else:
             os.replace(aside, path)
-        _fsync(path.parent)
+        fsync(path.parent)
     except OSError as error:
         raise UserError(f"{path}: cannot write: {error.strerror or error}") from error
     finally:

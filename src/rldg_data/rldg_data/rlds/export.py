@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from rldg_core.errors import UserError
+from rldg_core.files import fsync
 from rldg_data.episodes.jpeg import check as jpeg_size
 from rldg_data.recipe.plan import EpisodePlan, Plan
 from rldg_data.rlds import layout
@@ -19,7 +20,7 @@ from rldg_data.rlds.shards import Shard, ShardJob, complete_shard, shards_of, wr
 from rldg_data.rlds.statistics import dataset_statistics
 from rldg_data.running import engines
 from rldg_data.running.engines import Engine
-from rldg_data.running.staging import fsync, publish, staging
+from rldg_data.running.staging import publish, staging
 
 MARKER_FILE = "dataset_info.json"
 REPORT_FILE = "export_report.json"

@@ -13,6 +13,7 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from rldg_core.errors import UserError
+from rldg_core.files import fsync
 
 
 @contextmanager
@@ -53,15 +54,6 @@ def publish(folder: Path, path: Path) -> None:
     fsync(path.parent)
     if old.exists():
         shutil.rmtree(old)
-
-
-def fsync(path: Path) -> None:
-    """Wait until a file or folder is on the disk."""
-    descriptor = os.open(path, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
 
 
 def _check_target(path: Path, marker: str, overwrite: bool) -> None:
