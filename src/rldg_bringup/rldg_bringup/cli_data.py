@@ -17,7 +17,7 @@ from rldg_core.errors import UserError
 if TYPE_CHECKING:
     from rldg_data.recipe.plan import Plan
     from rldg_data.recipe.recipe import Recipe
-    from rldg_data.rlds.export import ExportResult
+    from rldg_data.running.outcome import ExportResult
 
 app = sub_app()
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import shutil
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -13,10 +12,9 @@ from rldg_data.lerobot.encoding import EncodedEpisode, encode_episode
 from rldg_data.lerobot.layout import INFO_PATH
 from rldg_data.lerobot.writing import DatasetWriter
 from rldg_data.recipe.plan import EpisodePlan, Plan
-from rldg_data.rlds.export import REPORT_FILE, ExportResult, Progress
-from rldg_data.rlds.layout import SPLITS, is_valid_name, is_valid_version
 from rldg_data.running import engines
 from rldg_data.running.engines import Beat, Engine
+from rldg_data.running.outcome import REPORT_FILE, ExportResult, Progress, check_plan, report
 from rldg_data.running.staging import publish, staging
 
 
@@ -88,7 +86,7 @@ def export_plan(
     killed export left is removed by the next one, which begins anew. Raises UserError when the plan cannot be written,
     a bag is damaged, the disk is full or another export is at it; whatever stood there before stays.
     """
-    _check(plan, workers)
+    check_plan(plan, workers)
     path = root / plan.name / plan.version
     with staging(path, sha256_hex(f"lerobot {plan.sha256()}".encode()), INFO_PATH, overwrite) as aside:
         _clear(aside)
@@ -106,7 +104,7 @@ def export_plan(
             result = ExportResult(
                 path, writer.splits, writer.frames + sum(writer.splits.values()), plan.left_out, tuple(order.bad), 0
             )
-            write_json(folder / REPORT_FILE, _report(result, plan))
+            write_json(folder / REPORT_FILE, report(plan, result.episodes, result.steps, result.bad))
             publish(folder, path)
         finally:
             writer.abort()
@@ -121,35 +119,6 @@ def _encode(job: _Job, beat: Beat) -> _Done:
         return _Done(job.number, encode_episode(job.plan, job.stem))
     except UserError as error:
         return _Done(job.number, None, str(error))
-
-
-def _check(plan: Plan, workers: int) -> None:
-    if not is_valid_name(plan.name):
-        raise UserError(
-            f"dataset name {plan.name!r}: expected lower-case letters, digits and _, starting with a letter"
-        )
-    if not is_valid_version(plan.version):
-        raise UserError(f"dataset version {plan.version!r}: expected MAJOR.MINOR.PATCH, e.g. 1.0.0")
-    if workers < 1:
-        raise UserError(f"workers {workers}: expected at least 1")
-    for episode in plan.episodes:
-        if episode.split not in SPLITS:
-            raise UserError(f"{episode.name}: split {episode.split!r}, expected one of {', '.join(SPLITS)}")
-        for key, _ in episode.cameras:
-            if not is_valid_name(key):
-                raise UserError(f"dataset {plan.name}: image key {key!r}: expected lower-case letters, digits and _")
-    if not any(episode.split == "train" for episode in plan.episodes):
-        raise UserError(f"dataset {plan.name}: no episode in split train")
-
-
-def _report(result: ExportResult, plan: Plan) -> dict[str, object]:
-    return {
-        "episodes": dict(result.episodes),
-        "steps": result.steps,
-        "left_out": dict(result.left_out),
-        "bad": [{"bag": str(bag), "reason": reason} for bag, reason in result.bad],
-        "recipe": json.loads(plan.recipe) if plan.recipe else None,
-    }
 
 
 def _clear(folder: Path) -> None:

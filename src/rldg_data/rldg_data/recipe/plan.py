@@ -4,9 +4,26 @@ from __future__ import annotations
 
 import hashlib
 import json
+import re
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
+
+SPLITS = ("train", "val")
+"""What OpenVLA and Octo look for; without "val" they hold out the last 5 % of "train"."""
+
+_NAME = re.compile(r"[a-z][a-z0-9_]*")
+_VERSION = re.compile(r"(0|[1-9]\d*)\.(0|[1-9]\d*)\.(0|[1-9]\d*)", re.ASCII)
+
+
+def is_valid_name(name: str) -> bool:
+    """Whether TFDS takes this as a dataset name (and a key of an image): letters, digits, _; no path."""
+    return len(name) <= 100 and _NAME.fullmatch(name) is not None
+
+
+def is_valid_version(version: str) -> bool:
+    """Whether TFDS takes this as a version: MAJOR.MINOR.PATCH."""
+    return len(version) <= 100 and _VERSION.fullmatch(version) is not None
 
 
 @dataclass(frozen=True)

@@ -7,7 +7,6 @@ in which a directory lists them. Only metadata.yaml is read, except where a filt
 
 from __future__ import annotations
 
-import re
 from collections.abc import Sequence
 from datetime import date
 from glob import escape
@@ -20,7 +19,7 @@ from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Fie
 from rldg_core.configuration import load_model, validated
 from rldg_core.errors import UserError
 from rldg_data.episodes.episode import IMAGE_KEY
-from rldg_data.recipe.plan import Plan
+from rldg_data.recipe.plan import Plan, is_valid_name, is_valid_version
 
 NOT_A_CAMERA = ("state", "twist", "wrench", "timestamp")
 """Keys of an observation that no camera may take."""
@@ -29,13 +28,13 @@ TEMPLATE_FIELDS = ("task", "object", "recorded")
 
 
 def _checked_name(name: str) -> str:
-    if not re.fullmatch(r"[a-z][a-z0-9_]*", name):
+    if not is_valid_name(name):
         raise ValueError(f"{name!r}: expected lower-case letters, digits and _, starting with a letter")
     return name
 
 
 def _checked_version(version: str) -> str:
-    if not re.fullmatch(r"(0|[1-9]\d*)\.(0|[1-9]\d*)\.(0|[1-9]\d*)", version, re.ASCII):
+    if not is_valid_version(version):
         raise ValueError(f"{version!r}: expected MAJOR.MINOR.PATCH, e.g. 1.0.0")
     return version
 

@@ -4,50 +4,31 @@ from __future__ import annotations
 
 import json
 from collections import Counter
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 from rldg_core.errors import UserError
 from rldg_core.files import fsync
 from rldg_data.episodes.jpeg import check as jpeg_size
-from rldg_data.recipe.plan import EpisodePlan, Plan
+from rldg_data.recipe.plan import SPLITS, EpisodePlan, Plan
 from rldg_data.rlds import layout
 from rldg_data.rlds.registration import OCTO_FILE, OPENVLA_FILE, octo_kwargs, openvla_register
 from rldg_data.rlds.shards import Shard, ShardJob, complete_shard, shards_of, write_shard
 from rldg_data.rlds.statistics import dataset_statistics
 from rldg_data.running import engines
 from rldg_data.running.engines import Engine
+from rldg_data.running.outcome import REPORT_FILE, ExportResult, Progress, check_plan, report
 from rldg_data.running.staging import publish, staging
 
 MARKER_FILE = "dataset_info.json"
-REPORT_FILE = "export_report.json"
 MAX_SHARD_BYTES = 256 * 2**20
 """Enough shards to read in parallel, few enough to copy."""
 MIN_SHARD_BYTES = 16 * 2**20
 PARTS = 8
 """Smaller datasets are cut into so many shards, so that workers share the work whatever their number."""
-
-Progress = Callable[[int, int], None]
-"""(episodes done, episodes in all); called often, also without news, and may raise to cancel."""
-
-
-@dataclass(frozen=True)
-class ExportResult:
-    """What an export wrote and what it left out.
-
-    episodes: per split; steps: last ones included; left_out: reason -> bags, from the recipe's filters; bad: (bag,
-    reason) that skip_bad passed over; resumed: episodes that an earlier, killed export had written already.
-    """
-
-    path: Path
-    episodes: Mapping[str, int]
-    steps: int
-    left_out: Mapping[str, int]
-    bad: tuple[tuple[Path, str], ...]
-    resumed: int
 
 
 def export_plan(
@@ -90,25 +71,14 @@ def export_plan(
 
 
 def _check(plan: Plan, workers: int) -> None:
-    if not layout.is_valid_name(plan.name):
-        raise UserError(
-            f"dataset name {plan.name!r}: expected lower-case letters, digits and _, starting with a letter"
-        )
-    if not layout.is_valid_version(plan.version):
-        raise UserError(f"dataset version {plan.version!r}: expected MAJOR.MINOR.PATCH, e.g. 1.0.0")
-    if workers < 1:
-        raise UserError(f"workers {workers}: expected at least 1")
-    if not any(episode.split == "train" for episode in plan.episodes):
-        raise UserError(f"dataset {plan.name}: no episode in split train")
+    check_plan(plan, workers)
     keys = [key for key, _ in plan.episodes[0].cameras]
     for episode in plan.episodes:
-        if episode.split not in layout.SPLITS:
-            raise UserError(f"{episode.name}: split {episode.split!r}, expected one of {', '.join(layout.SPLITS)}")
         if [key for key, _ in episode.cameras] != keys:
             raise UserError(f"{episode.name}: other cameras than the first episode's {', '.join(keys)}")
     for key in keys:
-        if not layout.is_valid_name(key) or f"observation/{key}" in layout.STEP_SHAPES:
-            raise UserError(f"dataset {plan.name}: image key {key!r}: not a name, or that of another feature")
+        if f"observation/{key}" in layout.STEP_SHAPES:
+            raise UserError(f"dataset {plan.name}: image key {key!r}: that of another feature")
 
 
 def _jobs(plan: Plan, folder: Path, skip_bad: bool, shard_bytes: int | None) -> list[ShardJob]:
@@ -116,7 +86,7 @@ def _jobs(plan: Plan, folder: Path, skip_bad: bool, shard_bytes: int | None) -> 
     total = sum(episode.num_bytes for episode in plan.episodes)
     target = shard_bytes or min(max(total // PARTS, MIN_SHARD_BYTES), MAX_SHARD_BYTES)
     jobs = []
-    for split in layout.SPLITS:
+    for split in SPLITS:
         parts = shards_of([episode for episode in plan.episodes if episode.split == split], target)
         jobs += [ShardJob(folder, split, index, part, sizes, skip_bad) for index, part in enumerate(parts)]
     return jobs
@@ -194,7 +164,7 @@ def _assemble(
 ) -> None:
     """Everything of the dataset in one folder; small files first, for they take the time."""
     folder.mkdir(exist_ok=True)
-    kept = {s: [x for x in shards if x.split == s and x.episodes] for s in layout.SPLITS}
+    kept = {s: [x for x in shards if x.split == s and x.episodes] for s in SPLITS}
     splits = {
         name: layout.Split(tuple(s.episodes for s in parts), sum(s.num_bytes for s in parts))
         for name, parts in kept.items()
@@ -205,18 +175,12 @@ def _assemble(
     tasks = ", ".join(sorted({task for shard in shards for task in shard.tasks}))
     description = plan.description or f"Episodes recorded by RLDG for ROS 2; tasks: {tasks}."
     sizes = next(iter(jobs.values())).sizes
-    report = {
-        "episodes": {name: sum(split.shard_lengths) for name, split in splits.items()},
-        "steps": sum(shard.steps for shard in shards),
-        "left_out": dict(plan.left_out),
-        "bad": [{"bag": str(bag), "reason": reason} for bag, reason in bad],
-        "recipe": json.loads(plan.recipe) if plan.recipe else None,
-    }
+    episodes = {name: sum(split.shard_lengths) for name, split in splits.items()}
     files: dict[str, Any] = {
         MARKER_FILE: layout.dataset_info(plan.name, plan.version, description, splits),
         "features.json": layout.features_json(sizes),
         "dataset_statistics.json": statistics,
-        REPORT_FILE: report,
+        REPORT_FILE: report(plan, episodes, sum(shard.steps for shard in shards), bad),
     }
     for name, value in files.items():
         (folder / name).write_text(json.dumps(value, indent=2, allow_nan=False) + "\n")

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -11,9 +10,6 @@ from rldg_data.episodes.episode import ACTION_DIM, METADATA_TYPES, STATE_DIM
 
 ImageSizes = Mapping[str, tuple[int, int]]
 """Key of the image -> (height, width) [px]."""
-
-SPLITS = ("train", "val")
-"""What OpenVLA and Octo look for; without "val" they hold out the last 5 % of "train"."""
 
 STEP_SHAPES: Mapping[str, tuple[int, ...]] = {
     "observation/state": (STATE_DIM,),
@@ -30,8 +26,6 @@ STEP_FLAGS = ("is_first", "is_last", "is_terminal")
 
 _FEATURES = "tensorflow_datasets.core.features."
 _IMAGE = _FEATURES + "image_feature.Image"
-_NAME = re.compile(r"[a-z][a-z0-9_]*")
-_VERSION = re.compile(r"(0|[1-9]\d*)\.(0|[1-9]\d*)\.(0|[1-9]\d*)", re.ASCII)
 
 
 @dataclass(frozen=True)
@@ -40,16 +34,6 @@ class Split:
 
     shard_lengths: tuple[int, ...]
     num_bytes: int
-
-
-def is_valid_name(name: str) -> bool:
-    """Whether TFDS takes this as a dataset name (and a key of an image): letters, digits, _; no path."""
-    return len(name) <= 100 and _NAME.fullmatch(name) is not None
-
-
-def is_valid_version(version: str) -> bool:
-    """Whether TFDS takes this as a version: MAJOR.MINOR.PATCH."""
-    return len(version) <= 100 and _VERSION.fullmatch(version) is not None
 
 
 def shard_name(name: str, split: str, index: int, count: int) -> str:
