@@ -1,0 +1,1 @@
+"""What the checkpoint folder of every generalist holds beside its weights: manifest and statistics."""

@@ -1,0 +1,216 @@
+"""Action statistics of a checkpoint: which ones, and what they make of an action.
+
+Physical actions are (..., 7): delta of the tcp in tcp axes [m, rad] and gripper, 0 closed .. 1 open.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import ArrayLike, NDArray
+
+from rldg_core.errors import UserError
+from rldg_core.files import read_json, sha256_hex
+from rldg_core.task import Task
+from rldg_data.rlds import ACTION_DIM
+from rldg_policy.checkpoint.manifest import MANIFEST_FILE, Manifest
+
+Float32 = NDArray[np.float32]
+
+STATISTICS_FILE = "dataset_statistics.json"
+UNNAMED_KEY = "default"
+"""Name of the one entry of a file without names, as Octo's fine-tuning writes it."""
+SCALE_TOLERANCE = 1.05
+_EPSILON = 1e-8
+_NAMES: Mapping[str, tuple[str, ...]] = {
+    "mean": ("mean",),
+    "std": ("std",),
+    "min": ("min",),
+    "max": ("max",),
+    "q01": ("q01", "p01"),
+    "q99": ("q99", "p99"),
+}
+"""Member -> its names in the file; p01 and p99 are Octo's."""
+
+
+@dataclass(frozen=True)
+class ActionStatistics:
+    """Each (7,) float32, or None where the file has it not; mask (7,): which components are normalised.
+
+    where: file and key, for messages.
+    """
+
+    mean: Float32 | None
+    std: Float32 | None
+    min: Float32 | None
+    max: Float32 | None
+    q01: Float32 | None
+    q99: Float32 | None
+    mask: NDArray[np.bool_]
+    where: str
+
+    @classmethod
+    def read(cls, mapping: Mapping[str, Any], where: str) -> ActionStatistics:
+        """From `{"q01": [...], "q99": [...], "mask": [...], ...}`. Raises UserError `where: reason`.
+
+        Without a mask all components are normalised, as upstream does.
+        """
+        found = {
+            member: _numbers(mapping[name], name, where)
+            for member, names in _NAMES.items()
+            for name in names
+            if name in mapping
+        }
+        if not found:
+            raise UserError(f"{where}: no action statistics, expected some of {', '.join(_NAMES)}")
+        mask = mapping.get("mask", [True] * ACTION_DIM)
+        if not isinstance(mask, list) or len(mask) != ACTION_DIM or not all(isinstance(v, bool) for v in mask):
+            raise UserError(f"{where}: mask: expected {ACTION_DIM} times true or false")
+        members = {member: found.get(member) for member in _NAMES}
+        return cls(**members, mask=np.array(mask, dtype=np.bool_), where=where)
+
+    def bounds_normalise(self, action: ArrayLike) -> Float32:
+        """(..., 7) physical -> [-1, 1] between q01 and q99; masked components stay, such that never vary become 0.
+
+        OpenVLA, bounds_q99 of prismatic/vla/datasets/rlds/utils/data_utils.py, in float32 as there.
+        """
+        low, high = self.need("q01"), self.need("q99")
+        values = np.asarray(action, dtype=np.float32)
+        scaled = np.clip(2 * (values - low) / (high - low + _EPSILON) - 1, -1, 1)
+        constant = self.need("min") == self.need("max")
+        return np.where(constant, 0, np.where(self.mask, scaled, values)).astype(np.float32)
+
+    def bounds_denormalise(self, x: ArrayLike) -> Float32:
+        """(..., 7) in [-1, 1] -> physical (OpenVLA, predict_action of modeling_prismatic.py)."""
+        low, high = (self.need(name).astype(np.float64) for name in ("q01", "q99"))
+        values = np.asarray(x, dtype=np.float64)
+        return np.where(self.mask, 0.5 * (values + 1) * (high - low) + low, values).astype(np.float32)
+
+    def gaussian_normalise(self, action: ArrayLike) -> Float32:
+        """(..., 7) physical -> mean 0, standard deviation 1; masked components stay (Octo, data_utils.py)."""
+        values = np.asarray(action, dtype=np.float32)
+        scaled = (values - self.need("mean")) / (self.need("std") + _EPSILON)
+        return np.where(self.mask, scaled, values).astype(np.float32)
+
+    def gaussian_denormalise(self, x: ArrayLike) -> Float32:
+        """Inverse of `gaussian_normalise`, without its epsilon (Octo, OctoModel.sample_actions)."""
+        values = np.asarray(x, dtype=np.float32)
+        return np.where(self.mask, values * self.need("std") + self.need("mean"), values).astype(np.float32)
+
+    def need(self, name: str) -> Float32:
+        """A member by its name. Raises UserError when the file has it not."""
+        value: Float32 | None = getattr(self, name)
+        if value is None:
+            raise UserError(f"{self.where}: no {' or '.join(_NAMES[name])} among the action statistics")
+        return value
+
+
+def _numbers(values: Any, name: str, where: str) -> Float32:
+    try:
+        numbers = np.asarray(values, dtype=np.float32)
+    except (TypeError, ValueError) as error:
+        raise UserError(f"{where}: {name}: expected {ACTION_DIM} numbers") from error
+    if numbers.shape != (ACTION_DIM,) or not np.isfinite(numbers).all():
+        got = f"{numbers.size}" if numbers.ndim == 1 else f"shape {numbers.shape}"
+        raise UserError(f"{where}: {name}: expected {ACTION_DIM} finite numbers, one per action component, got {got}")
+    return numbers
+
+
+def entries_of(statistics: Any, where: str) -> dict[str, Mapping[str, Any]]:
+    """Key -> entry of what a dataset_statistics.json holds; a file without names has one, UNNAMED_KEY.
+
+    Raises UserError `where: reason`.
+    """
+    if isinstance(statistics, dict) and isinstance(statistics.get("action"), dict):
+        inside = statistics["action"]
+        if "action" not in inside:
+            return {UNNAMED_KEY: statistics}
+    if not isinstance(statistics, dict) or not all(isinstance(entry, dict) for entry in statistics.values()):
+        raise UserError(f"{where}: expected a JSON object of datasets")
+    if not statistics:
+        raise UserError(f"{where}: holds no dataset")
+    return dict(statistics)
+
+
+def read_entries(folder: Path) -> tuple[Path, dict[str, Mapping[str, Any]]]:
+    """(file, key -> entry) of a checkpoint: dataset_statistics.json, or else `norm_stats` of an OpenVLA config.json.
+
+    Raises UserError when there is neither.
+    """
+    path = folder / STATISTICS_FILE
+    if path.is_file():
+        return path, entries_of(read_json(path), str(path))
+    config = folder / "config.json"
+    inside = read_json(config) if config.is_file() else None
+    if isinstance(inside, dict) and "norm_stats" in inside:
+        return config, entries_of(inside["norm_stats"], f"{config}: norm_stats")
+    raise UserError(f"{path}: missing: without the statistics of its dataset a checkpoint's actions mean nothing")
+
+
+def choose_statistics(folder: Path, manifest: Manifest | None) -> tuple[str, ActionStatistics]:
+    """(key, action statistics) of a checkpoint. Nothing is guessed.
+
+    Raises UserError when the file or the key is missing, when there are several keys and no manifest says which,
+    or when the file is not the one that the manifest was written with.
+    """
+    path, entries = read_entries(folder)
+    if manifest is None:
+        if len(entries) > 1:
+            raise UserError(
+                f"{path}: statistics of {len(entries)} datasets ({_listed(entries)}): say which with "
+                f"`rldg checkpoint adopt {folder} --statistics-key KEY`"
+            )
+        key = next(iter(entries))
+    else:
+        key = manifest.statistics_key
+        if path.name != STATISTICS_FILE or sha256_hex(path.read_bytes()) != manifest.statistics_sha256:
+            raise UserError(
+                f"{folder / STATISTICS_FILE}: not the file that {MANIFEST_FILE} was written with (its sha256 differs): "
+                "the statistics belong to another checkpoint"
+            )
+        if UNNAMED_KEY in entries and len(entries) == 1:
+            entries = {key: entries[UNNAMED_KEY]}
+    return key, action_statistics(entries, key, path)
+
+
+def action_statistics(entries: Mapping[str, Mapping[str, Any]], key: str, path: Path) -> ActionStatistics:
+    """Those of one key. Raises UserError `path: reason`."""
+    if key not in entries:
+        raise UserError(f"{path}: no statistics for {key!r}, it has {_listed(entries)}")
+    action = entries[key].get("action")
+    if not isinstance(action, dict):
+        raise UserError(f"{path}: {key}: no action statistics")
+    return ActionStatistics.read(action, f"{path}: {key}")
+
+
+def _listed(entries: Mapping[str, Any]) -> str:
+    names = sorted(entries)
+    return ", ".join(names[:5]) + (", ..." if len(names) > 5 else "")
+
+
+def check_scale(where: object, statistics: ActionStatistics, task: Task) -> None:
+    """Raise UserError when the data's actions are larger than one unit of the task's action.
+
+    A scale smaller than the one of the data would silently shorten every motion.
+    """
+    low, high = (statistics.need(name) for name in ("q01", "q99"))
+    largest = np.maximum(np.abs(low), np.abs(high))[:6]
+    for values, scale, unit in ((largest[:3], task.action.scale_m, "m"), (largest[3:], task.action.scale_rad, "rad")):
+        if float(values.max()) > SCALE_TOLERANCE * scale:
+            raise UserError(
+                f"{where}: made for actions up to {float(values.max()):.4f} {unit} per step, "
+                f"task {task.name} allows {scale:g} {unit}"
+            )
+
+
+def to_unit_actions(physical: ArrayLike, task: Task, action_dim: int) -> Float32:
+    """(H, 7) physical -> (H, action_dim) in [-1, 1] of the task's scale; gripper 0 .. 1 -> -1 .. 1."""
+    values = np.asarray(physical, dtype=np.float64)
+    scale = np.array([task.action.scale_m] * 3 + [task.action.scale_rad] * 3)
+    actions = np.concatenate([values[:, :6] / scale, 2 * values[:, 6:] - 1], axis=1)
+    unit: Float32 = np.clip(actions[:, :action_dim], -1.0, 1.0).astype(np.float32)
+    return unit

@@ -1,0 +1,1 @@
+"""What the fine-tuning of all generalists shares: samples, augmentation, training state, guards."""
