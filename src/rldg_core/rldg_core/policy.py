@@ -52,12 +52,23 @@ class Policy(Protocol):
         """Run the first (compiling) inference on a made-up observation. Called off the tick thread."""
 
     def reset(self, instruction: str, seed: int) -> None:
-        """Start an episode. After it the actions depend on (seed, observations, weights) alone."""
+        """Start an episode. After it the actions depend on (seed, observations, weights) alone.
+
+        Raises UserError on an instruction that it cannot follow; no observation of that episode is then answered.
+        """
 
     def act(self, observation: Observation) -> NDArray[np.float32]:
         """Return a chunk (H, A) in [-1, 1] for this observation; the server executes it tick by tick."""
 
     def close(self) -> None: ...
+
+
+@runtime_checkable
+class WindowedPolicy(Protocol):
+    """A policy whose `spec.window` is above 1: it keeps the observations of both `act` and `remember` itself."""
+
+    def remember(self, observation: Observation) -> None:
+        """Take note of an observation at which no inference starts; called in order with `act`, on the same thread."""
 
 
 @runtime_checkable

@@ -13,9 +13,9 @@ from hypothesis import strategies as st
 from rldg_core.errors import UserError
 from rldg_core.files import sha256_hex
 from rldg_core.policy import PolicySpec
-from rldg_policy.server import Episode, PolicyServer, Settings
-from rldg_policy.store import Loaded, load_policy
-from rldg_policy.weights import Weights, WeightsQueue, valid_from_due
+from rldg_policy.serving.server import Episode, PolicyServer, Settings
+from rldg_policy.serving.store import Loaded, load_policy
+from rldg_policy.serving.weights import Weights, WeightsQueue, valid_from_due
 
 PERIOD_NS = 100_000_000
 

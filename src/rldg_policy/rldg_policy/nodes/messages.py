@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from rldg_core import from_msg
 from rldg_msgs.msg import EpisodeEvent, PolicyAction, PolicyInfo, PolicyStatus, PolicyWeights
-from rldg_policy.latency import TickWindow
-from rldg_policy.server import Action, Episode, PolicyServer
-from rldg_policy.store import Loaded
-from rldg_policy.weights import Weights
+from rldg_policy.serving.latency import TickWindow
+from rldg_policy.serving.server import Action, Episode, PolicyServer
+from rldg_policy.serving.store import Loaded
+from rldg_policy.serving.weights import Weights
 from rldg_ros import to_msg
 
 

@@ -26,10 +26,10 @@ from rldg_msgs.msg import EpisodeEvent, PolicyAction, PolicyStatus, PolicyWeight
 from rldg_msgs.msg import Observation as ObservationMsg
 from rldg_msgs.msg import Step as StepMsg
 from rldg_msgs.srv import ActivatePolicy, ListPolicies, LoadPolicy, UnloadPolicy
-from rldg_policy.latency import TickWindow
+from rldg_policy.serving.latency import TickWindow
 from rldg_policy.nodes import messages
-from rldg_policy.server import Action, PolicyServer, Settings
-from rldg_policy.store import load_policy
+from rldg_policy.serving.server import Action, PolicyServer, Settings
+from rldg_policy.serving.store import load_policy
 from rldg_ros import qos
 from rldg_ros.parameters import parameter, task_parameter
 from rldg_ros.runner import autostart, run_node, transition

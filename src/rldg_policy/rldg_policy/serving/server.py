@@ -20,8 +20,8 @@ from rldg_core.policy_checks import check_chunk, ticks_per_inference
 from rldg_core.registry import one_line
 from rldg_core.task import Task
 from rldg_core.types import Observation
-from rldg_policy.store import Loaded, PolicyStore
-from rldg_policy.weights import Weights, WeightsQueue
+from rldg_policy.serving.store import Loaded, PolicyStore
+from rldg_policy.serving.weights import Weights, WeightsQueue
 
 STARTS_KEPT = 10
 """As many events as `episode_event` sends again to a late subscriber."""

@@ -1,0 +1,1 @@
+"""The policy server: loaded policies, chunks of actions, inference, figures; free of ROS."""
