@@ -1,0 +1,160 @@
+"""Architecture of an OpenVLA: what config.json says, and what only the shapes of the weights say.
+
+Upstream's config.json names its vision towers (timm's identifiers) without their sizes, and leaves out whatever of
+the language model equals transformers' defaults, which are those of Llama-2-7B (generalists.md, OpenVLA).
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping
+from typing import Annotated, Any
+
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
+
+from rldg_core.errors import UserError
+
+Count = Annotated[int, Field(ge=1)]
+Shapes = Mapping[str, tuple[int, ...]]
+
+ACTION_DIM = 7
+BINS = 256
+IMAGE_SIZE = 224
+PATCH = 14
+PATCHES = (IMAGE_SIZE // PATCH) ** 2
+"""Image tokens, inserted after <s>."""
+BACKBONE_ID = "dinosiglip-vit-so-224px"
+TIMM_IDS = ("vit_large_patch14_reg4_dinov2.lvd142m", "vit_so400m_patch14_siglip_224")
+HEADS_OF_WIDTH = {1024: 16, 1152: 16, 64: 4, 48: 4}
+"""No tensor's shape tells the number of heads: timm's two towers, and those of the golden reference."""
+
+
+class _Model(BaseModel):
+    model_config = ConfigDict(extra="ignore", frozen=True)
+
+
+class TowerConfig(_Model):
+    """A vision transformer. registers: DINOv2's; 0 is SigLIP (no class token, no layer scale, attention pooling)."""
+
+    width: Count
+    depth: Annotated[int, Field(ge=2)]
+    heads: Count
+    mlp_width: Count
+    registers: Annotated[int, Field(ge=0)]
+
+
+class LanguageConfig(_Model):
+    """Llama, by the names of config.json's `text_config`; the defaults are transformers'."""
+
+    vocab_size: Count = 32064
+    hidden_size: Count = 4096
+    intermediate_size: Count = 11008
+    num_hidden_layers: Count = 32
+    num_attention_heads: Count = 32
+    num_key_value_heads: Count | None = None
+    max_position_embeddings: Count = 2048
+    rms_norm_eps: Annotated[float, Field(gt=0)] = 1e-6
+    rope_theta: Annotated[float, Field(gt=0)] = 10000.0
+    rope_scaling: None = None
+    tie_word_embeddings: Annotated[bool, Field(strict=True)] = False
+
+
+class OpenVLAConfig(_Model):
+    """dino, siglip: the vision towers; language: the Llama behind them."""
+
+    dino: TowerConfig
+    siglip: TowerConfig
+    language: LanguageConfig
+
+    @classmethod
+    def seven_b(cls) -> OpenVLAConfig:
+        """openvla-7b: 7,541,237,184 parameters in 982 tensors."""
+        dino = TowerConfig(width=1024, depth=24, heads=16, mlp_width=4096, registers=4)
+        siglip = TowerConfig(width=1152, depth=27, heads=16, mlp_width=4304, registers=0)
+        return cls(dino=dino, siglip=siglip, language=LanguageConfig())
+
+    @classmethod
+    def tiny(cls) -> OpenVLAConfig:
+        """The golden reference's sizes: for tests and for trying out a pipeline."""
+        dino = TowerConfig(width=64, depth=4, heads=4, mlp_width=256, registers=4)
+        siglip = TowerConfig(width=48, depth=5, heads=4, mlp_width=179, registers=0)
+        language = LanguageConfig(
+            hidden_size=96,
+            intermediate_size=192,
+            num_hidden_layers=3,
+            num_attention_heads=4,
+            num_key_value_heads=4,
+        )
+        return cls(dino=dino, siglip=siglip, language=language)
+
+    @property
+    def vision_width(self) -> int:
+        """Features per image token."""
+        return self.dino.width + self.siglip.width
+
+    @classmethod
+    def read(cls, values: Mapping[str, Any], shapes: Shapes, where: str) -> OpenVLAConfig:
+        """From config.json and the shapes of the tensors. Raises UserError `where: field: reason`."""
+        for field, expected in _FIXED.items():
+            if values.get(field, expected) != expected:
+                raise UserError(f"{where}: {field}: is {values[field]!r}, this back-end reads {expected!r}")
+        try:
+            language = LanguageConfig.model_validate(values.get("text_config", {}))
+        except ValidationError as error:
+            first = error.errors(include_url=False)[0]
+            raise UserError(f"{where}: text_config.{'.'.join(map(str, first['loc']))}: {first['msg']}") from error
+        heads = values.get("vision_heads", (None, None))
+        if not isinstance(heads, list | tuple) or len(heads) != 2:
+            raise UserError(f"{where}: vision_heads: must be two numbers, is {heads!r}")
+        dino = _tower("vision_backbone.featurizer.", shapes, heads[0], where)
+        siglip = _tower("vision_backbone.fused_featurizer.", shapes, heads[1], where)
+        return cls(dino=dino, siglip=siglip, language=language)
+
+    def to_json(self, norm_stats: Mapping[str, Any]) -> dict[str, Any]:
+        """config.json as upstream's classes read it; `vision_heads` is ours and ignored there."""
+        language = {k: v for k, v in self.language.model_dump(mode="json").items() if v is not None}
+        return {
+            **_FIXED,
+            "architectures": ["OpenVLAForActionPrediction"],
+            "arch_specifier": "no-align+gelu-mlp",
+            "hf_llm_id": "meta-llama/Llama-2-7b-hf",
+            "llm_backbone_id": "llama2-7b-pure",
+            "llm_max_length": 2048,
+            "norm_stats": norm_stats,
+            "output_projector_states": False,
+            "pad_token_id": 32000,
+            "text_config": {"model_type": "llama", "pad_token_id": 32000, **language},
+            "timm_model_ids": list(TIMM_IDS),
+            "timm_override_act_layers": [None, None],
+            "vision_heads": [self.dino.heads, self.siglip.heads],
+        }
+
+
+_FIXED: dict[str, Any] = {
+    "model_type": "openvla",
+    "use_fused_vision_backbone": True,
+    "vision_backbone_id": BACKBONE_ID,
+    "image_sizes": [IMAGE_SIZE, IMAGE_SIZE],
+    "image_resize_strategy": "resize-naive",
+    "n_action_bins": BINS,
+    "pad_to_multiple_of": 64,
+}
+"""What every OpenVLA that this back-end reads has in common."""
+
+
+def _tower(prefix: str, shapes: Shapes, heads: int | None, where: str) -> TowerConfig:
+    pos_embed = shapes.get(prefix + "pos_embed", ())
+    mlp = shapes.get(prefix + "blocks.0.mlp.fc1.weight", ())
+    block = re.compile(re.escape(prefix) + r"blocks\.(\d+)\.")
+    depth = len({match[1] for name in shapes if (match := block.match(name))})
+    if len(pos_embed) != 3 or len(mlp) != 2 or depth < 2:
+        raise UserError(f"{where}: the weights hold no vision tower {prefix[:-1]!r} (pos_embed, blocks)")
+    if pos_embed[1] != PATCHES:
+        side = round(pos_embed[1] ** 0.5) * PATCH
+        raise UserError(f"{where}: {prefix}pos_embed: made for images of {side} px, this back-end reads {IMAGE_SIZE}")
+    width = pos_embed[2]
+    heads = HEADS_OF_WIDTH.get(width) if heads is None else heads
+    if not heads or width % heads:
+        raise UserError(f"{where}: vision_heads: {heads} does not fit the tower of width {width}")
+    registers = shapes.get(prefix + "reg_token", (1, 0))[1]
+    return TowerConfig(width=width, depth=depth, heads=heads, mlp_width=mlp[0], registers=registers)
