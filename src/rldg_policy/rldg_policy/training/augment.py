@@ -1,0 +1,144 @@
+"""Image augmentation of OpenVLA's and Octo's fine-tuning, as their loaders (dlimp on TensorFlow) compute it.
+
+Images are (H, W, 3) uint8 RGB. Upstream draws all it needs of one operation from the same seed, so a crop's two
+offsets are equal: crops slide along the diagonal. OpenVLA's fork of dlimp takes a new seed for every operation;
+Octo's dlimp keeps the first one, so that bright images also have high contrast, saturation and hue. Both are kept:
+a model that is fine-tuned on sees what it saw in pre-training.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import cv2
+import numpy as np
+from numpy.typing import NDArray
+from PIL import Image as PillowImage
+
+Image = NDArray[np.uint8]
+Float32 = NDArray[np.float32]
+Range = tuple[float, float]
+
+
+@dataclass(frozen=True)
+class Augmentation:
+    """What is drawn uniformly, in the order in which it is applied.
+
+    crop_area, crop_ratio: share of the image's area that is kept and width / height of it, then resized back;
+    brightness: largest shift [0..1]; contrast, saturation: factors; hue: largest shift [turns]; one_draw: one random
+    number decides everything (Octo).
+    """
+
+    crop_area: Range
+    crop_ratio: Range
+    brightness: float
+    contrast: Range
+    saturation: Range
+    hue: float
+    one_draw: bool
+
+
+OPENVLA_AUGMENT = Augmentation((0.9, 0.9), (1.0, 1.0), 0.2, (0.8, 1.2), (0.8, 1.2), 0.05, one_draw=False)
+"""openvla prismatic/vla/datasets/datasets.py, RLDSDataset with image_aug."""
+
+OCTO_PRIMARY_AUGMENT = Augmentation((0.8, 1.0), (0.9, 1.1), 0.1, (0.9, 1.1), (0.9, 1.1), 0.05, one_draw=True)
+"""octo scripts/configs/finetune_config.py, workspace_augment_kwargs."""
+
+
+@dataclass(frozen=True)
+class Draw:
+    """One outcome. box: top, left, bottom, right in shares of the image; the rest as in Augmentation."""
+
+    box: tuple[float, float, float, float]
+    brightness: float
+    contrast: float
+    saturation: float
+    hue: float
+
+
+def draw(table: Augmentation, rng: np.random.Generator) -> Draw:
+    """Draw one outcome: five random numbers, or one."""
+    crop, brightness, contrast, saturation, hue = np.full(5, rng.random()) if table.one_draw else rng.random(5)
+    area = _between(table.crop_area, crop)
+    ratio = float(np.exp(_between((np.log(table.crop_ratio[0]), np.log(table.crop_ratio[1])), crop)))
+    height, width = min((area / ratio) ** 0.5, 1.0), min((area * ratio) ** 0.5, 1.0)
+    top, left = float(crop) * (1 - height), float(crop) * (1 - width)
+    return Draw(
+        box=(top, left, top + height, left + width),
+        brightness=_between((-table.brightness, table.brightness), brightness),
+        contrast=_between(table.contrast, contrast),
+        saturation=_between(table.saturation, saturation),
+        hue=_between((-table.hue, table.hue), hue),
+    )
+
+
+def augment(images: Sequence[Image], table: Augmentation, rng: np.random.Generator) -> list[Image]:
+    """Vary the images of one window alike."""
+    outcome = draw(table, rng)
+    return [apply(image, outcome) for image in images]
+
+
+def apply(image: Image, outcome: Draw) -> Image:
+    """Crop and resize back, then brightness, contrast, saturation and hue; clipped to [0, 1] after each."""
+    x = crop_and_resize(image.astype(np.float32) / np.float32(255), outcome.box)
+    x = np.clip(x + np.float32(outcome.brightness), 0, 1)
+    mean = x.mean(axis=(0, 1), dtype=np.float64).astype(np.float32)
+    x = np.clip((x - mean) * np.float32(outcome.contrast) + mean, 0, 1)
+    # Scaling the saturation changes neither hue nor value, so one conversion serves both.
+    hsv = cv2.cvtColor(x, cv2.COLOR_RGB2HSV)
+    hsv[..., 1] = np.minimum(hsv[..., 1] * np.float32(outcome.saturation), 1)
+    hsv[..., 0] = (hsv[..., 0] + np.float32(360 * outcome.hue)) % 360
+    return _to_uint8(cv2.cvtColor(hsv, cv2.COLOR_HSV2RGB))
+
+
+def centre_crop(image: Image, area: float = 0.9) -> Image:
+    """The middle `area` of the image, resized back: what a model trained with random crops must see at inference."""
+    side = area**0.5
+    margin = (1 - side) / 2
+    box = (margin, margin, margin + side, margin + side)
+    return _to_uint8(crop_and_resize(image.astype(np.float32) / np.float32(255), box))
+
+
+def crop_and_resize(image: Float32, box: tuple[float, float, float, float]) -> Float32:
+    """The box, bilinearly resized to the image's size. Corners fall on corners, as in tf.image.crop_and_resize."""
+    rows = _positions(box[0], box[2], image.shape[0])
+    columns = _positions(box[1], box[3], image.shape[1])
+    return _interpolate(_interpolate(image, *rows, axis=0), *columns, axis=1)
+
+
+def resize_lanczos(image: Image, size: int) -> Image:
+    """Resize to (size, size, 3), Lanczos of three lobes, smoothed when shrinking: dlimp's resize_image.
+
+    OpenVLA's training loader shrinks 256 to 224 so, before it augments.
+    """
+    planes = [
+        np.asarray(PillowImage.fromarray(plane).resize((size, size), PillowImage.Resampling.LANCZOS))
+        for plane in np.moveaxis(image.astype(np.float32), -1, 0)
+    ]
+    resized: Image = np.clip(np.rint(np.stack(planes, axis=-1)), 0, 255).astype(np.uint8)
+    return resized
+
+
+def _between(bounds: Range, share: float) -> float:
+    return float(bounds[0] + share * (bounds[1] - bounds[0]))
+
+
+def _positions(begin: float, end: float, size: int) -> tuple[NDArray[np.int64], Float32]:
+    """(pixel below, share of the pixel above) of `size` positions from begin to end."""
+    position = np.linspace(begin * (size - 1), end * (size - 1), size).clip(0, size - 1)
+    below = np.minimum(position.astype(np.int64), size - 2)
+    return below, (position - below).astype(np.float32)
+
+
+def _interpolate(image: Float32, below: NDArray[np.int64], share: Float32, axis: int) -> Float32:
+    weight = share.reshape((-1,) + (1,) * (2 - axis))
+    low = image.take(below, axis)
+    mixed: Float32 = low + (image.take(below + 1, axis) - low) * weight
+    return mixed
+
+
+def _to_uint8(x: Float32) -> Image:
+    """[0, 1] -> 0..255 as tf.image.convert_image_dtype rounds: 256 steps of equal width."""
+    image: Image = np.clip(x * np.float32(255.5), 0, 255).astype(np.uint8)
+    return image

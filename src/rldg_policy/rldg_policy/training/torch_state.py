@@ -1,0 +1,113 @@
+"""Training state of a torch model on disk: `state.safetensors` and `state.json` in a folder that appears whole."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors import SafetensorError
+from safetensors.torch import load_file, save_file
+from torch import Tensor
+
+from rldg_core.errors import UserError
+from rldg_core.files import read_json, write_json, writing_aside
+
+TENSORS_FILE = "state.safetensors"
+META_FILE = "state.json"
+_PREFIX = "optimizer"
+
+
+@dataclass(frozen=True)
+class TrainingState:
+    """step: optimiser steps done; tensors: parameters, optimiser and generators; meta: JSON values."""
+
+    step: int
+    tensors: dict[str, Tensor]
+    meta: dict[str, Any]
+
+
+def write_state(folder: Path, step: int, tensors: Mapping[str, Tensor], meta: Mapping[str, Any]) -> None:
+    """Replace the folder by this state, atomically. Raises UserError when the disk is full."""
+    with writing_aside(folder) as aside:
+        aside.mkdir()
+        save_tensors(aside / TENSORS_FILE, tensors)
+        write_json(aside / META_FILE, {"step": step, "meta": dict(meta)})
+
+
+def read_state(folder: Path) -> TrainingState:
+    """Inverse of `write_state`. Raises UserError naming the file that is missing or damaged."""
+    data = read_json(folder / META_FILE)
+    if not isinstance(data, dict) or not isinstance(data.get("step"), int) or not isinstance(data.get("meta"), dict):
+        raise UserError(f"{folder / META_FILE}: not a training state")
+    return TrainingState(data["step"], load_tensors(folder / TENSORS_FILE), data["meta"])
+
+
+def save_tensors(path: Path, tensors: Mapping[str, Tensor]) -> None:
+    """Write safetensors. Raises OSError where the library hides one: `writing_aside` names the file."""
+    try:
+        save_file({name: value.detach().contiguous() for name, value in tensors.items()}, path)
+    except SafetensorError as error:
+        reason = " ".join(str(error).split())
+        raise OSError("No space left on device" if "code: 28" in reason else reason) from error
+
+
+def load_tensors(path: Path) -> dict[str, Tensor]:
+    """Read safetensors onto the CPU. Raises UserError naming the file."""
+    try:
+        tensors: dict[str, Tensor] = load_file(path)
+    except FileNotFoundError as error:
+        raise UserError(f"{path}: cannot read: {error.strerror or 'no such file'}") from error
+    except (SafetensorError, OSError) as error:
+        raise UserError(f"{path}: damaged or no safetensors file: {' '.join(str(error).split())[:200]}") from error
+    return tensors
+
+
+def generator_tensors() -> dict[str, Tensor]:
+    """State of torch's global generators: of the CPU, and of every CUDA device."""
+    found = {"generator.cpu": torch.get_rng_state()}
+    for index in range(torch.cuda.device_count()):
+        found[f"generator.cuda.{index}"] = torch.cuda.get_rng_state(index)
+    return found
+
+
+def restore_generators(tensors: Mapping[str, Tensor]) -> None:
+    """Inverse of `generator_tensors`; devices that the state does not know keep theirs."""
+    torch.set_rng_state(tensors["generator.cpu"])
+    for index in range(torch.cuda.device_count()):
+        if f"generator.cuda.{index}" in tensors:
+            torch.cuda.set_rng_state(tensors[f"generator.cuda.{index}"], index)
+
+
+def flatten_optimizer(optimizer: torch.optim.Optimizer) -> tuple[dict[str, Tensor], dict[str, Any]]:
+    """(tensors named optimizer.<parameter>.<member>, JSON of everything else)."""
+    state = optimizer.state_dict()
+    tensors: dict[str, Tensor] = {}
+    values: dict[str, dict[str, Any]] = {}
+    for index, members in state["state"].items():
+        for name, value in members.items():
+            if isinstance(value, Tensor):
+                tensors[f"{_PREFIX}.{index}.{name}"] = value
+            else:
+                values.setdefault(str(index), {})[name] = value
+    return tensors, {"values": values, "groups": state["param_groups"]}
+
+
+def restore_optimizer(optimizer: torch.optim.Optimizer, tensors: Mapping[str, Tensor], meta: Mapping[str, Any]) -> None:
+    """Inverse of `flatten_optimizer`. Raises UserError when the state belongs to other parameters."""
+    state: dict[int, dict[str, Any]] = {int(index): dict(values) for index, values in meta["values"].items()}
+    for name, value in tensors.items():
+        kind, _, rest = name.partition(".")
+        if kind == _PREFIX:
+            index, _, member = rest.partition(".")
+            # The optimiser would otherwise update the tensors of the caller's state in place.
+            state.setdefault(int(index), {})[member] = value.clone()
+    try:
+        optimizer.load_state_dict({"state": state, "param_groups": meta["groups"]})
+    except (KeyError, ValueError) as error:
+        raise UserError(f"the training state belongs to another model: {' '.join(str(error).split())}") from error
+    for parameter, members in optimizer.state.items():
+        if "exp_avg" in members and members["exp_avg"].shape != parameter.shape:
+            raise UserError("the training state belongs to another model: shapes of the optimiser's moments differ")
