@@ -1,7 +1,11 @@
-"""Fixtures of rldg_policy's tests."""
+"""Fixtures of rldg_policy's tests, and the path to their makers of samples.
+
+pytest's importlib mode leaves the test folder off the path.
+"""
 
 from __future__ import annotations
 
+import sys
 from pathlib import Path
 
 import numpy as np
@@ -10,6 +14,8 @@ import pytest
 from rldg_core.image_codec import encode_jpeg
 from rldg_core.task import Task, load_task
 from rldg_core.types import Observation
+
+sys.path.insert(0, str(Path(__file__).parent))
 
 TASK_FILE = Path(__file__).parents[2] / "rldg_bringup" / "config" / "tasks" / "insertion.yaml"
 STATISTICS = {
