@@ -56,7 +56,18 @@ class OpenVLA(nn.Module):
         attention_mask: Tensor | None = None,
         slot_mask: Tensor | None = None,
     ) -> Output:
-        """One pass over whole sequences, for training and for parallel decoding.
+        """One pass over whole sequences; arguments as of `hidden`."""
+        hidden = self.hidden(input_ids, pixel_values, attention_mask, slot_mask)
+        return Output(self.language_model.lm_head(hidden), hidden)
+
+    def hidden(
+        self,
+        input_ids: Tensor,
+        pixel_values: Tensor,
+        attention_mask: Tensor | None = None,
+        slot_mask: Tensor | None = None,
+    ) -> Tensor:
+        """What the language model makes of whole sequences, before lm_head: (B, 256 + T, width).
 
         input_ids, attention_mask (False: padding on the right; None: none), slot_mask: (B, T).
         """
@@ -69,7 +80,7 @@ class OpenVLA(nn.Module):
         hidden: Tensor = self.language_model.model(
             inputs_embeds=embeddings, attention_mask=mask, use_cache=False
         ).last_hidden_state
-        return Output(self.language_model.lm_head(hidden), hidden)
+        return hidden
 
 
 def with_image(mask: Tensor, value: bool) -> Tensor:
