@@ -1,0 +1,187 @@
+"""What a checkpoint's config.json says of the network, checked.
+
+Upstream describes its network as nested import strings with arguments ({module, name, args, kwargs}). Here every
+one that Octo 1.5 uses has a model below, and nothing is imported by name: another one is a UserError.
+Source: octo-models/octo, octo/model/octo_module.py and octo/utils/spec.py.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Annotated, Any, Literal, TypeVar
+
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError
+
+from rldg_core.errors import UserError
+
+Count = Annotated[int, Field(ge=1, le=100_000)]
+Rate = Annotated[float, Field(ge=0, lt=1)]
+Counts = Annotated[tuple[Count, ...], Field(min_length=1, max_length=8)]
+
+Model = TypeVar("Model", bound=BaseModel)
+
+COMPONENTS = "octo.model.components"
+
+
+class _Frozen(BaseModel):
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+
+def _arguments_of(module: str, name: str) -> BeforeValidator:
+    """Take the keyword arguments out of an upstream specification of exactly this class."""
+
+    def unwrap(value: Any) -> Any:
+        if not isinstance(value, Mapping):
+            return value
+        if (found := f"{value.get('module')}:{value.get('name')}") != f"{module}:{name}":
+            raise ValueError(f"{found} is not supported, only {module}:{name}")
+        if value.get("args"):
+            raise ValueError(f"{name} takes keyword arguments only")
+        return value.get("kwargs", {})
+
+    return BeforeValidator(unwrap)
+
+
+class StemConfig(_Frozen):
+    """Convolutions that turn an image into patches of 16 x 16 pixels, one token each."""
+
+    patch_size: Literal[16] = 16
+    kernel_sizes: Counts = (3, 3, 3, 3)
+    strides: Counts = (2, 2, 2, 2)
+    features: Counts = (32, 96, 192, 384)
+    padding: tuple[int, ...] = (1, 1, 1, 1)
+    num_features: Count = 512
+    img_norm_type: Literal["default"] = "default"
+    use_film: Literal[False] = False
+
+
+class ImageTokenizerConfig(_Frozen):
+    """obs_stack_keys, task_stack_keys: patterns of the images that are stacked on channels."""
+
+    encoder: Annotated[StemConfig, _arguments_of(f"{COMPONENTS}.vit_encoders", "SmallStem16")]
+    obs_stack_keys: tuple[str, ...]
+    task_stack_keys: tuple[str, ...] = ()
+    task_film_keys: Annotated[tuple[str, ...], Field(max_length=0)] = ()
+    use_token_learner: Literal[False] = False
+    num_tokens: Count = 8
+    conditioning_type: Literal["none"] = "none"
+    proper_pad_mask: Literal[True] = True
+
+
+class LanguageTokenizerConfig(_Frozen):
+    """encoder: name of a T5 (its sizes: `T5Config`)."""
+
+    encoder: str
+    finetune_encoder: bool = False
+    proper_pad_mask: Literal[True] = True
+
+
+class HeadConfig(_Frozen):
+    """Diffusion head."""
+
+    readout_key: str
+    use_map: Literal[False] = False
+    action_horizon: Count = 1
+    action_dim: Count = 7
+    max_action: Annotated[float, Field(gt=0)] = 5.0
+    loss_type: Literal["mse"] = "mse"
+    time_dim: Annotated[Count, Field(multiple_of=2)] = 32
+    num_blocks: Count = 3
+    dropout_rate: Rate = 0.0
+    hidden_dim: Count = 256
+    use_layer_norm: bool = True
+    diffusion_steps: Count = 20
+    n_diffusion_samples: Count = 1
+
+
+class TransformerConfig(_Frozen):
+    """Pre-norm encoder."""
+
+    num_layers: Count
+    mlp_dim: Count
+    num_attention_heads: Count
+    dropout_rate: Rate = 0.1
+    attention_dropout_rate: Rate = 0.1
+    add_position_embedding: Literal[False] = False
+
+
+class _TaskTokenizers(_Frozen):
+    language: Annotated[LanguageTokenizerConfig, _arguments_of(f"{COMPONENTS}.tokenizers", "LanguageTokenizer")]
+
+
+class _Heads(_Frozen):
+    action: Annotated[HeadConfig, _arguments_of(f"{COMPONENTS}.action_heads", "DiffusionActionHead")]
+
+
+class ModelConfig(_Frozen):
+    """config.json's `model`. Octo 1.0 (use_correct_attention off) is refused."""
+
+    observation_tokenizers: Annotated[
+        dict[str, Annotated[ImageTokenizerConfig, _arguments_of(f"{COMPONENTS}.tokenizers", "ImageTokenizer")]],
+        Field(min_length=1),
+    ]
+    task_tokenizers: _TaskTokenizers
+    heads: _Heads
+    readouts: Annotated[dict[str, Count], Field(min_length=1)]
+    transformer_kwargs: TransformerConfig
+    token_embedding_size: Count
+    max_horizon: Count
+    repeat_task_tokens: bool = False
+    use_correct_attention: Literal[True]
+
+    def __hash__(self) -> int:
+        return hash(self.model_dump_json())
+
+
+class _TokenizerArguments(_Frozen):
+    max_length: Annotated[int, Field(ge=1, le=512)] = 64
+    padding: Literal["max_length"] = "max_length"
+    truncation: Literal[True] = True
+    return_tensors: str = "np"
+
+
+class TextConfig(_Frozen):
+    """config.json's `text_processor`."""
+
+    tokenizer_name: str
+    tokenizer_kwargs: _TokenizerArguments = _TokenizerArguments()
+    encode_with_model: Literal[False] = False
+
+
+class OctoConfig(BaseModel):
+    """config.json: what is read of it."""
+
+    model_config = ConfigDict(extra="ignore", frozen=True)
+
+    model: ModelConfig
+    text_processor: Annotated[TextConfig, _arguments_of("octo.data.utils.text_processing", "HFTokenizer")]
+
+
+class T5Config(BaseModel):
+    """Sizes of a T5 encoder, as its own config.json names them."""
+
+    model_config = ConfigDict(extra="ignore", frozen=True)
+
+    vocab_size: Count
+    d_model: Count
+    d_ff: Count
+    d_kv: Count
+    num_heads: Count
+    num_layers: Count
+    relative_attention_num_buckets: Annotated[Count, Field(multiple_of=4)] = 32
+    relative_attention_max_distance: Count = 128
+    layer_norm_epsilon: Annotated[float, Field(gt=0)] = 1e-6
+    feed_forward_proj: Literal["relu"] = "relu"
+
+
+T5_BASE = T5Config(vocab_size=32128, d_model=768, d_ff=3072, d_kv=64, num_heads=12, num_layers=12)
+
+
+def parse(model: type[Model], value: Any, where: object) -> Model:
+    """Validate `value`. Raises UserError `where: key.path: reason` on the first mistake."""
+    try:
+        return model.model_validate(value)
+    except ValidationError as error:
+        first = error.errors(include_url=False)[0]
+        path = ".".join(map(str, first["loc"]))
+        raise UserError(f"{where}: {path}: {first['msg'].removeprefix('Value error, ')}") from error

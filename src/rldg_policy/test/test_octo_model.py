@@ -1,0 +1,161 @@
+"""Octo's network against the original: golden readouts and actions, and the parameter tree of Octo-Base."""
+
+from __future__ import annotations
+
+import json
+import re
+from functools import partial
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from rldg_core.errors import UserError
+from rldg_policy.octo.config import T5_BASE, ModelConfig, OctoConfig, T5Config, parse
+from rldg_policy.octo.transformer import attention_structure
+
+GOLDEN = Path(__file__).parents[3].parent / "shared" / "golden" / "octo_tiny"
+needs_golden = pytest.mark.skipif(not GOLDEN.is_dir(), reason="golden references are not here")
+
+
+def image_tokenizer(name: str) -> dict:
+    stem = {"module": "octo.model.components.vit_encoders", "name": "SmallStem16", "args": [], "kwargs": {}}
+    kwargs = {"obs_stack_keys": [f"image_{name}"], "task_stack_keys": [f"image_{name}"], "encoder": stem}
+    return {"module": "octo.model.components.tokenizers", "name": "ImageTokenizer", "args": [], "kwargs": kwargs}
+
+
+def octo_base() -> dict:
+    """`model` of Octo-Base 1.5, sizes from generalists.md."""
+    language = {"encoder": "t5-base", "finetune_encoder": False}
+    head = {"readout_key": "readout_action", "use_map": False, "action_horizon": 4, "action_dim": 7}
+    return {
+        "observation_tokenizers": {name: image_tokenizer(name) for name in ("primary", "wrist")},
+        "task_tokenizers": {
+            "language": {
+                "module": "octo.model.components.tokenizers",
+                "name": "LanguageTokenizer",
+                "args": [],
+                "kwargs": language,
+            }
+        },
+        "heads": {
+            "action": {
+                "module": "octo.model.components.action_heads",
+                "name": "DiffusionActionHead",
+                "args": [],
+                "kwargs": head,
+            }
+        },
+        "readouts": {"action": 1},
+        "token_embedding_size": 768,
+        "transformer_kwargs": {
+            "num_layers": 12,
+            "mlp_dim": 3072,
+            "num_attention_heads": 12,
+            "dropout_rate": 0.0,
+            "attention_dropout_rate": 0.0,
+            "add_position_embedding": False,
+        },
+        "max_horizon": 10,
+        "repeat_task_tokens": True,
+        "use_correct_attention": True,
+    }
+
+
+@needs_golden
+def test_readouts_and_actions_are_those_of_the_original():
+    import jax
+    import orbax.checkpoint as ocp
+
+    from rldg_policy.octo.model import OctoModule, sample_actions
+
+    config = parse(OctoConfig, json.loads((GOLDEN / "config.json").read_text()), "config.json")
+    t5 = parse(T5Config, json.loads((GOLDEN / "tiny-t5" / "config.json").read_text()), "t5")
+    module = OctoModule(config.model, t5)
+    params = ocp.PyTreeCheckpointer().restore(GOLDEN / "6" / "default")
+    reference = np.load(GOLDEN / "reference.npz")
+    observations = {"image_primary": reference["img"], "pad_mask_dict": {"image_primary": np.ones((4, 2), bool)}}
+    tasks = {
+        "language_instruction": {"input_ids": reference["ids"], "attention_mask": reference["am"]},
+        "pad_mask_dict": {"language_instruction": np.ones(4, bool)},
+    }
+    seen = np.ones((4, 2), bool)
+
+    @jax.jit
+    def run(params, observations, tasks, seen, key):
+        groups = module.apply({"params": params}, observations, tasks, seen, method="outputs")
+        chunk = sample_actions(module, params, observations, tasks, seen, key)
+        return groups["readout_action"].tokens, groups["task_language"].tokens, chunk
+
+    with jax.threefry_partitionable(False):
+        readout, task, chunk = run(params, observations, tasks, seen, jax.random.PRNGKey(1))
+    assert np.abs(readout - reference["readout"]).max() < 1e-5
+    assert np.abs(task - reference["taskt"]).max() < 1e-5
+    assert np.abs(np.asarray(chunk) * 0.5 + 0.1 - reference["action"]).max() < 1e-3
+
+
+@needs_golden
+def test_parameter_tree_of_octo_base():
+    import jax
+    import jax.numpy as jnp
+    from flax.traverse_util import flatten_dict
+
+    from rldg_policy.octo.model import OctoModule
+
+    module = OctoModule(parse(ModelConfig, octo_base(), "octo_base"), T5_BASE)
+    image = partial(jax.ShapeDtypeStruct, dtype=jnp.uint8)
+    ids = jax.ShapeDtypeStruct((1, 16), jnp.int32)
+    shapes = jax.eval_shape(
+        module.init,
+        jax.random.PRNGKey(0),
+        {"image_primary": image((1, 2, 256, 256, 3)), "image_wrist": image((1, 2, 128, 128, 3))},
+        {"language_instruction": {"input_ids": ids, "attention_mask": ids}},
+        jax.ShapeDtypeStruct((1, 2), jnp.bool_),
+    )["params"]
+    flat = {name: value.shape for name, value in flatten_dict(shapes, sep="/").items()}
+    lines = (GOLDEN / "octo_base_params.txt").read_text().splitlines()
+    listed = dict(re.fullmatch(r"(\S+) \((.*)\)", line).groups() for line in lines if line)
+    assert flat == {name: tuple(int(n) for n in shape.split(",") if n.strip()) for name, shape in listed.items()}
+    count = sum(int(np.prod(shape)) for name, shape in flat.items() if "hf_model" not in name)
+    assert 92.7e6 < count < 92.9e6
+
+
+def test_who_looks_at_whom():
+    prefix = [("task_language", 2)]
+    steps = [("obs_primary", 2), ("obs_task_language", 2), ("readout_action", 1), ("readout_value", 1)]
+    looks = attention_structure(prefix, steps, 2)
+    assert looks.shape == (14, 14)
+    task, first, second = slice(0, 2), slice(2, 6), slice(8, 12)
+    assert looks[:, task].all()  # everybody looks at the task,
+    assert not looks[task, 2:].any()  # which looks at nothing else
+    assert looks[first, first].all() and looks[second, first].all() and not looks[first, second].any()
+    actions, values = [6, 12], [7, 13]
+    assert looks[actions[1], [*range(2, 6), *range(8, 12)]].all()
+    assert looks[np.ix_(actions, actions)].tolist() == [[True, False], [True, True]]
+    assert not looks[np.ix_(actions, values)].any() and not looks[np.ix_(values, actions)].any()
+    assert not looks[first, 6:8].any() and not looks[second, [6, 7, 12, 13]].any()
+
+
+@pytest.mark.parametrize(
+    ("change", "reason"),
+    [
+        (
+            lambda model: model["heads"]["action"].update(name="UNetDDPMActionHead"),
+            "heads.action: octo.model.components.action_heads:UNetDDPMActionHead is not supported, only "
+            "octo.model.components.action_heads:DiffusionActionHead",
+        ),
+        (lambda model: model.update(use_correct_attention=False), "use_correct_attention: Input should be True"),
+        (
+            lambda model: model["observation_tokenizers"]["wrist"]["kwargs"].update(use_token_learner=True),
+            "observation_tokenizers.wrist.use_token_learner: Input should be False",
+        ),
+        (lambda model: model["transformer_kwargs"].update(num_layers=0), "transformer_kwargs.num_layers: "),
+        (lambda model: model.update(vocabulary=3), "vocabulary: Extra inputs are not permitted"),
+    ],
+)
+def test_another_network_is_one_line(change, reason):
+    model = octo_base()
+    change(model)
+    with pytest.raises(UserError, match=re.escape(f"config.json: {reason}")) as error:
+        parse(ModelConfig, model, "config.json")
+    assert "\n" not in str(error.value)
