@@ -4,6 +4,9 @@ Source: octo-models/octo, octo/model/components/{action_heads,diffusion}.py; Ho 
 Dhariwal 2021 (cosine schedule).
 """
 
+# Modules of flax are untyped for mypy.
+# mypy: disallow-subclassing-any=False, disallow-untyped-decorators=False, warn-return-any=False
+
 from __future__ import annotations
 
 from typing import NamedTuple
@@ -40,10 +43,7 @@ class DiffusionHead(nn.Module):
 
     @nn.compact
     def __call__(self, readout: jax.Array, noisy: jax.Array, time: jax.Array, train: bool) -> jax.Array:
-        noise: jax.Array = _NoisePredictor(self.config, name="diffusion_model")(
-            readout.mean(axis=-2), noisy, time, train
-        )
-        return noise
+        return _NoisePredictor(self.config, name="diffusion_model")(readout.mean(axis=-2), noisy, time, train)
 
 
 class _NoisePredictor(nn.Module):
@@ -56,8 +56,7 @@ class _NoisePredictor(nn.Module):
         condition = _TimeEncoder(config.time_dim, name="cond_encoder")(features)
         embedding = jnp.broadcast_to(embedding, (*condition.shape[:-1], embedding.shape[-1]))
         x = jnp.concatenate([condition, embedding, noisy], axis=-1)
-        noise: jax.Array = _ResidualNetwork(config, name="reverse_network")(x, train)
-        return noise
+        return _ResidualNetwork(config, name="reverse_network")(x, train)
 
 
 class _FourierFeatures(nn.Module):

@@ -2,10 +2,14 @@
 
 Actions here are normalised (zero mean, unit deviation), (B, W, H, A): at each of W steps the H actions from it on.
 `observations` and `tasks` are upstream's dictionaries:
-    observations: image_<name> (B, W, S, S, 3) uint8; pad_mask_dict: image_<name> (B, W) bool
+    observations: image_<name> (B, W, S, S, 3) uint8; timestep_pad_mask (B, W) bool, False: before the episode;
+                  pad_mask_dict: image_<name> (B, W) bool
     tasks: language_instruction {input_ids, attention_mask} (B, L) int32, or their embeddings; optionally goal
            images image_<name> (B, S, S, 3) uint8; pad_mask_dict: by name (B,) bool
 """
+
+# Modules of flax are untyped for mypy.
+# mypy: disallow-subclassing-any=False, disallow-untyped-decorators=False, warn-return-any=False
 
 from __future__ import annotations
 
@@ -45,8 +49,7 @@ class OctoModule(nn.Module):
         self, observations: Inputs, tasks: Inputs, timestep_pad_mask: jax.Array, train: bool = False
     ) -> dict[str, TokenGroup]:
         """Outputs of the transformer by group of tokens."""
-        groups: dict[str, TokenGroup] = self.octo_transformer(observations, tasks, timestep_pad_mask, train)
-        return groups
+        return self.octo_transformer(observations, tasks, timestep_pad_mask, train)
 
     def readout(
         self, observations: Inputs, tasks: Inputs, timestep_pad_mask: jax.Array, train: bool = False
@@ -57,8 +60,7 @@ class OctoModule(nn.Module):
 
     def noise(self, readout: jax.Array, noisy: jax.Array, time: jax.Array, train: bool = False) -> jax.Array:
         """Predicted noise (..., W, H * A); see DiffusionHead."""
-        noise: jax.Array = self.heads_action(readout, noisy, time, train)
-        return noise
+        return self.heads_action(readout, noisy, time, train)
 
     def encode_language(self, input_ids: jax.Array, attention_mask: jax.Array) -> jax.Array:
         """Run T5 alone: (B, L) -> (B, L, d_model), which `tasks` may hold in place of the ids."""
@@ -98,31 +100,24 @@ def sample_actions(
     return flat[:, -1].reshape(-1, head.action_horizon, head.action_dim)
 
 
-def diffusion_loss(
-    module: OctoModule,
-    params: Params,
-    observations: Inputs,
-    tasks: Inputs,
-    timestep_pad_mask: jax.Array,
-    actions: jax.Array,
-    action_pad_mask: jax.Array,
-    key: jax.Array,
-) -> jax.Array:
+def diffusion_loss(module: OctoModule, params: Params, batch: Inputs, key: jax.Array, train: bool = True) -> jax.Array:
     """Mean squared error of the predicted noise over what both masks leave, times the action's dimension.
 
-    timestep_pad_mask (B, W), action_pad_mask (B, W, H, A) bool, False: padding. In training mode: `key` draws
-    diffusion times, noise and dropout.
+    batch: observation, task, action (B, W, H, A) normalised and action_pad_mask (B, W, H, A) bool, False: padding.
+    `key` draws diffusion times and noise, and dropout when `train`.
     """
     head = module.config.heads.action
     schedule = cosine_schedule(head.diffusion_steps)
     dropout_key, head_key, time_key, noise_key = jax.random.split(key, 4)
     variables = {"params": params}
+    observations, actions = batch["observation"], batch["action"]
+    timestep_pad_mask = observations["timestep_pad_mask"]
     readout = module.apply(
         variables,
         observations,
-        tasks,
+        batch["task"],
         timestep_pad_mask,
-        train=True,
+        train,
         rngs={"dropout": dropout_key},
         method="readout",
     )
@@ -132,8 +127,8 @@ def diffusion_loss(
     noise = jax.random.normal(noise_key, samples)
     alpha_bar = schedule.alpha_bar[step]
     noisy = jnp.sqrt(alpha_bar) * flat + jnp.sqrt(1 - alpha_bar) * noise
-    predicted = module.apply(variables, readout, noisy, step, train=True, rngs={"dropout": head_key}, method="noise")
-    counts = (timestep_pad_mask[:, :, None, None] & action_pad_mask).reshape(flat.shape)
+    predicted = module.apply(variables, readout, noisy, step, train, rngs={"dropout": head_key}, method="noise")
+    counts = (timestep_pad_mask[:, :, None, None] & batch["action_pad_mask"]).reshape(flat.shape)
     counts = jnp.broadcast_to(counts, samples)
     error = jnp.mean(jnp.square(predicted - noise) * counts) / jnp.clip(jnp.mean(counts), min=1e-5)
     return error * head.action_dim

@@ -3,10 +3,13 @@
 Source: octo-models/octo, octo/model/components/{vit_encoders,tokenizers}.py.
 """
 
+# Modules of flax are untyped for mypy.
+# mypy: disallow-subclassing-any=False, disallow-untyped-decorators=False, warn-return-any=False
+
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from typing import Any, NamedTuple
 
 import flax.linen as nn
@@ -91,10 +94,9 @@ def matching(patterns: Iterable[str], keys: Iterable[str]) -> list[str]:
     return sorted(key for key in keys if any(re.match(pattern, key) for pattern in patterns))
 
 
-def seen(tokens: jax.Array, pad_masks: Inputs, keys: Iterable[str]) -> jax.Array:
+def seen(tokens: jax.Array, pad_masks: Inputs, keys: Sequence[str]) -> jax.Array:
     """(..., n) bool: whether any of the inputs is there; all are where one is not mentioned."""
-    masks = [pad_masks.get(key) for key in keys]
-    if any(mask is None for mask in masks):
+    if not all(key in pad_masks for key in keys):
         return jnp.ones(tokens.shape[:-1], dtype=bool)
-    there = jnp.any(jnp.stack(masks, axis=-1), axis=-1)
+    there = jnp.any(jnp.stack([pad_masks[key] for key in keys], axis=-1), axis=-1)
     return jnp.broadcast_to(there[..., None], tokens.shape[:-1])
