@@ -1,0 +1,102 @@
+"""How well a checkpoint inserts each connector: episodes on the simulated cell, without ROS, always the same ones.
+
+    python benchmarks/_distil_evaluate.py CHECKPOINT [--decode greedy sampled] [--connectors usb_a xlr] [--episodes 20]
+
+Prints one line of JSON per connector and decoding, and one for seen and for unseen connectors together.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+from collections.abc import Iterator, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+TASKS = Path(__file__).resolve().parents[1] / "src/rldg_bringup/config/tasks"
+TASK = "insertion"
+SEEN = ("usb_a", "ethernet", "vga")
+UNSEEN = ("usb_c", "hdmi", "displayport", "xlr")
+DECODINGS = ("greedy", "sampled")
+"""A policy made with explore False and True."""
+EPISODES = 20
+SEED = 2026
+
+
+@dataclass(frozen=True)
+class Score:
+    """Of one connector and decoding. success, trials: episodes, by ground truth; steps: of every successful one;
+    cycle_time_s: their mean duration, null without any."""
+
+    connector: str
+    decode: str
+    seen: bool
+    success: int
+    trials: int
+    cycle_time_s: float | None
+    steps: tuple[int, ...]
+
+
+def evaluate(
+    checkpoint: Path,
+    decodings: Sequence[str] = DECODINGS,
+    connectors: Sequence[str] = SEEN + UNSEEN,
+    trials: int = EPISODES,
+    backend: str = "compact",
+) -> Iterator[Score]:
+    """Scores one after the other. Episode k of a connector begins the same for every checkpoint and decoding; the
+    policy replans at every tick, as the server does."""
+    from importlib.metadata import entry_points
+
+    import torch
+    from _rollout import Rollout
+
+    from rldg_core.policy import ENTRY_POINT_GROUP
+    from rldg_core.seeding import derive_seed
+    from rldg_core.task import find_task
+
+    torch.set_num_threads(1)
+    factory = next(iter(entry_points(group=ENTRY_POINT_GROUP, name=backend))).load()
+    for connector in connectors:
+        task = find_task(f"{TASK}:{connector}", [TASKS])
+        rollout = Rollout(task, connector, render=True)
+        for decode in decodings:
+            policy: Any = factory(checkpoint, task, decode == "sampled")
+            policy.warm_up()
+            steps = []
+            for k in range(trials):
+                seed = derive_seed(SEED, "distillation", connector, k)
+                policy.reset(task.instruction(connector), seed)
+                outcome = rollout.run("", seed, 0, lambda seen, policy=policy: policy.act(seen)[0])
+                if outcome.true_success:
+                    steps.append(outcome.steps)
+            policy.close()
+            mean_s = round(sum(steps) / len(steps) * task.period_ns / 1e9, 3) if steps else None
+            yield Score(connector, decode, connector in SEEN, len(steps), trials, mean_s, tuple(steps))
+        rollout.cell.close()
+
+
+def main() -> None:
+    """Command line."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("checkpoint", type=Path)
+    parser.add_argument("--decode", nargs="+", choices=DECODINGS, default=list(DECODINGS))
+    parser.add_argument("--connectors", nargs="+", choices=SEEN + UNSEEN, default=list(SEEN + UNSEEN))
+    parser.add_argument("--episodes", type=int, default=EPISODES)
+    parser.add_argument("--backend", default="compact")
+    args = parser.parse_args()
+    scores = []
+    for score in evaluate(args.checkpoint, args.decode, args.connectors, args.episodes, args.backend):
+        scores.append(score)
+        print(json.dumps({k: v for k, v in asdict(score).items() if k != "steps"}), flush=True)
+    for decode in args.decode:
+        for seen in (True, False):
+            chosen = [s for s in scores if s.decode == decode and s.seen == seen]
+            if chosen:
+                success, trials = sum(s.success for s in chosen), sum(s.trials for s in chosen)
+                print(f"{decode} {'seen' if seen else 'unseen'}: {success}/{trials} = {100 * success / trials:.0f} %")
+
+
+if __name__ == "__main__":
+    main()

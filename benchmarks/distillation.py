@@ -1,0 +1,179 @@
+"""Does distillation work? The compact generalist, trained on specialists' roll-outs and on a scripted operator's data.
+
+    python benchmarks/distillation.py                              # everything; goes on where it was stopped
+    python benchmarks/distillation.py --stages specialists bags    # a part of it
+    python benchmarks/distillation.py --stages matrix --heads bins --seeds 0 --episodes 45
+    python benchmarks/distillation.py --stages results             # table and plot of what there is
+
+1. specialists: one for each seen connector (RLPD on the simulated cell, until 2 x 20 of 20 evaluations succeed).
+2. bags: 90 successful episodes per connector by the specialist, and as many by the scripted operator.
+3. datasets: RLDS by the data engine, 15, 45 and 90 episodes per connector; a smaller one is part of a larger one.
+4. matrix: fine-tune the compact generalist with both heads and evaluate it, greedy and sampled, on 20 episodes of
+   every seen and unseen connector, the same ones for every model.
+5. results: benchmarks/results/distillation.json (written after every model), distillation_sources.json (success and
+   cycle time of specialists and operator), docs/images/distillation.png, and the summary as a table.
+
+Everything is kept under out/bench/distillation; every random thing has a seed. About 4 h on one core.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import shutil
+import subprocess
+import sys
+import time
+from dataclasses import asdict, dataclass
+from itertools import product
+from pathlib import Path
+from typing import Any
+
+from _distil_evaluate import SEEN, TASK, TASKS, evaluate
+from _distil_plot import plot
+from _distil_sources import SOURCES, make_dataset, quality, record, recorded
+from _distil_specialists import train_specialist
+from _distil_table import Row, ordered, summary
+
+from rldg_core.files import read_json, write_json
+
+ROOT = Path(__file__).resolve().parents[1]
+PARTS = ROOT / "out/bench/distillation"
+RESULTS = ROOT / "benchmarks/results"
+STAGES = ("specialists", "bags", "datasets", "matrix", "results")
+HEADS = ("bins", "diffusion")
+SIZES = (15, 45, 90)
+MAIN = 45
+"""Episodes per connector that every seed is trained on."""
+
+
+@dataclass(frozen=True)
+class Run:
+    """One generalist. episodes: per connector."""
+
+    data: str
+    head: str
+    episodes: int
+    seed: int
+
+    @property
+    def folder(self) -> Path:
+        """checkpoint/, training.json, scores.json."""
+        return PARTS / "runs" / f"{self.data}_{self.episodes}_{self.head}_{self.seed}"
+
+
+def specialists() -> None:
+    """Stage 1."""
+    for connector in SEEN:
+        folder = PARTS / "specialists" / connector
+        story = folder.with_suffix(".json")
+        if not story.is_file():
+            write_json(story, train_specialist(f"{TASK}:{connector}", 0, folder, TASKS))
+
+
+def bags() -> None:
+    """Stage 2."""
+    for source, connector in product(SOURCES, SEEN):
+        specialist = PARTS / "specialists" / connector
+        record(source, f"{TASK}:{connector}", specialist, bag_dir(source, connector), max(SIZES), TASKS)
+
+
+def bag_dir(source: str, connector: str) -> Path:
+    """Where the episodes of one source and connector are."""
+    return PARTS / "bags" / source / connector
+
+
+def dataset(source: str, episodes: int) -> Path:
+    """Stage 3, for one dataset."""
+    folders = [bag_dir(source, connector) for connector in SEEN]
+    return make_dataset(f"connectors_{source}_{episodes}", folders, episodes, PARTS / "datasets")
+
+
+def planned(heads: tuple[str, ...], seeds: tuple[int, ...], sizes: tuple[int, ...]) -> list[Run]:
+    """The runs, the most telling first: every seed of MAIN, then the other sizes with the first seed."""
+    main = [Run(data, head, MAIN, seed) for seed, head, data in product(seeds, heads, SOURCES) if MAIN in sizes]
+    others = [n for n in sizes if n != MAIN]
+    return main + [Run(data, head, n, seeds[0]) for head, n, data in product(heads, others, SOURCES)]
+
+
+def train_and_score(run: Run) -> None:
+    """Stage 4, for one run; what is there already is not done again."""
+    from rldg_policy.compact.config import TrainConfig
+    from rldg_policy.compact.train import finetune
+
+    path = dataset(run.data, run.episodes)
+    config = TrainConfig.model_validate({"model": {"head": run.head}})
+    settings = {"config": config.model_dump(mode="json"), "dataset": str(path.relative_to(ROOT)), "seed": run.seed}
+    story, checkpoint, scores = run.folder / "training.json", run.folder / "checkpoint", run.folder / "scores.json"
+    if not story.is_file() or any(read_json(story)[k] != value for k, value in settings.items()):
+        shutil.rmtree(run.folder, ignore_errors=True)
+        began, cpu_began = time.perf_counter(), time.process_time()
+        result = finetune(path, checkpoint, config, seed=run.seed)
+        times = {"wall_s": time.perf_counter() - began, "cpu_s": time.process_time() - cpu_began}
+        write_json(story, {**settings, **times, "result": asdict(result)})
+    if not scores.is_file():
+        write_json(scores, [asdict(score) for score in evaluate(checkpoint)])
+
+
+def rows() -> list[Row]:
+    """Every score there is."""
+    found = []
+    for path in (PARTS / "runs").glob("*/scores.json"):
+        data, episodes, head, seed = path.parent.name.rsplit("_", 3)
+        run = {"data": data, "head": head, "episodes": int(episodes), "seed": int(seed)}
+        found += [{**run, **{k: v for k, v in score.items() if k != "steps"}} for score in read_json(path)]
+    return ordered(found)
+
+
+def sources() -> list[dict[str, Any]]:
+    """How good the specialists and the operator are."""
+    from rldg_core.task import find_task
+
+    period_s = find_task(TASK, [TASKS]).period_ns / 1e9
+    return [
+        {"data": source, "connector": connector, **quality(recorded(bag_dir(source, connector)), period_s)}
+        for source, connector in product(SOURCES, SEEN)
+    ]
+
+
+def write_results() -> None:
+    """Stage 5."""
+    table = rows()
+    write_json(RESULTS / "distillation.json", table)
+    write_json(RESULTS / "distillation_sources.json", sources())
+    if table:
+        plot(table, ROOT / "docs/images/distillation.png")
+        print("\n".join(summary(table)), flush=True)
+
+
+def main() -> None:
+    """Command line."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--stages", nargs="+", choices=STAGES, default=list(STAGES))
+    parser.add_argument("--heads", nargs="+", choices=HEADS, default=list(HEADS))
+    parser.add_argument("--seeds", nargs="+", type=int, default=[0, 1, 2], help="of training")
+    parser.add_argument("--episodes", nargs="+", type=int, choices=SIZES, default=list(SIZES), help="per connector")
+    parser.add_argument("--one", type=json.loads, help=argparse.SUPPRESS)
+    args = parser.parse_args()
+    if args.one:
+        train_and_score(Run(**args.one))
+        return
+    if "specialists" in args.stages:
+        specialists()
+    if "bags" in args.stages:
+        bags()
+    if "datasets" in args.stages:
+        for source, episodes in product(SOURCES, args.episodes):
+            print(dataset(source, episodes), flush=True)
+    if "matrix" in args.stages:
+        for run in planned(tuple(args.heads), tuple(args.seeds), tuple(args.episodes)):
+            print(run, flush=True)
+            # A process of its own: nothing of one run reaches the next.
+            subprocess.run([sys.executable, __file__, "--one", json.dumps(asdict(run))], check=True)
+            write_json(RESULTS / "distillation.json", rows())
+    if "results" in args.stages:
+        write_results()
+
+
+if __name__ == "__main__":
+    main()
