@@ -49,17 +49,6 @@ class OpenVLA(nn.Module):
         image = self.projector(self.vision_backbone(pixel_values))
         return torch.cat([tokens[:, :1], image, tokens[:, 1:]], dim=1)
 
-    def forward(
-        self,
-        input_ids: Tensor,
-        pixel_values: Tensor,
-        attention_mask: Tensor | None = None,
-        slot_mask: Tensor | None = None,
-    ) -> Output:
-        """One pass over whole sequences; arguments as of `hidden`."""
-        hidden = self.hidden(input_ids, pixel_values, attention_mask, slot_mask)
-        return Output(self.language_model.lm_head(hidden), hidden)
-
     def hidden(
         self,
         input_ids: Tensor,
@@ -67,10 +56,7 @@ class OpenVLA(nn.Module):
         attention_mask: Tensor | None = None,
         slot_mask: Tensor | None = None,
     ) -> Tensor:
-        """What the language model makes of whole sequences, before lm_head: (B, 256 + T, width).
-
-        input_ids, attention_mask (False: padding on the right; None: none), slot_mask: (B, T).
-        """
+        """Output of the last norm (B, 256 + T, width); arguments as for `forward`."""
         embeddings = self.embed(input_ids, pixel_values, slot_mask)
         if slot_mask is not None:
             valid = torch.ones_like(slot_mask) if attention_mask is None else attention_mask.bool()
@@ -81,6 +67,22 @@ class OpenVLA(nn.Module):
             inputs_embeds=embeddings, attention_mask=mask, use_cache=False
         ).last_hidden_state
         return hidden
+
+    def forward(
+        self,
+        input_ids: Tensor,
+        pixel_values: Tensor,
+        attention_mask: Tensor | None = None,
+        slot_mask: Tensor | None = None,
+    ) -> Output:
+        """One pass over whole sequences.
+
+        input_ids, attention_mask (False: padding on the right; None: there is none), slot_mask (None: there are no
+        slots): (B, T); pixel_values (B, 6, 224, 224). The token at t > 0 stands at position 256 + t of the output, so
+        logits[:, 256:-1] predict input_ids[:, 1:]; at a slot, the logits of its own position count.
+        """
+        hidden = self.hidden(input_ids, pixel_values, attention_mask, slot_mask)
+        return Output(self.language_model.lm_head(hidden), hidden)
 
 
 def with_image(mask: Tensor, value: bool) -> Tensor:

@@ -130,7 +130,8 @@ class VisionTower(nn.Module):
             x = torch.cat([tokens.expand(len(x), -1, -1), x], dim=1)
         for block in self.blocks[:-1]:
             x = block(x)
-        return x[:, self.prefix :]
+        features: Tensor = x[:, self.prefix :]
+        return features
 
 
 class VisionBackbone(nn.Module):
@@ -143,7 +144,7 @@ class VisionBackbone(nn.Module):
 
     def forward(self, pixel_values: Tensor) -> Tensor:
         """(B, 6, 224, 224), the image normalised for DINOv2 above the one for SigLIP -> (B, 256, sum of widths)."""
-        dino, siglip = pixel_values.split(3, dim=1)
+        dino, siglip = pixel_values.chunk(2, dim=1)
         return torch.cat([self.featurizer(dino), self.fused_featurizer(siglip)], dim=2)
 
 

@@ -1,0 +1,178 @@
+"""The port equals upstream: names, shapes, vision features, logits, actions; and what decoding promises."""
+
+from __future__ import annotations
+
+import json
+
+import numpy as np
+import pytest
+import torch
+from openvla_samples import GOLDEN, needs_golden
+from safetensors.torch import load_file
+from torch import nn
+
+from rldg_policy.checkpoint.statistics import choose_statistics
+from rldg_policy.openvla.config import OpenVLAConfig
+from rldg_policy.openvla.decoding import decode_ar, decode_parallel, slot_hidden, slot_logits
+from rldg_policy.openvla.model import OpenVLA, empty_model, parameter_count, place_buffers, slot_attention
+from rldg_policy.openvla.tokens import PAD, SPACE, action_values, inference_ids, with_slots
+
+torch.set_num_threads(1)
+
+
+@pytest.fixture(scope="module")
+def reference():
+    return np.load(GOLDEN / "reference.npz")
+
+
+@pytest.fixture(scope="module")
+def golden() -> OpenVLA:
+    tensors = load_file(GOLDEN / "model.safetensors")
+    values = json.loads((GOLDEN / "config.json").read_text())
+    config = OpenVLAConfig.read(values, {k: tuple(v.shape) for k, v in tensors.items()}, "golden")
+    model = empty_model(config)
+    model.load_state_dict(tensors, assign=True)
+    place_buffers(model, "cpu")
+    return model
+
+
+@pytest.fixture(scope="module")
+def model() -> OpenVLA:
+    """Tiny, with an L1 head; weights large enough that positions and ids matter."""
+    model = empty_model(OpenVLAConfig.tiny(), l1_head=True, device="cpu")
+    generator = torch.Generator().manual_seed(0)
+    for parameter in model.parameters():
+        nn.init.normal_(parameter, 0.0, 0.1, generator=generator)
+    return model
+
+
+@pytest.fixture(scope="module")
+def image() -> torch.Tensor:
+    return torch.randn(1, 6, 224, 224, generator=torch.Generator().manual_seed(1))
+
+
+@needs_golden
+def test_the_7b_has_exactly_the_tensors_of_upstream():
+    expected = (GOLDEN / "openvla_7b_state_dict.txt").read_text().splitlines()
+    model = empty_model(OpenVLAConfig.seven_b())
+    assert sorted(f"{name} {tuple(t.shape)}" for name, t in model.state_dict().items()) == sorted(
+        filter(None, expected)
+    )
+    assert len(model.state_dict()) == 982
+    assert parameter_count(model) == 7_541_237_184
+
+
+@needs_golden
+def test_golden_configuration_is_the_tiny_one(golden):
+    assert golden.config == OpenVLAConfig.tiny()
+
+
+@needs_golden
+@torch.inference_mode()
+def test_vision_features_and_logits_equal_the_reference(golden, reference):
+    pixels, ids = torch.from_numpy(reference["pixel_values"]), torch.from_numpy(reference["input_ids"])
+    features = golden.vision_backbone(pixels)
+    np.testing.assert_allclose(features.numpy(), reference["vision_features"], rtol=0, atol=1e-5)
+    logits = golden(ids, pixels).logits
+    assert logits.shape == (1, 276, 32064)
+    np.testing.assert_allclose(logits[:, -24:].numpy(), reference["logits_last"], rtol=0, atol=1e-5)
+
+
+@needs_golden
+def test_action_equals_the_reference(golden, reference):
+    """The reference's ids lack the 29871 that upstream's predict_action appends."""
+    assert reference["input_ids"][0, -1] != SPACE
+    ids = torch.from_numpy(inference_ids(reference["input_ids"][0].tolist())[None])
+    normalised = decode_ar(golden, ids, torch.from_numpy(reference["pixel_values"]), None)
+    key, statistics = choose_statistics(GOLDEN, None)
+    assert key == "rldg_demo"
+    np.testing.assert_allclose(statistics.bounds_denormalise(normalised)[0], reference["action"], rtol=0, atol=1e-6)
+
+
+def ids_of(count: int) -> np.ndarray:
+    return inference_ids([1, *range(300, 300 + count)])
+
+
+def test_cached_decoding_equals_whole_passes(model, image):
+    """Each token is the arg-max after the sequence so far, computed anew without a cache."""
+    ids = torch.from_numpy(ids_of(5)[None])
+    decoded = decode_ar(model, ids, image, None)
+    for component in range(7):
+        with torch.inference_mode():
+            token = model(ids, image).logits[:, -1].argmax(-1)
+        assert action_values(token.numpy())[0] == decoded[0, component]
+        ids = torch.cat([ids, token[:, None]], dim=1)
+
+
+def test_sampling_repeats_with_its_seed_and_stays_among_action_tokens(model, image):
+    ids = torch.from_numpy(ids_of(5)[None])
+    drawn = [decode_ar(model, ids, image, torch.Generator().manual_seed(seed)) for seed in (1, 1, 2)]
+    np.testing.assert_array_equal(drawn[0], drawn[1])
+    assert not np.array_equal(drawn[0], drawn[2])
+    assert len(np.unique(drawn[0])) > 1
+
+
+def test_padding_changes_nothing(model, image):
+    ids = torch.from_numpy(ids_of(6)[None])
+    padded = torch.cat([ids, torch.full((1, 4), PAD)], dim=1)
+    with torch.inference_mode():
+        alone = model(ids, image).logits
+        with_padding = model(padded, image, padded != PAD).logits[:, : alone.shape[1]]
+    torch.testing.assert_close(alone, with_padding, rtol=0, atol=1e-4)
+
+
+def test_slots_see_the_prompt_and_each_other_and_nothing_sees_slots_from_before():
+    valid = torch.tensor([[True, True, True, True, False]])
+    slots = torch.tensor([[False, False, True, True, False]])
+    expected = [
+        [1, 0, 0, 0, 0],
+        [1, 1, 0, 0, 0],
+        [1, 1, 1, 1, 0],
+        [1, 1, 1, 1, 0],
+        [1, 1, 1, 1, 1],
+    ]
+    assert slot_attention(valid, slots)[0, 0].int().tolist() == expected
+
+
+def test_slots_depend_on_every_slot_position_but_not_on_the_ids_below_them(model, image):
+    plain, slots = with_slots(ids_of(4), 2)
+    other = np.where(slots, 500, plain)
+    mask = torch.from_numpy(slots[None])
+    with torch.inference_mode():
+        states = [slot_hidden(model, torch.from_numpy(ids[None]), image, mask) for ids in (plain, other)]
+    assert states[0].shape == (1, 14, 96)
+    assert torch.equal(*states)
+    assert not torch.allclose(states[0][:, 0], states[0][:, 1], rtol=0, atol=2e-5)  # their positions tell them apart
+
+
+def test_earlier_slots_attend_to_later_ones(model, image):
+    """A longer chunk changes the first slot's state, which a causal mask would not."""
+    first = []
+    for horizon in (1, 2):
+        ids, slots = with_slots(ids_of(4), horizon)
+        with torch.inference_mode():
+            state = slot_hidden(model, torch.from_numpy(ids[None]), image, torch.from_numpy(slots[None]))
+        first.append(state[:, 0])
+    assert not torch.allclose(*first, atol=1e-4)
+
+
+def test_parallel_decoding_with_bins_and_with_the_head(model, image):
+    ids, slots = (torch.from_numpy(x[None]) for x in with_slots(ids_of(4), 2))
+    continuous = decode_parallel(model, ids, image, slots, None)
+    assert continuous.shape == (2, 7)
+    head, model.action_head = model.action_head, None
+    try:
+        greedy = decode_parallel(model, ids, image, slots, None)
+        drawn = [decode_parallel(model, ids, image, slots, torch.Generator().manual_seed(s)) for s in (1, 1, 2)]
+        with torch.inference_mode():
+            states = slot_hidden(model, ids, image, slots)
+            logits = slot_logits(model, states)[0]
+            whole = model(ids, image, slot_mask=slots).logits[0, -14:, 31744:32000]
+    finally:
+        model.action_head = head
+    torch.testing.assert_close(logits, whole)
+    centres = (np.linspace(-1, 1, 256)[1:] + np.linspace(-1, 1, 256)[:-1]) / 2
+    np.testing.assert_allclose(greedy.ravel(), centres[np.clip(255 - logits.argmax(-1).numpy(), 0, 254)], atol=1e-7)
+    np.testing.assert_array_equal(drawn[0], drawn[1])
+    assert not np.array_equal(drawn[0], drawn[2])
+    assert not np.allclose(continuous, greedy)
