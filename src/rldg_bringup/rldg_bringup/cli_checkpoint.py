@@ -1,0 +1,55 @@
+"""`rldg checkpoint`: folders of generalists."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated, Literal
+
+import typer
+
+from rldg_bringup.cli_common import Json, emit, existing, sub_app
+
+app = sub_app()
+
+Folder = Annotated[Path, typer.Argument(help="Checkpoint folder.")]
+
+
+@app.callback()
+def _group() -> None:
+    """Checkpoints of generalists: what they expect, and adopting one that was trained elsewhere."""
+
+
+@app.command()
+def adopt(
+    folder: Folder,
+    backend: Annotated[Literal["openvla", "octo"], typer.Option(help="What it is a checkpoint of.")],
+    statistics_key: Annotated[
+        str, typer.Option(help="Which entry of its dataset_statistics.json its actions belong to (unnorm_key).")
+    ],
+    camera: Annotated[str, typer.Option(help="Which image of the observation it sees.")] = "wrist",
+    image_size: Annotated[
+        int | None, typer.Option(min=1, help="Side of that image [px]; default: as the checkpoint says.")
+    ] = None,
+    window: Annotated[int | None, typer.Option(min=1, help="Observations it sees; default: as it says.")] = None,
+    horizon: Annotated[int | None, typer.Option(min=1, help="Actions per inference; default: as it says.")] = None,
+    rate_hz: Annotated[float | None, typer.Option(help="Inferences per second; default: openvla 4, octo 10.")] = None,
+    task: Annotated[list[str] | None, typer.Option(help="A task it may serve; repeat. Default: any.")] = None,
+    as_json: Json = False,
+) -> None:
+    """Write rldg.json into an upstream checkpoint, so that it can be served; its own files stay as they are."""
+    from rldg_policy.checkpoint.adopt import adopt as run
+
+    existing(folder)
+    options = {"camera": camera, "image_size": image_size, "window": window, "horizon": horizon, "rate_hz": rate_hz}
+    given = {name: value for name, value in options.items() if value is not None}
+    manifest = run(folder, backend, statistics_key, {**given, "tasks": tuple(task or ())})
+    emit({"path": str(folder), **manifest.model_dump(mode="json")}, as_json, "checkpoint")
+
+
+@app.command()
+def info(folder: Folder, as_json: Json = False) -> None:
+    """Show what a checkpoint expects to see and how far its actions reach."""
+    from rldg_policy.checkpoint.adopt import describe
+
+    existing(folder)
+    emit(describe(folder), as_json, "checkpoint")

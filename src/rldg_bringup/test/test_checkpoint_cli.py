@@ -1,0 +1,111 @@
+"""`rldg checkpoint` as a person calls it, on made-up folders of upstream's layout."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import msgpack
+import numpy as np
+import pytest
+from flax.serialization import msgpack_serialize
+from typer.testing import CliRunner
+
+from rldg_bringup.cli import app
+from rldg_core.errors import UserError
+from rldg_policy.checkpoint.manifest import read_manifest
+from rldg_policy.checkpoint.statistics import choose_statistics
+
+ACTION = {"q01": [-0.01] * 3 + [-0.05] * 3 + [0.0], "q99": [0.012] * 3 + [0.04] * 3 + [1.0]}
+
+
+def openvla(folder: Path) -> Path:
+    """config.json of a pre-trained OpenVLA, statistics of two datasets inside."""
+    stats = {"bridge": {"action": ACTION}, "fractal": {"action": {**ACTION, "q99": [1.0] * 7}}}
+    config = {"model_type": "openvla", "image_sizes": [224, 224], "norm_stats": stats}
+    (folder / "config.json").write_text(json.dumps(config))
+    return folder
+
+
+def octo(folder: Path, size: int = 256) -> Path:
+    """Folder of an Octo fine-tuning: statistics without a name, a batch to look at, two steps."""
+    head = {"action": {"kwargs": {"action_horizon": 4}}}
+    (folder / "config.json").write_text(json.dumps({"model": {"heads": head}, "window_size": 2}))
+    (folder / "dataset_statistics.json").write_text(json.dumps({"action": ACTION}))
+    batch = {"observation": {"image_primary": np.zeros((1, 2, size, size, 3), np.uint8)}}
+    (folder / "example_batch.msgpack").write_bytes(msgpack_serialize(batch))
+    for step in (500, 1000):
+        (folder / str(step)).mkdir()
+    return folder
+
+
+def rldg(*arguments: object) -> dict[str, Any]:
+    """What the command prints as JSON. Raises what it raises."""
+    done = CliRunner().invoke(app, [*map(str, arguments), "--json"], catch_exceptions=False)
+    assert done.exit_code == 0, done.output
+    return json.loads(done.stdout)
+
+
+def adopt(folder: Path, backend: str, key: str, *more: object) -> dict[str, Any]:
+    return rldg("checkpoint", "adopt", folder, "--backend", backend, "--statistics-key", key, *more)
+
+
+def test_an_openvla_checkpoint_is_adopted(tmp_path):
+    openvla(tmp_path)
+    assert rldg("checkpoint", "info", tmp_path)["statistics_keys"] == ["bridge", "fractal"]
+    with pytest.raises(UserError, match="statistics of 2 datasets"):
+        choose_statistics(tmp_path, None)
+    config = (tmp_path / "config.json").read_bytes()
+    adopt(tmp_path, "openvla", "fractal", "--task", "insertion", "--task", "pick", "--horizon", 8)
+    manifest = read_manifest(tmp_path)
+    assert manifest is not None
+    assert (manifest.image_size, manifest.window, manifest.horizon, manifest.rate_hz) == (224, 1, 8, 4.0)
+    assert manifest.tasks == ("insertion", "pick") and (tmp_path / "config.json").read_bytes() == config
+    assert choose_statistics(tmp_path, manifest)[1].need("q99")[0] == 1.0
+    told = rldg("checkpoint", "info", tmp_path)
+    assert told["adopted"] and told["largest_step_m"] == 1.0 and told["gripper"] and told["statistics_key"] == "fractal"
+
+
+def test_an_octo_checkpoint_is_adopted(tmp_path):
+    octo(tmp_path)
+    told = adopt(tmp_path, "octo", "bridge", "--rate-hz", 5, "--camera", "side")
+    assert (told["image_size"], told["window"], told["horizon"], told["version"]) == (256, 2, 4, 1000)
+    assert told["rate_hz"] == 5.0 and told["camera"] == "side"
+    told = rldg("checkpoint", "info", tmp_path)
+    assert told["largest_step_m"] == pytest.approx(0.012) and told["largest_step_rad"] == pytest.approx(0.05)
+    with pytest.raises(UserError, match=r"rldg\.json: there already"):
+        adopt(tmp_path, "octo", "bridge")
+
+
+def test_what_cannot_be_adopted_stays_as_it_was(tmp_path):
+    openvla(tmp_path)
+    for arguments, reason in [
+        (("openvla", "libero"), r"config\.json: no statistics for 'libero', it has bridge, fractal"),
+        (("octo", "bridge"), r"config\.json: not one of Octo"),
+        (("openvla", "bridge", "--rate-hz", 0), r"rldg\.json: rate_hz"),
+        (("openvla", "bridge", "--camera", ""), r"rldg\.json: camera"),
+    ]:
+        with pytest.raises(UserError, match=reason) as error:
+            adopt(tmp_path, *arguments)
+        assert "\n" not in str(error.value)
+    with pytest.raises(UserError, match="no such file or folder"):
+        rldg("checkpoint", "info", tmp_path / "nowhere")
+    (tmp_path / "config.json").write_text('{"model_type": "llama"}')
+    with pytest.raises(UserError, match="model_type: 'llama' is not 'openvla'"):
+        adopt(tmp_path, "openvla", "bridge")
+    assert [path.name for path in tmp_path.iterdir()] == ["config.json"]
+
+
+def test_damaged_octo_folders_are_named(tmp_path):
+    octo(tmp_path)
+    (tmp_path / "example_batch.msgpack").write_bytes(msgpack.packb({"observation": 3}))
+    with pytest.raises(UserError, match=r"example_batch\.msgpack: no observation/image_primary"):
+        adopt(tmp_path, "octo", "bridge")
+    (tmp_path / "example_batch.msgpack").unlink()
+    with pytest.raises(UserError, match=r"example_batch\.msgpack: cannot read"):
+        adopt(tmp_path, "octo", "bridge")
+    for step in ("500", "1000"):
+        (tmp_path / step).rmdir()
+    with pytest.raises(UserError, match="no <step>/ with the weights"):
+        adopt(tmp_path, "octo", "bridge")
