@@ -12,7 +12,16 @@ import typer
 from rich.console import Console
 from rich.table import Table
 
-from rldg_bringup import cli_bags, cli_checkpoint, cli_data, cli_dataset, cli_episodes, cli_running, cli_train
+from rldg_bringup import (
+    cli_bags,
+    cli_checkpoint,
+    cli_data,
+    cli_dataset,
+    cli_episodes,
+    cli_finetune,
+    cli_running,
+    cli_train,
+)
 from rldg_bringup.cli_classifier import app as classifier_app
 from rldg_bringup.cli_common import Json, Seed, console, progress_maker
 from rldg_bringup.cli_policy import policy_app
@@ -30,6 +39,7 @@ for module in (cli_episodes, cli_train, cli_data, cli_running):
 app.add_typer(cli_bags.app, name="bag")
 app.add_typer(cli_dataset.app, name="dataset")
 app.add_typer(cli_checkpoint.app, name="checkpoint")
+app.add_typer(cli_finetune.app, name="finetune")
 app.add_typer(policy_app, name="policy")
 app.add_typer(classifier_app, name="classifier")
 

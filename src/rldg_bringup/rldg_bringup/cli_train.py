@@ -1,15 +1,13 @@
-"""`rldg train` (specialists) and `rldg finetune` (generalists)."""
+"""`rldg train`: specialists."""
 
 from __future__ import annotations
 
-from dataclasses import asdict
 from pathlib import Path
 from typing import Annotated
 
 import typer
 
 from rldg_bringup.cli_common import Json, Real, Seed, TaskArgument, emit, existing, progress_maker, sub_app
-from rldg_core.errors import UserError
 
 app = sub_app()
 
@@ -62,24 +60,3 @@ def train(
         report = run_training(plan, run_dir, make)
     keys = ("success", "evaluations", "env_steps", "updates", "wall_s", "intervention_ratio", "specialist")
     emit(report if as_json else {key: report[key] for key in keys}, as_json, "specialist")
-
-
-@app.command()
-def finetune(
-    model: Annotated[str, typer.Argument(help="compact")],
-    dataset: Annotated[Path, typer.Argument(help="Dataset folder <root>/<name>/<version>.")],
-    out: Annotated[Path, typer.Option(help="Checkpoint folder.")],
-    steps: Annotated[int, typer.Option(min=1)] = 1500,
-    seed: Seed = 0,
-    as_json: Json = False,
-) -> None:
-    """Fine-tune a generalist on an RLDS dataset."""
-    if model != "compact":
-        raise UserError(f"unknown generalist {model!r}, expected compact")
-    existing(dataset)
-    from rldg_policy.compact.config import TrainConfig
-    from rldg_policy.compact.train import finetune as train_compact
-
-    with progress_maker() as make:
-        result = train_compact(dataset, out, TrainConfig(steps=steps), seed=seed, progress=make("fine-tune"))
-    emit({**asdict(result), "checkpoint": str(out)}, as_json, "generalist")

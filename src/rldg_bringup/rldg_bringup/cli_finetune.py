@@ -1,0 +1,185 @@
+"""`rldg finetune`: one command per kind of generalist. Defaults are those of its training configuration."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable
+from dataclasses import asdict
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+import typer
+
+from rldg_bringup.cli_common import Json, Seed, emit, existing, progress_maker, sub_app
+from rldg_core.configuration import validated
+from rldg_core.errors import UserError
+from rldg_policy.checkpoint.manifest import MANIFEST_FILE
+from rldg_policy.compact.config import TrainConfig as CompactTrainConfig
+from rldg_policy.octo.train_config import Mode, OctoTrainConfig
+from rldg_policy.openvla.train_config import OpenVLATrainConfig
+
+app = sub_app()
+
+TRAINING_FOLDER = ".training"
+"""Where an unfinished training keeps its state, inside the checkpoint folder."""
+COMPACT, OPENVLA, OCTO = CompactTrainConfig(), OpenVLATrainConfig(), OctoTrainConfig()
+
+Dataset = Annotated[Path, typer.Argument(help="Dataset folder <root>/<name>/<version>.")]
+Out = Annotated[Path, typer.Option(help="Checkpoint folder.")]
+Resume = Annotated[bool, typer.Option("--resume", help="Go on with the unfinished training in --out.")]
+Steps = Annotated[int, typer.Option(help="Optimiser steps.")]
+Batch = Annotated[int, typer.Option(help="Samples per step.")]
+LearningRate = Annotated[float, typer.Option(help="Of AdamW; its highest where there is a schedule.")]
+SaveEvery = Annotated[int, typer.Option(help="Steps between checkpoints; --resume goes on from the last.")]
+ShuffleBuffer = Annotated[int, typer.Option(help="Samples held for shuffling (JPEG, about 10 kB each).")]
+
+Finetune = Callable[..., Any]
+
+
+@app.callback()
+def _group() -> None:
+    """Fine-tune a generalist on an RLDS dataset."""
+
+
+@app.command()
+def compact(
+    dataset: Dataset,
+    out: Out,
+    steps: Steps = COMPACT.steps,
+    batch: Batch = COMPACT.batch,
+    learning_rate: LearningRate = COMPACT.learning_rate,
+    seed: Seed = 0,
+    as_json: Json = False,
+) -> None:
+    """The compact generalist: 1-3 M parameters, minutes on one core."""
+    options = {"steps": steps, "batch": batch, "learning_rate": learning_rate}
+    config = validated(CompactTrainConfig, options, "finetune compact")
+    check_folders(dataset, out)
+    from rldg_policy.compact.train import finetune
+
+    run(finetune, dataset, out, config, as_json, seed=seed)
+
+
+@app.command()
+def openvla(
+    dataset: Dataset,
+    base: Annotated[Path, typer.Option(help="Checkpoint that is fine-tuned: a Hugging Face OpenVLA folder.")],
+    out: Out,
+    steps: Steps = OPENVLA.steps,
+    batch: Annotated[int, typer.Option(help="Samples per process and micro-batch.")] = OPENVLA.batch,
+    accumulation: Annotated[int, typer.Option(help="Micro-batches per step.")] = OPENVLA.accumulation,
+    learning_rate: LearningRate = OPENVLA.learning_rate,
+    rank: Annotated[int, typer.Option(help="Of the LoRA adapters.")] = OPENVLA.rank,
+    alpha: Annotated[int, typer.Option(help="Scale of the LoRA adapters.")] = OPENVLA.alpha,
+    decoding: Annotated[
+        Literal["ar", "parallel"], typer.Option(help="One token after another, or chunks in one pass (OpenVLA-OFT).")
+    ] = OPENVLA.decoding,
+    head: Annotated[
+        Literal["bins", "l1"], typer.Option(help="Of parallel decoding: 256 bins, or continuous by L1 regression.")
+    ] = OPENVLA.head,
+    horizon: Annotated[int, typer.Option(help="Actions per chunk of parallel decoding.")] = OPENVLA.horizon,
+    precision: Annotated[Literal["auto", "bf16", "fp32"], typer.Option()] = OPENVLA.precision,
+    gradient_checkpointing: Annotated[
+        bool | None, typer.Option(help="Trade time for memory; default: on a GPU.")
+    ] = OPENVLA.gradient_checkpointing,
+    augment: Annotated[bool, typer.Option(help="Crop and vary colours as upstream does.")] = OPENVLA.augment,
+    shuffle_buffer: ShuffleBuffer = OPENVLA.shuffle_buffer,
+    save_every: SaveEvery = OPENVLA.save_every,
+    resume: Resume = False,
+    seed: Seed = 0,
+    as_json: Json = False,
+) -> None:
+    """OpenVLA with LoRA adapters, merged in the end.
+
+    Several GPUs: `accelerate launch --config_file ddp.yaml $(which rldg) finetune openvla ...`.
+    """
+    options = {
+        "steps": steps,
+        "batch": batch,
+        "accumulation": accumulation,
+        "learning_rate": learning_rate,
+        "rank": rank,
+        "alpha": alpha,
+        "decoding": decoding,
+        "head": head,
+        "horizon": horizon,
+        "precision": precision,
+        "gradient_checkpointing": gradient_checkpointing,
+        "augment": augment,
+        "shuffle_buffer": shuffle_buffer,
+        "save_every": save_every,
+    }
+    config = validated(OpenVLATrainConfig, options, "finetune openvla")
+    check_folders(dataset, out, base, resume)
+    from rldg_policy.openvla.train import finetune
+
+    run(finetune, dataset, out, config, as_json, base=base, seed=seed, resume=resume)
+
+
+@app.command()
+def octo(
+    dataset: Dataset,
+    base: Annotated[Path, typer.Option(help="Checkpoint that is fine-tuned: a folder of Octo 1.5.")],
+    out: Out,
+    steps: Steps = OCTO.steps,
+    batch: Batch = OCTO.batch,
+    learning_rate: LearningRate = OCTO.learning_rate,
+    warmup_steps: Annotated[int, typer.Option(help="Steps until the highest learning rate.")] = OCTO.warmup_steps,
+    mode: Annotated[Mode, typer.Option(help="Which parameters learn.")] = OCTO.mode,
+    freeze: Annotated[
+        list[str] | None, typer.Option(help="Further parameters that stand still: a pattern over dotted paths; repeat.")
+    ] = None,
+    window: Annotated[int, typer.Option(help="Observations per sample.")] = OCTO.window,
+    shuffle_buffer: ShuffleBuffer = OCTO.shuffle_buffer,
+    save_every: SaveEvery = OCTO.save_every,
+    resume: Resume = False,
+    seed: Seed = 0,
+    as_json: Json = False,
+) -> None:
+    """Octo as RLDG does: wrist image into the primary tokenizer, language, everything but the text encoder learns."""
+    options = {
+        "steps": steps,
+        "batch": batch,
+        "learning_rate": learning_rate,
+        "warmup_steps": warmup_steps,
+        "mode": mode,
+        "frozen": tuple(freeze or ()),
+        "window": window,
+        "shuffle_buffer": shuffle_buffer,
+        "save_every": save_every,
+    }
+    config = validated(OctoTrainConfig, options, "finetune octo")
+    check_folders(dataset, out, base, resume)
+    from rldg_policy.octo.train import finetune
+
+    run(finetune, dataset, out, config, as_json, base=base, seed=seed, resume=resume)
+
+
+def check_folders(dataset: Path, out: Path, base: Path | None = None, resume: bool = False) -> None:
+    """Before anything slow: inputs are there, and --out holds nothing that would be lost. Raises UserError."""
+    existing(dataset)
+    if base is not None:
+        existing(base)
+        if base.resolve() == out.resolve():
+            raise UserError(f"{out}: --out and --base are the same folder")
+    if resume:
+        if not (out / TRAINING_FOLDER).is_dir():
+            raise UserError(f"{out}: no unfinished training to resume: no {TRAINING_FOLDER} in it")
+    elif (out / TRAINING_FOLDER).is_dir():
+        raise UserError(f"{out}: holds an unfinished training: go on with --resume, or remove the folder")
+    elif out.is_file() or (out.is_dir() and any(out.iterdir()) and not (out / MANIFEST_FILE).is_file()):
+        raise UserError(f"{out}: exists and is no checkpoint of a generalist: it would be replaced")
+
+
+def run(finetune: Finetune, dataset: Path, out: Path, config: Any, as_json: bool, **more: Any) -> None:
+    """Train with a progress bar, then print the result; of several processes the first one does."""
+    is_main = os.environ.get("RANK", "0") == "0"
+    with progress_maker() as make:
+        result = asdict(finetune(dataset, out, config, progress=make("fine-tune") if is_main else None, **more))
+    if not is_main:
+        return
+    shown = {**result, "checkpoint": str(out)}
+    if not as_json:
+        curves = {key: value for key, value in result.items() if isinstance(value, tuple)}
+        shown |= {key: " -> ".join(f"{v:.4g}" for v in (value[0], value[-1])) for key, value in curves.items() if value}
+    emit(shown, as_json, "generalist")
