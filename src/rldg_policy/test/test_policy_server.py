@@ -13,7 +13,8 @@ from hypothesis import strategies as st
 from rldg_core.errors import UserError
 from rldg_core.files import sha256_hex
 from rldg_core.policy import PolicySpec
-from rldg_policy.serving.server import Episode, PolicyServer, Settings
+from rldg_policy.serving.records import Episode, Settings
+from rldg_policy.serving.server import PolicyServer
 from rldg_policy.serving.store import Loaded, load_policy
 from rldg_policy.serving.weights import Weights, WeightsQueue, valid_from_due
 
@@ -190,10 +191,10 @@ def test_an_observation_is_answered_once(task, observe):
     assert server.next_action(0) is None
 
 
-@pytest.mark.parametrize(("rate_hz", "replan", "calls"), [(10.0, True, 8), (5.0, True, 4), (10.0, False, 2)])
-def test_chunks_run_open_loop_when_asked_or_when_the_policy_is_slow(task, observe, rate_hz, replan, calls):
+@pytest.mark.parametrize(("rate_hz", "chunks", "calls"), [(10.0, "newest", 8), (5.0, "newest", 4), (10.0, "whole", 2)])
+def test_chunks_run_open_loop_when_asked_or_when_the_policy_is_slow(task, observe, rate_hz, chunks, calls):
     policy = Fake(horizon=4, rate_hz=rate_hz)
-    server = started(server_with(task, policy, replan=replan))
+    server = started(server_with(task, policy, chunks=chunks))
     values = []
     for tick in range(8):
         server.observe(observe(tick * PERIOD_NS), 0.0)
@@ -204,7 +205,7 @@ def test_chunks_run_open_loop_when_asked_or_when_the_policy_is_slow(task, observ
 
 def test_swap_during_an_episode_resets_the_new_policy_and_drops_the_old_chunk(task, observe):
     old, new = Fake(horizon=4), Fake()
-    server = started(server_with(task, old, replan=False))
+    server = started(server_with(task, old, chunks="whole"))
     server.observe(observe(0), 0.0)
     server.next_action(0)
     server.add(Loaded("new", "fake", "", new), activate=False)

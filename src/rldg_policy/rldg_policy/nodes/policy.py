@@ -1,7 +1,7 @@
 """Node `policy` (lifecycle): observations in, actions out, policies swapped between two ticks.
 
-The main thread ticks. `policy/load` is served by a second node on a thread of its own (`policy_loader`), so that
-importing, reading and warming never cost a tick; a lock makes a swap fall between two ticks.
+The main thread ticks. In lock-step it infers, too; in real time every policy infers on a thread of its own, which
+publishes what it found. A lock keeps the server's calls apart.
 """
 
 from __future__ import annotations
@@ -15,20 +15,19 @@ from collections.abc import Callable
 from typing import Any, TypeVar, cast
 
 from rclpy.clock import Clock, ClockType
-from rclpy.executors import ExternalShutdownException, SingleThreadedExecutor
 from rclpy.lifecycle import LifecycleNode, LifecycleState, TransitionCallbackReturn
-from rclpy.node import Node
 
 from rldg_core import from_msg
 from rldg_core.errors import UserError
-from rldg_core.registry import backends, factory
+from rldg_core.registry import factory
 from rldg_msgs.msg import EpisodeEvent, PolicyAction, PolicyStatus, PolicyWeights
 from rldg_msgs.msg import Observation as ObservationMsg
 from rldg_msgs.msg import Step as StepMsg
-from rldg_msgs.srv import ActivatePolicy, ListPolicies, LoadPolicy, UnloadPolicy
-from rldg_policy.serving.latency import TickWindow
 from rldg_policy.nodes import messages
-from rldg_policy.serving.server import Action, PolicyServer, Settings
+from rldg_policy.nodes.policy_services import PolicyServices
+from rldg_policy.serving.latency import TickWindow
+from rldg_policy.serving.records import Action, Settings
+from rldg_policy.serving.server import PolicyServer
 from rldg_policy.serving.store import load_policy
 from rldg_ros import qos
 from rldg_ros.parameters import parameter, task_parameter
@@ -37,7 +36,13 @@ from rldg_ros.runner import autostart, run_node, transition
 CallbackT = TypeVar("CallbackT", bound=Callable[..., Any])
 
 SWITCH_INTERVAL_S = 0.0005
-"""How long a loading thread may hold the interpreter before a tick gets its turn (Python's default: 5 ms)."""
+"""How long a thread may hold the interpreter before a tick gets its turn (Python's default: 5 ms)."""
+
+WATCHES_PER_PERIOD = 10
+"""How often a tick that waits for an inference is looked at."""
+
+CLOSE_TIMEOUT_S = 2.0
+"""For inferences that are under way when the node ends."""
 
 
 def _between_ticks(callback: CallbackT) -> CallbackT:
@@ -52,7 +57,8 @@ def _between_ticks(callback: CallbackT) -> CallbackT:
 
 
 class PolicyNode(LifecycleNode):
-    """Parameters: task, task_dirs, lockstep, policy, checkpoint, explore, live_weights, replan, preload, autostart."""
+    """Parameters: task, task_dirs, lockstep, policy, checkpoint, explore, live_weights, chunks (newest, whole or
+    ensemble), ensemble_k, watchdog_s, preload, autostart."""
 
     def __init__(self) -> None:
         super().__init__("policy")
@@ -61,18 +67,23 @@ class PolicyNode(LifecycleNode):
             task=self._task,
             lockstep=bool(parameter(self, "lockstep", False)),
             live_weights=bool(parameter(self, "live_weights", False)),
-            replan=bool(parameter(self, "replan", True)),
+            chunks=str(parameter(self, "chunks", "newest")),
+            ensemble_k=float(parameter(self, "ensemble_k", 0.0)),
+            watchdog_s=float(parameter(self, "watchdog_s", 2.0)),
         )
         self._initial = str(parameter(self, "policy", "hold"))
         self._checkpoint = str(parameter(self, "checkpoint", ""))
         self._explore = bool(parameter(self, "explore", False))
         self._preload = [str(b) for b in parameter(self, "preload", [""]) if b]
-        self._server = PolicyServer(self._settings)
+        self._lock = threading.RLock()
+        self._server = self._make_server()
         self._window = TickWindow()
         self._running = False
-        self._lock = threading.RLock()
-        self._loader: Node | None = None
+        self._policy_services: PolicyServices | None = None
         autostart(self)
+
+    def _make_server(self) -> PolicyServer:
+        return PolicyServer(self._settings, None if self._settings.lockstep else self._act)
 
     # -- lifecycle --------------------------------------------------------------------------------------
     @transition
@@ -93,14 +104,12 @@ class PolicyNode(LifecycleNode):
         if self._settings.live_weights:
             weights = self.create_subscription(PolicyWeights, "policy_weights", self._on_weights, qos.EVENTS)
             self._entities.append(weights)
-        self._own_services = [
-            self.create_service(ActivatePolicy, "policy/activate", self._on_activate),
-            self.create_service(UnloadPolicy, "policy/unload", self._on_unload),
-            self.create_service(ListPolicies, "policy/list", self._on_list),
-        ]
-        self._start_loader()
+        self._policy_services = PolicyServices(self, self._server, self._task, self._lock, self._on_change)
         # Wall clock: the status goes on while a lock-step simulation waits.
-        self._timer = self.create_timer(1.0, self._publish_status, clock=Clock(clock_type=ClockType.STEADY_TIME))
+        steady = Clock(clock_type=ClockType.STEADY_TIME)
+        self._timer = self.create_timer(1.0, self._publish_status, clock=steady)
+        self._watch = self.create_timer(self._task.period_s / WATCHES_PER_PERIOD, self._on_watch, clock=steady)
+        self._watch.cancel()
         return TransitionCallbackReturn.SUCCESS
 
     def on_activate(self, state: LifecycleState) -> TransitionCallbackReturn:
@@ -117,16 +126,23 @@ class PolicyNode(LifecycleNode):
 
     def on_cleanup(self, state: LifecycleState) -> TransitionCallbackReturn:
         """Forget everything."""
+        self.close()
         for entity in self._entities:
             self.destroy_subscription(entity)
-        for service in self._own_services:
-            self.destroy_service(service)
         self.destroy_timer(self._timer)
+        self.destroy_timer(self._watch)
         self.destroy_publisher(self._action_pub)
         self.destroy_publisher(self._status_pub)
-        self._server.store.close()
-        self._server = PolicyServer(self._settings)
+        self._server = self._make_server()
         return TransitionCallbackReturn.SUCCESS
+
+    def close(self) -> None:
+        """End services and policies."""
+        if self._policy_services:
+            self._policy_services.close()
+            self._policy_services = None
+        # Without the lock: an inference that ends now still delivers.
+        self._server.store.close(CLOSE_TIMEOUT_S)
 
     # -- events -----------------------------------------------------------------------------------------
     @_between_ticks
@@ -145,6 +161,14 @@ class PolicyNode(LifecycleNode):
         except ValueError as error:
             self._server.reject(f"observation: {error}")
         self._act()
+        if self._server.pending:
+            self._watch.reset()
+
+    @_between_ticks
+    def _on_watch(self) -> None:
+        self._act()
+        if not self._server.pending:
+            self._watch.cancel()
 
     @_between_ticks
     def _on_step(self, message: StepMsg) -> None:
@@ -161,91 +185,30 @@ class PolicyNode(LifecycleNode):
             self._publish_status()
         self._act()
 
+    @_between_ticks
     def _act(self) -> None:
-        while self._running and (action := self._server.next_action(self.get_clock().now().nanoseconds)):
+        """Publish what there is to answer. In real time policies call it, too, from their threads."""
+        while self._running and (
+            action := self._server.next_action(self.get_clock().now().nanoseconds, time.monotonic())
+        ):
             self._publish(action)
+        for notice in self._server.take_notices():
+            self.get_logger().warning(notice)
 
     def _publish(self, action: Action) -> None:
         now_s = time.monotonic()
         self._action_pub.publish(messages.action(action, now_s - action.received_s))
-        self._window.add(action.received_s, now_s)
-
-    # -- services ---------------------------------------------------------------------------------------
-    def _start_loader(self) -> None:
-        if self._loader is None:
-            self._loader = Node("policy_loader", namespace=self.get_namespace(), use_global_arguments=False)
-            self._loader.create_service(LoadPolicy, "policy/load", self._on_load)
-            self._loader_executor = SingleThreadedExecutor()
-            self._loader_executor.add_node(self._loader)
-            self._loader_thread = threading.Thread(target=self._spin_loader, name="load", daemon=True)
-            self._loader_thread.start()
-
-    def _spin_loader(self) -> None:
-        try:
-            self._loader_executor.spin()
-        except ExternalShutdownException:
-            return
-
-    def _on_load(self, request: LoadPolicy.Request, response: LoadPolicy.Response) -> LoadPolicy.Response:
-        """On the loader's thread."""
-        try:
-            loaded = load_policy(request.policy_id, request.backend, request.path, request.explore, self._task)
-        except UserError as error:
-            with self._lock:
-                self._refused(error)
-            response.message = str(error)
-        else:
-            with self._lock:
-                self._server.add(loaded, bool(request.activate))
-                response.success, response.info = True, messages.info(loaded, self._server)
-                self._act()
-        self._publish_status()
-        return response
-
-    @_between_ticks
-    def _on_activate(
-        self, request: ActivatePolicy.Request, response: ActivatePolicy.Response
-    ) -> ActivatePolicy.Response:
-        try:
-            self._server.activate(request.policy_id)
-            response.success = True
-        except UserError as error:
-            self._refused(error)
-            response.message = str(error)
-        self._publish_status()
-        self._act()
-        return response
-
-    @_between_ticks
-    def _on_unload(self, request: UnloadPolicy.Request, response: UnloadPolicy.Response) -> UnloadPolicy.Response:
-        try:
-            self._server.store.unload(request.policy_id)
-            response.success = True
-        except UserError as error:
-            response.message = str(error)
-        return response
-
-    @_between_ticks
-    def _on_list(self, request: ListPolicies.Request, response: ListPolicies.Response) -> ListPolicies.Response:
-        response.policies = [messages.info(loaded, self._server) for loaded in self._server.store.all()]
-        response.backends = backends()
-        return response
-
-    def _refused(self, error: UserError) -> None:
-        self._server.last_error = str(error)
-        self.get_logger().error(str(error))
+        self._window.note(action.received_s, now_s)
 
     # -- reports ----------------------------------------------------------------------------------------
+    def _on_change(self) -> None:
+        self._publish_status()
+        self._act()
+
     @_between_ticks
     def _publish_status(self) -> None:
         stamp_ns = self.get_clock().now().nanoseconds
         self._status_pub.publish(messages.status(self._server, self._window, stamp_ns))
-
-    def close(self) -> None:
-        """End the loader's thread; a load in progress ends with the process."""
-        if self._loader is not None:
-            self._loader_executor.shutdown(timeout_sec=1.0)
-            self._loader.destroy_node()
 
 
 def main() -> None:

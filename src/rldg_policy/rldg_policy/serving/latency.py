@@ -1,32 +1,73 @@
-"""Figures of the tick loop: latency percentiles and rate over a window of ticks."""
+"""Figures of the policy node: percentiles and rates over a window."""
 
 from __future__ import annotations
 
+import math
 from collections import deque
 
 import numpy as np
 
+from rldg_core.policy import PolicySpec
+from rldg_core.policy_checks import ticks_per_inference
+
 WINDOW = 1000
-"""Ticks in the latency percentiles (PolicyStatus.msg)."""
+"""Ticks, or inferences, in the percentiles (PolicyStatus.msg)."""
+
+ENOUGH = 10
+"""Fewer inferences say nothing about a policy's speed."""
 
 
-class TickWindow:
-    """Latencies of the last WINDOW ticks [s] and the times at which they ended [s, monotonic]."""
+class Durations:
+    """The last WINDOW durations [s]."""
 
     def __init__(self) -> None:
-        self._latency_s: deque[float] = deque(maxlen=WINDOW)
-        self._end_s: deque[float] = deque(maxlen=100)
+        self._durations_s: deque[float] = deque(maxlen=WINDOW)
 
-    def add(self, received_s: float, published_s: float) -> None:
-        """Note one answered tick: when its observation was received and when its action was published."""
-        self._latency_s.append(published_s - received_s)
-        self._end_s.append(published_s)
+    def __len__(self) -> int:
+        return len(self._durations_s)
+
+    def add(self, duration_s: float) -> None:
+        """Note one."""
+        self._durations_s.append(duration_s)
 
     def percentile_s(self, percent: float) -> float:
-        """Latency that `percent` of the ticks stay under [s]; NaN before the first."""
-        return float(np.percentile(self._latency_s, percent)) if self._latency_s else float("nan")
+        """Duration that `percent` of them stay under [s]; NaN before the first."""
+        return float(np.percentile(self._durations_s, percent)) if self._durations_s else float("nan")
+
+
+class TickWindow(Durations):
+    """Latencies of the last WINDOW ticks [s] and the times at which the last of them ended [s, monotonic]."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self._end_s: deque[float] = deque(maxlen=100)
+
+    def note(self, received_s: float, published_s: float) -> None:
+        """Note one answered tick: when its observation was received and when its action was published."""
+        self.add(published_s - received_s)
+        self._end_s.append(published_s)
 
     def rate_hz(self) -> float:
         """One over the median interval of the last 100 ticks: pauses between episodes do not count. 0 at first."""
         intervals = np.diff(np.array(self._end_s))
         return float(1.0 / max(float(np.median(intervals)), 1e-9)) if len(intervals) else 0.0
+
+
+def lead_ticks(inference_s: float, answer_within_s: float, period_s: float) -> int:
+    """How many ticks before its first action is due an inference must start. 0 while nothing is known (NaN)."""
+    return max(0, math.ceil((inference_s - answer_within_s) / period_s)) if math.isfinite(inference_s) else 0
+
+
+def slowness(spec: PolicySpec, control_hz: float, inferences: Durations) -> str:
+    """One line that says why a policy does not keep up, "" when it does: its inference outlasts its own period, or
+    the actions that are left of the chunk before (and the tick after them, which may wait for a period)."""
+    if len(inferences) < ENOUGH:
+        return ""
+    p99_s = inferences.percentile_s(99)
+    bridged_s = (spec.horizon + 1 - ticks_per_inference(spec, control_hz)) / control_hz
+    if p99_s > 1 / spec.rate_hz:
+        return f"inference takes {p99_s:.3f} s (p99), its rate of {spec.rate_hz:g} Hz allows {1 / spec.rate_hz:.3f} s"
+    if p99_s > bridged_s:
+        chunk = f"chunks of {spec.horizon} actions at {control_hz:g} Hz"
+        return f"inference takes {p99_s:.3f} s (p99), {chunk} bridge {bridged_s:.3f} s"
+    return ""

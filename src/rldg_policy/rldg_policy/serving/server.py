@@ -5,21 +5,24 @@ Which observation is acted on depends on the content of the events alone, never 
 live in lock-step, until the weights that are due have arrived. In lock-step the answer to observation k > 0
 is held until Step k-1 is known to go on: otherwise the first observation of the next episode, when it overtakes
 END, would be answered as a part of the episode before.
+
+In real time policies infer on threads of their own. A tick is answered with a fresh chunk when that comes soon, else
+from the queue of chunks, else by holding the arm, else - after `watchdog_s` - not at all, and the gate latches.
 """
 
 from __future__ import annotations
 
 from collections import deque
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import numpy as np
-from numpy.typing import NDArray
 
 from rldg_core.errors import UserError
-from rldg_core.policy_checks import check_chunk, ticks_per_inference
-from rldg_core.registry import one_line
-from rldg_core.task import Task
 from rldg_core.types import Observation
+from rldg_policy.serving.acting import Acting
+from rldg_policy.serving.chunks import Chunk
+from rldg_policy.serving.records import Action, Counts, Episode, Settings
 from rldg_policy.serving.store import Loaded, PolicyStore
 from rldg_policy.serving.weights import Weights, WeightsQueue
 
@@ -30,57 +33,25 @@ MAX_WAITING = 10
 """Observations kept until START arrives (the depth of the topic's QoS)."""
 
 
-@dataclass(frozen=True)
-class Settings:
-    """lockstep: every observation is answered however late; live_weights: the active policy takes weights from a
-    learner; replan: infer at every tick and use the first action (else execute the whole chunk open loop)."""
-
-    task: Task
-    lockstep: bool = False
-    live_weights: bool = False
-    replan: bool = True
-
-
-@dataclass(frozen=True)
-class Episode:
-    """What START says."""
-
-    episode_id: str
-    instruction: str
-    seed: int
-    first_stamp_ns: int
-    step_count: int
-
-
-@dataclass(frozen=True)
-class Action:
-    """The answer to the observation of `stamp_ns`: values (A,) in [-1, 1]."""
-
-    stamp_ns: int
-    values: NDArray[np.float32]
-    policy_id: str
-    version: int
-    received_s: float
-
-
 @dataclass
-class Counts:
-    """ticks = answered + missed; see PolicyStatus.msg."""
+class _Tick:
+    """An observation that is being answered. fresh: an inference from it may well come in time."""
 
-    ticks: int = 0
-    missed: int = 0
-    rejected: int = 0
+    observation: Observation
+    received_s: float
+    fresh: bool = False
 
 
 class PolicyServer:
-    """Push events, then call `next_action` until it returns None. All calls come from one thread."""
+    """Push events, then call `next_action` until it returns None. Calls come from one thread at a time."""
 
-    def __init__(self, settings: Settings) -> None:
+    def __init__(self, settings: Settings, wake: Callable[[], None] | None = None) -> None:
+        """wake: policies infer on their own threads, which call it when a result is there; None: inside the calls."""
         self._settings = settings
         self._period_ns = settings.task.period_ns
-        self.store = PolicyStore()
+        self._acting = Acting(settings, wake)
+        self.store = PolicyStore(threaded=wake is not None)
         self.counts = Counts()
-        self.last_error = ""
         self._weights = WeightsQueue()
         self._applied: Weights | None = None
         self._episode: Episode | None = None
@@ -88,8 +59,10 @@ class PolicyServer:
         self._index = 0
         self._last_stamp_ns: int | None = None
         self._last_step: tuple[int, bool] | None = None
+        self._dry_since_ns: int | None = None
         self._held: Action | None = None
-        self._chunk: deque[NDArray[np.float32]] = deque()
+        self._held_from: tuple[Observation, float] | None = None
+        self._tick: _Tick | None = None
         self._waiting: deque[tuple[Observation, float]] = deque(maxlen=MAX_WAITING)
 
     # -- events -----------------------------------------------------------------------------------------
@@ -101,16 +74,17 @@ class PolicyServer:
         self._starts.append(start)
         self._episode = episode
         self._index = 0
-        self._last_stamp_ns = None
-        self._held = None
+        self._last_stamp_ns = self._dry_since_ns = None
+        self._held = self._tick = None
         kept = [item for item in self._waiting if item[0].stamp_ns >= episode.first_stamp_ns]
         self._waiting = deque(kept, maxlen=MAX_WAITING)
-        self._reset_active()
+        self._begin_session()
 
     def end(self, episode_id: str) -> None:
         """END of the running episode; of another one it is ignored."""
         if self._episode is not None and self._episode.episode_id == episode_id:
-            self._episode = None
+            self._episode = self._tick = None
+            self._acting.end()
 
     def step(self, stamp_ns: int, goes_on: bool) -> None:
         """Step of the observation of `stamp_ns`: `goes_on` when it is neither terminated nor truncated."""
@@ -123,7 +97,7 @@ class PolicyServer:
     def reject(self, reason: str) -> None:
         """An observation that could not even be read: due during an episode, hence missed."""
         self.counts.rejected += 1
-        self._miss(reason, ticks=1 if self._episode else 0)
+        self._miss(reason)
 
     def receive_weights(self, weights: Weights) -> None:
         """Weights of the learner. Raises UserError (and keeps it as `last_error`) when they are refused."""
@@ -159,54 +133,90 @@ class PolicyServer:
         self._swapped()
 
     def _swapped(self) -> None:
+        """What the old policy has under way or in the queue is dropped; the new one answers what it had not."""
         self._applied = None
-        self._reset_active()
+        if self._held is not None and self._held_from is not None:
+            self._waiting.appendleft(self._held_from)
+            self._held, self._index, self.counts.ticks = None, self._index - 1, self.counts.ticks - 1
+        self._begin_session()
+        if self._tick:
+            self._tick.fresh = self._acting.show(self._tick.observation)
 
-    def _reset_active(self) -> None:
-        self._chunk.clear()
+    def _begin_session(self) -> None:
         if self._episode and self.store.active:
-            try:
-                self.store.active.policy.reset(self._episode.instruction, self._episode.seed)
-            except Exception as error:  # plug-in border: the ticks that follow report what does not work
-                self.last_error = f"policy {self.store.active.policy_id!r}: reset failed: {one_line(error)}"
+            self._acting.begin(self.store.served, self._episode)
+        else:
+            self._acting.end()
+
+    @property
+    def last_error(self) -> str:
+        """Of the last failed load, activation, inference or tick, one line."""
+        return self._acting.last_error
+
+    @last_error.setter
+    def last_error(self, reason: str) -> None:
+        self._acting.last_error = reason
+
+    def take_notices(self) -> list[str]:
+        """Lines for the log since the last call."""
+        notices = list(self._acting.notices)
+        self._acting.notices.clear()
+        return notices
+
+    @property
+    def episode_runs(self) -> bool:
+        """Between START and END."""
+        return self._episode is not None
 
     # -- the tick ---------------------------------------------------------------------------------------
-    def next_action(self, now_ns: int) -> Action | None:
+    def next_action(self, now_ns: int, now_s: float = 0.0) -> Action | None:
         """Answer the oldest waiting observation; None when there is nothing to answer (yet).
 
-        `now_ns` is on the clock of the stamps. An observation that cannot be answered is counted as missed
-        and the next one is tried.
+        `now_ns` is on the clock of the stamps, `now_s` monotonic: it matters while policies infer on their own threads.
+        An observation that cannot be answered is counted as missed and the next one is tried.
         """
+        return self._next_in_lockstep() if self._settings.lockstep else self._next_in_time(now_ns, now_s)
+
+    @property
+    def pending(self) -> bool:
+        """Whether a tick waits for an inference: `next_action` must be called again after a while."""
+        return self._tick is not None
+
+    def _next_in_lockstep(self) -> Action | None:
         if self._held is None:
-            self._held = self._compute(now_ns)
-        if self._episode is None or self._held is None or not self._released(self._held):
+            self._held = self._compute()
+        if self._episode is None or self._held is None or not self._released():
             return None
         action, self._held = self._held, None
         self._last_stamp_ns = action.stamp_ns
         return action
 
-    def _released(self, action: Action) -> bool:
-        """Real-time: at once. Lock-step: the first action of an episode, or Step k-1 goes on."""
-        if not self._settings.lockstep or self._last_stamp_ns is None:
-            return True
-        return self._last_step == (self._last_stamp_ns, True)
+    def _released(self) -> bool:
+        """The first action of an episode, or Step k-1 goes on."""
+        return self._last_stamp_ns is None or self._last_step == (self._last_stamp_ns, True)
 
-    def _compute(self, now_ns: int) -> Action | None:
+    def _compute(self) -> Action | None:
         while self._episode is not None and self._waiting:
-            observation, received_s = self._waiting[0]
-            answered = self._last_stamp_ns is not None and observation.stamp_ns <= self._last_stamp_ns
-            if answered or observation.stamp_ns < self._episode.first_stamp_ns:
+            observation, received_s = self._held_from = self._waiting[0]
+            if self._is_due(observation.stamp_ns, self._episode):
+                if not self._ready(self._episode):
+                    return None
                 self._waiting.popleft()
-                continue
-            if self._settings.lockstep and not self._ready(self._episode):
-                return None
-            self._waiting.popleft()
-            try:
-                self._note_tick(observation.stamp_ns)
-                return self._act(observation, received_s, now_ns)
-            except Exception as error:  # plug-in border: counted and reported, the next tick goes on
-                self._miss(one_line(error), ticks=0)
+                self.counts.ticks += 1
+                self._index += 1
+                self._acting.show(observation)
+                if (chunk := self._acting.at(observation.stamp_ns)) is not None:
+                    return self._action(_Tick(observation, received_s), chunk)
+                self._miss(self._acting.fault, ticks=0)
+            else:
+                self._waiting.popleft()
         return None
+
+    def _is_due(self, stamp_ns: int, episode: Episode) -> bool:
+        """Of this episode, and not answered."""
+        return stamp_ns >= episode.first_stamp_ns and not (
+            self._last_stamp_ns is not None and stamp_ns <= self._last_stamp_ns
+        )
 
     def _ready(self, episode: Episode) -> bool:
         """Lock-step: a policy is active and, if it trains live, holds the version that is due."""
@@ -227,46 +237,90 @@ class PolicyServer:
                 raise UserError(
                     f"policy {active.policy_id!r}: weights version {weights.version} are of another specification"
                 )
-            active.trainable.update_weights(weights.data, weights.version)
+            if self._settings.lockstep:
+                active.trainable.update_weights(weights.data, weights.version)
+            else:
+                self.store.served.worker.update(weights)
         except UserError as error:
             self.last_error = str(error)
             return False
         self._applied = weights
         return True
 
-    def _note_tick(self, stamp_ns: int) -> None:
-        """Count the tick, and in real-time the ticks whose observation never came."""
-        self.counts.ticks += 1
-        self._index += 1
-        if self._settings.lockstep:
-            return
-        if self._last_stamp_ns is not None:
-            lost = round((stamp_ns - self._last_stamp_ns) / self._period_ns) - 1
-            if lost > 0:
-                self._miss(f"no observation for {lost} ticks", ticks=lost)
-        self._last_stamp_ns = stamp_ns
+    def _next_in_time(self, now_ns: int, now_s: float) -> Action | None:
+        while True:
+            self._acting.collect()
+            if self._tick is None and not self._begin_tick(now_ns):
+                return None
+            assert self._tick
+            answer = self._answer(self._tick, now_s)
+            if answer is None:
+                return None
+            self._tick = None
+            self.counts.ticks += 1
+            if isinstance(answer, Action):
+                return answer
+            self._miss(answer, ticks=0)
 
-    def _act(self, observation: Observation, received_s: float, now_ns: int) -> Action:
-        active = self.store.active
-        if active is None:
-            raise UserError("no policy is active")
-        if not self._settings.lockstep:
-            age_ns = now_ns - observation.stamp_ns
-            if age_ns > 2 * self._period_ns:
+    def _begin_tick(self, now_ns: int) -> bool:
+        """Take the next observation that is due, and let the policy see it. False: none waits."""
+        while self._episode is not None and self._waiting:
+            observation, received_s = self._waiting.popleft()
+            stamp_ns, active = observation.stamp_ns, self.store.active
+            if not self._is_due(stamp_ns, self._episode):
+                continue
+            if self._last_stamp_ns is not None:
+                lost = round((stamp_ns - self._last_stamp_ns) / self._period_ns) - 1
+                if lost > 0:
+                    self._miss(f"no observation for {lost} ticks", ticks=lost)
+            self._last_stamp_ns = stamp_ns
+            age_ns = now_ns - stamp_ns
+            if active is None:
+                self._miss("no policy is active")
+            elif age_ns > 2 * self._period_ns:
                 self.counts.rejected += 1
-                raise UserError(f"observation: {age_ns * 1e-9:.3f} s old, over two periods")
-            if self._settings.live_weights and active.trainable and (newest := self._weights.newest()):
-                self._apply(active, newest)
-        if not self._chunk:
-            spec = active.policy.spec
-            chunk = check_chunk(active.policy.act(observation), spec)
-            ticks = ticks_per_inference(spec, self._settings.task.rates.control_hz)
-            self._chunk.extend(chunk[: ticks if self._settings.replan else spec.horizon])
-        values = self._chunk.popleft()
-        return Action(observation.stamp_ns, values, active.policy_id, active.policy.spec.version, received_s)
+                self._miss(f"observation: {age_ns * 1e-9:.3f} s old, over two periods")
+            else:
+                if self._settings.live_weights and active.trainable and (newest := self._weights.newest()):
+                    self._apply(active, newest)
+                self._tick = _Tick(observation, received_s, self._acting.show(observation))
+                return True
+        return False
 
-    def _miss(self, reason: str, ticks: int) -> None:
-        """Count a miss; `ticks` that nothing else has counted yet."""
-        self.counts.ticks += ticks
-        self.counts.missed += max(1, ticks) if self._episode else 0
+    def _answer(self, tick: _Tick, now_s: float) -> Action | str | None:
+        """An action, why the tick is missed, or None: not yet. A tick does not wait beyond the next observation."""
+        settings, stamp_ns = self._settings, tick.observation.stamp_ns
+        waited_s = now_s - tick.received_s
+        waits = self._acting.busy and not self._waiting
+        if (chunk := self._acting.at(stamp_ns)) is not None:
+            stale = tick.fresh and self._acting.newest_ns < stamp_ns
+            return None if stale and waits and waited_s < settings.answer_within_s else self._action(tick, chunk)
+        if self._acting.fault:
+            return self._acting.fault
+        if waits and waited_s < settings.hold_after_s:
+            return None
+        return self._hold(tick)
+
+    def _hold(self, tick: _Tick) -> Action | str:
+        """A dry tick."""
+        loaded, stamp_ns = self.store.served.loaded, tick.observation.stamp_ns
+        if self._dry_since_ns is None:
+            self._dry_since_ns = stamp_ns
+        dry_s = (stamp_ns - self._dry_since_ns) * 1e-9
+        if dry_s > self._settings.watchdog_s:
+            return f"policy {loaded.policy_id!r}: no action for {dry_s:.1f} s"
+        self.counts.dry += 1
+        zeros = np.zeros(loaded.spec.action_dim, dtype=np.float32)
+        return Action(stamp_ns, zeros, loaded.policy_id, loaded.spec.version, tick.received_s, hold=True)
+
+    def _action(self, tick: _Tick, chunk: Chunk) -> Action:
+        self._dry_since_ns = None
+        policy_id = self.store.served.loaded.policy_id
+        return Action(tick.observation.stamp_ns, chunk.values[0], policy_id, chunk.version, tick.received_s)
+
+    def _miss(self, reason: str, ticks: int = 1) -> None:
+        """Count a miss during an episode; `ticks` that nothing else has counted yet."""
+        if self._episode:
+            self.counts.ticks += ticks
+            self.counts.missed += max(1, ticks)
         self.last_error = reason

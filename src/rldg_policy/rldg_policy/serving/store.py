@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
 from rldg_core import registry
 from rldg_core.errors import UserError
-from rldg_core.policy import Policy, TrainablePolicy
+from rldg_core.policy import Policy, PolicySpec, TrainablePolicy
 from rldg_core.task import Task
+from rldg_policy.serving.inference import Worker
+from rldg_policy.serving.latency import Durations
 
 
 @dataclass(frozen=True)
@@ -21,9 +23,25 @@ class Loaded:
     policy: Policy
 
     @property
+    def spec(self) -> PolicySpec:
+        """What it expects and delivers."""
+        return self.policy.spec
+
+    @property
     def trainable(self) -> TrainablePolicy | None:
         """The policy, when it takes weights from a learner."""
         return self.policy if isinstance(self.policy, TrainablePolicy) else None
+
+
+@dataclass
+class Served:
+    """A loaded policy at work. inferences: how long they took; slow: it does not keep up with its rate."""
+
+    loaded: Loaded
+    worker: Worker
+    inferences: Durations = field(default_factory=Durations)
+    slow: bool = False
+    reported_slow: bool = False
 
 
 def load_policy(policy_id: str, backend: str, path: str, explore: bool, task: Task) -> Loaded:
@@ -33,50 +51,65 @@ def load_policy(policy_id: str, backend: str, path: str, explore: bool, task: Ta
 
 
 class PolicyStore:
-    """Used by the tick thread alone."""
+    """Used by one thread at a time."""
 
-    def __init__(self) -> None:
-        self._loaded: dict[str, Loaded] = {}
-        self.active: Loaded | None = None
+    def __init__(self, threaded: bool = False) -> None:
+        """threaded: every policy works on a thread of its own."""
+        self._threaded = threaded
+        self._served: dict[str, Served] = {}
+        self._active: Served | None = None
         self.swaps = 0
+
+    @property
+    def active(self) -> Loaded | None:
+        """The policy that acts."""
+        return self._active.loaded if self._active else None
+
+    @property
+    def served(self) -> Served:
+        """The active policy at work; there is one."""
+        assert self._active
+        return self._active
 
     def add(self, loaded: Loaded) -> None:
         """Keep a policy under its name. Replacing the active name swaps to the new one."""
-        old = self._loaded.get(loaded.policy_id)
-        self._loaded[loaded.policy_id] = loaded
+        name = loaded.policy_id
+        old = self._served.get(name)
+        self._served[name] = Served(loaded, Worker(name, loaded.policy, self._threaded))
         if old is not None:
-            if old is self.active:
-                self.activate(loaded.policy_id)
-            old.policy.close()
+            if old is self._active:
+                self.activate(name)
+            old.worker.close()
 
-    def activate(self, policy_id: str) -> Loaded:
+    def activate(self, policy_id: str) -> None:
         """Make a loaded policy the active one. Raises UserError naming those that are loaded."""
-        loaded = self._get(policy_id)
-        self.active = loaded
+        self._active = self._get(policy_id)
         self.swaps += 1
-        return loaded
 
     def unload(self, policy_id: str) -> None:
         """Forget a policy. Raises UserError when it is active or unknown."""
-        loaded = self._get(policy_id)
-        if loaded is self.active:
+        served = self._get(policy_id)
+        if served is self._active:
             raise UserError(f"policy {policy_id!r} is active: activate another one first")
-        del self._loaded[policy_id]
-        loaded.policy.close()
+        del self._served[policy_id]
+        served.worker.close()
 
     def all(self) -> list[Loaded]:
         """Every loaded policy, in order of loading."""
-        return list(self._loaded.values())
+        return [served.loaded for served in self._served.values()]
 
-    def close(self) -> None:
-        """Close every policy."""
-        for loaded in self._loaded.values():
-            loaded.policy.close()
-        self._loaded.clear()
-        self.active = None
+    def close(self, timeout_s: float = 0.0) -> None:
+        """Close every policy; wait for the calls that are under way."""
+        workers = [served.worker for served in self._served.values()]
+        self._served.clear()
+        self._active = None
+        for worker in workers:
+            worker.close()
+        for worker in workers:
+            worker.join(timeout_s)
 
-    def _get(self, policy_id: str) -> Loaded:
-        loaded = self._loaded.get(policy_id)
-        if loaded is None:
-            raise UserError(f"unknown policy {policy_id!r}, loaded: {', '.join(self._loaded) or 'none'}")
-        return loaded
+    def _get(self, policy_id: str) -> Served:
+        served = self._served.get(policy_id)
+        if served is None:
+            raise UserError(f"unknown policy {policy_id!r}, loaded: {', '.join(self._served) or 'none'}")
+        return served

@@ -1,0 +1,121 @@
+"""The active policy in the running episode: when it infers, and the actions that are there for a tick."""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Callable
+
+from rldg_core.policy_checks import ticks_per_inference
+from rldg_core.types import Observation
+from rldg_policy.serving.chunks import ActionQueue, Chunk
+from rldg_policy.serving.inference import Result, Session
+from rldg_policy.serving.latency import lead_ticks, slowness
+from rldg_policy.serving.records import Episode, Settings
+from rldg_policy.serving.store import Served
+
+NOTICES_KEPT = 20
+"""Lines for the log, until somebody takes them."""
+
+
+class Acting:
+    """Results reach it from the policy's thread (`wake` is then called); all else is called by one thread at a time."""
+
+    def __init__(self, settings: Settings, wake: Callable[[], None] | None) -> None:
+        self._settings, self._wake = settings, wake
+        self._hz, self._period_ns = settings.task.rates.control_hz, settings.task.period_ns
+        self._queue = ActionQueue(settings.chunks, self._period_ns, settings.ensemble_k)
+        self._results: deque[Result] = deque()
+        self._session: Session | None = None
+        self._served: Served | None = None
+        self._inferred_ns: int | None = None
+        self.fault = ""  # why the newest inference, or the reset, failed
+        self.last_error = ""
+        self.notices: deque[str] = deque(maxlen=NOTICES_KEPT)
+
+    def begin(self, served: Served, episode: Episode) -> None:
+        """An episode, or the rest of one after a swap: whatever is queued or under way is dropped."""
+        self.end()
+        self._served = served
+        self._session = Session(episode.instruction, episode.seed, self._deliver)
+        served.worker.begin(self._session)
+        self.collect()
+
+    def end(self) -> None:
+        """No episode, or no policy."""
+        self._queue.clear()
+        self._session = self._served = self._inferred_ns = None
+        self.fault = ""
+
+    @property
+    def busy(self) -> bool:
+        """Whether an inference is under way or waits."""
+        return self._served is not None and self._served.worker.busy
+
+    @property
+    def newest_ns(self) -> int:
+        """Stamp of the observation of the newest chunk; -1: there is none."""
+        return self._queue.newest_ns
+
+    def at(self, stamp_ns: int) -> Chunk | None:
+        """The action for the tick of this stamp, a chunk of one."""
+        return self._queue.at(stamp_ns)
+
+    def show(self, observation: Observation) -> bool:
+        """Let the policy see an observation: to infer from it when that is due, else to remember it.
+
+        Returns whether a tick does well to wait for what comes of it: not when that is known to come late.
+        """
+        served, stamp_ns = self._served, observation.stamp_ns
+        assert served
+        typical_s = served.inferences.percentile_s(50)
+        covered, busy = self._queue.covers(stamp_ns), served.worker.busy
+        if self._settings.chunks == "whole":
+            # A slow policy starts on the next chunk while the last actions of this one are executed.
+            lead = 0
+            if not self._settings.lockstep:
+                lead = lead_ticks(typical_s, self._settings.answer_within_s, self._settings.task.period_s)
+            due = not busy and not self._queue.covers(stamp_ns + lead * self._period_ns)
+        else:
+            ticks = ticks_per_inference(served.loaded.spec, self._hz)
+            since = None if self._inferred_ns is None else round((stamp_ns - self._inferred_ns) / self._period_ns)
+            due = since is None or since >= ticks or not (covered or busy)
+        self.fault = ""
+        started = served.worker.observe(observation, due)
+        if started:
+            self._inferred_ns = stamp_ns
+        self.collect()
+        late = typical_s > self._settings.answer_within_s
+        return started and not late and not (self._settings.chunks == "whole" and covered)
+
+    def collect(self) -> None:
+        """Take results in; those of another session - before a swap, of another episode - are dropped."""
+        while self._results:
+            result = self._results.popleft()
+            if result.session is not self._session:
+                continue
+            if result.error:
+                if result.error != self.last_error:
+                    self.notices.append(result.error)
+                self.last_error = result.error
+            if result.values is None:
+                self.fault = result.error
+            else:
+                self._queue.put(Chunk(result.stamp_ns, result.values, result.version))
+                self._note_duration(result.duration_s)
+
+    def _deliver(self, result: Result) -> None:
+        """On the policy's thread."""
+        self._results.append(result)
+        if self._wake:
+            self._wake()
+
+    def _note_duration(self, duration_s: float) -> None:
+        served = self._served
+        assert served
+        served.inferences.add(duration_s)
+        if not self._settings.lockstep:
+            slow = slowness(served.loaded.spec, self._hz, served.inferences)
+            if slow and not served.reported_slow:
+                self.notices.append(f"policy {served.loaded.policy_id!r} is too slow: {slow}")
+            served.slow = bool(slow)
+            served.reported_slow |= served.slow

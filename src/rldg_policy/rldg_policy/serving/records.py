@@ -1,0 +1,74 @@
+"""What the policy server is told and what it answers."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from rldg_core.errors import UserError
+from rldg_core.task import Task
+from rldg_policy.serving.chunks import RULES
+
+
+@dataclass(frozen=True)
+class Settings:
+    """lockstep: every observation is answered however late, and without a thread; live_weights: the active policy
+    takes weights from a learner; chunks, ensemble_k: see `serving.chunks`; watchdog_s: how long the arm is held while
+    a policy has no action ready, before its ticks count as missed. Raises UserError on an unknown rule."""
+
+    task: Task
+    lockstep: bool = False
+    live_weights: bool = False
+    chunks: str = "newest"
+    ensemble_k: float = 0.0
+    watchdog_s: float = 2.0
+
+    def __post_init__(self) -> None:
+        if self.chunks not in RULES:
+            raise UserError(f"parameter chunks: expected one of {', '.join(RULES)}, got {self.chunks!r}")
+
+    @property
+    def answer_within_s(self) -> float:
+        """A tick waits so long for a fresh chunk while an older one has an action for it: half a control period."""
+        return 0.5 * self.task.period_s
+
+    @property
+    def hold_after_s(self) -> float:
+        """A tick for which nothing is there waits for the inference that is under way until the next observation comes,
+        or for so long; then the arm is held. A chunk of one may thus take nearly its whole period."""
+        return 1.2 * self.task.period_s
+
+
+@dataclass(frozen=True)
+class Episode:
+    """What START says."""
+
+    episode_id: str
+    instruction: str
+    seed: int
+    first_stamp_ns: int
+    step_count: int
+
+
+@dataclass(frozen=True)
+class Action:
+    """The answer to the observation of `stamp_ns`: values (A,) in [-1, 1]; hold: they are zeros, none was ready."""
+
+    stamp_ns: int
+    values: NDArray[np.float32]
+    policy_id: str
+    version: int
+    received_s: float
+    hold: bool = False
+
+
+@dataclass
+class Counts:
+    """ticks = answered + missed, dry ones are answered (by holding); see PolicyStatus.msg."""
+
+    ticks: int = 0
+    missed: int = 0
+    dry: int = 0
+    rejected: int = 0
