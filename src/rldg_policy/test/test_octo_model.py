@@ -10,8 +10,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from rldg_core.configuration import validated
 from rldg_core.errors import UserError
-from rldg_policy.octo.config import T5_BASE, ModelConfig, OctoConfig, T5Config, parse
+from rldg_policy.octo.config import T5_BASE, ModelConfig, OctoConfig, T5Config
 from rldg_policy.octo.transformer import attention_structure
 
 GOLDEN = Path(__file__).parents[3].parent / "shared" / "golden" / "octo_tiny"
@@ -69,8 +70,8 @@ def test_readouts_and_actions_are_those_of_the_original():
 
     from rldg_policy.octo.model import OctoModule, sample_actions
 
-    config = parse(OctoConfig, json.loads((GOLDEN / "config.json").read_text()), "config.json")
-    t5 = parse(T5Config, json.loads((GOLDEN / "tiny-t5" / "config.json").read_text()), "t5")
+    config = validated(OctoConfig, json.loads((GOLDEN / "config.json").read_text()), "config.json")
+    t5 = validated(T5Config, json.loads((GOLDEN / "tiny-t5" / "config.json").read_text()), "t5")
     module = OctoModule(config.model, t5)
     params = ocp.PyTreeCheckpointer().restore(GOLDEN / "6" / "default")
     reference = np.load(GOLDEN / "reference.npz")
@@ -102,7 +103,7 @@ def test_parameter_tree_of_octo_base():
 
     from rldg_policy.octo.model import OctoModule
 
-    module = OctoModule(parse(ModelConfig, octo_base(), "octo_base"), T5_BASE)
+    module = OctoModule(validated(ModelConfig, octo_base(), "octo_base"), T5_BASE)
     image = partial(jax.ShapeDtypeStruct, dtype=jnp.uint8)
     ids = jax.ShapeDtypeStruct((1, 16), jnp.int32)
     shapes = jax.eval_shape(
@@ -157,5 +158,5 @@ def test_another_network_is_one_line(change, reason):
     model = octo_base()
     change(model)
     with pytest.raises(UserError, match=re.escape(f"config.json: {reason}")) as error:
-        parse(ModelConfig, model, "config.json")
+        validated(ModelConfig, model, "config.json")
     assert "\n" not in str(error.value)

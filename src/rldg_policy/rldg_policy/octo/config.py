@@ -8,17 +8,13 @@ Source: octo-models/octo, octo/model/octo_module.py and octo/utils/spec.py.
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Annotated, Any, Literal, TypeVar
+from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError
-
-from rldg_core.errors import UserError
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field
 
 Count = Annotated[int, Field(ge=1, le=100_000)]
 Rate = Annotated[float, Field(ge=0, lt=1)]
 Counts = Annotated[tuple[Count, ...], Field(min_length=1, max_length=8)]
-
-Model = TypeVar("Model", bound=BaseModel)
 
 COMPONENTS = "octo.model.components"
 
@@ -175,13 +171,3 @@ class T5Config(BaseModel):
 
 
 T5_BASE = T5Config(vocab_size=32128, d_model=768, d_ff=3072, d_kv=64, num_heads=12, num_layers=12)
-
-
-def parse(model: type[Model], value: Any, where: object) -> Model:
-    """Validate `value`. Raises UserError `where: key.path: reason` on the first mistake."""
-    try:
-        return model.model_validate(value)
-    except ValidationError as error:
-        first = error.errors(include_url=False)[0]
-        path = ".".join(map(str, first["loc"]))
-        raise UserError(f"{where}: {path}: {first['msg'].removeprefix('Value error, ')}") from error

@@ -1,0 +1,95 @@
+"""Instructions to token ids, with the tokenizer that a checkpoint names.
+
+It is looked for in <checkpoint>/<name>/ and in the Hugging Face cache; nothing is downloaded.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+import numpy as np
+from huggingface_hub import try_to_load_from_cache
+from numpy.typing import NDArray
+from tokenizers import Tokenizer
+
+from rldg_core.configuration import validated
+from rldg_core.errors import UserError
+from rldg_core.files import read_json
+from rldg_policy.octo.config import T5_BASE, T5Config, TextConfig
+
+TOKENIZER_FILE = "tokenizer.json"
+TOKENIZER_FILES = (TOKENIZER_FILE, "tokenizer_config.json", "special_tokens_map.json")
+T5_FILE = "config.json"
+PADDING = "<pad>"
+_NAME = re.compile(r"[\w-][\w.-]*(/[\w-][\w.-]*)?")
+
+
+class InstructionTokenizer:
+    """files: name -> content of the tokenizer's files, as they go into a checkpoint.
+
+    Raises UserError when tokenizer.json is malformed or has no token `<pad>`.
+    """
+
+    def __init__(self, files: Mapping[str, bytes], config: TextConfig, where: object) -> None:
+        self.files = dict(files)
+        self.config = config
+        length = config.tokenizer_kwargs.max_length
+        try:
+            self._tokenizer = Tokenizer.from_str(files[TOKENIZER_FILE].decode())
+        except Exception as error:  # tokenizers raises nothing narrower
+            raise UserError(f"{where}: {TOKENIZER_FILE}: no tokenizer: {' '.join(str(error).split())[:200]}") from error
+        padding = self._tokenizer.token_to_id(PADDING)
+        if padding is None:
+            raise UserError(f"{where}: {TOKENIZER_FILE}: no token {PADDING}, which T5 pads with")
+        self._tokenizer.enable_truncation(max_length=length)
+        self._tokenizer.enable_padding(length=length, pad_id=padding, pad_token=PADDING)
+
+    @property
+    def vocabulary(self) -> int:
+        """One more than the largest id."""
+        return 1 + max(self._tokenizer.get_vocab().values())
+
+    def __call__(self, instructions: Sequence[str]) -> dict[str, NDArray[np.int32]]:
+        """B instructions -> {input_ids, attention_mask}, each (B, L) int32."""
+        found = self._tokenizer.encode_batch(list(instructions))
+        return {
+            "input_ids": np.array([one.ids for one in found], dtype=np.int32),
+            "attention_mask": np.array([one.attention_mask for one in found], dtype=np.int32),
+        }
+
+
+def find_tokenizer(folder: Path, config: TextConfig) -> InstructionTokenizer:
+    """The tokenizer of a checkpoint. Raises UserError that says where to put it when it is nowhere."""
+    name = config.tokenizer_name
+    files = {file: path.read_bytes() for file in TOKENIZER_FILES if (path := _find(folder, name, file))}
+    if TOKENIZER_FILE not in files:
+        raise UserError(f"{folder / name / TOKENIZER_FILE}: missing: put the tokenizer of {name} there")
+    return InstructionTokenizer(files, config, folder / name)
+
+
+def find_t5(folder: Path, name: str) -> T5Config:
+    """Sizes of a checkpoint's language encoder; those of T5-base are known. Raises UserError like find_tokenizer."""
+    path = _find(folder, name, T5_FILE)
+    if path is not None:
+        return validated(T5Config, read_json(path), str(path))
+    if name.removeprefix("google-t5/") == "t5-base":
+        return T5_BASE
+    raise UserError(f"{folder / name / T5_FILE}: missing: put the configuration of {name} there")
+
+
+def t5_json(config: T5Config) -> bytes:
+    """What find_t5 reads."""
+    return (json.dumps({"model_type": "t5", **config.model_dump(mode="json")}, indent=2) + "\n").encode()
+
+
+def _find(folder: Path, name: str, file: str) -> Path | None:
+    if not _NAME.fullmatch(name):
+        raise UserError(f"{folder / 'config.json'}: {name!r} is no name of a model on the Hugging Face hub")
+    if (local := folder / name / file).is_file():
+        return local
+    repositories = (name, f"google-t5/{name}") if "/" not in name else (name,)
+    cached = (try_to_load_from_cache(repository, file) for repository in repositories)
+    return next((Path(path) for path in cached if isinstance(path, str)), None)
