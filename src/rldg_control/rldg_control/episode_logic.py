@@ -14,7 +14,7 @@ from typing import Any
 
 from rldg_core.frames import offset_from
 from rldg_core.task import ResetConfig
-from rldg_core.types import Float64, Source
+from rldg_core.types import Float64
 
 REWARD_PERIODS = 2
 """Real time: a reward older than this says nothing about an observation."""
@@ -153,12 +153,12 @@ class EpisodeLogic:
             return []
         return self._advance(now_s)
 
-    def on_executed(self, observation_stamp_ns: int, message: Any, source: Source, now_s: float) -> list[Event]:
-        """What the gate did. HOLD means that it latched: the episode ends as truncated."""
+    def on_executed(self, observation_stamp_ns: int, message: Any, latched: bool, now_s: float) -> list[Event]:
+        """What the gate did; when it latched, the episode ends as truncated."""
         if not self._running or observation_stamp_ns < self._first_ns:
             return []
         self._actions.setdefault(observation_stamp_ns, message)
-        if source is Source.HOLD:
+        if latched:
             self._hold_ns = observation_stamp_ns
             self._request_stop("the gate latched", now_s)
         return self._advance(now_s)

@@ -85,6 +85,7 @@ class Counters:
 
     executed: int = 0
     overridden: int = 0
+    held: int = 0
     action_clipped: int = 0
     box_clipped: int = 0
     rejected_actions: int = 0
@@ -106,7 +107,8 @@ class _Seen:
 
 @dataclass(frozen=True)
 class _Asked:
-    """An answer of a policy or a person. `fault` says why it was rejected ("": it is good)."""
+    """An answer of a policy or a person. `fault` says why it was rejected ("": it is good); `hold`: the policy had no
+    action ready and asks that the arm stays where it is."""
 
     stamp_ns: int
     action: Float32
@@ -116,6 +118,7 @@ class _Asked:
     policy_id: str = ""
     policy_version: int = 0
     fault: str = ""
+    hold: bool = False
 
 
 def fault_of(action: Float32, dim: int) -> str:
@@ -194,9 +197,15 @@ class GateLogic:
         return self._execute(self._seen[-1], person) if person else None
 
     def on_policy_action(
-        self, observation_stamp_ns: int, action: ArrayLike, policy_id: str, policy_version: int, now_s: float
+        self,
+        observation_stamp_ns: int,
+        action: ArrayLike,
+        policy_id: str,
+        policy_version: int,
+        now_s: float,
+        hold: bool = False,
     ) -> Command | None:
-        """The policy's answer to the observation of that stamp."""
+        """The policy's answer to the observation of that stamp; `hold`: it has none ready, the arm stays."""
         values = np.asarray(action, dtype=np.float32)
         fault = fault_of(values, self.config.action.dim)
         self.counters.rejected_actions += bool(fault)
@@ -209,6 +218,7 @@ class GateLogic:
             policy_id,
             policy_version,
             fault and f"policy {policy_id}: {fault}",
+            hold,
         )
         if self.config.lockstep:
             self._policy = asked
@@ -353,6 +363,12 @@ class GateLogic:
         return self._person if self._person and now_s - self._person.came_s <= alive_s else None
 
     def _execute(self, seen: _Seen, asked: _Asked) -> Command:
+        self._answered_ns, self._unanswered_s = seen.stamp_ns, None
+        self._executed_in_episode += 1
+        self.counters.executed += 1
+        if asked.hold:
+            self.counters.held += 1
+            return self._stay(seen, asked.policy_id, asked.policy_version)
         requested, source = asked.action, asked.source
         if not asked.active:
             # A still hand asks for no motion; what stays under the dead-band must not creep.
@@ -360,18 +376,36 @@ class GateLogic:
         target, executed, action_clipped, box_clipped = command_of(
             requested, seen.pose_base_tcp, self.config.action, self.config.box
         )
-        self._answered_ns, self._unanswered_s = seen.stamp_ns, None
-        self._executed_in_episode += 1
         self._gripper = executed[6:]
-        count = self.counters
-        count.executed += 1
+        count, policy = self.counters, self._policy
         count.overridden += source in (Source.HUMAN, Source.SCRIPTED) and self.config.wait_for_policy
         count.action_clipped += action_clipped
         count.box_clipped += box_clipped
-        return Command(target, self._report(seen, requested, executed, source, action_clipped, box_clipped))
+        return Command(
+            target,
+            ExecutedAction(
+                observation_stamp_ns=seen.stamp_ns,
+                requested=requested,
+                executed=executed,
+                source=source,
+                action_clipped=action_clipped,
+                box_clipped=box_clipped,
+                policy_id=policy.policy_id if policy else "",
+                policy_version=policy.policy_version if policy else 0,
+            ),
+        )
+
+    def _stay(self, seen: _Seen, policy_id: str = "", policy_version: int = 0) -> Command:
+        """The measured pose, not even clipped to the box: to stay commands no motion."""
+        still = np.concatenate([np.zeros(6, dtype=np.float32), self._gripper])
+        report = ExecutedAction(
+            seen.stamp_ns, still, still, Source.HOLD, policy_id=policy_id, policy_version=policy_version
+        )
+        return Command(seen.pose_base_tcp, report)
 
     def _latch(self, cause: Cause, reason: str, now_s: float) -> Command | None:
-        """Latch the first reason; measured pose once, not even clipped to the box: a stop commands no motion.
+        """Latch the first reason; measured pose once. No policy asked for it: the report names none, unlike a hold
+        that a policy asked for, after which the episode goes on.
 
         Nothing is sent when no recent measured pose is known - an old one would pull the arm back - and in
         lock-step between episodes, where the clock stands still and a target would move the cell on.
@@ -386,29 +420,7 @@ class GateLogic:
             running or (not self.config.lockstep and self._observed_within(SILENCE_PERIODS, now_s))
         ):
             return None
-        still = np.concatenate([np.zeros(6, dtype=np.float32), self._gripper])
-        return Command(seen.pose_base_tcp, self._report(seen, still, still, Source.HOLD, False, False))
+        return self._stay(seen)
 
     def _observed_within(self, periods: float, now_s: float) -> bool:
         return bool(self._seen) and now_s - self._seen[-1].came_s <= periods * self.config.period_s
-
-    def _report(
-        self,
-        seen: _Seen,
-        requested: Float32,
-        executed: Float32,
-        source: Source,
-        action_clipped: bool,
-        box_clipped: bool,
-    ) -> ExecutedAction:
-        policy = self._policy
-        return ExecutedAction(
-            observation_stamp_ns=seen.stamp_ns,
-            requested=requested,
-            executed=executed,
-            source=source,
-            action_clipped=action_clipped,
-            box_clipped=box_clipped,
-            policy_id=policy.policy_id if policy else "",
-            policy_version=policy.policy_version if policy else 0,
-        )

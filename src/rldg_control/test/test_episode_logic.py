@@ -18,7 +18,6 @@ from rldg_control.episode_logic import (
 )
 from rldg_core.frames import pose_at
 from rldg_core.task import ResetConfig
-from rldg_core.types import Source
 
 NO, YES, LOST = Verdict(), Verdict(success=True), Verdict(failure=True)
 PERIOD_NS = 100_000_000
@@ -66,7 +65,7 @@ def run_lockstep(logic: EpisodeLogic, first: int, verdicts: list[Verdict], rng: 
         ]
         if k:
             # The answer to k - 1 may come after observation k.
-            arrivals.append(lambda k=k: logic.on_executed(first + k - 1, ("a", first + k - 1), Source.POLICY, 0.0))
+            arrivals.append(lambda k=k: logic.on_executed(first + k - 1, ("a", first + k - 1), False, 0.0))
         rng.shuffle(arrivals)
         # A latched topic sends its last messages again to a subscriber that is discovered anew.
         again = [a for a in arrivals if rng.random() < 0.3]
@@ -115,7 +114,7 @@ def test_reward_of_the_last_episode_does_not_count() -> None:
     events = logic.begin(2 * PERIOD_NS, 0.0)
     for k in (2, 3):
         events += logic.on_observation(k * PERIOD_NS, ("o", k * PERIOD_NS), 0.0)
-        events += logic.on_executed(k * PERIOD_NS, ("a", k * PERIOD_NS), Source.POLICY, 0.0)
+        events += logic.on_executed(k * PERIOD_NS, ("a", k * PERIOD_NS), False, 0.0)
     steps = [e for e in events if isinstance(e, StepRecord)]
     assert len(steps) == 1 and not steps[0].success and logic.missing_rewards == 1
 
@@ -128,7 +127,7 @@ def test_realtime_takes_the_newest_reward_within_two_periods(age: int, success: 
         if k == 5:
             logic.on_reward((5 - age) * PERIOD_NS, YES, 0.0)
         events += logic.on_observation(k * PERIOD_NS, ("o", k * PERIOD_NS), 0.0)
-        events += logic.on_executed(k * PERIOD_NS, ("a", k * PERIOD_NS), Source.POLICY, 0.0)
+        events += logic.on_executed(k * PERIOD_NS, ("a", k * PERIOD_NS), False, 0.0)
     assert [e.index for e in events if isinstance(e, StepRecord) and e.success] == ([4, 5] if success else [])
 
 
@@ -136,17 +135,17 @@ def test_a_classifiers_verdict_is_awaited_and_belongs_to_its_observation() -> No
     logic = EpisodeLogic(10, 0.1, lockstep=False, rewarded=True, exact=True)
     logic.begin(0, 0.0)
     logic.on_observation(0, "o", 0.0)
-    logic.on_executed(0, "a", Source.POLICY, 0.0)
+    logic.on_executed(0, "a", False, 0.0)
     logic.on_reward(0, YES, 0.0)  # of the first observation: it is nobody's next one
     assert logic.on_observation(PERIOD_NS, "o", 0.0) == []
     (step,) = logic.on_reward(PERIOD_NS, NO, 0.0)
     assert isinstance(step, StepRecord) and not step.success
-    logic.on_executed(PERIOD_NS, "a", Source.POLICY, 0.0)
+    logic.on_executed(PERIOD_NS, "a", False, 0.0)
     assert logic.on_observation(2 * PERIOD_NS, "o", 0.0) == []
     # The verdict on observation 2 is lost: observation 3 ends the wait, and the next verdict counts again.
     (step,) = logic.on_observation(3 * PERIOD_NS, "o", 0.0)
     assert isinstance(step, StepRecord) and not step.success and logic.missing_rewards == 1
-    logic.on_executed(2 * PERIOD_NS, "a", Source.POLICY, 0.0)
+    logic.on_executed(2 * PERIOD_NS, "a", False, 0.0)
     step, last, outcome = logic.on_reward(3 * PERIOD_NS, YES, 0.0)
     assert isinstance(step, StepRecord) and step.success and step.index == 2
     assert isinstance(last, StepRecord) and isinstance(outcome, Outcome) and outcome.reason == "success"
@@ -158,7 +157,7 @@ def test_realtime_skips_an_observation_that_was_never_answered() -> None:
     for k in range(6):
         events += logic.on_observation(k, ("o", k), 0.0)
         if k != 2:
-            events += logic.on_executed(k, ("a", k), Source.POLICY, 0.0)
+            events += logic.on_executed(k, ("a", k), False, 0.0)
     assert check_contract(events, 3).reason == "time_limit" and logic.skipped_observations == 1
     assert [e.observation[1] for e in events if isinstance(e, StepRecord)] == [0, 1, 3, 4]
 
@@ -169,7 +168,7 @@ def test_a_label_terminates_at_the_next_observation(success: bool) -> None:
     assert not logic.label(success)
     events = run_lockstep(logic, 100, [NO] * 3, random.Random(0))
     assert logic.label(success)
-    events += logic.on_executed(102, ("a", 102), Source.POLICY, 0.0)
+    events += logic.on_executed(102, ("a", 102), False, 0.0)
     events += logic.on_observation(103, ("o", 103), 0.0)
     outcome = check_contract(events, 10)
     assert outcome.reason == "label" and outcome.terminated and outcome.success is success and outcome.steps == 3
@@ -179,7 +178,7 @@ def test_cancel_truncates_at_the_next_observation() -> None:
     logic = lockstep()
     events = run_lockstep(logic, 100, [NO] * 3, random.Random(0))
     logic.stop("cancelled", 0.0)
-    events += logic.on_executed(102, ("a", 102), Source.POLICY, 0.0)
+    events += logic.on_executed(102, ("a", 102), False, 0.0)
     events += logic.on_observation(103, ("o", 103), 0.0) + logic.on_reward(103, NO, 0.0)
     outcome = check_contract(events, 10)
     assert outcome.reason == "operator_stop" and outcome.detail == "cancelled" and outcome.steps == 3
@@ -188,7 +187,7 @@ def test_cancel_truncates_at_the_next_observation() -> None:
 def test_hold_that_answers_the_observation_is_the_action_of_the_last_transition() -> None:
     logic = lockstep()
     events = run_lockstep(logic, 100, [NO] * 3, random.Random(0))
-    events += logic.on_executed(102, ("a", 102), Source.HOLD, 0.0)
+    events += logic.on_executed(102, ("a", 102), True, 0.0)
     events += logic.on_reward(103, NO, 0.0) + logic.on_observation(103, ("o", 103), 0.0)
     outcome = check_contract(events, 10)
     assert outcome.truncated and outcome.steps == 3 and outcome.detail == "the gate latched"
@@ -199,10 +198,10 @@ def test_hold_after_the_answer_closes_with_the_pending_observation() -> None:
         logic = lockstep()
         events = run_lockstep(logic, 100, [NO] * 3, random.Random(0))  # 101 answered, 102 pending
         if late:
-            events += logic.on_executed(101, ("a", 101), Source.HOLD, 0.0)
+            events += logic.on_executed(101, ("a", 101), True, 0.0)
         else:
-            events += logic.on_executed(102, ("a", 102), Source.POLICY, 0.0)
-            events += logic.on_executed(102, ("h", 102), Source.HOLD, 0.0)
+            events += logic.on_executed(102, ("a", 102), False, 0.0)
+            events += logic.on_executed(102, ("h", 102), True, 0.0)
             events += logic.on_reward(103, NO, 0.0) + logic.on_observation(103, ("o", 103), 0.0)
         outcome = check_contract(list(events), 10)
         assert outcome.truncated and outcome.steps == (2 if late else 3)
@@ -215,8 +214,8 @@ def test_realtime_ends_without_progress_and_after_a_hold_without_observation() -
     events += logic.on_time(PROGRESS_S + 0.1)
     assert check_contract(events, 10).steps == 0
     events = logic.begin(1, 5.0) + logic.on_observation(1, ("o", 1), 5.0)
-    events += logic.on_executed(1, ("a", 1), Source.POLICY, 5.0) + logic.on_observation(2, ("o", 2), 5.1)
-    events += logic.on_executed(2, ("a", 2), Source.HOLD, 5.1)
+    events += logic.on_executed(1, ("a", 1), False, 5.0) + logic.on_observation(2, ("o", 2), 5.1)
+    events += logic.on_executed(2, ("a", 2), True, 5.1)
     assert logic.on_time(5.3) == []
     events += logic.on_time(5.5)
     assert check_contract(events, 10).steps == 1
@@ -255,9 +254,9 @@ def test_any_sequence_gives_whole_episodes(
                 stamp += 1
                 events += logic.on_observation(stamp, ("o", stamp), now_s)
             case "answer":
-                events += logic.on_executed(stamp - back, ("a", stamp - back), Source.POLICY, now_s)
+                events += logic.on_executed(stamp - back, ("a", stamp - back), False, now_s)
             case "hold":
-                events += logic.on_executed(stamp - back, ("a", stamp - back), Source.HOLD, now_s)
+                events += logic.on_executed(stamp - back, ("a", stamp - back), True, now_s)
             case "reward":
                 events += logic.on_reward(stamp - back, Verdict(flag, not flag and back == 3), now_s)
             case "label":

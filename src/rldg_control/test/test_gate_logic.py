@@ -174,6 +174,28 @@ def test_one_missing_action_is_counted_two_latch() -> None:
     silent_after(gate, 4.3)
 
 
+def test_a_policy_without_an_action_holds_the_arm_and_does_not_latch() -> None:
+    gate = running(action=ActionConfig(gripper=True))
+    outside = compose_delta(TARGET, [0.2, 0, 0, 0, 0, 0])
+    gate.on_observation(1, TARGET, 0.0)
+    gate.on_policy_action(1, act(0.5, 7) - np.eye(7, dtype=np.float32)[6], "p", 3, 0.01)
+    for tick in range(2, 30):
+        now_s = 0.1 * (tick - 1)
+        assert gate.on_observation(tick, outside, now_s) is None
+        done = gate.on_policy_action(tick, act(0.0, 7), "p", 3, now_s + 0.05, hold=True)
+        assert done and done.executed.source is Source.HOLD and gate.on_time(now_s + 0.09) is None
+        np.testing.assert_array_equal(done.target_base_tcp, outside)
+        assert done.executed.executed.tolist() == [0, 0, 0, 0, 0, 0, -1], "the gripper keeps what it was told"
+        assert (done.executed.policy_id, done.executed.policy_version) == ("p", 3)
+    assert gate.phase is Phase.RUNNING and gate.counters.held == 28 and gate.counters.latches == 0
+    gate.on_observation(30, TARGET, 2.9)
+    gate.on_teleop(0, act(-1.0, 7), True, Source.HUMAN, 2.9)
+    done = gate.on_policy_action(30, act(0.0, 7), "p", 3, 2.91, hold=True)
+    assert done and done.executed.source is Source.HUMAN and done.executed.executed[0] == -1.0
+    latched = gate.hold("stop", 2.95)
+    assert latched and latched.executed.policy_id == "", "the gate's own hold names no policy"
+
+
 def silent_after(gate: GateLogic, now_s: float) -> None:
     assert gate.phase is Phase.LATCHED
     assert gate.on_observation(1000, TARGET, now_s) is None
@@ -358,7 +380,7 @@ def test_promises_hold_over_any_sequence(
             case "observation":
                 command = gate.on_observation(number, measured, now_s, age_s=dt_s)
             case "policy":
-                command = gate.on_policy_action(number, [value] * (5 if flag else 6), "p", 0, now_s)
+                command = gate.on_policy_action(number, [value] * (5 if flag else 6), "p", 0, now_s, hold=dt_s > 0.2)
             case "teleop":
                 command = gate.on_teleop(number, [value] * 6, flag, Source.HUMAN, now_s)
             case "step":
@@ -384,7 +406,9 @@ def test_promises_hold_over_any_sequence(
             executed = command.executed
             assert np.all(np.isfinite(executed.executed)) and np.all(np.abs(executed.executed) <= 1.0)
             assert np.all(np.isfinite(command.target_base_tcp))
-            if executed.source is Source.HOLD:
+            if executed.source is Source.HOLD and executed.policy_id:
+                assert in_episode and not was_latched and not np.any(executed.executed)
+            elif executed.source is Source.HOLD:
                 assert gate.phase is Phase.LATCHED and gate.reason, "the safety action is sent last and says why"
             else:
                 assert in_episode and not was_latched

@@ -30,7 +30,6 @@ from rldg_control.nodes.waiting import Routine
 from rldg_core.errors import UserError
 from rldg_core.from_msg import pose_array, stamp_ns
 from rldg_core.seeding import derive_seed
-from rldg_core.types import Source
 from rldg_msgs.action import RunEpisodes
 from rldg_msgs.msg import EpisodeEvent, ExecutedAction, Observation, Reward, Step
 from rldg_msgs.srv import LabelEpisode, ResetCell
@@ -109,10 +108,11 @@ class Episode(Node):
         self._publish(self._logic.on_observation(stamp_ns(message.header.stamp), message, monotonic()))
 
     def _on_executed(self, message: ExecutedAction) -> None:
-        source = Source(message.source)
-        self._gate_latched |= source is Source.HOLD
+        # A hold that a policy asked for (its chunk had run out) names the policy; the gate's own is its last word.
+        latched = message.source == ExecutedAction.HOLD and not message.policy_id
+        self._gate_latched |= latched
         stamp = stamp_ns(message.observation_stamp)
-        self._publish(self._logic.on_executed(stamp, message, source, monotonic()))
+        self._publish(self._logic.on_executed(stamp, message, latched, monotonic()))
 
     def _on_reward(self, message: Reward) -> None:
         verdict = Verdict(message.success, message.failure)

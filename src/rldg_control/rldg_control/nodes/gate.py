@@ -126,7 +126,7 @@ class Gate(LifecycleNode):
             stamp = stamp_ns(message.header.stamp)
             self._send(
                 self._logic.on_policy_action(
-                    stamp, message.action, message.policy_id, message.policy_version, monotonic()
+                    stamp, message.action, message.policy_id, message.policy_version, monotonic(), message.hold
                 )
             )
 
