@@ -8,10 +8,12 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping
-from typing import Annotated, Any
+from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import BaseModel, ConfigDict, Field, model_validator
+from typing_extensions import Self
 
+from rldg_core.configuration import validated
 from rldg_core.errors import UserError
 
 Count = Annotated[int, Field(ge=1)]
@@ -98,11 +100,7 @@ class OpenVLAConfig(_Model):
         for field, expected in _FIXED.items():
             if values.get(field, expected) != expected:
                 raise UserError(f"{where}: {field}: is {values[field]!r}, this back-end reads {expected!r}")
-        try:
-            language = LanguageConfig.model_validate(values.get("text_config", {}))
-        except ValidationError as error:
-            first = error.errors(include_url=False)[0]
-            raise UserError(f"{where}: text_config.{'.'.join(map(str, first['loc']))}: {first['msg']}") from error
+        language = validated(LanguageConfig, values.get("text_config", {}), f"{where}: text_config")
         heads = values.get("vision_heads", (None, None))
         if not isinstance(heads, list | tuple) or len(heads) != 2:
             raise UserError(f"{where}: vision_heads: must be two numbers, is {heads!r}")
@@ -110,8 +108,11 @@ class OpenVLAConfig(_Model):
         siglip = _tower("vision_backbone.fused_featurizer.", shapes, heads[1], where)
         return cls(dino=dino, siglip=siglip, language=language)
 
-    def to_json(self, norm_stats: Mapping[str, Any]) -> dict[str, Any]:
-        """config.json as upstream's classes read it; `vision_heads` is ours and ignored there."""
+    def to_json(self, norm_stats: Mapping[str, Any], dtype: str) -> dict[str, Any]:
+        """config.json as upstream's classes read it; `vision_heads` is ours and ignored there.
+
+        norm_stats: content of dataset_statistics.json; dtype: of the weights, such as "bfloat16".
+        """
         language = {k: v for k, v in self.language.model_dump(mode="json").items() if v is not None}
         return {
             **_FIXED,
@@ -123,11 +124,35 @@ class OpenVLAConfig(_Model):
             "norm_stats": norm_stats,
             "output_projector_states": False,
             "pad_token_id": 32000,
-            "text_config": {"model_type": "llama", "pad_token_id": 32000, **language},
+            "text_config": {"model_type": "llama", "pad_token_id": 32000, "torch_dtype": dtype, **language},
             "timm_model_ids": list(TIMM_IDS),
             "timm_override_act_layers": [None, None],
+            "torch_dtype": dtype,
             "vision_heads": [self.dino.heads, self.siglip.heads],
         }
+
+
+class DecodingConfig(BaseModel):
+    """How a checkpoint's actions come out, as it was trained; its `rldg_openvla.json`. The defaults are upstream's.
+
+    decoding: `ar`, one action of seven tokens, one after another, or `parallel`, `horizon` actions in one pass
+    (OpenVLA-OFT); head: of `parallel`, the 256 `bins` or continuous values (`l1`); centre_crop: trained on random
+    crops of 90 % of the area, so that it must see the middle of the image.
+    """
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    format: Literal["rldg-openvla-1"] = "rldg-openvla-1"
+    decoding: Literal["ar", "parallel"] = "ar"
+    head: Literal["bins", "l1"] = "bins"
+    horizon: Count = 1
+    centre_crop: bool = True
+
+    @model_validator(mode="after")
+    def _one_way_of_decoding(self) -> Self:
+        if self.decoding == "ar" and (self.horizon > 1 or self.head != "bins"):
+            raise ValueError("a checkpoint for decoding ar has horizon 1 and head bins")
+        return self
 
 
 _FIXED: dict[str, Any] = {
