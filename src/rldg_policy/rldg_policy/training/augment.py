@@ -81,15 +81,18 @@ def augment(images: Sequence[Image], table: Augmentation, rng: np.random.Generat
 
 def apply(image: Image, outcome: Draw) -> Image:
     """Crop and resize back, then brightness, contrast, saturation and hue; clipped to [0, 1] after each."""
-    x = crop_and_resize(image.astype(np.float32) / np.float32(255), outcome.box)
-    x = np.clip(x + np.float32(outcome.brightness), 0, 1)
-    mean = x.mean(axis=(0, 1), dtype=np.float64).astype(np.float32)
-    x = np.clip((x - mean) * np.float32(outcome.contrast) + mean, 0, 1)
+    x = crop_and_resize(_to_float(image), outcome.box)
+    _clip(np.add(x, np.float32(outcome.brightness), out=x))
+    x *= np.float32(outcome.contrast)
+    shift = np.array(cv2.mean(x)[:3], np.float32) * np.float32(1 / outcome.contrast - 1)
+    rows = x.reshape(len(x), -1)
+    rows += np.tile(shift, x.shape[1])  # along rows: numpy is slow where the last axis has three members
     # Scaling the saturation changes neither hue nor value, so one conversion serves both.
-    hsv = cv2.cvtColor(x, cv2.COLOR_RGB2HSV)
+    hsv = cv2.cvtColor(_clip(x), cv2.COLOR_RGB2HSV)
     hsv[..., 1] = np.minimum(hsv[..., 1] * np.float32(outcome.saturation), 1)
-    hsv[..., 0] = (hsv[..., 0] + np.float32(360 * outcome.hue)) % 360
-    return _to_uint8(cv2.cvtColor(hsv, cv2.COLOR_HSV2RGB))
+    angle = hsv[..., 0] + np.float32(360 * outcome.hue)
+    hsv[..., 0] = angle - 360 * np.floor(angle / 360)
+    return _to_uint8(np.asarray(cv2.cvtColor(hsv, cv2.COLOR_HSV2RGB), dtype=np.float32))
 
 
 def centre_crop(image: Image, area: float = 0.9) -> Image:
@@ -97,7 +100,7 @@ def centre_crop(image: Image, area: float = 0.9) -> Image:
     side = area**0.5
     margin = (1 - side) / 2
     box = (margin, margin, margin + side, margin + side)
-    return _to_uint8(crop_and_resize(image.astype(np.float32) / np.float32(255), box))
+    return _to_uint8(crop_and_resize(_to_float(image), box))
 
 
 def crop_and_resize(image: Float32, box: tuple[float, float, float, float]) -> Float32:
@@ -132,13 +135,25 @@ def _positions(begin: float, end: float, size: int) -> tuple[NDArray[np.int64], 
 
 
 def _interpolate(image: Float32, below: NDArray[np.int64], share: Float32, axis: int) -> Float32:
-    weight = share.reshape((-1,) + (1,) * (2 - axis))
-    low = image.take(below, axis)
-    mixed: Float32 = low + (image.take(below + 1, axis) - low) * weight
-    return mixed
+    low, step = image.take(below, axis), image.take(below + 1, axis)
+    step -= low
+    step *= share.reshape((-1,) + (1,) * (2 - axis))
+    low += step
+    return low
+
+
+def _to_float(image: Image) -> Float32:
+    return image.astype(np.float32) / np.float32(255)
+
+
+def _clip(x: Float32) -> Float32:
+    """To [0, 1], in place."""
+    np.maximum(x, 0, out=x)
+    np.minimum(x, 1, out=x)
+    return x
 
 
 def _to_uint8(x: Float32) -> Image:
     """[0, 1] -> 0..255 as tf.image.convert_image_dtype rounds: 256 steps of equal width."""
-    image: Image = np.clip(x * np.float32(255.5), 0, 255).astype(np.uint8)
+    image: Image = (_clip(x) * np.float32(255.5)).astype(np.uint8)
     return image
