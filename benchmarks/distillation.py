@@ -24,6 +24,7 @@ import shutil
 import subprocess
 import sys
 import time
+from concurrent.futures import ThreadPoolExecutor, as_completed
 from dataclasses import asdict, dataclass
 from itertools import product
 from pathlib import Path
@@ -115,6 +116,12 @@ def train_and_score(run: Run) -> None:
         write_json(scores, [asdict(score) for score in evaluate(checkpoint)])
 
 
+def in_own_process(run: Run) -> Run:
+    """Nothing of one run reaches the next."""
+    subprocess.run([sys.executable, __file__, "--one", json.dumps(asdict(run))], check=True)
+    return run
+
+
 def rows() -> list[Row]:
     """Every score there is."""
     found = []
@@ -153,6 +160,7 @@ def main() -> None:
     parser.add_argument("--heads", nargs="+", choices=HEADS, default=list(HEADS))
     parser.add_argument("--seeds", nargs="+", type=int, default=[0, 1, 2], help="of training")
     parser.add_argument("--episodes", nargs="+", type=int, choices=SIZES, default=list(SIZES), help="per connector")
+    parser.add_argument("--jobs", type=int, default=1, help="runs of the matrix at a time, a core each")
     parser.add_argument("--one", type=json.loads, help=argparse.SUPPRESS)
     args = parser.parse_args()
     if args.one:
@@ -166,11 +174,11 @@ def main() -> None:
         for source, episodes in product(SOURCES, args.episodes):
             print(dataset(source, episodes), flush=True)
     if "matrix" in args.stages:
-        for run in planned(tuple(args.heads), tuple(args.seeds), tuple(args.episodes)):
-            print(run, flush=True)
-            # A process of its own: nothing of one run reaches the next.
-            subprocess.run([sys.executable, __file__, "--one", json.dumps(asdict(run))], check=True)
-            write_json(RESULTS / "distillation.json", rows())
+        runs = planned(tuple(args.heads), tuple(args.seeds), tuple(args.episodes))
+        with ThreadPoolExecutor(args.jobs) as pool:
+            for done in as_completed([pool.submit(in_own_process, run) for run in runs]):
+                print(done.result(), flush=True)
+                write_json(RESULTS / "distillation.json", rows())
     if "results" in args.stages:
         write_results()
 
