@@ -154,6 +154,10 @@ def test_missing_and_stale_keys(tmp_path):
     with pytest.raises(UserError, match=f"{STATISTICS_FILE}: missing"):
         choose_statistics(tmp_path, None)
     made = write(tmp_path, {"usb": ENTRY}, statistics_key="vga")
+    (tmp_path / STATISTICS_FILE).rename(tmp_path / "elsewhere")
+    with pytest.raises(UserError, match=rf"{STATISTICS_FILE}: cannot read: No such file"):
+        choose_statistics(tmp_path, made)
+    (tmp_path / "elsewhere").rename(tmp_path / STATISTICS_FILE)
     with pytest.raises(UserError, match="no statistics for 'vga', it has usb"):
         choose_statistics(tmp_path, made)
     made = write(tmp_path, {"usb": ENTRY})

@@ -157,8 +157,8 @@ def choose_statistics(folder: Path, manifest: Manifest | None) -> tuple[str, Act
     Raises UserError when the file or the key is missing, when there are several keys and no manifest says which,
     or when the file is not the one that the manifest was written with.
     """
-    path, entries = read_entries(folder)
     if manifest is None:
+        path, entries = read_entries(folder)
         if len(entries) > 1:
             raise UserError(
                 f"{path}: statistics of {len(entries)} datasets ({_listed(entries)}): say which with "
@@ -166,13 +166,14 @@ def choose_statistics(folder: Path, manifest: Manifest | None) -> tuple[str, Act
             )
         key = next(iter(entries))
     else:
-        key = manifest.statistics_key
-        if path.name != STATISTICS_FILE or sha256_hex(path.read_bytes()) != manifest.statistics_sha256:
+        path, key = folder / STATISTICS_FILE, manifest.statistics_key
+        entries = entries_of(read_json(path), str(path))
+        if sha256_hex(path.read_bytes()) != manifest.statistics_sha256:
             raise UserError(
-                f"{folder / STATISTICS_FILE}: not the file that {MANIFEST_FILE} was written with (its sha256 differs): "
+                f"{path}: not the file that {MANIFEST_FILE} was written with (its sha256 differs): "
                 "the statistics belong to another checkpoint"
             )
-        if UNNAMED_KEY in entries and len(entries) == 1:
+        if set(entries) == {UNNAMED_KEY}:
             entries = {key: entries[UNNAMED_KEY]}
     return key, action_statistics(entries, key, path)
 
