@@ -27,9 +27,9 @@ class OctoTrainConfig(BaseModel):
     """AdamW with linear warm-up to `learning_rate`, then cosine to zero at `steps`.
 
     mode: which parameters learn; frozen: further patterns (fnmatch over dotted parameter paths) that stand still;
-    window: observations per sample; save_every: steps between checkpoints, training states and validations;
-    validation_batches: at most so many of the split `val`; shuffle_buffer: samples held as JPEG while shuffling;
-    workers: threads that decode and augment images.
+    window: observations per sample; augment: upstream's crop and colours; shuffle_buffer: samples (JPEG bytes) in
+    memory; save_every: steps between saves, each a checkpoint, a training state and a validation;
+    validation_batches: at most so many of the split `val`; workers: threads that decode and augment images.
     """
 
     model_config = ConfigDict(extra="forbid", frozen=True)
@@ -45,6 +45,7 @@ class OctoTrainConfig(BaseModel):
     clip_norm: Positive = 1.0
     save_every: Count = 5000
     validation_batches: Annotated[int, Field(ge=0)] = 16
+    augment: bool = True
     shuffle_buffer: Count = 10_000
     workers: Count = 4
 
