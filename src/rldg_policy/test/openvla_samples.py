@@ -1,4 +1,4 @@
-"""What OpenVLA's tests share: the golden reference and tiny models with random weights."""
+"""What OpenVLA's tests share: the golden reference and tiny checkpoints with random weights."""
 
 from __future__ import annotations
 
@@ -8,3 +8,18 @@ import pytest
 
 GOLDEN = Path(__file__).parents[4] / "shared" / "golden" / "openvla_tiny"
 needs_golden = pytest.mark.skipif(not GOLDEN.is_dir(), reason="golden references are not at hand")
+
+
+def copy_without(source: Path, target: Path, *names: str) -> Path:
+    """A checkpoint folder without some of its files; the others are links, so that none is copied."""
+    target.mkdir()
+    for path in source.iterdir():
+        if path.name not in names:
+            (target / path.name).symlink_to(path)
+    return target
+
+
+def replace_file(folder: Path, name: str, data: bytes) -> None:
+    """Put `data` where a link stood."""
+    (folder / name).unlink(missing_ok=True)
+    (folder / name).write_bytes(data)
