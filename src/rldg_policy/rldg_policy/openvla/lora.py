@@ -35,11 +35,12 @@ _FILE_PREFIX = "base_model.model."
 """Before the names in adapter_model.safetensors; peft expects it."""
 
 
-def add_adapters(model: nn.Module, rank: int = RANK, alpha: int = ALPHA, seed: int = 0) -> LoraConfig:
-    """Give `model` adapters in place and freeze all else; returns what adapter_config.json says of them.
+def add_adapters(model: nn.Module, rank: int = RANK, alpha: int = ALPHA, seed: int = 0, base: str = "") -> LoraConfig:
+    """Give `model` adapters in place and freeze all else; returns what adapter_config.json says.
 
-    A is Gaussian with deviation 1 / rank, B zero: at first the model is what it was. The adapters are float32 even
-    on a bfloat16 model, since AdamW's steps vanish in bfloat16.
+    base: folder of the model, for whoever loads the adapters alone. A is Gaussian with deviation 1 / rank, B zero:
+    at first the model is what it was. The adapters are float32 even on a bfloat16 model, since AdamW's steps vanish
+    in bfloat16.
     """
     config = LoraConfig(
         r=rank,
@@ -47,7 +48,7 @@ def add_adapters(model: nn.Module, rank: int = RANK, alpha: int = ALPHA, seed: i
         lora_dropout=0.0,
         init_lora_weights="gaussian",
         target_modules=TARGETS,
-        base_model_name_or_path="openvla",
+        base_model_name_or_path=base,
     )
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(derive_seed(seed, "lora"))
@@ -87,8 +88,8 @@ def whole(tensor: Tensor) -> Tensor:
     return tensor.full_tensor() if isinstance(tensor, DTensor) else tensor
 
 
-def merged_tensors(model: nn.Module) -> Iterator[tuple[str, Tensor]]:
-    """(name without adapters, tensor on the CPU) of a model with adapters, W + alpha / rank * B A, one after another.
+def merged_tensors(model: nn.Module, scaling: float) -> Iterator[tuple[str, Tensor]]:
+    """(name without adapters, tensor on the CPU) of a model with adapters, W + scaling * B A, one after another.
 
     The sum is taken in float32 and given the type of W. Under FSDP every process must go through all of it.
     """
@@ -100,9 +101,8 @@ def merged_tensors(model: nn.Module) -> Iterator[tuple[str, Tensor]]:
         module, _, member = name.rpartition(".")
         if module.endswith(_WRAPPED) and member == "weight":
             module = module.removesuffix(_WRAPPED)
-            layer = model.get_submodule(module)
             a, b = (whole(state[f"{module}.lora_{side}.{_ADAPTER}.weight"]) for side in "AB")
             # A convolution's B is 1 x 1, so it is a product of matrices, too.
             delta = (b.flatten(1).float() @ a.flatten(1).float()).reshape(weight.shape)
-            weight = (weight.float() + layer.scaling[_ADAPTER] * delta).to(weight.dtype)
+            weight = (weight.float() + scaling * delta).to(weight.dtype)
         yield name.replace(_WRAPPED + ".", "."), weight.cpu()

@@ -1,0 +1,111 @@
+"""One save of a training: the merged checkpoint, its adapters, and what the training goes on from, in one folder.
+
+One rename publishes all of it, so weights, statistics and training state always belong together, and those of the
+save before stay until then.
+"""
+
+from __future__ import annotations
+
+import shutil
+from collections.abc import Iterable, Mapping
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+from torch import Tensor
+
+from rldg_core.files import sha256_hex, write_json, writing_aside
+from rldg_policy.checkpoint.manifest import Manifest
+from rldg_policy.openvla.checkpoint import RATE_HZ, write_files
+from rldg_policy.openvla.config import IMAGE_SIZE, DecodingConfig
+from rldg_policy.openvla.lora import write_adapter
+from rldg_policy.openvla.report import OpenVLATrainResult
+from rldg_policy.openvla.starting import Start
+from rldg_policy.openvla.train_config import OpenVLATrainConfig
+from rldg_policy.training.dataset import TrainingSet
+from rldg_policy.training.torch_state import write_state
+
+STATE_FOLDER = ".training"
+"""In the checkpoint of an unfinished training."""
+ADAPTER_FOLDER = "adapter"
+"""Not beside the merged weights: transformers would load the base named there instead of them."""
+TRAINING_FILE = "training.json"
+
+
+@dataclass(frozen=True)
+class Contents:
+    """What does not change from save to save, and is told of the training."""
+
+    data: TrainingSet
+    start: Start
+    config: OpenVLATrainConfig
+    seed: int
+
+
+def write_save(
+    out: Path,
+    contents: Contents,
+    result: OpenVLATrainResult,
+    merged: Iterable[tuple[str, Tensor]],
+    adapter: Mapping[str, Tensor],
+    state: Mapping[str, Tensor] | None,
+    meta: Mapping[str, Any],
+) -> None:
+    """Put a save in the place of the one before. state, meta: to resume from (None: the training is finished).
+
+    Raises UserError when the disk is full; what was there before stays.
+    """
+    with writing_aside(out) as aside:
+        aside.mkdir()
+        write_files(
+            aside,
+            contents.start.model.config,
+            merged,
+            statistics_json=contents.data.statistics_json,
+            manifest=manifest(contents, result.steps),
+            decoding=DecodingConfig(
+                decoding=contents.config.decoding,
+                head=contents.config.head,
+                horizon=contents.config.horizon,
+                centre_crop=contents.config.augment,
+            ),
+            tokenizer_from=contents.start.base,
+        )
+        (aside / ADAPTER_FOLDER).mkdir()
+        write_adapter(aside / ADAPTER_FOLDER, contents.start.adapter, adapter)
+        write_json(aside / TRAINING_FILE, account(contents, result))
+        if state is not None:
+            write_state(aside / STATE_FOLDER, result.steps, state, meta)
+
+
+def manifest(contents: Contents, step: int) -> Manifest:
+    """rldg.json of a save."""
+    return Manifest(
+        backend="openvla",
+        tasks=contents.data.tasks,
+        image_size=IMAGE_SIZE,
+        window=1,
+        horizon=contents.config.horizon,
+        rate_hz=RATE_HZ,
+        statistics_key=contents.data.name,
+        statistics_sha256=sha256_hex(contents.data.statistics_json),
+        version=step,
+    )
+
+
+def account(contents: Contents, result: OpenVLATrainResult) -> dict[str, Any]:
+    """training.json: the result, and how it came about."""
+    return {
+        **asdict(result),
+        "checkpoint": str(result.checkpoint),
+        "dataset": str(contents.data.dataset.path),
+        "base": str(contents.start.base),
+        "seed": contents.seed,
+        "config": contents.config.model_dump(mode="json"),
+    }
+
+
+def remove_leftovers(out: Path) -> None:
+    """Remove what a run that was killed while it saved has left beside `out`; a 7B model is 15 GB."""
+    for folder in out.parent.glob(f".{out.name}.????????.partial"):
+        shutil.rmtree(folder, ignore_errors=True)
