@@ -13,6 +13,7 @@ Actions here are normalised (zero mean, unit deviation), (B, W, H, A): at each o
 
 from __future__ import annotations
 
+from functools import partial
 from typing import Any
 
 import flax.linen as nn
@@ -67,6 +68,13 @@ class OctoModule(nn.Module):
         return self.octo_transformer.encode_language(input_ids, attention_mask)
 
 
+@partial(jax.jit, static_argnums=0)
+def encode_language(module: OctoModule, params: Params, input_ids: jax.Array, attention_mask: jax.Array) -> jax.Array:
+    """Run T5 alone: (B, L) -> (B, L, d_model), which `tasks` may hold in place of the ids."""
+    return module.apply({"params": params}, input_ids, attention_mask, method="encode_language")
+
+
+@partial(jax.jit, static_argnums=0)
 def sample_actions(
     module: OctoModule,
     params: Params,
@@ -77,7 +85,8 @@ def sample_actions(
 ) -> jax.Array:
     """(B, H, A) normalised: the chunk of the window's last step, by DDPM from the noise of `key`.
 
-    The numbers are upstream's where `jax.threefry_partitionable(False)` is in force (around the jitted call).
+    Compiled once per network and shapes, whatever the weights. The numbers are upstream's where
+    `jax.threefry_partitionable(False)` is in force around the call.
     """
     head = module.config.heads.action
     schedule = cosine_schedule(head.diffusion_steps)

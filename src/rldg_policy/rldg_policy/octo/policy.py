@@ -1,0 +1,174 @@
+"""The back-end `octo`: a trained Octo behind the Policy interface.
+
+Sampling starts from noise that depends on the episode's seed: without `explore` every inference of an episode
+starts from the same noise, so that the chunk is a function of what was seen alone; with it each one draws anew.
+Either way the same seed and the same observations give the same chunks.
+"""
+
+from __future__ import annotations
+
+from collections import deque
+from pathlib import Path
+from typing import Any
+
+import jax
+import numpy as np
+from numpy.typing import NDArray
+
+from rldg_core.errors import UserError
+from rldg_core.image_codec import decode_jpeg
+from rldg_core.policy import PolicySpec
+from rldg_core.seeding import derive_seed
+from rldg_core.task import Task
+from rldg_core.types import Observation
+from rldg_data.rlds import ACTION_DIM
+from rldg_policy.checkpoint.manifest import Manifest, check_backend, check_task
+from rldg_policy.checkpoint.statistics import check_scale, choose_statistics, to_unit_actions
+from rldg_policy.octo.checkpoint import OctoCheckpoint, read_checkpoint
+from rldg_policy.octo.model import encode_language, sample_actions
+from rldg_policy.octo.stem import Inputs
+from rldg_policy.training.augment import centre_crop, resize_lanczos
+
+RATE_HZ = 10.0
+PRIMARY, WRIST = "image_primary", "image_wrist"
+WRIST_CAMERA, PRIMARY_CAMERA = "wrist", "primary"
+
+Image = NDArray[np.uint8]
+
+
+class OctoPolicy:
+    """One loaded checkpoint; see `PolicyFactory`.
+
+    The primary tokenizer sees the manifest's camera (RLDG: `wrist`); without a manifest the task's camera `primary`,
+    or else `wrist`. A wrist tokenizer sees camera `wrist`, and is left out where the primary one has it already.
+    Raises UserError when the checkpoint is damaged, has no statistics, or does not fit the task.
+    """
+
+    def __init__(self, path: Path | None, task: Task, explore: bool = False) -> None:
+        if path is None:
+            raise UserError("policy octo: path: a checkpoint folder is needed")
+        checkpoint = read_checkpoint(path)
+        manifest = checkpoint.manifest
+        check_backend(path, manifest, "octo")
+        check_task(path, manifest, task)
+        key, self._statistics = choose_statistics(path, manifest)
+        for name in ("mean", "std"):
+            self._statistics.need(name)
+        check_scale(path, self._statistics, task)
+        _check_shapes(path, checkpoint)
+        head = checkpoint.module.config.heads.action
+        self._task, self._explore = task, explore
+        self._tokenizer, self._sizes = checkpoint.tokenizer, checkpoint.image_sizes
+        self._cameras = _cameras(checkpoint, task)
+        self.spec = PolicySpec(
+            cameras=tuple(self._cameras.values()),
+            image_size=self._sizes[PRIMARY],
+            window=manifest.window if manifest else checkpoint.window,
+            action_dim=task.action.dim,
+            horizon=head.action_horizon,
+            rate_hz=manifest.rate_hz if manifest else RATE_HZ,
+            statistics_key=key,
+            version=manifest.version if manifest else checkpoint.step,
+        )
+        self._history: deque[dict[str, Image]] = deque(maxlen=self.spec.window)
+        self._instruction: jax.Array | None = None
+        self._params: Any = jax.device_put(checkpoint.params)
+        self._module = checkpoint.module
+
+    def warm_up(self) -> None:
+        """Compile with a made-up instruction and grey images; an episode that has begun goes on undisturbed."""
+        grey = {name: np.full((self._sizes[name],) * 2 + (3,), 128, np.uint8) for name in self._cameras}
+        instruction = self._encode("warm up")
+        for _ in range(2):
+            self._infer([grey], instruction, 0)
+
+    def reset(self, instruction: str, seed: int) -> None:
+        """Encode the instruction, once per episode, and forget what was seen. Raises UserError on an empty one."""
+        if not instruction.strip():
+            raise UserError("instruction: must not be empty")
+        self._instruction = self._encode(instruction)
+        self._history.clear()
+        self._seed, self._inferences = seed, 0
+
+    def remember(self, observation: Observation) -> None:
+        """Take the observation into the window. Raises ValueError when a camera's image is missing or broken."""
+        self._history.append({name: self._image(observation, name) for name in self._cameras})
+
+    def act(self, observation: Observation) -> NDArray[np.float32]:
+        """(H, A) in [-1, 1] of the task's scale. Raises ValueError before `reset` and on a missing or broken image."""
+        if self._instruction is None:
+            raise ValueError("no episode: reset must come first")
+        self.remember(observation)
+        labels = (self._inferences,) if self._explore else ()
+        chunk = self._infer(list(self._history), self._instruction, derive_seed(self._seed, "octo", *labels))
+        self._inferences += 1
+        physical = self._statistics.gaussian_denormalise(chunk)
+        return to_unit_actions(physical, self._task, self.spec.action_dim)
+
+    def close(self) -> None:
+        """Give back the weights. What was compiled stays for the next policy of the same shape. Safe to call twice."""
+        for leaf in jax.tree.leaves(self._params):
+            leaf.delete()
+        self._params = self._instruction = None
+        self._history.clear()
+
+    def _encode(self, instruction: str) -> jax.Array:
+        embeddings: jax.Array = encode_language(self._module, self._params, **self._tokenizer([instruction]))
+        return embeddings
+
+    def _image(self, observation: Observation, name: str) -> Image:
+        """Image for a tokenizer, resized as upstream's loader does, and cut as its training crops on average."""
+        camera, size = self._cameras[name], self._sizes[name]
+        jpeg = observation.images.get(camera)
+        if jpeg is None:
+            raise ValueError(f"observation without an image of camera {camera!r}")
+        image = decode_jpeg(jpeg)
+        if image.shape[:2] != (size, size):
+            image = resize_lanczos(image, size)
+        return centre_crop(image) if name == PRIMARY else image
+
+    def _infer(self, seen: list[dict[str, Image]], instruction: jax.Array, seed: int) -> NDArray[np.float32]:
+        """(H, 7) normalised. Before the window is full its first observation is repeated and masked."""
+        missing = self.spec.window - len(seen)
+        window = [seen[0]] * missing + seen
+        mask = np.array([[False] * missing + [True] * len(seen)])
+        observations: Inputs = {name: np.stack([images[name] for images in window])[None] for name in self._cameras}
+        observations["pad_mask_dict"] = dict.fromkeys(self._cameras, mask)
+        tasks = {"language_instruction": instruction}
+        key = np.array([seed >> 32, seed & 0xFFFFFFFF], dtype=np.uint32)
+        # Upstream's random numbers: the key's stream was another one before jax 0.5.
+        with jax.threefry_partitionable(False):
+            chunk = sample_actions(self._module, self._params, observations, tasks, mask, key)
+        return np.asarray(chunk[0], dtype=np.float32)
+
+
+def _cameras(checkpoint: OctoCheckpoint, task: Task) -> dict[str, str]:
+    """Image of the network -> camera of the task."""
+    if checkpoint.manifest:
+        primary = checkpoint.manifest.camera
+    else:
+        primary = PRIMARY_CAMERA if PRIMARY_CAMERA in task.cameras else WRIST_CAMERA
+    cameras = {PRIMARY: primary}
+    if WRIST in checkpoint.image_sizes and WRIST_CAMERA in task.cameras and primary != WRIST_CAMERA:
+        cameras[WRIST] = WRIST_CAMERA
+    return cameras
+
+
+def _check_shapes(path: Path, checkpoint: OctoCheckpoint) -> None:
+    """Raise UserError when network and manifest disagree, or when it is not made for one arm with a gripper."""
+    head = checkpoint.module.config.heads.action
+    if head.action_dim != ACTION_DIM:
+        raise UserError(f"{path}: its actions have {head.action_dim} components, expected {ACTION_DIM}")
+    if PRIMARY not in checkpoint.image_sizes:
+        raise UserError(f"{path}: it sees {', '.join(checkpoint.image_sizes)}, expected {PRIMARY}")
+    manifest: Manifest | None = checkpoint.manifest
+    if manifest is None:
+        return
+    for name, said, found in (
+        ("image_size", manifest.image_size, checkpoint.image_sizes[PRIMARY]),
+        ("horizon", manifest.horizon, head.action_horizon),
+    ):
+        if said != found:
+            raise UserError(f"{path}: rldg.json says {name} {said}, the checkpoint has {found}")
+    if manifest.window > checkpoint.window:
+        raise UserError(f"{path}: rldg.json says window {manifest.window}, it was trained with {checkpoint.window}")
