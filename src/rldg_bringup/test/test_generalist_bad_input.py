@@ -1,0 +1,207 @@
+"""Every way in which a checkpoint or a training can be wrong, for every generalist: one line, nothing half done."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+from safetensors.numpy import load_file, save_file
+
+from rldg_bringup import cli
+from rldg_core.errors import UserError
+from rldg_core.files import sha256_hex
+from rldg_core.registry import load_policy
+from rldg_core.task import Task, load_task
+from rldg_policy.checkpoint.manifest import MANIFEST_FILE
+from rldg_policy.checkpoint.statistics import STATISTICS_FILE
+
+sys.path.insert(0, str(Path(__file__).parents[2] / "rldg_policy/test"))
+from generalist_samples import insertion_dataset, make_episode, write_dataset
+
+BACKENDS = ("openvla", "octo")
+TASK_FILE = Path(__file__).parents[1] / "config" / "tasks" / "insertion.yaml"
+
+
+def write_openvla(folder: Path) -> None:
+    from rldg_policy.openvla.checkpoint import write_random
+    from rldg_policy.openvla.config import OpenVLAConfig
+
+    write_random(folder, OpenVLAConfig.tiny(), 0)
+
+
+def write_octo(folder: Path) -> None:
+    from rldg_policy.octo.checkpoint import write_random
+    from rldg_policy.octo.random import TINY_T5, OctoSize
+
+    t5 = TINY_T5.model_copy(update={"num_layers": 1})
+    write_random(folder, OctoSize(image_size=64, width=16, heads=2, mlp=16, layers=1, t5=t5), 0)
+
+
+WRITE: dict[str, Callable[[Path], None]] = {"openvla": write_openvla, "octo": write_octo}
+
+
+@pytest.fixture(scope="module")
+def task() -> Task:
+    return load_task(TASK_FILE)
+
+
+@pytest.fixture(scope="module", params=BACKENDS)
+def backend(request: pytest.FixtureRequest) -> str:
+    return str(request.param)
+
+
+@pytest.fixture(scope="module")
+def written(backend: str, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp(backend) / "checkpoint"
+    WRITE[backend](folder)
+    return folder
+
+
+@pytest.fixture
+def checkpoint(written: Path, tmp_path: Path) -> Path:
+    """A copy that may be damaged: files are links until they are replaced."""
+    shutil.copytree(written, tmp_path / "checkpoint", copy_function=os.link)
+    return tmp_path / "checkpoint"
+
+
+@pytest.fixture(scope="module")
+def dataset(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return insertion_dataset(tmp_path_factory.mktemp("data"), episodes=2, transitions=4)
+
+
+def change(path: Path, edit: Callable[[Any], None]) -> None:
+    """Edit a JSON file."""
+    value = json.loads(path.read_text())
+    edit(value)
+    path.unlink()
+    path.write_text(json.dumps(value))
+
+
+def refused(call: Callable[[], Any], reason: str) -> None:
+    with pytest.raises(UserError, match=reason) as error:
+        call()
+    assert "\n" not in str(error.value) and len(str(error.value)) < 400
+
+
+def rldg(capfd: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch, *arguments: object) -> str:
+    """Run the command as `main` does and return its one line. The exit code must be 2."""
+    monkeypatch.setattr(sys, "argv", ["rldg", *map(str, arguments)])
+    with pytest.raises(SystemExit) as ended:
+        cli.main()
+    output = capfd.readouterr()
+    lines = [line for line in output.err.splitlines() if line.startswith("rldg: ")]
+    assert ended.value.code == 2 and len(lines) == 1 and "Traceback" not in output.err, output.err
+    return lines[0]
+
+
+def finetune_options(backend: str, written: Path, dataset: Path, out: Path) -> list[object]:
+    options: list[object] = ["finetune", backend, dataset, "--out", out, "--base", written]
+    small = {"openvla": ["--batch", 2, "--accumulation", 1, "--steps", 6], "octo": ["--batch", 2, "--steps", 6]}
+    return [*options, *small[backend], *(["--warmup-steps", 1] if backend == "octo" else [])]
+
+
+def drop_a_tensor(folder: Path, backend: str) -> None:
+    if backend == "octo":  # orbax: the configuration asks for another layer instead
+        change(folder / "config.json", lambda c: c["model"]["transformer_kwargs"].update(num_layers=2))
+        return
+    path = folder / "model.safetensors"
+    tensors = load_file(path)
+    del tensors[sorted(tensors)[0]]
+    path.unlink()
+    save_file(tensors, path)
+
+
+def test_a_checkpoint_without_statistics(checkpoint, backend, task):
+    (checkpoint / STATISTICS_FILE).unlink()
+    refused(lambda: load_policy("x", backend, checkpoint, False, task), rf"{STATISTICS_FILE}: cannot read")
+
+
+def test_statistics_of_another_checkpoint(checkpoint, backend, task):
+    change(checkpoint / STATISTICS_FILE, lambda s: s["random"]["action"].update(more=1))
+    refused(lambda: load_policy("x", backend, checkpoint, False, task), "sha256 differs")
+
+
+def test_the_wrong_number_of_tensors(checkpoint, backend, task):
+    drop_a_tensor(checkpoint, backend)
+    refused(lambda: load_policy("x", backend, checkpoint, False, task), r"first missing|missing|tensors|arrays")
+
+
+def test_another_image_size(checkpoint, backend, task):
+    change(checkpoint / MANIFEST_FILE, lambda m: m.update(image_size=512))
+    refused(lambda: load_policy("x", backend, checkpoint, False, task), "512")
+
+
+def test_another_action_dimension(checkpoint, backend, task):
+    def widen(statistics: Any) -> None:
+        action = statistics["random"]["action"]
+        action.update({name: [*values, values[-1]] for name, values in action.items()})
+
+    change(checkpoint / STATISTICS_FILE, widen)
+    digest = sha256_hex((checkpoint / STATISTICS_FILE).read_bytes())
+    change(checkpoint / MANIFEST_FILE, lambda m: m.update(statistics_sha256=digest))
+    refused(
+        lambda: load_policy("x", backend, checkpoint, False, task), "expected 7 finite numbers, one per action comp.*8"
+    )
+
+
+def test_a_checkpoint_of_another_task_or_back_end(checkpoint, backend, task):
+    change(checkpoint / MANIFEST_FILE, lambda m: m.update(tasks=["pick"]))
+    refused(lambda: load_policy("x", backend, checkpoint, False, task), "made for task 'pick'")
+    change(checkpoint / MANIFEST_FILE, lambda m: m.update(backend="octo" if backend == "openvla" else "openvla"))
+    refused(lambda: load_policy("x", backend, checkpoint, False, task), "backend: a checkpoint of")
+
+
+def test_an_empty_instruction(written, backend, task):
+    from rldg_core.registry import factory
+
+    policy = factory(backend)(written, task, False)
+    for instruction in ("", "  \n"):
+        refused(lambda: policy.reset(instruction, 0), "^instruction: must not be empty$")  # noqa: B023
+    policy.close()
+
+
+def test_a_dirty_dataset(capfd, monkeypatch, tmp_path, written, backend):
+    dirty = write_dataset(tmp_path, [make_episode(0), make_episode(1, instruction=" ")])
+    out = tmp_path / "out"
+    line = rldg(capfd, monkeypatch, *finetune_options(backend, written, dirty, out))
+    assert "not fit for training: error: instruction: train 1 (made-up-1): empty instruction" in line
+    assert not out.exists()
+
+
+def test_a_loss_that_is_not_finite_keeps_the_last_good_checkpoint(
+    capfd, monkeypatch, tmp_path, written, dataset, backend, task
+):
+    out = tmp_path / "out"
+    options = finetune_options(backend, written, dataset, out)
+    line = rldg(capfd, monkeypatch, *options, "--learning-rate", "1e30", "--save-every", 1)
+    assert "loss is" in line and f"last good checkpoint: {out}" in line
+    kept = json.loads((out / MANIFEST_FILE).read_text())
+    assert 1 <= kept["version"] < 6
+    assert not [path for path in tmp_path.iterdir() if path.name.startswith(".")]
+
+
+def test_memory_that_does_not_suffice(capfd, monkeypatch, tmp_path, written, dataset, backend):
+    from importlib import import_module
+
+    def exhausted(*_args: object, **_options: object) -> None:
+        raise RuntimeError("RESOURCE_EXHAUSTED: Out of memory while trying to allocate 99999999999 bytes.")
+
+    where = {"openvla": ("openvla.train", "stream_samples"), "octo": ("octo.train", "fit")}[backend]
+    monkeypatch.setattr(import_module(f"rldg_policy.{where[0]}"), where[1], exhausted)
+    out = tmp_path / "out"
+    line = rldg(capfd, monkeypatch, *finetune_options(backend, written, dataset, out))
+    assert line.startswith("rldg: out of memory: lower batch") and not out.exists()
+
+
+@pytest.mark.parametrize("name", ["openvla", "octo"])
+def test_a_missing_base(capfd, monkeypatch, tmp_path, dataset, name):
+    line = rldg(
+        capfd, monkeypatch, "finetune", name, dataset, "--base", tmp_path / "nowhere", "--out", tmp_path / "out"
+    )
+    assert "nowhere: no such file or folder" in line and not (tmp_path / "out").exists()
