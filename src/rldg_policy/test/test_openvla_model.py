@@ -10,10 +10,18 @@ import torch
 from openvla_samples import GOLDEN, needs_golden
 from safetensors.torch import load_file
 from torch import nn
+from torch._subclasses.fake_tensor import FakeTensorMode
 
 from rldg_policy.checkpoint.statistics import choose_statistics
 from rldg_policy.openvla.config import OpenVLAConfig
-from rldg_policy.openvla.decoding import decode_ar, decode_parallel, slot_hidden, slot_logits
+from rldg_policy.openvla.decoding import (
+    ar_tokens,
+    decode_ar,
+    decode_parallel,
+    parallel_answer,
+    slot_hidden,
+    slot_logits,
+)
 from rldg_policy.openvla.model import OpenVLA, empty_model, parameter_count, place_buffers, slot_attention
 from rldg_policy.openvla.tokens import PAD, SPACE, action_values, inference_ids, with_slots
 
@@ -139,7 +147,7 @@ def test_slots_depend_on_every_slot_position_but_not_on_the_ids_below_them(model
     other = np.where(slots, 500, plain)
     mask = torch.from_numpy(slots[None])
     with torch.inference_mode():
-        states = [slot_hidden(model, torch.from_numpy(ids[None]), image, mask) for ids in (plain, other)]
+        states = [slot_hidden(model, torch.from_numpy(ids[None]), image, mask, 2) for ids in (plain, other)]
     assert states[0].shape == (1, 14, 96)
     assert torch.equal(*states)
     assert not torch.allclose(states[0][:, 0], states[0][:, 1], rtol=0, atol=2e-5)  # their positions tell them apart
@@ -151,21 +159,21 @@ def test_earlier_slots_attend_to_later_ones(model, image):
     for horizon in (1, 2):
         ids, slots = with_slots(ids_of(4), horizon)
         with torch.inference_mode():
-            state = slot_hidden(model, torch.from_numpy(ids[None]), image, torch.from_numpy(slots[None]))
+            state = slot_hidden(model, torch.from_numpy(ids[None]), image, torch.from_numpy(slots[None]), horizon)
         first.append(state[:, 0])
     assert not torch.allclose(*first, atol=1e-4)
 
 
 def test_parallel_decoding_with_bins_and_with_the_head(model, image):
     ids, slots = (torch.from_numpy(x[None]) for x in with_slots(ids_of(4), 2))
-    continuous = decode_parallel(model, ids, image, slots, None)
+    continuous = decode_parallel(model, ids, image, slots, 2)
     assert continuous.shape == (2, 7)
     head, model.action_head = model.action_head, None
     try:
-        greedy = decode_parallel(model, ids, image, slots, None)
-        drawn = [decode_parallel(model, ids, image, slots, torch.Generator().manual_seed(s)) for s in (1, 1, 2)]
+        greedy = decode_parallel(model, ids, image, slots, 2)
+        drawn = [decode_parallel(model, ids, image, slots, 2, torch.Generator().manual_seed(s)) for s in (1, 1, 2)]
         with torch.inference_mode():
-            states = slot_hidden(model, ids, image, slots)
+            states = slot_hidden(model, ids, image, slots, 2)
             logits = slot_logits(model, states)[0]
             whole = model(ids, image, slot_mask=slots).logits[0, -14:, 31744:32000]
     finally:
@@ -176,3 +184,14 @@ def test_parallel_decoding_with_bins_and_with_the_head(model, image):
     np.testing.assert_array_equal(drawn[0], drawn[1])
     assert not np.array_equal(drawn[0], drawn[2])
     assert not np.allclose(continuous, greedy)
+
+
+@pytest.mark.parametrize("l1_head", [False, True])
+def test_decoding_never_waits_for_the_values_of_a_tensor(l1_head):
+    """Tensors without values go through it, as through the capture of a CUDA graph."""
+    model = empty_model(OpenVLAConfig.tiny(), l1_head, torch.bfloat16, "cpu")
+    with FakeTensorMode(allow_non_fake_inputs=True), torch.no_grad():
+        ids, slots = torch.ones(1, 40, dtype=torch.int64), torch.ones(1, 40, dtype=torch.bool)
+        pixels = torch.zeros(1, 6, 224, 224, dtype=torch.bfloat16)
+        assert ar_tokens(model, ids, pixels).shape == (1, 7)
+        assert parallel_answer(model, ids, pixels, slots, 2).shape == (1, 2, 7)

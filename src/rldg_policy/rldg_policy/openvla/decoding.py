@@ -21,8 +21,36 @@ Float32 = NDArray[np.float32]
 
 
 @torch.inference_mode()
-def decode_ar(model: OpenVLA, input_ids: Tensor, pixel_values: Tensor, generator: torch.Generator | None) -> Float32:
+def decode_ar(
+    model: OpenVLA, input_ids: Tensor, pixel_values: Tensor, generator: torch.Generator | None = None
+) -> Float32:
     """One action (1, 7), normalised. input_ids (1, T): <s>, prompt, 29871; generator: sample with it (None: greedy)."""
+    return action_values(ar_tokens(model, input_ids, pixel_values, generator).cpu().numpy())
+
+
+@torch.inference_mode()
+def decode_parallel(
+    model: OpenVLA,
+    input_ids: Tensor,
+    pixel_values: Tensor,
+    slot_mask: Tensor,
+    horizon: int,
+    generator: torch.Generator | None = None,
+) -> Float32:
+    """Actions (H, 7), normalised, of a sequence that ends in H * 7 slots (`tokens.with_slots`); all (1, T).
+
+    A model with an L1 head answers with one value: `generator` is then not used.
+    """
+    answer = parallel_answer(model, input_ids, pixel_values, slot_mask, horizon, generator)[0].cpu().numpy()
+    if model.action_head is None:
+        return action_values(answer)
+    return answer.astype(np.float32)
+
+
+def ar_tokens(
+    model: OpenVLA, input_ids: Tensor, pixel_values: Tensor, generator: torch.Generator | None = None
+) -> Tensor:
+    """Action tokens (B, 7), on the model's device: no step waits for the processor, so a CUDA graph can hold it."""
     llama, head = model.language_model.model, model.language_model.lm_head
     cache = DynamicCache(config=llama.config)
     embeddings = model.embed(input_ids, pixel_values)
@@ -31,29 +59,30 @@ def decode_ar(model: OpenVLA, input_ids: Tensor, pixel_values: Tensor, generator
         hidden = llama(inputs_embeds=embeddings, past_key_values=cache, use_cache=True).last_hidden_state
         ids.append(_choose(head(hidden[:, -1]), generator))
         embeddings = llama.embed_tokens(ids[-1][:, None])
-    return action_values(torch.cat(ids).cpu().numpy())[None]
+    return torch.stack(ids, dim=1)
 
 
-@torch.inference_mode()
-def decode_parallel(
-    model: OpenVLA, input_ids: Tensor, pixel_values: Tensor, slot_mask: Tensor, generator: torch.Generator | None
-) -> Float32:
-    """Actions (H, 7), normalised, of a sequence that ends in H * 7 slots (`tokens.with_slots`); all (1, T).
-
-    A model with an L1 head answers with one value: `generator` is then not used.
-    """
-    slots = slot_hidden(model, input_ids, pixel_values, slot_mask)
+def parallel_answer(
+    model: OpenVLA,
+    input_ids: Tensor,
+    pixel_values: Tensor,
+    slot_mask: Tensor,
+    horizon: int,
+    generator: torch.Generator | None = None,
+) -> Tensor:
+    """Action tokens (B, H, 7), or with an L1 head float32 actions (B, H, 7); on the model's device, as `ar_tokens`."""
+    slots = slot_hidden(model, input_ids, pixel_values, slot_mask, horizon)
     if model.action_head is not None:
-        actions: Float32 = model.action_head(slots)[0].float().clamp(-1, 1).cpu().numpy()
-        return actions
-    ids = ACTION_BEGIN + _sample(slot_logits(model, slots)[0], generator)
-    return action_values(ids.cpu().numpy()).reshape(-1, ACTION_DIM)
+        actions: Tensor = model.action_head(slots)
+        return actions.float().clamp(-1, 1)
+    bins = _sample(slot_logits(model, slots).flatten(0, 1), generator)
+    return (ACTION_BEGIN + bins).reshape(-1, horizon, ACTION_DIM)
 
 
-def slot_hidden(model: OpenVLA, input_ids: Tensor, pixel_values: Tensor, slot_mask: Tensor) -> Tensor:
-    """Hidden states at the slots (B, H * 7, width); every sequence must have equally many, at its end."""
+def slot_hidden(model: OpenVLA, input_ids: Tensor, pixel_values: Tensor, slot_mask: Tensor, horizon: int) -> Tensor:
+    """Hidden states at the slots (B, H * 7, width); every sequence must end in equally many."""
     hidden = model.hidden(input_ids, pixel_values, slot_mask=slot_mask)
-    return hidden[:, -int(slot_mask[0].sum()) :]
+    return hidden[:, -horizon * ACTION_DIM :]
 
 
 def slot_logits(model: OpenVLA, slots: Tensor) -> Tensor:

@@ -97,7 +97,7 @@ class OpenVLAPolicy:
         pixels = pixel_values([serving_view(jpeg, checkpoint.decoding.centre_crop)])
         pixels = pixels.to(self._device, checkpoint.model.projector.fc1.weight.dtype)
         if checkpoint.decoding.decoding == "parallel":
-            return decode_parallel(checkpoint.model, ids, pixels, slots, self._generator)
+            return decode_parallel(checkpoint.model, ids, pixels, slots, checkpoint.decoding.horizon, self._generator)
         return decode_ar(checkpoint.model, ids, pixels, self._generator)
 
     def _on_device(self, values: NDArray[np.int64] | NDArray[np.bool_]) -> torch.Tensor:
