@@ -11,29 +11,19 @@ from pathlib import Path
 
 from _report import report
 
-from rldg_bringup.pipeline import resolve_task, simulated
+from rldg_bringup.pipeline import simulated
 from rldg_bringup.swap import swap_under_load
-from rldg_policy.compact.checkpoint import write_checkpoint
-from rldg_policy.compact.config import ACTION_DIM, ModelConfig
-from rldg_policy.compact.model import CompactModel
+from rldg_policy.compact.checkpoint import write_random
+from rldg_policy.compact.config import ModelConfig
 
 SWAPS = 100
-
-
-def write_untrained(folder: Path) -> None:
-    """A compact checkpoint with random weights whose actions span a tenth of the task's scale."""
-    task = resolve_task("insertion")
-    limit = [0.1 * task.action.scale_m] * 3 + [0.1 * task.action.scale_rad] * 3 + [1.0]
-    low = [-v for v in limit[:6]] + [0.0]
-    statistics = {"action": {"q01": low, "q99": limit, "mask": [True] * 6 + [False] * (ACTION_DIM - 6)}}
-    write_checkpoint(folder, CompactModel(ModelConfig()), task.name, "untrained", statistics, {"steps": 0})
 
 
 def main() -> None:
     """Run and report."""
     with tempfile.TemporaryDirectory() as folder:
         checkpoint = Path(folder) / "compact"
-        write_untrained(checkpoint)
+        write_random(checkpoint, ModelConfig(), 0)
         policies = {"compact": ("compact", str(checkpoint)), "scripted": ("scripted", "")}
         arguments = replace(simulated("insertion", 0), use_sim_time=False)
         result = swap_under_load(arguments, policies, SWAPS, 0, Path("out/bench/log/swap"))

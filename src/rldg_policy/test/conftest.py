@@ -5,6 +5,7 @@ pytest's importlib mode leaves the test folder off the path.
 
 from __future__ import annotations
 
+import json
 import sys
 from pathlib import Path
 
@@ -49,13 +50,11 @@ def observe(task: Task):
 @pytest.fixture
 def checkpoint(tmp_path: Path) -> Path:
     """A compact checkpoint with random weights."""
-    import torch
-
     from rldg_policy.compact.checkpoint import write_checkpoint
     from rldg_policy.compact.config import ModelConfig
-    from rldg_policy.compact.model import CompactModel
+    from rldg_policy.compact.model import random_model
 
-    torch.manual_seed(0)
     path = tmp_path / "compact"
-    write_checkpoint(path, CompactModel(ModelConfig()), "insertion", "toy", STATISTICS, {"steps": 7})
+    statistics = json.dumps({"toy": STATISTICS}).encode()
+    write_checkpoint(path, random_model(ModelConfig(), 0), "toy", statistics, ("insertion",), 10.0, {"steps": 7})
     return path

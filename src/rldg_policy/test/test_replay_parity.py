@@ -30,10 +30,13 @@ from rldg_data.recipe.relabelling import relabel_bags
 from rldg_data.rlds import read_dataset
 from rldg_data.rlds.export import export_plan
 from rldg_msgs.msg import Step as StepMsg
-from rldg_policy.compact.config import ModelConfig
-from rldg_policy.compact.inputs import instruction_tokens, views
+from rldg_policy.compact.batches import BatchSource
+from rldg_policy.compact.config import ModelConfig, TrainConfig
+from rldg_policy.compact.heads import make_head
+from rldg_policy.compact.inputs import instruction_tokens, to_input, views
 from rldg_policy.compact.policy import CompactPolicy
-from rldg_policy.compact.train import read_samples, to_input
+from rldg_policy.training.dataset import open_training_set
+from rldg_policy.training.samples import episode_samples
 from rldg_ros import to_msg
 
 sys.path.insert(0, str(Path(__file__).parents[2] / "rldg_data/test"))
@@ -110,13 +113,16 @@ def test_proprioception_and_time(parity: tuple[list[list[Step]], list[Episode], 
 def test_training_sees_what_the_policy_sees(parity: tuple[list[list[Step]], list[Episode], Path]) -> None:
     """The rows that fine-tuning draws from, against the tensors that the policy makes of live observations."""
     config = ModelConfig()
-    samples = read_samples(parity[2], config).samples
+    data = open_training_set(parity[2])
+    source = BatchSource(data, make_head(config), TrainConfig(model=config), 0)
+    rows = [row for n, e in enumerate(data.dataset.episodes()) for row in episode_samples(e, n, config.window, 1)]
+    batch = source.batch(rows)
     live = [step for steps in parity[0] for step in steps if not step.is_last]
-    assert len(samples) == len(live)
-    images = np.stack([views(step.observation.images["wrist"], config) for step in live])
-    np.testing.assert_array_equal(to_input(samples.images).numpy(), to_input(images).numpy())
+    assert len(rows) == len(live)
+    images = np.stack([views(step.observation.images["wrist"], config)[None] for step in live])
+    np.testing.assert_array_equal(batch.pixels.numpy(), to_input(images).numpy())
     tokens = [instruction_tokens(step.instruction, config.instruction_buckets) for step in live]
-    np.testing.assert_array_equal(samples.tokens, tokens)
+    np.testing.assert_array_equal(batch.tokens, tokens)
 
 
 def test_who_recorded_a_bag_relabels_it_to_itself(tmp_path: Path, task: Task) -> None:

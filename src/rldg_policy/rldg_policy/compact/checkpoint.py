@@ -1,72 +1,104 @@
-"""Checkpoint folder: config.json, model.safetensors, dataset_statistics.json, training.json."""
+"""Checkpoint folder: config.json, model.safetensors, dataset_statistics.json, rldg.json, training.json."""
 
 from __future__ import annotations
 
+import json
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from pydantic import ValidationError
 from safetensors import SafetensorError
 from safetensors.torch import load, save
 
+from rldg_core.configuration import validated
 from rldg_core.errors import UserError
 from rldg_core.files import read_json, sha256_hex, write_json, writing_aside
+from rldg_policy.checkpoint.manifest import MANIFEST_FILE, Manifest, check_backend, read_manifest, write_manifest
+from rldg_policy.checkpoint.statistics import STATISTICS_FILE, ActionStatistics, choose_statistics
 from rldg_policy.compact.config import CheckpointConfig, ModelConfig
-from rldg_policy.compact.model import CompactModel
-from rldg_policy.compact.tokenize import ActionStatistics
+from rldg_policy.compact.model import CompactModel, random_model
+
+WEIGHTS_FILE = "model.safetensors"
+RANDOM_ACTION = [0.0015] * 3 + [0.01] * 3
+"""Of a random checkpoint [m, rad]: a tenth of the insertion's scale."""
 
 
 @dataclass(frozen=True)
 class Checkpoint:
     """A checkpoint in memory."""
 
-    config: CheckpointConfig
     model: CompactModel
+    manifest: Manifest
     statistics: ActionStatistics
 
 
 def write_checkpoint(
     folder: Path,
     model: CompactModel,
-    task: str,
     statistics_key: str,
-    statistics: Mapping[str, Any],
+    statistics_json: bytes,
+    tasks: tuple[str, ...],
+    rate_hz: float,
     training: Mapping[str, Any],
 ) -> None:
-    """Write the folder; it appears when it is complete. `version` is the number of training steps."""
+    """Write the folder; it appears when it is complete. `training["steps"]` is the number of optimiser steps."""
+    config = model.config
     data = save({name: value.contiguous() for name, value in model.state_dict().items()})
-    config = CheckpointConfig(
-        task=task,
+    manifest = Manifest(
+        backend="compact",
+        tasks=tasks,
+        camera=config.camera,
+        image_size=config.image_size,
+        window=config.window,
+        horizon=config.horizon,
+        rate_hz=rate_hz,
         statistics_key=statistics_key,
+        statistics_sha256=sha256_hex(statistics_json),
         version=int(training["steps"]),
-        weights_sha256=sha256_hex(data),
-        model=model.config,
     )
     with writing_aside(folder) as aside:
         aside.mkdir()
-        (aside / "model.safetensors").write_bytes(data)
-        write_json(aside / "config.json", config.model_dump(mode="json"))
-        write_json(aside / "dataset_statistics.json", {statistics_key: statistics})
+        (aside / WEIGHTS_FILE).write_bytes(data)
+        (aside / STATISTICS_FILE).write_bytes(statistics_json)
+        described = CheckpointConfig(weights_sha256=sha256_hex(data), model=config)
+        write_json(aside / "config.json", described.model_dump(mode="json"))
         write_json(aside / "training.json", training)
+        write_manifest(aside, manifest)
+
+
+def write_random(folder: Path, config: ModelConfig, seed: int) -> None:
+    """A valid checkpoint with random weights for any task, whose actions are small."""
+    high = [*RANDOM_ACTION, 1.0]
+    action = {
+        "mean": [0.0] * 7,
+        "std": high,
+        "min": [-v for v in high[:6]] + [0.0],
+        "max": high,
+        "q01": [-v for v in high[:6]] + [0.0],
+        "q99": high,
+        "mask": [True] * 6 + [False],
+    }
+    statistics = json.dumps({"random": {"action": action}}).encode()
+    write_checkpoint(folder, random_model(config, seed), "random", statistics, (), 10.0, {"steps": 0, "seed": seed})
 
 
 def read_checkpoint(folder: Path) -> Checkpoint:
     """Read and check a folder. Raises UserError `file: reason` on the first thing that is wrong."""
-    config_path = folder / "config.json"
-    try:
-        config = CheckpointConfig.model_validate(read_json(config_path))
-    except ValidationError as error:
-        first = error.errors(include_url=False)[0]
-        raise UserError(f"{config_path}: {'.'.join(map(str, first['loc']))}: {first['msg']}") from error
-    statistics_path = folder / "dataset_statistics.json"
-    statistics = read_json(statistics_path)
-    if not isinstance(statistics, dict) or config.statistics_key not in statistics:
-        raise UserError(f"{statistics_path}: no statistics for {config.statistics_key!r}, which config.json names")
-    entry = statistics[config.statistics_key]
-    actions = ActionStatistics.read(entry.get("action", {}) if isinstance(entry, dict) else {}, str(statistics_path))
-    return Checkpoint(config, _read_model(folder / "model.safetensors", config.weights_sha256, config.model), actions)
+    path = folder / "config.json"
+    raw = read_json(path)
+    if not isinstance(raw, dict):
+        raise UserError(f"{path}: expected a JSON object")
+    manifest = read_manifest(folder)
+    check_backend(folder, manifest, "compact")
+    config = validated(CheckpointConfig, raw, str(path))
+    if manifest is None:
+        raise UserError(f"{folder / MANIFEST_FILE}: missing: not a complete checkpoint of a compact generalist")
+    for name in ("camera", "image_size", "window", "horizon"):
+        if getattr(manifest, name) != getattr(config.model, name):
+            raise UserError(f"{folder / MANIFEST_FILE}: {name} differs from that of config.json")
+    _, statistics = choose_statistics(folder, manifest)
+    return Checkpoint(_read_model(folder / WEIGHTS_FILE, config.weights_sha256, config.model), manifest, statistics)
 
 
 def _read_model(path: Path, sha256: str, config: ModelConfig) -> CompactModel:
@@ -76,7 +108,7 @@ def _read_model(path: Path, sha256: str, config: ModelConfig) -> CompactModel:
         raise UserError(f"{path}: cannot read: {error.strerror}") from error
     if sha256_hex(data) != sha256:
         raise UserError(f"{path}: sha256 does not match config.json: the weights are damaged or of another checkpoint")
-    model = CompactModel(config)
+    model = random_model(config, 0)
     try:
         model.load_state_dict(load(data))
     except (SafetensorError, RuntimeError) as error:

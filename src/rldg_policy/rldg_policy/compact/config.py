@@ -4,13 +4,13 @@ from __future__ import annotations
 
 from typing import Annotated, Literal
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import BaseModel, ConfigDict, Field, model_validator
 
 Count = Annotated[int, Field(ge=1)]
+Index = Annotated[int, Field(ge=0)]
 NotNegative = Annotated[float, Field(ge=0, allow_inf_nan=False)]
+Share = Annotated[float, Field(ge=0, lt=1)]
 
-ACTION_DIM = 7
-"""Of the datasets: delta of the tcp (6) and gripper, as OpenVLA's EEF_POS."""
 BINS = 256
 """Tokens per action component (generalists.md)."""
 
@@ -22,58 +22,89 @@ class _Model(BaseModel):
 class ModelConfig(_Model):
     """Shape of the network.
 
-    camera: which image it sees; image_size: the square image it was made for [px]; view_px: side of both views
-    (the whole image shrunk to it, and a window of it at full resolution: a pixel of the 256 px wrist image is about
-    0.4 mm at the plug's tip, and shrinking loses the sub-millimetre error that decides an insertion); window_x,
-    window_y: upper left corner of that window [px], around the plug's tip, which stands still in a wrist image;
-    horizon: actions per chunk; channels: of the three convolution stages; squeeze: channels kept when the last map is
-    flattened; width: of the trunk; instruction_buckets, instruction_width: hashed n-gram embeddings;
-    decode: `mean` (expected value over the bins) or `mode` (the likeliest bin, as OpenVLA).
+    head: `bins` (256 per action component, OpenVLA's parametrisation) or `diffusion` (DDPM, Octo's); decode: what
+    `bins` does when it does not sample: `mean` (expected value) or `mode` (the likeliest bin, as OpenVLA).
+    camera: which image it sees; image_size: the square image it was made for [px]; whole_px: side that the whole
+    image is shrunk to; tip_px, tip_x, tip_y: side and upper left corner of a window at full resolution around the
+    plug's tip, which stands still in a wrist image: a pixel of the 256 px image is about 0.4 mm there, and shrinking
+    loses the sub-millimetre error that decides an insertion. window: observations, horizon: actions per chunk.
+    channels: of the three convolution stages; squeeze: channels kept when the last map is flattened; width: of the
+    trunk; instruction_buckets, instruction_width: hashed n-gram embeddings. diffusion_steps, diffusion_width,
+    diffusion_blocks, time_features: the denoiser, an MLP ResNet.
     """
 
+    head: Literal["bins", "diffusion"] = "bins"
+    decode: Literal["mean", "mode"] = "mean"
     camera: str = "wrist"
     image_size: Count = 256
-    view_px: Count = 96
-    window_x: Annotated[int, Field(ge=0)] = 78
-    window_y: Annotated[int, Field(ge=0)] = 104
+    whole_px: Count = 64
+    tip_px: Count = 96
+    tip_x: Index = 80
+    tip_y: Index = 96
+    window: Annotated[int, Field(ge=1, le=2)] = 1
     horizon: Count = 4
     channels: tuple[Count, Count, Count] = (16, 32, 32)
     squeeze: Count = 12
     width: Count = 256
     instruction_buckets: Count = 1024
     instruction_width: Count = 32
-    decode: Literal["mean", "mode"] = "mean"
+    diffusion_steps: Count = 20
+    diffusion_width: Count = 128
+    diffusion_blocks: Count = 3
+    time_features: Annotated[int, Field(ge=2, multiple_of=2)] = 32
+
+    @model_validator(mode="after")
+    def _tip_inside(self) -> ModelConfig:
+        if max(self.tip_x, self.tip_y) + self.tip_px > self.image_size:
+            raise ValueError(f"tip_x, tip_y, tip_px: the window leaves the image of {self.image_size} px")
+        return self
+
+    @property
+    def pixels(self) -> int:
+        """Of both views of one image."""
+        return self.whole_px**2 + self.tip_px**2
 
 
 class TrainConfig(_Model):
-    """Training: AdamW, linear warm-up then cosine to zero.
+    """Training: AdamW, linear warm-up then cosine to zero; the mean of the weights over the last steps is kept.
 
-    target_sigma_bins: width of the Gaussian around the true bin (HL-Gauss, Imani and White 2018): neighbouring
-    bins are neighbouring actions, and a few thousand steps of data do not fill 256 of them; 0 is plain
-    cross-entropy. l1_weight: of the error of the expected value. jitter: strength of brightness and colour
-    variation; the image is never shifted or cropped, which would make its labels wrong. validation_share: of
-    the episodes, held out.
+    What is varied is the look of things and never where they are: a shifted or cropped image would ask for another
+    action than its label (OpenVLA's and Octo's crops move the port by millimetres), so the crop is left out here.
+    jitter: strength of contrast, brightness and tint; recolour: of a random mixing of the colour channels, wave: of a
+    random wave over colour space, which gives every material a new colour of its own; grey: share of samples without
+    colour. So an unseen port with other colours is nothing new. instruction_dropout: share of samples that are not
+    told the instruction: one that was never heard then leaves the decision to the image.
+    target_sigma_bins: width of the Gaussian around the true bin (HL-Gauss, Imani and White 2018): neighbouring bins
+    are neighbouring actions, and a few thousand steps of data do not fill 256 of them; 0 is plain cross-entropy.
+    l1_weight: of the error of the expected value. noise_draws: noise levels per sample and step (diffusion).
+    average: decay of the moving average of the weights. save_every: steps between saves that a training can be
+    resumed from. shuffle_buffer: samples; cached_images: decoded views that are kept (40 kB each).
     """
 
-    steps: Count = 1500
+    steps: Count = 1000
     batch: Count = 32
     learning_rate: Annotated[float, Field(gt=0)] = 1e-3
-    warmup_steps: Annotated[int, Field(ge=0)] = 50
+    warmup_steps: Index = 50
     weight_decay: NotNegative = 1e-2
     clip_norm: Annotated[float, Field(gt=0)] = 1.0
+    average: Share = 0.995
+    jitter: NotNegative = 0.15
+    recolour: NotNegative = 0.35
+    wave: NotNegative = 0.1
+    grey: Share = 0.1
+    instruction_dropout: Share = 0.3
     target_sigma_bins: NotNegative = 3.0
     l1_weight: NotNegative = 1.0
-    jitter: NotNegative = 0.15
-    validation_share: Annotated[float, Field(ge=0, lt=1)] = 0.08
+    noise_draws: Count = 8
+    save_every: Count = 250
+    shuffle_buffer: Count = 10_000
+    cached_images: Index = 16_000
     model: ModelConfig = ModelConfig()
 
 
 class CheckpointConfig(_Model):
-    """config.json of a checkpoint. task: the one its data came from; statistics_key: name of the dataset."""
+    """config.json of a checkpoint; what it expects of a stack is in rldg.json."""
 
-    format: Literal["rldg-compact-1"] = "rldg-compact-1"
-    task: str
-    statistics_key: str
-    version: Annotated[int, Field(ge=0)]
+    format: Literal["rldg-compact-2"] = "rldg-compact-2"
     weights_sha256: str
     model: ModelConfig

@@ -6,25 +6,42 @@ import re
 import zlib
 
 import numpy as np
+import torch
 from numpy.typing import NDArray
+from torch import Tensor
 
 from rldg_core.image_codec import decode_jpeg, resize
 from rldg_policy.compact.config import ModelConfig
 
 NGRAM = 3
 MAX_TOKENS = 96
-VIEWS = 2
 
 
 def views(jpeg: bytes, config: ModelConfig) -> NDArray[np.uint8]:
-    """JPEG -> (2, S, S, 3) uint8 RGB: the whole image shrunk, and the window around the tip at full resolution.
+    """JPEG -> (P, 3) uint8 RGB: pixels of the whole image shrunk, then of the window around the tip, row by row.
 
     Raises ValueError when the bytes are no image.
     """
     image = resize(decode_jpeg(jpeg), config.image_size)
-    size = config.view_px
-    window = image[config.window_y : config.window_y + size, config.window_x : config.window_x + size]
-    return np.stack([resize(image, size), window])
+    tip = image[config.tip_y : config.tip_y + config.tip_px, config.tip_x : config.tip_x + config.tip_px]
+    return np.concatenate([resize(image, config.whole_px).reshape(-1, 3), tip.reshape(-1, 3)])
+
+
+def to_input(pixels: NDArray[np.uint8]) -> Tensor:
+    """(..., P, 3) uint8 -> float in [0, 1]."""
+    return torch.from_numpy(pixels).float() / 255.0
+
+
+def view_images(pixels: Tensor, config: ModelConfig) -> tuple[Tensor, Tensor]:
+    """(N, P, 3) -> (N, 3, S, S) of the whole image and of the window; channels last in memory."""
+    whole, tip = (
+        part.reshape(len(pixels), side, side, 3).permute(0, 3, 1, 2)
+        for part, side in (
+            (pixels[:, : config.whole_px**2], config.whole_px),
+            (pixels[:, config.whole_px**2 :], config.tip_px),
+        )
+    )
+    return whole, tip
 
 
 def instruction_tokens(instruction: str, buckets: int) -> NDArray[np.int64]:

@@ -1,20 +1,19 @@
-"""The network: two convolution stems with FiLM from the instruction, a small trunk, 256 bins per action component.
+"""The network: two convolution stems with FiLM from the instruction, a small trunk, one of two heads.
 
 The generalist of the paper sees the wrist image and the instruction, no proprioception; neither does this one.
 """
 
 from __future__ import annotations
 
-import numpy as np
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from rldg_policy.compact.config import ACTION_DIM, BINS, ModelConfig
-from rldg_policy.compact.inputs import VIEWS
-from rldg_policy.compact.tokenize import bin_values
+from rldg_policy.compact.config import ModelConfig
+from rldg_policy.compact.heads import make_head
+from rldg_policy.compact.inputs import view_images
 
-HEAD_WIDTH = 32
+VIEWS = 2
 
 
 class InstructionEncoder(nn.Module):
@@ -38,7 +37,7 @@ class InstructionEncoder(nn.Module):
 class Stem(nn.Module):
     """One view -> features that keep where things are: the flattened map, and soft-argmax points finer than a cell."""
 
-    def __init__(self, config: ModelConfig) -> None:
+    def __init__(self, config: ModelConfig, view_px: int) -> None:
         super().__init__()
         first, second, third = config.channels
         self.conv1 = nn.Conv2d(3, first, 5, stride=2, padding=2)
@@ -47,7 +46,7 @@ class Stem(nn.Module):
         self.conv3 = nn.Conv2d(second, third, 3, padding=1)
         self.norm3 = nn.GroupNorm(4, third)
         self.squeeze = nn.Conv2d(third, config.squeeze, 3, stride=2, padding=1)
-        side = config.view_px // 4
+        side = -(-view_px // 4)
         # Sharper than 1 from the start: a broad soft-argmax averages the position away.
         self.sharpness = nn.Parameter(torch.full((third, 1), 4.0))
         self.axis: Tensor
@@ -59,23 +58,25 @@ class Stem(nn.Module):
         x = F.silu(self.conv1(image))
         x = F.silu(self.norm2(self.conv2(x)))
         x = self.norm3(self.conv3(x))
-        x = F.silu(x * (1 + film[:, 0, :, None, None]) + film[:, 1, :, None, None])
+        x = F.silu(torch.addcmul(film[:, 1, :, None, None], x, 1 + film[:, 0, :, None, None]))
         attention = (x.flatten(2) * self.sharpness).softmax(2).reshape(x.shape)
         points = torch.cat([attention.sum(2) @ self.axis, attention.sum(3) @ self.axis], 1)
         return torch.cat([points, F.silu(self.squeeze(x)).flatten(1)], 1)
 
 
 class CompactModel(nn.Module):
-    """views (B, 2, 3, S, S) in [0, 1] and tokens (B, 96) -> logits (B, H, 7, 256)."""
+    """Pixels and instruction -> features, which the head turns into actions.
+
+    An instruction is encoded once per episode and an image once, also when the window is 2.
+    """
 
     def __init__(self, config: ModelConfig) -> None:
         super().__init__()
         self.config = config
         self.instruction = InstructionEncoder(config)
-        stems = [Stem(config) for _ in range(VIEWS)]
+        stems = [Stem(config, side) for side in (config.whole_px, config.tip_px)]
         self.stems = nn.ModuleList(stems)
-        inputs = sum(stem.features for stem in stems)
-        slots = config.horizon * ACTION_DIM
+        inputs = config.window * sum(stem.features for stem in stems)
         self.trunk = nn.Sequential(
             nn.Linear(inputs, config.width),
             nn.LayerNorm(config.width),
@@ -83,36 +84,33 @@ class CompactModel(nn.Module):
             nn.Linear(config.width, config.width),
             nn.LayerNorm(config.width),
             nn.SiLU(),
-            nn.Linear(config.width, slots * HEAD_WIDTH),
         )
-        self.head = nn.Linear(HEAD_WIDTH, BINS)
-        self.values: Tensor
-        self.register_buffer("values", torch.from_numpy(bin_values()), persistent=False)
+        self.head = make_head(config)
+        self.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
 
-    def forward(self, views: Tensor, tokens: Tensor) -> Tensor:
-        """Logits."""
-        return self.decode(views, self.instruction(tokens))
+    def seen(self, pixels: Tensor, film: Tensor) -> Tensor:
+        """Images (N, P, 3) in [0, 1] and their FiLM (N, views, 2, C) -> what is seen in each (N, D)."""
+        images = view_images((pixels - 0.5) * 4.0, self.config)
+        return torch.cat([stem(x, film[:, i]) for i, (stem, x) in enumerate(zip(self.stems, images, strict=True))], 1)
 
-    def decode(self, views: Tensor, film: Tensor) -> Tensor:
-        """Logits from an instruction that is already encoded (once per episode)."""
-        x = (views - 0.5) * 4.0
-        features = torch.cat([stem(x[:, i], film[:, i]) for i, stem in enumerate(self.stems)], 1)
-        slots = self.trunk(features).reshape(len(x), self.config.horizon, ACTION_DIM, HEAD_WIDTH)
-        logits: Tensor = self.head(F.silu(slots))
-        return logits
+    def features(self, seen: Tensor, mask: Tensor) -> Tensor:
+        """Windows (B, W, D) and which of their images are real (B, W) -> (B, width)."""
+        features: Tensor = self.trunk((seen * mask[..., None]).flatten(1))
+        return features
 
-    def expected(self, logits: Tensor) -> Tensor:
-        """Expected normalised action (B, H, 7)."""
-        values: Tensor = logits.softmax(-1) @ self.values
-        return values
-
-    def action(self, logits: Tensor) -> Tensor:
-        """Normalised action (B, H, 7) by the configured decoding."""
-        if self.config.decode == "mean":
-            return self.expected(logits)
-        return self.values[logits.argmax(-1)]
+    def forward(self, pixels: Tensor, mask: Tensor, tokens: Tensor) -> Tensor:
+        """(B, W, P, 3), (B, W), (B, 96) -> features (B, width)."""
+        film = self.instruction(tokens).repeat_interleave(self.config.window, 0)
+        return self.features(self.seen(pixels.flatten(0, 1), film).reshape(*mask.shape, -1), mask)
 
 
 def parameter_count(model: nn.Module) -> int:
     """Number of trained values."""
-    return int(np.sum([p.numel() for p in model.parameters()]))
+    return sum(p.numel() for p in model.parameters())
+
+
+def random_model(config: ModelConfig, seed: int) -> CompactModel:
+    """Untrained; the same seed gives the same weights."""
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        return CompactModel(config)

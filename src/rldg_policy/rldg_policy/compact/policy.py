@@ -2,54 +2,54 @@
 
 from __future__ import annotations
 
+from collections import deque
 from pathlib import Path
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
+from torch import Tensor
 
 from rldg_core.errors import UserError
 from rldg_core.image_codec import encode_jpeg
 from rldg_core.policy import PolicySpec
+from rldg_core.seeding import derive_seed
 from rldg_core.task import Task
 from rldg_core.types import Observation
+from rldg_policy.checkpoint.manifest import check_task
+from rldg_policy.checkpoint.statistics import check_scale, to_unit_actions
 from rldg_policy.compact.checkpoint import read_checkpoint
 from rldg_policy.compact.config import ModelConfig
-from rldg_policy.compact.inputs import instruction_tokens, views
-from rldg_policy.compact.tokenize import ActionStatistics
-
-SCALE_TOLERANCE = 1.05
+from rldg_policy.compact.inputs import instruction_tokens, to_input, views
 
 
 class CompactPolicy:
-    """Deterministic: `explore` and the episode's seed are not used.
+    """explore: sample every chunk, seeded by `reset`; otherwise deterministic (see rldg_policy.compact.heads).
 
-    Raises UserError when the checkpoint is of another task, or when its actions leave the task's action scale
-    (a scale smaller than the one of its data would silently shorten every motion).
+    Raises UserError when the checkpoint is of another task, or when its actions leave the task's action scale.
     """
 
     def __init__(self, path: Path | None, task: Task, explore: bool = False) -> None:
         if path is None:
             raise UserError("policy compact: path: a checkpoint folder is needed")
         checkpoint = read_checkpoint(path)
-        config = checkpoint.config
-        if config.task != task.name:
-            raise UserError(f"{path}: made for task {config.task!r}, this stack runs {task.name!r}")
+        manifest = checkpoint.manifest
+        check_task(path, manifest, task)
         check_scale(path, checkpoint.statistics, task)
         self._model = checkpoint.model
         self._statistics = checkpoint.statistics
         self._task = task
+        self._explore = explore
         self.spec = PolicySpec(
-            cameras=(config.model.camera,),
-            image_size=config.model.image_size,
-            window=1,
+            cameras=(manifest.camera,),
+            image_size=manifest.image_size,
+            window=manifest.window,
             action_dim=task.action.dim,
-            horizon=config.model.horizon,
+            horizon=manifest.horizon,
             rate_hz=task.rates.control_hz,
-            statistics_key=config.statistics_key,
-            version=config.version,
+            statistics_key=manifest.statistics_key,
+            version=manifest.version,
         )
-        self.reset("", 0)
 
     @property
     def config(self) -> ModelConfig:
@@ -58,44 +58,55 @@ class CompactPolicy:
 
     def warm_up(self) -> None:
         """Two inferences on a grey image: the first one allocates."""
-        grey = np.full((self.config.image_size,) * 2 + (3,), 128, dtype=np.uint8)
+        grey = encode_jpeg(np.full((self.config.image_size,) * 2 + (3,), 128, dtype=np.uint8))
+        self.reset("warm up", 0)
         for _ in range(2):
-            self._infer(encode_jpeg(grey))
+            self._see(grey)
+            self._infer()
 
     @torch.inference_mode()
     def reset(self, instruction: str, seed: int) -> None:
-        """Encode the instruction, once per episode."""
+        """Encode the instruction, once per episode. Raises UserError when it is empty."""
+        if not instruction.strip():
+            raise UserError("instruction: must not be empty")
         tokens = instruction_tokens(instruction, self.config.instruction_buckets)
         self._film = self._model.instruction(torch.from_numpy(tokens[None]))
+        self._rng = torch.Generator().manual_seed(derive_seed(seed, "compact"))
+        self._seen: deque[Tensor] = deque(maxlen=self.config.window)
+
+    def remember(self, observation: Observation) -> None:
+        """Take note of an observation that is not answered. Raises ValueError as `act` does."""
+        if self.config.window > 1:
+            self._see(self._jpeg(observation))
 
     def act(self, observation: Observation) -> NDArray[np.float32]:
         """(H, A) in [-1, 1] of the task's scale. Raises ValueError when the camera's image is missing or broken."""
+        self._see(self._jpeg(observation))
+        physical = self._model.head.denormalise(self._statistics, self._infer())
+        return to_unit_actions(physical, self._task, self.spec.action_dim)
+
+    def _jpeg(self, observation: Observation) -> bytes:
         jpeg = observation.images.get(self.config.camera)
         if jpeg is None:
             raise ValueError(f"observation without an image of camera {self.config.camera!r}")
-        physical = self._statistics.denormalise(self._infer(jpeg))
-        scale = np.array([self._task.action.scale_m] * 3 + [self._task.action.scale_rad] * 3)
-        actions = np.concatenate([physical[:, :6] / scale, 2 * physical[:, 6:] - 1], axis=1)
-        chunk: NDArray[np.float32] = np.clip(actions[:, : self.spec.action_dim], -1.0, 1.0).astype(np.float32)
-        return chunk
+        return jpeg
 
     @torch.inference_mode()
-    def _infer(self, jpeg: bytes) -> NDArray[np.float32]:
+    def _see(self, jpeg: bytes) -> None:
         torch.set_num_threads(1)  # per thread, and this one is the tick's
-        x = torch.from_numpy(views(jpeg, self.config)[None]).permute(0, 1, 4, 2, 3).float() / 255.0
-        normalised: NDArray[np.float32] = self._model.action(self._model.decode(x, self._film))[0].numpy()
+        self._seen.append(self._model.seen(to_input(views(jpeg, self.config)[None]), self._film))
+
+    @torch.inference_mode()
+    def _infer(self) -> NDArray[np.float32]:
+        window = self.config.window
+        missing = window - len(self._seen)
+        seen = torch.stack([self._seen[0]] * missing + list(self._seen), 1)
+        mask = (torch.arange(window) >= missing)[None].float()
+        features = self._model.features(seen, mask)
+        normalised: NDArray[np.float32] = self._model.head.action(features, self._rng if self._explore else None)[
+            0
+        ].numpy()
         return normalised
 
     def close(self) -> None:
         """Nothing is held open."""
-
-
-def check_scale(path: Path, statistics: ActionStatistics, task: Task) -> None:
-    """Raise UserError when the data's actions are larger than one unit of the task's action."""
-    largest = np.maximum(np.abs(statistics.q01), np.abs(statistics.q99))[:6]
-    for values, scale, unit in ((largest[:3], task.action.scale_m, "m"), (largest[3:], task.action.scale_rad, "rad")):
-        if float(values.max()) > SCALE_TOLERANCE * scale:
-            raise UserError(
-                f"{path}: made for actions up to {float(values.max()):.4f} {unit} per step, "
-                f"task {task.name} allows {scale:g} {unit}"
-            )

@@ -1,0 +1,177 @@
+"""Two interchangeable heads: features (B, F) -> chunk of normalised actions (B, H, 7).
+
+Each has `normalise` and `denormalise` (physical <-> what it predicts), `loss`, and `action` with a generator to
+sample with, or None to be deterministic.
+"""
+
+from __future__ import annotations
+
+import math
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Generator, Tensor, nn
+from torch.nn import functional as F
+
+from rldg_data.rlds import ACTION_DIM
+from rldg_policy.checkpoint.statistics import ActionStatistics
+from rldg_policy.compact.config import BINS, ModelConfig, TrainConfig
+from rldg_policy.compact.tokenize import bin_values, to_bins
+
+Float32 = NDArray[np.float32]
+SLOT_WIDTH = 32
+"""Of an action component before its bins."""
+CLIP = 5.0
+"""Largest normalised action in diffusion (Octo)."""
+TIME_FREQUENCY = 0.2
+"""Standard deviation of the Fourier features' frequencies at the start (Octo)."""
+
+
+class BinsHead(nn.Module):
+    """256 bins per action component between the 1st and the 99th percentile (OpenVLA)."""
+
+    def __init__(self, config: ModelConfig) -> None:
+        super().__init__()
+        self.config = config
+        self.slots = nn.Linear(config.width, config.horizon * ACTION_DIM * SLOT_WIDTH)
+        self.bins = nn.Linear(SLOT_WIDTH, BINS)
+        self.values: Tensor
+        self.register_buffer("values", torch.from_numpy(bin_values()), persistent=False)
+
+    @staticmethod
+    def normalise(statistics: ActionStatistics, physical: Float32) -> Float32:
+        """(..., 7) -> [-1, 1]; the gripper 0..1 as it is."""
+        return np.clip(statistics.bounds_normalise(physical), -1.0, 1.0)
+
+    @staticmethod
+    def denormalise(statistics: ActionStatistics, normalised: Float32) -> Float32:
+        """Inverse of `normalise` inside the percentiles."""
+        return statistics.bounds_denormalise(normalised)
+
+    def forward(self, features: Tensor) -> Tensor:
+        """Logits (B, H, 7, 256)."""
+        slots = self.slots(features).reshape(len(features), self.config.horizon, ACTION_DIM, SLOT_WIDTH)
+        logits: Tensor = self.bins(F.silu(slots))
+        return logits
+
+    def loss(self, features: Tensor, actions: Tensor, weight: Tensor, config: TrainConfig, rng: Generator) -> Tensor:
+        """Cross-entropy + weighted error of the expected value; weight (B, H, 1) sums to 1 / 7; `rng` is not used."""
+        logits = self(features)
+        cross_entropy = -(soft_targets(actions, config.target_sigma_bins) * logits.log_softmax(-1)).sum(-1)
+        error = (logits.softmax(-1) @ self.values - actions).abs()
+        loss: Tensor = ((cross_entropy + config.l1_weight * error) * weight).sum()
+        return loss
+
+    def action(self, features: Tensor, rng: Generator | None) -> Tensor:
+        """Sampled at temperature 1, or by the configured decoding."""
+        logits = self(features)
+        if rng is None and self.config.decode == "mean":
+            expected: Tensor = logits.softmax(-1) @ self.values
+            return expected
+        if rng is None:
+            return self.values[logits.argmax(-1)]
+        drawn = torch.multinomial(logits.softmax(-1).reshape(-1, BINS), 1, generator=rng)
+        return self.values[drawn.reshape(logits.shape[:-1])]
+
+
+def soft_targets(actions: Tensor, sigma_bins: float) -> Tensor:
+    """Normalised actions (...) -> distribution over the bins (..., 256): Gaussian around the value; 0: the true bin."""
+    if sigma_bins == 0:
+        return F.one_hot(torch.from_numpy(to_bins(actions.numpy())), BINS).float()
+    position = (actions + 1) * (BINS - 1) / 2 - 0.5
+    distance = (torch.arange(BINS) - position[..., None]) / sigma_bins
+    return torch.softmax(-0.5 * distance**2, -1)
+
+
+def cosine_betas(steps: int) -> NDArray[np.float64]:
+    """Variance of the noise added in each step (Nichol and Dhariwal 2021, as Octo uses it)."""
+    times = np.linspace(0.0, 1.0, steps + 1)
+    kept = np.cos((times + 0.008) / 1.008 * np.pi / 2) ** 2
+    betas: NDArray[np.float64] = np.clip(1 - kept[1:] / kept[:-1], 0.0, 0.999)
+    return betas
+
+
+class DiffusionHead(nn.Module):
+    """DDPM over the whole chunk, which an MLP ResNet denoises (Octo's, narrower); actions by mean and deviation."""
+
+    def __init__(self, config: ModelConfig) -> None:
+        super().__init__()
+        self.config = config
+        width, chunk = config.diffusion_width, config.horizon * ACTION_DIM
+        self.frequencies = nn.Parameter(TIME_FREQUENCY * torch.randn(config.time_features // 2))
+        self.time = nn.Sequential(
+            nn.Linear(config.time_features, 2 * config.time_features),
+            nn.SiLU(),
+            nn.Linear(2 * config.time_features, config.time_features),
+        )
+        # One linear layer on [features, time, action] in three parts: only the last changes with every step.
+        self.from_features = nn.Linear(config.width, width)
+        self.from_time = nn.Linear(config.time_features, width, bias=False)
+        self.from_action = nn.Linear(chunk, width, bias=False)
+        self.blocks = nn.ModuleList(
+            nn.Sequential(nn.LayerNorm(width), nn.Linear(width, 4 * width), nn.SiLU(), nn.Linear(4 * width, width))
+            for _ in range(config.diffusion_blocks)
+        )
+        self.noise = nn.Linear(width, chunk)
+        self.betas = cosine_betas(config.diffusion_steps)
+        self.kept = np.cumprod(1 - self.betas)
+
+    @staticmethod
+    def normalise(statistics: ActionStatistics, physical: Float32) -> Float32:
+        """(..., 7) -> mean 0, deviation 1, at most 5; the gripper 0..1 as it is."""
+        return np.clip(statistics.gaussian_normalise(physical), -CLIP, CLIP)
+
+    @staticmethod
+    def denormalise(statistics: ActionStatistics, normalised: Float32) -> Float32:
+        """Inverse of `normalise`."""
+        return statistics.gaussian_denormalise(normalised)
+
+    def forward(self, condition: Tensor, action: Tensor) -> Tensor:
+        """condition (B, D) of features and time, noisy chunk (B, H * 7) -> its noise (B, H * 7)."""
+        x = condition + self.from_action(action)
+        for block in self.blocks:
+            x = x + block(x)
+        noise: Tensor = self.noise(F.silu(x))
+        return noise
+
+    def loss(self, features: Tensor, actions: Tensor, weight: Tensor, config: TrainConfig, rng: Generator) -> Tensor:
+        """Squared error of the noise at `noise_draws` random levels; weight (B, H, 1) sums to 1 / 7."""
+        draws = config.noise_draws
+        count = draws * len(features)
+        step = torch.randint(0, self.config.diffusion_steps, (count,), generator=rng)
+        noise = torch.randn(count, actions[0].numel(), generator=rng)
+        kept = torch.from_numpy(self.kept).float()[step][:, None]
+        noisy = kept.sqrt() * actions.flatten(1).repeat(draws, 1) + (1 - kept).sqrt() * noise
+        condition = self.from_features(features).repeat(draws, 1) + self._times()[step]
+        error = (self(condition, noisy) - noise).square().reshape(draws, *actions.shape)
+        loss: Tensor = (error.mean(0) * weight).sum()
+        return loss
+
+    def action(self, features: Tensor, rng: Generator | None) -> Tensor:
+        """Sampled, or from no noise with none added, which goes to the middle of the distribution."""
+        shape = (len(features), self.config.horizon * ACTION_DIM)
+        condition, times = self.from_features(features), self._times()
+        x = torch.zeros(shape) if rng is None else torch.randn(shape, generator=rng)
+        for step in reversed(range(self.config.diffusion_steps)):
+            beta, kept = float(self.betas[step]), float(self.kept[step])
+            noise = self(condition + times[step], x)
+            x = (x - beta / math.sqrt(1 - kept) * noise) / math.sqrt(1 - beta)
+            if step > 0 and rng is not None:
+                x = x + math.sqrt(beta) * torch.randn(shape, generator=rng)
+            x = x.clamp(-CLIP, CLIP)
+        return x.reshape(len(features), self.config.horizon, ACTION_DIM)
+
+    def _times(self) -> Tensor:
+        """What each step adds to the condition (steps, D)."""
+        phase = 2 * torch.pi * torch.arange(self.config.diffusion_steps)[:, None] * self.frequencies
+        times: Tensor = self.from_time(self.time(torch.cat([phase.cos(), phase.sin()], 1)))
+        return times
+
+
+Head = BinsHead | DiffusionHead
+
+
+def make_head(config: ModelConfig) -> Head:
+    """The configured one."""
+    return BinsHead(config) if config.head == "bins" else DiffusionHead(config)
