@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Callable
 from dataclasses import asdict
 from pathlib import Path
@@ -45,19 +44,34 @@ def _group() -> None:
 def compact(
     dataset: Dataset,
     out: Out,
+    head: Annotated[
+        Literal["bins", "diffusion"], typer.Option(help="How actions come out: as OpenVLA's or as Octo's.")
+    ] = COMPACT.model.head,
+    horizon: Annotated[int, typer.Option(help="Actions per chunk.")] = COMPACT.model.horizon,
+    window: Annotated[int, typer.Option(help="Observations it sees: 1 or 2.")] = COMPACT.model.window,
     steps: Steps = COMPACT.steps,
     batch: Batch = COMPACT.batch,
     learning_rate: LearningRate = COMPACT.learning_rate,
+    shuffle_buffer: ShuffleBuffer = COMPACT.shuffle_buffer,
+    save_every: SaveEvery = COMPACT.save_every,
+    resume: Resume = False,
     seed: Seed = 0,
     as_json: Json = False,
 ) -> None:
     """The compact generalist: 1-3 M parameters, minutes on one core."""
-    options = {"steps": steps, "batch": batch, "learning_rate": learning_rate}
+    options = {
+        "steps": steps,
+        "batch": batch,
+        "learning_rate": learning_rate,
+        "shuffle_buffer": shuffle_buffer,
+        "save_every": save_every,
+        "model": {"head": head, "horizon": horizon, "window": window},
+    }
     config = validated(CompactTrainConfig, options, "finetune compact")
-    check_folders(dataset, out)
+    check_folders(dataset, out, resume=resume)
     from rldg_policy.compact.train import finetune
 
-    run(finetune, dataset, out, config, as_json, seed=seed)
+    run(finetune, dataset, out, config, as_json, seed=seed, resume=resume)
 
 
 @app.command()
@@ -91,7 +105,7 @@ def openvla(
 ) -> None:
     """OpenVLA with LoRA adapters, merged in the end.
 
-    Several GPUs: `accelerate launch --config_file ddp.yaml $(which rldg) finetune openvla ...`.
+    Several GPUs: `accelerate launch --config_file ddp.yaml -m rldg_policy.openvla.train DATASET --base BASE --out OUT`.
     """
     options = {
         "steps": steps,
@@ -172,12 +186,9 @@ def check_folders(dataset: Path, out: Path, base: Path | None = None, resume: bo
 
 
 def run(finetune: Finetune, dataset: Path, out: Path, config: Any, as_json: bool, **more: Any) -> None:
-    """Train with a progress bar, then print the result; of several processes the first one does."""
-    is_main = os.environ.get("RANK", "0") == "0"
+    """Train with a progress bar, then print the result."""
     with progress_maker() as make:
-        result = asdict(finetune(dataset, out, config, progress=make("fine-tune") if is_main else None, **more))
-    if not is_main:
-        return
+        result = asdict(finetune(dataset, out, config, progress=make("fine-tune"), **more))
     shown = {**result, "checkpoint": str(out)}
     if not as_json:
         curves = {key: value for key, value in result.items() if isinstance(value, tuple)}

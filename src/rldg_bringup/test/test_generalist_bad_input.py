@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import shutil
 import sys
 from collections.abc import Callable
+from importlib import import_module
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +18,7 @@ from safetensors.numpy import load_file, save_file
 from rldg_bringup import cli
 from rldg_core.errors import UserError
 from rldg_core.files import sha256_hex
-from rldg_core.registry import load_policy
+from rldg_core.registry import factory, load_policy
 from rldg_core.task import Task, load_task
 from rldg_policy.checkpoint.manifest import MANIFEST_FILE
 from rldg_policy.checkpoint.statistics import STATISTICS_FILE
@@ -24,8 +26,15 @@ from rldg_policy.checkpoint.statistics import STATISTICS_FILE
 sys.path.insert(0, str(Path(__file__).parents[2] / "rldg_policy/test"))
 from generalist_samples import insertion_dataset, make_episode, write_dataset
 
-BACKENDS = ("openvla", "octo")
+BACKENDS = ("compact", "openvla", "octo")
 TASK_FILE = Path(__file__).parents[1] / "config" / "tasks" / "insertion.yaml"
+
+
+def write_compact(folder: Path) -> None:
+    from rldg_policy.compact.checkpoint import write_random
+    from rldg_policy.compact.config import ModelConfig
+
+    write_random(folder, ModelConfig(channels=(4, 8, 8), squeeze=2, width=32), 0)
 
 
 def write_openvla(folder: Path) -> None:
@@ -43,7 +52,7 @@ def write_octo(folder: Path) -> None:
     write_random(folder, OctoSize(image_size=64, width=16, heads=2, mlp=16, layers=1, t5=t5), 0)
 
 
-WRITE: dict[str, Callable[[Path], None]] = {"openvla": write_openvla, "octo": write_octo}
+WRITE: dict[str, Callable[[Path], None]] = {"compact": write_compact, "openvla": write_openvla, "octo": write_octo}
 
 
 @pytest.fixture(scope="module")
@@ -100,10 +109,18 @@ def rldg(capfd: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch, *ar
     return lines[0]
 
 
-def finetune_options(backend: str, written: Path, dataset: Path, out: Path) -> list[object]:
-    options: list[object] = ["finetune", backend, dataset, "--out", out, "--base", written]
-    small = {"openvla": ["--batch", 2, "--accumulation", 1, "--steps", 6], "octo": ["--batch", 2, "--steps", 6]}
-    return [*options, *small[backend], *(["--warmup-steps", 1] if backend == "octo" else [])]
+OPTIONS: dict[str, tuple[object, ...]] = {
+    "compact": ("--steps", 12, "--batch", 2),
+    "openvla": ("--steps", 6, "--batch", 2, "--accumulation", 1),
+    "octo": ("--steps", 6, "--batch", 2, "--warmup-steps", 1),
+}
+"""A training that takes a second, compilation apart."""
+
+
+def finetuning(backend: str, written: Path, dataset: Path, out: Path) -> list[object]:
+    """Arguments of the command; the compact generalist has no base."""
+    base = [] if backend == "compact" else ["--base", written]
+    return ["finetune", backend, dataset, "--out", out, *base, *OPTIONS[backend]]
 
 
 def drop_a_tensor(folder: Path, backend: str) -> None:
@@ -115,6 +132,9 @@ def drop_a_tensor(folder: Path, backend: str) -> None:
     del tensors[sorted(tensors)[0]]
     path.unlink()
     save_file(tensors, path)
+    if backend == "compact":
+        digest = sha256_hex(path.read_bytes())
+        change(folder / "config.json", lambda c: c.update(weights_sha256=digest))
 
 
 def test_a_checkpoint_without_statistics(checkpoint, backend, task):
@@ -129,12 +149,22 @@ def test_statistics_of_another_checkpoint(checkpoint, backend, task):
 
 def test_the_wrong_number_of_tensors(checkpoint, backend, task):
     drop_a_tensor(checkpoint, backend)
-    refused(lambda: load_policy("x", backend, checkpoint, False, task), r"first missing|missing|tensors|arrays")
+    reason = r"tensors|arrays|does not fit config\.json: .*Missing key"
+    refused(lambda: load_policy("x", backend, checkpoint, False, task), reason)
 
 
 def test_another_image_size(checkpoint, backend, task):
     change(checkpoint / MANIFEST_FILE, lambda m: m.update(image_size=512))
-    refused(lambda: load_policy("x", backend, checkpoint, False, task), "512")
+    refused(lambda: load_policy("x", backend, checkpoint, False, task), "image_size")
+
+
+def test_a_checkpoint_made_for_larger_images_than_the_cameras(tmp_path, task):
+    from rldg_policy.compact.checkpoint import write_random
+    from rldg_policy.compact.config import ModelConfig
+
+    write_random(tmp_path / "c", ModelConfig(image_size=512, channels=(4, 8, 8), squeeze=2, width=32), 0)
+    reason = "it needs images of 512 px, camera 'wrist' gives 256"
+    refused(lambda: load_policy("x", "compact", tmp_path / "c", False, task), reason)
 
 
 def test_another_action_dimension(checkpoint, backend, task):
@@ -153,13 +183,11 @@ def test_another_action_dimension(checkpoint, backend, task):
 def test_a_checkpoint_of_another_task_or_back_end(checkpoint, backend, task):
     change(checkpoint / MANIFEST_FILE, lambda m: m.update(tasks=["pick"]))
     refused(lambda: load_policy("x", backend, checkpoint, False, task), "made for task 'pick'")
-    change(checkpoint / MANIFEST_FILE, lambda m: m.update(backend="octo" if backend == "openvla" else "openvla"))
+    change(checkpoint / MANIFEST_FILE, lambda m: m.update(backend="octo" if backend != "octo" else "openvla"))
     refused(lambda: load_policy("x", backend, checkpoint, False, task), "backend: a checkpoint of")
 
 
 def test_an_empty_instruction(written, backend, task):
-    from rldg_core.registry import factory
-
     policy = factory(backend)(written, task, False)
     for instruction in ("", "  \n"):
         refused(lambda: policy.reset(instruction, 0), "^instruction: must not be empty$")  # noqa: B023
@@ -169,33 +197,34 @@ def test_an_empty_instruction(written, backend, task):
 def test_a_dirty_dataset(capfd, monkeypatch, tmp_path, written, backend):
     dirty = write_dataset(tmp_path, [make_episode(0), make_episode(1, instruction=" ")])
     out = tmp_path / "out"
-    line = rldg(capfd, monkeypatch, *finetune_options(backend, written, dirty, out))
+    line = rldg(capfd, monkeypatch, *finetuning(backend, written, dirty, out))
     assert "not fit for training: error: instruction: train 1 (made-up-1): empty instruction" in line
     assert not out.exists()
 
 
+@pytest.mark.parametrize("backend", ["compact", "openvla"], indirect=True)  # Octo's: test_octo_train.py (compilation)
 def test_a_loss_that_is_not_finite_keeps_the_last_good_checkpoint(
     capfd, monkeypatch, tmp_path, written, dataset, backend, task
 ):
     out = tmp_path / "out"
-    options = finetune_options(backend, written, dataset, out)
+    options = finetuning(backend, written, dataset, out)
     line = rldg(capfd, monkeypatch, *options, "--learning-rate", "1e30", "--save-every", 1)
-    assert "loss is" in line and f"last good checkpoint: {out}" in line
-    kept = json.loads((out / MANIFEST_FILE).read_text())
-    assert 1 <= kept["version"] < 6
+    match = re.fullmatch(r"rldg: step \d+: loss is (nan|inf): .*; last good checkpoint: (\S+)", line)
+    assert match, line
+    kept = Path(match[2])
+    assert kept.is_relative_to(out) and 1 <= json.loads((kept / MANIFEST_FILE).read_text())["version"] < 6
+    factory(backend)(kept, task, False).close()
     assert not [path for path in tmp_path.iterdir() if path.name.startswith(".")]
 
 
 def test_memory_that_does_not_suffice(capfd, monkeypatch, tmp_path, written, dataset, backend):
-    from importlib import import_module
-
     def exhausted(*_args: object, **_options: object) -> None:
         raise RuntimeError("RESOURCE_EXHAUSTED: Out of memory while trying to allocate 99999999999 bytes.")
 
-    where = {"openvla": ("openvla.train", "stream_samples"), "octo": ("octo.train", "fit")}[backend]
-    monkeypatch.setattr(import_module(f"rldg_policy.{where[0]}"), where[1], exhausted)
+    inside = {"compact": "take_step", "openvla": "stream_samples", "octo": "fit"}[backend]
+    monkeypatch.setattr(import_module(f"rldg_policy.{backend}.train"), inside, exhausted)
     out = tmp_path / "out"
-    line = rldg(capfd, monkeypatch, *finetune_options(backend, written, dataset, out))
+    line = rldg(capfd, monkeypatch, *finetuning(backend, written, dataset, out))
     assert line.startswith("rldg: out of memory: lower batch") and not out.exists()
 
 

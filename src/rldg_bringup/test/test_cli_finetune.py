@@ -1,0 +1,163 @@
+"""`rldg finetune`: options become the training's configuration, and no folder is replaced by mistake."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import dataclass
+from importlib import import_module
+from pathlib import Path
+from typing import Any
+
+import pytest
+from typer.testing import CliRunner
+
+from rldg_bringup.cli import app
+from rldg_core.errors import UserError
+from rldg_policy.compact.config import TrainConfig
+from rldg_policy.octo.train_config import OctoTrainConfig
+from rldg_policy.openvla.train_config import OpenVLATrainConfig
+
+
+@dataclass(frozen=True)
+class Result:
+    """What a training returns, shortened."""
+
+    steps: int
+    losses: tuple[float, ...]
+    checkpoint: Path
+
+
+class Trainings:
+    """Stands for every back-end's `finetune` and keeps what it was called with."""
+
+    def __init__(self) -> None:
+        self.config: Any = None
+        self.more: dict[str, Any] = {}
+
+    def __call__(self, dataset: Path, out: Path, config: Any, **more: Any) -> Result:
+        self.config, self.more = config, {"dataset": dataset, "out": out, **more}
+        more["progress"](1, config.steps)
+        return Result(config.steps, (2.0, 1.5, 0.25), out)
+
+
+@pytest.fixture
+def trainings(monkeypatch: pytest.MonkeyPatch) -> Trainings:
+    called = Trainings()
+    for name in ("compact", "openvla", "octo"):
+        monkeypatch.setattr(import_module(f"rldg_policy.{name}.train"), "finetune", called)
+    return called
+
+
+@pytest.fixture
+def folders(tmp_path: Path) -> tuple[Path, Path, Path]:
+    """Dataset, base and the checkpoint to be written."""
+    for name in ("data", "base"):
+        (tmp_path / name).mkdir()
+    return tmp_path / "data", tmp_path / "base", tmp_path / "out"
+
+
+def rldg(*arguments: object) -> str:
+    """Standard output. Raises what the command raises."""
+    done = CliRunner().invoke(app, list(map(str, arguments)), catch_exceptions=False)
+    assert done.exit_code == 0, done.output
+    return done.stdout
+
+
+def test_defaults_are_those_of_the_training(trainings, folders):
+    data, base, out = folders
+    rldg("finetune", "compact", data, "--out", out)
+    assert trainings.config == TrainConfig() and trainings.more["seed"] == 0
+    rldg("finetune", "openvla", data, "--out", out, "--base", base)
+    assert trainings.config == OpenVLATrainConfig() and trainings.more["base"] == base
+    rldg("finetune", "octo", data, "--out", out, "--base", base)
+    assert trainings.config == OctoTrainConfig() and trainings.more["resume"] is False
+    assert (trainings.more["dataset"], trainings.more["out"]) == (data, out)
+
+
+def test_options_reach_compact(trainings, folders):
+    data, _, out = folders
+    options = (
+        "--head diffusion --horizon 2 --window 2 --steps 7 --batch 3 --learning-rate 1e-4 --shuffle-buffer 50 "
+        "--save-every 2"
+    )
+    rldg("finetune", "compact", data, "--out", out, *options.split())
+    model = {"head": "diffusion", "horizon": 2, "window": 2}
+    assert trainings.config == TrainConfig.model_validate(
+        {"steps": 7, "batch": 3, "learning_rate": 1e-4, "shuffle_buffer": 50, "save_every": 2, "model": model}
+    )
+
+
+def test_options_reach_openvla(trainings, folders):
+    data, base, out = folders
+    options = (
+        "--steps 7 --batch 1 --accumulation 2 --learning-rate 1e-4 --rank 8 --alpha 4 --decoding parallel --head l1 "
+        "--horizon 8 --precision fp32 --no-gradient-checkpointing --no-augment --shuffle-buffer 50 --save-every 3"
+    )
+    rldg("finetune", "openvla", data, "--out", out, "--base", base, "--seed", 5, *options.split())
+    assert trainings.config == OpenVLATrainConfig(
+        steps=7, batch=1, accumulation=2, learning_rate=1e-4, rank=8, alpha=4, decoding="parallel", head="l1",
+        horizon=8, precision="fp32", gradient_checkpointing=False, augment=False, shuffle_buffer=50, save_every=3,
+    )  # fmt: skip
+    assert trainings.more["seed"] == 5
+
+
+def test_options_reach_octo(trainings, folders):
+    data, base, out = folders
+    (out / ".training").mkdir(parents=True)
+    options = (
+        "--steps 70 --batch 8 --learning-rate 1e-4 --warmup-steps 3 --mode head_only --freeze *.stem.* --freeze x "
+        "--window 2 --shuffle-buffer 50 --save-every 3 --resume"
+    )
+    rldg("finetune", "octo", data, "--out", out, "--base", base, *options.split())
+    assert trainings.config == OctoTrainConfig(
+        steps=70, batch=8, learning_rate=1e-4, warmup_steps=3, mode="head_only", frozen=("*.stem.*", "x"),
+        window=2, shuffle_buffer=50, save_every=3,
+    )  # fmt: skip
+    assert trainings.more["resume"] is True
+
+
+def test_the_result_is_for_machines_or_for_people(trainings, folders):
+    data, _, out = folders
+    told = json.loads(rldg("finetune", "compact", data, "--out", out, "--steps", 3, "--json"))
+    assert told == {"steps": 3, "losses": [2.0, 1.5, 0.25], "checkpoint": str(out)}
+    assert "2 -> 0.25" in rldg("finetune", "compact", data, "--out", out)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "reason"),
+    [
+        (("compact", "--steps", 0), "finetune compact: steps: Input should be greater than or equal to 1"),
+        (("compact", "--learning-rate", "nan"), "finetune compact: learning_rate"),
+        (("openvla", "--horizon", 3), "finetune openvla: horizon above 1 and head l1 need decoding parallel"),
+        (("octo", "--steps", 100), "finetune octo: warmup_steps"),
+        (("octo", "--base", "nowhere"), "nowhere: no such file or folder"),
+        (("octo", "--base", "OUT"), "--out and --base are the same folder"),
+        (("openvla", "--resume"), r"no unfinished training to resume: no \.training in it"),
+    ],
+)
+def test_what_makes_no_sense_is_refused_before_anything_slow(trainings, folders, arguments, reason):
+    data, base, out = folders
+    name, *options = (str(out) if a == "OUT" else a for a in arguments)
+    needed = [] if name == "compact" or "--base" in options else ["--base", base]
+    if str(out) in options:
+        out.mkdir()
+    with pytest.raises(UserError, match=reason) as error:
+        rldg("finetune", name, data, "--out", out, *needed, *options)
+    assert "\n" not in str(error.value) and not trainings.more
+
+
+def test_only_a_checkpoint_is_replaced(trainings, folders):
+    data, _, out = folders
+    with pytest.raises(UserError, match="nothing: no such file"):
+        rldg("finetune", "compact", data / "nothing", "--out", out)
+    out.mkdir()
+    (out / "thesis.tex").write_text("")
+    with pytest.raises(UserError, match="out: exists and is no checkpoint of a generalist: it would be replaced"):
+        rldg("finetune", "compact", data, "--out", out)
+    with pytest.raises(UserError, match="exists and is no checkpoint"):
+        rldg("finetune", "compact", data, "--out", out / "thesis.tex")
+    (out / "rldg.json").write_text("{}")
+    rldg("finetune", "compact", data, "--out", out)
+    (out / ".training").mkdir()
+    with pytest.raises(UserError, match="holds an unfinished training: go on with --resume"):
+        rldg("finetune", "compact", data, "--out", out)
