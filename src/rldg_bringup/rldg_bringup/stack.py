@@ -12,9 +12,10 @@ from pathlib import Path
 from typing import Any
 
 from rldg_core.errors import UserError
-from rldg_core.task import Task, find_task
+from rldg_core.task import Task, at_rate, find_task
 from rldg_data.bags.mcap_file import PRESETS
 from rldg_data.bags.resuming import ResumePoint, resume_point
+from rldg_policy.serving.chunks import RULES
 from rldg_sim.schedule import InterventionSchedule
 
 Parameters = Mapping[str, Any]
@@ -66,11 +67,14 @@ class StackArguments:
 
     namespace: str = _argument("", "prefix of every topic, e.g. robot1")
     task: str = _argument("insertion", "task: name, name:object, or a .yaml file")
+    control_hz: float = _argument(0.0, "control rate of all nodes, e.g. 4 for OpenVLA; 0: the task's")
     sim: bool = _argument(True, "simulated cell instead of Franka, RealSense and SpaceMouse")
     use_sim_time: bool = _argument(False, "with sim: lock-step, as fast as the machine allows, repeatable")
     policy: str = _argument("hold", "policy back-end active at start")
     checkpoint: str = _argument("", "its checkpoint folder")
     explore: bool = _argument(False, "sample actions instead of taking the mode")
+    chunks: str = _argument("newest", "where chunks of actions overlap: newest, whole, ensemble")
+    http_port: int = _argument(0, "serve the active policy at http://127.0.0.1:<port>/act between episodes; 0: off")
     operator: str = _argument("off", "scripted operator (sim): off, demonstrate, intervene")
     patience_s: float = _argument(InterventionSchedule.patience_s, "operator steps in after so long without progress")
     chance_hz: float = _argument(InterventionSchedule.chance_hz, "and at random at this rate in the first episode")
@@ -150,7 +154,8 @@ def insertion_stack(arguments: StackArguments, share: Path) -> Stack:
     Raises UserError on an unknown task, object, operator mode or on arguments that contradict each other.
     """
     a = arguments
-    task = find_task(a.task, [share / "config" / "tasks"])
+    reference = at_rate(a.task, a.control_hz)
+    task = find_task(reference, [share / "config" / "tasks"])
     _check(a)
     _check_reward(a, task)
     root = f"/{a.namespace.strip('/')}" if a.namespace.strip("/") else ""
@@ -169,7 +174,7 @@ def insertion_stack(arguments: StackArguments, share: Path) -> Stack:
     target = {"target_topic": absolute(a.target_topic)}
     gripper = {"gripper_command_topic": absolute(a.gripper_command_topic)}
     common = {
-        "task": a.task,
+        "task": reference,
         "task_dirs": [str(share / "config" / "tasks")],
         "lockstep": a.lockstep,
         "use_sim_time": a.lockstep,
@@ -251,6 +256,8 @@ def insertion_stack(arguments: StackArguments, share: Path) -> Stack:
             policy=a.policy,
             checkpoint=a.checkpoint,
             explore=a.explore,
+            chunks=a.chunks,
+            http_port=a.http_port,
             live_weights=a.learner,
             # Importing torch while ticks are due would miss some; in lock-step nothing can be missed.
             preload=[""] if a.lockstep else ["compact"],
@@ -315,7 +322,11 @@ def _check(a: StackArguments) -> None:
         raise UserError("argument run_dir: the learner needs one")
     if a.record_preset not in PRESETS:
         raise UserError(f"argument record_preset: expected one of {', '.join(PRESETS)}, got {a.record_preset!r}")
-    for name in ("record_split_mb", "record_split_s"):
+    if a.chunks not in RULES:
+        raise UserError(f"argument chunks: expected one of {', '.join(RULES)}, got {a.chunks!r}")
+    if a.http_port and a.lockstep:
+        raise UserError("argument http_port: the simulated clock of lock-step waits for nobody outside (use_sim_time)")
+    for name in ("record_split_mb", "record_split_s", "http_port", "control_hz"):
         if getattr(a, name) < 0:
             raise UserError(f"argument {name}: must not be negative")
     if a.log_level not in ("debug", "info", "warn", "error"):

@@ -36,7 +36,8 @@ def check_spec(policy_id: str, spec: PolicySpec, task: Task) -> None:
     if spec.horizon < ticks:
         raise UserError(
             f"{where}: at {spec.rate_hz:g} Hz it needs chunks of {ticks} actions to answer every tick at "
-            f"{task.rates.control_hz:g} Hz, it gives {spec.horizon}: lower the task's control_hz"
+            f"{task.rates.control_hz:g} Hz, it gives {spec.horizon}: start the stack with "
+            f"control_hz:={spec.rate_hz * spec.horizon:g}"
         )
 
 

@@ -14,7 +14,7 @@ from typing import Annotated, Literal
 
 import numpy as np
 from numpy.typing import ArrayLike
-from pydantic import BaseModel, ConfigDict, Field, model_validator
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
 from rldg_core.configuration import load_model
 from rldg_core.errors import UserError
@@ -281,11 +281,34 @@ def load_task(path: Path, default_object: str = "") -> Task:
     return load_model(Task, path, "task", {"default_object": default_object} if default_object else None)
 
 
-def find_task(reference: str, directories: list[Path]) -> Task:
-    """Resolve `name`, `name:object` or a path ending in .yaml to a Task.
+def at_rate(reference: str, control_hz: float) -> str:
+    """Reference to the same task at another control rate; 0: as the reference has it."""
+    return f"{_split_rate(reference)[0]}@{control_hz:g}" if control_hz else reference
 
-    Raises UserError naming the tasks that exist when `name` is unknown.
+
+def _split_rate(reference: str) -> tuple[str, str | None]:
+    name, at, rate = reference.rpartition("@")
+    return (reference, None) if not at or reference.endswith((".yaml", ".yml")) else (name, rate)
+
+
+def find_task(reference: str, directories: list[Path]) -> Task:
+    """Resolve `name`, `name:object` or a path ending in .yaml, each with or without `@control_hz`, to a Task.
+
+    At another rate an action keeps its meaning: a delta per tick. Raises UserError naming the tasks that exist when
+    `name` is unknown.
     """
+    reference, rate = _split_rate(reference)
+    task = _find_task(reference, directories)
+    if rate is None:
+        return task
+    try:
+        rates = RatesConfig(control_hz=rate)  # type: ignore[arg-type]  # a number as text
+    except ValidationError as error:
+        raise UserError(f"task {reference}@{rate}: control_hz: {error.errors(include_url=False)[0]['msg']}") from error
+    return task.model_copy(update={"rates": rates})
+
+
+def _find_task(reference: str, directories: list[Path]) -> Task:
     name, _, object_name = reference.partition(":")
     if name.endswith((".yaml", ".yml")):
         return load_task(Path(name), object_name)

@@ -260,11 +260,17 @@ def test_newest_weights_win_in_real_time():
     assert queue.newest().version == 3
 
 
+def use_factory(monkeypatch, factory) -> None:
+    """Every back-end is this one."""
+    for module in ("rldg_core.registry", "rldg_policy.serving.memory"):
+        monkeypatch.setattr(f"{module}.factory", lambda name: factory)
+
+
 def test_a_back_end_that_fails_to_load_gives_one_line(task, monkeypatch):
     def broken(path, task, explore):
         raise RuntimeError("cuda\nis missing")
 
-    monkeypatch.setattr("rldg_core.registry.factory", lambda name: broken)
+    use_factory(monkeypatch, broken)
     with pytest.raises(UserError, match=r"back-end x failed to load: RuntimeError: cuda$"):
         load_policy("p", "x", "", False, task)
 
@@ -282,6 +288,6 @@ def test_a_back_end_that_fails_to_load_gives_one_line(task, monkeypatch):
 def test_specification_is_checked(task, monkeypatch, changes, reason):
     base = {"cameras": (), "image_size": 0, "window": 1, "action_dim": 6, "horizon": 1, "rate_hz": 10.0}
     policy = type("P", (Fake,), {"spec": PolicySpec(**{**base, **changes})})
-    monkeypatch.setattr("rldg_core.registry.factory", lambda name: lambda path, task, explore: policy())
+    use_factory(monkeypatch, lambda path, task, explore: policy())
     with pytest.raises(UserError, match=reason):
         load_policy("p", "x", "", False, task)

@@ -19,13 +19,13 @@ from rclpy.lifecycle import LifecycleNode, LifecycleState, TransitionCallbackRet
 
 from rldg_core import from_msg
 from rldg_core.errors import UserError
-from rldg_core.registry import factory
 from rldg_msgs.msg import EpisodeEvent, PolicyAction, PolicyStatus, PolicyWeights
 from rldg_msgs.msg import Observation as ObservationMsg
 from rldg_msgs.msg import Step as StepMsg
 from rldg_policy.nodes import messages
 from rldg_policy.nodes.policy_services import PolicyServices
 from rldg_policy.serving.latency import TickWindow
+from rldg_policy.serving.memory import import_backend
 from rldg_policy.serving.records import Action, Settings
 from rldg_policy.serving.server import PolicyServer
 from rldg_policy.serving.store import load_policy
@@ -90,7 +90,7 @@ class PolicyNode(LifecycleNode):
     def on_configure(self, state: LifecycleState) -> TransitionCallbackReturn:
         """Load the initial policy (here, so that the first tick finds it warm) and open topics and services."""
         for backend in self._preload:
-            factory(backend)
+            import_backend(backend)
         initial = load_policy(self._initial, self._initial, self._checkpoint, self._explore, self._task)
         self._server.add(initial, activate=True)
         self._action_pub = self.create_publisher(PolicyAction, "policy_action", qos.STREAM)

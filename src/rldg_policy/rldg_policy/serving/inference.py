@@ -6,8 +6,6 @@ of the policy that was just swapped away - holds up a tick. In lock-step the sam
 
 from __future__ import annotations
 
-import ctypes
-import gc
 import threading
 import time
 from collections import deque
@@ -23,6 +21,7 @@ from rldg_core.policy_checks import check_chunk
 from rldg_core.registry import one_line
 from rldg_core.types import Observation
 from rldg_policy.serving.expected import check_observation
+from rldg_policy.serving.memory import release_memory
 from rldg_policy.serving.weights import Weights
 
 
@@ -195,12 +194,3 @@ class Worker:
             except UserError as error:
                 return str(error)
         return ""
-
-
-def release_memory() -> None:
-    """Give freed memory back to the system; glibc keeps what a large model leaves behind in its heaps."""
-    gc.collect()
-    try:
-        ctypes.CDLL(None).malloc_trim(0)
-    except AttributeError:  # another C library: it decides by itself
-        return

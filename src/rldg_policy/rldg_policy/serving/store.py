@@ -11,6 +11,7 @@ from rldg_core.policy import Policy, PolicySpec, TrainablePolicy
 from rldg_core.task import Task
 from rldg_policy.serving.inference import Worker
 from rldg_policy.serving.latency import Durations
+from rldg_policy.serving.memory import import_backend
 
 
 @dataclass(frozen=True)
@@ -46,6 +47,7 @@ class Served:
 
 def load_policy(policy_id: str, backend: str, path: str, explore: bool, task: Task) -> Loaded:
     """`rldg_core.registry.load_policy`, kept with where it came from."""
+    import_backend(backend)
     policy = registry.load_policy(policy_id, backend, Path(path) if path else None, explore, task)
     return Loaded(policy_id, backend, path, policy)
 
