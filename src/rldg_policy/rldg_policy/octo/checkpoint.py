@@ -1,7 +1,7 @@
 """Checkpoint folders of Octo, as upstream lays them out, read strictly and written whole.
 
     config.json  example_batch.msgpack  dataset_statistics.json  <step>/default/ (orbax)
-    rldg.json (ours: the manifest)  <tokenizer's name>/ (tokenizer.json, config.json of the T5)
+    <tokenizer's name>/ (tokenizer.json, config.json of the T5)  ours: rldg.json (manifest)  weights.sha256
 Source: octo-models/octo, octo/model/octo_model.py (load_pretrained, save_pretrained).
 """
 
@@ -25,13 +25,15 @@ from flax.traverse_util import flatten_dict, unflatten_dict
 from rldg_core.configuration import validated
 from rldg_core.errors import UserError
 from rldg_core.files import read_json, sha256_hex, writing_aside
-from rldg_policy.checkpoint.manifest import Manifest, read_manifest, write_manifest
+from rldg_policy.checkpoint.manifest import Manifest, check_backend, read_manifest, write_manifest
 from rldg_policy.checkpoint.statistics import STATISTICS_FILE
 from rldg_policy.octo.config import OctoConfig
 from rldg_policy.octo.example import image_sizes, make_example_batch, parameter_shapes
 from rldg_policy.octo.model import OctoModule, Params
 from rldg_policy.octo.random import OctoSize, draw_params, small_actions, upstream_config, word_tokenizer
+from rldg_policy.octo.sums import check_sums, write_sums
 from rldg_policy.octo.text import T5_FILE, TOKENIZER_FILE, InstructionTokenizer, find_t5, find_tokenizer, t5_json
+from rldg_policy.octo.transformer import LANGUAGE
 
 CONFIG_FILE, EXAMPLE_FILE, ITEM = "config.json", "example_batch.msgpack", "default"
 RANDOM_KEY = "random"
@@ -63,6 +65,8 @@ class OctoCheckpoint:
 
 def read_checkpoint(folder: Path) -> OctoCheckpoint:
     """Read the last step of a folder. Raises UserError `file: reason` on the first thing that is wrong."""
+    manifest = read_manifest(folder)
+    check_backend(folder, manifest, "octo")
     raw = read_json(folder / CONFIG_FILE)
     config = validated(OctoConfig, raw, str(folder / CONFIG_FILE))
     t5 = find_t5(folder, config.model.task_tokenizers.language.encoder)
@@ -76,12 +80,13 @@ def read_checkpoint(folder: Path) -> OctoCheckpoint:
     example = _read_example(folder / EXAMPLE_FILE)
     try:
         shapes = parameter_shapes(module, example)
-    except (FlaxError, ValueError, TypeError) as error:
+    except (FlaxError, ValueError, TypeError, LookupError) as error:
         reason = " ".join(str(error).split())[:200]
         raise UserError(f"{folder / EXAMPLE_FILE}: does not fit {CONFIG_FILE}: {reason}") from error
     step = _last_step(folder)
+    check_sums(folder, Path(str(step)))
     params = _read_params(folder / str(step) / ITEM, shapes)
-    return OctoCheckpoint(raw, module, params, example, tokenizer, read_manifest(folder), step)
+    return OctoCheckpoint(raw, module, params, example, tokenizer, manifest, step)
 
 
 def write_checkpoint(
@@ -107,6 +112,7 @@ def write_checkpoint(
             ocp.PyTreeCheckpointer().save(
                 aside.absolute() / str(step) / ITEM, jax.tree.map(np.asarray, checkpoint.params)
             )
+        write_sums(aside, Path(str(step)))
         if manifest:
             write_manifest(aside, manifest)
 
@@ -144,8 +150,8 @@ def _read_example(path: Path) -> dict[str, Any]:
     try:
         example = msgpack_restore(path.read_bytes())
         observations = example["observation"]
-        if not isinstance(example["task"], dict) or observations["timestep_pad_mask"].ndim != 2:
-            raise ValueError("task or timestep_pad_mask of another form")
+        if observations["timestep_pad_mask"].ndim != 2 or example["task"][LANGUAGE]["input_ids"].ndim != 2:
+            raise ValueError(f"timestep_pad_mask or {LANGUAGE} of another form")
         sizes = image_sizes(observations)
     except OSError as error:
         raise UserError(f"{path}: cannot read: {error.strerror}") from error
@@ -170,7 +176,9 @@ def _read_params(path: Path, expected: Mapping[str, jax.ShapeDtypeStruct]) -> Pa
     try:
         with _quiet():
             item = checkpointer.metadata(path.absolute()).item_metadata
-            names = sorted(flatten_dict(item.tree, sep="/")) if item is not None else []
+            if item is None:
+                raise ValueError("no list of arrays can be read")
+            names = sorted(flatten_dict(item.tree, sep="/"))
             _check_names(path, names, expected)
             as_numpy = {name: ocp.RestoreArgs(restore_type=np.ndarray) for name in names}
             found = checkpointer.restore(path.absolute(), restore_args=unflatten_dict(as_numpy, sep="/"))

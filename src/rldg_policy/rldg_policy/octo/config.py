@@ -7,10 +7,11 @@ Source: octo-models/octo, octo/model/octo_module.py and octo/utils/spec.py.
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping
 from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Field
+from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, model_validator
 
 Count = Annotated[int, Field(ge=1, le=100_000)]
 Rate = Annotated[float, Field(ge=0, lt=1)]
@@ -38,6 +39,17 @@ def _arguments_of(module: str, name: str) -> BeforeValidator:
     return BeforeValidator(unwrap)
 
 
+def _compiles(pattern: str) -> str:
+    try:
+        re.compile(pattern)
+    except re.error as error:
+        raise ValueError(f"{pattern!r} is no pattern: {error}") from error
+    return pattern
+
+
+Pattern = Annotated[str, AfterValidator(_compiles)]
+
+
 class StemConfig(_Frozen):
     """Convolutions that turn an image into patches of 16 x 16 pixels, one token each."""
 
@@ -45,18 +57,24 @@ class StemConfig(_Frozen):
     kernel_sizes: Counts = (3, 3, 3, 3)
     strides: Counts = (2, 2, 2, 2)
     features: Counts = (32, 96, 192, 384)
-    padding: tuple[int, ...] = (1, 1, 1, 1)
+    padding: tuple[Annotated[int, Field(ge=0, le=16)], ...] = (1, 1, 1, 1)
     num_features: Count = 512
     img_norm_type: Literal["default"] = "default"
     use_film: Literal[False] = False
+
+    @model_validator(mode="after")
+    def _one_of_each(self) -> StemConfig:
+        if len({len(self.kernel_sizes), len(self.strides), len(self.features), len(self.padding)}) > 1:
+            raise ValueError("kernel_sizes, strides, features and padding must be of one length")
+        return self
 
 
 class ImageTokenizerConfig(_Frozen):
     """obs_stack_keys, task_stack_keys: patterns of the images that are stacked on channels."""
 
     encoder: Annotated[StemConfig, _arguments_of(f"{COMPONENTS}.vit_encoders", "SmallStem16")]
-    obs_stack_keys: tuple[str, ...]
-    task_stack_keys: tuple[str, ...] = ()
+    obs_stack_keys: tuple[Pattern, ...]
+    task_stack_keys: tuple[Pattern, ...] = ()
     task_film_keys: Annotated[tuple[str, ...], Field(max_length=0)] = ()
     use_token_learner: Literal[False] = False
     num_tokens: Count = 8
@@ -124,6 +142,12 @@ class ModelConfig(_Frozen):
     max_horizon: Count
     repeat_task_tokens: bool = False
     use_correct_attention: Literal[True]
+
+    @model_validator(mode="after")
+    def _reads_a_readout(self) -> ModelConfig:
+        if (key := self.heads.action.readout_key) not in (known := [f"readout_{name}" for name in self.readouts]):
+            raise ValueError(f"heads.action.readout_key is {key!r}, there is {', '.join(known)}")
+        return self
 
     def __hash__(self) -> int:
         return hash(self.model_dump_json())

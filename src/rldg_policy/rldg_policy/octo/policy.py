@@ -22,7 +22,7 @@ from rldg_core.seeding import derive_seed
 from rldg_core.task import Task
 from rldg_core.types import Observation
 from rldg_data.rlds import ACTION_DIM
-from rldg_policy.checkpoint.manifest import Manifest, check_backend, check_task
+from rldg_policy.checkpoint.manifest import Manifest, check_task
 from rldg_policy.checkpoint.statistics import check_scale, choose_statistics, to_unit_actions
 from rldg_policy.octo.checkpoint import OctoCheckpoint, read_checkpoint
 from rldg_policy.octo.model import encode_language, sample_actions
@@ -49,7 +49,6 @@ class OctoPolicy:
             raise UserError("policy octo: path: a checkpoint folder is needed")
         checkpoint = read_checkpoint(path)
         manifest = checkpoint.manifest
-        check_backend(path, manifest, "octo")
         check_task(path, manifest, task)
         key, self._statistics = choose_statistics(path, manifest)
         for name in ("mean", "std"):
