@@ -1,31 +1,31 @@
-"""The compact generalist: tokeniser, training on a toy dataset, checkpoints and the back-end."""
+"""The compact generalist: inputs, colours, heads, checkpoints and the back-end. Training: test_compact_train.py."""
 
 from __future__ import annotations
 
 import json
 import time
-from pathlib import Path
+from dataclasses import replace
 
 import numpy as np
 import pytest
+import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from rldg_core.errors import UserError
 from rldg_core.image_codec import encode_jpeg
-from rldg_data.rlds import Dataset, Episode
-from rldg_policy.compact import train
-from rldg_policy.compact.checkpoint import read_checkpoint
+from rldg_policy.checkpoint.statistics import ActionStatistics
+from rldg_policy.compact.batches import MIRRORED
+from rldg_policy.compact.checkpoint import read_checkpoint, write_random
+from rldg_policy.compact.colours import recoloured
 from rldg_policy.compact.config import ModelConfig, TrainConfig
-from rldg_policy.compact.inputs import instruction_tokens, views
-from rldg_policy.compact.model import CompactModel, parameter_count
+from rldg_policy.compact.heads import DiffusionHead, cosine_betas, make_head, soft_targets
+from rldg_policy.compact.inputs import instruction_tokens, mirrored, to_input, view_images, views
+from rldg_policy.compact.model import parameter_count, random_model
 from rldg_policy.compact.policy import CompactPolicy
-from rldg_policy.compact.tokenize import ActionStatistics, bin_values, from_bins, to_bins
+from rldg_policy.compact.tokenize import bin_values, from_bins, to_bins
 
-SMALL = ModelConfig(
-    view_px=32, window_x=0, window_y=0, image_size=64, horizon=2, channels=(4, 8, 8), squeeze=2, width=32
-)
-STATISTICS = {"q01": [-0.01] * 6 + [0.0], "q99": [0.01] * 6 + [0.0], "mask": [True] * 6 + [False]}
+INSTRUCTION = "insert the VGA connector into the port"
 
 
 @given(st.lists(st.floats(-1.5, 1.5, width=32), min_size=1, max_size=20))
@@ -39,32 +39,54 @@ def test_tokens_are_those_of_openvla(values):
     assert np.all(np.abs(from_bins(to_bins(values)) - np.clip(values, -1, 1)) <= 1 / 255 + 1e-6)
 
 
-@settings(max_examples=50)
-@given(st.lists(st.integers(-1000, 1000), min_size=7, max_size=7).map(lambda v: np.array(v) * 1e-5))
-def test_normalisation_inverts_inside_the_quantiles(values):
-    statistics = ActionStatistics.read(STATISTICS, "x")
-    assert np.allclose(statistics.denormalise(statistics.normalise(values)), values, atol=1e-6)
-
-
-def test_constant_and_masked_components():
-    statistics = ActionStatistics.read({**STATISTICS, "q01": [0.0] * 7, "q99": [0.0] * 7}, "x")
-    assert np.array_equal(statistics.normalise([0.3] * 7), np.array([0.0] * 6 + [0.3], dtype=np.float32))
-    with pytest.raises(UserError, match="x: action statistics need 7 finite"):
-        ActionStatistics.read({**STATISTICS, "q01": [0.0] * 6}, "x")
-
-
 def test_bins_round_trip():
     assert np.array_equal(to_bins(bin_values()), np.minimum(np.arange(256), 254))
 
 
 def test_soft_targets_centre_on_the_action():
-    import torch
-
     actions = torch.tensor([-0.9, -0.2, 0.0, 0.73])
-    target = train.soft_targets(actions, 3.0)
+    target = soft_targets(actions, 3.0)
     assert torch.allclose(target.sum(-1), torch.ones(4))
     assert torch.allclose(target @ torch.from_numpy(bin_values()), actions, atol=2e-3)
-    assert train.soft_targets(actions, 0.0).argmax(-1).tolist() == to_bins(actions.numpy()).tolist()
+    assert soft_targets(actions, 0.0).argmax(-1).tolist() == to_bins(actions.numpy()).tolist()
+
+
+@pytest.mark.parametrize("head", ["bins", "diffusion"])
+def test_a_head_normalises_by_its_own_statistics(head):
+    low, high = [-0.01] * 6 + [0.0], [0.02] * 6 + [1.0]
+    entry = {"mean": [0.001] * 7, "std": [0.004] * 7, "min": low, "max": high, "q01": low, "q99": high}
+    statistics = ActionStatistics.read({**entry, "mask": [True] * 6 + [False]}, "x")
+    action = np.array([[0.005, -0.01, 0.02, 0.0, 0.001, -0.003, 0.7]], dtype=np.float32)
+    made = make_head(ModelConfig(head=head))
+    normalised = made.normalise(statistics, action)
+    assert normalised[0, 0] == pytest.approx(0.0 if head == "bins" else 1.0, abs=1e-4) and normalised[0, 6] == 0.7
+    np.testing.assert_allclose(made.denormalise(statistics, normalised), action, atol=1e-6)
+
+
+def test_schedule_of_the_noise():
+    """20 steps of the cosine schedule: nearly nothing is left at the end, and no step removes everything."""
+    betas = cosine_betas(20)
+    assert betas.shape == (20,) and np.all(np.diff(betas) > 0) and betas[-1] == 0.999
+    half, start = (np.cos((t + 0.008) / 1.008 * np.pi / 2) ** 2 for t in (0.5, 0.0))
+    assert np.prod(1 - betas[:10]) == pytest.approx(half / start, rel=1e-6)
+
+
+def test_denoising_by_the_true_noise_finds_the_action():
+    """With a network that knows the answer, 20 steps end at it, from noise and from none."""
+    config = ModelConfig(head="diffusion", horizon=2)
+    head = DiffusionHead(config)
+    truth = torch.linspace(-2, 2, 14)[None]
+    steps = iter([])
+
+    def true_noise(condition, noisy):
+        kept = float(head.kept[next(steps)])
+        return (noisy - kept**0.5 * truth) / (1 - kept) ** 0.5
+
+    head.forward = true_noise
+    for rng in (None, torch.Generator().manual_seed(0)):
+        steps = iter(range(19, -1, -1))
+        found = head.action(torch.zeros(1, config.width), rng)
+        torch.testing.assert_close(found.reshape(1, 14), truth, atol=1e-4, rtol=0)
 
 
 def test_instructions_share_tokens_and_differ():
@@ -74,108 +96,120 @@ def test_instructions_share_tokens_and_differ():
     assert np.array_equal(instruction_tokens("Insert, the VGA", 64), instruction_tokens("insert the vga", 64))
 
 
-def test_size_of_the_network():
-    assert 1_000_000 < parameter_count(CompactModel(ModelConfig())) < 2_000_000
-
-
-def toy_dataset(task: str = "insertion") -> Dataset:
-    """The action along x follows the position of a white square: learnable from the image alone."""
-    rng = np.random.default_rng(0)
-
-    def episode(number: int) -> Episode:
-        columns = rng.integers(4, 44, 9)
-        images = []
-        for column in columns:
-            image = np.zeros((64, 64, 3), dtype=np.uint8)
-            image[20:36, column : column + 16] = 255
-            images.append(encode_jpeg(image))
-        action = np.zeros((9, 7), dtype=np.float32)
-        action[:, 0] = (columns - 24) / 24 * 0.01
-        flags = np.zeros(9, dtype=bool)
-        zeros = np.zeros((9, 8), np.float32)
-        return Episode(
-            images={"image": images},
-            timestamp_s=zeros[:, 0],
-            state=zeros,
-            twist=zeros[:, :6],
-            wrench=zeros[:, :6],
-            action=action,
-            reward=zeros[:, 0],
-            is_first=flags,
-            is_last=flags,
-            is_terminal=flags,
-            instruction="push",
-            metadata={"task": task},
-        )
-
-    episodes = [episode(i) for i in range(12)]
-    dataset = Dataset(Path("toy"), "toy", "1.0.0", {"action": STATISTICS}, {"train": (12,)}, {"image": (64, 64)})
-    object.__setattr__(dataset, "episodes", lambda: iter(episodes))
-    return dataset
-
-
-@pytest.fixture
-def toy(monkeypatch):
-    monkeypatch.setattr(train, "read_dataset", lambda path: toy_dataset())
-
-
-def test_training_lowers_the_loss_and_repeats_bit_for_bit(toy, tmp_path):
-    config = TrainConfig(steps=150, batch=16, warmup_steps=10, learning_rate=3e-3, validation_share=0.2, model=SMALL)
-    calls = []
-    result = train.finetune(Path("toy"), tmp_path / "a", config, seed=3, progress=lambda *done: calls.append(done))
-    assert result.losses[-1] < 0.8 * result.losses[0] and calls[-1] == (150, 150)
-    assert result.episodes == 12 and result.samples == 80
-    again = train.finetune(Path("toy"), tmp_path / "b", config, seed=3)
-    other = train.finetune(Path("toy"), tmp_path / "c", config, seed=4)
-    assert again == result and other != result
-    weights = [(tmp_path / name / "model.safetensors").read_bytes() for name in "abc"]
-    assert weights[0] == weights[1] != weights[2]
-    saved = json.loads((tmp_path / "a" / "training.json").read_text())
-    assert saved["losses"] == list(result.losses) and saved["seed"] == 3
-
-
-def test_a_mixed_dataset_is_refused(monkeypatch, tmp_path):
-    episodes = [*toy_dataset("a").episodes(), *toy_dataset("b").episodes()]
-    dataset = toy_dataset()
-    object.__setattr__(dataset, "episodes", lambda: iter(episodes))
-    monkeypatch.setattr(train, "read_dataset", lambda path: dataset)
-    with pytest.raises(UserError, match="several tasks"):
-        train.finetune(Path("toy"), tmp_path / "a", TrainConfig(steps=1, model=SMALL))
-    assert not (tmp_path / "a").exists()
-
-
-def test_policy_acts_in_the_units_of_the_task(checkpoint, task, observe):
-    policy = CompactPolicy(checkpoint, task)
-    policy.warm_up()
-    policy.reset("insert the VGA connector into the port", 0)
-    chunk = policy.act(observe())
-    assert chunk.shape == (4, 6) and np.all(np.abs(chunk) <= 1.0)
-    assert policy.spec.version == 7 and policy.spec.statistics_key == "toy"
-    assert np.array_equal(chunk, policy.act(observe()))
-    started = time.process_time()
-    for _ in range(20):
-        policy.act(observe())
-    assert (time.process_time() - started) / 20 < 0.02  # design goal 5 ms; slack for a busy machine
+@pytest.mark.parametrize("head", ["bins", "diffusion"])
+def test_size_of_the_network(head):
+    for window in (1, 2):
+        model = random_model(ModelConfig(head=head, window=window), 0)
+        assert 1_000_000 < parameter_count(model) < 3_000_000
 
 
 def test_views_show_the_whole_and_the_window():
     image = np.zeros((256, 256, 3), dtype=np.uint8)
-    image[104:152, 78:174] = 255
-    whole, window = views(encode_jpeg(image), ModelConfig())
-    assert whole.shape == window.shape == (96, 96, 3)
-    assert window[:44].min() > 200 and window[52:].max() < 60 and whole.mean() < 60
+    image[96:144, 80:176] = 255
+    config = ModelConfig()
+    pixels = views(encode_jpeg(image), config)
+    whole, tip = view_images(to_input(pixels[None]), config)
+    assert pixels.shape == (config.pixels, 3) and whole.shape[2:] == (64, 64) and tip.shape[2:] == (96, 96)
+    assert tip[0, :, :44].min() > 0.8 and tip[0, :, 52:].max() < 0.2 and whole.mean() < 0.2
+    with pytest.raises(ValueError, match="leaves the image of 64 px"):
+        ModelConfig(image_size=64)
+
+
+def test_the_mirror_exchanges_left_and_right():
+    config = ModelConfig(image_size=64, whole_px=16, tip_px=32, tip_x=16, tip_y=0)
+    image = np.random.default_rng(0).integers(0, 256, (8, 8, 3), dtype=np.uint8).repeat(8, 0).repeat(8, 1)
+    seen, flipped = (views(encode_jpeg(i, 100), config) for i in (image, np.ascontiguousarray(image[:, ::-1])))
+    assert np.abs(mirrored(seen, config).astype(int) - flipped).max() <= 12  # two JPEG files
+    assert np.array_equal(mirrored(mirrored(seen, config), config), seen)
+    assert MIRRORED.tolist() == [1, -1, 1, -1, 1, -1, 1]
+
+
+def test_recolouring_keeps_places():
+    """Pixels of one colour keep one colour, alike in the whole batch's views; samples differ; a seed repeats."""
+    pixels = torch.tensor([[0.2, 0.5, 0.9], [0.1, 0.25, 0.45]]).repeat(3, 20, 1)
+    config = TrainConfig()
+    first, again = (recoloured(pixels, config, torch.Generator().manual_seed(1)) for _ in range(2))
+    assert torch.equal(first, again) and not torch.allclose(first[0], first[1])
+    torch.testing.assert_close(first[:, ::2], first[:, :1].expand(-1, 20, -1))
+    torch.testing.assert_close(first[:, 1::2], first[:, 1:2].expand(-1, 20, -1))
+    still = TrainConfig(recolour=0, wave=0, grey=0, jitter=0)
+    torch.testing.assert_close(recoloured(pixels, still, torch.Generator()), pixels)
+
+
+@pytest.mark.parametrize("head", ["bins", "diffusion"])
+def test_policy_acts_in_the_units_of_the_task(head, task, observe, tmp_path):
+    write_random(tmp_path / "c", ModelConfig(head=head), 3)
+    policy = CompactPolicy(tmp_path / "c", task)
+    policy.warm_up()
+    policy.reset(INSTRUCTION, 0)
+    chunk = policy.act(observe())
+    assert chunk.shape == (4, 6) and chunk.dtype == np.float32 and 0 < np.abs(chunk).max() <= 1.0
+    assert policy.spec.statistics_key == "random" and policy.spec.rate_hz == task.rates.control_hz
+    assert np.array_equal(chunk, policy.act(observe()))
+    times = []
+    for _ in range(20):
+        started = time.process_time()
+        policy.act(observe())
+        times.append(time.process_time() - started)
+    assert np.median(times) < 0.02  # goal 5 ms; slack for a busy machine
+
+
+@pytest.mark.parametrize("head", ["bins", "diffusion"])
+def test_exploring_samples_and_the_seed_repeats_it(head, task, observe, tmp_path):
+    write_random(tmp_path / "c", ModelConfig(head=head), 3)
+    policy = CompactPolicy(tmp_path / "c", task, explore=True)
+    chunks = []
+    for seed in (1, 1, 2):
+        policy.reset(INSTRUCTION, seed)
+        chunks.append([policy.act(observe()) for _ in range(3)])
+    np.testing.assert_array_equal(chunks[0], chunks[1])
+    assert not np.array_equal(chunks[0], chunks[2]) and not np.array_equal(chunks[0][0], chunks[0][1])
+
+
+def test_a_window_of_two_sees_the_image_before(task, observe, tmp_path):
+    write_random(tmp_path / "c", ModelConfig(window=2), 0)
+    policy = CompactPolicy(tmp_path / "c", task)
+    bright = replace(observe(), images={"wrist": encode_jpeg(np.full((256, 256, 3), 200, dtype=np.uint8))})
+
+    def answer(*before):
+        policy.reset(INSTRUCTION, 0)
+        for observation in before:
+            policy.remember(observation)
+        return policy.act(observe())
+
+    assert policy.spec.window == 2
+    alone, after_bright, after_same = answer(), answer(bright), answer(observe())
+    assert not np.array_equal(alone, after_bright) and not np.array_equal(after_bright, after_same)
+    assert not np.array_equal(alone, after_same)  # before the start there is nothing, which is no repeated image
+    np.testing.assert_array_equal(answer(bright, observe()), after_same)
+
+
+def test_expected_value_and_mode_decoding(checkpoint):
+    config = ModelConfig()
+    logits = torch.full((1, 4, 7, 256), -100.0)
+    logits[..., 10] = 1.0
+    logits[..., 20] = 0.9
+    found = {}
+    for decode in ("mean", "mode"):
+        head = make_head(config.model_copy(update={"decode": decode}))
+        head.forward = lambda features: logits
+        found[decode] = float(head.action(torch.zeros(1, config.width), None)[0, 0, 0])
+    assert found["mode"] == pytest.approx(from_bins(10), abs=1e-6)
+    assert from_bins(10) < found["mean"] < from_bins(20)
 
 
 @pytest.mark.parametrize(
     ("file", "change", "reason"),
     [
-        ("config.json", {"task": "pick"}, "made for task 'pick', this stack runs 'insertion'"),
+        ("rldg.json", {"tasks": ["pick"]}, "made for task 'pick', this stack runs 'insertion'"),
+        ("rldg.json", {"backend": "octo"}, "rldg.json: backend: a checkpoint of octo, not of compact"),
+        ("rldg.json", {"image_size": 128}, "rldg.json: image_size differs from that of config.json"),
+        ("rldg.json", {"statistics_key": "other"}, "no statistics for 'other'"),
         ("config.json", {"weights_sha256": "0"}, "model.safetensors: sha256 does not match"),
         ("config.json", {"format": "octo"}, "config.json: format"),
-        ("config.json", {"statistics_key": "other"}, "no statistics for 'other'"),
         ("config.json", {"model": {"width": 64}}, "model.safetensors: does not fit config.json"),
-        ("dataset_statistics.json", {"toy": {"action": {}}}, "need q01, q99 and mask"),
-        ("dataset_statistics.json", {"toy": {"action": {**STATISTICS, "q99": [0.05] * 7}}}, "up to 0.0500 m per step"),
+        ("config.json", {"model": {"head": "diffusion"}}, "does not fit config.json: .*Missing key"),
+        ("dataset_statistics.json", {"toy": {"action": {}}}, "its sha256 differs"),
     ],
 )
 def test_a_checkpoint_of_another_specification_is_refused(checkpoint, task, file, change, reason):
@@ -186,17 +220,37 @@ def test_a_checkpoint_of_another_specification_is_refused(checkpoint, task, file
     assert "\n" not in str(error.value)
 
 
-def test_a_missing_checkpoint_is_named(task, tmp_path):
+def test_a_missing_checkpoint_is_named(task, checkpoint):
     with pytest.raises(UserError, match=r"nowhere/config\.json: cannot read"):
-        CompactPolicy(tmp_path / "nowhere", task)
+        CompactPolicy(checkpoint / "nowhere", task)
     with pytest.raises(UserError, match="a checkpoint folder is needed"):
         CompactPolicy(None, task)
+    (checkpoint / "rldg.json").unlink()
+    with pytest.raises(UserError, match=r"rldg\.json: missing"):
+        CompactPolicy(checkpoint, task)
 
 
-def test_expected_value_and_mode_decoding(checkpoint):
-    import torch
+def test_bad_input_of_an_episode(checkpoint, task, observe):
+    policy = CompactPolicy(checkpoint, task)
+    with pytest.raises(UserError, match=r"^instruction: must not be empty$"):
+        policy.reset("  ", 0)
+    policy.reset(INSTRUCTION, 0)
+    with pytest.raises(ValueError, match="without an image of camera 'wrist'"):
+        policy.act(replace(observe(), images={}))
+    with pytest.raises(ValueError, match="no JPEG"):
+        policy.act(replace(observe(), images={"wrist": b"nonsense"}))
 
-    model = read_checkpoint(checkpoint).model
-    logits = torch.full((1, 4, 7, 256), -100.0)
-    logits[..., 10] = 0.0
-    assert torch.allclose(model.expected(logits), model.values[10].expand(1, 4, 7))
+
+@settings(max_examples=10)
+@given(st.integers(0, 2**63 - 1))
+def test_random_checkpoints_repeat(seed):
+    first, again = (random_model(ModelConfig(width=16, channels=(4, 4, 4), squeeze=1), seed) for _ in range(2))
+    assert all(torch.equal(a, b) for a, b in zip(first.parameters(), again.parameters(), strict=True))
+
+
+def test_what_is_written_is_read(tmp_path):
+    write_random(tmp_path / "c", ModelConfig(head="diffusion"), 5)
+    found = read_checkpoint(tmp_path / "c")
+    expected = random_model(ModelConfig(head="diffusion"), 5).state_dict()
+    assert all(torch.equal(value, expected[name]) for name, value in found.model.state_dict().items())
+    assert found.manifest.tasks == () and found.manifest.horizon == 4

@@ -116,7 +116,7 @@ def test_training_sees_what_the_policy_sees(parity: tuple[list[list[Step]], list
     data = open_training_set(parity[2])
     source = BatchSource(data, make_head(config), TrainConfig(model=config), 0)
     rows = [row for n, e in enumerate(data.dataset.episodes()) for row in episode_samples(e, n, config.window, 1)]
-    batch = source.batch(rows)
+    batch = source.batch(rows, np.zeros(len(rows), dtype=bool))
     live = [step for steps in parity[0] for step in steps if not step.is_last]
     assert len(rows) == len(live)
     images = np.stack([views(step.observation.images["wrist"], config)[None] for step in live])

@@ -10,11 +10,15 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from rldg_core.seeding import derive_seed
 from rldg_policy.compact.config import TrainConfig
 from rldg_policy.compact.heads import Head
-from rldg_policy.compact.inputs import instruction_tokens, to_input, views
+from rldg_policy.compact.inputs import instruction_tokens, mirrored, to_input, views
 from rldg_policy.training.dataset import TrainingSet
 from rldg_policy.training.samples import Sample, batches, stream_samples
+
+MIRRORED = np.array([1, -1, 1, -1, 1, -1, 1], dtype=np.float32)
+"""An action in the mirror at the hand's x-z plane: y and the turns about x and z change sign."""
 
 
 @dataclass(frozen=True)
@@ -47,15 +51,20 @@ class BatchSource:
             seed=self._seed,
             skip=first_step * config.batch,
         )
-        return map(self.batch, batches(samples, config.batch))
+        for step, chosen in enumerate(batches(samples, config.batch), first_step):
+            drawn = np.random.default_rng(derive_seed(self._seed, "mirror", step)).random(len(chosen))
+            yield self.batch(chosen, drawn < config.mirror)
 
-    def batch(self, samples: list[Sample]) -> Batch:
-        """Tensors of these samples."""
+    def batch(self, samples: list[Sample], mirror: NDArray[np.bool_]) -> Batch:
+        """Tensors of these samples; mirror (B,): which of them are mirrored."""
         buckets = self._config.model.instruction_buckets
         real = torch.from_numpy(np.stack([s.action_mask[-1] for s in samples])).float()[..., None]
         actions = np.stack([s.actions[-1] for s in samples])
+        actions[mirror] *= MIRRORED
+        pixels = np.stack([self._window(s) for s in samples])
+        pixels[mirror] = mirrored(pixels[mirror], self._config.model)
         return Batch(
-            pixels=to_input(np.stack([self._window(s) for s in samples])),
+            pixels=to_input(pixels),
             mask=torch.from_numpy(np.stack([s.image_mask for s in samples])).float(),
             tokens=torch.from_numpy(np.stack([instruction_tokens(s.instruction, buckets) for s in samples])),
             actions=torch.from_numpy(self._head.normalise(self._data.actions, actions)),

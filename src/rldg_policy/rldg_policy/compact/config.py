@@ -74,6 +74,8 @@ class TrainConfig(_Model):
     random wave over colour space, which gives every material a new colour of its own; grey: share of samples without
     colour. So an unseen port with other colours is nothing new. instruction_dropout: share of samples that are not
     told the instruction: one that was never heard then leaves the decision to the image.
+    mirror: share of samples that are seen in a mirror, left and right exchanged in images and actions: right for a
+    camera in the hand's plane of symmetry, when left and right differ in nothing that matters.
     target_sigma_bins: width of the Gaussian around the true bin (HL-Gauss, Imani and White 2018): neighbouring bins
     are neighbouring actions, and a few thousand steps of data do not fill 256 of them; 0 is plain cross-entropy.
     l1_weight: of the error of the expected value. noise_draws: noise levels per sample and step (diffusion).
@@ -93,6 +95,7 @@ class TrainConfig(_Model):
     wave: NotNegative = 0.1
     grey: Share = 0.1
     instruction_dropout: Share = 0.3
+    mirror: Share = 0.0
     target_sigma_bins: NotNegative = 3.0
     l1_weight: NotNegative = 1.0
     noise_draws: Count = 8

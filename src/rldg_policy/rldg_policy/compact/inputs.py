@@ -44,6 +44,15 @@ def view_images(pixels: Tensor, config: ModelConfig) -> tuple[Tensor, Tensor]:
     return whole, tip
 
 
+def mirrored(pixels: NDArray[np.uint8], config: ModelConfig) -> NDArray[np.uint8]:
+    """(..., P, 3): left and right exchanged in both views."""
+    parts = np.split(pixels, [config.whole_px**2], axis=-2)
+    flipped = []
+    for part, side in zip(parts, (config.whole_px, config.tip_px), strict=True):
+        flipped.append(part.reshape(*part.shape[:-2], side, side, 3)[..., ::-1, :].reshape(part.shape))
+    return np.concatenate(flipped, axis=-2)
+
+
 def instruction_tokens(instruction: str, buckets: int) -> NDArray[np.int64]:
     """Instruction -> (96,) bucket numbers 1..buckets, 0 where there is none.
 
