@@ -81,7 +81,7 @@ class Bench:
     def tick(self, number: int) -> None:
         """An observation arrives; an idle policy has taken it when this returns."""
         worker = self.server.store.served.worker
-        was_busy = worker._inferring is not None
+        was_busy = worker.waiting or worker._inferring is not None
         self.server.observe(self._observe(number * P_NS), number * P_S)
         self.at(number)
         until(lambda: was_busy or not worker.waiting)
