@@ -5,9 +5,11 @@ from __future__ import annotations
 import json
 import os
 import re
+import resource
 import shutil
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from importlib import import_module
 from pathlib import Path
 from typing import Any
@@ -226,6 +228,33 @@ def test_memory_that_does_not_suffice(capfd, monkeypatch, tmp_path, written, dat
     out = tmp_path / "out"
     line = rldg(capfd, monkeypatch, *finetuning(backend, written, dataset, out))
     assert line.startswith("rldg: out of memory: lower batch") and not out.exists()
+
+
+@contextmanager
+def small_disk(file_bytes: int) -> Iterator[None]:
+    """A limit on the size of files stands for a full disk."""
+    before = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (file_bytes, before[1]))
+    try:
+        yield
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, before)
+
+
+@pytest.mark.parametrize("backend", ["compact", "openvla"], indirect=True)  # Octo would compile first
+def test_a_disk_that_is_full_at_the_end_of_a_training(capfd, monkeypatch, tmp_path, written, dataset, backend):
+    out = tmp_path / "out"
+    with small_disk(200_000):
+        line = rldg(capfd, monkeypatch, *finetuning(backend, written, dataset, out))
+    assert re.fullmatch(r"rldg: \S*/out: cannot write: File too large", line), line
+    assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")  # orbax leaves its event loop behind
+def test_a_checkpoint_that_does_not_fit_the_disk(tmp_path, backend):
+    with small_disk(60_000):
+        refused(lambda: WRITE[backend](tmp_path / "c"), "c: cannot write: File too large")
+    assert not list(tmp_path.iterdir())
 
 
 @pytest.mark.parametrize("name", ["openvla", "octo"])

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import errno
 import hashlib
 import json
 import os
+import re
 import shutil
 import uuid
 from collections.abc import Iterator
@@ -33,13 +35,22 @@ def _aside(path: Path) -> Path:
     return path.with_name(f".{path.name}.{uuid.uuid4().hex[:8]}.partial")
 
 
+def _hidden_os_error(error: Exception) -> str | None:
+    """What the system said, from the text of an exception of Rust (safetensors) or C++ (tensorstore); None: nothing."""
+    text = str(error)
+    if number := re.search(r"\(os error (\d+)\)", text):
+        return os.strerror(int(number[1]))
+    full = (os.strerror(number) for number in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG))
+    return next((reason for reason in full if reason in text), None)
+
+
 @contextmanager
 def writing_aside(path: Path) -> Iterator[Path]:
     """Yield a temporary path beside `path`; on success fsync it and rename it to `path`.
 
     Works for a file or for a folder (the caller creates either one under the yielded name). On any
     error the temporary is removed and what stood under `path` before stays. A full disk becomes a
-    UserError that names the file.
+    UserError that names the file, also where a library of another language reports it in its own type.
     """
     path.parent.mkdir(parents=True, exist_ok=True)
     aside = _aside(path)
@@ -58,6 +69,13 @@ def writing_aside(path: Path) -> Iterator[Path]:
         fsync(path.parent)
     except OSError as error:
         raise UserError(f"{path}: cannot write: {error.strerror or error}") from error
+    except UserError:
+        raise
+    except Exception as error:
+        reason = _hidden_os_error(error)
+        if reason is None:
+            raise
+        raise UserError(f"{path}: cannot write: {reason}") from error
     finally:
         if aside.is_dir():
             shutil.rmtree(aside, ignore_errors=True)

@@ -40,6 +40,26 @@ def test_a_full_disk_is_one_line(tmp_path: Path, monkeypatch: pytest.MonkeyPatch
     assert os.listdir(tmp_path) == []
 
 
+@pytest.mark.parametrize(
+    "text",
+    [
+        "Error while serializing: I/O error: No space left on device (os error 28)",
+        "OUT_OF_RANGE: Failed to write 41 bytes to file 14: No space left on device [os_error_code='28']",
+    ],
+)
+def test_a_full_disk_behind_the_exception_of_another_language(tmp_path: Path, text: str) -> None:
+    """What safetensors (Rust) and tensorstore (C++) raise."""
+
+    def full() -> None:
+        with writing_aside(tmp_path / "b.bin") as aside:
+            aside.write_bytes(b"x")
+            raise ValueError(text)
+
+    with pytest.raises(UserError, match=r"b\.bin: cannot write: No space left on device$"):
+        full()
+    assert os.listdir(tmp_path) == []
+
+
 def test_folders_are_replaced_whole(tmp_path: Path) -> None:
     target = tmp_path / "d"
     for text in ("one", "two"):

@@ -33,7 +33,7 @@ def write_state(folder: Path, step: int, tensors: Mapping[str, Tensor], meta: Ma
     """Replace the folder by this state, atomically. Raises UserError when the disk is full."""
     with writing_aside(folder) as aside:
         aside.mkdir()
-        save_tensors(aside / TENSORS_FILE, tensors)
+        save_file({name: value.detach().contiguous() for name, value in tensors.items()}, aside / TENSORS_FILE)
         write_json(aside / META_FILE, {"step": step, "meta": dict(meta)})
 
 
@@ -43,15 +43,6 @@ def read_state(folder: Path) -> TrainingState:
     if not isinstance(data, dict) or not isinstance(data.get("step"), int) or not isinstance(data.get("meta"), dict):
         raise UserError(f"{folder / META_FILE}: not a training state")
     return TrainingState(data["step"], load_tensors(folder / TENSORS_FILE), data["meta"])
-
-
-def save_tensors(path: Path, tensors: Mapping[str, Tensor]) -> None:
-    """Write safetensors. Raises OSError where the library hides one: `writing_aside` names the file."""
-    try:
-        save_file({name: value.detach().contiguous() for name, value in tensors.items()}, path)
-    except SafetensorError as error:
-        reason = " ".join(str(error).split())
-        raise OSError("No space left on device" if "code: 28" in reason else reason) from error
 
 
 def load_tensors(path: Path) -> dict[str, Tensor]:
