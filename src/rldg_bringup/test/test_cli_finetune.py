@@ -3,19 +3,29 @@
 from __future__ import annotations
 
 import json
+import sys
 from dataclasses import dataclass
 from importlib import import_module
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 from typer.testing import CliRunner
 
 from rldg_bringup.cli import app
 from rldg_core.errors import UserError
+from rldg_core.registry import load_policy
+from rldg_core.task import load_task
+from rldg_core.types import Observation
 from rldg_policy.compact.config import TrainConfig
 from rldg_policy.octo.train_config import OctoTrainConfig
 from rldg_policy.openvla.train_config import OpenVLATrainConfig
+
+sys.path.insert(0, str(Path(__file__).parents[2] / "rldg_policy/test"))
+from generalist_samples import INSTRUCTION, insertion_dataset, picture
+
+TASK_FILE = Path(__file__).parents[1] / "config" / "tasks" / "insertion.yaml"
 
 
 @dataclass(frozen=True)
@@ -121,6 +131,23 @@ def test_the_result_is_for_machines_or_for_people(trainings, folders):
     told = json.loads(rldg("finetune", "compact", data, "--out", out, "--steps", 3, "--json"))
     assert told == {"steps": 3, "losses": [2.0, 1.5, 0.25], "checkpoint": str(out)}
     assert "2 -> 0.25" in rldg("finetune", "compact", data, "--out", out)
+
+
+def test_a_compact_generalist_from_dataset_to_action(tmp_path):
+    """Nothing stands for anything here: train, look at the checkpoint, load it, act."""
+    data = insertion_dataset(tmp_path / "data", episodes=2, transitions=4, size=256)
+    out = tmp_path / "out"
+    told = json.loads(rldg("finetune", "compact", data, "--out", out, "--steps", 3, "--batch", 2, "--json"))
+    assert told["steps"] == 3 and told["checkpoint"] == str(out) and len(told["losses"]) == 1
+    info = json.loads(rldg("checkpoint", "info", out, "--json"))
+    assert (info["backend"], info["tasks"], info["statistics_key"]) == ("compact", ["insertion"], "made_up")
+    assert info["version"] == 3 and info["rate_hz"] == 10.0 and 0.005 < info["largest_step_m"] <= 0.01
+    task = load_task(TASK_FILE)
+    policy = load_policy("x", "compact", out, False, task)
+    policy.reset(INSTRUCTION, 0)
+    still = np.zeros(6)
+    seen = Observation(0, {"wrist": picture(3, 4, 256, 0)}, np.ones(7), still, still, np.zeros(7), 0.02)
+    assert policy.act(seen).shape == (4, 6)
 
 
 @pytest.mark.parametrize(
