@@ -27,11 +27,9 @@ def adopt(
         str, typer.Option(help="Which entry of its dataset_statistics.json its actions belong to (unnorm_key).")
     ],
     camera: Annotated[str, typer.Option(help="Which image of the observation it sees.")] = "wrist",
-    image_size: Annotated[
-        int | None, typer.Option(min=1, help="Side of that image [px]; default: as the checkpoint says.")
+    window: Annotated[
+        int | None, typer.Option(min=1, help="Observations that Octo sees; default: as many as it was trained with.")
     ] = None,
-    window: Annotated[int | None, typer.Option(min=1, help="Observations it sees; default: as it says.")] = None,
-    horizon: Annotated[int | None, typer.Option(min=1, help="Actions per inference; default: as it says.")] = None,
     rate_hz: Annotated[float | None, typer.Option(help="Inferences per second; default: openvla 4, octo 10.")] = None,
     task: Annotated[list[str] | None, typer.Option(help="A task it may serve; repeat. Default: any.")] = None,
     as_json: Json = False,
@@ -40,7 +38,7 @@ def adopt(
     from rldg_policy.checkpoint.adopt import adopt as run
 
     existing(folder)
-    options = {"camera": camera, "image_size": image_size, "window": window, "horizon": horizon, "rate_hz": rate_hz}
+    options = {"camera": camera, "window": window, "rate_hz": rate_hz}
     given = {name: value for name, value in options.items() if value is not None}
     manifest = run(folder, backend, statistics_key, {**given, "tasks": tuple(task or ())})
     emit({"path": str(folder), **manifest.model_dump(mode="json")}, as_json, "checkpoint")

@@ -57,20 +57,25 @@ def test_an_openvla_checkpoint_is_adopted(tmp_path):
     with pytest.raises(UserError, match="statistics of 2 datasets"):
         choose_statistics(tmp_path, None)
     config = (tmp_path / "config.json").read_bytes()
-    adopt(tmp_path, "openvla", "fractal", "--task", "insertion", "--task", "pick", "--horizon", 8)
+    adopt(tmp_path, "openvla", "fractal", "--task", "insertion", "--task", "pick")
     manifest = read_manifest(tmp_path)
     assert manifest is not None
-    assert (manifest.image_size, manifest.window, manifest.horizon, manifest.rate_hz) == (224, 1, 8, 4.0)
+    assert (manifest.image_size, manifest.window, manifest.horizon, manifest.rate_hz) == (224, 1, 1, 4.0)
     assert manifest.tasks == ("insertion", "pick") and (tmp_path / "config.json").read_bytes() == config
     assert choose_statistics(tmp_path, manifest)[1].need("q99")[0] == 1.0
     told = rldg("checkpoint", "info", tmp_path)
     assert told["adopted"] and told["largest_step_m"] == 1.0 and told["gripper"] and told["statistics_key"] == "fractal"
 
 
+def test_parallel_decoding_tells_its_horizon(tmp_path):
+    (openvla(tmp_path) / "rldg_openvla.json").write_text('{"decoding": "parallel", "horizon": 8}')
+    assert adopt(tmp_path, "openvla", "bridge")["horizon"] == 8
+
+
 def test_an_octo_checkpoint_is_adopted(tmp_path):
     octo(tmp_path)
-    told = adopt(tmp_path, "octo", "bridge", "--rate-hz", 5, "--camera", "side")
-    assert (told["image_size"], told["window"], told["horizon"], told["version"]) == (256, 2, 4, 1000)
+    told = adopt(tmp_path, "octo", "bridge", "--rate-hz", 5, "--camera", "side", "--window", 1)
+    assert (told["image_size"], told["window"], told["horizon"], told["version"]) == (256, 1, 4, 1000)
     assert told["rate_hz"] == 5.0 and told["camera"] == "side"
     told = rldg("checkpoint", "info", tmp_path)
     assert told["largest_step_m"] == pytest.approx(0.012) and told["largest_step_rad"] == pytest.approx(0.05)

@@ -32,8 +32,8 @@ _NDARRAY = 1
 def adopt(folder: Path, backend: Foreign, statistics_key: str, options: Mapping[str, Any]) -> Manifest:
     """Write rldg.json into an upstream checkpoint and return it; the checkpoint's own files stay as they are.
 
-    options: members of Manifest (camera, image_size, window, horizon, rate_hz, tasks, version) that replace what
-    the checkpoint's configuration says. An OpenVLA checkpoint with its statistics in config.json alone also gets a
+    options: members of Manifest that only its user knows (camera, rate_hz, tasks), or that may be less than the
+    checkpoint's configuration says (window). An OpenVLA checkpoint with its statistics in config.json alone also gets a
     dataset_statistics.json. Raises UserError when the folder is no checkpoint of the back-end, has a manifest
     already, or lacks the key.
     """
@@ -90,7 +90,10 @@ def _openvla(folder: Path) -> dict[str, Any]:
     sizes = config.get("image_sizes")
     if not isinstance(sizes, list) or not sizes:
         raise UserError(f"{folder / 'config.json'}: image_sizes: expected a list of sizes")
-    return {"image_size": sizes[0], "window": 1, "horizon": 1, "version": 0}
+    decoding = folder / "rldg_openvla.json"  # parallel decoding, in chunks: told by a file of ours
+    told = read_json(decoding) if decoding.is_file() else None
+    horizon = told.get("horizon", 1) if isinstance(told, dict) else 1
+    return {"image_size": sizes[0], "window": 1, "horizon": horizon, "version": 0}
 
 
 def _octo(folder: Path) -> dict[str, Any]:
