@@ -71,18 +71,19 @@ def test_schedule_of_the_noise():
     assert np.prod(1 - betas[:10]) == pytest.approx(half / start, rel=1e-6)
 
 
-def test_denoising_by_the_true_noise_finds_the_action():
+def test_denoising_by_the_true_answer_finds_the_action():
     """With a network that knows the answer, 20 steps end at it, from noise and from none."""
     config = ModelConfig(head="diffusion", horizon=2)
     head = DiffusionHead(config)
     truth = torch.linspace(-2, 2, 14)[None]
     steps = iter([])
 
-    def true_noise(condition, noisy):
+    def true_velocity(condition, noisy):
         kept = float(head.kept[next(steps)])
-        return (noisy - kept**0.5 * truth) / (1 - kept) ** 0.5
+        noise = (noisy - kept**0.5 * truth) / (1 - kept) ** 0.5
+        return kept**0.5 * noise - (1 - kept) ** 0.5 * truth
 
-    head.forward = true_noise
+    head.forward = true_velocity
     for rng in (None, torch.Generator().manual_seed(0)):
         steps = iter(range(19, -1, -1))
         found = head.action(torch.zeros(1, config.width), rng)
