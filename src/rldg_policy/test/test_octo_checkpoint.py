@@ -67,7 +67,8 @@ def test_a_folder_of_upstream_is_read_and_written_back(tmp_path):
     assert copy.config == golden.config and copy.module == golden.module and copy.step == 6
     assert copy.tokenizer.files == golden.tokenizer.files
     ours, theirs = ({p.name for p in path.iterdir()} for path in (tmp_path / "copy", GOLDEN))
-    assert ours == theirs - {"octo_base_params.txt", "reference.npz"} | {"weights.sha256"}
+    assert ours == theirs - {"octo_base_params.txt", "reference.npz"}
+    assert {p.name for p in (tmp_path / "copy" / "6").iterdir()} == {"default", "weights.sha256"}
 
 
 def test_random_checkpoints_depend_on_the_seed_alone(written):
@@ -144,7 +145,7 @@ def damage_weights(folder: Path) -> None:
 
 def damage_unsummed(folder: Path) -> None:
     """What a folder of upstream may look like."""
-    (folder / "weights.sha256").unlink()
+    (folder / "0" / "weights.sha256").unlink()
     (folder / "0" / "default" / "_METADATA").unlink()
 
 
@@ -219,6 +220,13 @@ def test_example_batches_of_any_bytes(tmp_path_factory, written, data):
 def test_names_do_not_leave_the_folder(tmp_path, name):
     with pytest.raises(UserError, match="is no name of a model"):
         find_t5(tmp_path, name)
+
+
+def test_the_manifest_names_the_step(folder):
+    shutil.copytree(folder / "0", folder / "7")
+    assert read_checkpoint(folder).step == 0
+    (folder / "rldg.json").unlink()
+    assert read_checkpoint(folder).step == 7
 
 
 def test_a_failed_write_leaves_the_old_folder(folder):

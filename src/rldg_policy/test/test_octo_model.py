@@ -13,6 +13,7 @@ import pytest
 from rldg_core.configuration import validated
 from rldg_core.errors import UserError
 from rldg_policy.octo.config import T5_BASE, ModelConfig, OctoConfig, T5Config
+from rldg_policy.octo.t5 import position_buckets
 from rldg_policy.octo.transformer import attention_structure
 
 GOLDEN = Path(__file__).parents[3].parent / "shared" / "golden" / "octo_tiny"
@@ -68,7 +69,7 @@ def test_readouts_and_actions_are_those_of_the_original():
     import jax
     import orbax.checkpoint as ocp
 
-    from rldg_policy.octo.model import OctoModule, sample_actions
+    from rldg_policy.octo.model import OctoModule, encode_language, sample_actions
 
     config = validated(OctoConfig, json.loads((GOLDEN / "config.json").read_text()), "config.json")
     t5 = validated(T5Config, json.loads((GOLDEN / "tiny-t5" / "config.json").read_text()), "t5")
@@ -85,7 +86,8 @@ def test_readouts_and_actions_are_those_of_the_original():
     @jax.jit
     def run(params, observations, tasks, seen, key):
         groups = module.apply({"params": params}, observations, tasks, seen, method="outputs")
-        chunk = sample_actions(module, params, observations, tasks, seen, key)
+        encoded = {"language_instruction": encode_language(module, params, **tasks["language_instruction"])}
+        chunk = sample_actions(module, params, observations, encoded, seen, key)
         return groups["readout_action"].tokens, groups["task_language"].tokens, chunk
 
     with jax.threefry_partitionable(False):
@@ -119,6 +121,13 @@ def test_parameter_tree_of_octo_base():
     assert flat == {name: tuple(int(n) for n in shape.split(",") if n.strip()) for name, shape in listed.items()}
     count = sum(int(np.prod(shape)) for name, shape in flat.items() if "hf_model" not in name)
     assert 92.7e6 < count < 92.9e6
+
+
+def test_buckets_of_t5():
+    """Values of transformers 5.23's T5Attention (32 buckets, distance 128, both directions)."""
+    buckets = position_buckets(400, 32, 128)
+    known = {-199: 15, -100: 15, -64: 14, -32: 12, -16: 10, -9: 8, -8: 8, -7: 7, -1: 1, 0: 0, 1: 17, 15: 25, 199: 31}
+    assert {distance: int(buckets[200, 200 + distance]) for distance in known} == known
 
 
 def test_who_looks_at_whom():

@@ -1,7 +1,7 @@
 """Checkpoint folders of Octo, as upstream lays them out, read strictly and written whole.
 
     config.json  example_batch.msgpack  dataset_statistics.json  <step>/default/ (orbax)
-    <tokenizer's name>/ (tokenizer.json, config.json of the T5)  ours: rldg.json (manifest)  weights.sha256
+    <tokenizer's name>/ (tokenizer.json, config.json of the T5)  ours: rldg.json (manifest), <step>/weights.sha256
 Source: octo-models/octo, octo/model/octo_model.py (load_pretrained, save_pretrained).
 """
 
@@ -64,7 +64,10 @@ class OctoCheckpoint:
 
 
 def read_checkpoint(folder: Path) -> OctoCheckpoint:
-    """Read the last step of a folder. Raises UserError `file: reason` on the first thing that is wrong."""
+    """Read a folder: the weights of the manifest's step, or of the last one.
+
+    Raises UserError `file: reason` on the first thing that is wrong.
+    """
     manifest = read_manifest(folder)
     check_backend(folder, manifest, "octo")
     raw = read_json(folder / CONFIG_FILE)
@@ -83,8 +86,8 @@ def read_checkpoint(folder: Path) -> OctoCheckpoint:
     except (FlaxError, ValueError, TypeError, LookupError) as error:
         reason = " ".join(str(error).split())[:200]
         raise UserError(f"{folder / EXAMPLE_FILE}: does not fit {CONFIG_FILE}: {reason}") from error
-    step = _last_step(folder)
-    check_sums(folder, Path(str(step)))
+    step = _step(folder, manifest)
+    check_sums(folder / str(step))
     params = _read_params(folder / str(step) / ITEM, shapes)
     return OctoCheckpoint(raw, module, params, example, tokenizer, manifest, step)
 
@@ -112,7 +115,7 @@ def write_checkpoint(
             ocp.PyTreeCheckpointer().save(
                 aside.absolute() / str(step) / ITEM, jax.tree.map(np.asarray, checkpoint.params)
             )
-        write_sums(aside, Path(str(step)))
+        write_sums(aside / str(step))
         if manifest:
             write_manifest(aside, manifest)
 
@@ -163,7 +166,10 @@ def _read_example(path: Path) -> dict[str, Any]:
     return result
 
 
-def _last_step(folder: Path) -> int:
+def _step(folder: Path, manifest: Manifest | None) -> int:
+    """The step that the manifest names, so that its weights may be replaced under a reader; else the last one."""
+    if manifest and (folder / str(manifest.version) / ITEM).is_dir():
+        return manifest.version
     steps = [int(path.name) for path in folder.iterdir() if path.name.isdecimal() and (path / ITEM).is_dir()]
     if not steps:
         raise UserError(f"{folder}: no weights: expected a folder <step>/{ITEM}")

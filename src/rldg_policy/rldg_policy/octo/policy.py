@@ -7,6 +7,7 @@ Either way the same seed and the same observations give the same chunks.
 
 from __future__ import annotations
 
+import os
 from collections import deque
 from pathlib import Path
 from typing import Any
@@ -28,6 +29,8 @@ from rldg_policy.octo.checkpoint import OctoCheckpoint, read_checkpoint
 from rldg_policy.octo.model import encode_language, sample_actions
 from rldg_policy.octo.stem import Inputs
 from rldg_policy.training.augment import centre_crop, resize_lanczos
+
+os.environ.setdefault("XLA_PYTHON_CLIENT_PREALLOCATE", "false")  # a policy shares the GPU with others
 
 RATE_HZ = 10.0
 PRIMARY, WRIST = "image_primary", "image_wrist"

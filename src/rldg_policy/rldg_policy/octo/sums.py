@@ -10,19 +10,19 @@ from rldg_core.errors import UserError
 SUMS_FILE = "weights.sha256"
 
 
-def write_sums(folder: Path, weights: Path) -> None:
-    """Write folder/weights.sha256 over every file below folder/weights."""
-    (folder / SUMS_FILE).write_text("".join(f"{value}  {name}\n" for name, value in _sums(folder, weights).items()))
+def write_sums(folder: Path) -> None:
+    """Write folder/weights.sha256 over every file below the folder."""
+    (folder / SUMS_FILE).write_text("".join(f"{value}  {name}\n" for name, value in _sums(folder).items()))
 
 
-def check_sums(folder: Path, weights: Path) -> None:
+def check_sums(folder: Path) -> None:
     """Raise UserError that names the first file which is not the one that was written. No weights.sha256: no check."""
     path = folder / SUMS_FILE
     if not path.is_file():
         return
     lines = [line.partition("  ") for line in path.read_text(errors="replace").splitlines()]
     written = {name: value for value, _, name in lines}
-    found = _sums(folder, weights)
+    found = _sums(folder)
     for name in sorted({*written, *found}):
         if name not in found:
             raise UserError(f"{folder / name}: missing, {SUMS_FILE} lists it")
@@ -30,8 +30,8 @@ def check_sums(folder: Path, weights: Path) -> None:
             raise UserError(f"{folder / name}: damaged, or of another checkpoint: its sha256 is not in {SUMS_FILE}")
 
 
-def _sums(folder: Path, weights: Path) -> dict[str, str]:
-    files = sorted(path for path in (folder / weights).rglob("*") if path.is_file())
+def _sums(folder: Path) -> dict[str, str]:
+    files = sorted(path for path in folder.rglob("*") if path.is_file() and path.name != SUMS_FILE)
     return {str(path.relative_to(folder)): _sha256(path) for path in files}
 
 
