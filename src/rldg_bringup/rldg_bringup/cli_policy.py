@@ -4,15 +4,18 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 from rich.console import Console
 from rich.table import Table
 
-from rldg_bringup.cli_common import Json, Namespace
+from rldg_bringup.cli_common import Json, Namespace, console
+from rldg_core.errors import UserError
 
-policy_app = typer.Typer(help="Policies of a running stack: list, load, activate, unload.", no_args_is_help=True)
+policy_app = typer.Typer(
+    help="Policies of a running stack: list, load, activate, unload; serve one by itself.", no_args_is_help=True
+)
 
 
 @policy_app.command("list")
@@ -22,17 +25,38 @@ def policy_list(namespace: Namespace = "", as_json: Json = False) -> None:
 
     with connected(namespace, ready_timeout_s=RUNNING_TIMEOUT_S) as client:
         response = client.list_policies()
-    rows = [
-        {"policy_id": p.policy_id, "backend": p.backend, "active": p.active, "version": int(p.version), "path": p.path}
-        for p in response.policies
-    ]
+    rows = [_row(p) for p in response.policies]
     if as_json:
         print(json.dumps({"policies": rows, "backends": list(response.backends)}))
         return
-    table = Table("policy", "back-end", "active", "version", "path", title=f"back-ends: {', '.join(response.backends)}")
+    table = Table(*_COLUMNS, title=f"back-ends: {', '.join(response.backends)}")
     for row in rows:
-        table.add_row(*(str(v) for v in row.values()))
+        images = ", ".join(row["cameras"]) + (f" {row['image_size']} px" if row["image_size"] else "")
+        chunk = f"{row['horizon']} at {row['rate_hz']:g} Hz"
+        cells = [row[name] for name in ("policy_id", "backend", "active", "version")]
+        cells += [images, row["window"], chunk, row["statistics_key"], row["path"]]
+        table.add_row(*(str(cell) for cell in cells))
     Console().print(table)
+
+
+_COLUMNS = ("policy", "back-end", "active", "version", "images", "window", "actions", "statistics", "path")
+
+
+def _row(info: Any) -> dict[str, Any]:
+    """PolicyInfo -> what it is and what it expects."""
+    return {
+        "policy_id": info.policy_id,
+        "backend": info.backend,
+        "active": info.active,
+        "version": int(info.version),
+        "cameras": list(info.cameras),
+        "image_size": int(info.image_size),
+        "window": int(info.window),
+        "horizon": int(info.horizon),
+        "rate_hz": float(info.rate_hz),
+        "statistics_key": info.statistics_key,
+        "path": info.path,
+    }
 
 
 @policy_app.command("load")
@@ -68,3 +92,39 @@ def policy_unload(policy_id: str, namespace: Namespace = "") -> None:
 
     with connected(namespace, ready_timeout_s=RUNNING_TIMEOUT_S) as client:
         client.unload_policy(policy_id)
+
+
+@policy_app.command("serve")
+def policy_serve(
+    backend: Annotated[str, typer.Argument(help="openvla, octo or compact.")],
+    path: Annotated[str, typer.Argument(help="Its checkpoint folder.")],
+    task: Annotated[str, typer.Option(help="Task: name, name:object, or a .yaml file.")] = "insertion",
+    port: Annotated[int, typer.Option(min=1, max=65535)] = 8000,
+    host: Annotated[str, typer.Option(help="Nobody is authenticated: think before you leave the loopback.")] = "",
+    explore: bool = False,
+) -> None:
+    """Answer OpenVLA's REST clients (POST /act) with one policy, without a stack; Ctrl-C ends it."""
+    from threading import Lock
+
+    from rldg_bringup.pipeline import resolve_task
+    from rldg_core.task import at_rate
+    from rldg_policy.serving.act_http import LOOPBACK, ActServer
+    from rldg_policy.serving.act_request import ActService
+    from rldg_policy.serving.inference import Worker
+    from rldg_policy.serving.store import Served, load_policy
+
+    # A client asks for one action at a time, at its own rate.
+    resolved = resolve_task(at_rate(task, 1.0))
+    loaded = load_policy(backend, backend, str(Path(path).resolve()), explore, resolved)
+    if not loaded.spec.statistics_key:
+        raise UserError(f"policy {backend!r} is no generalist: it has no action statistics")
+    worker = Worker(loaded.policy_id, loaded.policy, threaded=True)
+    served = Served(loaded, worker)
+    address = host or LOOPBACK
+    with ActServer(ActService(resolved, lambda: served, Lock()), port, address) as server:
+        console.print(f"POST http://{address}:{port}/act, GET /health; statistics {loaded.spec.statistics_key}")
+        try:
+            server.serve_forever()
+        finally:
+            worker.close()
+            worker.join(timeout_s=2.0)

@@ -24,11 +24,13 @@ from rldg_msgs.msg import Observation as ObservationMsg
 from rldg_msgs.msg import Step as StepMsg
 from rldg_policy.nodes import messages
 from rldg_policy.nodes.policy_services import PolicyServices
+from rldg_policy.serving.act_http import LOOPBACK, ActServer
+from rldg_policy.serving.act_request import ActService, RefusedError
 from rldg_policy.serving.latency import TickWindow
 from rldg_policy.serving.memory import import_backend
 from rldg_policy.serving.records import Action, Settings
 from rldg_policy.serving.server import PolicyServer
-from rldg_policy.serving.store import load_policy
+from rldg_policy.serving.store import Served, load_policy
 from rldg_ros import qos
 from rldg_ros.parameters import parameter, task_parameter
 from rldg_ros.runner import autostart, run_node, transition
@@ -58,7 +60,7 @@ def _between_ticks(callback: CallbackT) -> CallbackT:
 
 class PolicyNode(LifecycleNode):
     """Parameters: task, task_dirs, lockstep, policy, checkpoint, explore, live_weights, chunks (newest, whole or
-    ensemble), ensemble_k, watchdog_s, preload, autostart."""
+    ensemble), ensemble_k, watchdog_s, http_port (0: off), http_host, preload, autostart."""
 
     def __init__(self) -> None:
         super().__init__("policy")
@@ -75,6 +77,10 @@ class PolicyNode(LifecycleNode):
         self._checkpoint = str(parameter(self, "checkpoint", ""))
         self._explore = bool(parameter(self, "explore", False))
         self._preload = [str(b) for b in parameter(self, "preload", [""]) if b]
+        self._http_address = str(parameter(self, "http_host", LOOPBACK)), int(parameter(self, "http_port", 0))
+        if self._http_address[1] and self._settings.lockstep:
+            raise UserError("parameter http_port: lock-step has no thread to answer it on")
+        self._http: ActServer | None = None
         self._lock = threading.RLock()
         self._server = self._make_server()
         self._window = TickWindow()
@@ -105,6 +111,10 @@ class PolicyNode(LifecycleNode):
             weights = self.create_subscription(PolicyWeights, "policy_weights", self._on_weights, qos.EVENTS)
             self._entities.append(weights)
         self._policy_services = PolicyServices(self, self._server, self._task, self._lock, self._on_change)
+        host, port = self._http_address
+        if port:
+            self._http = ActServer(ActService(self._task, self._serving_between_episodes, self._lock), port, host)
+            self._http.start()
         # Wall clock: the status goes on while a lock-step simulation waits.
         steady = Clock(clock_type=ClockType.STEADY_TIME)
         self._timer = self.create_timer(1.0, self._publish_status, clock=steady)
@@ -138,11 +148,19 @@ class PolicyNode(LifecycleNode):
 
     def close(self) -> None:
         """End services and policies."""
+        if self._http:
+            self._http.stop()
+            self._http = None
         if self._policy_services:
             self._policy_services.close()
             self._policy_services = None
         # Without the lock: an inference that ends now still delivers.
         self._server.store.close(CLOSE_TIMEOUT_S)
+
+    def _serving_between_episodes(self) -> Served:
+        if self._server.episode_runs:
+            raise RefusedError(409, "an episode runs: /act answers between episodes")
+        return self._server.store.served
 
     # -- events -----------------------------------------------------------------------------------------
     @_between_ticks

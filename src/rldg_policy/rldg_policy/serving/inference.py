@@ -37,7 +37,8 @@ class Session:
 
 @dataclass(frozen=True, eq=False)
 class Result:
-    """What came of the observation of `stamp_ns` (-1: of the reset): values (H, A), or None and why."""
+    """What came of the observation of `stamp_ns` (-1: of the reset): values (H, A), or None and why; abandoned: another
+    session began before."""
 
     session: Session
     stamp_ns: int = -1
@@ -45,6 +46,7 @@ class Result:
     version: int = 0
     duration_s: float = 0.0
     error: str = ""
+    abandoned: bool = False
 
 
 class Worker:
@@ -131,11 +133,11 @@ class Worker:
 
     def _work(self) -> None:
         """Everything there is to do."""
-        while self._abandoned:
-            session = self._abandoned.popleft()
-            session.deliver(Result(session, error=f"{self._name}: another episode began"))
         while not self._closing and (task := self._next()):
             session, observation, infer = task
+            while self._abandoned:
+                abandoned = self._abandoned.popleft()
+                abandoned.deliver(Result(abandoned, error=f"{self._name}: an episode began", abandoned=True))
             if session is not self._begun:
                 self._reset(session)
             if observation is not None and (result := self._handle(session, observation, infer)):

@@ -1,0 +1,197 @@
+"""OpenVLA's REST interface without HTTP: what a request may hold, and how it is answered.
+
+As vla-scripts/deploy.py of openvla/openvla: `{"image": json-numpy (H, W, 3) uint8, "instruction": ..., "unnorm_key"?}`
+(or that as a string under "encoded") -> (7,) physical: metres, radians, gripper 0 closed .. 1 open. Each request stands
+alone, like an episode of one observation.
+"""
+
+from __future__ import annotations
+
+import json
+import threading
+from collections.abc import Callable
+from concurrent.futures import Future
+from concurrent.futures import TimeoutError as LateError
+from contextlib import AbstractContextManager
+from dataclasses import dataclass
+from typing import Any
+
+import cv2
+import json_numpy
+import numpy as np
+from numpy.typing import NDArray
+
+from rldg_core.image_codec import Image, resize
+from rldg_core.task import ActionConfig, Task
+from rldg_core.types import Observation
+from rldg_policy.serving.inference import Result, Session
+from rldg_policy.serving.store import Served
+
+MAX_SIDE_PX = 2048
+MAX_BODY_BYTES = 20_000_000
+"""The largest image in base64, and some room."""
+MAX_INSTRUCTION = 1000
+ANSWER_WITHIN_S = 30.0
+"""For the inference of a large model on a CPU."""
+
+
+class RefusedError(Exception):
+    """Why a request is not answered; `status` is HTTP's."""
+
+    def __init__(self, status: int, reason: str) -> None:
+        super().__init__(reason)
+        self.status = status
+
+
+@dataclass(frozen=True)
+class ActRequest:
+    """encoded: the client sends and expects json-numpy inside a string."""
+
+    image: Image
+    instruction: str
+    unnorm_key: str | None
+    encoded: bool
+
+
+def parse_act(body: bytes) -> ActRequest:
+    """Read a request. Raises RefusedError (400, 413) naming the field."""
+    payload = _json_object(body)
+    encoded = "encoded" in payload
+    if encoded:
+        if len(payload) != 1 or not isinstance(payload["encoded"], str):
+            raise RefusedError(400, "encoded: expected a string, and nothing beside it")
+        payload = _json_object(payload["encoded"])
+    unknown = sorted(set(payload) - {"image", "instruction", "unnorm_key"})
+    if unknown:
+        raise RefusedError(400, f"unknown field {unknown[0]!r}, expected image, instruction, unnorm_key")
+    instruction, key = payload.get("instruction"), payload.get("unnorm_key")
+    if not isinstance(instruction, str) or not instruction.strip():
+        raise RefusedError(400, "instruction: expected a text that is not empty")
+    if len(instruction) > MAX_INSTRUCTION:
+        raise RefusedError(413, f"instruction: longer than {MAX_INSTRUCTION} characters")
+    if key is not None and not isinstance(key, str):
+        raise RefusedError(400, "unnorm_key: expected a text")
+    return ActRequest(_image(payload.get("image")), instruction, key, encoded)
+
+
+def _json_object(text: bytes | str) -> dict[str, Any]:
+    try:
+        payload = json.loads(text)
+    except (ValueError, RecursionError) as error:
+        raise RefusedError(400, f"not valid JSON: {str(error)[:200]}") from error
+    if not isinstance(payload, dict):
+        raise RefusedError(400, "expected a JSON object")
+    return payload
+
+
+def _image(value: Any) -> Image:
+    """Everything is checked before json_numpy builds the array."""
+    if not isinstance(value, dict) or set(value) != {"__numpy__", "dtype", "shape"}:
+        raise RefusedError(400, "image: expected an array as json-numpy writes it")
+    data, dtype, shape = value["__numpy__"], value["dtype"], value["shape"]
+    if dtype not in ("|u1", "uint8"):
+        raise RefusedError(400, f"image: expected dtype uint8, got {str(dtype)[:40]}")
+    if not isinstance(shape, list) or len(shape) != 3 or any(type(n) is not int for n in shape) or shape[2] != 3:
+        raise RefusedError(400, f"image: expected shape [height, width, 3], got {str(shape)[:80]}")
+    height, width = shape[:2]
+    if height > MAX_SIDE_PX or width > MAX_SIDE_PX:
+        raise RefusedError(413, f"image: {width}x{height} px, at most {MAX_SIDE_PX}x{MAX_SIDE_PX}")
+    if height < 1 or width < 1:
+        raise RefusedError(400, f"image: {width}x{height} px")
+    if not isinstance(data, str) or len(data) != (height * width * 3 + 2) // 3 * 4:
+        raise RefusedError(400, f"image: its base64 does not hold {height}x{width}x3 bytes")
+    try:
+        array: Image = np.asarray(json_numpy.object_hook(value), dtype=np.uint8)
+    except (ValueError, TypeError) as error:
+        raise RefusedError(400, f"image: cannot be decoded: {str(error)[:200]}") from error
+    return array
+
+
+def answer_text(action: NDArray[np.float64], encoded: bool) -> str:
+    """The body of the answer."""
+    text = str(json_numpy.dumps(action))
+    return json.dumps(text) if encoded else text
+
+
+def physical_action(values: NDArray[np.float32], action: ActionConfig) -> NDArray[np.float64]:
+    """(A,) in [-1, 1] -> (7,) as OpenVLA returns it: delta [m, rad], gripper 0 closed .. 1 open.
+
+    A task that leaves the gripper alone holds something in it: closed.
+    """
+    gripper = (float(values[6]) + 1) / 2 if len(values) > 6 else 0.0
+    return np.append(action.to_delta_tcp(values), gripper)
+
+
+class ActService:
+    """Requests -> the policy that `serving` names now, one at a time.
+
+    serving: called with `lock` held; raises RefusedError when no policy may be asked. A request that is overtaken by
+    the beginning of an episode is refused (409): the episode comes first.
+    """
+
+    def __init__(self, task: Task, serving: Callable[[], Served], lock: AbstractContextManager[Any]) -> None:
+        self._task, self._serving, self._lock = task, serving, lock
+        self._turn = threading.Lock()
+
+    def describe(self) -> dict[str, Any]:
+        """What is served. Raises RefusedError."""
+        with self._lock:
+            loaded = self._serving().loaded
+        spec = loaded.spec
+        return {
+            "policy_id": loaded.policy_id,
+            "backend": loaded.backend,
+            "unnorm_key": spec.statistics_key,
+            "horizon": spec.horizon,
+            "task": self._task.name,
+        }
+
+    def act(self, request: ActRequest) -> NDArray[np.float64]:
+        """(7,) physical. Raises RefusedError."""
+        with self._lock:
+            served = self._serving()
+        observation = self._observation(request, served)
+        if not self._turn.acquire(timeout=ANSWER_WITHIN_S):
+            raise RefusedError(503, "busy with earlier requests")
+        try:
+            result = self._ask(served, request.instruction, observation)
+        finally:
+            self._turn.release()
+        if result.values is None:
+            raise RefusedError(409 if result.abandoned else 503, result.error)
+        return physical_action(result.values[0], self._task.action)
+
+    def _observation(self, request: ActRequest, served: Served) -> Observation:
+        spec, policy_id = served.loaded.spec, served.loaded.policy_id
+        if not spec.statistics_key:
+            raise RefusedError(503, f"policy {policy_id!r} is no generalist: it has no action statistics")
+        if request.unnorm_key not in (None, spec.statistics_key):
+            raise RefusedError(
+                400, f"unnorm_key: {request.unnorm_key!r}, policy {policy_id!r} has {spec.statistics_key!r}"
+            )
+        if len(spec.cameras) != 1:
+            raise RefusedError(
+                503, f"policy {policy_id!r} needs images of {', '.join(spec.cameras)}, a request has one"
+            )
+        square = resize(request.image, max(spec.image_size, min(request.image.shape[:2])))
+        done, png = cv2.imencode(".png", square[..., ::-1], [cv2.IMWRITE_PNG_COMPRESSION, 1])
+        assert done
+        zeros, pose = np.zeros(6), np.array([0, 0, 0, 0, 0, 0, 1.0])
+        return Observation(0, {spec.cameras[0]: png.tobytes()}, pose, zeros, zeros, np.zeros(0), float("nan"))
+
+    def _ask(self, served: Served, instruction: str, observation: Observation) -> Result:
+        answer: Future[Result] = Future()
+
+        def deliver(result: Result) -> None:
+            if not answer.done():
+                answer.set_result(result)
+
+        with self._lock:
+            if self._serving() is not served:
+                raise RefusedError(503, "another policy became active: ask again")
+            served.worker.begin(Session(instruction, 0, deliver))
+            served.worker.observe(observation, True)
+        try:
+            return answer.result(timeout=ANSWER_WITHIN_S)
+        except LateError:
+            raise RefusedError(503, f"no answer within {ANSWER_WITHIN_S:.0f} s") from None

@@ -1,0 +1,305 @@
+"""OpenVLA's REST interface: real requests, refusals, and whatever a body may hold."""
+
+from __future__ import annotations
+
+import http.client
+import json
+import socket
+import threading
+from contextlib import contextmanager
+from pathlib import Path
+
+import json_numpy
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from rldg_core.errors import UserError
+from rldg_core.image_codec import decode_jpeg
+from rldg_core.policy import PolicySpec
+from rldg_core.task import load_task
+from rldg_policy.serving import act_http, act_request
+from rldg_policy.serving.act_http import ActServer
+from rldg_policy.serving.act_request import ActService, RefusedError, parse_act, physical_action
+from rldg_policy.serving.inference import Session, Worker
+from rldg_policy.serving.records import Episode, Settings
+from rldg_policy.serving.server import PolicyServer
+from rldg_policy.serving.store import Loaded, Served
+
+TASK_FILE = Path(__file__).parents[2] / "rldg_bringup" / "config" / "tasks" / "insertion.yaml"
+ACTION = np.array([0.5, -1.0, 0.0, 0.1, 0.0, -0.2], dtype=np.float32)
+
+
+class Generalist:
+    """Answers ACTION, keeps what it was asked, and waits for `go`."""
+
+    def __init__(self, key: str = "toy", cameras=("wrist",)) -> None:
+        self.spec = PolicySpec(cameras, 64, 1, 6, 2, 10.0, statistics_key=key)
+        self.asked: list[tuple[str, np.ndarray]] = []
+        self.go = threading.Event()
+        self.go.set()
+        self.begun = threading.Event()
+
+    def warm_up(self) -> None: ...
+
+    def reset(self, instruction: str, seed: int) -> None:
+        self.instruction = instruction
+
+    def act(self, observation):
+        self.begun.set()
+        assert self.go.wait(20)
+        self.asked.append((self.instruction, decode_jpeg(observation.images["wrist"])))
+        return np.stack([ACTION, -ACTION])
+
+    def close(self) -> None: ...
+
+
+@contextmanager
+def serving(service: ActService):
+    server = ActServer(service, 0)
+    server.start()
+    try:
+        yield server.server_address[1]
+    finally:
+        server.stop()
+
+
+@pytest.fixture(scope="module")
+def shared():
+    """(port, policy) of one server for all requests."""
+    policy = Generalist()
+    worker = Worker("g", policy, threaded=True)
+    served = Served(Loaded("g", "toy", "", policy), worker)
+    with serving(ActService(load_task(TASK_FILE), lambda: served, threading.Lock())) as port:
+        yield port, policy
+    worker.close()
+
+
+@pytest.fixture
+def port(shared):
+    return shared[0]
+
+
+@pytest.fixture
+def policy(shared):
+    shared[1].asked.clear()
+    return shared[1]
+
+
+def image(height: int = 64, width: int = 64) -> np.ndarray:
+    return np.random.default_rng(0).integers(0, 256, (height, width, 3), dtype=np.uint8)
+
+
+def body(**changes) -> bytes:
+    fields = {"image": image(), "instruction": "insert the plug", **changes}
+    return json_numpy.dumps({k: v for k, v in fields.items() if v is not None}).encode()
+
+
+def ask(port: int, data: bytes, method: str = "POST", path: str = "/act", kind: str = "application/json"):
+    connection = http.client.HTTPConnection("127.0.0.1", port, timeout=20)
+    try:
+        connection.request(method, path, data, {"Content-Type": kind})
+        response = connection.getresponse()
+        return response.status, response.read().decode()
+    finally:
+        connection.close()
+
+
+def test_answers_as_openvlas_server_does(port, policy, task):
+    status, text = ask(port, body())
+    action = json_numpy.loads(text)
+    assert status == 200 and action.shape == (7,) and action.dtype == np.float64
+    np.testing.assert_allclose(action, [*(ACTION[:3] * 0.015), *(ACTION[3:] * 0.1), 0.0], atol=1e-9)
+    instruction, seen = policy.asked[0]
+    assert instruction == "insert the plug" and np.array_equal(seen, image()), "pixel by pixel"
+    status, text = ask(port, json.dumps({"encoded": body(unnorm_key="toy").decode()}).encode())
+    assert status == 200 and isinstance(json.loads(text), str)
+    assert np.array_equal(json_numpy.loads(json.loads(text)), action)
+    status, text = ask(port, b"", "GET", "/health")
+    assert status == 200 and json.loads(text)["unnorm_key"] == "toy"
+
+
+def test_the_gripper_is_1_when_open(task):
+    with_gripper = task.action.model_copy(update={"gripper": True})
+    values = np.append(ACTION, np.float32(1.0))
+    assert physical_action(values, with_gripper)[6] == 1.0
+    assert physical_action(-values, with_gripper)[6] == 0.0
+
+
+def test_an_image_of_another_form_is_squashed_to_a_square(port, policy):
+    assert ask(port, body(image=image(40, 90)))[0] == 200
+    assert policy.asked[0][1].shape == (64, 64, 3)
+
+
+@pytest.mark.parametrize(
+    ("data", "status", "reason"),
+    [
+        (b"", 400, "not valid JSON"),
+        (b"[1]", 400, "expected a JSON object"),
+        (b"[" * 100_000, 400, "not valid JSON"),
+        (b"\xff\xfe\x00", 400, "not valid JSON"),
+        (body(instruction=None), 400, "instruction: expected a text"),
+        (body(instruction="  "), 400, "instruction: expected a text that is not empty"),
+        (body(instruction="x" * 1001), 413, "instruction: longer than"),
+        (body(image=None), 400, "image: expected an array"),
+        (body(image=[[0]]), 400, "image: expected an array"),
+        (body(image=image().astype(np.float32)), 400, "image: expected dtype uint8, got <f4"),
+        (body(image=image()[..., 0]), 400, "image: expected shape [height, width, 3]"),
+        (body(image=image()[..., :2]), 400, "image: expected shape [height, width, 3]"),
+        (body(image=image()[:0]), 400, "image: 64x0 px"),
+        (body(unnorm_key="bridge_orig"), 400, "unnorm_key: 'bridge_orig', policy 'g' has 'toy'"),
+        (body(unnorm_key=3), 400, "unnorm_key: expected a text"),
+        (body(proprio=1), 400, "unknown field 'proprio'"),
+        (b'{"encoded": "{}", "image": 1}', 400, "encoded: expected a string"),
+        (b'{"encoded": "{"}', 400, "not valid JSON"),
+        (b'{"instruction":"a","image":{"__numpy__":"","dtype":"|O","shape":[1,1,3]}}', 400, "image: expected dtype"),
+        (b'{"instruction":"a","image":{"__numpy__":"","dtype":"|u1","shape":[9999,1,3]}}', 413, "at most 2048x2048"),
+        (
+            b'{"instruction":"a","image":{"__numpy__":"","dtype":"|u1","shape":[2,2,3]}}',
+            400,
+            "its base64 does not hold",
+        ),
+        (b'{"instruction":"a","image":{"__numpy__":"####","dtype":"|u1","shape":[1,1,3]}}', 400, "cannot be decoded"),
+        (b'{"instruction":"a","image":{"__numpy__":"AA==","dtype":"|u1","shape":[1,1,3]}}', 400, "cannot be decoded"),
+    ],
+)
+def test_bad_bodies_get_a_status_and_one_line(port, policy, data, status, reason):
+    got, text = ask(port, data)
+    assert got == status and reason in json.loads(text)["error"] and "\n" not in text
+    assert not policy.asked
+
+
+def test_bad_requests(port, monkeypatch):
+    assert ask(port, body(), kind="text/plain")[0] == 415
+    assert ask(port, body(), path="/other")[0] == 404
+    assert ask(port, b"", "GET")[0] == 405
+    assert ask(port, body(), "PUT")[0] == 501
+    monkeypatch.setattr(act_http, "MAX_BODY_BYTES", 10)
+    assert ask(port, body())[0] == 413
+    for length in ("", "-1", "1e3", "9" * 40):
+        with socket.create_connection(("127.0.0.1", port), timeout=20) as raw:
+            head = f"Content-Length: {length}\r\n" if length else ""
+            raw.sendall(f"POST /act HTTP/1.1\r\nContent-Type: application/json\r\n{head}\r\n".encode())
+            status = int(raw.makefile("rb").readline().split()[1])
+            assert status == (413 if length.startswith("9") else 411)
+
+
+def test_a_body_that_does_not_come_is_not_waited_for(port, monkeypatch):
+    monkeypatch.setattr(act_http._Handler, "timeout", 0.2)
+    with socket.create_connection(("127.0.0.1", port), timeout=20) as raw:
+        raw.sendall(b"POST /act HTTP/1.1\r\nContent-Type: application/json\r\nContent-Length: 9\r\n\r\n{")
+        assert raw.makefile("rb").readline().split()[1] == b"408"
+
+
+def test_a_policy_that_is_none_for_clients_is_refused(task):
+    for made, reason in ((Generalist(key=""), "no generalist"), (Generalist(cameras=("a", "b")), "a request has one")):
+        worker = Worker("g", made, threaded=False)
+        service = ActService(task, lambda: Served(Loaded("g", "toy", "", made), worker), threading.Lock())  # noqa: B023
+        with pytest.raises(RefusedError, match=reason) as caught:
+            service.act(parse_act(body()))
+        assert caught.value.status == 503
+
+
+def test_an_answer_that_takes_too_long_is_given_up(task, monkeypatch):
+    policy = Generalist()
+    monkeypatch.setattr(act_request, "ANSWER_WITHIN_S", 0.05)
+    worker = Worker("g", policy, threaded=True)
+    policy.go.clear()
+    served = Served(Loaded("g", "toy", "", policy), worker)
+    service = ActService(task, lambda: served, threading.Lock())
+    with pytest.raises(RefusedError, match="no answer within") as caught:
+        service.act(parse_act(body()))
+    assert caught.value.status == 503
+    policy.go.set()
+    worker.close()
+
+
+def test_an_episode_comes_first(task, observe):
+    """Requests are refused while one runs; one that still waits when it starts is refused, too."""
+    policy = Generalist()
+    lock, woken = threading.RLock(), threading.Semaphore(0)
+    server = PolicyServer(Settings(task), woken.release)
+    server.add(Loaded("g", "toy", "", policy), activate=True)
+
+    def between_episodes() -> Served:
+        if server.episode_runs:
+            raise RefusedError(409, "an episode runs")
+        return server.store.served
+
+    service = ActService(task, between_episodes, lock)
+    assert service.act(parse_act(body())).shape == (7,)
+    policy.go.clear()
+    policy.begun.clear()
+    server.store.served.worker.begin(Session("blocks", 0, lambda result: None))
+    server.store.served.worker.observe(observe(0), True)
+    assert policy.begun.wait(20)
+    statuses: list[int] = []
+
+    def refused() -> None:
+        with pytest.raises(RefusedError) as caught:
+            service.act(parse_act(body()))
+        statuses.append(caught.value.status)
+
+    waits = threading.Thread(target=refused)
+    waits.start()
+    worker = server.store.served.worker
+    deadline = threading.Event()
+    while not worker.waiting:
+        assert not deadline.wait(0.001)
+    with lock:
+        server.start(Episode("e", "insert", 1, 0, 0))
+    policy.go.set()
+    waits.join(20)
+    refused()
+    assert statuses == [409, 409]
+    server.observe(observe(0), 0.0)
+    while (action := server.next_action(0, 0.0)) is None:
+        assert woken.acquire(timeout=20)
+    assert policy.asked[-1][0] == "insert" and np.array_equal(action.values, ACTION)
+    server.end("e")
+    assert service.act(parse_act(body())).shape == (7,)
+    server.store.close(timeout_s=5)
+
+
+def test_a_port_that_is_taken_is_one_line(task, port):
+    with pytest.raises(UserError, match=rf"http 127.0.0.1:{port}: cannot listen"):
+        ActServer(ActService(task, lambda: None, threading.Lock()), port)
+
+
+json_values = st.recursive(
+    st.none() | st.booleans() | st.integers() | st.floats() | st.text(max_size=20) | st.just("|u1"),
+    lambda inner: st.lists(inner, max_size=4) | st.dictionaries(st.text(max_size=8), inner, max_size=4),
+    max_leaves=8,
+)
+arrays = st.fixed_dictionaries(
+    {},
+    optional={
+        "__numpy__": json_values | st.just("AAAA"),
+        "dtype": json_values | st.sampled_from(["|u1", "uint8", "|O", "<f8"]),
+        "shape": json_values | st.lists(st.integers(-3, 5000), min_size=3, max_size=3) | st.just([1, 1, 3]),
+    },
+)
+requests = st.fixed_dictionaries(
+    {},
+    optional={
+        "image": json_values | arrays,
+        "instruction": json_values | st.just("insert"),
+        "unnorm_key": json_values,
+        "encoded": json_values | st.text(),
+    },
+)
+
+
+@settings(max_examples=100, deadline=None)
+@given(st.binary(max_size=60) | requests.map(lambda r: json.dumps(r).encode()))
+def test_whatever_a_body_holds_it_is_read_or_refused(data: bytes) -> None:
+    request = refusal = None
+    try:
+        request = parse_act(data)
+    except RefusedError as error:
+        refusal = error
+    if refusal:
+        assert refusal.status in (400, 413) and str(refusal) and "\n" not in str(refusal)
+    else:
+        assert request.image.dtype == np.uint8 and request.image.shape[2] == 3 and request.instruction.strip()
