@@ -2,18 +2,83 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
+from rldg_bringup.client import StackClient
 from rldg_bringup.pipeline import stack_client, wait_active
 from rldg_bringup.stack import StackArguments
+from rldg_core.from_msg import stamp_ns
+from rldg_core.seeding import derive_seed
 from rldg_msgs.msg import PolicyAction
-from rldg_msgs.srv import ActivatePolicy
+from rldg_msgs.srv import ActivatePolicy, LoadPolicy
 from rldg_ros import qos
 
 TICKS_BETWEEN_SWAPS = 7
 """Not a divisor of the episode length, so that swaps fall on every phase of an episode."""
+
+SWAPS_PER_BAD_LOAD = 10
+"""A load that fails goes along with every so many swaps."""
+
+
+class _Swapper:
+    """Asks for swaps from any policy to any other, and checks whose actions come afterwards."""
+
+    def __init__(
+        self, client: StackClient, names: list[str], swaps: int, seed: int, progress: Callable[[int, int], None] | None
+    ) -> None:
+        self._client, self._names, self._swaps, self._progress = client, names, swaps, progress
+        self._rng = np.random.default_rng(derive_seed(seed, "swaps"))
+        self._active = names[0]
+        self._acknowledged_ns: int | None = time.time_ns()
+        self._acted = 0
+        self.done = self.confirmed = self.strays = self.refused_loads = 0
+        self._services: dict[str, Any] = {}
+        for kind, name in ((ActivatePolicy, "policy/activate"), (LoadPolicy, "policy/load")):
+            self._services[name] = service = client.node.create_client(kind, name)
+            client.wait(service.service_is_ready, 10.0, f"service {name}")
+        self._open = 0
+
+    @property
+    def idle(self) -> bool:
+        """Whether everything was answered."""
+        return self._open == 0
+
+    def on_action(self, message: PolicyAction) -> None:
+        """Of the old policy none may come for an observation that is newer than the acknowledgement."""
+        self._acted += 1
+        if self._acknowledged_ns is not None and stamp_ns(message.header.stamp) > self._acknowledged_ns:
+            self.strays += message.policy_id != self._active
+        if self._acted % TICKS_BETWEEN_SWAPS == 0 and self.done < self._swaps:
+            self._swap()
+
+    def _swap(self) -> None:
+        self.done += 1
+        target = str(self._rng.choice([name for name in self._names if name != self._active]))
+        self._active, self._acknowledged_ns = target, None
+        self._call("policy/activate", ActivatePolicy.Request(policy_id=target), self._on_swapped)
+        if self.done % SWAPS_PER_BAD_LOAD == 0:
+            bad = LoadPolicy.Request(policy_id="bad", backend="compact", path="/nowhere", activate=True)
+            self._call("policy/load", bad, self._on_bad_load)
+        if self._progress:
+            self._progress(self.done, self._swaps)
+
+    def _call(self, name: str, request: Any, answered: Callable[[Any], None]) -> None:
+        self._open += 1
+        self._services[name].call_async(request).add_done_callback(answered)
+
+    def _on_swapped(self, future: Any) -> None:
+        self._open -= 1
+        self.confirmed += bool(future.result().success)
+        self._acknowledged_ns = time.time_ns()
+
+    def _on_bad_load(self, future: Any) -> None:
+        self._open -= 1
+        self.refused_loads += not future.result().success
 
 
 def swap_under_load(
@@ -24,12 +89,13 @@ def swap_under_load(
     log_dir: Path,
     progress: Callable[[int, int], None] | None = None,
 ) -> dict[str, object]:
-    """Run episodes in real time, swap between `policies` (id -> back-end, path) `swaps` times, count missed ticks.
+    """Run episodes in real time, swap among `policies` (id -> back-end, path) `swaps` times, count missed ticks.
 
-    Returns attempts, swaps that the node confirmed, missed ticks in that time, ticks, and latencies [ms].
+    Returns attempts, swaps that the node confirmed, actions of an old policy after a confirmed swap, loads that were
+    meant to fail and did, ticks of that time, those that were missed or answered by holding, the ratio of the others,
+    and latencies [ms].
     """
     names = list(policies)
-    done, acted = 0, 0
     with stack_client(arguments, log_dir) as (_, client):
         for name, (backend, path) in policies.items():
             client.load_policy(name, backend, path)
@@ -37,40 +103,32 @@ def swap_under_load(
         wait_active(client)
         before = client.policy_status
         assert before is not None
-        pending: list[Any] = []
-
-        service = client.node.create_client(ActivatePolicy, "policy/activate")
-        client.wait(service.service_is_ready, 10.0, "service policy/activate")
-
-        def on_action(_message: PolicyAction) -> None:
-            nonlocal done, acted
-            acted += 1
-            if acted % TICKS_BETWEEN_SWAPS == 0 and done < swaps:
-                done += 1
-                target = names[done % len(names)]
-                pending.append(service.call_async(ActivatePolicy.Request(policy_id=target)))
-                if progress:
-                    progress(done, swaps)
-
-        subscription = client.node.create_subscription(PolicyAction, "policy_action", on_action, qos.STREAM)
+        swapper = _Swapper(client, names, swaps, seed, progress)
+        subscription = client.node.create_subscription(PolicyAction, "policy_action", swapper.on_action, qos.STREAM)
         episodes = 0
-        while done < swaps:
+        while swapper.done < swaps:
             client.run_episodes(1, seed + episodes)
             episodes += 1
-        client.wait(lambda: all(f.done() for f in pending), 10.0, "service policy/activate")
-        confirmed = sum(bool(f.result().success) for f in pending)
-        expected = before.swaps + confirmed
+        client.wait(lambda: swapper.idle, 10.0, "service policy/activate")
+        expected = before.swaps + swapper.confirmed
         client.wait(
             lambda: client.policy_status is not None and client.policy_status.swaps >= expected, 10.0, "policy_status"
         )
+        client.spin(1.2)  # the status that counts the last tick
         after = client.policy_status
         client.node.destroy_subscription(subscription)
     assert after is not None
+    ticks = int(after.ticks - before.ticks)
+    missed, dry = int(after.missed_ticks - before.missed_ticks), int(after.dry_ticks - before.dry_ticks)
     return {
-        "attempts": done,
-        "confirmed": confirmed,
-        "missed_ticks": int(after.missed_ticks - before.missed_ticks),
-        "ticks": int(after.ticks - before.ticks),
+        "attempts": swapper.done,
+        "confirmed": swapper.confirmed,
+        "strays": swapper.strays,
+        "refused_loads": swapper.refused_loads,
+        "missed_ticks": missed,
+        "dry_ticks": dry,
+        "ticks": ticks,
+        "acted_ratio": round((ticks - missed - dry) / max(1, ticks), 4),
         "latency_p50_ms": round(1000 * after.latency_p50_s, 3),
         "latency_p99_ms": round(1000 * after.latency_p99_s, 3),
         "episodes": episodes,
