@@ -50,7 +50,7 @@ class Steps:
 
             value, gradients = jax.value_and_grad(of)(state.params)
             # A gradient that is not finite spoils the parameters while this step's loss still looks well.
-            value = jnp.where(jnp.isfinite(optax.global_norm(gradients)), value, jnp.nan)
+            value = jnp.where(jnp.isfinite(optax.tree.norm(gradients)), value, jnp.nan)
             updates, moments = optimiser.update(gradients, state.moments, state.params)
             params = optax.apply_updates(state.params, updates)
             return TrainState(params, moments, state.step + 1), value
@@ -69,7 +69,8 @@ class Steps:
 
     def start(self, params: Flat) -> TrainState:
         """State before the first step, on the devices."""
-        state: TrainState = self.replicate(TrainState(params, self._optimiser.init(params), jnp.zeros((), jnp.int32)))
+        moments = jax.jit(self._optimiser.init)(params)
+        state: TrainState = self.replicate(TrainState(params, moments, jnp.zeros((), jnp.int32)))
         return state
 
     def replicate(self, tree: Any) -> Any:
