@@ -19,7 +19,7 @@ from rldg_policy.compact.batches import MIRRORED
 from rldg_policy.compact.checkpoint import read_checkpoint, write_random
 from rldg_policy.compact.colours import recoloured
 from rldg_policy.compact.config import ModelConfig, TrainConfig
-from rldg_policy.compact.heads import DiffusionHead, cosine_betas, make_head, soft_targets
+from rldg_policy.compact.heads import Denoiser, DiffusionHead, cosine_betas, make_head, soft_targets
 from rldg_policy.compact.inputs import instruction_tokens, mirrored, to_input, view_images, views
 from rldg_policy.compact.model import parameter_count, random_model
 from rldg_policy.compact.policy import CompactPolicy
@@ -71,23 +71,32 @@ def test_schedule_of_the_noise():
     assert np.prod(1 - betas[:10]) == pytest.approx(half / start, rel=1e-6)
 
 
-def test_denoising_by_the_true_answer_finds_the_action():
+def test_denoising_by_the_true_answer_finds_the_action(monkeypatch):
     """With a network that knows the answer, 20 steps end at it, from noise and from none."""
     config = ModelConfig(head="diffusion", horizon=2)
     head = DiffusionHead(config)
-    truth = torch.linspace(-2, 2, 14)[None]
+    truth = np.linspace(-2, 2, 14, dtype=np.float32)[None]
     steps = iter([])
 
-    def true_velocity(condition, noisy):
+    def true_velocity(self, condition, noisy):
         kept = float(head.kept[next(steps)])
         noise = (noisy - kept**0.5 * truth) / (1 - kept) ** 0.5
         return kept**0.5 * noise - (1 - kept) ** 0.5 * truth
 
-    head.forward = true_velocity
+    monkeypatch.setattr(Denoiser, "__call__", true_velocity)
     for rng in (None, torch.Generator().manual_seed(0)):
         steps = iter(range(19, -1, -1))
         found = head.action(torch.zeros(1, config.width), rng)
-        torch.testing.assert_close(found.reshape(1, 14), truth, atol=1e-4, rtol=0)
+        np.testing.assert_allclose(found.reshape(1, 14), truth, atol=1e-4)
+
+
+def test_the_denoiser_of_inference_is_that_of_training():
+    head = random_model(ModelConfig(head="diffusion"), 4).head
+    for parameter in head.parameters():
+        torch.nn.init.normal_(parameter, std=0.2, generator=torch.Generator().manual_seed(parameter.numel()))
+    condition, noisy = (torch.randn(3, n, generator=torch.Generator().manual_seed(n)) for n in (128, 28))
+    found = Denoiser(head)(condition.numpy(), noisy.numpy())
+    np.testing.assert_allclose(found, head(condition, noisy).detach().numpy(), atol=1e-3, rtol=1e-4)
 
 
 def test_instructions_share_tokens_and_differ():

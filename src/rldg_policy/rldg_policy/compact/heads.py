@@ -7,6 +7,7 @@ sample with, or None to be deterministic.
 from __future__ import annotations
 
 import math
+from typing import NamedTuple
 
 import numpy as np
 import torch
@@ -24,6 +25,8 @@ SLOT_WIDTH = 32
 """Of an action component before its bins."""
 CLIP = 5.0
 """Largest normalised action in diffusion (Octo)."""
+NORM_EPSILON = 1e-5
+"""Of torch's LayerNorm."""
 TIME_FREQUENCY = 0.2
 """Standard deviation of the Fourier features' frequencies at the start (Octo)."""
 
@@ -92,6 +95,29 @@ def cosine_betas(steps: int) -> NDArray[np.float64]:
     return betas
 
 
+class DenoisingStep(NamedTuple):
+    """x, v -> clean = noisy x - velocity v -> clean clean + stay x + noise N(0, 1): the posterior's mean and, as Octo
+    does, beta's deviation; none in the last step."""
+
+    noisy: float
+    velocity: float
+    clean: float
+    stay: float
+    noise: float
+
+    @classmethod
+    def of(cls, betas: NDArray[np.float64]) -> DenoisingStep:
+        """The step that undoes the last of these."""
+        beta, kept_next, kept = float(betas[-1]), float(np.prod(1 - betas[:-1])), float(np.prod(1 - betas))
+        return cls(
+            noisy=math.sqrt(kept),
+            velocity=math.sqrt(1 - kept),
+            clean=math.sqrt(kept_next) * beta / (1 - kept),
+            stay=math.sqrt(1 - beta) * (1 - kept_next) / (1 - kept),
+            noise=math.sqrt(beta) if len(betas) > 1 else 0.0,
+        )
+
+
 class DiffusionHead(nn.Module):
     """DDPM over the whole chunk, which an MLP ResNet denoises (Octo's, narrower); actions by mean and deviation.
 
@@ -119,8 +145,9 @@ class DiffusionHead(nn.Module):
             for _ in range(config.diffusion_blocks)
         )
         self.velocity = nn.Linear(width, chunk)
-        self.betas = cosine_betas(config.diffusion_steps)
-        self.kept = np.cumprod(1 - self.betas)
+        betas = cosine_betas(config.diffusion_steps)
+        self.kept = np.cumprod(1 - betas)
+        self.steps = [DenoisingStep.of(betas[: step + 1]) for step in range(config.diffusion_steps)]
 
     @staticmethod
     def normalise(statistics: ActionStatistics, physical: Float32) -> Float32:
@@ -157,24 +184,55 @@ class DiffusionHead(nn.Module):
 
     def action(self, features: Tensor, rng: Generator | None) -> Tensor:
         """Sampled, or from no noise with none added, which goes to the middle of the distribution."""
-        shape = (len(features), self.config.horizon * ACTION_DIM)
-        condition, times = self.from_features(features), self._times()
-        x = torch.zeros(shape) if rng is None else torch.randn(shape, generator=rng)
-        for step in reversed(range(self.config.diffusion_steps)):
-            beta, kept = float(self.betas[step]), float(self.kept[step])
-            kept_next = kept / (1 - beta)
-            clean = math.sqrt(kept) * x - math.sqrt(1 - kept) * self(condition + times[step], x)
-            clean_share = math.sqrt(kept_next) * beta / (1 - kept)
-            x = clean_share * clean.clamp(-CLIP, CLIP) + math.sqrt(1 - beta) * (1 - kept_next) / (1 - kept) * x
-            if step > 0 and rng is not None:
-                x = x + math.sqrt(beta) * torch.randn(shape, generator=rng)
-        return x.reshape(len(features), self.config.horizon, ACTION_DIM)
+        count, steps = len(features), self.config.diffusion_steps
+        shape = (steps + 1, count, self.config.horizon * ACTION_DIM)
+        noise = (torch.zeros(shape) if rng is None else torch.randn(shape, generator=rng)).numpy()
+        condition = (self.from_features(features) + self._times()[:, None]).detach().numpy()
+        network = Denoiser(self)
+        x = noise[steps]
+        for step in reversed(range(steps)):
+            of = self.steps[step]
+            clean = of.noisy * x - of.velocity * network(condition[step], x)
+            x = of.clean * np.minimum(np.maximum(clean, -CLIP), CLIP) + of.stay * x + of.noise * noise[step]
+        return torch.from_numpy(x).reshape(count, self.config.horizon, ACTION_DIM)
 
     def _times(self) -> Tensor:
         """What each step adds to the condition (steps, D)."""
         phase = 2 * torch.pi * torch.arange(self.config.diffusion_steps)[:, None] * self.frequencies
         times: Tensor = self.from_time(self.time(torch.cat([phase.cos(), phase.sin()], 1)))
         return times
+
+
+class Denoiser:
+    """`DiffusionHead.forward` in numpy, without gradients: for one chunk torch's calls cost more than their work."""
+
+    def __init__(self, head: DiffusionHead) -> None:
+        blocks: list[tuple[Float32, ...]] = []
+        for block in head.blocks:
+            gain, offset, wide, bias, thin, thin_bias = (p.detach().numpy() for p in block.parameters())
+            blocks.append(((wide * gain).T, wide @ offset + bias, thin.T, thin_bias))
+        self._blocks = blocks
+        self._from_action = head.from_action.weight.detach().numpy().T
+        self._to_velocity = head.velocity.weight.detach().numpy().T
+        self._bias = head.velocity.bias.detach().numpy()
+        width = head.config.diffusion_width
+        self._mean = np.full((width, 1), 1 / width, dtype=np.float32)
+
+    def __call__(self, condition: Float32, action: Float32) -> Float32:
+        """condition (B, D), noisy chunk (B, H * 7) -> v (B, H * 7)."""
+        x = condition + action @ self._from_action
+        for widen, widen_bias, narrow, narrow_bias in self._blocks:
+            centred = x - x @ self._mean
+            normed = centred / np.sqrt(np.square(centred) @ self._mean + NORM_EPSILON)
+            x = x + silu(normed @ widen + widen_bias) @ narrow + narrow_bias
+        velocity: Float32 = silu(x) @ self._to_velocity + self._bias
+        return velocity
+
+
+def silu(x: Float32) -> Float32:
+    """x times its logistic function."""
+    y: Float32 = x / (1 + np.exp(-x))
+    return y
 
 
 Head = BinsHead | DiffusionHead
