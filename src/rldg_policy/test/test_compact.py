@@ -132,6 +132,8 @@ def test_the_mirror_exchanges_left_and_right():
     assert np.abs(mirrored(seen, config).astype(int) - flipped).max() <= 12  # two JPEG files
     assert np.array_equal(mirrored(mirrored(seen, config), config), seen)
     assert MIRRORED.tolist() == [1, -1, 1, -1, 1, -1, 1]
+    with pytest.raises(ValueError, match="not in the middle"):
+        TrainConfig(mirror=0.5, model=ModelConfig(tip_x=70))
 
 
 def test_recolouring_keeps_places():

@@ -104,6 +104,12 @@ class TrainConfig(_Model):
     cached_images: Index = 16_000
     model: ModelConfig = ModelConfig()
 
+    @model_validator(mode="after")
+    def _mirror_in_the_middle(self) -> TrainConfig:
+        if self.mirror and 2 * self.model.tip_x + self.model.tip_px != self.model.image_size:
+            raise ValueError("mirror: the window around the tip (tip_x, tip_px) is not in the middle of the image")
+        return self
+
 
 class CheckpointConfig(_Model):
     """config.json of a checkpoint; what it expects of a stack is in rldg.json."""
