@@ -5,7 +5,7 @@ from __future__ import annotations
 import sys
 from pathlib import Path
 
-from rldg_core.compilations import cache_compilations
+from rldg_core.jax_runtime import cache_compilations
 
 sys.path.insert(0, str(Path(__file__).parent))
 cache_compilations()
