@@ -52,6 +52,9 @@ def compact(
     steps: Steps = COMPACT.steps,
     batch: Batch = COMPACT.batch,
     learning_rate: LearningRate = COMPACT.learning_rate,
+    mirror: Annotated[
+        float, typer.Option(help="Share of samples seen in a mirror: for a camera in the hand's plane of symmetry.")
+    ] = COMPACT.mirror,
     shuffle_buffer: ShuffleBuffer = COMPACT.shuffle_buffer,
     save_every: SaveEvery = COMPACT.save_every,
     resume: Resume = False,
@@ -63,6 +66,7 @@ def compact(
         "steps": steps,
         "batch": batch,
         "learning_rate": learning_rate,
+        "mirror": mirror,
         "shuffle_buffer": shuffle_buffer,
         "save_every": save_every,
         "model": {"head": head, "horizon": horizon, "window": window},

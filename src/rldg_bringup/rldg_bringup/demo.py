@@ -43,6 +43,8 @@ ProgressMaker = Callable[[str], Callable[[int, int], None]]
 GENERALISTS = ("scripted", "rldg")
 """Named after their training data: scripted operator, RL specialist."""
 
+MIRROR = 0.5
+"""Share of mirrored samples: the wrist camera looks along the hand's plane of symmetry (TrainConfig.mirror)."""
 NEAR_PORT_M = 0.015
 SCENE_TOPIC = "/rldg/scene"
 GIF_FPS = 10.0
@@ -183,7 +185,7 @@ class Demo:
         outcome = finetune(
             self._dataset(name),
             folder / "checkpoint",
-            TrainConfig(steps=self.plan.finetune_steps),
+            TrainConfig(steps=self.plan.finetune_steps, mirror=MIRROR),
             seed=self.seed,
             progress=self.progress(f"fine-tune on {name} data"),
         )
@@ -198,7 +200,8 @@ class Demo:
         arguments = replace(self._arguments, run_id="evaluation")
         with stack_client(arguments, folder / "log") as (_, client):
             for name in GENERALISTS:
-                client.load_policy(name, "compact", str(self._generalist(name)))
+                # Sampled: the mean of its actions stays where it is stuck (benchmarks/results/distillation.json).
+                client.load_policy(name, "compact", str(self._generalist(name)), explore=True)
             for name in GENERALISTS:
                 client.activate_policy(name)
                 result[name] = {}
@@ -232,7 +235,7 @@ class Demo:
             wait_active(client)
             collector = FrameCollector(client, SCENE_TOPIC)
             for index, (name, backend, checkpoint) in enumerate(policies):
-                client.load_policy(name, backend, str(checkpoint), activate=True)
+                client.load_policy(name, backend, str(checkpoint), explore=backend == "compact", activate=True)
                 collector.take()
                 outcome = client.run_episodes(1, self.seeds["media"], (self.plan.object_name,))
                 wrist, scene = collector.take()

@@ -88,13 +88,16 @@ def test_options_reach_compact(trainings, folders):
     data, _, out = folders
     options = (
         "--head diffusion --horizon 2 --window 2 --steps 7 --batch 3 --learning-rate 1e-4 --shuffle-buffer 50 "
-        "--save-every 2"
+        "--save-every 2 --mirror 0.5"
     )
     rldg("finetune", "compact", data, "--out", out, *options.split())
     model = {"head": "diffusion", "horizon": 2, "window": 2}
     assert trainings.config == TrainConfig.model_validate(
-        {"steps": 7, "batch": 3, "learning_rate": 1e-4, "shuffle_buffer": 50, "save_every": 2, "model": model}
-    )
+        {
+            "steps": 7, "batch": 3, "learning_rate": 1e-4, "mirror": 0.5, "shuffle_buffer": 50, "save_every": 2,
+            "model": model,
+        }
+    )  # fmt: skip
 
 
 def test_options_reach_openvla(trainings, folders):
