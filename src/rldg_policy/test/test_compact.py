@@ -19,7 +19,7 @@ from rldg_policy.compact.batches import MIRRORED
 from rldg_policy.compact.checkpoint import read_checkpoint, write_random
 from rldg_policy.compact.colours import recoloured
 from rldg_policy.compact.config import ModelConfig, TrainConfig
-from rldg_policy.compact.heads import Denoiser, DiffusionHead, cosine_betas, make_head, soft_targets
+from rldg_policy.compact.heads import DiffusionHead, DiffusionSampler, cosine_betas, make_head, soft_targets
 from rldg_policy.compact.inputs import instruction_tokens, mirrored, to_input, view_images, views
 from rldg_policy.compact.model import parameter_count, random_model
 from rldg_policy.compact.policy import CompactPolicy
@@ -83,19 +83,19 @@ def test_denoising_by_the_true_answer_finds_the_action(monkeypatch):
         noise = (noisy - kept**0.5 * truth) / (1 - kept) ** 0.5
         return kept**0.5 * noise - (1 - kept) ** 0.5 * truth
 
-    monkeypatch.setattr(Denoiser, "__call__", true_velocity)
+    monkeypatch.setattr(DiffusionSampler, "velocity", true_velocity)
     for rng in (None, torch.Generator().manual_seed(0)):
         steps = iter(range(19, -1, -1))
-        found = head.action(torch.zeros(1, config.width), rng)
+        found = head.sampler()(torch.zeros(1, config.width), rng)
         np.testing.assert_allclose(found.reshape(1, 14), truth, atol=1e-4)
 
 
-def test_the_denoiser_of_inference_is_that_of_training():
+def test_the_network_of_inference_is_that_of_training():
     head = random_model(ModelConfig(head="diffusion"), 4).head
     for parameter in head.parameters():
         torch.nn.init.normal_(parameter, std=0.2, generator=torch.Generator().manual_seed(parameter.numel()))
     condition, noisy = (torch.randn(3, n, generator=torch.Generator().manual_seed(n)) for n in (128, 28))
-    found = Denoiser(head)(condition.numpy(), noisy.numpy())
+    found = DiffusionSampler(head).velocity(condition.numpy(), noisy.numpy())
     np.testing.assert_allclose(found, head(condition, noisy).detach().numpy(), atol=1e-3, rtol=1e-4)
 
 
@@ -205,7 +205,7 @@ def test_expected_value_and_mode_decoding(checkpoint):
     for decode in ("mean", "mode"):
         head = make_head(config.model_copy(update={"decode": decode}))
         head.forward = lambda features: logits
-        found[decode] = float(head.action(torch.zeros(1, config.width), None)[0, 0, 0])
+        found[decode] = float(head.sampler()(torch.zeros(1, config.width), None)[0, 0, 0])
     assert found["mode"] == pytest.approx(from_bins(10), abs=1e-6)
     assert from_bins(10) < found["mean"] < from_bins(20)
 

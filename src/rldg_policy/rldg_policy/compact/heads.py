@@ -1,12 +1,13 @@
 """Two interchangeable heads: features (B, F) -> chunk of normalised actions (B, H, 7).
 
-Each has `normalise` and `denormalise` (physical <-> what it predicts), `loss`, and `action` with a generator to
-sample with, or None to be deterministic.
+Each has `normalise` and `denormalise` (physical <-> what it predicts), `loss`, and `sampler`, which acts with the
+weights of the moment.
 """
 
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 from typing import NamedTuple
 
 import numpy as np
@@ -21,6 +22,8 @@ from rldg_policy.compact.config import BINS, ModelConfig, TrainConfig
 from rldg_policy.compact.tokenize import bin_values, to_bins
 
 Float32 = NDArray[np.float32]
+Sampler = Callable[[Tensor, Generator | None], Tensor]
+"""Features (B, F) and a generator to sample with, or None to be deterministic -> normalised chunk (B, H, 7)."""
 SLOT_WIDTH = 32
 """Of an action component before its bins."""
 CLIP = 5.0
@@ -66,8 +69,11 @@ class BinsHead(nn.Module):
         loss: Tensor = ((cross_entropy + config.l1_weight * error) * weight).sum()
         return loss
 
-    def action(self, features: Tensor, rng: Generator | None) -> Tensor:
-        """Sampled at temperature 1, or by the configured decoding."""
+    def sampler(self) -> Sampler:
+        """Samples at temperature 1, or without a generator decodes as configured."""
+        return self._action
+
+    def _action(self, features: Tensor, rng: Generator | None) -> Tensor:
         logits = self(features)
         if rng is None and self.config.decode == "mean":
             expected: Tensor = logits.softmax(-1) @ self.values
@@ -177,49 +183,56 @@ class DiffusionHead(nn.Module):
         clean = actions.flatten(1).repeat(draws, 1)
         noisy = kept.sqrt() * clean + (1 - kept).sqrt() * noise
         wanted = kept.sqrt() * noise - (1 - kept).sqrt() * clean
-        condition = self.from_features(features).repeat(draws, 1) + self._times()[step]
+        condition = self.from_features(features).repeat(draws, 1) + self.times()[step]
         error = (self(condition, noisy) - wanted).square().reshape(draws, *actions.shape)
         loss: Tensor = (error.mean(0) * weight).sum()
         return loss
 
-    def action(self, features: Tensor, rng: Generator | None) -> Tensor:
-        """Sampled, or from no noise with none added, which goes to the middle of the distribution."""
-        count, steps = len(features), self.config.diffusion_steps
-        shape = (steps + 1, count, self.config.horizon * ACTION_DIM)
-        noise = (torch.zeros(shape) if rng is None else torch.randn(shape, generator=rng)).numpy()
-        condition = (self.from_features(features) + self._times()[:, None]).detach().numpy()
-        network = Denoiser(self)
-        x = noise[steps]
-        for step in reversed(range(steps)):
-            of = self.steps[step]
-            clean = of.noisy * x - of.velocity * network(condition[step], x)
-            x = of.clean * np.minimum(np.maximum(clean, -CLIP), CLIP) + of.stay * x + of.noise * noise[step]
-        return torch.from_numpy(x).reshape(count, self.config.horizon, ACTION_DIM)
+    def sampler(self) -> Sampler:
+        """Samples; without a generator it starts from no noise and adds none: the middle of the distribution."""
+        return DiffusionSampler(self)
 
-    def _times(self) -> Tensor:
+    def times(self) -> Tensor:
         """What each step adds to the condition (steps, D)."""
         phase = 2 * torch.pi * torch.arange(self.config.diffusion_steps)[:, None] * self.frequencies
         times: Tensor = self.from_time(self.time(torch.cat([phase.cos(), phase.sin()], 1)))
         return times
 
 
-class Denoiser:
-    """`DiffusionHead.forward` in numpy, without gradients: for one chunk torch's calls cost more than their work."""
+class DiffusionSampler:
+    """Denoising with the weights that the head has now, in numpy: for one chunk torch's calls cost more than their
+    work."""
 
     def __init__(self, head: DiffusionHead) -> None:
+        config = head.config
         blocks: list[tuple[Float32, ...]] = []
         for block in head.blocks:
             gain, offset, wide, bias, thin, thin_bias = (p.detach().numpy() for p in block.parameters())
             blocks.append(((wide * gain).T, wide @ offset + bias, thin.T, thin_bias))
         self._blocks = blocks
+        self._from_features = head.from_features
+        self._times = head.times().detach().numpy()
         self._from_action = head.from_action.weight.detach().numpy().T
         self._to_velocity = head.velocity.weight.detach().numpy().T
         self._bias = head.velocity.bias.detach().numpy()
-        width = head.config.diffusion_width
-        self._mean = np.full((width, 1), 1 / width, dtype=np.float32)
+        self._mean = np.full((config.diffusion_width, 1), 1 / config.diffusion_width, dtype=np.float32)
+        self._steps = head.steps
+        self._chunk = (config.horizon, ACTION_DIM)
 
-    def __call__(self, condition: Float32, action: Float32) -> Float32:
-        """condition (B, D), noisy chunk (B, H * 7) -> v (B, H * 7)."""
+    def __call__(self, features: Tensor, rng: Generator | None) -> Tensor:
+        """Features (B, F) -> normalised chunk (B, H, 7)."""
+        steps = len(self._steps)
+        shape = (steps + 1, len(features), self._chunk[0] * self._chunk[1])
+        noise = (torch.zeros(shape) if rng is None else torch.randn(shape, generator=rng)).numpy()
+        seen = self._from_features(features).detach().numpy()
+        x = noise[steps]
+        for of, time, fresh in zip(self._steps[::-1], self._times[::-1], noise[:steps][::-1], strict=True):
+            clean = of.noisy * x - of.velocity * self.velocity(seen + time, x)
+            x = of.clean * np.minimum(np.maximum(clean, -CLIP), CLIP) + of.stay * x + of.noise * fresh
+        return torch.from_numpy(x).reshape(len(features), *self._chunk)
+
+    def velocity(self, condition: Float32, action: Float32) -> Float32:
+        """What the head's forward gives: condition (B, D), noisy chunk (B, H * 7) -> v (B, H * 7)."""
         x = condition + action @ self._from_action
         for widen, widen_bias, narrow, narrow_bias in self._blocks:
             centred = x - x @ self._mean

@@ -37,6 +37,7 @@ class CompactPolicy:
         check_task(path, manifest, task)
         check_scale(path, checkpoint.statistics, task)
         self._model = checkpoint.model
+        self._sampler = checkpoint.model.head.sampler()
         self._statistics = checkpoint.statistics
         self._task = task
         self._explore = explore
@@ -103,9 +104,7 @@ class CompactPolicy:
         seen = torch.stack([self._seen[0]] * missing + list(self._seen), 1)
         mask = (torch.arange(window) >= missing)[None].float()
         features = self._model.features(seen, mask)
-        normalised: NDArray[np.float32] = self._model.head.action(features, self._rng if self._explore else None)[
-            0
-        ].numpy()
+        normalised: NDArray[np.float32] = self._sampler(features, self._rng if self._explore else None)[0].numpy()
         return normalised
 
     def close(self) -> None:
