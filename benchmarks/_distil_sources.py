@@ -7,13 +7,15 @@ from pathlib import Path
 from typing import Any
 
 SOURCES = ("rldg", "scripted")
+VARIANTS = (*SOURCES, "rldg_sampled")
+"""rldg_sampled: the specialist's actions are sampled, as they were while it learnt."""
 
 
 def record(source: str, reference: str, specialist: Path, bag_dir: Path, successes: int, tasks: Path) -> None:
     """Record until `bag_dir` holds so many successful episodes; failed ones are bags, too.
 
     Episode k begins the same whenever it is run, so a run that was killed goes on where it stopped. The specialist
-    acts by the mode of its distribution, as it does in `rldg run`.
+    acts by the mode of its distribution, as it does in `rldg run`, but for `rldg_sampled`.
     """
     from _rollout import Rollout, hold
 
@@ -36,7 +38,7 @@ def record(source: str, reference: str, specialist: Path, bag_dir: Path, success
     if source == "scripted":
         operator = make_operator(OperatorConfig(mode="demonstrate"), task)
     else:
-        policy = SpecialistPolicy(specialist, task, explore=False)
+        policy = SpecialistPolicy(specialist, task, explore=source == "rldg_sampled")
         policy.warm_up()
     still = hold(task)
     for k in range(len(outcomes), 4 * successes):

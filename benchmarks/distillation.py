@@ -3,6 +3,7 @@
     python benchmarks/distillation.py                              # everything; goes on where it was stopped
     python benchmarks/distillation.py --stages specialists bags    # a part of it
     python benchmarks/distillation.py --stages matrix --heads bins --seeds 0 --episodes 45
+    python benchmarks/distillation.py --data rldg_sampled --heads bins --seeds 0 --episodes 45   # a variant of the data
     python benchmarks/distillation.py --stages results             # table and plot of what there is
 
 1. specialists: one for each seen connector (RLPD on the simulated cell, until 2 x 20 of 20 evaluations succeed).
@@ -24,6 +25,7 @@ import shutil
 import subprocess
 import sys
 import time
+from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor, as_completed
 from dataclasses import asdict, dataclass
 from itertools import product
@@ -32,7 +34,7 @@ from typing import Any
 
 from _distil_evaluate import SEEN, TASK, TASKS, evaluate
 from _distil_plot import plot
-from _distil_sources import SOURCES, make_dataset, quality, record, recorded
+from _distil_sources import SOURCES, VARIANTS, make_dataset, quality, record, recorded
 from _distil_specialists import train_specialist
 from _distil_table import Row, ordered, summary
 
@@ -46,6 +48,8 @@ HEADS = ("bins", "diffusion")
 SIZES = (15, 45, 90)
 MAIN = 45
 """Episodes per connector that every seed is trained on."""
+TRAINING = {"mirror": 0.5}
+"""What differs from the defaults of `rldg finetune compact`: the scene has a left and a right that look alike."""
 
 
 @dataclass(frozen=True)
@@ -72,9 +76,9 @@ def specialists() -> None:
             write_json(story, train_specialist(f"{TASK}:{connector}", 0, folder, TASKS))
 
 
-def bags() -> None:
+def bags(sources: Sequence[str]) -> None:
     """Stage 2."""
-    for source, connector in product(SOURCES, SEEN):
+    for source, connector in product(sources, SEEN):
         specialist = PARTS / "specialists" / connector
         record(source, f"{TASK}:{connector}", specialist, bag_dir(source, connector), max(SIZES), TASKS)
 
@@ -90,11 +94,11 @@ def dataset(source: str, episodes: int) -> Path:
     return make_dataset(f"connectors_{source}_{episodes}", folders, episodes, PARTS / "datasets")
 
 
-def planned(heads: tuple[str, ...], seeds: tuple[int, ...], sizes: tuple[int, ...]) -> list[Run]:
+def planned(sources: Sequence[str], heads: Sequence[str], seeds: Sequence[int], sizes: Sequence[int]) -> list[Run]:
     """The runs, the most telling first: every seed of MAIN, then the other sizes with the first seed."""
-    main = [Run(data, head, MAIN, seed) for seed, head, data in product(seeds, heads, SOURCES) if MAIN in sizes]
+    main = [Run(data, head, MAIN, seed) for seed, head, data in product(seeds, heads, sources) if MAIN in sizes]
     others = [n for n in sizes if n != MAIN]
-    return main + [Run(data, head, n, seeds[0]) for head, n, data in product(heads, others, SOURCES)]
+    return main + [Run(data, head, n, seeds[0]) for head, n, data in product(heads, others, sources)]
 
 
 def train_and_score(run: Run) -> None:
@@ -103,7 +107,7 @@ def train_and_score(run: Run) -> None:
     from rldg_policy.compact.train import finetune
 
     path = dataset(run.data, run.episodes)
-    config = TrainConfig.model_validate({"model": {"head": run.head}})
+    config = TrainConfig.model_validate({**TRAINING, "model": {"head": run.head}})
     settings = {"config": config.model_dump(mode="json"), "dataset": str(path.relative_to(ROOT)), "seed": run.seed}
     story, checkpoint, scores = run.folder / "training.json", run.folder / "checkpoint", run.folder / "scores.json"
     if not story.is_file() or any(read_json(story)[k] != value for k, value in settings.items()):
@@ -132,14 +136,15 @@ def rows() -> list[Row]:
     return ordered(found)
 
 
-def sources() -> list[dict[str, Any]]:
+def qualities() -> list[dict[str, Any]]:
     """How good the specialists and the operator are."""
     from rldg_core.task import find_task
 
     period_s = find_task(TASK, [TASKS]).period_ns / 1e9
     return [
         {"data": source, "connector": connector, **quality(recorded(bag_dir(source, connector)), period_s)}
-        for source, connector in product(SOURCES, SEEN)
+        for source, connector in product(VARIANTS, SEEN)
+        if bag_dir(source, connector).is_dir()
     ]
 
 
@@ -147,7 +152,7 @@ def write_results() -> None:
     """Stage 5."""
     table = rows()
     write_json(RESULTS / "distillation.json", table)
-    write_json(RESULTS / "distillation_sources.json", sources())
+    write_json(RESULTS / "distillation_sources.json", qualities())
     if table:
         plot(table, ROOT / "docs/images/distillation.png")
         print("\n".join(summary(table)), flush=True)
@@ -157,6 +162,7 @@ def main() -> None:
     """Command line."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--stages", nargs="+", choices=STAGES, default=list(STAGES))
+    parser.add_argument("--data", nargs="+", choices=VARIANTS, default=list(SOURCES))
     parser.add_argument("--heads", nargs="+", choices=HEADS, default=list(HEADS))
     parser.add_argument("--seeds", nargs="+", type=int, default=[0, 1, 2], help="of training")
     parser.add_argument("--episodes", nargs="+", type=int, choices=SIZES, default=list(SIZES), help="per connector")
@@ -169,12 +175,12 @@ def main() -> None:
     if "specialists" in args.stages:
         specialists()
     if "bags" in args.stages:
-        bags()
+        bags(args.data)
     if "datasets" in args.stages:
-        for source, episodes in product(SOURCES, args.episodes):
+        for source, episodes in product(args.data, args.episodes):
             print(dataset(source, episodes), flush=True)
     if "matrix" in args.stages:
-        runs = planned(tuple(args.heads), tuple(args.seeds), tuple(args.episodes))
+        runs = planned(args.data, args.heads, args.seeds, args.episodes)
         with ThreadPoolExecutor(args.jobs) as pool:
             for done in as_completed([pool.submit(in_own_process, run) for run in runs]):
                 print(done.result(), flush=True)
