@@ -12,7 +12,9 @@ from __future__ import annotations
 import argparse
 import tempfile
 from collections.abc import Callable, Mapping
+from concurrent.futures import ProcessPoolExecutor
 from dataclasses import replace
+from multiprocessing import get_context
 from pathlib import Path
 
 from _report import report
@@ -60,13 +62,14 @@ def main() -> None:
     parser.add_argument("--policies", default=",".join(WRITERS), help="back-ends; hold and scripted need no checkpoint")
     parser.add_argument("--swaps", type=int, default=SWAPS)
     options = parser.parse_args()
+    names = options.policies.split(",")
     with tempfile.TemporaryDirectory() as folder:
-        policies = {}
-        for name in options.policies.split(","):
-            checkpoint = Path(folder) / name
-            if name in WRITERS:
-                WRITERS[name](checkpoint)
-            policies[name] = (name, str(checkpoint) if name in WRITERS else "")
+        policies = {name: (name, str(Path(folder) / name) if name in WRITERS else "") for name in names}
+        # Elsewhere: jax has threads, and this process forks.
+        with ProcessPoolExecutor(1, mp_context=get_context("spawn")) as writing:
+            for name, (_, checkpoint) in policies.items():
+                if checkpoint:
+                    writing.submit(WRITERS[name], Path(checkpoint)).result()
         arguments = replace(simulated("insertion", 0), use_sim_time=False)
         result = swap_under_load(arguments, policies, options.swaps, 0, Path("out/bench/log/swap"))
     report("swap", {"policies": options.policies, **result})

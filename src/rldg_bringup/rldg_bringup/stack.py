@@ -74,6 +74,9 @@ class StackArguments:
     checkpoint: str = _argument("", "its checkpoint folder")
     explore: bool = _argument(False, "sample actions instead of taking the mode")
     chunks: str = _argument("newest", "where chunks of actions overlap: newest, whole, ensemble")
+    preload: str = _argument(
+        "compact", "back-ends imported before ticks are due, comma-separated; the first load of another costs ticks"
+    )
     http_port: int = _argument(0, "serve the active policy at http://127.0.0.1:<port>/act between episodes; 0: off")
     operator: str = _argument("off", "scripted operator (sim): off, demonstrate, intervene")
     patience_s: float = _argument(InterventionSchedule.patience_s, "operator steps in after so long without progress")
@@ -259,8 +262,8 @@ def insertion_stack(arguments: StackArguments, share: Path) -> Stack:
             chunks=a.chunks,
             http_port=a.http_port,
             live_weights=a.learner,
-            # Importing torch while ticks are due would miss some; in lock-step nothing can be missed.
-            preload=[""] if a.lockstep else ["compact"],
+            # Importing torch or jax while ticks are due would miss some; in lock-step nothing can be missed.
+            preload=[""] if a.lockstep else [name.strip() for name in a.preload.split(",")],
             autostart=a.autostart,
         )
     )

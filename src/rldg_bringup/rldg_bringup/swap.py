@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -96,7 +97,8 @@ def swap_under_load(
     and latencies [ms].
     """
     names = list(policies)
-    with stack_client(arguments, log_dir) as (_, client):
+    backends = dict.fromkeys(["compact", *(backend for backend, _ in policies.values())])
+    with stack_client(replace(arguments, preload=",".join(backends)), log_dir) as (_, client):
         for name, (backend, path) in policies.items():
             client.load_policy(name, backend, path)
         client.activate_policy(names[0])

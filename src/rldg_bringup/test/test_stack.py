@@ -54,6 +54,11 @@ def test_the_arguments_that_users_know_exist() -> None:
         ({"log_level": "loud"}, "argument log_level"),
         ({"params_file": "/nowhere.yaml"}, "no file /nowhere.yaml"),
         ({"record_preset": "fast"}, "argument record_preset: expected one of none, zstd_fast, zstd_small, got 'fast'"),
+        ({"chunks": "some"}, "argument chunks: expected one of newest, whole, ensemble, got 'some'"),
+        ({"control_hz": "-4"}, "task insertion@-4: control_hz"),
+        ({"control_hz": "400"}, "task insertion@400: control_hz"),
+        ({"http_port": "8000", "use_sim_time": "true"}, "argument http_port"),
+        ({"http_port": "-1"}, "argument http_port: must not be negative"),
         ({"record_split_s": "-1"}, "argument record_split_s: must not be negative"),
     ],
 )
@@ -68,6 +73,13 @@ def test_simulation_is_lock_step_exactly_with_simulated_time() -> None:
         stack = insertion_stack(StackArguments(use_sim_time=use_sim_time), SHARE)
         assert all(n.parameters["lockstep"] is use_sim_time for n in stack.nodes)
         assert all(n.parameters["use_sim_time"] is use_sim_time for n in stack.nodes if n.name != "exporter")
+
+
+def test_every_node_gets_the_task_at_the_rate_that_was_asked_for() -> None:
+    stack = insertion_stack(StackArguments(task="insertion:vga", control_hz=4.0), SHARE)
+    assert stack.task.period_s == 0.25 and stack.task.default_object == "vga"
+    assert {n.parameters["task"] for n in stack.nodes} == {"insertion:vga@4"}
+    assert stack.node("policy").parameters["preload"] == ["compact"]
 
 
 def test_hardware_replaces_the_cell() -> None:

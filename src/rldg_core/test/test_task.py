@@ -7,7 +7,7 @@ import pytest
 import yaml
 
 from rldg_core.errors import UserError
-from rldg_core.task import find_task, load_task
+from rldg_core.task import at_rate, find_task, load_task
 
 TASKS = Path(__file__).parents[2] / "rldg_bringup" / "config" / "tasks"
 
@@ -34,6 +34,20 @@ def test_object_reference() -> None:
     assert task.default_object == "usb_c"
     assert "Type-C" in task.instruction()
     assert "USB-A" in task.instruction("usb_a")
+
+
+def test_a_reference_may_name_another_rate() -> None:
+    for name in ("insertion", "insertion:vga", str(TASKS / "insertion.yaml")):
+        plain, slow = find_task(name, [TASKS]), find_task(at_rate(name, 4.0), [TASKS])
+        assert (slow.rates.control_hz, slow.period_ns) == (4.0, 250_000_000)
+        assert slow.model_copy(update={"rates": plain.rates}) == plain, "an action keeps its meaning"
+        assert slow.config_hash() != plain.config_hash()
+        assert find_task(at_rate(name, 0.0), [TASKS]) == plain
+    assert at_rate("insertion@4", 5.0) == "insertion@5"
+    assert at_rate("/home/me@lab/task.yaml", 5.0) == "/home/me@lab/task.yaml@5"
+    for bad in ("insertion@", "insertion@fast", "insertion@0.5", "insertion@nan"):
+        with pytest.raises(UserError, match=rf"task {bad}: control_hz: "):
+            find_task(bad, [TASKS])
 
 
 @pytest.mark.parametrize(

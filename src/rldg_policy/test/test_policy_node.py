@@ -2,13 +2,19 @@
 
 from __future__ import annotations
 
+import http.client
+import json
 import os
 import signal
+import socket
 import subprocess
 import sys
 import time
+from contextlib import contextmanager
 from pathlib import Path
 
+import json_numpy
+import numpy as np
 import pytest
 
 rclpy = pytest.importorskip("rclpy")
@@ -18,14 +24,44 @@ from rldg_msgs.srv import ActivatePolicy, ListPolicies, LoadPolicy  # noqa: E402
 from rldg_ros import qos, to_msg  # noqa: E402
 
 DOMAIN = 51
+REAL_TIME_DOMAIN = 186
 TASK_FILE = Path(__file__).parents[2] / "rldg_bringup" / "config" / "tasks" / "insertion.yaml"
 PERIOD_NS = 100_000_000
+
+
+SLOW_BACKEND = """
+import time
+import numpy as np
+from rldg_core.policy import PolicySpec
+
+class Slow:
+    def __init__(self, path, task, explore=False):
+        self.spec = PolicySpec((), 0, 1, task.action.dim, 8, 4.0, statistics_key="slow")
+    def warm_up(self): ...
+    def reset(self, instruction, seed): ...
+    def act(self, observation):
+        time.sleep(0.3)
+        return np.full((8, self.spec.action_dim), 0.5, dtype=np.float32)
+    def close(self): ...
+"""
+
+
+@pytest.fixture
+def slow_backend(tmp_path: Path) -> Path:
+    """A distribution that registers the back-end `slow`: 0.3 s for each chunk of 8."""
+    info = tmp_path / "site" / "slow_backend-1.0.dist-info"
+    info.mkdir(parents=True)
+    (info / "METADATA").write_text("Metadata-Version: 2.1\nName: slow-backend\nVersion: 1.0\n")
+    (info / "entry_points.txt").write_text("[rldg.policies]\nslow = slow_backend:Slow\n")
+    (info.parent / "slow_backend.py").write_text(SLOW_BACKEND)
+    return info.parent
 
 
 class Ring:
     """The rest of the stack: one node that plays observer, episode and learner."""
 
     def __init__(self, context, observe) -> None:
+        self.context = context
         self.node = rclpy.create_node("ring", namespace="rldg", context=context)
         self.executor = rclpy.executors.SingleThreadedExecutor(context=context)
         self.executor.add_node(self.node)
@@ -62,6 +98,9 @@ class Ring:
             EpisodeEvent(kind=EpisodeEvent.START, episode_id="e", instruction="insert", first_observation_stamp=stamp)
         )
 
+    def end(self) -> None:
+        self._events.publish(EpisodeEvent(kind=EpisodeEvent.END, episode_id="e"))
+
     def observation(self, stamp_ns: int) -> None:
         self._observations.publish(to_msg.observation(self._observe(stamp_ns), "base"))
 
@@ -80,16 +119,28 @@ class Ring:
         return self.actions[-1]
 
 
-@pytest.fixture
-def ring(monkeypatch, observe):
-    monkeypatch.setenv("ROS_DOMAIN_ID", str(DOMAIN))
+@contextmanager
+def ring_in(domain: int, monkeypatch, observe):
+    monkeypatch.setenv("ROS_DOMAIN_ID", str(domain))
     context = rclpy.Context()
-    rclpy.init(context=context, domain_id=DOMAIN)
+    rclpy.init(context=context, domain_id=domain)
     ring = Ring(context, observe)
     yield ring
     ring.executor.shutdown()  # ends a spin that stopped half way, which would keep latched publishers alive
     ring.node.destroy_node()
     rclpy.try_shutdown(context=context)
+
+
+@pytest.fixture
+def ring(monkeypatch, observe):
+    with ring_in(DOMAIN, monkeypatch, observe) as ring:
+        yield ring
+
+
+@pytest.fixture
+def real_time_ring(monkeypatch, observe):
+    with ring_in(REAL_TIME_DOMAIN, monkeypatch, observe) as ring:
+        yield ring
 
 
 @pytest.fixture
@@ -101,7 +152,7 @@ def policy_node():
         arguments = [f"{k}:={v}" for k, v in {"task": TASK_FILE, **parameters}.items()]
         command = [sys.executable, "-c", "from rldg_policy.nodes.policy import main; main()", "--ros-args"]
         command += ["-r", "__ns:=/rldg", *(part for a in arguments for part in ("-p", a))]
-        environment = {**os.environ, "ROS_DOMAIN_ID": str(DOMAIN)}
+        environment = {"ROS_DOMAIN_ID": str(DOMAIN), **os.environ}
         process = subprocess.Popen(command, env=environment, start_new_session=True, stderr=subprocess.PIPE, text=True)
         processes.append(process)
         return process
@@ -162,3 +213,92 @@ def test_a_bad_initial_policy_ends_the_node_with_one_line(policy_node):
     process = policy_node(policy="octopus")
     _, errors = process.communicate(timeout=30)
     assert process.returncode == 2 and "unknown policy back-end 'octopus'" in errors and "Traceback" not in errors
+
+
+def stamp_of(action: PolicyAction) -> int:
+    return action.header.stamp.sec * 10**9 + action.header.stamp.nanosec
+
+
+def test_a_hundred_swaps_in_real_time_with_a_slow_policy_among_them(
+    real_time_ring, policy_node, slow_backend, monkeypatch
+):
+    """One swap per tick at 10 Hz. A slow policy may leave ticks dry, which are held; none is missed, and none is
+    answered by a policy that was swapped away before its observation."""
+    ring = real_time_ring
+    monkeypatch.setenv("PYTHONPATH", f"{slow_backend}:{os.environ.get('PYTHONPATH', '')}")
+    policy_node(policy="hold", watchdog_s=100.0, preload="['compact']")
+    ring.connect()
+    for name in ("slow", "scripted"):
+        assert ring.call(LoadPolicy, "policy/load", policy_id=name, backend=name).success
+    listed = {p.policy_id: p for p in ring.call(ListPolicies, "policy/list").policies}
+    assert (listed["slow"].horizon, listed["slow"].window, listed["slow"].statistics_key) == (8, 1, "slow")
+    services = {n: ring.node.create_client(k, n) for n, k in SERVICES.items()}
+    ring.until(lambda: all(service.service_is_ready() for service in services.values()))
+    names, rng, swaps, active = ["hold", "slow", "scripted"], np.random.default_rng(0), 0, "hold"
+    sent, failed, swap, strays, acknowledged_ns = [], [], None, [], 0
+    period_s, begun_s = PERIOD_NS * 1e-9, time.monotonic()
+    while swaps < 100 or not swap.done() or not all(f.done() for f in failed):
+        if time.monotonic() >= begun_s + len(sent) * period_s:
+            sent.append(time.time_ns())
+            if len(sent) == 1:
+                ring.start(sent[0])
+            ring.observation(sent[-1])
+            swap_at_s = time.monotonic() + float(rng.uniform(0.0, 0.9)) * period_s
+        if swaps < 100 and time.monotonic() >= swap_at_s and (swap is None or swap.done()):
+            active, acknowledged_ns, swap_at_s = str(rng.choice([n for n in names if n != active])), None, np.inf
+            swap, swaps = services["policy/activate"].call_async(ActivatePolicy.Request(policy_id=active)), swaps + 1
+            if swaps % 10 == 0:
+                bad = LoadPolicy.Request(policy_id="bad", backend="compact", path="/nowhere", activate=True)
+                failed.append(services["policy/load"].call_async(bad))
+        count = len(ring.actions)
+        ring.executor.spin_once(timeout_sec=0.005)
+        if swap and swap.done() and acknowledged_ns is None:
+            acknowledged_ns = time.time_ns()
+        for action in ring.actions[count:]:
+            if acknowledged_ns is not None and stamp_of(action) > acknowledged_ns and action.policy_id != active:
+                strays.append(action)
+        assert time.monotonic() < begun_s + 60
+    ring.until(lambda: len(ring.actions) == len(sent))
+    assert [stamp_of(a) for a in ring.actions] == sent and not strays
+    assert not any(f.result().success for f in failed)
+    ring.until(lambda: ring.statuses[-1].ticks == len(sent))
+    status = ring.statuses[-1]
+    assert status.missed_ticks == 0 and status.swaps == 101 and status.dry_ticks == sum(a.hold for a in ring.actions)
+    assert all(not any(a.action) for a in ring.actions if a.hold) and {a.policy_id for a in ring.actions} == set(names)
+
+
+SERVICES = {"policy/activate": ActivatePolicy, "policy/load": LoadPolicy}
+
+
+def test_act_answers_between_episodes(real_time_ring, policy_node, checkpoint, observe):
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port = probe.getsockname()[1]
+    policy_node(policy="compact", checkpoint=checkpoint, http_port=port)
+    real_time_ring.connect()
+
+    def ask() -> tuple[int, str]:
+        connection = http.client.HTTPConnection("127.0.0.1", port, timeout=20)
+        data = json_numpy.dumps({"image": np.zeros((256, 256, 3), dtype=np.uint8), "instruction": "insert it"})
+        connection.request("POST", "/act", data, {"Content-Type": "application/json"})
+        response = connection.getresponse()
+        return response.status, response.read().decode()
+
+    status, text = ask()
+    assert status == 200 and json_numpy.loads(text).shape == (7,)
+    stamp = time.time_ns()
+    real_time_ring.start(stamp)
+    real_time_ring.observation(stamp)
+    real_time_ring.until(lambda: real_time_ring.actions)
+    status, text = ask()
+    assert status == 409 and "an episode runs" in json.loads(text)["error"]
+    real_time_ring.end()
+    deadline_s = time.monotonic() + 20
+    while ask()[0] != 200:
+        assert time.monotonic() < deadline_s
+
+
+def test_http_and_lock_step_exclude_each_other(policy_node):
+    process = policy_node(lockstep=True, http_port=8000)
+    _, errors = process.communicate(timeout=30)
+    assert process.returncode == 2 and "parameter http_port: lock-step" in errors
