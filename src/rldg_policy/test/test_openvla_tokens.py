@@ -108,10 +108,7 @@ def test_byte_tokenizer_has_llamas_special_ids(tmp_path):
     write_byte_tokenizer(tmp_path)
     ids = PromptTokenizer(tmp_path)("Insert é")
     assert ids[0] == 1
-    assert ids[1:5] == [29871, 3 + ord("I"), 3 + ord("n"), 3 + ord(":")]
-    assert ids.count(1) == 1
-    text = bytes(i - 3 if i != 29871 else 32 for i in ids[1:]).decode()
-    assert text == " In: What action should the robot take to insert é?\nOut:"
+    assert bytes(i - 3 for i in ids[1:]).decode() == ("In: What action should the robot take to insert é?\nOut:")
 
 
 def test_damaged_tokenizers_are_refused(tmp_path):

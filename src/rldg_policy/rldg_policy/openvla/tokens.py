@@ -12,9 +12,10 @@ from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
-from tokenizers import AddedToken, Tokenizer, decoders, models, normalizers, processors
+from tokenizers import AddedToken, Tokenizer, decoders, models, processors
 
 from rldg_core.errors import UserError
+from rldg_core.files import write_json
 from rldg_policy.openvla.config import ACTION_DIM, BINS
 
 Int64 = NDArray[np.int64]
@@ -130,12 +131,15 @@ class PromptTokenizer:
 
 
 def write_byte_tokenizer(folder: Path) -> None:
-    """A tokenizer with Llama 2's special ids and one token per byte, for models with random weights."""
-    vocabulary = {"<unk>": 0, "<s>": BOS, "</s>": EOS, "▁": SPACE}
-    vocabulary |= {f"<0x{byte:02X}>": 3 + byte for byte in range(256)}
+    """A tokenizer with Llama 2's special and byte tokens alone, for models with random weights.
+
+    tokenizer_config.json beside it is for transformers, with which upstream reads it.
+    """
+    vocabulary = {"<unk>": 0, "<s>": BOS, "</s>": EOS} | {f"<0x{byte:02X}>": 3 + byte for byte in range(256)}
     tokenizer = Tokenizer(models.BPE(vocab=vocabulary, merges=[], unk_token="<unk>", byte_fallback=True))
-    tokenizer.normalizer = normalizers.Sequence([normalizers.Prepend("▁"), normalizers.Replace(" ", "▁")])
     tokenizer.post_processor = processors.TemplateProcessing(single="<s> $A", special_tokens=[("<s>", BOS)])
-    tokenizer.decoder = decoders.Sequence([decoders.Replace("▁", " "), decoders.ByteFallback(), decoders.Fuse()])
+    tokenizer.decoder = decoders.Sequence([decoders.ByteFallback(), decoders.Fuse()])
     tokenizer.add_special_tokens([AddedToken(t, special=True) for t in ("<unk>", "<s>", "</s>")])
     tokenizer.save(str(folder / TOKENIZER_FILE))
+    special = {"bos_token": "<s>", "eos_token": "</s>", "unk_token": "<unk>"}
+    write_json(folder / "tokenizer_config.json", {"tokenizer_class": "PreTrainedTokenizerFast", **special})
