@@ -21,7 +21,8 @@ from rldg_policy.checkpoint.manifest import read_manifest
 from rldg_policy.checkpoint.statistics import choose_statistics
 from rldg_policy.octo import checkpoint as under_test
 from rldg_policy.octo.checkpoint import random_checkpoint, read_checkpoint, write_checkpoint, write_random
-from rldg_policy.octo.text import find_t5
+from rldg_policy.octo.config import T5_BASE, TextConfig
+from rldg_policy.octo.text import find_t5, find_tokenizer
 from rldg_policy.octo.variant import rldg_variant
 
 GOLDEN = Path(__file__).parents[3].parent / "shared" / "golden" / "octo_tiny"
@@ -214,6 +215,22 @@ def test_example_batches_of_any_bytes(tmp_path_factory, written, data):
     path.write_bytes(bytes(damaged[: data.draw(st.sampled_from([len(original), position]))]))
     found = outcome(path)
     assert isinstance(found, dict) or "\n" not in found
+
+
+def test_a_tokenizer_is_found_in_the_hub_cache(folder, tmp_path, monkeypatch):
+    """Upstream's checkpoints name `t5-base` and bring no tokenizer; the hub renamed it to google-t5/t5-base."""
+    hub = tmp_path / "hub" / "models--google-t5--t5-base"
+    (hub / "snapshots" / "abc").mkdir(parents=True)
+    (hub / "refs").mkdir()
+    (hub / "refs" / "main").write_text("abc")
+    shutil.move(folder / "tiny-t5" / "tokenizer.json", hub / "snapshots" / "abc" / "tokenizer.json")
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_CACHE", str(tmp_path / "hub"))
+    config = TextConfig(tokenizer_name="t5-base")
+    assert find_tokenizer(folder, config)(["insert the usb"])["input_ids"].shape == (1, 64)
+    assert find_t5(folder, "t5-base") == T5_BASE
+    shutil.rmtree(hub)
+    with pytest.raises(UserError, match=r"t5-base/tokenizer\.json: missing: put the tokenizer of t5-base there"):
+        find_tokenizer(folder, config)
 
 
 @pytest.mark.parametrize("name", ["../secret", "/etc", "a/../b", ""])
