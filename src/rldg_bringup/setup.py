@@ -18,6 +18,7 @@ setup(
         (share + "/config", glob("config/*.*")),
         (share + "/config/tasks", glob("config/tasks/*.yaml")),
         (share + "/config/franka", glob("config/franka/*.yaml")),
+        (share + "/config/accelerate", glob("config/accelerate/*.yaml")),
     ],
     install_requires=["setuptools"],
     extras_require={"test": ["pytest"]},

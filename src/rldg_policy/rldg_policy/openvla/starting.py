@@ -43,7 +43,7 @@ def read_start(base: Path, config: OpenVLATrainConfig, seed: int, device: torch.
     model.action_head = action_head(model, config, seed)
     if gradient_checkpointing(config, device):
         # Of the language model alone: the vision towers' activations take about a gigabyte at batch 2.
-        model.language_model.gradient_checkpointing_enable({"use_reentrant": False})
+        model.language_model.activation_checkpointing_enable({"use_reentrant": False})
     return Start(model.train(), tokenizer, adapter, base, weights)
 
 

@@ -8,19 +8,23 @@ goes on after an interruption as if there had been none. Several GPUs:
 
 from __future__ import annotations
 
+import argparse
+import json
 import math
+import sys
 import time
 from collections import deque
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import nullcontext
 from dataclasses import asdict
 from itertools import count, islice
 from pathlib import Path
 
 import torch
-from accelerate import Accelerator
+from accelerate import Accelerator, PartialState
 from accelerate.utils import DistributedDataParallelKwargs
 
+from rldg_core.configuration import validated
 from rldg_core.errors import UserError
 from rldg_core.files import sha256_hex
 from rldg_core.seeding import derive_seed
@@ -217,3 +221,31 @@ class Training:
             deque(merged, maxlen=0)
         self.accelerator.wait_for_everyone()
         self.saved = True
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Command line; its options are the members of OpenVLATrainConfig. Of several processes the first one reports."""
+    parser = argparse.ArgumentParser(prog="rldg_policy.openvla.train", allow_abbrev=False)
+    parser.add_argument("dataset", type=Path, help="dataset folder <root>/<name>/<version>")
+    parser.add_argument("--base", type=Path, required=True, help="checkpoint that is fine-tuned")
+    parser.add_argument("--out", type=Path, required=True, help="checkpoint folder")
+    parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--resume", action="store_true", help="go on with the unfinished training in --out")
+    for name in OpenVLATrainConfig.model_fields:
+        parser.add_argument(f"--{name.replace('_', '-')}", default=argparse.SUPPRESS)
+    given = vars(parser.parse_args(arguments))
+    places = {name: given.pop(name) for name in ("dataset", "base", "out", "seed", "resume")}
+    try:
+        result = finetune(config=validated(OpenVLATrainConfig, given, "options"), **places)
+    except UserError as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 2
+    state = PartialState()
+    if state.is_main_process:
+        print(json.dumps({**asdict(result), "checkpoint": str(result.checkpoint)}))
+    state.destroy_process_group()
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
