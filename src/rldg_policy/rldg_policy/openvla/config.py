@@ -58,7 +58,7 @@ class LanguageConfig(_Model):
     rms_norm_eps: Annotated[float, Field(gt=0)] = 1e-6
     rope_theta: Annotated[float, Field(gt=0)] = 10000.0
     rope_scaling: None = None
-    tie_word_embeddings: Annotated[bool, Field(strict=True)] = False
+    tie_word_embeddings: Literal[False] = False
 
 
 class OpenVLAConfig(_Model):
