@@ -97,17 +97,18 @@ def write_checkpoint(
 ) -> None:
     """Write the folder; it appears when it is complete.
 
-    statistics_json: bytes of dataset_statistics.json, whose SHA-256 the manifest holds. The manifest and the step of
-    `checkpoint` are those that are written only where `manifest` is None.
+    statistics_json: bytes of dataset_statistics.json, whose SHA-256 the manifest holds; manifest: None writes none.
+    The weights' step is the manifest's version, without a manifest that of `checkpoint`.
     """
-    names = {checkpoint.module.config.task_tokenizers.language.encoder, checkpoint.tokenizer.config.tokenizer_name}
+    encoder = checkpoint.module.config.task_tokenizers.language.encoder
+    tokenizer = checkpoint.tokenizer.config.tokenizer_name
     step = manifest.version if manifest else checkpoint.step
     with writing_aside(folder) as aside:
-        for name in names:
+        for name in {encoder, tokenizer}:
             (aside / name).mkdir(parents=True)
-            (aside / name / T5_FILE).write_bytes(t5_json(checkpoint.module.t5))
+        (aside / encoder / T5_FILE).write_bytes(t5_json(checkpoint.module.t5))
         for file, content in checkpoint.tokenizer.files.items():
-            (aside / checkpoint.tokenizer.config.tokenizer_name / file).write_bytes(content)
+            (aside / tokenizer / file).write_bytes(content)
         (aside / CONFIG_FILE).write_text(json.dumps(checkpoint.config, indent=2))
         (aside / EXAMPLE_FILE).write_bytes(msgpack_serialize(checkpoint.example_batch))
         (aside / STATISTICS_FILE).write_bytes(statistics_json)
