@@ -222,6 +222,19 @@ def test_swap_during_an_episode_resets_the_new_policy_and_drops_the_old_chunk(ta
     assert old.closed and [p.policy_id for p in server.store.all()] == ["new"]
 
 
+def test_a_swap_in_lock_step_recomputes_the_action_that_was_not_yet_released(task, observe):
+    server = started(server_with(task, Fake(), lockstep=True))
+    server.observe(observe(0), 0.0)
+    assert server.next_action(0).policy_id == "fake"
+    server.observe(observe(PERIOD_NS), 0.0)
+    assert server.next_action(0) is None, "Step 0 has not arrived"
+    server.add(Loaded("new", "fake", "", Fake()), activate=True)
+    server.step(0, True)
+    action = server.next_action(0)
+    assert (action.policy_id, action.stamp_ns) == ("new", PERIOD_NS)
+    assert (server.counts.ticks, server.counts.missed, server.counts.dry) == (2, 0, 0)
+
+
 def test_reloading_the_active_name_swaps_and_closes_the_old_one(task):
     old, new = Fake(), Fake()
     server = server_with(task, old)
