@@ -27,7 +27,10 @@ def write_state(folder: Path, state: Any, meta: dict[str, Any]) -> None:
     leaves, _ = jax.tree_util.tree_flatten_with_path(jax.device_get(state))
     tensors = {jax.tree_util.keystr(path): np.asarray(value, order="C") for path, value in leaves}
     with writing_aside(folder / STATE_FILE) as aside:
-        save_file(tensors, aside, metadata={_META: json.dumps(meta)})
+        try:
+            save_file(tensors, aside, metadata={_META: json.dumps(meta)})
+        except SafetensorError as error:  # hides a full disk
+            raise OSError(" ".join(str(error).split())) from error
 
 
 def read_state(folder: Path, template: Any) -> tuple[Any, dict[str, Any]]:
