@@ -10,8 +10,9 @@ from pathlib import Path
 
 import pytest
 import torch
+from accelerate.commands.config.config_args import load_config_from_file
 from generalist_samples import insertion_dataset, make_episode, write_dataset
-from openvla_processes import ddp_then_fsdp, start
+from openvla_processes import CONFIGURATIONS, ddp_then_fsdp, start
 from openvla_train_samples import MODES, SMALLEST, Stopped, make_batch, short, stop_at
 from safetensors.torch import load_file
 from torch.nn import functional as F
@@ -301,6 +302,12 @@ def test_command_line(base, dataset, tmp_path, capsys):
 
 
 # Several processes
+
+
+@pytest.mark.parametrize(("name", "kind"), [("ddp", "MULTI_GPU"), ("fsdp", "FSDP")])
+def test_accelerate_reads_the_shipped_configurations(name, kind):
+    config = load_config_from_file(CONFIGURATIONS / f"{name}.yaml")
+    assert config.distributed_type == kind and config.mixed_precision == "no" and config.num_processes == 2
 
 
 def test_two_processes_are_one_with_twice_the_batch(base, dataset, tmp_path):
