@@ -26,6 +26,7 @@ setup(
             "hold = rldg_policy.hold:HoldPolicy",
             "scripted = rldg_policy.scripted:ScriptedPolicy",
             "compact = rldg_policy.compact.policy:CompactPolicy",
+            "octo = rldg_policy.octo.policy:OctoPolicy",
             "openvla = rldg_policy.openvla.policy:OpenVLAPolicy",
         ],
     },
