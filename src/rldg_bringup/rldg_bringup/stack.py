@@ -75,7 +75,8 @@ class StackArguments:
     explore: bool = _argument(False, "sample actions instead of taking the mode")
     chunks: str = _argument("newest", "where chunks of actions overlap: newest, whole, ensemble")
     preload: str = _argument(
-        "compact", "back-ends imported before ticks are due, comma-separated; the first load of another costs ticks"
+        "compact,octo,openvla",
+        "back-ends imported before ticks are due, comma-separated; the first load of another costs ticks",
     )
     http_port: int = _argument(0, "serve the active policy at http://127.0.0.1:<port>/act between episodes; 0: off")
     operator: str = _argument("off", "scripted operator (sim): off, demonstrate, intervene")

@@ -79,7 +79,7 @@ def test_every_node_gets_the_task_at_the_rate_that_was_asked_for() -> None:
     stack = insertion_stack(StackArguments(task="insertion:vga", control_hz=4.0), SHARE)
     assert stack.task.period_s == 0.25 and stack.task.default_object == "vga"
     assert {n.parameters["task"] for n in stack.nodes} == {"insertion:vga@4"}
-    assert stack.node("policy").parameters["preload"] == ["compact"]
+    assert stack.node("policy").parameters["preload"] == ["compact", "octo", "openvla"]
 
 
 def test_hardware_replaces_the_cell() -> None:
