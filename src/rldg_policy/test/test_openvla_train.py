@@ -306,7 +306,7 @@ def test_command_line(base, dataset, tmp_path, capsys):
 
 @pytest.mark.parametrize(("name", "kind"), [("ddp", "MULTI_GPU"), ("fsdp", "FSDP")])
 def test_accelerate_reads_the_shipped_configurations(name, kind):
-    config = load_config_from_file(CONFIGURATIONS / f"{name}.yaml")
+    config = load_config_from_file(str(CONFIGURATIONS / f"{name}.yaml"))
     assert config.distributed_type == kind and config.mixed_precision == "no" and config.num_processes == 2
 
 
