@@ -51,10 +51,11 @@ def collect(
 @app.command()
 def evaluate(
     task: TaskArgument,
-    policy: Annotated[str, typer.Option(help="Back-end: specialist, compact, scripted, hold.")],
+    policy: Annotated[str, typer.Option(help="Back-end: specialist, compact, openvla, octo, scripted, hold.")],
     checkpoint: Annotated[Path | None, typer.Option(help="Checkpoint folder.")] = None,
     episodes: Annotated[int, typer.Option(min=1)] = 20,
     objects: Annotated[str, typer.Option(help="Comma-separated, cycled through; default: the task's.")] = "",
+    explore: Annotated[bool, typer.Option("--explore", help="Sample actions: what a compact one does best.")] = False,
     out: Annotated[Path | None, typer.Option(help="Record bags here.")] = None,
     log_dir: Annotated[Path, typer.Option(help="Where the nodes' output goes.")] = Path("log/rldg"),
     seed: Seed = 0,
@@ -63,7 +64,7 @@ def evaluate(
 ) -> None:
     """Run a policy and count its successes."""
     names = tuple(o for o in objects.split(",") if o)
-    _roll(task, policy, checkpoint, episodes, seed, log_dir, names, out, real, as_json)
+    _roll(task, policy, checkpoint, episodes, seed, log_dir, names, out, real, as_json, explore)
 
 
 def _roll(
@@ -77,7 +78,10 @@ def _roll(
     out: Path | None,
     real: bool,
     as_json: bool,
+    explore: bool = False,
 ) -> None:
+    from dataclasses import replace
+
     from rldg_bringup.pipeline import resolve_task, roll_out, simulated
 
     resolved = resolve_task(task)
@@ -87,7 +91,7 @@ def _roll(
         existing(checkpoint)
     with progress_maker() as make:
         outcome = roll_out(
-            simulated(task, seed, not real),
+            replace(simulated(task, seed, not real), explore=explore),
             policy,
             checkpoint,
             episodes,

@@ -120,6 +120,20 @@ def test_a_loss_that_is_no_number_keeps_the_last_checkpoint(data, task, tmp_path
     assert weights(tmp_path / "a") == weights(tmp_path / "b")
 
 
+def test_a_gradient_that_is_no_number_spoils_no_weights(data, tmp_path, monkeypatch):
+    true_loss, count = train.loss_of, iter(range(100))
+
+    def steep(model, *rest):
+        """The value is that of the loss; from the fourth step on (the save follows it) the slope is infinite."""
+        loss = true_loss(model, *rest)
+        return loss + (next(model.parameters()).sum() * 0).sqrt() if next(count) == 3 else loss
+
+    monkeypatch.setattr(train, "loss_of", steep)
+    with pytest.raises(UserError, match=r"^step 4: loss is nan: .*no checkpoint was written before"):
+        train.finetune(data, tmp_path / "a", config_of("bins"))
+    assert not (tmp_path / "a/.training/checkpoint").exists()
+
+
 def test_memory_and_base(data, tmp_path, monkeypatch):
     def full(*_args):
         raise MemoryError

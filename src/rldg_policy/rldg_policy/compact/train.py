@@ -111,17 +111,18 @@ def loss_of(model: CompactModel, batch: Batch, config: TrainConfig, rng: Generat
 def take_step(training: Training, batch: Batch, config: TrainConfig, seed: int, last_checkpoint: Path | None) -> None:
     """One optimiser step; it depends on the state before, the batch, the seed and its number alone.
 
-    Raises UserError, and changes nothing, when the loss is not finite.
+    Raises UserError, and leaves the weights, when loss or gradient is not finite.
     """
     step = len(training.losses)
     rng = Generator().manual_seed(derive_seed(seed, "step", step))
     for group in training.optimiser.param_groups:
         group["lr"] = learning_rate(step, config)
     loss = loss_of(training.model, batch, config, rng)
-    check_loss(step + 1, loss.item(), last_checkpoint)
     training.optimiser.zero_grad()
     loss.backward()  # type: ignore[no-untyped-call]
-    torch.nn.utils.clip_grad_norm_(training.model.parameters(), config.clip_norm)
+    norm = torch.nn.utils.clip_grad_norm_(training.model.parameters(), config.clip_norm)
+    # A gradient that is not finite would spoil the weights while this step's loss still looks well.
+    check_loss(step + 1, loss.item() if norm.isfinite() else math.nan, last_checkpoint)
     training.optimiser.step()
     # The average forgets the random start quickly.
     decay = min(config.average, (step + 1) / (step + 10))
