@@ -25,6 +25,8 @@ from rldg_policy.octo.config import T5_BASE, TextConfig
 from rldg_policy.octo.text import find_t5, find_tokenizer
 from rldg_policy.octo.variant import rldg_variant
 
+pytestmark = pytest.mark.timeout(300)  # XLA compiles for half a minute, longer on a busy machine
+
 GOLDEN = Path(__file__).parents[3].parent / "shared" / "golden" / "octo_tiny"
 needs_golden = pytest.mark.skipif(not GOLDEN.is_dir(), reason="golden references are not here")
 

@@ -16,6 +16,8 @@ from rldg_policy.octo.config import T5_BASE, ModelConfig, OctoConfig, T5Config
 from rldg_policy.octo.t5 import position_buckets
 from rldg_policy.octo.transformer import attention_structure
 
+pytestmark = pytest.mark.timeout(300)  # XLA compiles for half a minute, longer on a busy machine
+
 GOLDEN = Path(__file__).parents[3].parent / "shared" / "golden" / "octo_tiny"
 needs_golden = pytest.mark.skipif(not GOLDEN.is_dir(), reason="golden references are not here")
 

@@ -23,6 +23,8 @@ from rldg_policy.octo.model import diffusion_loss, sample_actions
 from rldg_policy.octo.policy import OctoPolicy, _cameras
 from rldg_policy.octo.variant import rldg_variant
 
+pytestmark = pytest.mark.timeout(300)  # XLA compiles for half a minute, longer on a busy machine
+
 GOLDEN = Path(__file__).parents[3].parent / "shared" / "golden" / "octo_tiny"
 TASK_FILE = Path(__file__).parents[2] / "rldg_bringup" / "config" / "tasks" / "insertion.yaml"
 USB, VGA = "insert the usb connector", "insert the vga connector"

@@ -36,6 +36,8 @@ from rldg_policy.octo.step import Steps, TrainState
 from rldg_policy.octo.train_config import OctoTrainConfig
 from rldg_policy.training.dataset import open_training_set
 
+pytestmark = pytest.mark.timeout(300)  # XLA compiles for half a minute, longer on a busy machine
+
 GOLDEN = Path(__file__).parents[4] / "shared" / "golden" / "octo_tiny"
 
 
