@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ctypes
 import errno
 import hashlib
 import json
@@ -15,6 +16,9 @@ from pathlib import Path
 from typing import Any
 
 from rldg_core.errors import UserError
+
+_AT_FDCWD, _RENAME_EXCHANGE = -100, 2
+"""Of Linux's renameat2."""
 
 
 def sha256_hex(data: bytes) -> str:
@@ -44,6 +48,22 @@ def _hidden_os_error(error: Exception) -> str | None:
     return next((reason for reason in full if reason in text), None)
 
 
+def _replace_folder(new: Path, path: Path) -> None:
+    """Put the folder `new` in the place of the folder `path`, so that nobody ever finds none there."""
+    libc = ctypes.CDLL(None, use_errno=True)
+    # Python has no call for it; glibc 2.28 has.
+    if libc.renameat2(_AT_FDCWD, os.fsencode(new), _AT_FDCWD, os.fsencode(path), _RENAME_EXCHANGE) == 0:
+        shutil.rmtree(new)
+        return
+    if ctypes.get_errno() not in (errno.EINVAL, errno.ENOSYS):
+        raise OSError(ctypes.get_errno(), os.strerror(ctypes.get_errno()))
+    # A file system that cannot exchange (NFS): two steps, with nothing there in between.
+    old = _aside(path)
+    os.rename(path, old)
+    os.rename(new, path)
+    shutil.rmtree(old)
+
+
 @contextmanager
 def writing_aside(path: Path) -> Iterator[Path]:
     """Yield a temporary path beside `path`; on success fsync it and rename it to `path`.
@@ -59,11 +79,7 @@ def writing_aside(path: Path) -> Iterator[Path]:
         for item in [*aside.rglob("*"), aside] if aside.is_dir() else [aside]:
             fsync(item)
         if path.is_dir():
-            # A folder cannot be replaced atomically: move the old one out of the way first.
-            old = _aside(path)
-            os.rename(path, old)
-            os.rename(aside, path)
-            shutil.rmtree(old)
+            _replace_folder(aside, path)
         else:
             os.replace(aside, path)
         fsync(path.parent)

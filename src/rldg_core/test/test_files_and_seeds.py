@@ -2,13 +2,18 @@
 
 import errno
 import os
+import shutil
+from collections.abc import Callable
+from functools import partial
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from rldg_core import files
 from rldg_core.errors import UserError
 from rldg_core.files import read_json, write_bytes, write_json, writing_aside
 from rldg_core.image_codec import crop, decode_jpeg, encode_jpeg, resize
@@ -110,3 +115,32 @@ def test_shapes_are_checked() -> None:
         crop(np.zeros((10, 10, 3), np.uint8), 5, 0, 6, 5)
     assert crop(np.zeros((10, 12, 3), np.uint8), 2, 1, 8, 9).shape == (9, 8, 3)
     assert resize(np.zeros((10, 10, 3), np.uint8), 20).shape == (20, 20, 3)
+
+
+def test_a_folder_that_is_replaced_is_never_missing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The process may be killed before or after any of its renames and removals."""
+    folder = tmp_path / "state"
+    write_folder(folder, 0)
+
+    def look(act: Callable[..., None], *arguments: Any) -> None:
+        assert folder.is_dir()
+        act(*arguments)
+        assert folder.is_dir()
+
+    monkeypatch.setattr(files.os, "rename", partial(look, os.rename))
+    monkeypatch.setattr(files.shutil, "rmtree", partial(look, shutil.rmtree))
+    write_folder(folder, 1)
+    assert (folder / "value").read_text() == "1" and [p.name for p in tmp_path.iterdir()] == ["state"]
+
+
+def write_folder(folder: Path, value: int) -> None:
+    with writing_aside(folder) as aside:
+        aside.mkdir()
+        (aside / "value").write_text(str(value))
+
+
+def test_a_file_system_without_exchange_still_replaces(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(files, "_RENAME_EXCHANGE", 1 << 7)  # a flag that the kernel does not know: EINVAL
+    for value in range(2):
+        write_folder(tmp_path / "state", value)
+    assert (tmp_path / "state" / "value").read_text() == "1" and [p.name for p in tmp_path.iterdir()] == ["state"]
