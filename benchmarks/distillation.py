@@ -4,6 +4,7 @@
     python benchmarks/distillation.py --stages specialists bags    # a part of it
     python benchmarks/distillation.py --stages matrix --heads bins --seeds 0 --episodes 45
     python benchmarks/distillation.py --data rldg_sampled --heads bins --seeds 0 --episodes 45   # a variant of the data
+    python benchmarks/distillation.py --ablation not_mirrored --heads bins --seeds 0 --episodes 45
     python benchmarks/distillation.py --stages results             # table and plot of what there is
 
 1. specialists: one for each seen connector (RLPD on the simulated cell, until 2 x 20 of 20 evaluations succeed).
@@ -27,7 +28,7 @@ import sys
 import time
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor, as_completed
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from itertools import product
 from pathlib import Path
 from typing import Any
@@ -48,23 +49,31 @@ HEADS = ("bins", "diffusion")
 SIZES = (15, 45, 90)
 MAIN = 45
 """Episodes per connector that every seed is trained on."""
-TRAINING = {"mirror": 0.5}
+TRAINING: dict[str, Any] = {"mirror": 0.5}
 """What differs from the defaults of `rldg finetune compact`: the scene has a left and a right that look alike."""
+ABLATIONS: dict[str, dict[str, Any]] = {"three_times_the_steps": {"steps": 3000}, "not_mirrored": {"mirror": 0.0}}
+"""What differs from TRAINING. Results: benchmarks/results/distillation_ablations.json."""
 
 
 @dataclass(frozen=True)
 class Run:
-    """One generalist. episodes: per connector."""
+    """One generalist. episodes: per connector; ablation: key of ABLATIONS."""
 
     data: str
     head: str
     episodes: int
     seed: int
+    ablation: str = ""
 
     @property
     def folder(self) -> Path:
         """checkpoint/, training.json, scores.json."""
-        return PARTS / "runs" / f"{self.data}_{self.episodes}_{self.head}_{self.seed}"
+        return runs_folder(self.ablation) / f"{self.data}_{self.episodes}_{self.head}_{self.seed}"
+
+
+def runs_folder(ablation: str = "") -> Path:
+    """Where the runs of the matrix, or of one ablation, are."""
+    return PARTS / "ablations" / ablation if ablation else PARTS / "runs"
 
 
 def specialists() -> None:
@@ -107,7 +116,8 @@ def train_and_score(run: Run) -> None:
     from rldg_policy.compact.train import finetune
 
     path = dataset(run.data, run.episodes)
-    config = TrainConfig.model_validate({**TRAINING, "model": {"head": run.head}})
+    changed = ABLATIONS[run.ablation] if run.ablation else {}
+    config = TrainConfig.model_validate({**TRAINING, **changed, "model": {"head": run.head}})
     settings = {"config": config.model_dump(mode="json"), "dataset": str(path.relative_to(ROOT)), "seed": run.seed}
     story, checkpoint, scores = run.folder / "training.json", run.folder / "checkpoint", run.folder / "scores.json"
     if not story.is_file() or any(read_json(story)[k] != value for k, value in settings.items()):
@@ -126,10 +136,10 @@ def in_own_process(run: Run) -> Run:
     return run
 
 
-def rows() -> list[Row]:
+def rows(ablation: str = "") -> list[Row]:
     """Every score there is."""
     found = []
-    for path in (PARTS / "runs").glob("*/scores.json"):
+    for path in runs_folder(ablation).glob("*/scores.json"):
         data, episodes, head, seed = path.parent.name.rsplit("_", 3)
         run = {"data": data, "head": head, "episodes": int(episodes), "seed": int(seed)}
         found += [{**run, **{k: v for k, v in score.items() if k != "steps"}} for score in read_json(path)]
@@ -152,10 +162,15 @@ def write_results() -> None:
     """Stage 5."""
     table = rows()
     write_json(RESULTS / "distillation.json", table)
+    ablations = [{"ablation": name, **row} for name in ABLATIONS for row in rows(name)]
+    if ablations:
+        write_json(RESULTS / "distillation_ablations.json", ablations)
     write_json(RESULTS / "distillation_sources.json", qualities())
     if table:
         plot(table, ROOT / "docs/images/distillation.png")
         print("\n".join(summary(table)), flush=True)
+    for name in ABLATIONS:
+        print(f"\n{name}\n" + "\n".join(summary(rows(name))), flush=True)
 
 
 def main() -> None:
@@ -167,6 +182,7 @@ def main() -> None:
     parser.add_argument("--seeds", nargs="+", type=int, default=[0, 1, 2], help="of training")
     parser.add_argument("--episodes", nargs="+", type=int, choices=SIZES, default=list(SIZES), help="per connector")
     parser.add_argument("--jobs", type=int, default=1, help="runs of the matrix at a time, a core each")
+    parser.add_argument("--ablation", choices=("", *ABLATIONS), default="", help="train otherwise")
     parser.add_argument("--one", type=json.loads, help=argparse.SUPPRESS)
     args = parser.parse_args()
     if args.one:
@@ -181,6 +197,7 @@ def main() -> None:
             print(dataset(source, episodes), flush=True)
     if "matrix" in args.stages:
         runs = planned(args.data, args.heads, args.seeds, args.episodes)
+        runs = [replace(run, ablation=args.ablation) for run in runs]
         with ThreadPoolExecutor(args.jobs) as pool:
             for done in as_completed([pool.submit(in_own_process, run) for run in runs]):
                 print(done.result(), flush=True)
