@@ -13,17 +13,15 @@ BARS = 45
 
 
 def plot(rows: Sequence[Row], path: Path) -> None:
-    """Left: curves of the better head and decoding of each source. Right: bars of all of them, range over seeds."""
+    """Left: curves of RLDG's better head and decoding. Right: bars of all of them; whiskers: range over seeds."""
     import matplotlib
 
     matplotlib.use("Agg")
     from matplotlib import pyplot
 
     figure, axes = pyplot.subplots(1, 3, figsize=(12, 3.4), sharey=True, layout="constrained", width_ratios=(1, 1, 1))
+    head, decode = best_variant(rows, "rldg", BARS)
     for data, colour in COLOURS.items():
-        if not any(row["data"] == data and row["episodes"] == BARS for row in rows):
-            continue
-        head, decode = best_variant(rows, data, BARS)
         for seen, line in ((True, "-"), (False, "--")):
             points = [
                 (episodes, found)
@@ -41,10 +39,10 @@ def plot(rows: Sequence[Row], path: Path) -> None:
                 linestyle=line,
                 marker="o",
                 capsize=3,
-                label=f"{data}, {'seen' if seen else 'unseen'} ({head}, {decode})",
+                label=f"{data}, {'seen' if seen else 'unseen'}",
             )
-    axes[0].set(xlabel="episodes per connector", ylabel="success [%]", ylim=(0, 103), title="size of the dataset")
-    axes[0].legend(fontsize="x-small")
+    axes[0].set(xlabel="episodes per connector", ylabel="success [%]", ylim=(0, 103), title=f"{head}, {decode}")
+    axes[0].legend(fontsize="small", loc="center right")
     for axis, seen in ((axes[1], True), (axes[2], False)):
         for shift, (data, colour) in zip((-0.2, 0.2), COLOURS.items(), strict=True):
             for place, (head, decode) in enumerate(variants(rows)):

@@ -15,7 +15,7 @@
 5. results: benchmarks/results/distillation.json (written after every model), distillation_sources.json (success and
    cycle time of specialists and operator), docs/images/distillation.png, and the summary as a table.
 
-Everything is kept under out/bench/distillation; every random thing has a seed. About 4 h on one core.
+Everything is kept under out/bench/distillation; every random thing has a seed. About 2 h on one core.
 """
 
 from __future__ import annotations
@@ -169,7 +169,7 @@ def write_results() -> None:
     if table:
         plot(table, ROOT / "docs/images/distillation.png")
         print("\n".join(summary(table)), flush=True)
-    for name in ABLATIONS:
+    for name in sorted({row["ablation"] for row in ablations}):
         print(f"\n{name}\n" + "\n".join(summary(rows(name))), flush=True)
 
 
