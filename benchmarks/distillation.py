@@ -36,8 +36,9 @@ from typing import Any
 from _distil_evaluate import SEEN, TASK, TASKS, evaluate
 from _distil_plot import plot
 from _distil_sources import SOURCES, VARIANTS, make_dataset, quality, record, recorded
-from _distil_specialists import train_specialist
 from _distil_table import Row, ordered, summary
+from specialists import Run as SpecialistRun
+from specialists import execute as train_specialist
 
 from rldg_core.files import read_json, write_json
 
@@ -53,6 +54,9 @@ TRAINING: dict[str, Any] = {"mirror": 0.5}
 """What differs from the defaults of `rldg finetune compact`: the scene has a left and a right that look alike."""
 ABLATIONS: dict[str, dict[str, Any]] = {"three_times_the_steps": {"steps": 3000}, "not_mirrored": {"mirror": 0.0}}
 """What differs from TRAINING. Results: benchmarks/results/distillation_ablations.json."""
+
+
+SPECIALIST = SpecialistRun(TASK, 0, "distillation", time_limit_s=3600.0, evaluate_every=500, max_steps=12_000)
 
 
 @dataclass(frozen=True)
@@ -82,7 +86,8 @@ def specialists() -> None:
         folder = PARTS / "specialists" / connector
         story = folder.with_suffix(".json")
         if not story.is_file():
-            write_json(story, train_specialist(f"{TASK}:{connector}", 0, folder, TASKS))
+            run = replace(SPECIALIST, reference=f"{TASK}:{connector}", keep=str(folder))
+            write_json(story, train_specialist(run))
 
 
 def bags(sources: Sequence[str]) -> None:

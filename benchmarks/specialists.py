@@ -56,7 +56,8 @@ ABLATION_STEPS, ABLATION_EVALUATE_EVERY = 4500, 1500
 
 @dataclass(frozen=True)
 class Run:
-    """One training run. preset "": the task's own; classifier "": the reward is the ground truth."""
+    """One training run. preset "": the task's own; classifier "": the reward is the ground truth; keep: folder that the
+    specialist is written to in the end ("": it is not)."""
 
     reference: str
     seed: int
@@ -69,6 +70,7 @@ class Run:
     evaluate_every: int = 0
     max_steps: int = 60_000
     classifier: str = ""
+    keep: str = ""
 
     @property
     def file(self) -> Path:
@@ -89,6 +91,7 @@ def execute(run: Run) -> dict[str, Any]:
     from rldg_rl import config as configuration
     from rldg_rl.learner import Learner, Weights
     from rldg_rl.specialist import SpecialistPolicy
+    from rldg_rl.specialist_files import SavedSpecialist, write_specialist
     from rldg_rl.weights import pack
     from rldg_sim.operator import OperatorConfig, make_operator
 
@@ -204,6 +207,10 @@ def execute(run: Run) -> dict[str, Any]:
         print(f"{run.file.stem}: {json.dumps(curve[-1])}", flush=True)
         if perfect == 2 or ends:
             rollout.cell.close()
+            if run.keep:
+                updates, actor = learner.counters.updates, learner.actor_tensors
+                saved = SavedSpecialist(config, actor, task.action.dim, updates, task.name, task.default_object)
+                write_specialist(Path(run.keep), saved)
             return result
 
 
