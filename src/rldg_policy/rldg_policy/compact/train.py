@@ -22,7 +22,7 @@ from rldg_policy.compact.colours import recoloured
 from rldg_policy.compact.config import TrainConfig
 from rldg_policy.compact.model import CompactModel, parameter_count, random_model
 from rldg_policy.training.dataset import open_training_set
-from rldg_policy.training.guards import check_loss, explain_out_of_memory
+from rldg_policy.training.guards import check_loss, check_same_training, explain_out_of_memory
 from rldg_policy.training.torch_state import flatten_optimizer, read_state, restore_optimizer, write_state
 
 Progress = Callable[[int, int], None]
@@ -74,9 +74,7 @@ class Training:
     def restore(self, folder: Path, identity: dict[str, Any]) -> None:
         """Go on where `write` was called. Raises UserError when that was another training."""
         state = read_state(folder)
-        for name, value in identity.items():
-            if (before := state.meta["identity"].get(name)) != value:
-                raise UserError(f"{folder}: cannot resume: {name} was {before}, now it is {value}")
+        check_same_training(folder, state.meta["identity"], identity)
         for name in _MODELS:
             prefix = f"{name}."
             values = {k.removeprefix(prefix): v for k, v in state.tensors.items() if k.startswith(prefix)}

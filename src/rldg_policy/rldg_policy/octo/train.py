@@ -35,7 +35,7 @@ from rldg_policy.octo.step import Steps, TrainState
 from rldg_policy.octo.train_config import OctoTrainConfig
 from rldg_policy.octo.variant import rldg_variant
 from rldg_policy.training.dataset import TrainingSet, open_training_set
-from rldg_policy.training.guards import explain_out_of_memory
+from rldg_policy.training.guards import check_same_training, explain_out_of_memory
 
 ENCODER = ".hf_model."
 """In the path of every parameter of the language encoder."""
@@ -194,9 +194,7 @@ def _manifest(data: TrainingSet, start: OctoCheckpoint, config: OctoTrainConfig,
 
 def _resumed(output: Output, steps: Steps, template: TrainState, identity: dict[str, Any]) -> tuple[TrainState, Record]:
     state, meta = output.read_state(template)
-    for name, value in identity.items():
-        if (before := meta["identity"].get(name)) != value:
-            raise UserError(f"{output.path}: cannot resume: {name} was {before}, now it is {value}")
+    check_same_training(output.path, meta["identity"], identity)
     return steps.replicate(state), Record(meta["losses"], meta["validation_losses"], output.path)
 
 

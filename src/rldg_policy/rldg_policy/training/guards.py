@@ -1,11 +1,12 @@
-"""What ends a fine-tuning: a loss that is no number, memory that does not suffice. One line each."""
+"""What ends a fine-tuning: a loss that is no number, memory that does not suffice, a state of another training."""
 
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 from rldg_core.errors import UserError
 
@@ -19,6 +20,13 @@ def check_loss(step: int, loss: float, last_checkpoint: Path | None) -> None:
         return
     kept = f"last good checkpoint: {last_checkpoint}" if last_checkpoint else "no checkpoint was written before"
     raise UserError(f"step {step}: loss is {loss}: lower the learning rate; {kept}")
+
+
+def check_same_training(where: Path, before: Mapping[str, Any], now: Mapping[str, Any]) -> None:
+    """Raise UserError naming the first thing (seed, data, configuration) that differs from the one to be resumed."""
+    for name, value in now.items():
+        if before.get(name) != value:
+            raise UserError(f"{where}: cannot resume: {name} was {before.get(name)}, now it is {value}")
 
 
 @contextmanager
