@@ -140,6 +140,8 @@ def test_kill_in_the_middle_of_an_episode(tmp_path: Path, node: Node, steps_out:
         publish(steps_out, first)
         publish(steps_out, second[:12])
         chunk = sum(len(image) for step in second[:10] for image in step.observation.images.values())
+        # The first episode's bag has chunks before it is closed, too.
+        wait_until(node, lambda: len(closed(bag_dir)) == 1, "the first bag")
         wait_until(
             node,
             lambda: any(file.stat().st_size > chunk for file in bag_dir.glob(".*.partial/*.mcap")),
