@@ -85,13 +85,14 @@ class RecorderNode(Node):
         return storage
 
     def _on_step(self, data: bytes) -> None:
-        self._last_step_s = time.monotonic()
         # Lock-step: the log time is the observation's stamp, so that bags repeat.
         now = None if self._lockstep else self.get_clock().now().nanoseconds
         path = self.recorder.add_step(data, now)
         if path:
             self.get_logger().info(f"closed {path.name}")
         self._report()
+        # Taken after the Step is written: on a slow disk the next one waits in the queue meanwhile.
+        self._last_step_s = time.monotonic()
 
     def _report(self) -> None:
         """One line for every episode lost."""
