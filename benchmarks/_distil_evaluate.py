@@ -19,7 +19,7 @@ TASK = "insertion"
 SEEN = ("usb_a", "ethernet", "vga")
 UNSEEN = ("usb_c", "hdmi", "displayport", "xlr")
 DECODINGS = ("greedy", "sampled")
-"""A policy made with explore False and True."""
+"""A policy made with explore False and True; greedy needs a checkpoint of `rldg finetune compact --decode mean`."""
 EPISODES = 20
 SEED = 2026
 
@@ -86,6 +86,10 @@ def main() -> None:
     parser.add_argument("--episodes", type=int, default=EPISODES)
     parser.add_argument("--backend", default="compact")
     args = parser.parse_args()
+    if "greedy" in args.decode and args.backend == "compact":
+        config = json.loads((args.checkpoint / "config.json").read_text())
+        if config["model"]["decode"] == "sample":
+            parser.error(f"{args.checkpoint} samples whatever it is asked: --decode sampled")
     scores = []
     for score in evaluate(args.checkpoint, args.decode, args.connectors, args.episodes, args.backend):
         scores.append(score)

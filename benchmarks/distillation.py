@@ -122,7 +122,7 @@ def train_and_score(run: Run) -> None:
 
     path = dataset(run.data, run.episodes)
     changed = ABLATIONS[run.ablation] if run.ablation else {}
-    config = TrainConfig.model_validate({**TRAINING, **changed, "model": {"head": run.head}})
+    config = TrainConfig.model_validate({**TRAINING, **changed, "model": {"head": run.head, "decode": "mean"}})
     settings = {"config": config.model_dump(mode="json"), "dataset": str(path.relative_to(ROOT)), "seed": run.seed}
     story, checkpoint, scores = run.folder / "training.json", run.folder / "checkpoint", run.folder / "scores.json"
     if not story.is_file() or any(read_json(story)[k] != value for k, value in settings.items()):

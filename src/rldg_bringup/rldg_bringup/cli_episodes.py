@@ -55,7 +55,6 @@ def evaluate(
     checkpoint: Annotated[Path | None, typer.Option(help="Checkpoint folder.")] = None,
     episodes: Annotated[int, typer.Option(min=1)] = 20,
     objects: Annotated[str, typer.Option(help="Comma-separated, cycled through; default: the task's.")] = "",
-    explore: Annotated[bool, typer.Option("--explore", help="Sample actions: what a compact one does best.")] = False,
     out: Annotated[Path | None, typer.Option(help="Record bags here.")] = None,
     log_dir: Annotated[Path, typer.Option(help="Where the nodes' output goes.")] = Path("log/rldg"),
     seed: Seed = 0,
@@ -64,7 +63,7 @@ def evaluate(
 ) -> None:
     """Run a policy and count its successes."""
     names = tuple(o for o in objects.split(",") if o)
-    _roll(task, policy, checkpoint, episodes, seed, log_dir, names, out, real, as_json, explore)
+    _roll(task, policy, checkpoint, episodes, seed, log_dir, names, out, real, as_json)
 
 
 def _roll(
@@ -78,10 +77,7 @@ def _roll(
     out: Path | None,
     real: bool,
     as_json: bool,
-    explore: bool = False,
 ) -> None:
-    from dataclasses import replace
-
     from rldg_bringup.pipeline import resolve_task, roll_out, simulated
 
     resolved = resolve_task(task)
@@ -91,7 +87,7 @@ def _roll(
         existing(checkpoint)
     with progress_maker() as make:
         outcome = roll_out(
-            replace(simulated(task, seed, not real), explore=explore),
+            simulated(task, seed, not real),
             policy,
             checkpoint,
             episodes,

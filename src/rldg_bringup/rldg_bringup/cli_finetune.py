@@ -47,6 +47,9 @@ def compact(
     head: Annotated[
         Literal["bins", "diffusion"], typer.Option(help="How actions come out: as OpenVLA's or as Octo's.")
     ] = COMPACT.model.head,
+    decode: Annotated[
+        Literal["sample", "mean", "mode"], typer.Option(help="How actions are taken from it; mode: with bins alone.")
+    ] = COMPACT.model.decode,
     horizon: Annotated[int, typer.Option(help="Actions per chunk.")] = COMPACT.model.horizon,
     window: Annotated[int, typer.Option(help="Observations it sees: 1 or 2.")] = COMPACT.model.window,
     steps: Steps = COMPACT.steps,
@@ -69,7 +72,7 @@ def compact(
         "mirror": mirror,
         "shuffle_buffer": shuffle_buffer,
         "save_every": save_every,
-        "model": {"head": head, "horizon": horizon, "window": window},
+        "model": {"head": head, "decode": decode, "horizon": horizon, "window": window},
     }
     config = validated(CompactTrainConfig, options, "finetune compact")
     check_folders(dataset, out, resume=resume)

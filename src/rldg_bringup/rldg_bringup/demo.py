@@ -200,8 +200,7 @@ class Demo:
         arguments = replace(self._arguments, run_id="evaluation")
         with stack_client(arguments, folder / "log") as (_, client):
             for name in GENERALISTS:
-                # Sampled: the mean of its actions stays where it is stuck (benchmarks/results/distillation.json).
-                client.load_policy(name, "compact", str(self._generalist(name)), explore=True)
+                client.load_policy(name, "compact", str(self._generalist(name)))
             for name in GENERALISTS:
                 client.activate_policy(name)
                 result[name] = {}
@@ -235,7 +234,7 @@ class Demo:
             wait_active(client)
             collector = FrameCollector(client, SCENE_TOPIC)
             for index, (name, backend, checkpoint) in enumerate(policies):
-                client.load_policy(name, backend, str(checkpoint), explore=backend == "compact", activate=True)
+                client.load_policy(name, backend, str(checkpoint), activate=True)
                 collector.take()
                 outcome = client.run_episodes(1, self.seeds["media"], (self.plan.object_name,))
                 wrist, scene = collector.take()

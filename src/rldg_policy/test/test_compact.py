@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import time
 from dataclasses import replace
 
 import numpy as np
@@ -151,7 +150,7 @@ def test_recolouring_keeps_places():
 
 @pytest.mark.parametrize("head", ["bins", "diffusion"])
 def test_policy_acts_in_the_units_of_the_task(head, task, observe, tmp_path):
-    write_random(tmp_path / "c", ModelConfig(head=head), 3)
+    write_random(tmp_path / "c", ModelConfig(head=head, decode="mean"), 3)
     policy = CompactPolicy(tmp_path / "c", task)
     policy.warm_up()
     policy.reset(INSTRUCTION, 0)
@@ -159,18 +158,13 @@ def test_policy_acts_in_the_units_of_the_task(head, task, observe, tmp_path):
     assert chunk.shape == (4, 6) and chunk.dtype == np.float32 and 0 < np.abs(chunk).max() <= 1.0
     assert policy.spec.statistics_key == "random" and policy.spec.rate_hz == task.rates.control_hz
     assert np.array_equal(chunk, policy.act(observe()))
-    times = []
-    for _ in range(20):
-        started = time.process_time()
-        policy.act(observe())
-        times.append(time.process_time() - started)
-    assert np.median(times) < 0.02  # goal 5 ms; slack for a busy machine
 
 
 @pytest.mark.parametrize("head", ["bins", "diffusion"])
-def test_exploring_samples_and_the_seed_repeats_it(head, task, observe, tmp_path):
-    write_random(tmp_path / "c", ModelConfig(head=head), 3)
-    policy = CompactPolicy(tmp_path / "c", task, explore=True)
+@pytest.mark.parametrize(("decode", "explore"), [("sample", False), ("mean", True)])
+def test_sampling_repeats_with_the_seed(head, decode, explore, task, observe, tmp_path):
+    write_random(tmp_path / "c", ModelConfig(head=head, decode=decode), 3)
+    policy = CompactPolicy(tmp_path / "c", task, explore)
     chunks = []
     for seed in (1, 1, 2):
         policy.reset(INSTRUCTION, seed)
@@ -180,7 +174,7 @@ def test_exploring_samples_and_the_seed_repeats_it(head, task, observe, tmp_path
 
 
 def test_a_window_of_two_sees_the_image_before(task, observe, tmp_path):
-    write_random(tmp_path / "c", ModelConfig(window=2), 0)
+    write_random(tmp_path / "c", ModelConfig(window=2, decode="mean"), 0)
     policy = CompactPolicy(tmp_path / "c", task)
     bright = replace(observe(), images={"wrist": encode_jpeg(np.full((256, 256, 3), 200, dtype=np.uint8))})
 
@@ -221,6 +215,7 @@ def test_expected_value_and_mode_decoding(checkpoint):
         ("config.json", {"weights_sha256": "0"}, "model.safetensors: sha256 does not match"),
         ("config.json", {"format": "octo"}, "config.json: format"),
         ("config.json", {"model": {"width": 64}}, "model.safetensors: does not fit config.json"),
+        ("config.json", {"model": {"head": "diffusion", "decode": "mode"}}, "config.json: .*mode is of bins"),
         ("config.json", {"model": {"head": "diffusion"}}, "does not fit config.json: .*Missing key"),
         ("dataset_statistics.json", {"toy": {"action": {}}}, "its sha256 differs"),
     ],

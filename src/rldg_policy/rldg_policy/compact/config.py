@@ -22,8 +22,10 @@ class _Model(BaseModel):
 class ModelConfig(_Model):
     """Shape of the network.
 
-    head: `bins` (256 per action component, OpenVLA's parametrisation) or `diffusion` (DDPM, Octo's); decode: what
-    `bins` does when it does not sample: `mean` (expected value) or `mode` (the likeliest bin, as OpenVLA).
+    head: `bins` (256 per action component, OpenVLA's parametrisation) or `diffusion` (DDPM, Octo's); decode: how
+    actions are taken from it: `sample`, `mean` (expected value; of diffusion, what no noise ends at) or `mode` (the
+    likeliest bin, as OpenVLA). The default samples: what stands still at its mean where it is stuck gets out by
+    chance (measured: docs/generalists.md).
     camera: which image it sees; image_size: the square image it was made for [px]; whole_px: side that the whole
     image is shrunk to; tip_px, tip_x, tip_y: side and upper left corner of a window at full resolution around the
     plug's tip, which stands still in a wrist image: a pixel of the 256 px image is about 0.4 mm there, and shrinking
@@ -34,7 +36,7 @@ class ModelConfig(_Model):
     """
 
     head: Literal["bins", "diffusion"] = "bins"
-    decode: Literal["mean", "mode"] = "mean"
+    decode: Literal["sample", "mean", "mode"] = "sample"
     camera: str = "wrist"
     image_size: Count = 256
     whole_px: Count = 64
@@ -52,6 +54,12 @@ class ModelConfig(_Model):
     diffusion_width: Count = 128
     diffusion_blocks: Count = 3
     time_features: Annotated[int, Field(ge=2, multiple_of=2)] = 32
+
+    @model_validator(mode="after")
+    def _mode_of_bins(self) -> ModelConfig:
+        if self.decode == "mode" and self.head != "bins":
+            raise ValueError("decode: mode is of bins")
+        return self
 
     @model_validator(mode="after")
     def _tip_inside(self) -> ModelConfig:

@@ -70,16 +70,16 @@ class BinsHead(nn.Module):
         return loss
 
     def sampler(self) -> Sampler:
-        """Samples at temperature 1, or without a generator decodes as configured."""
+        """Samples at temperature 1; without a generator the likeliest bin or, unless that is configured, the mean."""
         return self._action
 
     def _action(self, features: Tensor, rng: Generator | None) -> Tensor:
         logits = self(features)
-        if rng is None and self.config.decode == "mean":
+        if rng is None and self.config.decode == "mode":
+            return self.values[logits.argmax(-1)]
+        if rng is None:
             expected: Tensor = logits.softmax(-1) @ self.values
             return expected
-        if rng is None:
-            return self.values[logits.argmax(-1)]
         drawn = torch.multinomial(logits.softmax(-1).reshape(-1, BINS), 1, generator=rng)
         return self.values[drawn.reshape(logits.shape[:-1])]
 
@@ -240,7 +240,7 @@ class DiffusionSampler:
     def _denoise(self, seen: Float32, noise: Float32) -> Float32:
         """What is seen (D,), noise of every step and of the start (steps + 1, H * 7) -> chunk (H * 7,)."""
         conditions = seen + self._times
-        x = noise[-1]
+        x: Float32 = noise[-1]
         for of, condition, fresh in zip(self._steps[::-1], conditions[::-1], noise[-2::-1], strict=True):
             clean = of.noisy * x - of.velocity * self.velocity(condition, x)
             x = of.clean * np.minimum(np.maximum(clean, -CLIP), CLIP) + of.stay * x + of.noise * fresh

@@ -24,7 +24,7 @@ from rldg_policy.compact.inputs import instruction_tokens, to_input, views
 
 
 class CompactPolicy:
-    """explore: sample every chunk, seeded by `reset`; otherwise deterministic (see rldg_policy.compact.heads).
+    """Samples every chunk, seeded by `reset`, when its configuration says so (`decode`) or with `explore`.
 
     Raises UserError when the checkpoint is of another task, or when its actions leave the task's action scale.
     """
@@ -40,7 +40,7 @@ class CompactPolicy:
         self._sampler = checkpoint.model.head.sampler()
         self._statistics = checkpoint.statistics
         self._task = task
-        self._explore = explore
+        self._sample = explore or self.config.decode == "sample"
         self.spec = PolicySpec(
             cameras=(manifest.camera,),
             image_size=manifest.image_size,
@@ -104,7 +104,7 @@ class CompactPolicy:
         seen = torch.stack([self._seen[0]] * missing + list(self._seen), 1)
         mask = (torch.arange(window) >= missing)[None].float()
         features = self._model.features(seen, mask)
-        normalised: NDArray[np.float32] = self._sampler(features, self._rng if self._explore else None)[0].numpy()
+        normalised: NDArray[np.float32] = self._sampler(features, self._rng if self._sample else None)[0].numpy()
         return normalised
 
     def close(self) -> None:
