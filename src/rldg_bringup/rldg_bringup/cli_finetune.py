@@ -11,16 +11,13 @@ import typer
 
 from rldg_bringup.cli_common import Json, Seed, emit, existing, progress_maker, sub_app
 from rldg_core.configuration import validated
-from rldg_core.errors import UserError
-from rldg_policy.checkpoint.manifest import MANIFEST_FILE
 from rldg_policy.compact.config import TrainConfig as CompactTrainConfig
 from rldg_policy.octo.train_config import Mode, OctoTrainConfig
 from rldg_policy.openvla.train_config import OpenVLATrainConfig
+from rldg_policy.training.folders import check_out
 
 app = sub_app()
 
-TRAINING_FOLDER = ".training"
-"""Where an unfinished training keeps its state, inside the checkpoint folder."""
 COMPACT, OPENVLA, OCTO = CompactTrainConfig(), OpenVLATrainConfig(), OctoTrainConfig()
 
 Dataset = Annotated[Path, typer.Argument(help="Dataset folder <root>/<name>/<version>.")]
@@ -177,19 +174,11 @@ def octo(
 
 
 def check_folders(dataset: Path, out: Path, base: Path | None = None, resume: bool = False) -> None:
-    """Before anything slow: inputs are there, and --out holds nothing that would be lost. Raises UserError."""
+    """Before torch or jax is imported: inputs are there, and --out may be written. Raises UserError."""
     existing(dataset)
     if base is not None:
         existing(base)
-        if base.resolve() == out.resolve():
-            raise UserError(f"{out}: --out and --base are the same folder")
-    if resume:
-        if not (out / TRAINING_FOLDER).is_dir():
-            raise UserError(f"{out}: no unfinished training to resume: no {TRAINING_FOLDER} in it")
-    elif (out / TRAINING_FOLDER).is_dir():
-        raise UserError(f"{out}: holds an unfinished training: go on with --resume, or remove the folder")
-    elif out.is_file() or (out.is_dir() and any(out.iterdir()) and not (out / MANIFEST_FILE).is_file()):
-        raise UserError(f"{out}: exists and is no checkpoint of a generalist: it would be replaced")
+    check_out(out, base, resume=resume)
 
 
 def run(finetune: Finetune, dataset: Path, out: Path, config: Any, as_json: bool, **more: Any) -> None:

@@ -18,6 +18,7 @@ from rldg_policy.checkpoint.manifest import MANIFEST_FILE, Manifest, check_backe
 from rldg_policy.checkpoint.statistics import STATISTICS_FILE, ActionStatistics, choose_statistics
 from rldg_policy.compact.config import CheckpointConfig, ModelConfig
 from rldg_policy.compact.model import CompactModel, random_model
+from rldg_policy.training.folders import TRAINING_FILE
 
 WEIGHTS_FILE = "model.safetensors"
 RANDOM_ACTION = [0.0015] * 3 + [0.01] * 3
@@ -63,7 +64,7 @@ def write_checkpoint(
         (aside / STATISTICS_FILE).write_bytes(statistics_json)
         described = CheckpointConfig(weights_sha256=sha256_hex(data), model=config)
         write_json(aside / "config.json", described.model_dump(mode="json"))
-        write_json(aside / "training.json", training)
+        write_json(aside / TRAINING_FILE, training)
         write_manifest(aside, manifest)
 
 

@@ -22,14 +22,13 @@ from rldg_policy.compact.colours import recoloured
 from rldg_policy.compact.config import TrainConfig
 from rldg_policy.compact.model import CompactModel, parameter_count, random_model
 from rldg_policy.training.dataset import open_training_set
+from rldg_policy.training.folders import TRAINING_FOLDER, check_out
 from rldg_policy.training.guards import check_loss, check_same_training, explain_out_of_memory
 from rldg_policy.training.torch_state import flatten_optimizer, read_state, restore_optimizer, write_state
 
 Progress = Callable[[int, int], None]
 LOSS_EVERY = 50
 """Steps between two points of the loss curve."""
-TRAINING_FOLDER = ".training"
-"""Inside the checkpoint folder until the training has ended: `state`, and `checkpoint`, which can be served."""
 FREE = {"save_every", "cached_images"}
 """What may change when a training is resumed: the weights do not depend on it."""
 
@@ -148,10 +147,11 @@ def finetune(
     """
     if base is not None:
         raise UserError("base: the compact generalist starts from nothing")
+    check_out(out, resume=resume)
     torch.set_num_threads(1)
     data = open_training_set(dataset)
     training = Training.start(config, seed)
-    folder = out / TRAINING_FOLDER
+    folder = out / TRAINING_FOLDER  # `state`, and `checkpoint`, which can be served
     identity = {"seed": seed, "statistics": sha256_hex(data.statistics_json)}
     identity |= config.model_dump(mode="json", exclude=FREE)
     if resume:

@@ -11,34 +11,20 @@ import shutil
 from pathlib import Path
 from typing import Any
 
-from rldg_core.errors import UserError
 from rldg_core.files import fsync, write_json
 from rldg_policy.checkpoint.manifest import MANIFEST_FILE, Manifest
 from rldg_policy.octo.checkpoint import OctoCheckpoint, write_checkpoint
 from rldg_policy.octo.resume import STATE_FILE, read_state, write_state
-
-TRAINING_FOLDER = ".training"
-TRAINING_FILE = "training.json"
+from rldg_policy.training.folders import TRAINING_FILE, TRAINING_FOLDER
 
 
 class Output:
-    """has_state: there is a training state to go on from.
-
-    Raises UserError when there is no training to resume, or when a new one would overwrite something else than a
-    finished checkpoint.
-    """
+    """A folder that `check_out` has passed. has_state: there is a training state to go on from."""
 
     def __init__(self, path: Path, resume: bool) -> None:
         self.path = path
         self._training = path / TRAINING_FOLDER
-        unfinished = self._training.is_dir()
-        if resume and not unfinished:
-            raise UserError(f"{path}: no unfinished training to resume: no {TRAINING_FOLDER} in it")
-        if not resume and unfinished:
-            raise UserError(f"{path}: holds an unfinished training: resume it, or remove the folder")
-        if path.is_file() or (path.is_dir() and any(path.iterdir()) and not (resume or _is_checkpoint(path))):
-            raise UserError(f"{path}: exists and is no checkpoint of a generalist: it would be replaced")
-        if unfinished:
+        if resume:
             _remove([item for item in self._training.iterdir() if item.name != STATE_FILE])
         self.has_state = (self._training / STATE_FILE).is_file()
 
@@ -75,10 +61,6 @@ class Output:
         """Write training.json and remove what only the training needs."""
         write_json(self.path / TRAINING_FILE, training)
         _remove([self._training])
-
-
-def _is_checkpoint(path: Path) -> bool:
-    return (path / MANIFEST_FILE).is_file()
 
 
 def _remove(items: list[Path]) -> None:

@@ -35,6 +35,7 @@ from rldg_policy.octo.step import Steps, TrainState
 from rldg_policy.octo.train_config import OctoTrainConfig
 from rldg_policy.octo.variant import rldg_variant
 from rldg_policy.training.dataset import TrainingSet, open_training_set
+from rldg_policy.training.folders import check_out
 from rldg_policy.training.guards import check_same_training, explain_out_of_memory
 
 ENCODER = ".hf_model."
@@ -78,6 +79,7 @@ def finetune(
     """
     if base is None:
         raise UserError("base: Octo is fine-tuned from a checkpoint: name its folder")
+    check_out(out, base, resume=resume)
     output = Output(out, resume)
     data = open_training_set(dataset)
     start = starting_point(base, config)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -63,10 +62,3 @@ def fingerprint(model: nn.Module) -> str:
         digest.update(name.encode())
         digest.update(tensor.flatten()[:16].float().cpu().numpy().tobytes())
     return digest.hexdigest()
-
-
-def check_same(where: Path, before: Mapping[str, Any], now: Mapping[str, Any]) -> None:
-    """Raise UserError naming the first thing that differs between the training of the state and this one."""
-    for key, value in now.items():
-        if before.get(key) != value:
-            raise UserError(f"{where}: {key}: the training to resume has {before.get(key)}, this one {value}")

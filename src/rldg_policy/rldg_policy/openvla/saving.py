@@ -23,13 +23,11 @@ from rldg_policy.openvla.report import OpenVLATrainResult
 from rldg_policy.openvla.starting import Start
 from rldg_policy.openvla.train_config import OpenVLATrainConfig
 from rldg_policy.training.dataset import TrainingSet
+from rldg_policy.training.folders import TRAINING_FILE, TRAINING_FOLDER
 from rldg_policy.training.torch_state import write_state
 
-STATE_FOLDER = ".training"
-"""In the checkpoint of an unfinished training."""
 ADAPTER_FOLDER = "adapter"
 """Not beside the merged weights: transformers would load the base named there instead of them."""
-TRAINING_FILE = "training.json"
 
 
 @dataclass(frozen=True)
@@ -75,7 +73,7 @@ def write_save(
         write_adapter(aside / ADAPTER_FOLDER, contents.start.adapter, adapter)
         write_json(aside / TRAINING_FILE, account(contents, result))
         if state is not None:
-            write_state(aside / STATE_FOLDER, result.steps, state, meta)
+            write_state(aside / TRAINING_FOLDER, result.steps, state, meta)
 
 
 def manifest(contents: Contents, step: int) -> Manifest:

@@ -32,12 +32,13 @@ from rldg_policy.openvla.batch import Batch, Collator
 from rldg_policy.openvla.lora import adapter_tensors, merged_tensors, trainable, whole
 from rldg_policy.openvla.objective import Objective
 from rldg_policy.openvla.report import Curve, OpenVLATrainResult
-from rldg_policy.openvla.resume import check_same, gather, restore
-from rldg_policy.openvla.saving import STATE_FOLDER, Contents, remove_leftovers, write_save
+from rldg_policy.openvla.resume import gather, restore
+from rldg_policy.openvla.saving import Contents, remove_leftovers, write_save
 from rldg_policy.openvla.starting import read_start, uses_bfloat16
 from rldg_policy.openvla.train_config import OpenVLATrainConfig
 from rldg_policy.training.dataset import TrainingSet, open_training_set
-from rldg_policy.training.guards import check_loss, explain_out_of_memory
+from rldg_policy.training.folders import TRAINING_FOLDER, check_out
+from rldg_policy.training.guards import check_loss, check_same_training, explain_out_of_memory
 from rldg_policy.training.samples import batches, stream_samples
 from rldg_policy.training.torch_state import read_state
 
@@ -71,9 +72,7 @@ def finetune(
     """
     if base is None:
         raise UserError("base: OpenVLA is fine-tuned from a checkpoint: name its folder")
-    has_state = (out / STATE_FOLDER).is_dir()
-    if resume != has_state:
-        raise UserError(f"{out}: {'no' if resume else 'holds an'} unfinished training: {STATE_FOLDER}")
+    check_out(out, base, resume=resume)
     with explain_out_of_memory(ADVICE):
         training = Training(open_training_set(dataset), base, out, config, seed)
         if resume:
@@ -115,11 +114,11 @@ class Training:
 
     def resume(self) -> None:
         """Go to where the state in `out` stands. Raises UserError when it is of another training."""
-        folder = self.out / STATE_FOLDER
+        folder = self.out / TRAINING_FOLDER
         state = read_state(folder)
         if self.accelerator.is_main_process:
             remove_leftovers(self.out)
-        check_same(folder, state.meta["training"], self.identity)
+        check_same_training(folder, state.meta["training"], self.identity)
         if state.step >= self.config.steps:
             raise UserError(f"steps: {self.config.steps}, but {folder} has done {state.step} already")
         restore(state, self.model, self.optimiser.optimizer, folder)
