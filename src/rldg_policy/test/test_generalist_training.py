@@ -14,8 +14,10 @@ from generalist_samples import insertion_dataset, make_episode, write_dataset
 
 from rldg_core.errors import UserError
 from rldg_policy.checkpoint.statistics import ActionStatistics
+from rldg_policy.compact.config import TrainConfig
 from rldg_policy.training.dataset import open_training_set
-from rldg_policy.training.guards import check_loss, explain_out_of_memory
+from rldg_policy.training.guards import check_loss, check_same_training, explain_out_of_memory, training_identity
+from rldg_policy.training.report import account, curve
 from rldg_policy.training.torch_state import (
     flatten_optimizer,
     generator_tensors,
@@ -96,6 +98,46 @@ def test_real_allocations_that_fail_and_other_errors():
         torch.empty(1 << 55)
     with pytest.raises(RuntimeError, match="shape"), explain_out_of_memory("x"):
         raise RuntimeError("shape")
+
+
+def test_what_may_change_in_a_resumed_training_and_what_may_not(tmp_path):
+    data = open_training_set(insertion_dataset(tmp_path / "a", episodes=2))
+    other = open_training_set(insertion_dataset(tmp_path / "b", episodes=3))
+    config = TrainConfig()
+
+    def identity(data=data, seed=0, base="x", **changed):
+        return training_identity(data, config.model_copy(update=changed), seed, free={"save_every"}, base=base)
+
+    before = json.loads(json.dumps(identity()))
+    check_same_training(tmp_path, before, identity(save_every=7))
+    for change, reason in (
+        ({"data": other}, "dataset was [0-9a-f]{64}, now it is [0-9a-f]{64}"),
+        ({"seed": 1}, "seed was 0, now it is 1"),
+        ({"base": "y"}, "base was x, now it is y"),
+        ({"batch": 3}, "batch was 32, now it is 3"),
+    ):
+        with pytest.raises(UserError, match=f"^{tmp_path}: cannot resume: {reason}$"):
+            check_same_training(tmp_path, before, identity(**change))
+
+
+def test_a_curve_has_a_point_for_every_50_steps_and_one_for_the_rest():
+    assert curve([]) == () and curve([3.0]) == (3.0,)
+    assert curve([float(n) for n in range(120)]) == (24.5, 74.5, 109.5)
+    assert curve(tuple(range(100))) == (24.5, 74.5)
+
+
+def test_training_json_tells_result_and_origin():
+    config = TrainConfig()
+    told = account({"checkpoint": Path("out"), "steps": 3}, Path("data"), None, 7, config)
+    assert json.loads(json.dumps(told)) == {
+        "checkpoint": "out",
+        "steps": 3,
+        "dataset": "data",
+        "base": None,
+        "seed": 7,
+        "config": json.loads(config.model_dump_json()),
+    }
+    assert account({"checkpoint": "out"}, Path("data"), Path("base"), 0, config)["base"] == "base"
 
 
 def train(model: torch.nn.Module, optimizer: torch.optim.Optimizer, steps: int) -> list[torch.Tensor]:

@@ -4,17 +4,14 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Callable
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import torch
 from torch import Generator, Tensor
 
 from rldg_core.errors import UserError
-from rldg_core.files import sha256_hex
 from rldg_core.seeding import derive_seed
 from rldg_policy.compact.batches import Batch, BatchSource
 from rldg_policy.compact.checkpoint import write_checkpoint
@@ -23,12 +20,10 @@ from rldg_policy.compact.config import TrainConfig
 from rldg_policy.compact.model import CompactModel, parameter_count, random_model
 from rldg_policy.training.dataset import open_training_set
 from rldg_policy.training.folders import TRAINING_FOLDER, check_out
-from rldg_policy.training.guards import check_loss, check_same_training, explain_out_of_memory
+from rldg_policy.training.guards import check_loss, check_same_training, explain_out_of_memory, training_identity
+from rldg_policy.training.report import Progress, account, curve
 from rldg_policy.training.torch_state import flatten_optimizer, read_state, restore_optimizer, write_state
 
-Progress = Callable[[int, int], None]
-LOSS_EVERY = 50
-"""Steps between two points of the loss curve."""
 FREE = {"save_every", "cached_images"}
 """What may change when a training is resumed: the weights do not depend on it."""
 
@@ -80,10 +75,6 @@ class Training:
             getattr(self, name).load_state_dict(values)
         restore_optimizer(self.optimiser, state.tensors, state.meta["optimiser"])
         self.losses = list(state.meta["losses"])
-
-    def curve(self) -> tuple[float, ...]:
-        """Mean loss of every 50 steps."""
-        return tuple(float(np.mean(self.losses[i : i + LOSS_EVERY])) for i in range(0, len(self.losses), LOSS_EVERY))
 
 
 _MODELS = ("model", "average")
@@ -152,18 +143,28 @@ def finetune(
     data = open_training_set(dataset)
     training = Training.start(config, seed)
     folder = out / TRAINING_FOLDER  # `state`, and `checkpoint`, which can be served
-    identity = {"seed": seed, "statistics": sha256_hex(data.statistics_json)}
-    identity |= config.model_dump(mode="json", exclude=FREE)
+    identity = training_identity(data, config, seed, free=FREE)
     if resume:
         training.restore(folder / "state", identity)
-    told = {"seed": seed, "dataset": str(dataset), "config": config.model_dump(mode="json")}
-
-    def publish(where: Path, extra: dict[str, Any]) -> None:
-        story = {"steps": len(training.losses), "losses": training.curve(), **told, **extra}
-        write_checkpoint(where, training.average, data.name, data.statistics_json, data.tasks, data.rate_hz, story)
-
     first, last_checkpoint = len(training.losses), folder / "checkpoint" if resume else None
     began = time.perf_counter()
+
+    def publish(where: Path) -> CompactTrainResult:
+        done = len(training.losses)
+        result = CompactTrainResult(
+            checkpoint=str(out),
+            steps=done,
+            samples=done * config.batch,
+            transitions=data.transitions,
+            episodes=data.episodes,
+            parameters=parameter_count(training.model),
+            losses=curve(training.losses),
+            samples_per_s=round((done - first) * config.batch / (time.perf_counter() - began), 1),
+        )
+        story = account(asdict(result), dataset, base, seed, config)
+        write_checkpoint(where, training.average, data.name, data.statistics_json, data.tasks, data.rate_hz, story)
+        return result
+
     advice = f"lower batch ({config.batch}), cached_images ({config.cached_images}) or shuffle_buffer"
     with explain_out_of_memory(advice):
         source = BatchSource(data, training.model.head, config, seed).batches(first)
@@ -173,17 +174,6 @@ def finetune(
                 progress(step, config.steps)
             if step % config.save_every == 0 and step < config.steps:
                 training.write(folder / "state", identity)
-                publish(folder / "checkpoint", {})
+                publish(folder / "checkpoint")
                 last_checkpoint = folder / "checkpoint"
-    result = CompactTrainResult(
-        checkpoint=str(out),
-        steps=config.steps,
-        samples=config.steps * config.batch,
-        transitions=data.transitions,
-        episodes=data.episodes,
-        parameters=parameter_count(training.model),
-        losses=training.curve(),
-        samples_per_s=round((config.steps - first) * config.batch / (time.perf_counter() - began), 1),
-    )
-    publish(out, asdict(result))
-    return result
+    return publish(out)

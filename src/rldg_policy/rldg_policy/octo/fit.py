@@ -9,17 +9,13 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 import jax
-import numpy as np
 
 from rldg_policy.octo.batch import Batch
 from rldg_policy.octo.freezing import Flat
 from rldg_policy.octo.step import Steps, TrainState
 from rldg_policy.octo.train_config import OctoTrainConfig
 from rldg_policy.training.guards import check_loss
-
-Progress = Callable[[int, int], None]
-LOSS_EVERY = 50
-"""Steps between two points of the loss curve."""
+from rldg_policy.training.report import Progress, curve
 
 
 @dataclass
@@ -33,8 +29,7 @@ class Record:
 
     def curve(self) -> tuple[float, ...]:
         """Mean loss of every 50 steps."""
-        begins = range(0, len(self.losses), LOSS_EVERY)
-        return tuple(float(np.mean(self.losses[begin : begin + LOSS_EVERY])) for begin in begins)
+        return curve(self.losses)
 
 
 def fit(

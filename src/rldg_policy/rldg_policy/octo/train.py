@@ -27,7 +27,7 @@ from rldg_policy.octo.batch import PRIMARY, BatchSource
 from rldg_policy.octo.checkpoint import OctoCheckpoint, read_checkpoint
 from rldg_policy.octo.config import OctoConfig
 from rldg_policy.octo.example import make_example_batch
-from rldg_policy.octo.fit import Progress, Record, fit
+from rldg_policy.octo.fit import Record, fit
 from rldg_policy.octo.freezing import Flat, count, optimiser, partition, unflatten
 from rldg_policy.octo.model import OctoModule, diffusion_loss
 from rldg_policy.octo.output import Output
@@ -36,7 +36,8 @@ from rldg_policy.octo.train_config import OctoTrainConfig
 from rldg_policy.octo.variant import rldg_variant
 from rldg_policy.training.dataset import TrainingSet, open_training_set
 from rldg_policy.training.folders import check_out
-from rldg_policy.training.guards import check_same_training, explain_out_of_memory
+from rldg_policy.training.guards import check_same_training, explain_out_of_memory, training_identity
+from rldg_policy.training.report import Progress, account
 
 ENCODER = ".hf_model."
 """In the path of every parameter of the language encoder."""
@@ -84,12 +85,7 @@ def finetune(
     data = open_training_set(dataset)
     start = starting_point(base, config)
     learning, frozen = partition(start.params, config.patterns)
-    identity = {
-        "seed": seed,
-        "base": _checksum(learning | frozen),
-        "statistics": sha256_hex(data.statistics_json),
-        **config.model_dump(mode="json", exclude=FREE),
-    }
+    identity = training_identity(data, config, seed, free=FREE, base=_checksum(learning | frozen))
     memory = f"lower batch ({config.batch}) or window ({config.window}), or choose mode head_only"
     with explain_out_of_memory(memory), ThreadPoolExecutor(config.workers) as pool:
         loss = partial(diffusion_loss, start.module)
@@ -131,8 +127,7 @@ def finetune(
         validation_losses=tuple(record.validation_losses),
         samples_per_s=samples_per_s,
     )
-    told = {"seed": seed, "dataset": str(dataset), "base": str(base), "config": config.model_dump(mode="json")}
-    output.finish({**asdict(result), "checkpoint": str(out), **told})
+    output.finish(account(asdict(result), dataset, base, seed, config))
     return result
 
 

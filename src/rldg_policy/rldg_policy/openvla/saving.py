@@ -24,6 +24,7 @@ from rldg_policy.openvla.starting import Start
 from rldg_policy.openvla.train_config import OpenVLATrainConfig
 from rldg_policy.training.dataset import TrainingSet
 from rldg_policy.training.folders import TRAINING_FILE, TRAINING_FOLDER
+from rldg_policy.training.report import account
 from rldg_policy.training.torch_state import write_state
 
 ADAPTER_FOLDER = "adapter"
@@ -71,7 +72,8 @@ def write_save(
         )
         (aside / ADAPTER_FOLDER).mkdir()
         write_adapter(aside / ADAPTER_FOLDER, contents.start.adapter, adapter)
-        write_json(aside / TRAINING_FILE, account(contents, result))
+        data, base = contents.data.dataset.path, contents.start.base
+        write_json(aside / TRAINING_FILE, account(asdict(result), data, base, contents.seed, contents.config))
         if state is not None:
             write_state(aside / TRAINING_FOLDER, result.steps, state, meta)
 
@@ -89,18 +91,6 @@ def manifest(contents: Contents, step: int) -> Manifest:
         statistics_sha256=sha256_hex(contents.data.statistics_json),
         version=step,
     )
-
-
-def account(contents: Contents, result: OpenVLATrainResult) -> dict[str, Any]:
-    """training.json: the result, and how it came about."""
-    return {
-        **asdict(result),
-        "checkpoint": str(result.checkpoint),
-        "dataset": str(contents.data.dataset.path),
-        "base": str(contents.start.base),
-        "seed": contents.seed,
-        "config": contents.config.model_dump(mode="json"),
-    }
 
 
 def remove_leftovers(out: Path) -> None:

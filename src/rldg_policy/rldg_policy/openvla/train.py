@@ -14,7 +14,7 @@ import math
 import sys
 import time
 from collections import deque
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import nullcontext
 from dataclasses import asdict
 from itertools import count, islice
@@ -26,19 +26,19 @@ from accelerate.utils import DistributedDataParallelKwargs
 
 from rldg_core.configuration import validated
 from rldg_core.errors import UserError
-from rldg_core.files import sha256_hex
 from rldg_core.seeding import derive_seed
 from rldg_policy.openvla.batch import Batch, Collator
 from rldg_policy.openvla.lora import adapter_tensors, merged_tensors, trainable, whole
 from rldg_policy.openvla.objective import Objective
-from rldg_policy.openvla.report import Curve, OpenVLATrainResult
+from rldg_policy.openvla.report import OpenVLATrainResult
 from rldg_policy.openvla.resume import gather, restore
 from rldg_policy.openvla.saving import Contents, remove_leftovers, write_save
 from rldg_policy.openvla.starting import read_start, uses_bfloat16
 from rldg_policy.openvla.train_config import OpenVLATrainConfig
 from rldg_policy.training.dataset import TrainingSet, open_training_set
 from rldg_policy.training.folders import TRAINING_FOLDER, check_out
-from rldg_policy.training.guards import check_loss, check_same_training, explain_out_of_memory
+from rldg_policy.training.guards import check_loss, check_same_training, explain_out_of_memory, training_identity
+from rldg_policy.training.report import Progress, curve
 from rldg_policy.training.samples import batches, stream_samples
 from rldg_policy.training.torch_state import read_state
 
@@ -46,11 +46,8 @@ ADVICE = (
     "lower batch and raise accumulation by as much, turn gradient checkpointing on, lower shuffle_buffer (main "
     "memory), or shard the model over several GPUs (config/accelerate/fsdp.yaml)"
 )
-MAY_CHANGE = {"steps", "save_every"}
-"""Members of the configuration that may differ when a training is resumed."""
-
-Progress = Callable[[int, int], None]
-"""(optimiser steps done, steps)."""
+FREE = {"steps", "save_every"}
+"""What may change when a training is resumed."""
 
 
 def finetune(
@@ -96,19 +93,15 @@ class Training:
         start = read_start(base, config, seed, self.device)
         self.contents = Contents(data, start, config, seed)
         self.model = start.model
-        self.identity = {
-            **config.model_dump(mode="json", exclude=MAY_CHANGE),
-            "dataset": sha256_hex(data.statistics_json),
-            "base": start.weights,
-            "seed": seed,
-            "processes": self.accelerator.num_processes,
-        }
+        self.identity = training_identity(
+            data, config, seed, free=FREE, base=start.weights, processes=self.accelerator.num_processes
+        )
         optimiser = torch.optim.AdamW(
             trainable(self.model).values(), lr=config.learning_rate, weight_decay=config.weight_decay
         )
         self.objective, self.optimiser = self.accelerator.prepare(Objective(self.model), optimiser)
         self.collate = Collator(start.tokenizer, data.actions, config, seed)
-        self.curve = Curve()
+        self.measures: list[list[float]] = []
         self.step = 0
         self.saved = False
 
@@ -118,11 +111,11 @@ class Training:
         state = read_state(folder)
         if self.accelerator.is_main_process:
             remove_leftovers(self.out)
-        check_same_training(folder, state.meta["training"], self.identity)
+        check_same_training(folder, state.meta.get("identity", {}), self.identity)
         if state.step >= self.config.steps:
             raise UserError(f"steps: {self.config.steps}, but {folder} has done {state.step} already")
         restore(state, self.model, self.optimiser.optimizer, folder)
-        self.curve = Curve(**state.meta["curve"])
+        self.measures = state.meta["measures"]
         self.step = state.step
         self.saved = True
 
@@ -134,7 +127,7 @@ class Training:
         stream = self.batches(skip=first * per_step)
         while True:
             started = time.perf_counter()
-            self.curve.add(self.optimise(list(islice(stream, config.accumulation))))
+            self.measures.append(self.optimise(list(islice(stream, config.accumulation))))
             self.step += 1
             spent_s += time.perf_counter() - started
             if self.step == config.steps or self.step % config.save_every == 0:
@@ -193,7 +186,7 @@ class Training:
     def result(self, samples_per_s: float) -> OpenVLATrainResult:
         """What there is to say now; samples_per_s: of this process."""
         world = self.accelerator.num_processes
-        losses, l1s, *accuracies = self.curve.columns()
+        losses, l1s, *accuracies = map(curve, zip(*self.measures, strict=True))
         return OpenVLATrainResult(
             checkpoint=self.out,
             steps=self.step,
@@ -214,7 +207,7 @@ class Training:
         state, optimiser = ({}, {}) if finished else gather(self.model, self.optimiser.optimizer)
         merged = merged_tensors(self.model, self.config.alpha / self.config.rank)
         if self.accelerator.is_main_process:
-            meta = {"training": self.identity, "optimiser": optimiser, "curve": asdict(self.curve)}
+            meta = {"identity": self.identity, "optimiser": optimiser, "measures": self.measures}
             write_save(self.out, self.contents, result, merged, adapter, None if finished else state, meta)
         else:
             deque(merged, maxlen=0)

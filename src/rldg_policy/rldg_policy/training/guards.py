@@ -8,7 +8,11 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+from pydantic import BaseModel
+
 from rldg_core.errors import UserError
+from rldg_core.files import sha256_hex
+from rldg_policy.training.dataset import TrainingSet
 
 _OUT_OF_MEMORY = ("out of memory", "can't allocate memory", "RESOURCE_EXHAUSTED", "bad_alloc")
 """What torch (CUDA, CPU) and XLA say; neither has one type for it."""
@@ -20,6 +24,14 @@ def check_loss(step: int, loss: float, last_checkpoint: Path | None) -> None:
         return
     kept = f"last good checkpoint: {last_checkpoint}" if last_checkpoint else "no checkpoint was written before"
     raise UserError(f"step {step}: loss is {loss}: lower the learning rate; {kept}")
+
+
+def training_identity(
+    data: TrainingSet, config: BaseModel, seed: int, *, free: set[str], **more: Any
+) -> dict[str, Any]:
+    """What must stay when a training is resumed (JSON): seed, data, `more`, and the configuration but for `free`."""
+    fixed = config.model_dump(mode="json", exclude=free)
+    return {"seed": seed, "dataset": sha256_hex(data.statistics_json), **more, **fixed}
 
 
 def check_same_training(where: Path, before: Mapping[str, Any], now: Mapping[str, Any]) -> None:
