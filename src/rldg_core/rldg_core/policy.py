@@ -41,7 +41,7 @@ class PolicySpec:
 class Policy(Protocol):
     """One loaded policy. A back-end class is constructed as `Class(path, task, explore)`.
 
-    path: checkpoint folder or None; task: the running task; explore: sample actions instead of the mode.
+    path: checkpoint folder or None; task: the running task; explore: sample actions, also where it would not by itself.
     The constructor loads everything and raises UserError with one line on a bad checkpoint.
     """
 
