@@ -8,7 +8,9 @@ from dataclasses import replace
 from pathlib import Path
 
 import jax
+import msgpack
 import numpy as np
+import orbax.checkpoint as ocp
 import pytest
 from flax.serialization import msgpack_restore, msgpack_serialize
 from flax.traverse_util import flatten_dict, unflatten_dict
@@ -72,6 +74,37 @@ def test_a_folder_of_upstream_is_read_and_written_back(tmp_path):
     ours, theirs = ({p.name for p in path.iterdir()} for path in (tmp_path / "copy", GOLDEN))
     assert ours == theirs - {"octo_base_params.txt", "reference.npz"}
     assert {p.name for p in (tmp_path / "copy" / "6").iterdir()} == {"default", "weights.sha256"}
+    ours, theirs = (path / "6" / "default" for path in (tmp_path / "copy", GOLDEN))
+    assert (ours / "checkpoint").read_bytes() == (theirs / "checkpoint").read_bytes()
+    assert json.loads((ours / "_METADATA").read_text()) == json.loads((theirs / "_METADATA").read_text())
+
+
+def test_weights_are_written_as_upstreams_loader_needs_them(written):
+    """orbax 0.4.4 wants every array in one msgpack file and takes no other folder's names; see compatibility.md."""
+    folder = written / "0" / "default"
+    assert {path.name for path in folder.iterdir()} == {"checkpoint", "_METADATA"}
+    tree = msgpack.unpackb((folder / "checkpoint").read_bytes())
+    found = {}
+    for path, (code, data) in flatten_dict(tree).items():
+        shape, dtype, values = msgpack.unpackb(data)
+        assert code == 1 and dtype == "float32"
+        found[path] = np.frombuffer(values, np.float32).reshape(shape)
+    assert same(unflatten_dict(found), random_checkpoint(SMALLEST, 3).params)
+    told = json.loads((folder / "_METADATA").read_text())["tree_metadata"]
+    for path in found:
+        entry = told.pop(str(path))
+        assert [(key["key"], key["key_type"]) for key in entry["key_metadata"]] == [(name, 2) for name in path]
+        assert entry["value_metadata"] == {"value_type": "jax.Array", "skip_deserialize": True}
+    assert not told
+
+
+def test_other_folders_of_orbax_are_read(folder):
+    """As ours were written before, and as upstream's can be."""
+    expected = read_checkpoint(folder).params
+    shutil.rmtree(folder / "0")
+    ocp.PyTreeCheckpointer().save(folder / "0" / "default", expected)
+    assert not (folder / "0" / "default" / "checkpoint").exists()
+    assert same(read_checkpoint(folder).params, expected)
 
 
 def test_random_checkpoints_depend_on_the_seed_alone(written):
@@ -146,10 +179,18 @@ def damage_weights(folder: Path) -> None:
     file.write_bytes(data)
 
 
-def damage_unsummed(folder: Path) -> None:
+def unsummed(damage):
     """What a folder of upstream may look like."""
-    (folder / "0" / "weights.sha256").unlink()
-    (folder / "0" / "default" / "_METADATA").unlink()
+
+    def change(folder: Path) -> None:
+        (folder / "0" / "weights.sha256").unlink()
+        damage(folder / "0" / "default")
+
+    return change
+
+
+def cut_in_half(path: Path) -> None:
+    path.write_bytes(path.read_bytes()[: path.stat().st_size // 2])
 
 
 def without_instruction(folder: Path) -> None:
@@ -187,8 +228,11 @@ def bad_stem(config) -> None:
         (lambda f: edit(f / "tiny-t5" / "config.json", lambda c: c.update(vocab_size=5)), "ids up to 2[0-9]"),
         (lambda f: shutil.rmtree(f / "0"), "no weights: expected a folder <step>/default"),
         (damage_weights, "/0/default/.*: damaged, or of another checkpoint"),
-        (lambda f: (f / "0" / "default" / "manifest.ocdbt").unlink(), "manifest.ocdbt: missing, weights.sha256 lists"),
-        (damage_unsummed, "/0/default: damaged weights: no list of arrays can be read"),
+        (lambda f: (f / "0" / "default" / "checkpoint").unlink(), "default/checkpoint: missing, weights.sha256 lists"),
+        (unsummed(lambda f: (f / "checkpoint").unlink()), "/0/default: damaged weights: neither checkpoint nor"),
+        (unsummed(lambda f: cut_in_half(f / "checkpoint")), "/0/default: damaged weights: Unpack failed: incomplete"),
+        (unsummed(lambda f: (f / "checkpoint").write_bytes(b"")), "/0/default: damaged weights: cannot mmap an empty"),
+        (unsummed(lambda f: (f / "checkpoint").write_bytes(b"\x81\xa1a\x07")), "damaged weights: checkpoint does not"),
         (lambda f: edit(f / "rldg.json", lambda m: m.update(backend="openvla")), "a checkpoint of openvla, not of"),
     ],
 )

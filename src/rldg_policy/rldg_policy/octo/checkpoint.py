@@ -1,6 +1,6 @@
 """Checkpoint folders of Octo, as upstream lays them out, read strictly and written whole.
 
-    config.json  example_batch.msgpack  dataset_statistics.json  <step>/default/ (orbax)
+    config.json  example_batch.msgpack  dataset_statistics.json  <step>/default/ (weights.py)
     <tokenizer's name>/ (tokenizer.json, config.json of the T5)  ours: rldg.json (manifest), <step>/weights.sha256
 Source: octo-models/octo, octo/model/octo_model.py (load_pretrained, save_pretrained).
 """
@@ -8,19 +8,13 @@ Source: octo-models/octo, octo/model/octo_model.py (load_pretrained, save_pretra
 from __future__ import annotations
 
 import json
-import logging
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import jax
-import numpy as np
-import orbax.checkpoint as ocp
 from flax.errors import FlaxError
 from flax.serialization import msgpack_restore, msgpack_serialize
-from flax.traverse_util import flatten_dict, unflatten_dict
 
 from rldg_core.configuration import validated
 from rldg_core.errors import UserError
@@ -34,6 +28,7 @@ from rldg_policy.octo.random import OctoSize, draw_params, small_actions, upstre
 from rldg_policy.octo.sums import check_sums, write_sums
 from rldg_policy.octo.text import T5_FILE, TOKENIZER_FILE, InstructionTokenizer, find_t5, find_tokenizer, t5_json
 from rldg_policy.octo.transformer import LANGUAGE
+from rldg_policy.octo.weights import read_params, write_params
 
 CONFIG_FILE, EXAMPLE_FILE, ITEM = "config.json", "example_batch.msgpack", "default"
 RANDOM_KEY = "random"
@@ -88,7 +83,7 @@ def read_checkpoint(folder: Path) -> OctoCheckpoint:
         raise UserError(f"{folder / EXAMPLE_FILE}: does not fit {CONFIG_FILE}: {reason}") from error
     step = _step(folder, manifest)
     check_sums(folder / str(step))
-    params = _read_params(folder / str(step) / ITEM, shapes)
+    params = read_params(folder / str(step) / ITEM, shapes)
     return OctoCheckpoint(raw, module, params, example, tokenizer, manifest, step)
 
 
@@ -112,10 +107,7 @@ def write_checkpoint(
         (aside / CONFIG_FILE).write_text(json.dumps(checkpoint.config, indent=2))
         (aside / EXAMPLE_FILE).write_bytes(msgpack_serialize(checkpoint.example_batch))
         (aside / STATISTICS_FILE).write_bytes(statistics_json)
-        with _quiet():
-            ocp.PyTreeCheckpointer().save(
-                aside.absolute() / str(step) / ITEM, jax.tree.map(np.asarray, checkpoint.params)
-            )
+        write_params(aside / str(step) / ITEM, checkpoint.params)
         write_sums(aside / str(step))
         if manifest:
             write_manifest(aside, manifest)
@@ -175,46 +167,3 @@ def _step(folder: Path, manifest: Manifest | None) -> int:
     if not steps:
         raise UserError(f"{folder}: no weights: expected a folder <step>/{ITEM}")
     return max(steps)
-
-
-def _read_params(path: Path, expected: Mapping[str, jax.ShapeDtypeStruct]) -> Params:
-    """Arrays of numpy, whatever devices they were saved from. The names are compared before anything is read."""
-    checkpointer = ocp.PyTreeCheckpointer()
-    try:
-        with _quiet():
-            item = checkpointer.metadata(path.absolute()).item_metadata
-            if item is None:
-                raise ValueError("no list of arrays can be read")
-            names = sorted(flatten_dict(item.tree, sep="/"))
-            _check_names(path, names, expected)
-            as_numpy = {name: ocp.RestoreArgs(restore_type=np.ndarray) for name in names}
-            found = checkpointer.restore(path.absolute(), restore_args=unflatten_dict(as_numpy, sep="/"))
-    except (ValueError, TypeError, KeyError, OSError) as error:
-        raise UserError(f"{path}: damaged weights: {' '.join(str(error).split())[:200]}") from error
-    for name, value in flatten_dict(found, sep="/").items():
-        wanted = expected[name]
-        if value.shape != wanted.shape or value.dtype != wanted.dtype:
-            raise UserError(
-                f"{path}: {name}: {value.dtype} {value.shape}, {CONFIG_FILE} describes {wanted.dtype} {wanted.shape}"
-            )
-    result: Params = found
-    return result
-
-
-def _check_names(path: Path, names: list[str], expected: Mapping[str, Any]) -> None:
-    missing, unknown = sorted(set(expected) - set(names)), sorted(set(names) - set(expected))
-    if missing or unknown:
-        first = f"first missing: {missing[0]}" if missing else f"first unknown: {unknown[0]}"
-        raise UserError(f"{path}: {len(names)} arrays, {CONFIG_FILE} describes {len(expected)}: {first}")
-
-
-@contextmanager
-def _quiet() -> Iterator[None]:
-    """orbax warns of files that older versions did not write yet."""
-    logger = logging.getLogger("absl")
-    level = logger.level
-    logger.setLevel(logging.ERROR)
-    try:
-        yield
-    finally:
-        logger.setLevel(level)
