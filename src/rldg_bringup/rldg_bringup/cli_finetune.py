@@ -11,10 +11,11 @@ import typer
 
 from rldg_bringup.cli_common import Json, Seed, emit, existing, progress_maker, sub_app
 from rldg_core.configuration import validated
+from rldg_policy.checkpoint.manifest import Backend
 from rldg_policy.compact.config import TrainConfig as CompactTrainConfig
 from rldg_policy.octo.train_config import Mode, OctoTrainConfig
 from rldg_policy.openvla.train_config import OpenVLATrainConfig
-from rldg_policy.training.folders import check_out
+from rldg_policy.training.folders import check_base, check_out
 
 app = sub_app()
 
@@ -72,7 +73,7 @@ def compact(
         "model": {"head": head, "decode": decode, "horizon": horizon, "window": window},
     }
     config = validated(CompactTrainConfig, options, "finetune compact")
-    check_folders(dataset, out, resume=resume)
+    check_folders("compact", dataset, out, resume=resume)
     from rldg_policy.compact.train import finetune
 
     run(finetune, dataset, out, config, as_json, seed=seed, resume=resume)
@@ -128,7 +129,7 @@ def openvla(
         "save_every": save_every,
     }
     config = validated(OpenVLATrainConfig, options, "finetune openvla")
-    check_folders(dataset, out, base, resume)
+    check_folders("openvla", dataset, out, base, resume)
     from rldg_policy.openvla.train import finetune
 
     run(finetune, dataset, out, config, as_json, base=base, seed=seed, resume=resume)
@@ -167,18 +168,20 @@ def octo(
         "save_every": save_every,
     }
     config = validated(OctoTrainConfig, options, "finetune octo")
-    check_folders(dataset, out, base, resume)
+    check_folders("octo", dataset, out, base, resume)
     from rldg_policy.octo.train import finetune
 
     run(finetune, dataset, out, config, as_json, base=base, seed=seed, resume=resume)
 
 
-def check_folders(dataset: Path, out: Path, base: Path | None = None, resume: bool = False) -> None:
-    """Before torch or jax is imported: inputs are there, and --out may be written. Raises UserError."""
+def check_folders(backend: Backend, dataset: Path, out: Path, base: Path | None = None, resume: bool = False) -> None:
+    """Before torch or jax is imported: inputs are there and fit, and --out may be written. Raises UserError."""
     existing(dataset)
     if base is not None:
         existing(base)
     check_out(out, base, resume=resume)
+    if backend != "compact":
+        check_base(base, backend)
 
 
 def run(finetune: Finetune, dataset: Path, out: Path, config: Any, as_json: bool, **more: Any) -> None:

@@ -60,10 +60,13 @@ def trainings(monkeypatch: pytest.MonkeyPatch) -> Trainings:
 
 @pytest.fixture
 def folders(tmp_path: Path) -> tuple[Path, Path, Path]:
-    """Dataset, base and the checkpoint to be written."""
-    for name in ("data", "base"):
-        (tmp_path / name).mkdir()
-    return tmp_path / "data", tmp_path / "base", tmp_path / "out"
+    """Dataset, bases (a folder of each back-end's name) and the checkpoint to be written."""
+    (tmp_path / "data").mkdir()
+    configs = {"openvla": {"model_type": "openvla"}, "octo": {"model": {"observation_tokenizers": {}}}}
+    for name, config in configs.items():
+        (tmp_path / "bases" / name).mkdir(parents=True)
+        (tmp_path / "bases" / name / "config.json").write_text(json.dumps(config))
+    return tmp_path / "data", tmp_path / "bases", tmp_path / "out"
 
 
 def rldg(*arguments: object) -> str:
@@ -74,12 +77,12 @@ def rldg(*arguments: object) -> str:
 
 
 def test_defaults_are_those_of_the_training(trainings, folders):
-    data, base, out = folders
+    data, bases, out = folders
     rldg("finetune", "compact", data, "--out", out)
     assert trainings.config == TrainConfig() and trainings.more["seed"] == 0
-    rldg("finetune", "openvla", data, "--out", out, "--base", base)
-    assert trainings.config == OpenVLATrainConfig() and trainings.more["base"] == base
-    rldg("finetune", "octo", data, "--out", out, "--base", base)
+    rldg("finetune", "openvla", data, "--out", out, "--base", bases / "openvla")
+    assert trainings.config == OpenVLATrainConfig() and trainings.more["base"] == bases / "openvla"
+    rldg("finetune", "octo", data, "--out", out, "--base", bases / "octo")
     assert trainings.config == OctoTrainConfig() and trainings.more["resume"] is False
     assert (trainings.more["dataset"], trainings.more["out"]) == (data, out)
 
@@ -101,12 +104,12 @@ def test_options_reach_compact(trainings, folders):
 
 
 def test_options_reach_openvla(trainings, folders):
-    data, base, out = folders
+    data, bases, out = folders
     options = (
         "--steps 7 --batch 1 --accumulation 2 --learning-rate 1e-4 --rank 8 --alpha 4 --decoding parallel --head l1 "
         "--horizon 8 --precision fp32 --no-gradient-checkpointing --no-augment --shuffle-buffer 50 --save-every 3"
     )
-    rldg("finetune", "openvla", data, "--out", out, "--base", base, "--seed", 5, *options.split())
+    rldg("finetune", "openvla", data, "--out", out, "--base", bases / "openvla", "--seed", 5, *options.split())
     assert trainings.config == OpenVLATrainConfig(
         steps=7, batch=1, accumulation=2, learning_rate=1e-4, rank=8, alpha=4, decoding="parallel", head="l1",
         horizon=8, precision="fp32", gradient_checkpointing=False, augment=False, shuffle_buffer=50, save_every=3,
@@ -115,13 +118,13 @@ def test_options_reach_openvla(trainings, folders):
 
 
 def test_options_reach_octo(trainings, folders):
-    data, base, out = folders
+    data, bases, out = folders
     (out / ".training").mkdir(parents=True)
     options = (
         "--steps 70 --batch 8 --learning-rate 1e-4 --warmup-steps 3 --mode head_only --freeze *.stem.* --freeze x "
         "--window 2 --shuffle-buffer 50 --save-every 3 --resume"
     )
-    rldg("finetune", "octo", data, "--out", out, "--base", base, *options.split())
+    rldg("finetune", "octo", data, "--out", out, "--base", bases / "octo", *options.split())
     assert trainings.config == OctoTrainConfig(
         steps=70, batch=8, learning_rate=1e-4, warmup_steps=3, mode="head_only", frozen=("*.stem.*", "x"),
         window=2, shuffle_buffer=50, save_every=3,
@@ -162,14 +165,19 @@ def test_a_compact_generalist_from_dataset_to_action(tmp_path):
         (("octo", "--steps", 100), "finetune octo: warmup_steps"),
         (("octo", "--base", "nowhere"), "nowhere: no such file or folder"),
         (("octo", "--base", "OUT"), "--out and --base are the same folder"),
+        (("openvla", "--base", "octo"), "bases/octo: a checkpoint of Octo, which `rldg finetune octo` takes"),
+        (("octo", "--base", "openvla"), "bases/openvla: a checkpoint of OpenVLA, which `rldg finetune openvla` takes"),
+        (("octo", "--base", "."), "bases: no config.json in it, not a checkpoint of Octo"),
         (("openvla", "--resume"), r"no unfinished training to resume: no \.training in it"),
     ],
 )
 def test_what_makes_no_sense_is_refused_before_anything_slow(trainings, folders, arguments, reason):
-    data, base, out = folders
-    name, *options = (str(out) if a == "OUT" else a for a in arguments)
-    needed = [] if name == "compact" or "--base" in options else ["--base", base]
-    if str(out) in options:
+    data, bases, out = folders
+    name, *options = arguments
+    if "--base" in options:
+        options[-1] = out if options[-1] == "OUT" else bases / options[-1]
+    needed = [] if name == "compact" or "--base" in options else ["--base", bases / name]
+    if out in options:
         out.mkdir()
     with pytest.raises(UserError, match=reason) as error:
         rldg("finetune", name, data, "--out", out, *needed, *options)

@@ -257,6 +257,22 @@ def test_a_checkpoint_that_does_not_fit_the_disk(tmp_path, backend):
     assert not list(tmp_path.iterdir())
 
 
+@pytest.mark.parametrize(
+    ("backend", "name"),
+    [("compact", "openvla"), ("compact", "octo"), ("openvla", "octo"), ("octo", "openvla")],
+    indirect=["backend"],
+)
+@pytest.mark.parametrize("adopted", [True, False])
+def test_a_base_of_another_back_end(capfd, monkeypatch, tmp_path, dataset, checkpoint, backend, name, adopted):
+    """Whole checkpoints, with and without rldg.json."""
+    if not adopted:
+        (checkpoint / MANIFEST_FILE).unlink()
+    line = rldg(capfd, monkeypatch, "finetune", name, dataset, "--base", checkpoint, "--out", tmp_path / "out")
+    takes = {"compact": "`rldg finetune compact` takes no base"}.get(backend, f"which `rldg finetune {backend}` takes")
+    assert line.startswith(f"rldg: {checkpoint}: a checkpoint of ") and line.endswith(takes)
+    assert not (tmp_path / "out").exists()
+
+
 @pytest.mark.parametrize("name", ["openvla", "octo"])
 def test_a_missing_base(capfd, monkeypatch, tmp_path, dataset, name):
     line = rldg(

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import json
+from collections.abc import Callable, Mapping
 from importlib import import_module
 from pathlib import Path
 from typing import Any
@@ -12,6 +13,23 @@ import pytest
 from rldg_core.errors import UserError
 
 BACKENDS = ("compact", "openvla", "octo")
+CONFIGS = {
+    "openvla": {"config.json": {"model_type": "openvla"}},
+    "octo": {"config.json": {"model": {"observation_tokenizers": {}}}},
+}
+"""What tells the back-end of a checkpoint of upstream."""
+NO_DATASET = "no dataset: not a dataset: no dataset_info.json"
+
+
+def folder_of(path: Path, files: Mapping[str, Any]) -> Path:
+    path.mkdir(parents=True)
+    for name, value in files.items():
+        (path / name).write_text(json.dumps(value))
+    return path
+
+
+def base_of(path: Path, backend: str) -> Path | None:
+    return None if backend == "compact" else folder_of(path / "bases" / backend, CONFIGS[backend])
 
 
 def finetune(backend: str, out: Path, base: Path | None = None, resume: bool = False) -> Any:
@@ -54,8 +72,8 @@ def test_what_cannot_be_written_is_refused_before_anything_else(tmp_path, backen
     for file in there:
         (tmp_path / file).parent.mkdir(parents=True, exist_ok=True)
         (tmp_path / file).write_text("years of work")
+    base = base_of(tmp_path, backend)
     before, out = contents(tmp_path), tmp_path / name
-    base = None if backend == "compact" else tmp_path / "base"
     assert refused(lambda: finetune(backend, out, base, resume)) == reason.format(out=out)
     assert contents(tmp_path) == before
 
@@ -68,8 +86,7 @@ def test_what_can_be_written_goes_on_to_the_dataset(tmp_path, backend, there):
         out.mkdir()
     if there == "checkpoint":
         (out / "rldg.json").write_text("{}")
-    base = None if backend == "compact" else tmp_path / "base"
-    assert "no dataset: not a dataset" in refused(lambda: finetune(backend, out, base))
+    assert NO_DATASET in refused(lambda: finetune(backend, out, base_of(tmp_path, backend)))
 
 
 @pytest.mark.parametrize("backend", ["openvla", "octo"])
@@ -87,3 +104,46 @@ def test_accelerate_launch_says_the_same(tmp_path, capsys):
     assert main(["data", "--base", str(tmp_path / "base"), "--out", str(tmp_path / "thesis")]) == 2
     reason = "exists and is no checkpoint of a generalist: it would be replaced"
     assert capsys.readouterr().err == f"error: {tmp_path / 'thesis'}: {reason}\n"
+
+
+
+MANIFEST = {"image_size": 64, "window": 1, "horizon": 1, "rate_hz": 10, "statistics_key": "x", "version": 3}
+COMPACT = "a checkpoint of the compact generalist: `rldg finetune compact` takes no base"
+OPENVLA, OCTO = (f"a checkpoint of {n}, which `rldg finetune {n.lower()}` takes" for n in ("OpenVLA", "Octo"))
+NOT = "not a checkpoint of"
+
+
+def manifest(backend: str) -> dict[str, Any]:
+    return {"rldg.json": {**MANIFEST, "backend": backend, "statistics_sha256": "0" * 64}}
+
+
+@pytest.mark.parametrize(
+    ("files", "reason"),
+    [
+        (manifest("openvla"), f"base: {OPENVLA}"),
+        (manifest("octo"), f"base: {OCTO}"),
+        (manifest("compact"), f"base: {COMPACT}"),
+        (CONFIGS["openvla"], f"base: {OPENVLA}"),
+        (CONFIGS["octo"], f"base: {OCTO}"),
+        ({"config.json": {"format": "rldg-compact-2", "model": {}}}, f"base: {COMPACT}"),
+        ({"config.json": {"model_type": "llama"}}, f"base: of 'llama' by its config.json, {NOT} "),
+        ({"config.json": {"backend": "specialist"}}, f"base: of 'specialist' by its config.json, {NOT} "),
+        ({"config.json": {"model": {}}}, f"base/config.json: {NOT} "),
+        ({"config.json": [1]}, f"base/config.json: {NOT} "),
+        ({"features.json": {}}, f"base: no config.json in it, {NOT} "),
+        ({}, f"base: an empty folder, {NOT} "),
+        (None, f"base: a file, {NOT} "),
+    ],
+)
+@pytest.mark.parametrize(("backend", "name"), [("openvla", "OpenVLA"), ("octo", "Octo")])
+def test_a_base_of_another_kind_is_called_by_its_name(tmp_path, backend, name, files, reason):
+    base = tmp_path / "base"
+    if files is None:
+        base.write_text("")
+    else:
+        folder_of(base, files)
+    told = refused(lambda: finetune(backend, tmp_path / "out", base))
+    if f"finetune {backend}" in reason:  # of the right kind: on to the dataset
+        reason = f"{NO_DATASET} (expected <root>/<name>/<version>)"
+    assert told.endswith(reason + name if reason.endswith(" ") else reason) and str(tmp_path) in told
+    assert not (tmp_path / "out").exists()

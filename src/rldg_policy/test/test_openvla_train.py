@@ -281,7 +281,7 @@ def test_input_that_cannot_be_used(base, dataset, tmp_path):
     silent = write_dataset(tmp_path, [make_episode(0, 4, instruction="")])
     for reason, options in {
         "base: OpenVLA is fine-tuned from a checkpoint": {"dataset": dataset, "base": None},
-        "nothing/tokenizer.json: missing": {"dataset": dataset, "base": tmp_path / "nothing"},
+        r"nothing/config\.json: cannot read": {"dataset": dataset, "base": tmp_path / "nothing"},
         "not fit for training": {"dataset": silent, "base": base},
     }.items():
         with pytest.raises(UserError, match=reason):

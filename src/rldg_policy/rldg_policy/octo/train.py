@@ -35,7 +35,7 @@ from rldg_policy.octo.step import Steps, TrainState
 from rldg_policy.octo.train_config import OctoTrainConfig
 from rldg_policy.octo.variant import rldg_variant
 from rldg_policy.training.dataset import TrainingSet, open_training_set
-from rldg_policy.training.folders import check_out
+from rldg_policy.training.folders import check_base, check_out
 from rldg_policy.training.guards import check_same_training, explain_out_of_memory, training_identity
 from rldg_policy.training.report import Progress, account
 
@@ -78,9 +78,8 @@ def finetune(
     that of an uninterrupted run. Raises UserError on what cannot be used, on a loss that is not finite, and when
     memory does not suffice.
     """
-    if base is None:
-        raise UserError("base: Octo is fine-tuned from a checkpoint: name its folder")
     check_out(out, base, resume=resume)
+    base = check_base(base, "octo")
     output = Output(out, resume)
     data = open_training_set(dataset)
     start = starting_point(base, config)

@@ -36,7 +36,7 @@ from rldg_policy.openvla.saving import Contents, remove_leftovers, write_save
 from rldg_policy.openvla.starting import read_start, uses_bfloat16
 from rldg_policy.openvla.train_config import OpenVLATrainConfig
 from rldg_policy.training.dataset import TrainingSet, open_training_set
-from rldg_policy.training.folders import TRAINING_FOLDER, check_out
+from rldg_policy.training.folders import TRAINING_FOLDER, check_base, check_out
 from rldg_policy.training.guards import check_loss, check_same_training, explain_out_of_memory, training_identity
 from rldg_policy.training.report import Progress, curve
 from rldg_policy.training.samples import batches, stream_samples
@@ -67,9 +67,8 @@ def finetune(
     that of an uninterrupted run, on a CPU bit for bit. Under `accelerate launch` every process calls this.
     Raises UserError on what cannot be used, on a loss that is not finite, and when memory does not suffice.
     """
-    if base is None:
-        raise UserError("base: OpenVLA is fine-tuned from a checkpoint: name its folder")
     check_out(out, base, resume=resume)
+    base = check_base(base, "openvla")
     with explain_out_of_memory(ADVICE):
         training = Training(open_training_set(dataset), base, out, config, seed)
         if resume:
