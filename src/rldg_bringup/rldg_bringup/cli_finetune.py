@@ -179,7 +179,7 @@ def check_folders(backend: Backend, dataset: Path, out: Path, base: Path | None 
     existing(dataset)
     if base is not None:
         existing(base)
-    check_out(out, base, resume=resume)
+    check_out(out, backend, base, resume=resume)
     if backend != "compact":
         check_base(base, backend)
 

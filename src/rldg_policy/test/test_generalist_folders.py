@@ -11,6 +11,8 @@ from typing import Any
 import pytest
 
 from rldg_core.errors import UserError
+from rldg_policy.octo import resume as octo_state
+from rldg_policy.training import torch_state
 
 BACKENDS = ("compact", "openvla", "octo")
 CONFIGS = {
@@ -87,6 +89,30 @@ def test_what_can_be_written_goes_on_to_the_dataset(tmp_path, backend, there):
     if there == "checkpoint":
         (out / "rldg.json").write_text("{}")
     assert NO_DATASET in refused(lambda: finetune(backend, out, base_of(tmp_path, backend)))
+
+
+@pytest.mark.parametrize("backend", BACKENDS)
+@pytest.mark.parametrize(
+    ("begun", "name"), [("compact", "the compact generalist"), ("openvla", "OpenVLA"), ("octo", "Octo")]
+)
+def test_an_unfinished_training_of_another_kind_stays(tmp_path, backend, begun, name):
+    """Octo removed what was not its own, and began anew."""
+    out, base = tmp_path / "out", base_of(tmp_path, backend)
+    state = out / ".training"
+    if begun == "compact":
+        torch_state.write_state(state / "state", 1, {}, {})
+    elif begun == "openvla":
+        torch_state.write_state(state, 1, {}, {})
+    else:
+        state.mkdir(parents=True)
+        octo_state.write_state(state, {}, {})
+    before = contents(out)
+    told = refused(lambda: finetune(backend, out, base, resume=True))
+    if backend == begun:
+        assert NO_DATASET in told
+    else:
+        assert told == f"{out}: an unfinished training of {name}: go on with `rldg finetune {begun} --resume`"
+    assert contents(out) == before
 
 
 @pytest.mark.parametrize("backend", ["openvla", "octo"])

@@ -138,7 +138,7 @@ def finetune(
     """
     if base is not None:
         raise UserError("base: the compact generalist starts from nothing")
-    check_out(out, resume=resume)
+    check_out(out, "compact", resume=resume)
     torch.set_num_threads(1)
     data = open_training_set(dataset)
     training = Training.start(config, seed)

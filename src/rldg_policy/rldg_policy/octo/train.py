@@ -78,7 +78,7 @@ def finetune(
     that of an uninterrupted run. Raises UserError on what cannot be used, on a loss that is not finite, and when
     memory does not suffice.
     """
-    check_out(out, base, resume=resume)
+    check_out(out, "octo", base, resume=resume)
     base = check_base(base, "octo")
     output = Output(out, resume)
     data = open_training_set(dataset)

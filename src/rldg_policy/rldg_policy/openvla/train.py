@@ -67,7 +67,7 @@ def finetune(
     that of an uninterrupted run, on a CPU bit for bit. Under `accelerate launch` every process calls this.
     Raises UserError on what cannot be used, on a loss that is not finite, and when memory does not suffice.
     """
-    check_out(out, base, resume=resume)
+    check_out(out, "openvla", base, resume=resume)
     base = check_base(base, "openvla")
     with explain_out_of_memory(ADVICE):
         training = Training(open_training_set(dataset), base, out, config, seed)

@@ -13,12 +13,14 @@ TRAINING_FOLDER = ".training"
 """Inside the checkpoint folder until the training has ended: what it goes on from."""
 TRAINING_FILE = "training.json"
 """Inside a checkpoint of ours: how it came about."""
+STATES: dict[Backend, str] = {"compact": "state", "openvla": "state.json", "octo": "state.safetensors"}
+"""In TRAINING_FOLDER, what tells whose it is: the first that is there, since OpenVLA has what Octo has, too."""
 NAMES: dict[Backend, str] = {"compact": "the compact generalist", "openvla": "OpenVLA", "octo": "Octo"}
 
 
-def check_out(out: Path, base: Path | None = None, *, resume: bool) -> None:
-    """Call it before anything slow. Raises UserError when there is no training to resume in `out`, or when a new one
-    could not be written there or would replace something else than a finished checkpoint."""
+def check_out(out: Path, backend: Backend, base: Path | None = None, *, resume: bool) -> None:
+    """Call it before anything slow. Raises UserError when there is no training of the back-end to resume in `out`, or
+    when a new one could not be written there or would replace something else than a finished checkpoint."""
     if base is not None and base.resolve() == out.resolve():
         raise UserError(f"{out}: --out and --base are the same folder")
     unfinished = (out / TRAINING_FOLDER).is_dir()
@@ -26,6 +28,9 @@ def check_out(out: Path, base: Path | None = None, *, resume: bool) -> None:
         raise UserError(f"{out}: no unfinished training to resume: no {TRAINING_FOLDER} in it")
     if unfinished and not resume:
         raise UserError(f"{out}: holds an unfinished training: go on with --resume, or remove the folder")
+    begun = next((of for of, state in STATES.items() if (out / TRAINING_FOLDER / state).exists()), backend)
+    if begun != backend:
+        raise UserError(f"{out}: an unfinished training of {NAMES[begun]}: go on with `rldg finetune {begun} --resume`")
     empty = out.is_dir() and not any(out.iterdir())
     if out.exists() and not empty and not unfinished and not (out / MANIFEST_FILE).is_file():
         raise UserError(f"{out}: exists and is no checkpoint of a generalist: it would be replaced")
@@ -50,13 +55,12 @@ def _backend_of(folder: Path, otherwise: str) -> Backend:
     """By the manifest where there is one, else by config.json; whether the rest is there is for the reader to find."""
     if folder.is_file():
         raise UserError(f"{folder}: a file, {otherwise}")
-    if folder.is_dir() and not any(folder.iterdir()):
-        raise UserError(f"{folder}: an empty folder, {otherwise}")
     if manifest := read_manifest(folder):
         return manifest.backend
     path = folder / "config.json"
     if folder.is_dir() and not path.is_file():
-        raise UserError(f"{folder}: no {path.name} in it, {otherwise}")
+        what = f"no {path.name} in it" if any(folder.iterdir()) else "an empty folder"
+        raise UserError(f"{folder}: {what}, {otherwise}")
     config = read_json(path)
     if isinstance(config, dict):
         if config.get("model_type") == "openvla":
