@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -97,6 +97,20 @@ def write_dataset(root: Path, episodes: Sequence[Episode], name: str = "made_up"
     }.items():
         (folder / f"{file}.json").write_text(json.dumps(value))
     return folder
+
+
+class Stopped(Exception):
+    """A training that was cut off."""
+
+
+def stop_at(step: int) -> Callable[[int, int], None]:
+    """progress that ends a training when it tells of `step`, whatever was saved."""
+
+    def progress(done: int, steps: int) -> None:
+        if done == step:
+            raise Stopped
+
+    return progress
 
 
 def insertion_dataset(root: Path, episodes: int = 6, transitions: int = 8, size: int = 64, **options: Any) -> Path:

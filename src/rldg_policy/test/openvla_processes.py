@@ -18,7 +18,7 @@ import yaml
 from accelerate import Accelerator
 from accelerate.state import AcceleratorState, GradientState
 from accelerate.utils import DistributedType, FullyShardedDataParallelPlugin
-from openvla_train_samples import Stopped
+from generalist_samples import Stopped
 from torch.distributed.tensor import DTensor
 
 from rldg_policy.openvla import train

@@ -1,4 +1,4 @@
-"""The smallest OpenVLA that trains, a dataset for it, and a training that stops where it is told."""
+"""The smallest OpenVLA that trains, and what it is trained with."""
 
 from __future__ import annotations
 
@@ -25,20 +25,6 @@ MODES = {
     "bins": {"decoding": "parallel", "horizon": 3},
     "l1": {"decoding": "parallel", "horizon": 3, "head": "l1"},
 }
-
-
-class Stopped(Exception):
-    """A training that was cut off."""
-
-
-def stop_at(step: int):
-    """progress that ends a training after `step`, whatever was saved."""
-
-    def progress(done: int, steps: int) -> None:
-        if done == step:
-            raise Stopped
-
-    return progress
 
 
 def short(**options) -> OpenVLATrainConfig:

@@ -8,7 +8,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from generalist_samples import insertion_dataset, make_episode, write_dataset
+from generalist_samples import Stopped, insertion_dataset, make_episode, stop_at, write_dataset
 
 from rldg_core.errors import UserError
 from rldg_policy.compact import train
@@ -40,18 +40,6 @@ def config_of(head: str, **options) -> TrainConfig:
 
 def weights(folder: Path) -> bytes:
     return (folder / "model.safetensors").read_bytes()
-
-
-class Interruption(Exception):
-    """Ctrl-C, at a step of our choice."""
-
-
-def interrupted_at(step: int):
-    def progress(done: int, steps: int) -> None:
-        if done >= step:
-            raise Interruption
-
-    return progress
 
 
 @pytest.fixture(scope="module")
@@ -86,8 +74,8 @@ def test_the_same_seed_gives_the_same_weights_resumed_or_not(data, tmp_path, hea
     config = config_of(head, mirror=0.5, shuffle_buffer=20, model={"window": window})
     train.finetune(data, tmp_path / "whole", config, seed=1)
     # Interrupted at step 10, which was saved after step 8: steps 9 and 10 are done again.
-    with pytest.raises(Interruption):
-        train.finetune(data, tmp_path / "parts", config, seed=1, progress=interrupted_at(10))
+    with pytest.raises(Stopped):
+        train.finetune(data, tmp_path / "parts", config, seed=1, progress=stop_at(10))
     assert (tmp_path / "parts/.training/checkpoint/rldg.json").is_file()
     result = train.finetune(data, tmp_path / "parts", config, seed=1, resume=True)
     assert weights(tmp_path / "parts") == weights(tmp_path / "whole")
@@ -98,8 +86,8 @@ def test_the_same_seed_gives_the_same_weights_resumed_or_not(data, tmp_path, hea
 
 
 def test_a_resumed_training_must_be_the_same(data, tmp_path):
-    with pytest.raises(Interruption):
-        train.finetune(data, tmp_path / "a", config_of("bins"), progress=interrupted_at(10))
+    with pytest.raises(Stopped):
+        train.finetune(data, tmp_path / "a", config_of("bins"), progress=stop_at(10))
     with pytest.raises(UserError, match=r"cannot resume: batch was 8, now it is 4"):
         train.finetune(data, tmp_path / "a", config_of("bins", batch=4), resume=True)
 

@@ -7,7 +7,9 @@ import json
 import numpy as np
 import pytest
 import torch
-from openvla_samples import GOLDEN, copy_without, needs_golden, replace_file
+from golden_references import OPENVLA_GOLDEN as GOLDEN
+from golden_references import needs_golden
+from openvla_samples import copy_without, replace_file
 from safetensors.torch import load_file, save, save_file
 
 from rldg_core.errors import UserError

@@ -7,7 +7,8 @@ import json
 import numpy as np
 import pytest
 import torch
-from openvla_samples import GOLDEN, needs_golden
+from golden_references import OPENVLA_GOLDEN as GOLDEN
+from golden_references import needs_golden
 from safetensors.torch import load_file
 from torch import nn
 from torch.utils._python_dispatch import TorchDispatchMode

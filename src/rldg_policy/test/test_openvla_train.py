@@ -11,9 +11,9 @@ from pathlib import Path
 import pytest
 import torch
 from accelerate.commands.config.config_args import load_config_from_file
-from generalist_samples import insertion_dataset, make_episode, write_dataset
+from generalist_samples import Stopped, insertion_dataset, make_episode, stop_at, write_dataset
 from openvla_processes import CONFIGURATIONS, ddp_then_fsdp, start
-from openvla_train_samples import MODES, SMALLEST, Stopped, make_batch, short, stop_at
+from openvla_train_samples import MODES, SMALLEST, make_batch, short
 from safetensors.torch import load_file
 from torch.nn import functional as F
 
