@@ -98,13 +98,43 @@ def test_weights_are_written_as_upstreams_loader_needs_them(written):
     assert not told
 
 
-def test_other_folders_of_orbax_are_read(folder):
-    """As ours were written before, and as upstream's can be."""
-    expected = read_checkpoint(folder).params
+def largest(folder: Path) -> Path:
+    return max(folder.rglob("*"), key=lambda path: path.stat().st_size)
+
+
+def as_store(folder: Path, placeholders: bool) -> Path:
+    """The weights as ours were before, or, with placeholders, as upstream's from several hosts are."""
+    params = read_checkpoint(folder).params
     shutil.rmtree(folder / "0")
-    ocp.PyTreeCheckpointer().save(folder / "0" / "default", expected)
-    assert not (folder / "0" / "default" / "checkpoint").exists()
+    weights = folder / "0" / "default"
+    ocp.PyTreeCheckpointer().save(weights, params)
+    if placeholders:
+        names = {path: "PLACEHOLDER://" + ".".join(path) for path in flatten_dict(params)}
+        (weights / "checkpoint").write_bytes(msgpack.packb(unflatten_dict(names)))
+    return weights
+
+
+@pytest.mark.parametrize("placeholders", [False, True])
+def test_folders_of_tensorstore_are_read(folder, placeholders):
+    expected = read_checkpoint(folder).params
+    as_store(folder, placeholders)
     assert same(read_checkpoint(folder).params, expected)
+
+
+@pytest.mark.parametrize(
+    ("damage", "reason"),
+    [
+        (lambda f: cut_in_half(f / "manifest.ocdbt"), "damaged weights: DATA_LOSS: "),
+        (lambda f: cut_in_half(largest(f)), "damaged weights: OUT_OF_RANGE: "),
+        (lambda f: shutil.rmtree(f / "ocdbt.process_0"), "damaged weights: [A-Z_]+: Error reading"),
+    ],
+)
+def test_a_damaged_store_is_one_line(folder, damage, reason, capfd):
+    damage(as_store(folder, False))
+    capfd.readouterr()
+    with pytest.raises(UserError, match=rf"/0/default: {reason}") as error:
+        read_checkpoint(folder)
+    assert "\n" not in str(error.value) and capfd.readouterr() == ("", "")
 
 
 def test_random_checkpoints_depend_on_the_seed_alone(written):
@@ -173,7 +203,7 @@ def test_other_weights_are_one_line(folder, change, reason):
 
 
 def damage_weights(folder: Path) -> None:
-    file = max((folder / "0").rglob("*"), key=lambda path: path.stat().st_size)
+    file = largest(folder / "0")
     data = bytearray(file.read_bytes())
     data[len(data) // 2] ^= 1
     file.write_bytes(data)

@@ -69,14 +69,14 @@ def octo_base() -> dict:
 @needs_golden
 def test_readouts_and_actions_are_those_of_the_original():
     import jax
-    import orbax.checkpoint as ocp
 
+    from rldg_policy.octo.checkpoint import read_checkpoint
     from rldg_policy.octo.model import OctoModule, encode_language, sample_actions
 
     config = validated(OctoConfig, json.loads((GOLDEN / "config.json").read_text()), "config.json")
     t5 = validated(T5Config, json.loads((GOLDEN / "tiny-t5" / "config.json").read_text()), "t5")
     module = OctoModule(config.model, t5)
-    params = ocp.PyTreeCheckpointer().restore(GOLDEN / "6" / "default")
+    params = read_checkpoint(GOLDEN).params
     reference = np.load(GOLDEN / "reference.npz")
     observations = {"image_primary": reference["img"], "pad_mask_dict": {"image_primary": np.ones((4, 2), bool)}}
     tasks = {
