@@ -8,7 +8,7 @@ from typing import Annotated, Any
 
 import typer
 from rich.console import Console
-from rich.table import Table
+from rich.table import Column, Table
 
 from rldg_bringup.cli_common import Json, Namespace, console
 from rldg_core.errors import UserError
@@ -32,14 +32,16 @@ def policy_list(namespace: Namespace = "", as_json: Json = False) -> None:
     table = Table(*_COLUMNS, title=f"back-ends: {', '.join(response.backends)}")
     for row in rows:
         images = ", ".join(row["cameras"]) + (f" {row['image_size']} px" if row["image_size"] else "")
+        seen = " x ".join(filter(None, (str(row["window"]) if row["window"] > 1 else "", images)))
         chunk = f"{row['horizon']} at {row['rate_hz']:g} Hz"
-        cells = [row[name] for name in ("policy_id", "backend", "active", "version")]
-        cells += [images, row["window"], chunk, row["statistics_key"], row["path"]]
+        active = "active" if row["active"] else ""
+        cells = (row["policy_id"], row["backend"], active, row["version"], seen, chunk)
         table.add_row(*(str(cell) for cell in cells))
     Console().print(table)
 
 
-_COLUMNS = ("policy", "back-end", "active", "version", "images", "window", "actions", "statistics", "path")
+_COLUMNS = (Column("policy", no_wrap=True), "back-end", "", "version", "sees", "actions")
+"""What fits 80 characters; `--json` tells the rest."""
 
 
 def _row(info: Any) -> dict[str, Any]:

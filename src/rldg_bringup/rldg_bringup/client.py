@@ -32,6 +32,9 @@ SETTLE_S = 0.5
 """A server that is visible here may not see this client's reader yet; its answer would then be lost (rmw_fastrtps:
 "failed to send response (timeout): client will not receive response", seen once in 25 starts)."""
 
+CANCEL_TIMEOUT_S = 2.0
+"""Patience with the answer to a cancelled goal; a stack that has died gives none."""
+
 STALL_TIMEOUT_S = 120.0
 """Longer than any episode: compiling, and 100 steps that each wait for a learner on a busy machine."""
 
@@ -165,7 +168,7 @@ class StackClient:
         Raises UserError when the stack dies or when no episode ends for STALL_TIMEOUT_S: in lock-step a
         policy that cannot answer stops the simulated clock, and no other time-out would ever act.
         """
-        self.wait(self._episodes.server_is_ready, READY_TIMEOUT_S, "action run_episodes")
+        self.wait(self._episodes.server_is_ready, self._ready_timeout_s, "action run_episodes")
         goal = RunEpisodes.Goal(episodes=episodes, seed=seed, objects=list(objects), stop_on_hold=True)
 
         progressed_s = time.monotonic()
@@ -197,7 +200,10 @@ class StackClient:
         try:
             self.wait(finished, float("inf"), "action run_episodes")
         except BaseException:
-            handle.cancel_goal_async()
+            # Until it is heard: this process may end right after.
+            cancelling, until_s = handle.cancel_goal_async(), time.monotonic() + CANCEL_TIMEOUT_S
+            while not cancelling.done() and time.monotonic() < until_s:
+                self._executor.spin_once(timeout_sec=0.1)
             raise
         outcome = result.result().result
         if outcome.episodes < episodes and not cancelled:
@@ -218,7 +224,8 @@ def connected(
     owns_context = not rclpy.ok()
     if owns_context:
         # Ctrl-C stays a KeyboardInterrupt of this process: the runner decides the order of the end.
-        rclpy.init(signal_handler_options=SignalHandlerOptions.NO)
+        # Not the command line: name:=value is ours there, and ROS would warn of remap rules.
+        rclpy.init(args=[], signal_handler_options=SignalHandlerOptions.NO)
     client = StackClient(namespace, check, ready_timeout_s)
     try:
         yield client

@@ -55,7 +55,18 @@ def test_up_runs_refuses_a_second_and_holds_at_the_end(
     )
     try:
         client.wait_ready()
-        client.run_episodes(1, 0, until=lambda: len(targets) >= 5)
+        run = subprocess.Popen(rldg("run", "--episodes", "50"), env=environment, stderr=subprocess.PIPE, text=True)
+        client.wait(lambda: len(targets) >= 5, 60.0, "the arm moves")
+        run.send_signal(signal.SIGINT)
+        run.communicate(timeout=30)
+        assert run.returncode != 0
+        # What was interrupted is over: the next run is accepted, and says what is wrong with it.
+        for arguments, code, expected in [
+            (("--objects", "hdmi", "--json"), 0, '"episodes": 1'),
+            (("--objects", "banana"), 2, "unknown object 'banana'"),
+        ]:
+            done = subprocess.run(rldg("run", *arguments), env=environment, capture_output=True, text=True, timeout=60)
+            assert done.returncode == code and expected in done.stdout + done.stderr, done
         second = subprocess.run(rldg("up", "insertion"), env=environment, capture_output=True, text=True, timeout=60)
         assert second.returncode == 2
         assert second.stderr.strip().startswith(f"rldg: ROS domain {DOMAIN} already runs a stack")
@@ -100,6 +111,7 @@ def test_bad_input_is_one_line(environment: dict[str, str], tmp_path: Path) -> N
         (("evaluate", "dance", "--policy", "hold"), "unknown task 'dance'"),
         (("evaluate", "insertion", "--policy", "hold", "--objects", "banana"), "unknown object 'banana'"),
         (("evaluate", "insertion", "--policy", "magic", "--log-dir", str(tmp_path)), "magic"),
+        (("run",), "action run_episodes: no answer within 8 s"),
         (("policy", "list"), "service policy/list: no answer within 8 s"),
         (("export", str(tmp_path), "--out", str(tmp_path / "d"), "--name", "x"), "no bags"),
         (("finetune", "compact", str(tmp_path), "--out", str(tmp_path / "c")), "not a dataset"),
