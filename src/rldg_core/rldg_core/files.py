@@ -48,8 +48,8 @@ def _hidden_os_error(error: Exception) -> str | None:
     return next((reason for reason in full if reason in text), None)
 
 
-def _replace_folder(new: Path, path: Path) -> None:
-    """Put the folder `new` in the place of the folder `path`, so that nobody ever finds none there."""
+def replace_folder(new: Path, path: Path) -> None:
+    """Put the folder `new` in the place of the folder `path`, which exists, so that nobody ever finds none there."""
     libc = ctypes.CDLL(None, use_errno=True)
     # Python has no call for it; glibc 2.28 has.
     if libc.renameat2(_AT_FDCWD, os.fsencode(new), _AT_FDCWD, os.fsencode(path), _RENAME_EXCHANGE) == 0:
@@ -79,7 +79,7 @@ def writing_aside(path: Path) -> Iterator[Path]:
         for item in [*aside.rglob("*"), aside] if aside.is_dir() else [aside]:
             fsync(item)
         if path.is_dir():
-            _replace_folder(aside, path)
+            replace_folder(aside, path)
         else:
             os.replace(aside, path)
         fsync(path.parent)

@@ -21,6 +21,7 @@ from safetensors import safe_open
 from rldg_core.errors import UserError
 from rldg_core.files import sha256_hex
 from rldg_policy.checkpoint.statistics import choose_statistics
+from rldg_policy.octo import output as output_module
 from rldg_policy.octo import train
 from rldg_policy.octo.checkpoint import read_checkpoint, write_random
 from rldg_policy.octo.freezing import flatten, partition
@@ -180,6 +181,31 @@ def test_an_interrupted_training_is_resumed_as_what_it_was(trained, dataset, bas
     assert not (out / ".training").exists()
     with pytest.raises(UserError, match="no unfinished training to resume"):
         train.finetune(dataset, out, CONFIG, base=base, seed=SEED, resume=True)
+
+
+def test_a_step_that_is_published_again_is_there_all_the_time(dataset, base, tmp_path, monkeypatch):
+    """As a resumed training does first: whoever serves the folder may load it at any moment."""
+    start = train.starting_point(base, CONFIG)
+    manifest = train._manifest(open_training_set(dataset), start, CONFIG, 8)
+    statistics = open_training_set(dataset).statistics_json
+
+    def publish():
+        output_module.Output(tmp_path, (tmp_path / ".training").is_dir()).publish(start, statistics, manifest)
+
+    publish()
+    looks = []
+
+    def looking(move):
+        def look_and_move(source, target):
+            looks.append(read_checkpoint(tmp_path).step)
+            move(source, target)
+
+        return look_and_move
+
+    monkeypatch.setattr(os, "replace", looking(os.replace))
+    monkeypatch.setattr(os, "rename", looking(os.rename))
+    publish()
+    assert len(looks) >= 6 and set(looks) == {8}
 
 
 # What goes wrong

@@ -11,7 +11,7 @@ import shutil
 from pathlib import Path
 from typing import Any
 
-from rldg_core.files import fsync, write_json
+from rldg_core.files import fsync, replace_folder, write_json
 from rldg_policy.checkpoint.manifest import MANIFEST_FILE, Manifest
 from rldg_policy.octo.checkpoint import OctoCheckpoint, write_checkpoint
 from rldg_policy.octo.resume import STATE_FILE, read_state, write_state
@@ -51,8 +51,10 @@ class Output:
             if file.parts[0] not in (step, MANIFEST_FILE):
                 (self.path / file).parent.mkdir(exist_ok=True)
                 os.replace(staged / file, self.path / file)
-        _remove([self.path / step])
-        os.rename(staged / step, self.path / step)
+        if (self.path / step).is_dir():  # of the save that a resumed training went on from
+            replace_folder(staged / step, self.path / step)
+        else:
+            os.rename(staged / step, self.path / step)
         os.replace(staged / MANIFEST_FILE, self.path / MANIFEST_FILE)
         fsync(self.path)
         _remove([staged, *(item for item in self.path.iterdir() if item.name not in kept)])
