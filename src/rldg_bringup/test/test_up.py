@@ -111,7 +111,6 @@ def test_bad_input_is_one_line(environment: dict[str, str], tmp_path: Path) -> N
         (("evaluate", "dance", "--policy", "hold"), "unknown task 'dance'"),
         (("evaluate", "insertion", "--policy", "hold", "--objects", "banana"), "unknown object 'banana'"),
         (("evaluate", "insertion", "--policy", "magic", "--log-dir", str(tmp_path)), "magic"),
-        (("run",), "action run_episodes: no answer within 8 s"),
         (("policy", "list"), "service policy/list: no answer within 8 s"),
         (("export", str(tmp_path), "--out", str(tmp_path / "d"), "--name", "x"), "no bags"),
         (("finetune", "compact", str(tmp_path), "--out", str(tmp_path / "c")), "not a dataset"),
