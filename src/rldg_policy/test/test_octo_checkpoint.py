@@ -14,6 +14,8 @@ import orbax.checkpoint as ocp
 import pytest
 from flax.serialization import msgpack_restore, msgpack_serialize
 from flax.traverse_util import flatten_dict, unflatten_dict
+from golden_references import OCTO_GOLDEN as GOLDEN
+from golden_references import needs_golden
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from octo_samples import SMALLEST
@@ -28,9 +30,6 @@ from rldg_policy.octo.text import find_t5, find_tokenizer
 from rldg_policy.octo.variant import rldg_variant
 
 pytestmark = pytest.mark.timeout(300)  # XLA compiles for half a minute, longer on a busy machine
-
-GOLDEN = Path(__file__).parents[3].parent / "shared" / "golden" / "octo_tiny"
-needs_golden = pytest.mark.skipif(not GOLDEN.is_dir(), reason="golden references are not here")
 
 
 @pytest.fixture(scope="module")

@@ -5,10 +5,11 @@ from __future__ import annotations
 import json
 import re
 from functools import partial
-from pathlib import Path
 
 import numpy as np
 import pytest
+from golden_references import OCTO_GOLDEN as GOLDEN
+from golden_references import needs_golden
 
 from rldg_core.configuration import validated
 from rldg_core.errors import UserError
@@ -17,9 +18,6 @@ from rldg_policy.octo.t5 import position_buckets
 from rldg_policy.octo.transformer import attention_structure
 
 pytestmark = pytest.mark.timeout(300)  # XLA compiles for half a minute, longer on a busy machine
-
-GOLDEN = Path(__file__).parents[3].parent / "shared" / "golden" / "octo_tiny"
-needs_golden = pytest.mark.skipif(not GOLDEN.is_dir(), reason="golden references are not here")
 
 
 def image_tokenizer(name: str) -> dict:

@@ -10,6 +10,8 @@ from pathlib import Path
 import jax
 import numpy as np
 import pytest
+from golden_references import OCTO_GOLDEN as GOLDEN
+from golden_references import needs_golden
 from octo_samples import SMALLEST
 
 from rldg_core.errors import UserError
@@ -25,7 +27,6 @@ from rldg_policy.octo.variant import rldg_variant
 
 pytestmark = pytest.mark.timeout(300)  # XLA compiles for half a minute, longer on a busy machine
 
-GOLDEN = Path(__file__).parents[3].parent / "shared" / "golden" / "octo_tiny"
 TASK_FILE = Path(__file__).parents[2] / "rldg_bringup" / "config" / "tasks" / "insertion.yaml"
 USB, VGA = "insert the usb connector", "insert the vga connector"
 
@@ -170,7 +171,7 @@ def test_other_action_dimensions_are_refused(tmp_path, task):
         OctoPolicy(None, task)
 
 
-@pytest.mark.skipif(not GOLDEN.is_dir(), reason="golden references are not here")
+@needs_golden
 def test_actions_of_another_scale_are_refused(task):
     """The golden checkpoint's statistics reach from -1 to 1: metres, if they were believed."""
     with pytest.raises(UserError, match=r"made for actions up to 1\.0000 m per step"):

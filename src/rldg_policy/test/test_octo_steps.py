@@ -14,6 +14,7 @@ import numpy as np
 import octo_train_samples
 import optax
 import pytest
+from golden_references import OCTO_GOLDEN as GOLDEN
 from octo_train_samples import CONFIG
 from pydantic import ValidationError
 
@@ -26,8 +27,6 @@ from rldg_policy.octo.step import Steps, TrainState
 from rldg_policy.octo.train_config import OctoTrainConfig
 
 pytestmark = pytest.mark.timeout(300)  # XLA compiles for half a minute, longer on a busy machine
-
-GOLDEN = Path(__file__).parents[4] / "shared" / "golden" / "octo_tiny"
 
 
 # What learns
