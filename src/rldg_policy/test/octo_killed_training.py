@@ -1,4 +1,4 @@
-"""Program: fine-tunes as octo_train_samples says, or goes on with it, and dies by kill -9 in its second save.
+"""Program: fine-tunes as octo_train_samples says, and dies by kill -9 in the middle of its second save.
 
     octo_killed_training.py DATASET BASE OUT state|moved
 state: half of the training state is written; moved: new weights are in their place, but the manifest names the old.
@@ -16,7 +16,7 @@ from octo_train_samples import CONFIG, SEED
 from rldg_policy.octo import resume, train
 
 
-def at_the_second(call, then_die):
+def at_the_second(call, then_die=lambda *_: None):
     """`call`, which the second time is followed by `then_die`, given its arguments, and kill -9."""
     calls = []
 
@@ -34,7 +34,7 @@ def kill_at(point: str) -> None:
     if point == "state":
         resume.save_file = at_the_second(resume.save_file, lambda _, path: os.truncate(path, path.stat().st_size // 2))
     elif point == "moved":
-        os.rename = at_the_second(os.rename, lambda *_: None)
+        os.rename = at_the_second(os.rename)
     else:
         raise SystemExit(f"no point {point!r}")
 
@@ -42,4 +42,4 @@ def kill_at(point: str) -> None:
 if __name__ == "__main__":
     dataset, base, out = (Path(name) for name in sys.argv[1:4])
     kill_at(sys.argv[4])
-    train.finetune(dataset, out, CONFIG, base=base, seed=SEED, resume=out.exists())
+    train.finetune(dataset, out, CONFIG, base=base, seed=SEED)

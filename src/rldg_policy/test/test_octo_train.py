@@ -127,8 +127,9 @@ def contents(folder: Path) -> dict[str, bytes]:
     return {str(path.relative_to(folder)): path.read_bytes() for path in files}
 
 
-def test_saves_that_are_killed_leave_the_one_before(trained, dataset, base, tmp_path):
-    """kill -9 twice in the middle of the second save, at step 16: the first can be served, the end is the same."""
+@pytest.mark.parametrize(("point", "weights", "begins"), [("state", {"8"}, 9), ("moved", {"8", "16"}, 17)])
+def test_a_save_that_is_killed_leaves_the_one_before(trained, dataset, base, tmp_path, point, weights, begins):
+    """kill -9 in the middle of the second save, at step 16: the first can be served, and the end is the same."""
     whole, result, _ = trained
     out = tmp_path / "octo"
     environment = os.environ | {
@@ -137,19 +138,17 @@ def test_saves_that_are_killed_leave_the_one_before(trained, dataset, base, tmp_
         "JAX_DISABLE_MOST_OPTIMIZATIONS": "true",
         "PYTHONPATH": os.pathsep.join(sys.path),
     }
-    weights = {"state": {"8"}, "moved": {"8", "16"}}
-    for point, there in weights.items():
-        program = [sys.executable, octo_killed_training.__file__, dataset, base, out, point]
-        killed = subprocess.run(program, env=environment, capture_output=True, text=True, timeout=110)
-        assert killed.returncode == -signal.SIGKILL, killed.stderr
-        assert {path.name for path in out.iterdir() if path.name.isdecimal()} == there
-        assert read_checkpoint(out).step == 8
-        assert bool(list((out / ".training").glob(".*.partial"))) == (point == "state")
-    begun: list[tuple[int, int]] = []
+    program = [sys.executable, octo_killed_training.__file__, dataset, base, out, point]
+    killed = subprocess.run(program, env=environment, capture_output=True, text=True, timeout=110)
+    assert killed.returncode == -signal.SIGKILL, killed.stderr
+    assert {path.name for path in out.iterdir() if path.name.isdecimal()} == weights
+    assert bool(list((out / ".training").glob(".*.partial"))) == (point == "state")
+    assert read_checkpoint(out).step == 8
+    begun = []
     again = train.finetune(
         dataset, out, CONFIG, base=base, seed=SEED, resume=True, progress=lambda *at: begun.append(at)
     )
-    assert begun[0] == (17, 20) and contents(out) == contents(whole)
+    assert begun[0] == (begins, 20) and contents(out) == contents(whole)
     assert again.losses == result.losses and again.validation_losses == result.validation_losses
 
 
