@@ -15,6 +15,7 @@ import numpy as np
 import octo_killed_training
 import octo_train_samples
 import pytest
+from golden_references import OCTO_GOLDEN as GOLDEN
 from octo_train_samples import CONFIG, SEED, SIZE
 from safetensors import safe_open
 
@@ -30,8 +31,6 @@ from rldg_policy.octo.train_config import OctoTrainConfig
 from rldg_policy.training.dataset import open_training_set
 
 pytestmark = pytest.mark.timeout(300)  # XLA compiles for half a minute, longer on a busy machine
-
-GOLDEN = Path(__file__).parents[4] / "shared" / "golden" / "octo_tiny"
 
 
 @pytest.fixture(scope="module", autouse=True)
