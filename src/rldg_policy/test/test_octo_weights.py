@@ -1,0 +1,134 @@
+"""Octo's weights on the disk: written as upstream's loader needs them, read in every form, damage is one line."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from pathlib import Path
+
+import msgpack
+import numpy as np
+import orbax.checkpoint as ocp
+import pytest
+from flax.traverse_util import flatten_dict, unflatten_dict
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from octo_samples import SMALLEST
+
+from rldg_core.errors import UserError
+from rldg_policy.octo.checkpoint import random_checkpoint
+from rldg_policy.octo.example import parameter_shapes
+from rldg_policy.octo.weights import read_params, write_params
+
+CHECKPOINT = random_checkpoint(SMALLEST, 3)
+EXPECTED = parameter_shapes(CHECKPOINT.module, CHECKPOINT.example_batch)
+PARAMS = flatten_dict(CHECKPOINT.params)
+
+
+@pytest.fixture(scope="module")
+def written(tmp_path_factory) -> Path:
+    folder = tmp_path_factory.mktemp("weights") / "default"
+    write_params(folder, CHECKPOINT.params)
+    return folder
+
+
+@pytest.fixture(scope="module")
+def stored(tmp_path_factory) -> Path:
+    """By today's orbax, as ours were before."""
+    folder = tmp_path_factory.mktemp("store") / "default"
+    ocp.PyTreeCheckpointer().save(folder, CHECKPOINT.params)
+    return folder
+
+
+def is_ours(found) -> bool:
+    flat = flatten_dict(found)
+    return flat.keys() == PARAMS.keys() and all(
+        np.array_equal(value, PARAMS[path]) and value.dtype == PARAMS[path].dtype for path, value in flat.items()
+    )
+
+
+def test_weights_are_written_as_upstreams_loader_needs_them(written):
+    """orbax 0.4.4 reads every array from one msgpack file, flax's extension 1, and names from another; see
+    compatibility.md."""
+    assert {path.name for path in written.iterdir()} == {"checkpoint", "_METADATA"}
+    found = {}
+    for path, (code, data) in flatten_dict(msgpack.unpackb((written / "checkpoint").read_bytes())).items():
+        shape, dtype, values = msgpack.unpackb(data)
+        assert code == 1
+        found[path] = np.frombuffer(values, dtype).reshape(shape)
+    assert is_ours(unflatten_dict(found))
+    told = json.loads((written / "_METADATA").read_text())["tree_metadata"]
+    for path in found:
+        entry = told.pop(str(path))
+        assert [(key["key"], key["key_type"]) for key in entry["key_metadata"]] == [(name, 2) for name in path]
+        assert entry["value_metadata"] == {"value_type": "jax.Array", "skip_deserialize": True}
+    assert not told
+
+
+def test_every_form_is_read(written, stored, tmp_path):
+    assert is_ours(read_params(written, EXPECTED)) and is_ours(read_params(stored, EXPECTED))
+    several_hosts = Path(shutil.copytree(stored, tmp_path / "default"))
+    names = unflatten_dict({path: "PLACEHOLDER://" + ".".join(path) for path in PARAMS})
+    (several_hosts / "checkpoint").write_bytes(msgpack.packb(names))
+    assert is_ours(read_params(several_hosts, EXPECTED))
+
+
+def test_other_names_in_a_store_are_one_line(stored):
+    with pytest.raises(UserError, match=r"default: 89 arrays, config.json describes 90: first missing: more/bias"):
+        read_params(
+            stored, {**EXPECTED, "more/bias": EXPECTED["heads_action/diffusion_model/cond_encoder/Dense_0/bias"]}
+        )
+
+
+def cut_in_half(path: Path) -> None:
+    path.write_bytes(path.read_bytes()[: path.stat().st_size // 2])
+
+
+def largest(folder: Path) -> Path:
+    return max(folder.rglob("*"), key=lambda path: path.stat().st_size)
+
+
+@pytest.mark.parametrize(
+    ("form", "damage", "reason"),
+    [
+        ("written", lambda f: (f / "checkpoint").unlink(), "neither checkpoint nor manifest.ocdbt is there"),
+        ("written", lambda f: cut_in_half(f / "checkpoint"), "Unpack failed: incomplete"),
+        ("written", lambda f: (f / "checkpoint").write_bytes(b""), "cannot mmap an empty file"),
+        (
+            "written",
+            lambda f: (f / "checkpoint").write_bytes(b"\x81\xa1a\x07"),
+            "checkpoint does not consist of arrays",
+        ),
+        ("stored", lambda f: cut_in_half(f / "manifest.ocdbt"), "DATA_LOSS: "),
+        ("stored", lambda f: cut_in_half(largest(f)), "OUT_OF_RANGE: "),
+        ("stored", lambda f: shutil.rmtree(f / "ocdbt.process_0"), "[A-Z_]+: Error reading"),
+    ],
+)
+def test_damage_is_one_line_and_nothing_beside_it(form, damage, reason, request, tmp_path, capfd):
+    folder = Path(shutil.copytree(request.getfixturevalue(form), tmp_path / "default"))
+    damage(folder)
+    capfd.readouterr()
+    with pytest.raises(UserError, match=f"/default: damaged weights: {reason}") as error:
+        read_params(folder, EXPECTED)
+    assert "\n" not in str(error.value) and capfd.readouterr() == ("", "")
+
+
+def outcome(folder: Path) -> str:
+    try:
+        read_params(folder, EXPECTED)
+    except UserError as error:
+        return str(error)
+    return "read"
+
+
+@settings(max_examples=60, deadline=None)
+@given(st.data())
+def test_weights_of_any_bytes(written, tmp_path_factory, data):
+    """Names, types and shapes are between the arrays' values; a value that was flipped only the sums find."""
+    content = bytearray((written / "checkpoint").read_bytes())
+    head = content[:200]
+    position = data.draw(st.integers(0, len(head) - 1))
+    content[position] = data.draw(st.integers(0, 255))
+    folder = tmp_path_factory.mktemp("damaged")
+    (folder / "checkpoint").write_bytes(content)
+    assert "\n" not in outcome(folder)
