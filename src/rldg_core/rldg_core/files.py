@@ -72,9 +72,9 @@ def writing_aside(path: Path) -> Iterator[Path]:
     error the temporary is removed and what stood under `path` before stays. A full disk becomes a
     UserError that names the file, also where a library of another language reports it in its own type.
     """
-    path.parent.mkdir(parents=True, exist_ok=True)
     aside = _aside(path)
     try:
+        path.parent.mkdir(parents=True, exist_ok=True)
         yield aside
         for item in [*aside.rglob("*"), aside] if aside.is_dir() else [aside]:
             fsync(item)
@@ -95,8 +95,8 @@ def writing_aside(path: Path) -> Iterator[Path]:
     finally:
         if aside.is_dir():
             shutil.rmtree(aside, ignore_errors=True)
-        else:
-            aside.unlink(missing_ok=True)
+        elif aside.exists():
+            aside.unlink()
 
 
 def write_bytes(path: Path, data: bytes) -> None:

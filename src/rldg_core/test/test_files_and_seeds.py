@@ -45,6 +45,14 @@ def test_a_full_disk_is_one_line(tmp_path: Path, monkeypatch: pytest.MonkeyPatch
     assert os.listdir(tmp_path) == []
 
 
+@pytest.mark.parametrize("inside", ["file/a.json", "file/folder/a.json"])
+def test_a_file_where_a_folder_should_be_is_one_line(tmp_path: Path, inside: str) -> None:
+    (tmp_path / "file").write_text("text")
+    with pytest.raises(UserError, match=f"{inside}: cannot write: "):
+        write_json(tmp_path / inside, {})
+    assert (tmp_path / "file").read_text() == "text"
+
+
 @pytest.mark.parametrize(
     "text",
     [

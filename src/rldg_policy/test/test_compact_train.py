@@ -85,6 +85,14 @@ def test_the_same_seed_gives_the_same_weights_resumed_or_not(data, tmp_path, hea
     assert weights(tmp_path / "other") != weights(tmp_path / "whole")
 
 
+def test_a_training_that_was_killed_in_its_first_save_begins_anew(data, tmp_path):
+    left = tmp_path / "a" / ".training" / ".state.aside"
+    left.mkdir(parents=True)
+    resumed = train.finetune(data, tmp_path / "a", config_of("bins"), seed=1, resume=True)
+    assert resumed.losses == train.finetune(data, tmp_path / "b", config_of("bins"), seed=1).losses
+    assert not (tmp_path / "a" / ".training").exists()
+
+
 def test_a_resumed_training_must_be_the_same(data, tmp_path):
     with pytest.raises(Stopped):
         train.finetune(data, tmp_path / "a", config_of("bins"), progress=stop_at(10))

@@ -144,9 +144,10 @@ def finetune(
     training = Training.start(config, seed)
     folder = out / TRAINING_FOLDER  # `state`, and `checkpoint`, which can be served
     identity = training_identity(data, config, seed, free=FREE)
-    if resume:
+    if resume and (folder / "state").is_dir():  # absent: killed in its first save
         training.restore(folder / "state", identity)
-    first, last_checkpoint = len(training.losses), folder / "checkpoint" if resume else None
+    first, saved = len(training.losses), folder / "checkpoint"
+    last_checkpoint = saved if saved.is_dir() else None
     began = time.perf_counter()
 
     def publish(where: Path) -> CompactTrainResult:
@@ -174,6 +175,6 @@ def finetune(
                 progress(step, config.steps)
             if step % config.save_every == 0 and step < config.steps:
                 training.write(folder / "state", identity)
-                publish(folder / "checkpoint")
-                last_checkpoint = folder / "checkpoint"
+                publish(saved)
+                last_checkpoint = saved
     return publish(out)
