@@ -126,7 +126,7 @@ def finetuning(backend: str, written: Path, dataset: Path, out: Path) -> list[ob
 
 
 def drop_a_tensor(folder: Path, backend: str) -> None:
-    if backend == "octo":  # orbax: the configuration asks for another layer instead
+    if backend == "octo":  # instead, the configuration asks for another layer
         change(folder / "config.json", lambda c: c["model"]["transformer_kwargs"].update(num_layers=2))
         return
     path = folder / "model.safetensors"
@@ -250,7 +250,6 @@ def test_a_disk_that_is_full_at_the_end_of_a_training(capfd, monkeypatch, tmp_pa
     assert not list(tmp_path.iterdir())
 
 
-@pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")  # orbax leaves its event loop behind
 def test_a_checkpoint_that_does_not_fit_the_disk(tmp_path, backend):
     with small_disk(60_000):
         refused(lambda: WRITE[backend](tmp_path / "c"), "c: cannot write: File too large")

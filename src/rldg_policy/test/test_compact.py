@@ -70,10 +70,14 @@ def test_schedule_of_the_noise():
     assert np.prod(1 - betas[:10]) == pytest.approx(half / start, rel=1e-6)
 
 
-def test_denoising_by_the_true_answer_finds_the_action(monkeypatch):
-    """With a network that knows the answer, 20 steps end at it, from noise and from none."""
-    config = ModelConfig(head="diffusion", horizon=2)
+@pytest.mark.parametrize("denoising_steps", [1, 2, 12, 20])
+def test_denoising_by_the_true_answer_finds_the_action(monkeypatch, denoising_steps):
+    """With a network that knows the answer, as many of the 20 levels as are passed end at it, from noise and from
+    none."""
+    config = ModelConfig(head="diffusion", horizon=2, denoising_steps=denoising_steps)
     head = DiffusionHead(config)
+    assert head.levels[0] == 19 and len(set(head.levels)) == denoising_steps
+    assert denoising_steps == 1 or head.levels[-1] == 0
     truth = np.linspace(-2, 2, 14, dtype=np.float32)
     steps = iter([])
 
@@ -84,7 +88,7 @@ def test_denoising_by_the_true_answer_finds_the_action(monkeypatch):
 
     monkeypatch.setattr(DiffusionSampler, "velocity", true_velocity)
     for rng in (None, torch.Generator().manual_seed(0)):
-        steps = iter(range(19, -1, -1))
+        steps = iter(head.levels)
         found = head.sampler()(torch.zeros(1, config.width), rng)
         np.testing.assert_allclose(found.reshape(14), truth, atol=1e-4)
 
@@ -216,6 +220,7 @@ def test_expected_value_and_mode_decoding(checkpoint):
         ("config.json", {"format": "octo"}, "config.json: format"),
         ("config.json", {"model": {"width": 64}}, "model.safetensors: does not fit config.json"),
         ("config.json", {"model": {"head": "diffusion", "decode": "mode"}}, "config.json: .*mode is of bins"),
+        ("config.json", {"model": {"denoising_steps": 21}}, "more than the 20 diffusion_steps"),
         ("config.json", {"model": {"head": "diffusion"}}, "does not fit config.json: .*Missing key"),
         ("dataset_statistics.json", {"toy": {"action": {}}}, "its sha256 differs"),
     ],

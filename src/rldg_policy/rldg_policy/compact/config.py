@@ -31,8 +31,9 @@ class ModelConfig(_Model):
     plug's tip, which stands still in a wrist image: a pixel of the 256 px image is about 0.4 mm there, and shrinking
     loses the sub-millimetre error that decides an insertion. window: observations, horizon: actions per chunk.
     channels: of the three convolution stages; squeeze: channels kept when the last map is flattened; width: of the
-    trunk; instruction_buckets, instruction_width: hashed n-gram embeddings. diffusion_steps, diffusion_width,
-    diffusion_blocks, time_features: the denoiser, an MLP ResNet.
+    trunk; instruction_buckets, instruction_width: hashed n-gram embeddings. diffusion_steps: levels of noise that are
+    trained; denoising_steps: how many of them an action passes through (docs/generalists.md: 12 act as well as 20).
+    diffusion_width, diffusion_blocks, time_features: the denoiser, an MLP ResNet.
     """
 
     head: Literal["bins", "diffusion"] = "bins"
@@ -51,6 +52,7 @@ class ModelConfig(_Model):
     instruction_buckets: Count = 1024
     instruction_width: Count = 32
     diffusion_steps: Count = 20
+    denoising_steps: Count = 12
     diffusion_width: Count = 128
     diffusion_blocks: Count = 3
     time_features: Annotated[int, Field(ge=2, multiple_of=2)] = 32
@@ -59,6 +61,12 @@ class ModelConfig(_Model):
     def _mode_of_bins(self) -> ModelConfig:
         if self.decode == "mode" and self.head != "bins":
             raise ValueError("decode: mode is of bins")
+        return self
+
+    @model_validator(mode="after")
+    def _levels_there(self) -> ModelConfig:
+        if self.denoising_steps > self.diffusion_steps:
+            raise ValueError(f"denoising_steps: more than the {self.diffusion_steps} diffusion_steps")
         return self
 
     @model_validator(mode="after")

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
+from itertools import pairwise
 from typing import NamedTuple
 
 import numpy as np
@@ -103,7 +104,8 @@ def cosine_betas(steps: int) -> NDArray[np.float64]:
 
 class DenoisingStep(NamedTuple):
     """x, v -> clean = noisy x - velocity v -> clean clean + stay x + noise N(0, 1): the posterior's mean and, as Octo
-    does, beta's deviation; none in the last step."""
+    does, beta's deviation; none in the last step. Levels of the training that are left out make beta larger (Nichol
+    and Dhariwal 2021, section 4)."""
 
     noisy: float
     velocity: float
@@ -112,15 +114,15 @@ class DenoisingStep(NamedTuple):
     noise: float
 
     @classmethod
-    def of(cls, betas: NDArray[np.float64]) -> DenoisingStep:
-        """The step that undoes the last of these."""
-        beta, kept_next, kept = float(betas[-1]), float(np.prod(1 - betas[:-1])), float(np.prod(1 - betas))
+    def between(cls, kept: float, kept_next: float) -> DenoisingStep:
+        """From where the share `kept` of the action's variance is left to where it is `kept_next`; 1: the end."""
+        beta = 1 - kept / kept_next
         return cls(
             noisy=math.sqrt(kept),
             velocity=math.sqrt(1 - kept),
             clean=math.sqrt(kept_next) * beta / (1 - kept),
             stay=math.sqrt(1 - beta) * (1 - kept_next) / (1 - kept),
-            noise=math.sqrt(beta) if len(betas) > 1 else 0.0,
+            noise=math.sqrt(beta) if kept_next < 1 else 0.0,
         )
 
 
@@ -151,9 +153,8 @@ class DiffusionHead(nn.Module):
             for _ in range(config.diffusion_blocks)
         )
         self.velocity = nn.Linear(width, chunk)
-        betas = cosine_betas(config.diffusion_steps)
-        self.kept = np.cumprod(1 - betas)
-        self.steps = [DenoisingStep.of(betas[: step + 1]) for step in range(config.diffusion_steps)]
+        self.kept = np.cumprod(1 - cosine_betas(config.diffusion_steps))
+        self.levels = np.linspace(config.diffusion_steps - 1, 0, config.denoising_steps).round().astype(int)
 
     @staticmethod
     def normalise(statistics: ActionStatistics, physical: Float32) -> Float32:
@@ -217,7 +218,7 @@ class DiffusionSampler:
             centred = scaled - scaled.mean(1, keepdims=True)
             self._blocks.append((-np.c_[centred, wide @ offset + bias], np.c_[-thin, thin_bias]))
         self._from_features = head.from_features
-        self._times = head.times().detach().numpy()
+        self._times = head.times().detach().numpy()[head.levels]
         self._from_action = head.from_action.weight.detach().numpy()
         self._to_velocity = head.velocity.weight.detach().numpy()
         self._bias = head.velocity.bias.detach().numpy()
@@ -226,7 +227,8 @@ class DiffusionSampler:
         # Behind the last number stands the 1 of the bias.
         self._normed = np.ones(width + 1, dtype=np.float32)
         self._hidden = np.ones(4 * width + 1, dtype=np.float32)
-        self._steps = head.steps
+        kept = [*head.kept[head.levels], 1.0]
+        self._steps = [DenoisingStep.between(*pair) for pair in pairwise(kept)]
         self._chunk = (config.horizon, ACTION_DIM)
 
     def __call__(self, features: Tensor, rng: Generator | None) -> Tensor:
@@ -241,24 +243,24 @@ class DiffusionSampler:
         """What is seen (D,), noise of every step and of the start (steps + 1, H * 7) -> chunk (H * 7,)."""
         conditions = seen + self._times
         x: Float32 = noise[-1]
-        for of, condition, fresh in zip(self._steps[::-1], conditions[::-1], noise[-2::-1], strict=True):
+        for of, condition, fresh in zip(self._steps, conditions, noise[-2::-1], strict=True):
             clean = of.noisy * x - of.velocity * self.velocity(condition, x)
             x = of.clean * np.minimum(np.maximum(clean, -CLIP), CLIP) + of.stay * x + of.noise * fresh
         return x
 
     def velocity(self, condition: Float32, action: Float32) -> Float32:
         """What the head's forward gives: condition (D,), noisy chunk (H * 7,) -> v (H * 7,)."""
-        x = condition + self._from_action @ action
+        x = condition + self._from_action.dot(action)
         normed, hidden = self._normed, self._hidden
         wide = hidden[:-1]
         for widen, narrow in self._blocks:
-            mean = float(x @ self._mean)
-            variance = float(x @ x) / len(x) - mean * mean
+            mean = float(x.dot(self._mean))
+            variance = float(x.dot(x)) / len(x) - mean * mean
             np.multiply(x, 1 / math.sqrt(variance + NORM_EPSILON), out=normed[:-1])
-            np.matmul(widen, normed, out=wide)
+            np.dot(widen, normed, out=wide)
             np.divide(wide, 1 + np.exp(wide), out=wide)
-            x += narrow @ hidden
-        velocity: Float32 = self._to_velocity @ (x / (1 + np.exp(-x))) + self._bias
+            x += narrow.dot(hidden)
+        velocity: Float32 = self._to_velocity.dot(x / (1 + np.exp(-x))) + self._bias
         return velocity
 
 
