@@ -15,7 +15,7 @@ from rldg_policy.octo.freezing import Flat
 from rldg_policy.octo.step import Steps, TrainState
 from rldg_policy.octo.train_config import OctoTrainConfig
 from rldg_policy.training.guards import check_loss
-from rldg_policy.training.report import Progress, curve
+from rldg_policy.training.report import Progress
 
 
 @dataclass
@@ -26,10 +26,6 @@ class Record:
     losses: list[float] = field(default_factory=list)
     validation_losses: list[float] = field(default_factory=list)
     last_checkpoint: Path | None = None
-
-    def curve(self) -> tuple[float, ...]:
-        """Mean loss of every 50 steps."""
-        return curve(self.losses)
 
 
 def fit(

@@ -37,7 +37,7 @@ from rldg_policy.octo.variant import rldg_variant
 from rldg_policy.training.dataset import TrainingSet, open_training_set
 from rldg_policy.training.folders import check_base, check_out
 from rldg_policy.training.guards import check_same_training, explain_out_of_memory, training_identity
-from rldg_policy.training.report import Progress, account
+from rldg_policy.training.report import Progress, account, curve
 
 ENCODER = ".hf_model."
 """In the path of every parameter of the language encoder."""
@@ -122,7 +122,7 @@ def finetune(
         parameters=count(learning) + count(frozen),
         trained=count(learning),
         devices=jax.local_device_count(),
-        losses=record.curve(),
+        losses=curve(record.losses),
         validation_losses=tuple(record.validation_losses),
         samples_per_s=samples_per_s,
     )
