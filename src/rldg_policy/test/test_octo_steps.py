@@ -148,7 +148,7 @@ def test_a_loss_that_is_no_number_stops_before_the_next_save(bad):
     assert saved == ([(5, 5)] if bad >= 5 else [])
 
 
-def test_the_loop_saves_reports_and_draws_the_curve():
+def test_the_loop_saves_reports_and_keeps_every_loss():
     config = OctoTrainConfig(steps=120, warmup_steps=0, save_every=50)
     saved, told = [], []
     record = Record(losses=[float(n) for n in range(30)])
