@@ -99,7 +99,7 @@ class TrainConfig(_Model):
     resumed from. shuffle_buffer: samples; cached_images: decoded views that are kept (40 kB each).
     """
 
-    steps: Count = 1000
+    steps: Count = 3000
     batch: Count = 32
     learning_rate: Annotated[float, Field(gt=0)] = 1e-3
     warmup_steps: Index = 50
