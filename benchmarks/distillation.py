@@ -15,7 +15,7 @@
 5. results: benchmarks/results/distillation.json (written after every model), distillation_sources.json (success and
    cycle time of specialists and operator), docs/images/distillation.png, and the summary as a table.
 
-Everything is kept under out/bench/distillation; every random thing has a seed. About 2 h on one core.
+Everything is kept under out/bench/distillation; every random thing has a seed. About 2.5 h on one core.
 """
 
 from __future__ import annotations
@@ -51,8 +51,8 @@ SIZES = (15, 45, 90)
 MAIN = 45
 """Episodes per connector that every seed is trained on."""
 TRAINING: dict[str, Any] = {"mirror": 0.5, "steps": 1000}
-"""What differs from the defaults of `rldg finetune compact`: the scene has a left and a right that look alike, and 16
-trainings of 3,000 steps would take two hours."""
+"""What differs from the defaults of `rldg finetune compact`: the scene has a left and a right that look alike, and 20
+trainings of 3,000 steps would take two hours more."""
 ABLATIONS: dict[str, dict[str, Any]] = {"three_times_the_steps": {"steps": 3000}, "not_mirrored": {"mirror": 0.0}}
 """What differs from TRAINING. Results: benchmarks/results/distillation_ablations.json."""
 

@@ -22,6 +22,7 @@ Seed = Annotated[int, typer.Option(help="Seed of everything random.")]
 TaskArgument = Annotated[str, typer.Argument(help="Task: name, name:object, or a .yaml file.")]
 Real = Annotated[bool, typer.Option("--real", help="Drive the robot instead of the simulated cell.")]
 Namespace = Annotated[str, typer.Option(help="Namespace of the running stack.")]
+Objects = Annotated[str, typer.Option(help="Comma-separated, cycled through; default: the task's.")]
 
 
 def sub_app() -> typer.Typer:
@@ -62,6 +63,11 @@ def emit(value: Any, as_json: bool, title: str) -> None:
     for key, item in value.items():
         table.add_row(str(key), f"{item:.4g}" if isinstance(item, float) else str(item))
     Console().print(table)
+
+
+def names_in(objects: str) -> tuple[str, ...]:
+    """Of an option `Objects`."""
+    return tuple(name for name in objects.split(",") if name)
 
 
 def existing(path: Path) -> None:

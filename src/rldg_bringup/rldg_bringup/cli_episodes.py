@@ -7,7 +7,18 @@ from typing import Annotated, Any
 
 import typer
 
-from rldg_bringup.cli_common import Json, Real, Seed, TaskArgument, emit, existing, progress_maker, sub_app
+from rldg_bringup.cli_common import (
+    Json,
+    Objects,
+    Real,
+    Seed,
+    TaskArgument,
+    emit,
+    existing,
+    names_in,
+    progress_maker,
+    sub_app,
+)
 
 app = sub_app()
 
@@ -54,7 +65,7 @@ def evaluate(
     policy: Annotated[str, typer.Option(help="Back-end: specialist, compact, openvla, octo, scripted, hold.")],
     checkpoint: Annotated[Path | None, typer.Option(help="Checkpoint folder.")] = None,
     episodes: Annotated[int, typer.Option(min=1)] = 20,
-    objects: Annotated[str, typer.Option(help="Comma-separated, cycled through; default: the task's.")] = "",
+    objects: Objects = "",
     out: Annotated[Path | None, typer.Option(help="Record bags here.")] = None,
     log_dir: Annotated[Path, typer.Option(help="Where the nodes' output goes.")] = Path("log/rldg"),
     seed: Seed = 0,
@@ -62,8 +73,7 @@ def evaluate(
     as_json: Json = False,
 ) -> None:
     """Run a policy and count its successes."""
-    names = tuple(o for o in objects.split(",") if o)
-    _roll(task, policy, checkpoint, episodes, seed, log_dir, names, out, real, as_json)
+    _roll(task, policy, checkpoint, episodes, seed, log_dir, names_in(objects), out, real, as_json)
 
 
 def _roll(

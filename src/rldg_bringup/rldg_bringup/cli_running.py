@@ -6,7 +6,7 @@ from typing import Annotated, Literal
 
 import typer
 
-from rldg_bringup.cli_common import Json, Namespace, Seed, console, emit, progress_maker, sub_app
+from rldg_bringup.cli_common import Json, Namespace, Objects, Seed, console, emit, names_in, progress_maker, sub_app
 
 app = sub_app()
 
@@ -14,7 +14,7 @@ app = sub_app()
 @app.command()
 def run(
     episodes: Annotated[int, typer.Option(min=1)] = 1,
-    objects: Annotated[str, typer.Option(help="Comma-separated, cycled through; default: the task's.")] = "",
+    objects: Objects = "",
     seed: Seed = 0,
     namespace: Namespace = "",
     as_json: Json = False,
@@ -22,10 +22,11 @@ def run(
     """Run episodes with the policy that is active; which can be swapped meanwhile; Ctrl-C ends them."""
     from rldg_bringup.client import RUNNING_TIMEOUT_S, connected
 
-    names = tuple(o for o in objects.split(",") if o)
     with connected(namespace, ready_timeout_s=RUNNING_TIMEOUT_S) as client, progress_maker() as make:
         report = make("episodes")
-        outcome = client.run_episodes(episodes, seed, names, lambda feedback: report(feedback.episode, episodes))
+        outcome = client.run_episodes(
+            episodes, seed, names_in(objects), lambda feedback: report(feedback.episode, episodes)
+        )
     steps = [n for n, good in zip(outcome.steps, outcome.success, strict=True) if good]
     mean = sum(steps) / len(steps) if steps else None
     emit(

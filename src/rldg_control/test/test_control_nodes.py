@@ -145,11 +145,13 @@ def test_gate_lets_a_person_override_within_one_tick(gate: tuple[Any, Driven, St
     before = len(rig.bench.executed)
     action = to_msg.floats([0, 1, 0, 0, 0, 0])
     driven.teleop_out.publish(TeleopAction(action=action, active=True, source=TeleopAction.HUMAN))
+    sent_s = monotonic()
     rig.until(lambda: ExecutedAction.HUMAN in rig.bench.sources()[before:], 2.0)
     first_human = rig.bench.sources().index(ExecutedAction.HUMAN)
     assert first_human - before <= 2  # one was on its way, one is the tick that the push waits for
     np.testing.assert_allclose(pose_array(rig.bench.targets[first_human].pose)[1], -0.015, atol=1e-9)
     rig.until(lambda: rig.bench.sources()[-1] == ExecutedAction.POLICY, 2.0, "release")
+    assert monotonic() - sent_s > 0.15  # an upper bound would time the machine: ticks are counted instead
     assert rig.bench.sources().count(ExecutedAction.HUMAN) <= 4  # a push counts for 0.2 s
 
 
