@@ -249,9 +249,23 @@ def test_actions_that_no_dataset_may_hold(tmp_path: Path, change: Any, message: 
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        ({"pose_base_tcp": np.full(7, 1e39)}, "Step 2: a pose or gripper width is not finite"),
-        ({"twist_base_tcp": np.full(6, np.inf)}, "Step 2: a twist is not finite"),
-        ({"wrench_tcp": np.full(6, -np.inf)}, "Step 2: a wrench is not finite"),
+        (
+            {"pose_base_tcp": np.full(7, 1e39)},
+            "Step 2: pose_base_tcp: 1.732e+39 m from base, expected at most 2 m (positions in m?)",
+        ),
+        (
+            {"twist_base_tcp": np.full(6, np.inf)},
+            "Step 2: twist_base_tcp: [inf, inf, inf, inf, inf, inf], expected finite numbers",
+        ),
+        (
+            {"wrench_tcp": np.full(6, -np.inf)},
+            "Step 2: wrench_tcp: [-inf, -inf, -inf, -inf, -inf, -inf], expected finite numbers",
+        ),
+        ({"joint_positions": np.zeros(6)}, "Step 2: joint_positions: 6 values, expected 7"),
+        (
+            {"gripper_width_m": 2.875},
+            "Step 2: gripper_width_m: 2.875 m, expected 0 to 0.2 m, or NaN where it is unknown",
+        ),
         ({"images": {}}, "Step 2: no image of camera 'wrist'; the first Step has wrist"),
         ({"stamp_ns": 5}, "Step 2: its stamp is not after that of the Step before"),
     ],

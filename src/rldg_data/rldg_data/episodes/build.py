@@ -12,6 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from rldg_core.errors import UserError
+from rldg_core.plausible import check_observation
 from rldg_core.types import Float64, Step
 from rldg_data.bags.episode_info import EpisodeInfo
 from rldg_data.bags.reading import Recording, read_recording
@@ -75,6 +76,11 @@ def _part(bag: Path, recording: Recording, end: int, plan: EpisodePlan) -> _Part
     if end < len(recording.steps):
         # What ends here is a part of the task: its success is not the episode's.
         reward[-1] = 0.0
+    for step in kept:
+        try:
+            check_observation(step.observation)
+        except ValueError as error:
+            raise UserError(f"{bag}: Step {step.index}: {error}") from error
     seen = [step.observation for step in kept]
     pose = np.array([s.pose_base_tcp for s in seen])
     width_m = np.array([s.gripper_width_m for s in seen])
@@ -83,9 +89,9 @@ def _part(bag: Path, recording: Recording, end: int, plan: EpisodePlan) -> _Part
         images={key: _images(kept, camera, bag) for key, camera in plan.cameras},
         time_s=(stamps[:end] - stamps[0]) / 1e9,
         length_s=float(stamps[-1] - stamps[0]) / 1e9,
-        state=_finite("a pose or gripper width", np.column_stack([pose, width_m]), bag),
-        twist=_finite("a twist", np.array([s.twist_base_tcp for s in seen]), bag),
-        wrench=_finite("a wrench", np.array([s.wrench_tcp for s in seen]), bag),
+        state=np.column_stack([pose, width_m]).astype(np.float32),
+        twist=np.array([s.twist_base_tcp for s in seen], dtype=np.float32),
+        wrench=np.array([s.wrench_tcp for s in seen], dtype=np.float32),
         action=action,
         reward=_finite("a reward", reward, bag),
         info=info,
