@@ -22,6 +22,7 @@ from rldg_control.observe import (
 from rldg_core.errors import UserError
 from rldg_core.frames import pose
 from rldg_core.image_codec import decode_jpeg
+from rldg_core.raw_image import ENCODINGS
 from rldg_core.task import CameraConfig, CropConfig
 
 PERIOD_NS = 100_000_000
@@ -66,7 +67,7 @@ def broken(**changes: Any) -> Message:
 @pytest.mark.parametrize(
     ("message", "text"),
     [
-        (broken(encoding="16UC1"), "/cam: image encoding is '16UC1', expected one of rgb8, bgr8, rgba8, bgra8, mono8"),
+        (broken(encoding="16UC1"), f"/cam: image encoding is '16UC1', expected one of {', '.join(ENCODINGS)}"),
         (image(RGB[:40], "rgb8"), "/cam: image is 64x40, the task expects 64x48"),
         (broken(data=b"12"), "/cam: 2 bytes with step 192 are no 64x48 rgb8 image"),
         (broken(step=100), "/cam: 9216 bytes with step 100 are no 64x48 rgb8 image"),

@@ -11,11 +11,10 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from rldg_core.raw_image import decode_raw
 from rldg_core.types import ExecutedAction, Observation, Source, Step
 
 NS_PER_S = 1_000_000_000
-CHANNELS = {"rgb8": (0, 1, 2), "bgr8": (2, 1, 0), "rgba8": (0, 1, 2), "bgra8": (2, 1, 0), "mono8": (0, 0, 0)}
-"""Encodings of sensor_msgs/Image that are understood -> where red, green and blue are within a pixel."""
 
 
 def stamp_ns(stamp: Any) -> int:
@@ -26,17 +25,10 @@ def stamp_ns(stamp: Any) -> int:
 def image(message: Any) -> NDArray[np.uint8]:
     """sensor_msgs/Image -> (height, width, 3) uint8 RGB; row padding (`step`) is removed.
 
-    Raises ValueError on another encoding or when the bytes are too few or too many.
+    Raises ValueError on an encoding that `rldg_core.raw_image` does not list or when the bytes are too few or too many.
     """
-    encoding, width, height, step = str(message.encoding), int(message.width), int(message.height), int(message.step)
-    if encoding not in CHANNELS:
-        raise ValueError(f"image encoding is {encoding!r}, expected one of {', '.join(CHANNELS)}")
-    depth = 1 if encoding == "mono8" else 4 if encoding.endswith("a8") else 3
     data: NDArray[np.uint8] = np.frombuffer(message.data, dtype=np.uint8)
-    if not width or step < width * depth or data.size != step * height:
-        raise ValueError(f"{data.size} bytes with step {step} are no {width}x{height} {encoding} image")
-    pixels = data.reshape(height, step)[:, : width * depth].reshape(height, width, depth)
-    return pixels if encoding == "rgb8" else np.ascontiguousarray(pixels[..., list(CHANNELS[encoding])])
+    return decode_raw(str(message.encoding), int(message.width), int(message.height), int(message.step), data)
 
 
 def pose_array(message: Any) -> NDArray[np.float64]:
