@@ -1,4 +1,8 @@
-"""Files that appear under their final name only when they are complete."""
+"""Files of users, read within limits; files of ours, which appear under their final name only when they are complete.
+
+Every file that a user names, or that lies in a folder that a user names, is opened here or checked here first: a
+regular file, of a bounded size. A test searches the sources for other ways to open one.
+"""
 
 from __future__ import annotations
 
@@ -6,16 +10,19 @@ import ctypes
 import errno
 import hashlib
 import json
+import math
 import os
 import re
 import shutil
+import stat
 import uuid
 from collections.abc import Iterator
 from contextlib import contextmanager
+from io import BufferedReader
 from pathlib import Path
 from typing import Any
 
-from rldg_core.errors import UserError
+from rldg_core.errors import UserError, one_line
 
 _AT_FDCWD, _RENAME_EXCHANGE = -100, 2
 """Of Linux's renameat2."""
@@ -110,11 +117,137 @@ def write_json(path: Path, value: Any) -> None:
     write_bytes(path, (json.dumps(value, indent=2, allow_nan=False) + "\n").encode())
 
 
-def read_json(path: Path) -> Any:
-    """Read JSON; a missing or malformed file is a UserError that names it."""
+MAX_TEXT_BYTES = 16 * 2**20
+"""Of a text that is parsed as a whole. The largest known: metadata.yaml of a bag in 10,000 files, 3 MB."""
+
+MAX_DATA_BYTES = 8 * 2**30
+"""Of a file that is read into memory as a whole."""
+
+MAX_DEPTH = 64
+"""Levels of nested lists and mappings. The deepest known: 12, in a configuration of Octo."""
+
+MAX_DIGITS = 100
+"""Of a number. The longest known: 39, in the state of a random generator."""
+
+_MAX_VALUES = 4_000_000
+"""Of a JSON text: about 0.5 GB of objects at most."""
+
+_KINDS = {stat.S_IFIFO: "a FIFO", stat.S_IFCHR: "a device", stat.S_IFBLK: "a device", stat.S_IFSOCK: "a socket"}
+
+
+def check_regular(path: Path) -> int:
+    """Return the size [bytes] of a regular file. Call it before a library opens the path by itself.
+
+    A FIFO or a device would block the reader or never end. Raises UserError naming the path.
+    """
     try:
-        return json.loads(path.read_text())
+        found = path.stat()
+    except (OSError, ValueError) as error:  # ValueError: a NUL in the path
+        raise UserError(f"{path}: cannot read: {getattr(error, 'strerror', None) or error}") from error
+    _check_mode(path, found.st_mode)
+    return found.st_size
+
+
+def open_regular(path: Path) -> BufferedReader:
+    """Open a regular file for reading, without ever waiting for one. Raises UserError naming the path."""
+    check_regular(path)
+    try:
+        descriptor = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)
+        try:
+            # What is opened is what was looked at: the path may lead elsewhere by now.
+            _check_mode(path, os.fstat(descriptor).st_mode)
+            return os.fdopen(descriptor, "rb")
+        except BaseException:
+            os.close(descriptor)
+            raise
     except OSError as error:
-        raise UserError(f"{path}: cannot read: {error.strerror}") from error
-    except (ValueError, RecursionError) as error:
-        raise UserError(f"{path}: not valid JSON: {error}") from error
+        raise UserError(f"{path}: cannot read: {error.strerror or error}") from error
+
+
+def read_bytes(path: Path, max_bytes: int = MAX_DATA_BYTES) -> bytes:
+    """Read a regular file of at most `max_bytes`. Raises UserError naming the path."""
+    with open_regular(path) as file:
+        try:
+            size = os.fstat(file.fileno()).st_size
+            data = file.read(min(size, max_bytes) + 1) if size <= max_bytes else b""
+        except (OSError, MemoryError) as error:
+            raise UserError(
+                f"{path}: cannot read: {getattr(error, 'strerror', None) or 'not enough memory'}"
+            ) from error
+    if max(size, len(data)) > max_bytes:
+        raise UserError(f"{path}: {max(size, len(data)):,} bytes, expected at most {max_bytes:,}")
+    return data
+
+
+def read_text(path: Path, max_bytes: int = MAX_TEXT_BYTES) -> str:
+    """Read a regular file of UTF-8 text. Raises UserError naming the path."""
+    try:
+        return read_bytes(path, max_bytes).decode()
+    except UnicodeDecodeError as error:
+        raise UserError(f"{path}: cannot read: it is no text (byte {error.start} is not UTF-8)") from error
+
+
+def read_json(path: Path) -> Any:
+    """Read JSON; a missing, malformed or excessive file is a UserError that names it."""
+    return parse_json(read_bytes(path, MAX_TEXT_BYTES), str(path))
+
+
+def parse_json(text: str | bytes, where: str) -> Any:
+    """Parse JSON. Raises UserError `where: not valid JSON: reason`, also on what is too much of it.
+
+    Limits: MAX_TEXT_BYTES, MAX_DEPTH, MAX_DIGITS. A key that comes twice is refused: one of its values would vanish.
+    """
+    try:
+        if len(text) > MAX_TEXT_BYTES:
+            raise ValueError(f"{len(text):,} bytes, expected at most {MAX_TEXT_BYTES:,}")
+        if isinstance(text, bytes):
+            text = text.decode(json.detect_encoding(text))
+        opened = text.count("[") + text.count("{")
+        if opened + text.count(",") > _MAX_VALUES:
+            raise ValueError(f"more than {_MAX_VALUES:,} values")
+        value = json.loads(text, object_pairs_hook=_unique, parse_int=_integer, parse_float=_finite)
+        if opened > MAX_DEPTH and _deeper_than(value, MAX_DEPTH):
+            raise ValueError(f"more than {MAX_DEPTH} levels of lists and objects")
+    except RecursionError as error:
+        raise UserError(f"{where}: not valid JSON: more than {MAX_DEPTH} levels of lists and objects") from error
+    except ValueError as error:
+        raise UserError(f"{where}: not valid JSON: {error}") from error
+    return value
+
+
+def _check_mode(path: Path, mode: int) -> None:
+    if stat.S_ISDIR(mode):
+        raise UserError(f"{path}: cannot read: {os.strerror(errno.EISDIR)}")
+    if not stat.S_ISREG(mode):
+        raise UserError(f"{path}: {_KINDS.get(stat.S_IFMT(mode), 'no file')}, expected a regular file")
+
+
+def _unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    value = dict(pairs)
+    if len(value) < len(pairs):
+        seen: set[str] = set()
+        twice = next(key for key, _ in pairs if key in seen or seen.add(key))  # type: ignore[func-returns-value]
+        raise ValueError(f"key {one_line(twice, 100)!r} comes twice")
+    return value
+
+
+def _integer(text: str) -> int:
+    if len(text) > MAX_DIGITS:
+        raise ValueError(f"a number of {len(text)} digits, expected at most {MAX_DIGITS}")
+    return int(text)
+
+
+def _finite(text: str) -> float:
+    value = float(text)
+    if math.isinf(value):
+        raise ValueError(f"{one_line(text, 100)} exceeds the range of a number")
+    return value
+
+
+def _deeper_than(value: Any, limit: int) -> bool:
+    """Level by level: the value may be deeper than Python can recurse."""
+    level = [value]
+    for _ in range(limit):
+        nested = (x.values() if isinstance(x, dict) else x for x in level if isinstance(x, dict | list))
+        level = [x for items in nested for x in items]
+    return any(isinstance(x, dict | list) for x in level)

@@ -6,10 +6,14 @@ import cv2
 import numpy as np
 from numpy.typing import NDArray
 
+from rldg_core.image_header import read_header
+
 Image = NDArray[np.uint8]
 
 JPEG_FORMAT = "rgb8; jpeg compressed bgr8"
 """`format` field of sensor_msgs/CompressedImage, as compressed_image_transport writes it."""
+
+_DECODING = cv2.IMREAD_COLOR | cv2.IMREAD_IGNORE_ORIENTATION
 
 
 def encode_jpeg(image: Image, quality: int = 95) -> bytes:
@@ -22,12 +26,20 @@ def encode_jpeg(image: Image, quality: int = 95) -> bytes:
 
 
 def decode_jpeg(data: bytes) -> Image:
-    """Decode JPEG (or PNG) bytes to (H, W, 3) uint8 RGB. Raises ValueError on anything else."""
-    if not data:
-        raise ValueError("empty image")
-    image = cv2.imdecode(np.frombuffer(data, dtype=np.uint8), cv2.IMREAD_COLOR)
+    """Decode JPEG (or PNG) bytes to (H, W, 3) uint8 RGB. Raises ValueError on anything else.
+
+    The header is checked first (rldg_core.image_header). More than 8 bits a channel are refused: they would be
+    squeezed into 8. A rotation in EXIF is ignored, as TensorFlow and the datasets' readers ignore it.
+    """
+    header = read_header(data)
+    if header.bits > 8:
+        raise ValueError(f"a {header.kind} of {header.bits} bits, expected 8")
+    try:
+        image = cv2.imdecode(np.frombuffer(data, dtype=np.uint8), _DECODING)
+    except cv2.error as error:
+        raise ValueError(f"a corrupt {header.kind}: {error.err}") from error
     if image is None:
-        raise ValueError(f"{len(data)} bytes that are no JPEG or PNG image")
+        raise ValueError(f"a corrupt {header.kind} of {len(data)} bytes")
     return np.asarray(cv2.cvtColor(image, cv2.COLOR_BGR2RGB), dtype=np.uint8)
 
 

@@ -30,9 +30,9 @@ class Small(BaseModel):
         (b"1: 2", "1: Keys should be strings"),
         (b"- 1", "a small file holds a mapping, this one holds list"),
         (b"", "a small file holds a mapping, this one holds NoneType"),
-        (b"\xff\xfe\x00", "cannot read the small file: it is no text"),
-        (b"a: [", "line 1: not valid YAML: "),
-        (b"a: 2026-99-99", "not valid YAML: month must be in 1..12"),
+        (b"\xff\xfe\x00", "cannot read: it is no text (byte 0 is not UTF-8)"),
+        (b"a: [", "line 2: not valid YAML: "),
+        (b"rate: 2026-99-99", "rate: Input should be a valid number"),
     ],
 )
 def test_mistakes(tmp_path: Path, content: bytes, message: str) -> None:
@@ -48,7 +48,7 @@ def test_overrides_replace_keys(tmp_path: Path) -> None:
     path = tmp_path / "small.yaml"
     path.write_text("rate: 2\ninner: {a: 1}")
     assert load_model(Small, path, "small", {"rate": 3.0}) == Small(rate=3.0, inner={"a": 1})
-    with pytest.raises(UserError, match=r"none\.yaml: cannot read the small file: No such file"):
+    with pytest.raises(UserError, match=r"none\.yaml: cannot read: No such file"):
         load_model(Small, tmp_path / "none.yaml", "small")
 
 

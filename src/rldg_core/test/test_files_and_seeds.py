@@ -112,7 +112,7 @@ def test_jpeg_round_trip_is_rgb() -> None:
 
 @pytest.mark.parametrize("data", [b"", b"no image", b"\xff\xd8\xff\xe0 truncated"])
 def test_bytes_that_are_no_image(data: bytes) -> None:
-    with pytest.raises(ValueError, match="image"):
+    with pytest.raises(ValueError, match=r"image|JPEG"):
         decode_jpeg(data)
 
 

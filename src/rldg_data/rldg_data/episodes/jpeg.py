@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import re
 
+from rldg_core.image_header import read_header
+
 _START, _PNG = b"\xff\xd8", b"\x89PNG\r\n\x1a\n"
-_FRAMES = frozenset(range(0xC0, 0xD0)) - {0xC4, 0xC8, 0xCC}
-"""Start-of-frame markers: the segment that holds precision, size and number of components."""
-_SCAN, _END = 0xDA, 0xD9
+_END = 0xD9
 _BETWEEN_SCANS = frozenset({0xC4, 0xDA, 0xDB, 0xDD, 0xFE})
 """What may follow a scan of a progressive file: tables, comments, the next scan."""
 _MARKER = re.compile(rb"\xff([^\x00\xd0-\xd7\xff])", re.DOTALL)
@@ -31,17 +31,10 @@ def header(data: bytes) -> tuple[tuple[int, int], int]:
     """(height, width) [px] and where the first scan begins. Raises ValueError as `check`."""
     if not data.startswith(_START):
         raise ValueError(f"{_kind(data)}, expected an RGB JPEG")
-    size, position = None, 2
-    while position + 4 <= len(data) and data[position] == 0xFF:
-        marker, length = data[position + 1], int.from_bytes(data[position + 2 : position + 4], "big")
-        if marker == _SCAN:
-            if size is None:
-                break
-            return size, position
-        if marker in _FRAMES:
-            size = _frame(data[position + 4 : position + 2 + length])
-        position += 2 + length
-    raise ValueError("a cut off or corrupt JPEG: no complete header")
+    found = read_header(data)
+    if (found.bits, found.channels) != (8, 3):
+        raise ValueError(f"a JPEG of {found.bits} bits and {found.channels} channels, expected 8 bits, RGB")
+    return (found.height, found.width), found.scan
 
 
 def check_scans(data: bytes, scan: int) -> None:
@@ -66,15 +59,6 @@ def is_png(data: bytes) -> bool:
     if data[24:25] > b"\x08":
         raise ValueError(_kind(data))
     return True
-
-
-def _frame(segment: bytes) -> tuple[int, int]:
-    if len(segment) < 6:
-        raise ValueError("a cut off or corrupt JPEG: no complete header")
-    precision, components = segment[0], segment[5]
-    if (precision, components) != (8, 3):
-        raise ValueError(f"a JPEG of {precision} bits and {components} channels, expected 8 bits, RGB")
-    return int.from_bytes(segment[1:3], "big"), int.from_bytes(segment[3:5], "big")
 
 
 def _kind(data: bytes) -> str:
