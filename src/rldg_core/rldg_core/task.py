@@ -10,7 +10,7 @@ from __future__ import annotations
 import hashlib
 import json
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal
 
 import numpy as np
 from numpy.typing import ArrayLike
@@ -118,6 +118,11 @@ class CameraConfig(_Model):
     crop: CropConfig | None = None
     image_size: Annotated[int, Field(ge=32, le=1024)] = 256
     jpeg_quality: Annotated[int, Field(ge=30, le=100)] = 90
+
+    @property
+    def view(self) -> dict[str, Any]:
+        """What decides which part of the scene a pixel shows (JSON): data and artifacts carry it to be compared."""
+        return self.model_dump(mode="json", include={"width", "height", "crop", "image_size"})
 
     @model_validator(mode="after")
     def _crop_inside(self) -> CameraConfig:

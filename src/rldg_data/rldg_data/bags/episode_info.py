@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import MISSING, dataclass, fields
@@ -21,7 +22,8 @@ class EpisodeInfo:
 
     The action scale travels with the data, so that an export needs no task file: executed actions are
     normalised, scale_m / scale_rad turn them into metres and radians. relabelled_by: JSON of the policy that
-    replaced actions (`rldg_data.recipe.relabelling`), absent from bags as they were recorded.
+    replaced actions (`rldg_data.recipe.relabelling`), absent from bags as they were recorded. views: JSON of camera ->
+    `CameraConfig.view`, absent from bags of an older recorder.
     """
 
     task: str
@@ -39,6 +41,7 @@ class EpisodeInfo:
     action_scale_m: float
     action_scale_rad: float
     relabelled_by: str = ""
+    views: str = ""
 
     @classmethod
     def of(
@@ -61,6 +64,7 @@ class EpisodeInfo:
             wall_time=wall_time,
             action_scale_m=task.action.scale_m,
             action_scale_rad=task.action.scale_rad,
+            views=json.dumps({name: camera.view for name, camera in task.cameras.items()}, sort_keys=True),
         )
 
     @classmethod

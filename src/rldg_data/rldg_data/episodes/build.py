@@ -21,6 +21,8 @@ from rldg_data.episodes.gripper import opening
 from rldg_data.episodes.images import conform
 from rldg_data.recipe.plan import EpisodePlan
 
+ARM_DIM = 6
+"""Values of an action without a gripper."""
 CLOSED_GRIPPER = 0.0
 """Gripper of a task without one (the connector is in the fingers throughout): 0 closed, 1 open, absolute."""
 
@@ -102,6 +104,8 @@ def _part(bag: Path, recording: Recording, end: int, plan: EpisodePlan) -> _Part
             "source": info.source,
             "policy_id": info.policy_id,
             "policy_version": info.policy_version,
+            "images": {key: _seen_by(kept, camera, info, bag) for key, camera in plan.cameras},
+            "gripper": len(recording.steps[0].action.executed) > ARM_DIM,
             "steps": end if end < len(recording.steps) else end - 1,
             **({"relabelled_by": json.loads(relabelled_by)} if relabelled_by else {}),
         },
@@ -151,12 +155,26 @@ def _finite(what: str, values: Float64, bag: Path) -> Float32:
 
 
 def _images(steps: Sequence[Step], camera: str, bag: Path) -> list[bytes]:
-    name = camera or next(iter(steps[0].observation.images), "")
+    name = _camera(steps, camera)
     files = [step.observation.images.get(name, b"") for step in steps]
     if not all(files):
         held = ", ".join(steps[0].observation.images) or "none"
         raise UserError(f"{bag}: Step {files.index(b'')}: no image of camera {name!r}; the first Step has {held}")
     return files
+
+
+def _camera(steps: Sequence[Step], camera: str) -> str:
+    return camera or next(iter(steps[0].observation.images), "")
+
+
+def _seen_by(steps: Sequence[Step], camera: str, info: EpisodeInfo, bag: Path) -> dict[str, Any]:
+    """{camera, view}: by which camera the images of a key were taken, and its view (None: the bag does not say)."""
+    name = _camera(steps, camera)
+    try:
+        views = json.loads(info.views or "{}")
+        return {"camera": name, "view": views.get(name)}
+    except (ValueError, AttributeError) as error:
+        raise UserError(f"{bag}: custom_data.views: expected a JSON object of cameras, got {info.views[:60]!r}") from error
 
 
 def _joined(parts: Sequence[_Part], instruction: str, terminated: bool) -> Episode:

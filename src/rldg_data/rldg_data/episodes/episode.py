@@ -31,7 +31,9 @@ METADATA_TYPES: Mapping[str, type] = {
     "provenance": str,
 }
 """episode_metadata. seed is text: TFDS has no unsigned 64-bit integers on disk. provenance: JSON list of the recordings
-it is made of, each {bag, blake3, episode_id, source, policy_id, policy_version, steps[, relabelled_by]}."""
+it is made of, each {bag, blake3, episode_id, source, policy_id, policy_version, images, gripper, steps[,
+relabelled_by]}; images: key -> {camera, view}, view as `rldg_core.task.CameraConfig.view` or None; gripper: whether its
+actions had a 7th value."""
 
 
 @dataclass(frozen=True)

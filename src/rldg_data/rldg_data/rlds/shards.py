@@ -26,7 +26,7 @@ from rldg_data.rlds.layout import ImageSizes
 from rldg_data.rlds.statistics import rows_of
 from rldg_data.rlds.tfrecord import encode_example, masked_crc, read_records, write_record
 
-_FORMAT = 1
+_FORMAT = 2
 """Rises when the bytes that are written for the same episode change: shards of a killed older version are not used."""
 _BUFFER_BYTES = 1 << 20
 """Of a file that is written in parts of ten thousand bytes."""
