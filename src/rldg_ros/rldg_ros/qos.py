@@ -25,7 +25,11 @@ STEPS = _profile(1000)
 """`step` for learner and recorder: who computes for a while must not lose transitions."""
 
 STEPS_OUT = _profile(1000, latched=True)
-"""`step` as the episode manager offers it."""
+"""`step` as the episode manager offers it.
+
+Fast DDS keeps a buffer per sample of the history, which grows to the largest message it ever held: the process
+fills up to 1,000 Steps in the first 100 s and then creeps up, ever slower, with the largest JPEG seen (measured:
+0.48, 0.38, 0.22, 0.12, 0.10, 0.08 MB per 10,000 Steps of 5 kB; flat with a depth of 10). It is bounded, not a leak."""
 
 LAST_STEPS = _profile(10, latched=True)
 """`step` for gate and policy, which in lock-step wait for the newest one; latched as STREAM is."""

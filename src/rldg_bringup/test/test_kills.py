@@ -1,0 +1,56 @@
+"""A node killed with SIGKILL while episodes are recorded: the command ends and says which node it was, no
+process is left, and every bag that was closed can be read."""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import time
+from pathlib import Path
+
+import psutil
+import pytest
+
+from rldg_bringup.runner import executable_path
+from rldg_data.bags.reading import find_bags, read_episode
+
+DOMAIN = 137
+DEADLINE_S = 90.0
+
+
+def node_process(root: psutil.Process, name: str) -> psutil.Process:
+    """The process of a node among the children of a command."""
+    return next(p for p in root.children(recursive=True) if f"__node:={name}" in p.cmdline())
+
+
+# The two whose death could hurt: the arm's last target, the open bag. The runner watches all nodes alike.
+@pytest.mark.parametrize("name", ["gate", "recorder"])
+def test_a_killed_node_ends_the_stack_and_loses_no_closed_bag(name: str, tmp_path: Path) -> None:
+    bags = tmp_path / "bags"
+    command = [str(executable_path("rldg_bringup", "rldg")), "record", "insertion", "--episodes", "50"]
+    process = psutil.Popen(
+        [*command, "--out", str(bags)],
+        env={**os.environ, "ROS_DOMAIN_ID": str(DOMAIN)},
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.PIPE,
+        text=True,
+        start_new_session=True,
+    )
+    try:
+        deadline_s = time.monotonic() + DEADLINE_S
+        while len(find_bags(bags) if bags.is_dir() else []) < 2:
+            assert process.poll() is None, process.stderr.read()
+            assert time.monotonic() < deadline_s, "no bags"
+            psutil.wait_procs([process], timeout=0.05)
+        nodes = process.children(recursive=True)
+        node_process(process, name).kill()
+        _, said = process.communicate(timeout=10)
+    finally:
+        if process.poll() is None:
+            os.killpg(process.pid, signal.SIGKILL)  # its nodes end with it
+    assert process.returncode == 2, said
+    assert f"node {name} ended with code -9" in said.splitlines()[-1]
+    _, alive = psutil.wait_procs(nodes, timeout=0)
+    assert alive == []
+    assert all(read_episode(bag) for bag in find_bags(bags))
