@@ -241,7 +241,7 @@ def test_listed_topics_are_recorded_and_latched_ones_in_every_bag(
 @pytest.mark.parametrize(
     ("argument", "message"),
     [
-        ("preset:=fast", "recorder: parameter preset: 'fast' is unknown, expected one of none, zstd_fast, zstd_small"),
+        ("preset:=fast", "recorder: parameter preset: expected none, zstd_fast or zstd_small, got 'fast'"),
         ("bag_dir:=''", "recorder: parameter bag_dir: must not be empty"),
         ("bag_dir:=/dev/null/bags", "recorder: parameter bag_dir: /dev/null/bags: Not a directory"),
     ],

@@ -132,7 +132,6 @@ def test_accelerate_launch_says_the_same(tmp_path, capsys):
     assert capsys.readouterr().err == f"error: {tmp_path / 'thesis'}: {reason}\n"
 
 
-
 MANIFEST = {"image_size": 64, "window": 1, "horizon": 1, "rate_hz": 10, "statistics_key": "x", "version": 3}
 COMPACT = "a checkpoint of the compact generalist: `rldg finetune compact` takes no base"
 OPENVLA, OCTO = (f"a checkpoint of {n}, which `rldg finetune {n.lower()}` takes" for n in ("OpenVLA", "Octo"))

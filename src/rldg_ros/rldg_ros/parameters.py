@@ -1,27 +1,107 @@
-"""Parameters that several nodes share."""
+"""Declares parameters with a description and a range, and refuses bad values in one line."""
 
 from __future__ import annotations
 
+import math
+import sys
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 from ament_index_python.packages import PackageNotFoundError, get_package_share_directory
+from rcl_interfaces.msg import FloatingPointRange, IntegerRange, ParameterDescriptor
+from rclpy.exceptions import InvalidParameterTypeException
 from rclpy.node import Node
 
 from rldg_core.errors import UserError
 from rldg_core.task import Task, find_task
 
+_INT64_MIN, _INT64_MAX = -(2**63), 2**63 - 1
 
-def parameter(node: Node, name: str, default: Any) -> Any:
-    """Declare a parameter and return its value; the default's type is binding."""
-    return node.declare_parameter(name, default).value
+
+def parameter(
+    node: Node,
+    name: str,
+    default: Any,
+    description: str,
+    *,
+    low: float | None = None,
+    high: float | None = None,
+    choices: Sequence[str] = (),
+) -> Any:
+    """Declare a parameter, read-only after the start, and return its value.
+
+    `low` and `high` are inclusive and hold for each element of an array; `choices` are the strings that are
+    accepted. The type of `default` is binding, and numbers must be finite. `ros2 param describe` shows all of
+    it. Raises UserError naming the parameter, the value that was found and what was expected.
+    """
+    try:
+        value = node.declare_parameter(name, default, ParameterDescriptor(description=description)).value
+    except InvalidParameterTypeException as error:
+        raise UserError(f"parameter {name}: {error}; write it like {default!r}") from None
+    if value is None:
+        raise UserError(f"parameter {name}: is empty, expected a value like {default!r}")
+    for element in value if isinstance(value, list) else [value]:
+        _check(name, element, low, high, choices)
+    # Set after the check, whose message says more than rclpy's.
+    descriptor = _descriptor(default, description, low, high, choices)
+    descriptor.type = node.describe_parameter(name).type
+    node.set_descriptor(name, descriptor)
+    return value
+
+
+def _check(name: str, value: Any, low: float | None, high: float | None, choices: Sequence[str]) -> None:
+    if choices and value not in choices:
+        raise UserError(f"parameter {name}: expected {_either(choices)}, got {value!r}")
+    if isinstance(value, float) and not math.isfinite(value):
+        raise UserError(f"parameter {name}: expected a finite number, got {value}")
+    if (low is not None and value < low) or (high is not None and value > high):
+        limits = f"{low} or more" if high is None else f"{high} or less" if low is None else f"{low} to {high}"
+        raise UserError(f"parameter {name}: expected {limits}, got {value}")
+
+
+def _either(choices: Sequence[str]) -> str:
+    *others, last = choices
+    return f"{', '.join(others)} or {last}" if others else last
+
+
+def _descriptor(
+    default: Any, description: str, low: float | None, high: float | None, choices: Sequence[str]
+) -> ParameterDescriptor:
+    # Nodes read their parameters once: a later change would be accepted and have no effect.
+    descriptor = ParameterDescriptor(description=description, read_only=True)
+    if choices:
+        descriptor.additional_constraints = f"one of: {', '.join(choices)}"
+    if low is None and high is None:
+        return descriptor
+    sample = default[0] if isinstance(default, list) else default
+    if isinstance(sample, float):
+        limits = FloatingPointRange(
+            from_value=float(-sys.float_info.max if low is None else low),
+            to_value=float(sys.float_info.max if high is None else high),
+        )
+        descriptor.floating_point_range = [limits]
+    else:
+        descriptor.integer_range = [
+            IntegerRange(
+                from_value=_INT64_MIN if low is None else int(low), to_value=_INT64_MAX if high is None else int(high)
+            )
+        ]
+    return descriptor
+
+
+def lockstep_parameter(node: Node) -> bool:
+    """Declare `lockstep` and return it."""
+    return bool(
+        parameter(node, "lockstep", False, "Lock-step simulation: advance only when the last observation was answered.")
+    )
 
 
 def task_parameter(node: Node) -> Task:
     """Declare `task` and `task_dirs` and load the task. Raises UserError when it is unknown or malformed."""
-    reference = str(parameter(node, "task", "insertion"))
-    directories = [Path(d) for d in parameter(node, "task_dirs", [""]) if d]
-    return find_task(reference, [*directories, *default_task_dirs()])
+    reference = str(parameter(node, "task", "insertion", "Task: NAME, NAME:OBJECT, or the path of a .yaml file."))
+    directories = parameter(node, "task_dirs", [""], "Folders searched for task files before the installed ones.")
+    return find_task(reference, [*(Path(d) for d in directories if d), *default_task_dirs()])
 
 
 def default_task_dirs() -> list[Path]:

@@ -18,6 +18,7 @@ from rclpy.node import Node
 from rclpy.signals import SignalHandlerOptions
 
 from rldg_core.errors import UserError
+from rldg_ros.parameters import parameter
 
 try:
     # Half the CPU of the default executor per message (docs/architecture.md, Speed); not in every Jazzy.
@@ -112,7 +113,7 @@ def autostart(node: LifecycleNode) -> None:
     autostart:=false an external one (nav2's, `ros2 lifecycle set`) decides. Raises UserError when a
     transition fails.
     """
-    if not node.declare_parameter("autostart", True).value:
+    if not parameter(node, "autostart", True, "Configure and activate at the start; false: an external manager does."):
         return
     for name, trigger in (("configure", node.trigger_configure), ("activate", node.trigger_activate)):
         if trigger() != TransitionCallbackReturn.SUCCESS:

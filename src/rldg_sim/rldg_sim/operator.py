@@ -7,9 +7,9 @@ search by feel and now and then push the wrong way. Every one of these is a para
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from enum import Enum
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
@@ -18,7 +18,7 @@ from scipy.spatial.transform import Rotation
 from rldg_core.seeding import derive_seed
 from rldg_core.task import Task
 from rldg_sim.human import Hand, limited
-from rldg_sim.schedule import InterventionSchedule, Mode, Watch
+from rldg_sim.schedule import MODES, InterventionSchedule, Mode, Watch
 
 if TYPE_CHECKING:
     from rldg_sim.operator_assembly import AssemblyOperator
@@ -26,58 +26,64 @@ if TYPE_CHECKING:
 
 Array = NDArray[np.float64]
 
+SMALLEST = 1e-6
+"""Lower limit of what the operator divides by."""
+
+
+def _setting(default: Any, description: str, low: float = 0.0, high: float | None = None) -> Any:
+    """A field of OperatorConfig; the operator node declares it as a parameter with this description and range."""
+    return field(default=default, metadata={"description": description, "low": low, "high": high})
+
 
 @dataclass(frozen=True)
 class OperatorConfig:
     """How the operator behaves. Times in s, lengths in m, angles in rad, forces in N; actions are in [-1, 1].
 
-    mode: `demonstrate` always acts, `intervene` steps in by the schedule below, `off` never acts.
-    reaction_s: delay between what happens and what the hand does about it.
-    bandwidth_hz: cut-off of the hand's motion (first-order low-pass).
-    tremor: standard deviation of the hand's noise along one axis, in units of action; 0.3 of it around one.
-    gain: part of the error that one control step's push would close; low, since the hand and the eye lag.
-    speed, near_speed: largest deflection of the mouse far from and near (under 12 mm from) the port.
-    Lengths of an insertion (misjudge_m, search_m, the 12 mm) are those for connectors; other tasks scale them.
-    misjudge_m, misjudge_rad: standard deviation of how wrongly the port is seen from afar; near it, a third.
-    glance_s: mean time until the operator looks again (and misjudges anew).
-    contact_n: force that makes the operator stop, pause_s: for how long (uniform range).
-    search_m, search_s: radius that the search by feel grows to, and time of one turn.
-    press: deflection along the tool while inserting; half of it while searching.
-    give_up_s: time of fruitless search until the plug is lifted and aligned again.
-    mistake_rate_hz, mistake_s, mistake_size: how often, how long and how strongly a wrong push happens.
-    patience_s, progress_m, chance_hz, chance_decay, intervention_steps: the schedule, see rldg_sim.schedule.
-    first_episode: number of the first episode; a resumed run's chance goes on shrinking where it was.
+    Lengths of an insertion (misjudge_m, search_m, the 12 mm of near_speed) are those for connectors; other tasks
+    scale them. The schedule of interventions is described in rldg_sim.schedule.
     """
 
-    mode: Mode = "demonstrate"
-    reaction_s: float = 0.25
-    bandwidth_hz: float = 1.2
-    tremor: float = 0.025
-    gain: float = 0.2
-    speed: float = 0.5
-    near_speed: float = 0.22
-    misjudge_m: float = 0.0008
-    misjudge_rad: float = 0.02
-    glance_s: float = 1.2
-    contact_n: float = 5.0
-    pause_s: tuple[float, float] = (0.2, 0.7)
-    search_m: float = 0.0009
-    search_s: float = 1.5
-    press: float = 0.25
-    give_up_s: float = 3.5
-    mistake_rate_hz: float = 0.06
-    mistake_s: tuple[float, float] = (0.3, 0.7)
-    mistake_size: float = 0.5
-    patience_s: float = InterventionSchedule.patience_s
-    progress_m: float = InterventionSchedule.progress_m
-    chance_hz: float = InterventionSchedule.chance_hz
-    chance_decay: float = InterventionSchedule.chance_decay
-    intervention_steps: tuple[int, int] = InterventionSchedule.intervention_steps
-    first_episode: int = 0
+    mode: Mode = field(
+        default="demonstrate",
+        metadata={
+            "description": "demonstrate: always acts; intervene: steps in by the schedule; off: never acts.",
+            "choices": MODES,
+        },
+    )
+    reaction_s: float = _setting(0.25, "Delay between what happens and what the hand does about it [s].")
+    bandwidth_hz: float = _setting(1.2, "Cut-off of the hand's motion, a first-order low-pass [Hz].", SMALLEST)
+    tremor: float = _setting(0.025, "Standard deviation of the hand's noise along one axis; 0.3 of it around one.")
+    gain: float = _setting(0.2, "Part of the error that the push of one control step would close.", SMALLEST, 1.0)
+    speed: float = _setting(0.5, "Largest deflection of the mouse far from the port.", 0.0, 1.0)
+    near_speed: float = _setting(0.22, "Largest deflection of the mouse under 12 mm from the port.", 0.0, 1.0)
+    misjudge_m: float = _setting(0.0008, "Standard deviation of the seen position from afar [m]; near, a third.")
+    misjudge_rad: float = _setting(0.02, "Standard deviation of the seen angle from afar [rad]; near, a third.")
+    glance_s: float = _setting(1.2, "Mean time until the operator looks, and misjudges, anew [s].", SMALLEST)
+    contact_n: float = _setting(5.0, "Force at which the operator stops [N].")
+    pause_s: tuple[float, float] = _setting((0.2, 0.7), "How long it then pauses, uniform between two times [s].")
+    search_m: float = _setting(0.0009, "Radius that the search by feel grows to [m].")
+    search_s: float = _setting(1.5, "Time of one turn of the search [s].", SMALLEST)
+    press: float = _setting(0.25, "Deflection along the tool while inserting; half of it while searching.", 0.0, 1.0)
+    give_up_s: float = _setting(3.5, "Fruitless search until the plug is lifted and aligned again [s].")
+    mistake_rate_hz: float = _setting(0.06, "How often a wrong push happens [1/s].")
+    mistake_s: tuple[float, float] = _setting((0.3, 0.7), "How long it lasts, uniform between two times [s].")
+    mistake_size: float = _setting(0.5, "How strong it is.", 0.0, 1.0)
+    patience_s: float = _setting(InterventionSchedule.patience_s, "Step in after so long without progress [s].")
+    progress_m: float = _setting(InterventionSchedule.progress_m, "What counts as progress [m].")
+    chance_hz: float = _setting(
+        InterventionSchedule.chance_hz, "Rate of stepping in at random in the first episode [1/s]."
+    )
+    chance_decay: float = _setting(
+        InterventionSchedule.chance_decay, "Factor of that rate with each further episode.", 0.0, 1.0
+    )
+    intervention_steps: tuple[int, int] = _setting(
+        InterventionSchedule.intervention_steps, "Length of an intervention, uniform between two counts of steps."
+    )
+    first_episode: int = _setting(0, "Number of the first episode; the rate of a resumed run goes on shrinking.")
 
     def __post_init__(self) -> None:
-        if self.mode not in ("demonstrate", "intervene", "off"):
-            raise ValueError(f"mode: expected demonstrate, intervene or off, got {self.mode!r}")
+        if self.mode not in MODES:
+            raise ValueError(f"mode: expected {', '.join(MODES)}, got {self.mode!r}")
         for name in ("pause_s", "mistake_s", "intervention_steps"):
             low, high = getattr(self, name)
             if not 0 <= low <= high:

@@ -13,11 +13,12 @@ As a policy succeeds, want of progress goes, and with it the other reason.
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Literal
+from typing import Literal, get_args
 
 import numpy as np
 
 Mode = Literal["demonstrate", "intervene", "off"]
+MODES: tuple[Mode, ...] = get_args(Mode)
 
 
 @dataclass(frozen=True)

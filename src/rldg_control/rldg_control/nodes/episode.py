@@ -34,7 +34,7 @@ from rldg_msgs.action import RunEpisodes
 from rldg_msgs.msg import EpisodeEvent, ExecutedAction, Observation, Reward, Step
 from rldg_msgs.srv import LabelEpisode, ResetCell
 from rldg_ros import to_msg
-from rldg_ros.parameters import parameter, task_parameter
+from rldg_ros.parameters import lockstep_parameter, parameter, task_parameter
 from rldg_ros.qos import EVENTS, STEPS_OUT, STREAM
 from rldg_ros.runner import run_node
 
@@ -52,21 +52,39 @@ class Episode(Node):
     def __init__(self) -> None:
         super().__init__("episode")
         self._task = task_parameter(self)
-        self._lockstep = bool(parameter(self, "lockstep", False))
-        self._run_id = str(parameter(self, "run_id", ""))
-        self._needs = [str(n) for n in parameter(self, "needs", ["gate"]) if n]
-        self._ready_timeout_s = float(parameter(self, "ready_timeout_s", 60.0))
-        self._reset_mode = str(parameter(self, "reset_mode", "cell"))
-        if self._reset_mode not in ("cell", "operator"):
-            raise UserError(f"parameter reset_mode: expected cell or operator, got {self._reset_mode!r}")
-        self._buttons = (int(parameter(self, "start_button", 0)), int(parameter(self, "stop_button", 1)))
+        self._lockstep = lockstep_parameter(self)
+        self._run_id = str(parameter(self, "run_id", "", "Prefix of episode ids; empty: seed or time of the start."))
+        needs = parameter(self, "needs", ["gate"], "Nodes that must listen before an episode starts.")
+        self._needs = [str(n) for n in needs if n]
+        self._ready_timeout_s = float(
+            parameter(self, "ready_timeout_s", 60.0, "How long a goal waits for those nodes [s].", low=0.0)
+        )
+        self._reset_mode = str(
+            parameter(
+                self, "reset_mode", "cell", "Who resets the scene: cell or a person.", choices=("cell", "operator")
+            )
+        )
+        self._buttons = (
+            self._button("start_button", 0, "starts an episode and labels it a success"),
+            self._button("stop_button", 1, "labels an episode a failure and ends a goal"),
+        )
         self._pressed: tuple[bool, bool] = (False, False)
         self._rewarded = self._task.reward.source != "operator"
         task = self._task
-        exact = bool(parameter(self, "exact_rewards", task.reward.source == "classifier"))
+        exact = bool(
+            parameter(
+                self,
+                "exact_rewards",
+                task.reward.source == "classifier",
+                "In real time, rewards carry the stamps of observations; the default depends on the task.",
+            )
+        )
         self._logic = EpisodeLogic(task.episode.max_steps, task.period_s, self._lockstep, self._rewarded, exact)
-        self._logic.step_count = int(parameter(self, "first_step", 0))
-        self._index = int(parameter(self, "first_episode", 0))  # of the next episode, over all goals
+        self._logic.step_count = int(
+            parameter(self, "first_step", 0, "step_count of the first Step, of a resumed run.", low=0)
+        )
+        # Of the next episode, over all goals.
+        self._index = int(parameter(self, "first_episode", 0, "Number of the first episode, of a resumed run.", low=0))
         self._busy = self._settled = False
         self._gate_latched, self._gate_reason = False, ""
         self._awaits_reset = self._reset_done = self._give_up = False
@@ -85,9 +103,11 @@ class Episode(Node):
         self.create_service(Trigger, "episode/reset", self._on_reset_done)
         self._reset_client = None
         if self._reset_mode == "cell":
-            self._reset_client = self.create_client(ResetCell, str(parameter(self, "reset_service", "cell/reset")))
+            service = str(parameter(self, "reset_service", "cell/reset", "Service that resets the cell."))
+            self._reset_client = self.create_client(ResetCell, service)
         else:
-            self.create_subscription(Joy, str(parameter(self, "joy_topic", "/spacenav/joy")), self._on_joy, 10)
+            joy_topic = str(parameter(self, "joy_topic", "/spacenav/joy", "Buttons of the SpaceMouse."))
+            self.create_subscription(Joy, joy_topic, self._on_joy, 10)
         self._server = ActionServer(
             self,
             RunEpisodes,
@@ -101,6 +121,9 @@ class Episode(Node):
         self._routine = Routine(self)
         steady_timer(self, WATCH_S, lambda: self._publish(self._logic.on_time(monotonic())))
         self._reporter = Reporter(self, self._report)
+
+    def _button(self, name: str, default: int, effect: str) -> int:
+        return int(parameter(self, name, default, f"Index of the button that {effect}; -1: none.", low=-1, high=31))
 
     # --- the hot path -------------------------------------------------------------------------------
 

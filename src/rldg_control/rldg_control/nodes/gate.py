@@ -23,7 +23,7 @@ from rldg_core.types import Source
 from rldg_msgs.msg import EpisodeEvent, ExecutedAction, Observation, PolicyAction, Step, TeleopAction
 from rldg_msgs.srv import Hold
 from rldg_ros import to_msg
-from rldg_ros.parameters import parameter, task_parameter
+from rldg_ros.parameters import lockstep_parameter, parameter, task_parameter
 from rldg_ros.qos import EVENTS, LAST_STEPS, STREAM, TARGET
 from rldg_ros.runner import autostart, run_node
 
@@ -38,16 +38,22 @@ class Gate(LifecycleNode):
     def __init__(self) -> None:
         super().__init__("gate")
         task = task_parameter(self)
-        self._base_frame = str(parameter(self, "base_frame", "base"))
-        self._topic = str(parameter(self, "target_topic", "/target_pose"))
+        self._base_frame = str(parameter(self, "base_frame", "base", "Frame of the target pose."))
+        self._topic = str(parameter(self, "target_topic", "/target_pose", "Cartesian target of the controller."))
         self._config = GateConfig(
             action=task.action,
             box=task.box,
             period_s=task.period_s,
-            lockstep=bool(parameter(self, "lockstep", False)),
-            wait_for_policy=bool(parameter(self, "wait_for_policy", True)),
-            wait_for_operator=bool(parameter(self, "wait_for_operator", False)),
-            teleop_without_episode=bool(parameter(self, "teleop_without_episode", True)),
+            lockstep=lockstep_parameter(self),
+            wait_for_policy=bool(
+                parameter(self, "wait_for_policy", True, "A policy acts; in lock-step each tick waits for it.")
+            ),
+            wait_for_operator=bool(
+                parameter(self, "wait_for_operator", False, "In lock-step, each tick waits for the scripted operator.")
+            ),
+            teleop_without_episode=bool(
+                parameter(self, "teleop_without_episode", True, "The SpaceMouse moves the arm between episodes, too.")
+            ),
         )
         self._logic = GateLogic(self._config)
         self._active = False

@@ -23,7 +23,7 @@ from rldg_core.errors import UserError
 from rldg_core.from_msg import stamp_ns
 from rldg_core.types import Source
 from rldg_msgs.msg import EpisodeEvent, ExecutedAction
-from rldg_ros.parameters import parameter, task_parameter
+from rldg_ros.parameters import lockstep_parameter, parameter, task_parameter
 from rldg_ros.qos import EVENTS, STREAM, TARGET
 from rldg_ros.runner import run_node
 
@@ -37,14 +37,23 @@ class Gripper(Node):
     def __init__(self) -> None:
         super().__init__("gripper")
         task = task_parameter(self)
-        mode = str(parameter(self, "mode", "topic"))
-        if mode not in ("topic", "franka"):
-            raise UserError(f"parameter mode: expected topic or franka, got {mode!r}")
-        lockstep = bool(parameter(self, "lockstep", False))
+        mode = str(
+            parameter(self, "mode", "topic", "Width topic, or franka_gripper's actions.", choices=("topic", "franka"))
+        )
+        lockstep = lockstep_parameter(self)
         config = GripperConfig(
-            ticks=int(parameter(self, "debounce_ticks", FRANKA_TICKS if mode == "franka" else GripperConfig.ticks)),
-            open_width_m=float(parameter(self, "open_width_m", GripperConfig.open_width_m)),
-            closed_width_m=float(parameter(self, "closed_width_m", GripperConfig.closed_width_m)),
+            ticks=int(
+                parameter(
+                    self,
+                    "debounce_ticks",
+                    FRANKA_TICKS if mode == "franka" else GripperConfig.ticks,
+                    "Equal requests in a row that start a motion; the default depends on mode.",
+                    low=1,
+                    high=100,
+                )
+            ),
+            open_width_m=self._width("open_width_m", GripperConfig.open_width_m, "Width of the open hand [m]."),
+            closed_width_m=self._width("closed_width_m", GripperConfig.closed_width_m, "Width of the closed hand [m]."),
         )
         self._logic = GripperLogic(config)
         self._lockstep = LockstepGripper(config, task.period_ns) if lockstep else None
@@ -53,7 +62,7 @@ class Gripper(Node):
         elif mode == "franka":
             self._command = FrankaGripper(self).command
         else:
-            topic = str(parameter(self, "gripper_command_topic", "/gripper_width_command"))
+            topic = str(parameter(self, "gripper_command_topic", "/gripper_width_command", "Width to command [m]."))
             publisher = self.create_publisher(Float64, topic, TARGET)
             self._command = lambda width_m: publisher.publish(Float64(data=width_m))
         self._width_m: float | None = None
@@ -61,6 +70,9 @@ class Gripper(Node):
         self.create_subscription(ExecutedAction, "executed_action", self._on_executed, STREAM)
         self.create_subscription(EpisodeEvent, "episode_event", self._on_event, EVENTS)
         Reporter(self, self._report)
+
+    def _width(self, name: str, default: float, description: str) -> float:
+        return float(parameter(self, name, default, description, low=0.0, high=0.2))
 
     def _on_executed(self, message: ExecutedAction) -> None:
         action, source = list(message.executed), Source(message.source)
@@ -95,10 +107,10 @@ class FrankaGripper:
             raise UserError(
                 "parameter mode: franka needs franka_msgs, which is not installed; use mode:=topic"
             ) from error
-        prefix = str(parameter(node, "gripper_action_prefix", "/franka_gripper"))
+        prefix = str(parameter(node, "gripper_action_prefix", "/franka_gripper", "Prefix of the hand's actions."))
         self._open_m = float(node.get_parameter("open_width_m").value)
-        self._speed = float(parameter(node, "speed_m_s", 0.1))
-        self._force = float(parameter(node, "force_n", 20.0))
+        self._speed = float(parameter(node, "speed_m_s", 0.1, "Speed of the fingers [m/s].", low=0.001, high=0.2))
+        self._force = float(parameter(node, "force_n", 20.0, "Grasping force [N].", low=0.0, high=70.0))
         self._move, self._grasp = Move, Grasp
         self._clients = {t: ActionClient(node, t, f"{prefix}/{t.__name__.lower()}") for t in (Move, Grasp)}
         self._running: Any | None = None

@@ -23,7 +23,7 @@ from rldg_core.errors import UserError
 from rldg_core.from_msg import stamp_ns
 from rldg_msgs.msg import Observation
 from rldg_ros import to_msg
-from rldg_ros.parameters import parameter, task_parameter
+from rldg_ros.parameters import lockstep_parameter, parameter, task_parameter
 from rldg_ros.qos import STREAM, VENDOR_IMAGE, VENDOR_STATE
 from rldg_ros.runner import run_node
 
@@ -36,21 +36,30 @@ class Observer(Node):
     def __init__(self) -> None:
         super().__init__("observer")
         task = task_parameter(self)
-        self._lockstep = bool(parameter(self, "lockstep", False))
-        self._base_frame = str(parameter(self, "base_frame", "base"))
+        self._lockstep = lockstep_parameter(self)
+        self._base_frame = str(parameter(self, "base_frame", "base", "Frame of the poses in `observation`."))
         cameras = dict(task.cameras)
         if len(cameras) == 1:
             ((name, camera),) = cameras.items()
-            topic = vendor_topic(self, str(parameter(self, "image_topic", vendor_topic(self, camera.topic))))
+            default_topic = vendor_topic(self, camera.topic)
+            image_topic = parameter(self, "image_topic", default_topic, "Colour image of the task's only camera.")
+            topic = vendor_topic(self, str(image_topic))
             cameras = {name: camera.model_copy(update={"topic": topic})}
         self._cameras = tuple(cameras)
         self._builder = ObservationBuilder(cameras, task.period_ns)
         self._types: dict[str, type] = {"pose": PoseStamped, "wrench": WrenchStamped, "joints": JointState}
         topics = {
-            "pose": parameter(self, "pose_topic", f"{STATE}/current_pose"),
-            "wrench": parameter(self, "wrench_topic", f"{STATE}/external_wrench_in_stiffness_frame"),
-            "joints": parameter(self, "joint_topic", f"{STATE}/measured_joint_states"),
-            "gripper": parameter(self, "gripper_joint_topic", "/franka_gripper/joint_states"),
+            "pose": parameter(self, "pose_topic", f"{STATE}/current_pose", "Measured pose of the tcp in base."),
+            "wrench": parameter(
+                self,
+                "wrench_topic",
+                f"{STATE}/external_wrench_in_stiffness_frame",
+                "External wrench in the tcp frame.",
+            ),
+            "joints": parameter(self, "joint_topic", f"{STATE}/measured_joint_states", "Joint states of the arm."),
+            "gripper": parameter(
+                self, "gripper_joint_topic", "/franka_gripper/joint_states", "Joint states of the fingers."
+            ),
             **{name: vendor_topic(self, camera.topic) for name, camera in cameras.items()},
         }
         parts = ("pose", "wrench", "joints", *self._cameras)

@@ -33,24 +33,45 @@ class Teleop(Node):
     def __init__(self) -> None:
         super().__init__("teleop")
         task = task_parameter(self)
-        stamped = bool(parameter(self, "twist_stamped", False))
-        self._topic = str(parameter(self, "twist_topic", "/spacenav/twist_stamped" if stamped else "/spacenav/twist"))
+        stamped = bool(parameter(self, "twist_stamped", False, "twist_topic carries TwistStamped instead of Twist."))
+        default_topic = "/spacenav/twist_stamped" if stamped else "/spacenav/twist"
+        self._topic = str(parameter(self, "twist_topic", default_topic, "Motion of the SpaceMouse."))
         self._logic = TeleopLogic(
             TeleopMap(
-                axis_map=tuple(parameter(self, "axis_map", list(TeleopMap.axis_map))),
-                axis_scale=tuple(parameter(self, "axis_scale", list(TeleopMap.axis_scale))),
+                axis_map=tuple(
+                    parameter(
+                        self,
+                        "axis_map",
+                        list(TeleopMap.axis_map),
+                        "For each action component, the index into [vx vy vz wx wy wz] it comes from; six values.",
+                        low=0,
+                        high=5,
+                    )
+                ),
+                axis_scale=tuple(
+                    parameter(
+                        self,
+                        "axis_scale",
+                        list(TeleopMap.axis_scale),
+                        "For each action component, the factor with sign; six values.",
+                    )
+                ),
                 gripper=task.action.gripper,
-                gripper_button=int(parameter(self, "gripper_button", TeleopMap.gripper_button)),
-                override_button=int(parameter(self, "override_button", TeleopMap.override_button)),
+                gripper_button=self._button("gripper_button", TeleopMap.gripper_button, "moves the gripper"),
+                override_button=self._button("override_button", TeleopMap.override_button, "overrides the policy"),
             )
         )
         self._publisher = self.create_publisher(TeleopAction, "teleop_action", STREAM)
         self.create_subscription(TwistStamped if stamped else Twist, self._topic, self._on_twist, 10)
-        self.create_subscription(Joy, str(parameter(self, "joy_topic", "/spacenav/joy")), self._on_joy, 10)
+        joy_topic = str(parameter(self, "joy_topic", "/spacenav/joy", "Buttons of the SpaceMouse."))
+        self.create_subscription(Joy, joy_topic, self._on_joy, 10)
         self.create_subscription(ExecutedAction, "executed_action", self._on_executed, STREAM)
         steady_timer(self, task.period_s, self._publish)
         self._started_s = monotonic()
         Reporter(self, self._report)
+
+    def _button(self, name: str, default: int, effect: str) -> int:
+        return int(parameter(self, name, default, f"Index of the button that {effect}; -1: none.", low=-1, high=31))
 
     def _on_twist(self, message: Twist | TwistStamped) -> None:
         twist = message.twist if isinstance(message, TwistStamped) else message

@@ -24,7 +24,7 @@ from rldg_data.bags.recording import EpisodeRecorder
 from rldg_data.bags.repair import set_partials_aside
 from rldg_data.bags.rosbag2_writer import Rosbag2Writer
 from rldg_msgs.msg import Step
-from rldg_ros.parameters import parameter, required, task_parameter
+from rldg_ros.parameters import lockstep_parameter, parameter, required, task_parameter
 from rldg_ros.qos import STEPS
 from rldg_ros.runner import run_node
 
@@ -45,10 +45,12 @@ class RecorderNode(Node):
     def __init__(self) -> None:
         super().__init__("recorder")
         task = task_parameter(self)
-        self._lockstep = bool(parameter(self, "lockstep", False))
-        bag_dir = Path(required(str(parameter(self, "bag_dir", "")), "bag_dir")).absolute()
+        self._lockstep = lockstep_parameter(self)
+        folder = str(parameter(self, "bag_dir", "", "Folder that gets one bag per episode."))
+        bag_dir = Path(required(folder, "bag_dir")).absolute()
         storage = self._storage()
-        self._missing = {self.resolve_topic_name(name) for name in parameter(self, "topics", [""]) if name}
+        topics = parameter(self, "topics", [""], "Topics recorded raw beside `step`.")
+        self._missing = {self.resolve_topic_name(name) for name in topics if name}
         try:
             bag_dir.mkdir(parents=True, exist_ok=True)
         except OSError as error:
@@ -72,17 +74,13 @@ class RecorderNode(Node):
         self.get_logger().info(f"recording into {bag_dir} with {writer.__name__}")
 
     def _storage(self) -> Storage:
-        storage = Storage(
-            str(parameter(self, "preset", Storage.preset)),
-            int(parameter(self, "max_bagfile_size", Storage.max_bagfile_size)),
-            int(parameter(self, "max_bagfile_duration", Storage.max_bagfile_duration)),
+        size = "Size at which a further file of a bag begins [bytes]; 0: one file."
+        duration = "Duration after which a further file of a bag begins [s]; 0: one file."
+        return Storage(
+            str(parameter(self, "preset", Storage.preset, "Compression of bags.", choices=tuple(PRESETS))),
+            int(parameter(self, "max_bagfile_size", Storage.max_bagfile_size, size, low=0)),
+            int(parameter(self, "max_bagfile_duration", Storage.max_bagfile_duration, duration, low=0)),
         )
-        if storage.preset not in PRESETS:
-            raise UserError(f"parameter preset: {storage.preset!r} is unknown, expected one of {', '.join(PRESETS)}")
-        for name in ("max_bagfile_size", "max_bagfile_duration"):
-            if getattr(storage, name) < 0:
-                raise UserError(f"parameter {name}: must not be negative")
-        return storage
 
     def _on_step(self, data: bytes) -> None:
         # Lock-step: the log time is the observation's stamp, so that bags repeat.

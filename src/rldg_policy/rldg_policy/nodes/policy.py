@@ -26,13 +26,14 @@ from rldg_policy.nodes import messages
 from rldg_policy.nodes.policy_services import PolicyServices
 from rldg_policy.serving.act_http import LOOPBACK, ActServer
 from rldg_policy.serving.act_request import ActService, RefusedError
+from rldg_policy.serving.chunks import RULES
 from rldg_policy.serving.latency import TickWindow
 from rldg_policy.serving.memory import import_backend
 from rldg_policy.serving.records import Action, Settings
 from rldg_policy.serving.server import PolicyServer
 from rldg_policy.serving.store import Served, load_policy
 from rldg_ros import qos
-from rldg_ros.parameters import parameter, task_parameter
+from rldg_ros.parameters import lockstep_parameter, parameter, task_parameter
 from rldg_ros.runner import autostart, run_node, transition
 
 CallbackT = TypeVar("CallbackT", bound=Callable[..., Any])
@@ -67,17 +68,24 @@ class PolicyNode(LifecycleNode):
         self._task = task_parameter(self)
         self._settings = Settings(
             task=self._task,
-            lockstep=bool(parameter(self, "lockstep", False)),
-            live_weights=bool(parameter(self, "live_weights", False)),
-            chunks=str(parameter(self, "chunks", "newest")),
-            ensemble_k=float(parameter(self, "ensemble_k", 0.0)),
-            watchdog_s=float(parameter(self, "watchdog_s", 2.0)),
+            lockstep=lockstep_parameter(self),
+            live_weights=bool(parameter(self, "live_weights", False, "Take new weights from the learner.")),
+            chunks=str(parameter(self, "chunks", "newest", "What happens where chunks overlap.", choices=RULES)),
+            ensemble_k=float(
+                parameter(self, "ensemble_k", 0.0, "With ensemble, an action of age t has the weight exp(k t).")
+            ),
+            watchdog_s=float(
+                parameter(self, "watchdog_s", 2.0, "How long the arm is held while no action comes [s].", low=0.0)
+            ),
         )
-        self._initial = str(parameter(self, "policy", "hold"))
-        self._checkpoint = str(parameter(self, "checkpoint", ""))
-        self._explore = bool(parameter(self, "explore", False))
-        self._preload = [str(b) for b in parameter(self, "preload", [""]) if b]
-        self._http_address = str(parameter(self, "http_host", LOOPBACK)), int(parameter(self, "http_port", 0))
+        self._initial = str(parameter(self, "policy", "hold", "Back-end that is active at the start."))
+        self._checkpoint = str(parameter(self, "checkpoint", "", "Its checkpoint folder; empty: none."))
+        self._explore = bool(parameter(self, "explore", False, "Sample actions instead of taking the mode."))
+        preload = parameter(self, "preload", [""], "Back-ends that are imported before ticks are due.")
+        self._preload = [str(b) for b in preload if b]
+        host = str(parameter(self, "http_host", LOOPBACK, "Address that http_port is opened on."))
+        port = int(parameter(self, "http_port", 0, "Port of /act between episodes; 0: off.", low=0, high=65535))
+        self._http_address = host, port
         if self._http_address[1] and self._settings.lockstep:
             raise UserError("parameter http_port: lock-step has no thread to answer it on")
         self._http: ActServer | None = None

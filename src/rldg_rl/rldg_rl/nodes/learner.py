@@ -21,7 +21,7 @@ from rldg_rl.recordings import Start, prepare, read_bag
 from rldg_rl.runtime import use_one_core
 from rldg_rl.watching import Journal, WatchedFolder
 from rldg_ros import qos, to_msg
-from rldg_ros.parameters import parameter, required, task_parameter
+from rldg_ros.parameters import lockstep_parameter, parameter, required, task_parameter
 from rldg_ros.runner import run_node
 
 
@@ -38,23 +38,32 @@ class LearnerNode(Node):  # type: ignore[misc]
     def __init__(self) -> None:
         super().__init__("learner")
         task = task_parameter(self)
-        self._lockstep = bool(parameter(self, "lockstep", False))
-        self._run_dir = Path(required(str(parameter(self, "run_dir", "")), "run_dir"))
+        self._lockstep = lockstep_parameter(self)
+        run_dir = str(parameter(self, "run_dir", "", "Folder of checkpoints, specialist and tensorboard."))
+        self._run_dir = Path(required(run_dir, "run_dir"))
         self._lock = run_folder.lock(self._run_dir)
-        demo_bag_dirs, extra_bag_dirs = self._folders("demo_bag_dirs"), self._folders("extra_bag_dirs")
-        config_file = str(parameter(self, "config_file", ""))
+        demo_bag_dirs = self._folders("demo_bag_dirs", "Folders of demonstration bags.")
+        extra_bag_dirs = self._folders("extra_bag_dirs", "Folders of bags of earlier runs, for the online replay.")
+        config_file = str(parameter(self, "config_file", "", "YAML file with overrides of RLConfig; empty: none."))
         config = configuration.with_learner(
             configuration.load(Path(config_file) if config_file else None, task),
-            updates_per_step=float(parameter(self, "updates_per_step", 0.0)),
-            period_steps=int(parameter(self, "period_steps", 0)),
-            checkpoint_every_steps=int(parameter(self, "checkpoint_every_steps", 0)),
+            updates_per_step=float(
+                parameter(self, "updates_per_step", 0.0, "Updates per environment step; 0: as configured.", low=0.0)
+            ),
+            period_steps=int(
+                parameter(self, "period_steps", 0, "Steps between versions of weights; 0: as configured.", low=0)
+            ),
+            checkpoint_every_steps=int(
+                parameter(self, "checkpoint_every_steps", 0, "Steps between checkpoints; 0: as configured.", low=0)
+            ),
         )
         self._weights = self.create_publisher(PolicyWeights, "policy_weights", qos.EVENTS)
         self._status = self.create_publisher(LearnerStatus, "learner_status", qos.LATCHED)
         # Before the slow part: Steps that arrive meanwhile wait in the queue.
         self.create_subscription(StepMsg, "step", self._on_step, qos.STEPS)
 
-        self._learner = Learner(config, task, int(parameter(self, "seed", 0)))
+        seed = int(parameter(self, "seed", 0, "Seed of everything random in the learner.", low=0))
+        self._learner = Learner(config, task, seed)
         self._learner.warm_up()
         self._report_start(prepare(self._learner, demo_bag_dirs, self._run_dir, extra_bag_dirs, self._lockstep))
         self._expected_step_count: int | None = None
@@ -69,8 +78,8 @@ class LearnerNode(Node):  # type: ignore[misc]
             self._publish_weights(weights)
         self._publish_status()
 
-    def _folders(self, name: str) -> list[Path]:
-        return [Path(folder) for folder in parameter(self, name, [""]) if folder]
+    def _folders(self, name: str, description: str) -> list[Path]:
+        return [Path(folder) for folder in parameter(self, name, [""], description) if folder]
 
     def _report_start(self, start: Start) -> None:
         log, counters = self.get_logger(), self._learner.counters
@@ -130,8 +139,8 @@ class LearnerNode(Node):  # type: ignore[misc]
     def _watch(self) -> None:
         """Look at watch_dir now and, in real time, every watch_period_s."""
         self._watched: WatchedFolder | None = None
-        period_s = float(parameter(self, "watch_period_s", 1.0))
-        folder = str(parameter(self, "watch_dir", ""))
+        period_s = float(parameter(self, "watch_period_s", 1.0, "Time between two looks at watch_dir [s].", low=0.01))
+        folder = str(parameter(self, "watch_dir", "", "Folder whose new closed bags are learned from; empty: off."))
         if not folder:
             return
         if self._lockstep and Path(folder).resolve() == (self._run_dir / "bags").resolve():

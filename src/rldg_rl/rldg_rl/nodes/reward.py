@@ -17,7 +17,7 @@ from rldg_msgs.msg import EpisodeEvent, Observation, Reward
 from rldg_rl.classifier.reward import RewardClassifier, SuccessJudge
 from rldg_rl.runtime import use_one_core
 from rldg_ros import qos
-from rldg_ros.parameters import parameter, required, task_parameter
+from rldg_ros.parameters import lockstep_parameter, parameter, required, task_parameter
 from rldg_ros.runner import run_node
 
 
@@ -27,9 +27,13 @@ class RewardNode(Node):  # type: ignore[misc]
     def __init__(self) -> None:
         super().__init__("reward")
         task = task_parameter(self)
-        parameter(self, "lockstep", False)  # the same in both modes
-        folder = Path(required(str(parameter(self, "classifier", "")), "classifier"))
-        consecutive_frames = int(parameter(self, "consecutive_frames", 0)) or task.reward.consecutive_frames
+        lockstep_parameter(self)  # the same in both modes
+        name = str(parameter(self, "classifier", "", "Folder of the reward classifier."))
+        folder = Path(required(name, "classifier"))
+        consecutive_frames = parameter(
+            self, "consecutive_frames", 0, "Frames of success in a row that end an episode; 0: the task's.", low=0
+        )
+        consecutive_frames = int(consecutive_frames) or task.reward.consecutive_frames
         classifier = RewardClassifier.load(folder, task)
         self._judge = SuccessJudge(classifier, task, consecutive_frames)
         self._source = classifier.identity

@@ -33,7 +33,7 @@ from rldg_core.from_msg import pose_array, stamp_ns
 from rldg_msgs.msg import Reward
 from rldg_msgs.srv import ResetCell
 from rldg_ros import to_msg
-from rldg_ros.parameters import parameter, task_parameter
+from rldg_ros.parameters import lockstep_parameter, parameter, task_parameter
 from rldg_ros.qos import STREAM, TARGET, VENDOR_IMAGE, VENDOR_STATE
 from rldg_ros.runner import run_node
 from rldg_sim.gl import no_gl_error
@@ -63,45 +63,52 @@ class CellNode(Node):
     def __init__(self) -> None:
         super().__init__("cell")
         self._task = task_parameter(self)
-        self._lockstep = bool(parameter(self, "lockstep", False))
+        self._lockstep = lockstep_parameter(self)
         camera = next(iter(self._task.cameras.values()))
         root = self.get_namespace().removesuffix("/rldg").rstrip("/")
         image_topic = camera.topic if camera.topic.startswith("/") else f"{root}/{camera.topic}"
-        self._base_frame = str(parameter(self, "base_frame", "base"))
-        self._camera_frame = str(parameter(self, "camera_frame", "camera_color_optical_frame"))
+        self._base_frame = str(parameter(self, "base_frame", "base", "Frame of poses and wrenches."))
+        frame = "Optical frame of the image."
+        self._camera_frame = str(parameter(self, "camera_frame", "camera_color_optical_frame", frame))
         self._cell = Cell(self._task, render=False)
         self._cell.image()  # no usable OpenGL is known now, not at the first frame
-        self._seed = int(parameter(self, "seed", 0))
-        self._stamp_ns = int(parameter(self, "first_stamp_ns", 0))
+        self._seed = int(parameter(self, "seed", 0, "Seed of the scene that is shown before the first reset.", low=0))
+        self._stamp_ns = int(
+            parameter(self, "first_stamp_ns", 0, "Simulated time of the start [ns], of a resumed run.", low=0)
+        )
         self._ignored_targets = 0
         self._ready = False
         # Lock-step: what has arrived for the last frame.
         self._target: np.ndarray | None = None
         self._width_m: float | None = None
 
-        def topic(name: str, default: str) -> str:
-            return str(parameter(self, name, default))
+        def topic(name: str, default: str, description: str) -> str:
+            return str(parameter(self, name, default, description))
 
         make = self.create_publisher
         # The drivers' best effort may lose a message, and one lost part of a frame would stop a lock-step run.
         state, image = (STREAM, STREAM) if self._lockstep else (VENDOR_STATE, VENDOR_IMAGE)
-        self._image_out = make(Image, topic("image_topic", image_topic), image)
-        self._pose_out = make(PoseStamped, topic("pose_topic", f"{STATE}/current_pose"), state)
-        wrench_topic = topic("wrench_topic", f"{STATE}/external_wrench_in_stiffness_frame")
+        self._image_out = make(Image, topic("image_topic", image_topic, "Colour image of the wrist camera."), image)
+        pose_topic = topic("pose_topic", f"{STATE}/current_pose", "Measured pose of the tcp in the base frame.")
+        self._pose_out = make(PoseStamped, pose_topic, state)
+        wrench_topic = topic("wrench_topic", f"{STATE}/external_wrench_in_stiffness_frame", "External wrench.")
         self._wrench_out = make(WrenchStamped, wrench_topic, state)
-        self._joints_out = make(JointState, topic("joint_topic", f"{STATE}/measured_joint_states"), state)
-        self._gripper_out = make(JointState, topic("gripper_joint_topic", "/franka_gripper/joint_states"), state)
-        scene_topic = topic("scene_topic", "")
+        joint_topic = topic("joint_topic", f"{STATE}/measured_joint_states", "Joint states of the arm.")
+        self._joints_out = make(JointState, joint_topic, state)
+        finger_topic = topic("gripper_joint_topic", "/franka_gripper/joint_states", "Joint states of the fingers.")
+        self._gripper_out = make(JointState, finger_topic, state)
+        scene_topic = topic("scene_topic", "", "Image of the scene camera; empty: off.")
         self._scene_out = make(Image, scene_topic, image) if scene_topic else None
         rewarded = self._task.reward.source == "ground_truth"
-        reward_topic = topic("reward_topic", "reward" if rewarded else "cell/ground_truth_reward")
+        default_topic = "reward" if rewarded else "cell/ground_truth_reward"
+        reward_topic = topic("reward_topic", default_topic, "Ground truth of success; the default depends on the task.")
         self._reward_out = make(Reward, reward_topic, STREAM)
         self._truth_out = make(PoseArray, "cell/truth", STREAM)
         self.create_service(ResetCell, "cell/reset", self._on_reset)
-        self._target_topic = topic("target_topic", "/target_pose")
+        self._target_topic = topic("target_topic", "/target_pose", "Cartesian target of the controller.")
         target_qos = STREAM if self._lockstep else TARGET
         self.create_subscription(PoseStamped, self._target_topic, self._on_target, target_qos)
-        gripper_topic = topic("gripper_command_topic", "/gripper_width_command")
+        gripper_topic = topic("gripper_command_topic", "/gripper_width_command", "Width to command [m].")
         if self._lockstep:
             self.create_subscription(JointState, "gripper_width", self._on_width, STREAM)
             self._clock_out = make(ClockMsg, "/clock", STREAM)

@@ -20,7 +20,7 @@ from rldg_core.from_msg import pose_array, stamp_ns, wrench_array
 from rldg_core.seeding import derive_seed
 from rldg_msgs.msg import EpisodeEvent, Observation, TeleopAction
 from rldg_ros import to_msg
-from rldg_ros.parameters import parameter, task_parameter
+from rldg_ros.parameters import lockstep_parameter, parameter, task_parameter
 from rldg_ros.qos import EVENTS, STREAM
 from rldg_ros.runner import run_node
 from rldg_sim.answering import Answering
@@ -33,8 +33,8 @@ class OperatorNode(Node):
     def __init__(self) -> None:
         super().__init__("operator")
         self._task = task_parameter(self)
-        parameter(self, "lockstep", False)  # the same in both modes
-        self._seed = int(parameter(self, "seed", 0))
+        lockstep_parameter(self)  # the same in both modes
+        self._seed = int(parameter(self, "seed", 0, "Seed of the operator, mixed with the episode's.", low=0))
         self._operator = make_operator(self._config(), self._task)
         self._answering: Answering[Observation, PoseArray] = Answering()
         self._start_ns = 0
@@ -47,7 +47,8 @@ class OperatorNode(Node):
         values: dict[str, Any] = {}
         for field in fields(OperatorConfig):
             default = getattr(OperatorConfig(), field.name)
-            value = parameter(self, field.name, list(default) if isinstance(default, tuple) else default)
+            shown = list(default) if isinstance(default, tuple) else default
+            value = parameter(self, field.name, shown, **field.metadata)
             values[field.name] = tuple(value) if isinstance(default, tuple) else value
         try:
             return OperatorConfig(**values)
