@@ -11,6 +11,8 @@ from rclpy.clock_type import ClockType
 from rclpy.node import Node
 from rclpy.timer import Timer
 
+from rldg_ros.subscriptions import refusals
+
 OK, WARN, ERROR = DiagnosticStatus.OK, DiagnosticStatus.WARN, DiagnosticStatus.ERROR
 
 
@@ -44,7 +46,10 @@ class Reporter:
 
     def publish(self) -> None:
         """Read the status and publish it."""
-        report = self._read()
+        report, refused = self._read(), refusals(self._node)
+        values = dict(report.values)
+        if refused.count:
+            values |= {"refused_messages": str(refused.count), "refused_newest": refused.newest}
         if report.message != self._last:
             self._last = report.message
             # Two lines on purpose: rclpy ties a severity to the line of the call.
@@ -57,7 +62,7 @@ class Reporter:
             name=self._node.get_fully_qualified_name(),
             message=report.message,
             hardware_id="rldg",
-            values=[KeyValue(key=key, value=value) for key, value in report.values.items()],
+            values=[KeyValue(key=key, value=value) for key, value in values.items()],
         )
         array = DiagnosticArray(status=[status])
         array.header.stamp = self._node.get_clock().now().to_msg()
