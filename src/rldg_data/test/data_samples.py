@@ -7,11 +7,14 @@ from functools import cache
 
 import numpy as np
 from hypothesis import strategies as st
+from scipy.spatial.transform import Rotation
 
+from rldg_core.frames import compose_delta
 from rldg_core.image_codec import encode_jpeg
 from rldg_core.task import Task
 from rldg_core.types import ExecutedAction, Observation, Source, Step
 
+SCALE = np.array([0.015] * 3 + [0.1] * 3)
 GAINS = {
     "stiffness": 2000.0,
     "damping": 90.0,
@@ -63,22 +66,23 @@ def make_episode(
     """A complete episode of `transitions` + 1 Steps."""
     rng = np.random.default_rng(seed)
     dim = 7 if gripper else 6
+    pose = np.array([*rng.uniform(-0.5, 0.5, 3), *Rotation.random(random_state=seed).as_quat()])
     steps = []
     for index in range(transitions + 1):
         is_last = index == transitions
         stamp = 1_700_000_000_000_000_000 + index * 100_000_000
-        quaternion = rng.normal(size=4)
         action = rng.uniform(-1, 1, dim).astype(np.float32)
         action[6:] = np.sign(action[6:])
         seen = Observation(
             stamp_ns=stamp,
             images={"wrist": jpeg(image_size, seed + index)},
-            pose_base_tcp=np.concatenate([rng.uniform(-1, 1, 3), quaternion / np.linalg.norm(quaternion)]),
+            pose_base_tcp=pose,
             twist_base_tcp=rng.normal(size=6),
             wrench_tcp=rng.normal(size=6),
             joint_positions=rng.normal(size=7),
             gripper_width_m=float(np.float32(rng.uniform(0, 0.08))),
         )
+        pose = compose_delta(pose, action[:6] * SCALE)
         steps.append(
             Step(
                 episode_id=episode_id or f"run-{seed}",

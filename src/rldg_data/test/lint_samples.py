@@ -6,8 +6,10 @@ import json
 
 import numpy as np
 from data_samples import jpeg
+from scipy.spatial.transform import Rotation
 
 from rldg_core.files import sha256_hex
+from rldg_core.frames import compose_delta
 from rldg_data.episodes.episode import Episode
 
 SCALE = np.array([0.015] * 3 + [0.1] * 3)
@@ -20,7 +22,10 @@ def good_episode(number: int, *, steps: int = 21, seed: int = 0, image_px: int =
     action[:-1, :6] = rng.uniform(-1, 1, (steps - 1, 6)) * SCALE
     opens = rng.integers(1, steps - 1)
     action[opens:, 6] = 1
-    state = np.concatenate([rng.normal(size=(steps, 3)), rng.normal(size=(steps, 4)), np.zeros((steps, 1))], axis=1)
+    poses = [np.concatenate([rng.uniform(-0.5, 0.5, 3), Rotation.random(random_state=number).as_quat()])]
+    for delta in action[:-1]:
+        poses.append(compose_delta(poses[-1], delta[:6]))
+    state = np.concatenate([np.array(poses), np.zeros((steps, 1))], axis=1)
     state[:, 7] = np.where(np.arange(steps) > opens, 0.08, 0.01)
     index = np.arange(steps)
     episode_id = f"run-{seed}/{number}"

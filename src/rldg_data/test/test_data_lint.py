@@ -20,6 +20,7 @@ from lint_samples import SCALE, good_episode
 from PIL import Image
 
 from rldg_core.errors import UserError
+from rldg_core.frames import compose_delta
 from rldg_data.bags.reading import episode_info
 from rldg_data.bags.recording import write_episode
 from rldg_data.episodes.build import build_episode
@@ -85,6 +86,33 @@ def saturated(episode: Episode) -> Episode:
     return replace(episode, action=set_rows(episode.action, (slice(0, 18), 2), -SCALE[2]))
 
 
+def pause(extra_s: float) -> Callable[[Episode], Episode]:
+    return lambda e: replace(e, timestamp_s=e.timestamp_s + np.float32(extra_s) * (np.arange(len(e)) > 9))
+
+
+def moved(by_m: float) -> Callable[[Episode], Episode]:
+    """From step 10 on the arm is elsewhere."""
+
+    def change(episode: Episode) -> Episode:
+        step = episode.state[10, :3] - episode.state[9, :3]
+        away = step / np.linalg.norm(step) * by_m
+        return replace(episode, state=episode.state + np.pad(away, (0, 5)) * (np.arange(len(episode)) > 9)[:, None])
+
+    return change
+
+
+def turned(by_rad: float) -> Callable[[Episode], Episode]:
+    def change(episode: Episode) -> Episode:
+        pose = compose_delta(episode.state[9, :7], [0, 0, 0, 0, 0, by_rad])
+        return replace(episode, state=set_rows(episode.state, (slice(10, None), slice(3, 7)), pose[3:]))
+
+    return change
+
+
+def scaled(factor: float) -> Callable[[Episode], Episode]:
+    return lambda e: replace(e, state=e.state * np.float32([factor] * 3 + [1] * 5))
+
+
 def with_images(images: Callable[[int], bytes]) -> Callable[[Episode], Episode]:
     return lambda e: replace(e, images={"image": [images(i) for i in range(len(e))]})
 
@@ -124,7 +152,7 @@ def relabelled_in_val(placed: Placed) -> Placed:
 
 WRONG: dict[str, tuple[Callable[[Placed], Placed], str, str, str]] = {
     # name: (what makes it wrong, severity, check, episode ("" = the dataset))
-    "slower": (one(lambda e: replace(e, timestamp_s=e.timestamp_s * 2)), "warning", "rate", f"episode {BAD}"),
+    "slower": (one(lambda e: replace(e, timestamp_s=e.timestamp_s * 2)), "error", "rate", f"episode {BAD}"),
     "unordered": (one(with_rows("timestamp_s", 5, 0.0)), "error", "stamps", f"episode {BAD}"),
     "same stamp": (
         one(lambda e: replace(e, timestamp_s=set_rows(e.timestamp_s, 5, e.timestamp_s[4]))),
@@ -133,12 +161,15 @@ WRONG: dict[str, tuple[Callable[[Placed], Placed], str, str, str]] = {
         f"episode {BAD}",
     ),
     "NaN stamp": (one(with_rows("timestamp_s", 5, np.nan)), "error", "not_finite", f"episode {BAD}"),
-    "gap": (
-        one(lambda e: replace(e, timestamp_s=e.timestamp_s + np.float32(0.5) * (np.arange(len(e)) > 9))),
-        "warning",
-        "gap",
-        f"episode {BAD}",
-    ),
+    "gap": (one(pause(0.3)), "warning", "gap", f"episode {BAD}"),
+    "two episodes in time": (one(pause(0.5)), "error", "gap", f"episode {BAD}"),
+    "two episodes in space": (one(moved(0.05)), "error", "jump", f"episode {BAD}"),
+    "the hand turns at once": (one(turned(0.5)), "error", "jump", f"episode {BAD}"),
+    "millimetres": (one(scaled(1000.0)), "error", "implausible", f"episode {BAD}"),
+    "width in millimetres": (one(with_rows("state", (7, 7), 40.0)), "error", "implausible", f"episode {BAD}"),
+    "no unit quaternion": (one(with_rows("state", (7, 3), 2.0)), "error", "implausible", f"episode {BAD}"),
+    "a wrench in millinewtons": (one(with_rows("wrench", (7, 0), 5e3)), "error", "implausible", f"episode {BAD}"),
+    "a twist of 100 m/s": (one(with_rows("twist", (7, 0), 100.0)), "error", "implausible", f"episode {BAD}"),
     "no-op": (one(still), "warning", "no_op", f"episode {BAD}"),
     "saturated": (each(saturated), "warning", "saturation", ""),
     "closed is 1": (

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 
 import numpy as np
 from numpy.typing import NDArray
 
+from rldg_core.plausible import check_pose, check_twist, check_width, check_wrench
+from rldg_data import plausibility
 from rldg_data.episodes.episode import Episode
 from rldg_data.lint.findings import Limits, Problem, Problems
 
@@ -35,21 +37,40 @@ def finite(episode: Episode, limits: Limits) -> Problems:
 
 def stamps(episode: Episode, limits: Limits) -> Problems:
     """Stamps that go back, and pauses."""
-    periods_s = np.diff(episode.timestamp_s.astype(np.float64))
-    back = np.flatnonzero(periods_s <= 0)
+    back = np.flatnonzero(np.diff(episode.timestamp_s.astype(np.float64)) <= 0)
     if len(back):
         yield Problem("error", "stamps", f"{len(back)} stamps do not increase, first in step {back[0] + 1}")
         return
-    if not len(periods_s) or not np.isfinite(periods_s).all():
+    yield from plausibility.gaps(episode.timestamp_s, limits)
+
+
+def pose(episode: Episode, limits: Limits) -> Problems:
+    """Positions, quaternions, widths, wrenches and twists that no arm has (`rldg_core.plausible`), and jumps."""
+    action, state = np.abs(episode.action[:-1].astype(np.float64)), episode.state.astype(np.float64)
+    if not all(np.isfinite(values).all() for values in numbers(episode).values()):
+        return  # said already
+    checks: tuple[tuple[str, Callable[..., None], NDArray[np.float64], Sequence[slice]], ...] = (
+        ("pose", check_pose, state[:, :7], (slice(3), slice(3, 7))),
+        ("width", lambda width, name: check_width(float(width[0]), name), state[:, 7:], (slice(1),)),
+        ("twist", check_twist, episode.twist.astype(np.float64), (slice(3), slice(3, 6))),
+        ("wrench", check_wrench, episode.wrench.astype(np.float64), (slice(3), slice(3, 6))),
+    )
+    try:
+        for name, check, rows, parts in checks:
+            for k in {k for part in parts for k in _extremes(rows[:, part])}:
+                check(rows[k], f"{name} of step {k}")
+    except ValueError as error:
+        yield Problem("error", "implausible", str(error))
         return
-    usual_s = float(np.median(periods_s))
-    gaps = np.flatnonzero(periods_s > limits.max_gap * usual_s)
-    if len(gaps):
-        longest_s = periods_s[gaps].max()
-        yield Problem(
-            "warning", "gap", f"{len(gaps)} gaps, first before step {gaps[0] + 1}, longest {longest_s:.3g} s of "
-            f"{usual_s:.3g} s usual",
-        )  # fmt: skip
+    # A dataset does not know its action scale: the largest value of an axis stands for it.
+    longest_m, longest_rad = (float(action[:, part].max(initial=0)) * 3**0.5 for part in (slice(3), slice(3, 6)))
+    yield from plausibility.jumps(episode.timestamp_s, state[:, :7], limits, longest_m, longest_rad)
+
+
+def _extremes(rows: NDArray[np.float64]) -> tuple[int, int]:
+    """Rows of the least and the greatest length: if these two are within limits, all are."""
+    lengths = rows[:, 0] if rows.shape[1] == 1 else np.linalg.norm(rows, axis=1)
+    return int(np.argmin(lengths)), int(np.argmax(lengths))
 
 
 def flags(episode: Episode, limits: Limits) -> Problems:
@@ -102,6 +123,7 @@ def gripper_range(episode: Episode, limits: Limits) -> Problems:
 CHECKS: tuple[Callable[[Episode, Limits], Problems], ...] = (
     finite,
     stamps,
+    pose,
     flags,
     instruction,
     still,

@@ -11,6 +11,7 @@ from typing import IO, Any, NamedTuple, Protocol
 import numpy as np
 from numpy.typing import NDArray
 
+from rldg_data import plausibility
 from rldg_data.episodes import jpeg, provenance
 from rldg_data.episodes.episode import Episode
 from rldg_data.lint.episode import numbers
@@ -81,25 +82,25 @@ def _px(size: tuple[int, int]) -> str:
 
 @dataclass
 class Rates:
-    """All episodes run at one rate."""
+    """All episodes run at one rate, and at the one that they declare."""
 
     limits: Limits
     periods_s: list[tuple[str, float]] = field(default_factory=list)
 
     def add(self, place: Place, episode: Episode) -> Problems:
-        if len(episode) > 1:
-            self.periods_s.append((place.label, float(np.median(np.diff(episode.timestamp_s)))))
+        period_s = plausibility.usual_period_s(episode.timestamp_s, self.limits)
+        if period_s > 0:
+            self.periods_s.append((place.label, period_s))
         yield from ()
 
     def end(self) -> Findings:
-        usable = [(label, period_s) for label, period_s in self.periods_s if period_s > 0]
-        if not usable:
+        if not self.periods_s:
             return
-        usual_s = float(np.median([period_s for _, period_s in usable]))
-        for label, period_s in usable:
-            if max(period_s / usual_s, usual_s / period_s) > self.limits.max_rate_ratio:
+        usual_s = float(np.median([period_s for _, period_s in self.periods_s]))
+        for label, period_s in self.periods_s:
+            if abs(period_s - usual_s) > self.limits.max_rate_error * usual_s:
                 message = f"{1 / period_s:.3g} Hz, the dataset has {1 / usual_s:.3g} Hz"
-                yield Finding("warning", "rate", label, message)
+                yield Finding("error", "rate", label, message)
 
 
 @dataclass

@@ -19,10 +19,8 @@ from rldg_core.types import Float64, Step
 from rldg_data.bags.episode_info import EpisodeInfo
 from rldg_data.bags.reading import bag_info, episode_of, find_bags, read_episode
 from rldg_data.episodes.gripper import opening
+from rldg_data.plausibility import NO_OP_M, NO_OP_RAD
 from rldg_data.recipe.recipe import Filter
-
-NO_OP_M, NO_OP_RAD = 1e-4, 1e-3
-"""A delta of the tcp below both moves nothing that a camera or a force sensor would notice."""
 
 T = TypeVar("T")
 

@@ -1,0 +1,225 @@
+"""Whether an episode can be one: pure functions over its arrays, shared by importers, `dataset lint` and `bag lint`.
+
+Each yields Problems; `refuse` turns the first error into a UserError, which is what importers and exporters do.
+Stamps are in seconds, of any origin; poses are tcp in base (N, 7), quaternion xyzw. `Limits` has the limits and the
+reasons for them.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass
+from typing import Literal, NamedTuple
+
+import numpy as np
+from numpy.typing import ArrayLike, NDArray
+
+from rldg_core.errors import UserError
+
+NO_OP_M, NO_OP_RAD = 1e-4, 1e-3
+"""A delta of the tcp below both moves nothing that a camera or a force sensor would notice."""
+
+Severity = Literal["error", "warning"]
+
+
+class Problem(NamedTuple):
+    """What a check says; where it was is added by the caller. check: its name in docs/data.md."""
+
+    severity: Severity
+    check: str
+    message: str
+
+
+Problems = Iterator[Problem]
+
+
+@dataclass(frozen=True)
+class Limits:
+    """What is still fine.
+
+    max_gap: longest period between two steps, in median periods of the episode. One dropped frame (2.0) is
+    everyday on a camera; from 2.5 on the delta of one step spans several.
+    max_pause: the same from which on it is an error: the gate ends an episode after two periods without an
+    observation, so five in a row are two episodes or a recorder that stopped.
+    max_rate_error: of an episode's mean period, relative, against the declared rate and against the other episodes.
+    A delta per step means another speed at another rate; timers of one robot agree within some per cent.
+    max_jump: longest motion of a step, in full-scale actions; compliant arms overshoot by less than a half.
+    min_jump_m, min_jump_rad: what is no jump at any scale: twice the paper's full-scale action of one axis.
+    max_clipped: share of steps whose action was beyond the scale before it was clipped. People push a SpaceMouse
+    beyond it now and then; a wrong unit or absolute actions reach far more than a tenth.
+    max_stamp_offset_s: how much later one topic may be recorded after its stamps than another: a camera's exposure
+    and transport take below 0.1 s, in which the arm moves 15 mm at full speed.
+    still_m, still_rad: a delta below both is a no-op, by the recipes' filter, too (`rldg_data.recipe.selecting`).
+    max_no_op_ratio: share of still steps in an episode. Insertions wait and probe; above a half a policy that
+    learns from it tends to stand still (the reason why OpenVLA's authors filtered LIBERO).
+    max_saturated: share of an action dimension's steps at the largest magnitude of the dataset (within 2 %).
+    Specialists do saturate; above 0.7 the scale or the controller limits the data, not the task.
+    min_switch_m: change of the gripper's width that tells opening from closing; fingers on an object move less.
+    switch_steps: steps within which the width follows a command (0.5 s at 10 Hz).
+    max_wrong_switches: share of switches that the fingers answer the other way. Slips and late fingers stay below a
+    quarter, another convention reaches nearly all.
+    min_image_px: OpenVLA and Octo resize to 224 and 256; what is below 64 has lost the connector's edges.
+    statistics_tolerance: relative; sums in another order differ by 1e-12, a forgotten episode by far more.
+    """
+
+    max_gap: float = 2.5
+    max_pause: float = 5.0
+    max_rate_error: float = 0.1
+    max_jump: float = 1.5
+    min_jump_m: float = 0.03
+    min_jump_rad: float = 0.3
+    max_clipped: float = 0.1
+    max_stamp_offset_s: float = 0.1
+    still_m: float = NO_OP_M
+    still_rad: float = NO_OP_RAD
+    max_no_op_ratio: float = 0.5
+    max_saturated: float = 0.7
+    min_switch_m: float = 0.005
+    switch_steps: int = 5
+    max_wrong_switches: float = 0.75
+    min_image_px: int = 64
+    statistics_tolerance: float = 1e-6
+
+
+WINDOWS = 8
+"""Parts of a recording whose delays are compared, so that a clock that drifts or is set in between shows."""
+
+
+def refuse(problems: Iterable[Problem], where: str) -> None:
+    """Raise UserError `where: message` on the first error; warnings pass."""
+    for problem in problems:
+        if problem.severity == "error":
+            raise UserError(f"{where}: {problem.message}")
+
+
+def usual_period_s(stamps_s: ArrayLike, limits: Limits) -> float:
+    """Mean period without gaps; NaN for fewer than two stamps, and for stamps that do not increase.
+
+    Not the median: observations that take the newest frame of a camera of another rate have two periods in turn.
+    """
+    periods_s = np.diff(np.asarray(stamps_s, np.float64))
+    if not len(periods_s) or not (periods_s > 0).all():
+        return float("nan")
+    usual = periods_s[periods_s <= limits.max_gap * np.median(periods_s)]
+    return float(np.mean(usual if len(usual) else periods_s))
+
+
+def gaps(stamps_s: ArrayLike, limits: Limits) -> Problems:
+    """Pauses within an episode: a warning from a few periods on, an error where it can only be two episodes."""
+    periods_s = np.diff(np.asarray(stamps_s, np.float64))
+    usual_s = usual_period_s(stamps_s, limits)
+    if not usual_s > 0:
+        return
+    found = np.flatnonzero(periods_s > limits.max_gap * usual_s)
+    if len(found):
+        longest = found[np.argmax(periods_s[found])]
+        pause = periods_s[longest] > limits.max_pause * usual_s
+        advice = ": several episodes, or a recorder that stopped" if pause else ""
+        yield Problem(
+            "error" if pause else "warning",
+            "gap",
+            f"{len(found)} gaps, first before step {found[0] + 1}, longest {periods_s[longest]:.3g} s before step "
+            f"{longest + 1} of {usual_s:.3g} s usual{advice}",
+        )
+
+
+def rate(stamps_s: ArrayLike, declared_hz: float, limits: Limits) -> Problems:
+    """The rate that the stamps show against the one that the recording declares (<= 0: none).
+
+    Every stamp may be a quarter of a period off: an observation carries the stamp of a camera's frame.
+    """
+    values = np.asarray(stamps_s, np.float64)
+    count = len(values) - 1
+    usual_s = usual_period_s(values, limits)
+    if count < 1 or declared_hz <= 0 or not usual_s > 0:
+        return
+    declared_s = 1.0 / declared_hz
+    if abs(usual_s - declared_s) > declared_s * (limits.max_rate_error + 0.5 / count):
+        yield Problem(
+            "error",
+            "rate",
+            f"{1 / usual_s:.3g} steps per second by its stamps, {declared_hz:g} Hz by its description: "
+            "a delta per step means another speed",
+        )
+
+
+def jumps(
+    stamps_s: ArrayLike, poses: ArrayLike, limits: Limits, longest_m: float = 0.0, longest_rad: float = 0.0
+) -> Problems:
+    """Steps in which the arm moved farther than it can have been told to: several episodes, or a wrong unit.
+
+    longest_m, longest_rad: the longest motion that one period's action can ask for.
+    """
+    stamps, values = np.asarray(stamps_s, np.float64), np.asarray(poses, np.float64)
+    norms = np.linalg.norm(values[:, 3:], axis=1)
+    if len(values) < 2 or not np.isfinite(values).all() or not np.isfinite(stamps).all() or (norms < 0.5).any():
+        return
+    usual_s = usual_period_s(stamps, limits)
+    # What a gap hides is `gaps`'s business: over three periods the arm moves three times as far.
+    periods = np.maximum(1.0, np.diff(stamps) / usual_s if usual_s > 0 else 1.0)
+    moved_m = np.linalg.norm(np.diff(values[:, :3], axis=0), axis=1)
+    unit = values[:, 3:] / norms[:, None]
+    turned_rad = 2 * np.arccos(np.clip(np.abs(np.sum(unit[1:] * unit[:-1], axis=1)), 0, 1))
+    for moved, floor, longest, unit_name in (
+        (moved_m, limits.min_jump_m, longest_m, "m"),
+        (turned_rad, limits.min_jump_rad, longest_rad, "rad"),
+    ):
+        limit = max(floor, limits.max_jump * longest)
+        found = np.flatnonzero(moved > limit * periods)
+        if len(found):
+            worst = found[np.argmax(moved[found])]
+            yield Problem(
+                "error",
+                "jump",
+                f"the arm jumps {moved[worst]:.3g} {unit_name} before step {worst + 1}, expected at most "
+                f"{limit:.3g} {unit_name} ({len(found)} such steps): several episodes in one, or a wrong unit",
+            )
+            return
+
+
+def clipped(beyond: ArrayLike, limits: Limits) -> Problems:
+    """beyond (T,): whether any value of a step's action was beyond [-1, 1] before it was clipped."""
+    steps = np.asarray(beyond, np.bool_)
+    share = float(np.mean(steps)) if len(steps) else 0.0
+    if share > limits.max_clipped:
+        yield Problem(
+            "error",
+            "clipped",
+            f"the actions of {steps.sum()} of {len(steps)} steps are beyond the scale (limit {limits.max_clipped:.0%}): "
+            "a wrong unit or frame, absolute values for deltas, or a scale that is too small",
+        )
+
+
+class Delay(NamedTuple):
+    """Log time less stamp [s], the least and the most of the medians of WINDOWS parts of a recording."""
+
+    low_s: float
+    high_s: float
+
+
+def delay(stamps_ns: NDArray[np.int64], log_times_ns: NDArray[np.int64]) -> Delay:
+    """How late messages of one topic were recorded after their stamps, (N,) each, in any order; N >= 1."""
+    order = np.argsort(log_times_ns, kind="stable")
+    late_s = (log_times_ns - stamps_ns)[order] / 1e9
+    medians = [float(np.median(part)) for part in np.array_split(late_s, min(WINDOWS, max(1, len(late_s) // 8)))]
+    return Delay(min(medians), max(medians))
+
+
+def stamp_offsets(delays: Mapping[str, Delay], limits: Limits) -> Problems:
+    """Topics of one recording whose stamps cannot be compared: topic -> how late it was recorded after its stamps.
+
+    Drivers that stamp by one clock differ by their transport alone. A topic that is used by its log time has (0, 0).
+    """
+    if not delays:
+        return
+    earliest = min(delays, key=lambda topic: delays[topic].low_s)
+    latest = max(delays, key=lambda topic: delays[topic].high_s)
+    offset_s = delays[latest].high_s - delays[earliest].low_s
+    if offset_s > limits.max_stamp_offset_s:
+        clocks = "its clock drifts" if latest == earliest else "different clocks"
+        yield Problem(
+            "error",
+            "stamp_offset",
+            f"{latest} is recorded {delays[latest].high_s:.3f} s after its stamps, {earliest} "
+            f"{delays[earliest].low_s:.3f} s: {clocks}, at most {limits.max_stamp_offset_s:g} s apart expected",
+        )
