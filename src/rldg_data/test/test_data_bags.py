@@ -93,7 +93,7 @@ def test_bag_has_what_a_native_one_has(tmp_path: Path) -> None:
 def test_split_bag_is_read_as_one(tmp_path: Path, storage: Storage, files: int) -> None:
     steps = make_episode(30)
     recorder = EpisodeRecorder(tmp_path, make_task(), storage=storage)
-    noise = Topic("/noise", "std_msgs/msg/String", Qos(depth=3))
+    noise = Topic("/noise", "std_msgs/msg/String", (Qos(depth=3),))
     for step in steps:
         path = recorder.add_step(encode_step(step))
         recorder.add_raw(noise, b"\0\1\0\0\2\0\0\0a\0", step.observation.stamp_ns + 1)

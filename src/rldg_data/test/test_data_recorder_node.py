@@ -17,8 +17,11 @@ import rclpy
 import yaml
 from data_samples import assert_same_steps, make_episode, make_task
 from diagnostic_msgs.msg import DiagnosticArray
+from geometry_msgs.msg import PoseStamped
+from rclpy.duration import Duration
 from rclpy.node import Node
 from rclpy.publisher import Publisher
+from rclpy.qos import QoSProfile, ReliabilityPolicy
 from rosbags.highlevel import AnyReader
 from std_msgs.msg import String
 
@@ -235,7 +238,73 @@ def test_listed_topics_are_recorded_and_latched_ones_in_every_bag(
         ((_, _, raw),) = reader.messages([connection])
         assert reader.deserialize(raw, connection.msgtype).data == "one"
         assert connection.ext.offered_qos_profiles[0].durability.name == "TRANSIENT_LOCAL"
-    assert len(read_episode(bag)) == 3
+        assert len(read_episode(bag)) == 3
+
+
+def test_the_bag_says_what_every_publisher_of_a_raw_topic_offers(
+    tmp_path: Path, node: Node, steps_out: Publisher
+) -> None:
+    """Discovery does not tell the depth: never the 0 that it gives instead."""
+    offers = [
+        QoSProfile(depth=7, reliability=ReliabilityPolicy.BEST_EFFORT, deadline=Duration(seconds=2)),
+        QoSProfile(depth=1, lifespan=Duration(nanoseconds=1_500_000_000)),
+        QoSProfile(depth=3, lifespan=Duration(nanoseconds=1_500_000_000)),
+    ]
+    publishers = [node.create_publisher(String, "label", offer) for offer in offers]
+    with recorder(tmp_path, "topics:=[label]") as process:
+        connected(node, steps_out)
+        wait_until(node, lambda: all(p.get_subscription_count() == 1 for p in publishers), "the recorder subscribes")
+        for publisher in publishers:
+            publisher.publish(String(data="one"))
+        publish(steps_out, make_episode(2))
+        wait_until(node, lambda: len(closed(tmp_path / "bags")) == 1, "a bag")
+        assert stop(process)[0] == 0
+    (bag,) = closed(tmp_path / "bags")
+    topics = yaml.safe_load((bag / "metadata.yaml").read_text())["rosbag2_bagfile_information"]
+    offered = {
+        t["topic_metadata"]["name"]: t["topic_metadata"]["offered_qos_profiles"]
+        for t in topics["topics_with_message_count"]
+    }
+    infinite = {"sec": 9223372036, "nsec": 854775807}
+    best_effort, reliable = sorted(offered["/rldg/label"], key=lambda profile: profile["reliability"])
+    assert (best_effort["reliability"], reliable["reliability"]) == ("best_effort", "reliable")
+    assert (best_effort["deadline"], best_effort["lifespan"]) == ({"sec": 2, "nsec": 0}, infinite)
+    assert (reliable["deadline"], reliable["lifespan"]) == (infinite, {"sec": 1, "nsec": 500_000_000})
+    for profile in (best_effort, reliable):
+        assert (profile["history"], profile["depth"], profile["durability"]) == ("keep_last", 10, "volatile")
+        assert (profile["liveliness"], profile["liveliness_lease_duration"]) == ("automatic", infinite)
+
+
+@pytest.mark.parametrize("lockstep", ["false", "true"])
+def test_without_a_clock_messages_keep_their_own_stamps(
+    tmp_path: Path, node: Node, steps_out: Publisher, lockstep: str
+) -> None:
+    """use_sim_time and nobody publishes /clock: the clock says 0."""
+    steps = make_episode(3)
+    start_ns = steps[0].observation.stamp_ns
+    label, pose = node.create_publisher(String, "label", LATCHED), node.create_publisher(PoseStamped, "pose", LATCHED)
+    arguments = ("topics:=[label, pose]", f"lockstep:={lockstep}", "use_sim_time:=true")
+    with recorder(tmp_path, *arguments) as process:
+        connected(node, steps_out)
+        publish(steps_out, steps[:2])
+        # One topic after the other, so that the order is that of this test.
+        wait_until(node, lambda: list((tmp_path / "bags").glob(".*.partial")) != [], "an open bag")
+        stamped = PoseStamped(header=to_msg.header(start_ns + 150_000_000))
+        for publisher, message in ((pose, stamped), (label, String(data="one"))):
+            publisher.publish(message)
+            assert publisher.wait_for_all_acked(Duration(seconds=DEADLINE_S))
+        publish(steps_out, steps[2:])
+        wait_until(node, lambda: len(closed(tmp_path / "bags")) == 1, "a bag")
+        code, errors = stop(process)
+    assert code == 0
+    assert ("nobody publishes /clock" in errors) == (lockstep == "false")
+    (bag,) = closed(tmp_path / "bags")
+    with AnyReader([bag]) as reader:
+        times = [(connection.topic, time_ns - start_ns) for connection, time_ns, _ in reader.messages()]
+    assert [t for name, t in times if name == "/rldg/step"] == [0, 100_000_000, 200_000_000, 300_000_000]
+    assert [t for name, t in times if name == "/rldg/pose"] == [150_000_000]
+    (late,) = [t for name, t in times if name == "/rldg/label"]
+    assert late >= 0
 
 
 @pytest.mark.parametrize(

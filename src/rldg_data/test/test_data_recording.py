@@ -1,28 +1,23 @@
-"""Recording without ROS: what becomes a bag, what is dropped, full disks, rosbag2's writer."""
+"""Recording without ROS: what becomes a bag, what is dropped, full disks."""
 
 from __future__ import annotations
 
 import errno
 import os
-import sys
 from dataclasses import replace
 from pathlib import Path
-from types import ModuleType, SimpleNamespace
 from typing import Any
 
 import pytest
-import yaml
 from data_samples import assert_same_steps, make_episode, make_task
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from rldg_core.types import Step
 from rldg_data.bags.cdr import encode_step
 from rldg_data.bags.mcap_writer import McapWriter
-from rldg_data.bags.metadata import Qos, Storage, Topic
+from rldg_data.bags.metadata import Qos, Topic
 from rldg_data.bags.reading import bag_info, find_bags, read_episode
 from rldg_data.bags.recording import EpisodeRecorder
-from rldg_data.bags.rosbag2_writer import Rosbag2Writer, is_available
 
 ENCODED = [[encode_step(step) for step in make_episode(3, seed=seed)] for seed in range(4)]
 
@@ -94,8 +89,8 @@ def test_episode_of_another_task_is_refused(tmp_path: Path) -> None:
 
 def test_raw_topics_enter_the_open_bag_only(tmp_path: Path) -> None:
     recorder = EpisodeRecorder(tmp_path, make_task())
-    camera = Topic("/camera/info", "std_msgs/msg/String", Qos(durability="transient_local"))
-    noise = Topic("/noise", "std_msgs/msg/String", Qos(reliability="best_effort"))
+    camera = Topic("/camera/info", "std_msgs/msg/String", (Qos(durability="transient_local"),))
+    noise = Topic("/noise", "std_msgs/msg/String", (Qos(reliability="best_effort"),))
     payload = b"\0\1\0\0\2\0\0\0a\0"
     recorder.add_raw(camera, payload, 1)
     recorder.add_raw(noise, payload, 2)
@@ -114,7 +109,7 @@ def test_raw_messages_of_the_first_observation_are_there(tmp_path: Path) -> None
     """The first Step comes when its transition is over, a period after the frame that it was made of."""
     recorder = EpisodeRecorder(tmp_path, make_task())
     start_ns = make_episode(3)[0].observation.stamp_ns
-    noise = Topic("/noise", "std_msgs/msg/String", Qos(durability="transient_local"))
+    noise = Topic("/noise", "std_msgs/msg/String", (Qos(durability="transient_local"),))
     payload = b"\0\1\0\0\2\0\0\0a\0"
     for number in range(-20, 4):
         recorder.add_raw(noise, payload, start_ns + number * 33_000_000)
@@ -123,72 +118,3 @@ def test_raw_messages_of_the_first_observation_are_there(tmp_path: Path) -> None
     (bag,) = find_bags(tmp_path)
     assert bag_info(bag).topics["/noise"][1] == 4
     assert bag_info(bag).start_ns == start_ns
-
-
-class FakeSequentialWriter:
-    """What rosbag2_py.SequentialWriter does with its arguments, on top of our own writer."""
-
-    def open(self, storage: SimpleNamespace, converter: tuple[str, str]) -> None:
-        assert (storage.storage_id, converter) == ("mcap", ("cdr", "cdr"))
-        self.folder = Path(storage.uri)
-        assert not self.folder.exists()
-        limits = Storage(storage.storage_preset_profile, storage.max_bagfile_size, storage.max_bagfile_duration)
-        self.writer = McapWriter(self.folder, self.folder.name, limits, storage.custom_data)
-
-    def create_topic(self, topic: SimpleNamespace) -> None:
-        assert topic.serialization_format == "cdr"
-        assert topic.offered_qos_profiles == ["depth 1000 reliable durability_volatile keep_last"]
-        assert topic.type_description_hash.startswith("RIHS01_")
-        self.writer.add_topic(Topic(topic.name, topic.type))
-
-    def write(self, topic: str, data: bytes, time_ns: int) -> None:
-        self.writer.write(topic, data, time_ns, time_ns)
-
-    def close(self) -> None:
-        self.writer.close({})
-
-
-class FakeQos:
-    """rosbag2_py.QoS: chained setters."""
-
-    def __init__(self, depth: int) -> None:
-        self.text = f"depth {depth}"
-
-    def __getattr__(self, name: str) -> Any:
-        if name not in ("reliable", "durability_volatile", "keep_last"):
-            raise AttributeError(name)
-
-        def setter(*_: int) -> FakeQos:
-            self.text += f" {name}"
-            return self
-
-        return setter
-
-    def __eq__(self, other: object) -> bool:
-        return self.text == other
-
-    __hash__ = None  # type: ignore[assignment]
-
-
-def test_rosbag2_writer_gives_the_same_bag(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    assert not is_available()
-    module = ModuleType("rosbag2_py")
-    module.SequentialWriter = FakeSequentialWriter  # type: ignore[attr-defined]
-    module.StorageOptions = lambda **options: SimpleNamespace(**options)  # type: ignore[attr-defined]
-    module.ConverterOptions = lambda *options: options  # type: ignore[attr-defined]
-    module.TopicMetadata = lambda **options: SimpleNamespace(**options)  # type: ignore[attr-defined]
-    module.QoS = FakeQos  # type: ignore[attr-defined]
-    monkeypatch.setitem(sys.modules, "rosbag2_py", module)
-    bags = []
-    for name, writer in (("own", McapWriter), ("rosbag2", Rosbag2Writer)):
-        recorder = EpisodeRecorder(tmp_path / name, make_task(), make_writer=writer, wall_time=lambda: "now")
-        bags += [recorder.add_step(data) for data in ENCODED[0]][-1:]
-        assert recorder.counters.last_error == ""
-    own, rosbag2 = bags
-    assert own is not None
-    assert rosbag2 is not None
-    steps: list[Step] = read_episode(rosbag2)
-    assert_same_steps(steps, read_episode(own))
-    assert sorted(p.name for p in rosbag2.iterdir()) == sorted(p.name for p in own.iterdir())
-    own_data, data = (yaml.safe_load((b / "metadata.yaml").read_text()) for b in (own, rosbag2))
-    assert data["rosbag2_bagfile_information"]["custom_data"] == own_data["rosbag2_bagfile_information"]["custom_data"]

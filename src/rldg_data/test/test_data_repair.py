@@ -41,7 +41,7 @@ def killed_recorder(bag_dir: Path, steps: list[Step], storage: Storage | None = 
     recorder = EpisodeRecorder(bag_dir, make_task(), storage=storage)
     for number, step in enumerate(steps):
         recorder.add_step(encode_step(step))
-        noise = Topic("/noise", "std_msgs/msg/String", Qos(reliability="best_effort"))
+        noise = Topic("/noise", "std_msgs/msg/String", (Qos(reliability="best_effort"),))
         recorder.add_raw(noise, b"\0\1\0\0\2\0\0\0a\0", step.observation.stamp_ns + number)
     assert recorder._open
     recorder._open.writer.abort()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import struct
 from collections.abc import Callable, Mapping
 from functools import lru_cache
 from types import SimpleNamespace
@@ -16,6 +17,8 @@ from rldg_core.types import Step
 from rldg_data.bags import step_cdr
 from rldg_data.bags.schemas import STEP_TYPE, schema_text, typestore
 from rldg_data.bags.step_layout import StepDecoder
+
+_STAMPED_BYTES = step_cdr.HEADER_BYTES + 8
 
 
 @lru_cache
@@ -46,6 +49,14 @@ def decode_step(data: bytes, schema: str) -> Step:
 def decode_generic(data: bytes, schema: str) -> Step:
     """`decode_step` for any definition that has the fields of a Step."""
     return from_msg.step(typestore(STEP_TYPE, schema).deserialize_cdr(data, STEP_TYPE))
+
+
+def header_stamp_ns(data: bytes) -> int:
+    """Stamp of a CDR message that begins with a std_msgs/Header; 0 when it is too short or before the epoch."""
+    if len(data) < _STAMPED_BYTES:
+        return 0
+    sec, nanosec = struct.unpack_from("<iI" if data[1:2] == b"\x01" else ">iI", data, step_cdr.HEADER_BYTES)
+    return max(0, sec * NS_PER_S + nanosec)
 
 
 def encode_step(step: Step, frame_id: str = "base") -> bytes:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -16,47 +16,53 @@ from rldg_data.bags.schemas import schema_text, type_hash
 FILE_NAME = "metadata.yaml"
 VERSION = 9
 _INFORMATION = "rosbag2_bagfile_information"
-_INFINITE = {"sec": 9223372036, "nsec": 854775807}
+INFINITE_NS = 2**63 - 1
+"""rmw's RMW_DURATION_INFINITE."""
 
 
 @dataclass(frozen=True)
 class Qos:
-    """QoS of a recorded topic's publishers, by rosbag2's policy names."""
+    """QoS of one publisher of a recorded topic, by rosbag2's policy names; durations in ns."""
 
     reliability: str = "reliable"
     durability: str = "volatile"
     history: str = "keep_last"
     depth: int = 10
-
-    def to_yaml(self) -> str:
-        """The list of one profile, as rosbag2 stores it in a channel's metadata."""
-        return _dump([self.to_dict()]).strip()
+    deadline_ns: int = INFINITE_NS
+    lifespan_ns: int = INFINITE_NS
+    liveliness: str = "automatic"
+    liveliness_lease_ns: int = INFINITE_NS
 
     def to_dict(self) -> dict[str, Any]:
-        """The profile with every key rosbag2 reads; what this suite never sets is at its default."""
+        """The profile with every key rosbag2 reads."""
         return {
             "history": self.history,
             "depth": self.depth,
             "reliability": self.reliability,
             "durability": self.durability,
-            "deadline": dict(_INFINITE),
-            "lifespan": dict(_INFINITE),
-            "liveliness": "automatic",
-            "liveliness_lease_duration": dict(_INFINITE),
+            "deadline": _duration(self.deadline_ns),
+            "lifespan": _duration(self.lifespan_ns),
+            "liveliness": self.liveliness,
+            "liveliness_lease_duration": _duration(self.liveliness_lease_ns),
             "avoid_ros_namespace_conventions": False,
         }
 
 
+def _duration(ns: int) -> dict[str, int]:
+    sec, nsec = divmod(ns, 1_000_000_000)
+    return {"sec": sec, "nsec": nsec}
+
+
 @dataclass(frozen=True)
 class Topic:
-    """A recorded topic: full name, `package/msg/Type`, QoS of its publishers.
+    """A recorded topic: full name, `package/msg/Type`, QoS of each of its publishers.
 
     given: what the bag that a topic was read from says of it, in place of what is installed here.
     """
 
     name: str
     type: str
-    qos: Qos = field(default_factory=Qos)
+    qos: tuple[Qos, ...] = (Qos(),)
     given: GivenTopic | None = None
 
     def definition(self) -> str:
@@ -69,11 +75,11 @@ class Topic:
 
     def qos_text(self) -> str:
         """`offered_qos_profiles` of the channel."""
-        return self.given.qos_text if self.given else self.qos.to_yaml()
+        return self.given.qos_text if self.given else _dump(self.qos_profiles()).strip()
 
     def qos_profiles(self) -> list[Any]:
         """`offered_qos_profiles` of metadata.yaml."""
-        return self.given.qos_profiles() if self.given else [self.qos.to_dict()]
+        return self.given.qos_profiles() if self.given else [qos.to_dict() for qos in self.qos]
 
 
 @dataclass(frozen=True)
@@ -202,13 +208,6 @@ def to_text(info: Mapping[str, Any]) -> str:
 def write(folder: Path, info: Mapping[str, Any]) -> None:
     """Write `folder`/metadata.yaml."""
     (folder / FILE_NAME).write_text(_dump({_INFORMATION: dict(info)}))
-
-
-def set_custom_data(folder: Path, custom_data: Mapping[str, str]) -> None:
-    """Put custom_data into the metadata.yaml that rosbag2 wrote: it takes them at opening, we know them at closing."""
-    document = yaml.load((folder / FILE_NAME).read_text(), Loader=yaml.CSafeLoader)
-    document[_INFORMATION]["custom_data"] = dict(custom_data)
-    (folder / FILE_NAME).write_text(_dump(document))
 
 
 def read(folder: Path, storage: str | None = "mcap") -> BagInfo:

@@ -3,14 +3,12 @@
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from contextlib import ExitStack, suppress
 from dataclasses import dataclass, field, replace
 from datetime import datetime, timezone
 from pathlib import Path
 from typing import Protocol, cast
-
-from rosbags.serde import SerdeError
 
 from rldg_core.errors import UserError
 from rldg_core.files import writing_aside
@@ -20,10 +18,11 @@ from rldg_data.bags.cdr import encode_step, step_decoder
 from rldg_data.bags.episode_info import EpisodeInfo
 from rldg_data.bags.mcap_writer import McapWriter
 from rldg_data.bags.metadata import Qos, Storage, Topic
-from rldg_data.bags.reading import INCOMPLETE, episode_name, next_index
+from rldg_data.bags.reading import CORRUPT, INCOMPLETE, episode_name, first_line, next_index
 from rldg_data.bags.schemas import STEP_TYPE, schema_text
 
-STEP_QOS = Qos(depth=1000)
+STEP_QOS = (Qos(durability="transient_local", depth=1000),)
+"""As the episode manager offers `step` (rldg_ros.qos.STEPS_OUT)."""
 
 RECENT_NS = 500_000_000
 RECENT_MESSAGES = 1000
@@ -40,22 +39,6 @@ class RecordedTask(Protocol):
     def action(self) -> ActionConfig: ...
 
     def config_hash(self) -> str: ...
-
-
-class BagWriter(Protocol):
-    """What McapWriter and Rosbag2Writer share."""
-
-    def add_topic(self, topic: Topic) -> None: ...
-
-    def write(self, topic: str, data: bytes, log_time_ns: int, publish_time_ns: int) -> None: ...
-
-    def close(self, custom_data: Mapping[str, str]) -> None: ...
-
-    def abort(self) -> None: ...
-
-
-MakeWriter = Callable[[Path, str, Storage, Mapping[str, str]], BagWriter]
-"""folder, name, storage, custom_data until it is closed."""
 
 
 def utc_now() -> str:
@@ -79,7 +62,7 @@ class _Open:
     """The episode being written."""
 
     path: Path
-    writer: BagWriter
+    writer: McapWriter
     aside: ExitStack
     first: Step
     topics: set[str]
@@ -98,7 +81,6 @@ class EpisodeRecorder:
         task: RecordedTask,
         step_topic: str = "/rldg/step",
         storage: Storage | None = None,
-        make_writer: MakeWriter = McapWriter,
         wall_time: Callable[[], str] = utc_now,
     ) -> None:
         self.counters = Counters()
@@ -107,8 +89,8 @@ class EpisodeRecorder:
         self._step_topic = Topic(step_topic, STEP_TYPE, STEP_QOS)
         self._decode = step_decoder(schema_text(STEP_TYPE))
         self._storage = storage or Storage()
-        self._make_writer = make_writer
         self._wall_time = wall_time
+        self._newest_ns = 0
         self._open: _Open | None = None
         self._latched: dict[str, tuple[Topic, bytes, int]] = {}
         self._recent: deque[tuple[Topic, bytes, int]] = deque(maxlen=RECENT_MESSAGES)
@@ -116,14 +98,18 @@ class EpisodeRecorder:
     def add_step(self, data: bytes, log_time_ns: int | None = None) -> Path | None:
         """Take one Step (CDR). Returns the path of a bag that this Step completed.
 
-        log_time_ns: time of arrival; default: the stamp of the observation (lock-step: repeatable bags).
+        log_time_ns: time of arrival; default: the stamp of the observation (lock-step: repeatable bags, and where the
+        clock does not run).
         """
         try:
             step = self._decode(data)
-        except (SerdeError, ValueError, AttributeError) as error:
-            self._count(ignored=1, error=f"{self._step_topic.name}: malformed Step: {error}")
+        except (AttributeError, *CORRUPT) as error:
+            self._count(ignored=1, error=f"{self._step_topic.name}: malformed Step: {first_line(error)}")
             return None
-        time_ns = step.observation.stamp_ns if log_time_ns is None else log_time_ns
+        if step.observation.stamp_ns < 0:
+            self._count(ignored=1, error=f"{self._step_topic.name}: Step {step.index}: its stamp is before the epoch")
+            return None
+        time_ns = self._newest_ns = step.observation.stamp_ns if log_time_ns is None else log_time_ns
         if step.is_first:
             self.abandon()
             self._try(lambda: self._start(step, time_ns))
@@ -134,21 +120,22 @@ class EpisodeRecorder:
             return None
         return self._try(lambda: self._append(step, data, time_ns))
 
-    def add_raw(self, topic: Topic, data: bytes, log_time_ns: int) -> None:
-        """Take one message (CDR) of an extra topic.
+    def add_raw(self, topic: Topic, data: bytes, log_time_ns: int | None) -> None:
+        """Take one message (CDR) of an extra topic. log_time_ns: None where no clock runs: that of the newest message.
 
         Outside an episode the newest latched one of a topic is kept, and the last moments of all: the first Step of an
         episode comes a period after what its observation was made of.
         """
+        time_ns = self._newest_ns = self._newest_ns if log_time_ns is None else log_time_ns
         if self._open:
-            self._try(lambda: self._write_raw(topic, data, log_time_ns))
+            self._try(lambda: self._write_raw(topic, data, time_ns))
         else:
-            self._recent.append((topic, data, log_time_ns))
+            self._recent.append((topic, data, time_ns))
             # A simulated clock may go back.
-            while not log_time_ns - RECENT_NS <= self._recent[0][2] <= log_time_ns:
+            while not time_ns - RECENT_NS <= self._recent[0][2] <= time_ns:
                 self._recent.popleft()
-        if topic.qos.durability == "transient_local":
-            self._latched[topic.name] = (topic, data, log_time_ns)
+        if any(qos.durability == "transient_local" for qos in topic.qos):
+            self._latched[topic.name] = (topic, data, time_ns)
 
     def abandon(self) -> None:
         """Drop the open episode, if any, and count it."""
@@ -168,7 +155,7 @@ class EpisodeRecorder:
         aside = ExitStack()
         folder = aside.enter_context(writing_aside(path))
         try:
-            writer = self._make_writer(folder, path.name, self._storage, self._unfinished(first))
+            writer = McapWriter(folder, path.name, self._storage, self._unfinished(first))
         except BaseException:
             _discard(aside)
             raise

@@ -6,23 +6,20 @@ import importlib
 import sys
 import time
 from pathlib import Path
-from typing import Any
 
 from diagnostic_msgs.msg import DiagnosticArray, DiagnosticStatus, KeyValue
 from rclpy.clock import Clock, ClockType
 from rclpy.executors import SingleThreadedExecutor
 from rclpy.node import Node
-from rclpy.qos import DurabilityPolicy, HistoryPolicy, QoSProfile, ReliabilityPolicy
 from rclpy.topic_endpoint_info import TopicEndpointInfo
 
 from rldg_core.errors import UserError
-from rldg_data.bags import rosbag2_writer
+from rldg_data.bags.cdr import header_stamp_ns
 from rldg_data.bags.mcap_file import PRESETS
-from rldg_data.bags.mcap_writer import McapWriter
-from rldg_data.bags.metadata import Qos, Storage, Topic
+from rldg_data.bags.metadata import Storage, Topic
 from rldg_data.bags.recording import EpisodeRecorder
 from rldg_data.bags.repair import set_partials_aside
-from rldg_data.bags.rosbag2_writer import Rosbag2Writer
+from rldg_data.nodes.offered_qos import matching_qos, recorded_qos
 from rldg_msgs.msg import Step
 from rldg_ros.parameters import lockstep_parameter, parameter, required, task_parameter
 from rldg_ros.qos import STEPS
@@ -32,7 +29,6 @@ DISCOVERY_S = 0.2
 DIAGNOSTICS_S = 1.0
 RAW_PATIENCE_S = 5.0
 """How long `step` waits for publishers of the listed topics."""
-RAW_DEPTH = 100
 QUIET_S = 0.2
 """At the end, Steps count as all received after this time without one; twice the period at 10 Hz."""
 DRAIN_LIMIT_S = 1.5
@@ -55,8 +51,7 @@ class RecorderNode(Node):
             bag_dir.mkdir(parents=True, exist_ok=True)
         except OSError as error:
             raise UserError(f"parameter bag_dir: {bag_dir}: {error.strerror}") from error
-        writer = Rosbag2Writer if rosbag2_writer.is_available() else McapWriter
-        self.recorder = EpisodeRecorder(bag_dir, task, self.resolve_topic_name("step"), storage, writer)
+        self.recorder = EpisodeRecorder(bag_dir, task, self.resolve_topic_name("step"), storage)
         if moved := set_partials_aside(bag_dir):
             self.get_logger().warning(
                 f"an earlier recorder left {len(moved)} unfinished bags: `rldg bag repair {moved[0].parent}`"
@@ -69,9 +64,10 @@ class RecorderNode(Node):
         self.create_timer(DISCOVERY_S, self._discover, clock=steady)
         self.create_timer(DIAGNOSTICS_S, self._diagnose, clock=steady)
         self._ready = False
+        self._clock_missed = False
         self._patience_until_s = time.monotonic() + RAW_PATIENCE_S
         self._discover()
-        self.get_logger().info(f"recording into {bag_dir} with {writer.__name__}")
+        self.get_logger().info(f"recording into {bag_dir}")
 
     def _storage(self) -> Storage:
         size = "Size at which a further file of a bag begins [bytes]; 0: one file."
@@ -83,14 +79,25 @@ class RecorderNode(Node):
         )
 
     def _on_step(self, data: bytes) -> None:
-        # Lock-step: the log time is the observation's stamp, so that bags repeat.
-        now = None if self._lockstep else self.get_clock().now().nanoseconds
-        path = self.recorder.add_step(data, now)
+        path = self.recorder.add_step(data, self._step_time_ns())
         if path:
             self.get_logger().info(f"closed {path.name}")
         self._report()
         # Taken after the Step is written: on a slow disk the next one waits in the queue meanwhile.
         self._last_step_s = time.monotonic()
+
+    def _step_time_ns(self) -> int | None:
+        """Log time of a Step that arrives now; None: the stamp of its observation."""
+        if self._lockstep:
+            return None  # bags repeat
+        now_ns = self.get_clock().now().nanoseconds
+        if not now_ns and not self._clock_missed:
+            self._clock_missed = True
+            self.get_logger().error(
+                "use_sim_time is true and nobody publishes /clock: messages get their own stamps as log times; "
+                "set use_sim_time:=false on a robot"
+            )
+        return now_ns or None
 
     def _report(self) -> None:
         """One line for every episode lost."""
@@ -129,13 +136,17 @@ class RecorderNode(Node):
         except (ImportError, AttributeError):
             self.get_logger().error(f"topic {name}: not recorded, its type {types[0]} is not installed")
             return
-        topic = Topic(name, types[0], _recorded_qos(publishers[0].qos_profile))
+        profiles = [publisher.qos_profile for publisher in publishers]
+        topic = Topic(name, types[0], recorded_qos(profiles))
+        stamped = next(iter(message_class.get_fields_and_field_types().values()), "") == "std_msgs/Header"
 
         def on_message(data: bytes) -> None:
-            self.recorder.add_raw(topic, data, self.get_clock().now().nanoseconds)
+            # Without a clock (use_sim_time) the time is 0.
+            time_ns = self.get_clock().now().nanoseconds or (header_stamp_ns(data) if stamped else 0)
+            self.recorder.add_raw(topic, data, time_ns or None)
             self._report()
 
-        self.create_subscription(message_class, name, on_message, _matching_qos(publishers), raw=True)
+        self.create_subscription(message_class, name, on_message, matching_qos(profiles), raw=True)
         self.get_logger().info(f"recording {name} ({types[0]})")
 
     def _diagnose(self) -> None:
@@ -168,29 +179,6 @@ class RecorderNode(Node):
         failed = self.recorder.counters.failed
         if failed:
             raise UserError(f"{failed} episodes lost: {self.recorder.counters.last_error}")
-
-
-def _recorded_qos(profile: QoSProfile) -> Qos:
-    """QoS of a publisher by rosbag2's names; discovery does not tell history and depth."""
-    return Qos(
-        reliability=profile.reliability.name.lower(),
-        durability=profile.durability.name.lower(),
-        history=profile.history.name.lower(),
-        depth=profile.depth,
-    )
-
-
-def _matching_qos(publishers: list[TopicEndpointInfo]) -> QoSProfile:
-    """The strongest QoS that every publisher satisfies."""
-    profiles: list[Any] = [p.qos_profile for p in publishers]
-    reliable = all(p.reliability == ReliabilityPolicy.RELIABLE for p in profiles)
-    latched = all(p.durability == DurabilityPolicy.TRANSIENT_LOCAL for p in profiles)
-    return QoSProfile(
-        history=HistoryPolicy.KEEP_LAST,
-        depth=RAW_DEPTH,
-        reliability=ReliabilityPolicy.RELIABLE if reliable else ReliabilityPolicy.BEST_EFFORT,
-        durability=DurabilityPolicy.TRANSIENT_LOCAL if latched else DurabilityPolicy.VOLATILE,
-    )
 
 
 def main() -> None:
