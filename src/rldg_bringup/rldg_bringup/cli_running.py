@@ -20,13 +20,15 @@ def run(
     as_json: Json = False,
 ) -> None:
     """Run episodes with the policy that is active; which can be swapped meanwhile; Ctrl-C ends them."""
+    from rldg_bringup.bag_count import RunningRecorder
     from rldg_bringup.client import RUNNING_TIMEOUT_S, connected
 
     with connected(namespace, ready_timeout_s=RUNNING_TIMEOUT_S) as client, progress_maker() as make:
-        report = make("episodes")
+        recorder, report = RunningRecorder(client), make("episodes")
         outcome = client.run_episodes(
             episodes, seed, names_in(objects), lambda feedback: report(feedback.episode, episodes)
         )
+        recorder.wait(len(outcome.success))
     steps = [n for n, good in zip(outcome.steps, outcome.success, strict=True) if good]
     mean = sum(steps) / len(steps) if steps else None
     emit(

@@ -32,6 +32,7 @@ from rldg_bringup.plots import plot_actions, plot_learning_curve, plot_success
 from rldg_bringup.stack import StackArguments
 from rldg_bringup.stages import Result, Stage, StageRecord, run_stages
 from rldg_bringup.swap import swap_under_load
+from rldg_core.errors import UserError
 from rldg_core.files import write_json
 from rldg_core.frames import offset_from
 from rldg_core.seeding import derive_seed
@@ -118,7 +119,7 @@ class Demo:
         first = folder / "demonstrations"
         first.mkdir()
         # The first N bags, as the paper's 20 demonstrations; links, since bags never change once closed.
-        for bag in sorted(self._demonstrations.iterdir())[: self.plan.rl_demonstrations]:
+        for bag in self._bags(self._demonstrations, self.plan.demonstrations)[: self.plan.rl_demonstrations]:
             (first / bag.name).symlink_to(bag)
         result = train(
             self._arguments,
@@ -165,7 +166,11 @@ class Demo:
         from rldg_data.rlds.export import export_plan
 
         result: Result = {}
-        for name, bags in (("scripted", self._demonstrations), ("rldg", self._rollouts)):
+        for name, bags, episodes in (
+            ("scripted", self._demonstrations, self.plan.demonstrations),
+            ("rldg", self._rollouts, self.plan.rollouts),
+        ):
+            self._bags(bags, episodes)
             recipe = quick_recipe(
                 [bags],
                 f"insertion_{name}",
@@ -269,6 +274,16 @@ class Demo:
         }
         plot_actions(folder / "actions.png", actions, ("dx (tcp)", "dy (tcp)"))
         return {"files": sorted(p.name for p in folder.glob("*.png"))}
+
+    @staticmethod
+    def _bags(folder: Path, episodes: int) -> list[Path]:
+        """The bags of a finished stage. Raises UserError when some are gone since."""
+        from rldg_data.bags.reading import find_bags
+
+        bags = find_bags(folder)
+        if len(bags) < episodes:
+            raise UserError(f"{folder}: {len(bags)} bags, its stage recorded {episodes}; delete the run and start anew")
+        return bags
 
     def _actions_near_port(self, bags: Path) -> np.ndarray[tuple[int, int], np.dtype[np.float32]]:
         """dx, dy of the actions executed while the tcp was within 1.5 cm (in the plane) of the target."""

@@ -13,6 +13,7 @@ from pathlib import Path
 
 from ament_index_python.packages import PackageNotFoundError, get_package_share_directory
 
+from rldg_bringup.bag_count import BagCount
 from rldg_bringup.client import Episodes, StackClient, connected
 from rldg_bringup.runner import StackProcess, running_stack
 from rldg_bringup.stack import StackArguments, insertion_stack
@@ -71,7 +72,10 @@ def _run(
 def record_demonstrations(
     arguments: StackArguments, episodes: int, bag_dir: Path, log_dir: Path, progress: Progress | None = None
 ) -> Episodes:
-    """Record demonstrations: by the scripted operator in simulation, by the person at the SpaceMouse otherwise."""
+    """Record demonstrations: by the scripted operator in simulation, by the person at the SpaceMouse otherwise.
+
+    Raises UserError when an episode has no bag.
+    """
     recording = replace(
         arguments,
         policy="hold",
@@ -80,8 +84,11 @@ def record_demonstrations(
         bag_dir=str(bag_dir),
         run_id=f"demonstration-{arguments.seed}",
     )
-    with stack_client(recording, log_dir) as (_, client):
-        return _run(client, episodes, derive_seed(arguments.seed, "demonstrations"), (), progress)
+    with stack_client(recording, log_dir) as (process, client):
+        bags = BagCount(bag_dir, client, process)
+        outcome = _run(client, episodes, derive_seed(arguments.seed, "demonstrations"), (), progress)
+        bags.wait(outcome)
+    return outcome
 
 
 @dataclass(frozen=True)
@@ -134,11 +141,14 @@ def train(
     if arguments.lockstep:
         set_interrupted_aside(bag_dir, resolve_task(arguments.task).episode.max_steps)
     outcome = recorded(bag_dir)
-    with stack_client(training, log_dir) as (_, client):
+    with stack_client(training, log_dir) as (process, client):
+        bags = BagCount(bag_dir, client, process)
         client.wait(lambda: client.learner_status is not None, LEARNER_TIMEOUT_S, "learner (learner_status)")
         while not _trained(outcome, limits):
             seed = derive_seed(arguments.seed, "training", len(outcome.success))
-            outcome += client.run_episodes(1, seed)
+            episode = client.run_episodes(1, seed)
+            bags.wait(episode)
+            outcome += episode
             if progress:
                 progress(min(sum(outcome.steps), limits.max_steps), limits.max_steps)
         steps = sum(outcome.steps)
@@ -186,7 +196,10 @@ def roll_out(
     bag_dir: Path | None = None,
     progress: Progress | None = None,
 ) -> Episodes:
-    """Run one policy alone, recording bags when `bag_dir` is given: collection and evaluation are the same act."""
+    """Run one policy alone, recording bags when `bag_dir` is given: collection and evaluation are the same act.
+
+    Raises UserError when an episode has no bag.
+    """
     running = replace(
         arguments,
         policy=backend,
@@ -195,9 +208,13 @@ def roll_out(
         bag_dir=str(bag_dir or ""),
         run_id=f"{backend}-{seed}",
     )
-    with stack_client(running, log_dir) as (_, client):
+    with stack_client(running, log_dir) as (process, client):
+        bags = BagCount(bag_dir, client, process) if bag_dir else None
         wait_active(client)
-        return _run(client, episodes, seed, objects, progress)
+        outcome = _run(client, episodes, seed, objects, progress)
+        if bags:
+            bags.wait(outcome)
+    return outcome
 
 
 def wait_active(client: StackClient) -> None:

@@ -84,7 +84,7 @@ class StackProcess:
             code = node.process.poll()
             one_shot = isinstance(node.spec, NodeSpec) and node.spec.one_shot
             if code is not None and not (one_shot and code == 0):
-                raise UserError(f"node {node.name} ended with code {code}: {_last_line(node.log)} (log: {node.log})")
+                raise UserError(f"node {node.name} ended with code {code}: {last_line(node.log)} (log: {node.log})")
 
     def stop(self) -> None:
         """End every process: gate first, then the rest; kill what does not end in time."""
@@ -165,6 +165,7 @@ def _signal_group(process: subprocess.Popen[bytes], number: signal.Signals) -> N
         os.killpg(process.pid, number)
 
 
-def _last_line(log: Path) -> str:
+def last_line(log: Path) -> str:
+    """Return the last line of a node's log that is not blank."""
     lines = [line for line in log.read_text(errors="replace").splitlines() if line.strip()]
     return lines[-1] if lines else "no output"

@@ -17,6 +17,7 @@ from typing import Any
 
 import yaml
 
+from rldg_bringup.bag_count import BagCount
 from rldg_bringup.client import Episodes
 from rldg_bringup.demo import versions
 from rldg_bringup.pipeline import (
@@ -181,11 +182,14 @@ def demonstrate(
         run_id=f"demonstration-{arguments.seed}-{attempt}",
     )
     successes = before.successes
-    with stack_client(recording, log_dir) as (_, client):
+    with stack_client(recording, log_dir) as (process, client):
+        bags = BagCount(bag_dir, client, process)
         while successes < wanted:
             if attempt >= ATTEMPTS_PER_DEMONSTRATION * wanted:
                 raise UserError(f"{bag_dir}: only {successes} of {attempt} demonstrations succeeded, {wanted} wanted")
-            successes += client.run_episodes(1, derive_seed(arguments.seed, "demonstrations", attempt)).successes
+            outcome = client.run_episodes(1, derive_seed(arguments.seed, "demonstrations", attempt))
+            bags.wait(outcome)
+            successes += outcome.successes
             attempt += 1
             report(successes, wanted)
 

@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-import struct
 from collections.abc import Callable, Mapping
 from functools import lru_cache
 from types import SimpleNamespace
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 from numpy.typing import NDArray
@@ -55,8 +54,9 @@ def header_stamp_ns(data: bytes) -> int:
     """Stamp of a CDR message that begins with a std_msgs/Header; 0 when it is too short or before the epoch."""
     if len(data) < _STAMPED_BYTES:
         return 0
-    sec, nanosec = struct.unpack_from("<iI" if data[1:2] == b"\x01" else ">iI", data, step_cdr.HEADER_BYTES)
-    return max(0, sec * NS_PER_S + nanosec)
+    order: Literal["little", "big"] = "little" if data[1] & 1 else "big"
+    sec, nanosec = data[step_cdr.HEADER_BYTES : _STAMPED_BYTES - 4], data[_STAMPED_BYTES - 4 : _STAMPED_BYTES]
+    return max(0, int.from_bytes(sec, order, signed=True) * NS_PER_S + int.from_bytes(nanosec, order))
 
 
 def encode_step(step: Step, frame_id: str = "base") -> bytes:

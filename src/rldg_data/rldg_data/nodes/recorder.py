@@ -100,9 +100,12 @@ class RecorderNode(Node):
         return now_ns or None
 
     def _report(self) -> None:
-        """One line for every episode lost."""
+        """One line for every episode lost; commands wait for the counters."""
         now, before = self.recorder.counters, self._reported
+        if now == before:
+            return
         self._reported = now
+        self._diagnose()
         if now.failed > before.failed:
             self.get_logger().error(f"episode lost: {now.last_error}")
         if now.dropped > before.dropped:
@@ -152,7 +155,8 @@ class RecorderNode(Node):
     def _diagnose(self) -> None:
         counters = self.recorder.counters
         status = DiagnosticStatus(
-            name=f"{self.get_name()}: bags",
+            name=self.get_fully_qualified_name(),
+            hardware_id="rldg",
             level=DiagnosticStatus.ERROR if counters.failed else DiagnosticStatus.OK,
             message=counters.last_error or f"{counters.closed} bags closed",
             values=[KeyValue(key=k, value=str(v)) for k, v in vars(counters).items()]

@@ -179,7 +179,8 @@ def relabel_bags(
     """Write each bag again below `out`, numbered from 0, with its actions replaced; the originals stay.
 
     custom_data: as recorded, with the policy's id and version and `relabelled_by`; stamps as recorded; raw vendor
-    topics are left away. Raises UserError when `out` holds bags already or a bag is bad (with skip_bad it is listed).
+    topics are left away. Raises UserError when `out` holds bags already or a bag is bad (with skip_bad it is listed,
+    unless all are).
     """
     if out.is_dir() and find_bags(out):
         raise UserError(f"{out}: holds bags already; choose an empty folder")
@@ -201,6 +202,8 @@ def relabel_bags(
             written, replaced = written + 1, replaced + count
         if progress:
             progress(done + 1, len(bags))
+    if not written:
+        raise UserError(f"{out}: no bag was written: {bad[0][1] if bad else 'there was none to relabel'}")
     return RelabelResult(out, written, replaced, tuple(bad))
 
 
