@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import json
 from datetime import datetime, timezone
+from functools import cache
+from itertools import chain
 from math import isnan
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -17,6 +19,7 @@ from rldg_bringup.cli_common import Json, console, existing, progress_maker, sub
 from rldg_core.errors import UserError
 
 if TYPE_CHECKING:
+    from rldg_core.task import Task
     from rldg_data.bags.showing import BagSummary
 
 app = sub_app()
@@ -56,6 +59,35 @@ def show(
     path = out or Path(f"{bag.resolve().name}.png")
     draw(bag, path)
     _say(str(path))
+
+
+@app.command()
+def lint(
+    paths: Annotated[list[Path], typer.Argument(help="Bags, or folders of bags.")],
+    as_json: Json = False,
+) -> None:
+    """Look for what is wrong in recorded episodes before anything is built from them; one line per finding.
+
+    Exit code 0: no error (warnings may be there); 1: findings of severity error; 2: no bags there.
+    """
+    from rldg_bringup.lint_output import report
+    from rldg_data.lint import lint as run
+
+    for path in paths:
+        existing(path)
+    findings = chain.from_iterable(run(path, find_tasks=_installed) for path in paths)
+    raise typer.Exit(report(" ".join(map(str, paths)), findings, as_json))
+
+
+@cache
+def _installed(name: str) -> list[Task]:
+    """Variants of an installed task; none when this machine has no such task."""
+    from rldg_bringup.pipeline import share_dir
+    from rldg_core.task import load_task
+    from rldg_data.lint.bag import variants
+
+    path = share_dir() / "config" / "tasks" / f"{name}.yaml"
+    return variants(load_task(path)) if name.isidentifier() and path.is_file() else []
 
 
 @app.command()

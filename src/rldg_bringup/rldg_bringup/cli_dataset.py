@@ -2,9 +2,6 @@
 
 from __future__ import annotations
 
-import json
-from collections import Counter
-from dataclasses import asdict
 from pathlib import Path
 from typing import Annotated
 
@@ -30,21 +27,11 @@ def lint(
     Exit code 0: no error (warnings may be there); 1: findings of severity error; 2: PATH is no dataset and no folder
     of bags, or cannot be read.
     """
+    from rldg_bringup.lint_output import report
     from rldg_data.lint import lint as run
 
     existing(path)
-    findings = []
-    for finding in run(path):
-        findings.append(finding)
-        if not as_json:
-            print(finding, flush=True)
-    counts = Counter(finding.severity for finding in findings)
-    errors, warnings = counts["error"], counts["warning"]
-    if as_json:
-        report = {"path": str(path), "errors": errors, "warnings": warnings, "findings": [asdict(f) for f in findings]}
-        print(json.dumps(report))
-    console.print(f"{path}: {errors} errors, {warnings} warnings", highlight=False)
-    raise typer.Exit(1 if errors else 0)
+    raise typer.Exit(report(str(path), run(path), as_json))
 
 
 @app.command()

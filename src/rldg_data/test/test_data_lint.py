@@ -319,8 +319,8 @@ def test_folder_of_bags(tmp_path: Path) -> None:
     (bags / "episode_000004").mkdir()
     found = list(lint(bags))
     assert [(f.severity, f.check, f.episode) for f in found] == [
-        ("error", "bag", "episode_000003"),
-        ("error", "bag", "episode_000004"),
+        ("error", "action", "episode_000003"),
+        ("error", "metadata", "episode_000004"),
     ]
 
 

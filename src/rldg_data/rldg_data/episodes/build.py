@@ -174,7 +174,7 @@ def _seen_by(steps: Sequence[Step], camera: str, info: EpisodeInfo, bag: Path) -
         views = json.loads(info.views or "{}")
         return {"camera": name, "view": views.get(name)}
     except (ValueError, AttributeError) as error:
-        raise UserError(f"{bag}: custom_data.views: expected a JSON object of cameras, got {info.views[:60]!r}") from error
+        raise UserError(f"{bag}: custom_data.views: expected a JSON object, got {info.views[:60]!r}") from error
 
 
 def _joined(parts: Sequence[_Part], instruction: str, terminated: bool) -> Episode:

@@ -5,16 +5,19 @@ Of every episode, three hashes, its rate and its name are kept.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
 from tempfile import NamedTemporaryFile
 
 from rldg_core.errors import UserError
-from rldg_data.bags.reading import find_bags
+from rldg_core.task import Task
+from rldg_data.bags.reading import UNFINISHED, find_bags
 from rldg_data.episodes.build import build_episode
 from rldg_data.episodes.episode import Episode
+from rldg_data.lint.bag import BAG_CHECKS, against_task
+from rldg_data.lint.bag_file import read_contents
 from rldg_data.lint.episode import CHECKS
-from rldg_data.lint.findings import Findings, Limits, Problem, at
+from rldg_data.lint.findings import Finding, Findings, Limits, Problem, at
 from rldg_data.lint.totals import (
     Constants,
     Copies,
@@ -32,7 +35,11 @@ from rldg_data.rlds import Dataset, read_dataset
 Source = Iterable[tuple[Place, Episode | Problem]]
 
 
-def lint(path: Path, limits: Limits | None = None) -> Findings:
+FindTasks = Callable[[str], Sequence[Task]]
+"""Name of a task -> its installed configuration, once for each object as the default one; empty: not installed."""
+
+
+def lint(path: Path, limits: Limits | None = None, find_tasks: FindTasks = lambda name: ()) -> Findings:
     """Findings of a dataset `<root>/<name>/<version>`, of a folder of bags, or of a bag.
 
     Raises UserError when it is neither, or when a dataset is damaged: then there is nothing to judge.
@@ -47,7 +54,41 @@ def lint(path: Path, limits: Limits | None = None) -> Findings:
     bags = [path] if (path / "metadata.yaml").is_file() else find_bags(path)
     if not bags:
         raise UserError(f"{path}: neither a dataset (no dataset_info.json) nor a folder of bags (episode_<number>)")
-    yield from lint_episodes(_of_bags(bags), limits, [ImageSizes(limits)])
+    yield from lint_bags(bags, limits, find_tasks)
+    left = _unfinished(path)
+    if left:
+        message = f"{left} bags that a killed recorder left: rldg bag repair {path}"
+        yield Finding("warning", "unfinished", "", message)
+
+
+def lint_bags(bags: Sequence[Path], limits: Limits, find_tasks: FindTasks = lambda name: ()) -> Findings:
+    """Findings of bags: of their files, of their Steps, and of the episodes that an export makes of them."""
+    seen: dict[str, str] = {}
+    said: set[tuple[str, str]] = set()
+    whole: list[Path] = []
+    for bag in bags:
+        contents, problems = read_contents(bag)
+        if contents is not None:
+            whole.append(bag)
+            problems += [problem for check in BAG_CHECKS for problem in check(contents, limits)]
+            problems += against_task(contents, limits, find_tasks(contents.info.task))
+            twin = seen.setdefault(contents.info.episode_id, bag.name)
+            if twin != bag.name:
+                problems.append(Problem("error", "episode_id", f"the same episode id as {twin}"))
+        for problem in problems:
+            said.add((bag.name, problem.check))
+            yield at(bag.name, problem)
+    refused = {name for name, _ in said}
+    for finding in lint_episodes(_of_bags(whole), limits, [ImageSizes(limits)]):
+        # What the Steps show in full is not said again of the arrays; a bag with errors need not be exportable.
+        again = finding.check == "bag" and finding.episode in refused
+        if not again and (finding.episode, finding.check) not in said:
+            yield finding
+
+
+def _unfinished(path: Path) -> int:
+    left = [*path.glob(".episode_*.partial"), *(path / UNFINISHED).glob("*")]
+    return sum(any(folder.rglob("*.mcap")) for folder in left)
 
 
 def lint_episodes(source: Source, limits: Limits, further: Sequence[Total] = ()) -> Findings:

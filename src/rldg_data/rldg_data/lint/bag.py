@@ -1,0 +1,337 @@
+"""Checks of one recorded episode that its arrays alone do not show: order, flags, clocks, normalised actions, metadata.
+
+What arrays show is checked by `rldg_data.lint.episode`, for bags and datasets alike.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping, Sequence
+
+import numpy as np
+
+from rldg_core.plausible import check_observation
+from rldg_core.task import Task
+from rldg_core.types import Source, Step
+from rldg_data import plausibility
+from rldg_data.bags.episode_info import dominant_source
+from rldg_data.episodes import jpeg
+from rldg_data.lint.bag_file import BagContents
+from rldg_data.plausibility import Limits, Problem, Problems
+
+DESCRIPTIONS: Mapping[str, str] = {
+    "metadata": "`metadata.yaml` cannot be read, or lacks a value of its episode",
+    "damaged": "a file is missing, cut off, without its index, or a chunk fails its CRC",
+    "counts": "numbers of messages, start or duration in `metadata.yaml` are not those of the files",
+    "incomplete": "`complete: false`: a part of an episode",
+    "unfinished": "warning: the folder holds what a killed recorder left (`rldg bag repair`)",
+    "steps": "no topic of Steps, several, or Steps that cannot be decoded",
+    "order": "`index` or `step_count` does not rise by one; episode id, task, object, instruction or seed changes",
+    "flags": "`is_first`, `is_last`, `terminated`, `truncated`, `success` contradict each other or their place",
+    "stamps": "stamps of observations that do not increase, or are 0",
+    "gap": "a pause between two Steps: warning; from five periods on an error",
+    "rate": "the rate by the stamps is not the task's (or not that of the other bags)",
+    "jump": "the tcp moves farther in a step than its action can ask for",
+    "log_time": "a log time of 0; warning: log times more than 1 s after the stamps, or before them",
+    "stamp_offset": "two of the drivers' topics are stamped by different clocks",
+    "observation": "pose, quaternion, twist, wrench, joints or width that no arm has, NaN, Inf",
+    "image": "no complete JPEG, another size or other cameras than in the Steps before",
+    "frozen": "warning: the image stays while the tcp moves",
+    "action": "an action that is not finite, leaves [-1, 1], has no source, another length, or another observation",
+    "clipped": "too many requests were beyond [-1, 1]",
+    "no_action": "nothing but holds: no result",
+    "reward": "not finite; warning: a success without one",
+    "contents": "`custom_data` says something else than the Steps",
+    "instruction": "empty",
+    "task": "cameras, image size, action or scale are not the task's; warning: recorded with another configuration",
+    "episode_id": "two bags of the folder have the same",
+}
+"""Every check of bags that needs more than the arrays of an episode; an error unless said otherwise."""
+
+MAX_LOG_DELAY_S = 1.0
+"""A Step is logged a period after its stamp; what comes later has waited in a queue, or another clock stamped it."""
+MAX_CLOCK_LEAD_S = 0.005
+"""How far a stamp may be ahead of the recorder's clock: synchronised clocks (NTP on a local network) agree better."""
+MAX_FROZEN = 0.2
+"""Share of moving steps that may show the bytes of the image before: a camera at half the rate repeats every second."""
+MOVING_M = 0.002
+"""A motion of the tcp between two steps that changes some pixels of a wrist camera."""
+FULL_SCALE = 1.0 + 1e-6
+
+
+def order(bag: BagContents, limits: Limits) -> Problems:
+    """One episode: indices 0 .. T, step counts that follow each other, one id, task, object, instruction and seed."""
+    first = bag.steps[0]
+    for name in ("episode_id", "task", "object", "instruction", "seed"):
+        other = next((s for s in bag.steps if getattr(s, name) != getattr(first, name)), None)
+        if other is not None:
+            before, now = _short(getattr(first, name)), _short(getattr(other, name))
+            yield Problem("error", "order", f"{name} is {now} in Step {other.index}, {before} before")
+    for name, start in (("index", 0), ("step_count", first.step_count)):
+        wrong = next((i for i, s in enumerate(bag.steps) if getattr(s, name) != start + i), None)
+        if wrong is not None:
+            value = getattr(bag.steps[wrong], name)
+            yield Problem("error", "order", f"{name} of Step number {wrong} is {value}, expected {start + wrong}")
+
+
+def flags(bag: BagContents, limits: Limits) -> Problems:
+    """is_first and is_last at the ends; the last Step is terminated or truncated, no earlier one but the transition."""
+    end = len(bag.steps) - 1
+    for name, place in (("is_first", 0), ("is_last", end)):
+        wrong = next((s.index for i, s in enumerate(bag.steps) if getattr(s, name) != (i == place)), None)
+        if wrong is not None:
+            yield Problem("error", "flags", f"{name} of Step {wrong} of {len(bag.steps)} is {wrong != place}")
+    for i, step in enumerate(bag.steps):
+        outcome = f"terminated {step.terminated}, truncated {step.truncated}, success {step.success}"
+        if step.terminated and step.truncated:
+            yield Problem("error", "flags", f"Step {i}: terminated and truncated: never both")
+            return
+        if step.success and not step.terminated:
+            yield Problem("error", "flags", f"Step {i}: {outcome}: a success ends the task")
+            return
+        if i < end - 1 and (step.terminated or step.truncated):
+            yield Problem("error", "flags", f"Step {i}: {outcome}: {end - i} Steps follow an end")
+            return
+    last, before = bag.steps[-1], bag.steps[-2:-1]
+    if not (last.terminated or last.truncated):
+        yield Problem("error", "flags", "the last Step is neither terminated nor truncated")
+    for step in before:
+        ends = step.terminated or step.truncated
+        if ends and (step.terminated, step.success) != (last.terminated, last.success):
+            yield Problem("error", "flags", "the last transition and the last Step end differently")
+
+
+def stamps(bag: BagContents, limits: Limits) -> Problems:
+    """Stamps of observations increase; no gaps; no jumps of the pose beyond what an action can ask for."""
+    stamps_ns = np.array([s.observation.stamp_ns for s in bag.steps], np.int64)
+    back = np.flatnonzero(np.diff(stamps_ns) <= 0)
+    if len(back) or stamps_ns[0] <= 0:
+        found = f"not after that of Step {back[0]}" if len(back) else "0: a clock that does not run"
+        yield Problem("error", "stamps", f"the stamp of Step {back[0] + 1 if len(back) else 0} is {found}")
+        return
+    stamps_s = (stamps_ns - stamps_ns[0]) / 1e9
+    yield from plausibility.gaps(stamps_s, limits)
+    poses = np.array([s.observation.pose_base_tcp for s in bag.steps])
+    diagonal = 3**0.5
+    longest = (bag.info.action_scale_m * diagonal, bag.info.action_scale_rad * diagonal)
+    yield from plausibility.jumps(stamps_s, poses, limits, *longest)
+
+
+def log_times(bag: BagContents, limits: Limits) -> Problems:
+    """Log times are there and fit the stamps; the drivers' topics are stamped by one clock."""
+    for topic, times in bag.times.items():
+        if len(zeros := np.flatnonzero(times.log_ns <= 0)):
+            found = f"{topic}: {len(zeros)} messages with log time 0"
+            yield Problem("error", "log_time", f"{found}: a clock that did not run")
+            return
+    stamped = {topic: times for topic, times in bag.times.items() if (times.stamps_ns > 0).all()}
+    delays = {topic: plausibility.delay(times.stamps_ns, times.log_ns) for topic, times in stamped.items()}
+    for topic, (low_s, high_s) in delays.items():
+        if high_s > MAX_LOG_DELAY_S or low_s < -MAX_CLOCK_LEAD_S:
+            worst_s = high_s if high_s > MAX_LOG_DELAY_S else low_s
+            found = f"{topic} is logged {worst_s:.3f} s after its stamps, expected 0 to {MAX_LOG_DELAY_S:g} s"
+            yield Problem("warning", "log_time", f"{found}: another clock, or a queue")
+    # A Step waits for its transition to end; the others come from drivers.
+    drivers = {topic: late for topic, late in delays.items() if not topic.endswith("/step")}
+    yield from plausibility.stamp_offsets(drivers, limits)
+
+
+def observations(bag: BagContents, limits: Limits) -> Problems:
+    """Numbers that an arm can have (`rldg_core.plausible`)."""
+    found = [(s.index, str(error)) for s in bag.steps if (error := _implausible(s))]
+    if found:
+        yield Problem("error", "observation", f"{len(found)} Steps, first Step {found[0][0]}: {found[0][1]}")
+
+
+def _implausible(step: Step) -> ValueError | None:
+    try:
+        check_observation(step.observation)
+    except ValueError as error:
+        return error
+    return None
+
+
+def images(bag: BagContents, limits: Limits) -> Problems:
+    """The same cameras in every Step, each image a whole JPEG, of one size."""
+    cameras = list(bag.steps[0].observation.images)
+    if not cameras:
+        yield Problem("error", "image", "no camera")
+    for camera in cameras:
+        size: tuple[int, int] | None = None
+        for step in bag.steps:
+            try:
+                found = jpeg.check(step.observation.images.get(camera, b""))
+            except ValueError as error:
+                yield Problem("error", "image", f"{_short(camera)} of Step {step.index}: {error}")
+                break
+            size = size or found
+            if found != size:
+                yield Problem(
+                    "error", "image", f"{_short(camera)} of Step {step.index} is {_px(found)}, before {_px(size)}"
+                )
+                break
+    extra = next((s for s in bag.steps if list(s.observation.images) != cameras), None)
+    if extra is not None:
+        names = ", ".join(map(_short, extra.observation.images))
+        yield Problem("error", "image", f"cameras of Step {extra.index}: {names}; before {', '.join(cameras)}")
+
+
+def frozen(bag: BagContents, limits: Limits) -> Problems:
+    """Images that stay while the arm moves."""
+    pairs = list(zip(bag.steps, bag.steps[1:], strict=False))
+    moving = [
+        (one.observation.images, other.observation.images)
+        for one, other in pairs
+        if np.linalg.norm(other.observation.pose_base_tcp[:3] - one.observation.pose_base_tcp[:3]) > MOVING_M
+    ]
+    for camera in bag.steps[0].observation.images:
+        same = sum(one.get(camera) == other.get(camera) for one, other in moving)
+        if same > max(1, MAX_FROZEN * len(moving)):
+            found = f"{_short(camera)}: the image stays in {same} of {len(moving)} steps in which the tcp moves"
+            yield Problem("warning", "frozen", f"{found}: a camera that hangs, or is slower than the steps")
+
+
+def actions(bag: BagContents, limits: Limits) -> Problems:
+    """Normalised actions of 6 or 7 values, finite, in [-1, 1], that answer their observation; none on the last Step."""
+    sizes = {len(s.action.executed) for s in bag.steps[:-1]}
+    if len(sizes) > 1 or not sizes <= {6, 7}:
+        found = ", ".join(map(str, sorted(sizes)))
+        yield Problem("error", "action", f"executed actions of {found} values, expected 6 or 7")
+        return
+    for step in bag.steps[:-1]:
+        done = step.action
+        values = np.concatenate([done.executed, done.requested[: len(done.executed)]])
+        if not np.isfinite(values).all():
+            yield Problem("error", "action", f"Step {step.index}: an action is not finite")
+        elif (np.abs(done.executed) > FULL_SCALE).any():
+            worst = float(np.abs(done.executed).max())
+            yield Problem("error", "action", f"Step {step.index}: executed action of {worst:.4g}, expected -1 to 1")
+        elif done.source is Source.NONE:
+            yield Problem("error", "action", f"Step {step.index}: an action of nobody (source NONE)")
+        elif done.observation_stamp_ns != step.observation.stamp_ns:
+            late_s = (done.observation_stamp_ns - step.observation.stamp_ns) / 1e9
+            found = f"Step {step.index}: its action answers another observation"
+            yield Problem("error", "action", f"{found} ({late_s:+.3f} s)")
+        else:
+            continue
+        return
+    last = bag.steps[-1].action
+    if last.source is not Source.NONE or len(last.executed):
+        yield Problem("error", "action", "the last Step has an action")
+
+
+def clipped(bag: BagContents, limits: Limits) -> Problems:
+    """Requests beyond [-1, 1], which the gate clipped."""
+    yield from plausibility.clipped([s.action.action_clipped for s in bag.steps[:-1]], limits)
+
+
+def executed(bag: BagContents, limits: Limits) -> Problems:
+    """Somebody acted: an episode of holds alone is no result."""
+    acted = [s for s in bag.steps[:-1] if s.action.source not in (Source.NONE, Source.HOLD)]
+    if not acted:
+        yield Problem("error", "no_action", f"{len(bag.steps) - 1} transitions without one executed action: no result")
+
+
+def rewards(bag: BagContents, limits: Limits) -> Problems:
+    """Finite; a success has one."""
+    values = np.array([s.reward for s in bag.steps])
+    if not np.isfinite(values).all():
+        yield Problem("error", "reward", f"not finite in Step {np.flatnonzero(~np.isfinite(values))[0]}")
+    elif bag.steps[-1].success and not (values > 0).any():
+        yield Problem("warning", "reward", "a success without a reward: RL learns nothing from it")
+
+
+def contents(bag: BagContents, limits: Limits) -> Problems:
+    """custom_data against the Steps."""
+    first, last, told = bag.steps[0], bag.steps[-1], bag.info
+    done = [s.action for s in bag.steps[:-1]]
+    by_policy = next((a for a in reversed(done) if a.policy_id), None)
+    found = {
+        "task": first.task,
+        "object": first.object,
+        "instruction": first.instruction,
+        "episode_id": first.episode_id,
+        "seed": first.seed,
+        "steps": len(done),
+        "success": last.success,
+        "source": dominant_source(done).name.lower(),
+        "policy_id": by_policy.policy_id if by_policy else "",
+        "policy_version": by_policy.policy_version if by_policy else 0,
+    }
+    for name, value in found.items():
+        if getattr(told, name) != value:
+            wrong = f"custom_data.{name} is {_short(getattr(told, name))}, the Steps say {_short(value)}"
+            yield Problem("error", "contents", wrong)
+
+
+def instruction(bag: BagContents, limits: Limits) -> Problems:
+    """Generalists pass over episodes without one."""
+    if not bag.steps[0].instruction.strip():
+        yield Problem("error", "instruction", "empty instruction")
+
+
+BAG_CHECKS: tuple[Callable[[BagContents, Limits], Problems], ...] = (
+    order,
+    flags,
+    stamps,
+    log_times,
+    observations,
+    images,
+    frozen,
+    actions,
+    clipped,
+    executed,
+    rewards,
+    contents,
+    instruction,
+)
+
+
+def against_task(bag: BagContents, limits: Limits, tasks: Sequence[Task]) -> Problems:
+    """Rate, cameras, image sizes and action against the task's configuration. tasks: of that name, one per object.
+
+    Without a task of that name here there is nothing to compare with.
+    """
+    if not tasks:
+        return
+    task = next((task for task in tasks if task.config_hash() == bag.info.config_hash), None)
+    if task is None:
+        found = f"recorded with configuration {bag.info.config_hash} of task {bag.info.task}"
+        yield Problem("warning", "task", f"{found}, installed is {tasks[0].config_hash()}: not compared with it")
+        return
+    stamps_s = np.array([s.observation.stamp_ns - bag.steps[0].observation.stamp_ns for s in bag.steps]) / 1e9
+    yield from plausibility.rate(stamps_s, task.rates.control_hz, limits)
+    yield from _differences(bag, task)
+
+
+def _differences(bag: BagContents, task: Task) -> Iterator[Problem]:
+    seen = bag.steps[0].observation.images
+    if sorted(seen) != sorted(task.cameras):
+        found = f"cameras {', '.join(map(_short, sorted(seen)))}, the task has {', '.join(sorted(task.cameras))}"
+        yield Problem("error", "task", found)
+    for name in sorted({*seen} & {*task.cameras}):
+        try:
+            size = jpeg.check(seen[name])
+        except ValueError:
+            continue  # said already
+        expected = (task.cameras[name].image_size,) * 2
+        if size != expected:
+            yield Problem("error", "task", f"camera {name} is {_px(size)}, the task has {_px(expected)}")
+    dims = {len(s.action.executed) for s in bag.steps[:-1]}
+    if dims and dims != {task.action.dim}:
+        yield Problem("error", "task", f"actions of {max(dims)} values, the task has {task.action.dim}")
+    if (bag.info.action_scale_m, bag.info.action_scale_rad) != (task.action.scale_m, task.action.scale_rad):
+        yield Problem("error", "task", "the action scale in custom_data is not the task's")
+
+
+def variants(task: Task) -> list[Task]:
+    """The task with each of its objects as the default one: the configuration hash depends on it."""
+    return [task.model_copy(update={"default_object": name}) for name in task.objects]
+
+
+def _px(size: tuple[int, int]) -> str:
+    return f"{size[1]}x{size[0]} px"
+
+
+def _short(value: object) -> str:
+    text = repr(value)
+    return text if len(text) <= 80 else f"{text[:60]}... ({len(text)} characters)"
