@@ -6,7 +6,9 @@ each at the control rate. Both feed `ObservationBuilder`, so that training and s
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -16,6 +18,8 @@ from rldg_core.errors import UserError
 from rldg_core.frames import rotation_of
 from rldg_core.from_msg import NS_PER_S, pose_array, stamp_ns, wrench_array
 from rldg_core.image_codec import Image, crop, encode_jpeg, resize
+from rldg_core.joints import arm_positions, finger_width_m
+from rldg_core.plausible import check_joints, check_pose, check_twist, check_width, check_wrench
 from rldg_core.task import CameraConfig
 from rldg_core.types import Float64, Observation
 
@@ -24,6 +28,11 @@ STALE_PERIODS = 2.0
 
 GAP_PERIODS = 1.5
 """A longer gap between two observations is a reset or a drop-out: no velocity is computed over it."""
+
+NO_CLOCK = "the clock does not run: use_sim_time is true and nothing publishes /clock"
+
+GRIPPER_STALE_S = 2.0
+"""franka_gripper publishes at 15 Hz; a width older than this is unknown, not held for ever."""
 
 OPEN_FRAMES = 8
 """Incomplete sensor frames that are kept; a driver that never sends one part must not fill the memory."""
@@ -55,9 +64,43 @@ def observe_camera(message: Any, camera: CameraConfig) -> bytes:
     return encode_jpeg(resize(image, camera.image_size), camera.jpeg_quality)
 
 
-def gripper_width(message: Any) -> float:
-    """JointState of franka_gripper -> distance between the fingers [m] (sum of both); NaN without positions."""
-    return float(sum(message.position)) if len(message.position) else float("nan")
+def check_frame(frame_id: str, expected: str, parameter: str, any_prefix: bool = False) -> None:
+    """Compare the frame of a message with the expected one; any_prefix: `fr3_hand_tcp` is `hand_tcp`, too.
+
+    An empty frame_id says nothing and passes. Raises ValueError naming both and the parameter that says otherwise.
+    """
+    found = frame_id.removeprefix("/")
+    if found in ("", expected) or (any_prefix and found.endswith((f"_{expected}", f"/{expected}"))):
+        return
+    prefixed = ", with or without a prefix" if any_prefix else ""
+    raise ValueError(f"frame_id is {found[:60]!r}, expected {expected!r}{prefixed} (parameter {parameter})")
+
+
+def check_stamp(message_stamp_ns: int, now_ns: int, limit_s: float) -> None:
+    """Compare the stamp of a message with the time now: stamps are what joins image, pose and action.
+
+    Raises ValueError with the age, the limit, and what may be wrong.
+    """
+    if now_ns == 0:
+        raise ValueError(NO_CLOCK)
+    if message_stamp_ns == 0:
+        raise ValueError("header.stamp is not set, expected the time of the measurement")
+    age_s = (now_ns - message_stamp_ns) / NS_PER_S
+    if abs(age_s) > limit_s:
+        when = f"{age_s:.2f} s old" if age_s > 0 else f"{-age_s:.2f} s in the future"
+        raise ValueError(
+            f"messages arrive, but by their stamps they are {when}, limit {limit_s:.2f} s "
+            "(a late driver, or a clock that differs from this machine's)"
+        )
+
+
+@contextmanager
+def of_topic(topic: str) -> Iterator[None]:
+    """Turn a ValueError about a message into a UserError that names its topic."""
+    try:
+        yield
+    except ValueError as error:
+        raise UserError(f"{topic}: {error}") from error
 
 
 class TwistEstimator:
@@ -87,8 +130,17 @@ class TwistEstimator:
 class ObservationBuilder:
     """Vendor messages of one tick -> Observation. The stamp is the first camera's."""
 
-    def __init__(self, cameras: Mapping[str, CameraConfig], period_ns: int) -> None:
-        self._cameras = dict(cameras)
+    def __init__(
+        self,
+        cameras: Mapping[str, CameraConfig],
+        period_ns: int,
+        topics: Mapping[str, str],
+        base_frame: str = "base",
+        tcp_frame: str = "hand_tcp",
+    ) -> None:
+        """topics: of `pose`, `wrench`, `joints` and `gripper`, for errors; frames: of the pose and of the wrench."""
+        self._cameras, self._topics = dict(cameras), topics
+        self._base_frame, self._tcp_frame = base_frame, tcp_frame
         self._twist = TwistEstimator(period_ns)
 
     def build(
@@ -96,20 +148,38 @@ class ObservationBuilder:
     ) -> Observation:
         """images: camera name -> Image; pose: PoseStamped; wrench: WrenchStamped; joints, gripper: JointState.
 
-        Raises UserError on an image or a pose that cannot be used.
+        Joints and fingers are found by name, frames are compared, and every number is checked
+        (rldg_core.plausible). Raises UserError naming topic, what was found and what was expected.
         """
-        pose_base_tcp = pose_array(pose.pose)
-        if not np.all(np.isfinite(pose_base_tcp)) or abs(float(np.linalg.norm(pose_base_tcp[3:])) - 1.0) > 1e-2:
-            raise UserError(f"measured pose {pose_base_tcp.round(4).tolist()} is no pose (position, unit quaternion)")
+        with of_topic(self._topics["pose"]):
+            check_frame(pose.header.frame_id, self._base_frame, "base_frame")
+            pose_base_tcp = pose_array(pose.pose)
+            check_pose(pose_base_tcp, "pose")
+        with of_topic(self._topics["wrench"]):
+            check_frame(wrench.header.frame_id, self._tcp_frame, "tcp_frame", any_prefix=True)
+            wrench_tcp = wrench_array(wrench.wrench)
+            check_wrench(wrench_tcp, "wrench")
+        with of_topic(self._topics["joints"]):
+            joint_positions = arm_positions(joints.name, joints.position)
+            check_joints(joint_positions, "position")
+        width_m = float("nan")
+        if gripper is not None:
+            with of_topic(self._topics["gripper"]):
+                width_m = finger_width_m(gripper.name, gripper.position)
+                check_width(width_m, "distance of the fingers")
         jpegs = {name: observe_camera(images[name], camera) for name, camera in self._cameras.items()}
+        # Last, so that the twist never spans a pose that no observation holds.
+        twist_base_tcp = self._twist.update(stamp_ns(pose.header.stamp), pose_base_tcp)
+        with of_topic(self._topics["pose"]):
+            check_twist(twist_base_tcp, "velocity between two poses")
         return Observation(
             stamp_ns=stamp_ns(images[next(iter(self._cameras))].header.stamp),
             images=jpegs,
             pose_base_tcp=pose_base_tcp,
-            twist_base_tcp=self._twist.update(stamp_ns(pose.header.stamp), pose_base_tcp),
-            wrench_tcp=wrench_array(wrench.wrench),
-            joint_positions=np.asarray(joints.position, dtype=np.float64)[:7],
-            gripper_width_m=float("nan") if gripper is None else gripper_width(gripper),
+            twist_base_tcp=twist_base_tcp,
+            wrench_tcp=wrench_tcp,
+            joint_positions=joint_positions,
+            gripper_width_m=width_m,
         )
 
 
@@ -141,33 +211,48 @@ class FrameJoiner:
         return sorted(self._parts - newest.keys())
 
 
+@dataclass(frozen=True)
+class Input:
+    """topic; limit_s: how old its newest message may be; needed: without it there is no observation."""
+
+    topic: str
+    limit_s: float
+    needed: bool = True
+
+
 class NewestInputs:
     """The newest serialised message of every input with the time it came (real time).
 
     Nothing is deserialised before a tick needs it: at vendor rates (state 1 kHz, images 30 Hz) that
-    would cost half a core (docs/hardware.md). Ages are on the monotonic clock, so a clock that jumps
-    or a driver on another host's clock does not matter.
+    would cost half a core (docs/hardware.md). Ages are on the monotonic clock: a clock that jumps does not matter.
     """
 
-    def __init__(self, parts: tuple[str, ...], period_s: float) -> None:
-        self._limit_s = STALE_PERIODS * period_s
+    def __init__(self, inputs: Mapping[str, Input]) -> None:
+        self._inputs = dict(inputs)
         self._newest: dict[str, tuple[float, bytes]] = {}
-        self._parts = parts
 
     def add(self, part: str, data: bytes, now_s: float) -> None:
         """Keep the newest `data` of `part`."""
         self._newest[part] = (now_s, data)
 
-    def get(self, part: str) -> bytes | None:
-        """Newest data of a part, however old."""
-        return self._newest[part][1] if part in self._newest else None
+    def discard(self, part: str) -> None:
+        """Forget a message that cannot be decoded."""
+        self._newest.pop(part, None)
 
-    def stale(self, now_s: float) -> list[str]:
-        """One `<part>: <what is wrong>` for every part that never came or is older than two periods."""
+    def fresh(self, now_s: float) -> dict[str, bytes]:
+        """Newest data of every input that is not older than its limit."""
+        return {
+            part: data for part, (came_s, data) in self._newest.items() if now_s - came_s <= self._inputs[part].limit_s
+        }
+
+    def stale(self, now_s: float, needed: bool = True) -> list[str]:
+        """One `<part>: <what is wrong> (<topic>)` for each input that never came or is too old."""
         lines = []
-        for part in self._parts:
+        for part, one in self._inputs.items():
+            if one.needed is not needed:
+                continue
             if part not in self._newest:
-                lines.append(f"{part}: nothing received")
-            elif (age_s := now_s - self._newest[part][0]) > self._limit_s:
-                lines.append(f"{part}: last message {age_s:.2f} s ago, limit {self._limit_s:.2f} s")
+                lines.append(f"{part}: nothing received ({one.topic})")
+            elif (age_s := now_s - self._newest[part][0]) > one.limit_s:
+                lines.append(f"{part}: last message {age_s:.2f} s ago, limit {one.limit_s:.2f} s ({one.topic})")
         return lines

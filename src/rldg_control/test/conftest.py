@@ -31,6 +31,7 @@ from rldg_ros.qos import EVENTS, STEPS, STREAM, TARGET, VENDOR_IMAGE, VENDOR_STA
 STATE = "/franka_robot_state_broadcaster"
 START_POSE = pose([0.5, 0.0, 0.20], [1.0, 0.0, 0.0, 0.0])
 PERIOD_NS = 100_000_000
+JOINTS = [f"fr3_joint{k}" for k in range(1, 8)]
 
 
 def task_dict(size: int = 64, max_steps: int = 12) -> dict[str, Any]:
@@ -89,8 +90,8 @@ class Bench(Node):
     def publish_state(self, stamp: int) -> None:
         head = to_msg.header(stamp, "base")
         self.pose_out.publish(to_msg.pose_stamped(self.pose, stamp, "base"))
-        self.wrench_out.publish(WrenchStamped(header=head))
-        self.joints_out.publish(JointState(header=head, position=[0.1] * 7))
+        self.wrench_out.publish(WrenchStamped(header=to_msg.header(stamp, "fr3_hand_tcp")))
+        self.joints_out.publish(JointState(header=head, name=JOINTS, position=[0.1] * 7))
 
     def publish_image(self, stamp: int, **changes: Any) -> None:
         pixels = (
@@ -98,7 +99,7 @@ class Bench(Node):
         )
         fields = {"encoding": "rgb8", "width": self.size, "height": self.size, "step": 3 * self.size}
         fields = {**fields, "data": to_msg.octets(pixels.tobytes()), **changes}
-        self.image_out.publish(Image(header=to_msg.header(stamp, "camera"), **fields))
+        self.image_out.publish(Image(header=to_msg.header(stamp, "camera_color_optical_frame"), **fields))
 
     def publish_frame(self) -> None:
         self.frames_in_episode += 1

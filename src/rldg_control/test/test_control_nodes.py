@@ -10,14 +10,14 @@ import numpy as np
 import pytest
 from action_msgs.msg import GoalStatus
 from diagnostic_msgs.msg import DiagnosticArray, DiagnosticStatus
-from geometry_msgs.msg import PoseStamped, Twist
+from geometry_msgs.msg import PoseStamped, Twist, WrenchStamped
 from lifecycle_msgs.msg import Transition
 from lifecycle_msgs.srv import ChangeState
 from rclpy.action import ActionClient
 from rclpy.clock import Clock, ClockType
 from rclpy.node import Node
 from rosgraph_msgs.msg import Clock as ClockMsg
-from sensor_msgs.msg import Joy
+from sensor_msgs.msg import JointState, Joy
 from std_msgs.msg import Float64
 from std_srvs.srv import Trigger
 
@@ -28,7 +28,7 @@ from rldg_msgs.action import RunEpisodes
 from rldg_msgs.msg import EpisodeEvent, ExecutedAction, Observation, TeleopAction
 from rldg_msgs.srv import Hold, LabelEpisode
 from rldg_ros import to_msg
-from rldg_ros.qos import EVENTS, STREAM, TARGET
+from rldg_ros.qos import EVENTS, STREAM, TARGET, VENDOR_STATE
 
 MEASURED = pose([0.51, 0.0, 0.19], [1.0, 0.0, 0.0, 0.0])
 
@@ -47,8 +47,9 @@ class Statuses:
     def newest(self, node: str) -> str:
         return self.messages[f"/rldg/{node}"][-1].message if f"/rldg/{node}" in self.messages else ""
 
-    def value(self, node: str, key: str) -> str:
-        return {v.key: v.value for v in self.messages[f"/rldg/{node}"][-1].values}[key]
+    def value(self, node: str, key: str, default: str = "") -> str:
+        statuses = self.messages.get(f"/rldg/{node}", [])
+        return {v.key: v.value for status in statuses[-1:] for v in status.values}.get(key, default)
 
 
 class Driven:
@@ -232,17 +233,25 @@ class Drivers:
         self.bench, self.clock = rig.bench, Clock(clock_type=ClockType.SYSTEM_TIME)
         self.state = self.images = True
         self.changes: dict[str, Any] = {}
+        self.replaced: dict[Any, tuple[Any, float]] = {}  # publisher -> what follows its good message, late by [s]
         steady = Clock(clock_type=ClockType.STEADY_TIME)
         self.bench.create_timer(0.01, self._on_state, clock=steady)
         self.bench.create_timer(1 / 30, self._on_image, clock=steady)
 
+    def now_ns(self) -> int:
+        return int(self.clock.now().nanoseconds)
+
     def _on_state(self) -> None:
         if self.state:
-            self.bench.publish_state(int(self.clock.now().nanoseconds))
+            self.bench.publish_state(self.now_ns())
+        for publisher, (message, late_s) in self.replaced.items():
+            if not isinstance(message, bytes):
+                message.header = to_msg.header(self.now_ns() - round(late_s * 1e9), message.header.frame_id)
+            publisher.publish(message)
 
     def _on_image(self) -> None:
         if self.images:
-            self.bench.publish_image(int(self.clock.now().nanoseconds), **self.changes)
+            self.bench.publish_image(self.now_ns(), **self.changes)
 
 
 def test_observer_keeps_its_cadence_and_names_what_is_wrong(make_rig: Callable[..., Any]) -> None:
@@ -278,6 +287,66 @@ def test_observer_keeps_its_cadence_and_names_what_is_wrong(make_rig: Callable[.
     assert len(times) == count
     code, output = rig.end(process)
     assert code == 0, output
+
+
+def test_no_message_ends_the_observer_and_each_fault_is_named(make_rig: Callable[..., Any]) -> None:
+    """Malformed CDR on every input, then numbers, names, frames and stamps that cannot be."""
+    rig = make_rig(172)
+    statuses = Statuses(rig)
+    process = rig.start("observer")
+    drivers, bench = Drivers(rig), rig.bench
+    hand_out = bench.create_publisher(JointState, "/franka_gripper/joint_states", VENDOR_STATE)
+    seen = bench.observations
+    rig.until(lambda: len(seen) > 2 and hand_out.get_subscription_count(), what="observations")
+    assert np.isnan(seen[-1].gripper_width_m) and seen[-1].images[0].header.frame_id == "camera_color_optical_frame"
+
+    def recovered() -> None:
+        enough = len(seen) + 3
+        rig.until(lambda: len(seen) >= enough, what="recovery")
+
+    for publisher in (bench.pose_out, bench.wrench_out, bench.joints_out, bench.image_out, hand_out):
+        drivers.replaced = {publisher: (b"\xff" * 40, 0.0)}
+        line = f"{publisher.topic}: message refused: malformed CDR: 40 bytes are no "
+        rig.until(lambda e=line: statuses.value("observer", "refused_newest").startswith(e), what=line)
+        drivers.replaced = {}
+        recovered()
+
+    head = lambda: to_msg.header(drivers.now_ns(), "")  # noqa: E731
+    nan_wrench = WrenchStamped(wrench=to_msg.wrench([0, 0, float("nan"), 0, 0, 0]))
+    in_base = WrenchStamped(header=to_msg.header(0, "base"))
+    late = PoseStamped(pose=to_msg.pose(MEASURED))
+    fingers = JointState(name=["fr3_finger_joint1", "fr3_finger_joint2"], position=[1.44, 1.44])
+    for publisher, message, late_s, expected in (
+        (bench.wrench_out, nan_wrench, 0.0, "wrench: [0, 0, nan, 0, 0, 0], expected finite numbers"),
+        (bench.wrench_out, in_base, 0.0, "frame_id is 'base', expected 'hand_tcp'"),
+        (bench.joints_out, JointState(), 0.0, "joints are not named, expected joint1 to joint7"),
+        (bench.pose_out, late, 0.7, "messages arrive, but by their stamps they are 0.7"),
+        (hand_out, fingers, 0.0, "distance of the fingers: 2.88 m, expected 0 to 0.2 m"),
+    ):
+        drivers.replaced = {publisher: (message, late_s)}
+        line = f"{publisher.topic}: {expected}"
+        rig.until(lambda e=line: statuses.newest("observer").startswith(e), what=line)
+        count = len(seen)
+        rig.spin_for(0.25)
+        assert len(seen) == count, "nothing rather than garbage"
+        drivers.replaced = {}
+        if publisher is hand_out:
+            hand_out.publish(JointState(header=head(), name=fingers.name, position=[0.01, 0.02]))
+        recovered()
+    assert seen[-1].gripper_width_m == pytest.approx(0.03)
+    rig.until(lambda: np.isnan(seen[-1].gripper_width_m), 5.0, "a width that nobody confirms is unknown")
+    assert int(statuses.value("observer", "refused")) >= 5
+    assert rig.end(process)[0] == 0
+
+
+def test_observer_names_a_clock_that_does_not_run(make_rig: Callable[..., Any]) -> None:
+    rig = make_rig(173)
+    statuses = Statuses(rig)
+    rig.start("observer", use_sim_time=True)
+    Drivers(rig)
+    expected = "the clock does not run: use_sim_time is true and nothing publishes /clock"
+    rig.until(lambda: expected in statuses.newest("observer"), what=expected)
+    assert not rig.bench.observations
 
 
 # --- teleop and gripper ---------------------------------------------------------------------------

@@ -12,11 +12,12 @@ from scipy.spatial.transform import Rotation
 from rldg_control.observe import (
     OPEN_FRAMES,
     FrameJoiner,
+    Input,
     NewestInputs,
     ObservationBuilder,
     TwistEstimator,
+    check_stamp,
     decode_image,
-    gripper_width,
     observe_camera,
 )
 from rldg_core.errors import UserError
@@ -24,6 +25,7 @@ from rldg_core.frames import pose
 from rldg_core.image_codec import decode_jpeg
 from rldg_core.raw_image import ENCODINGS
 from rldg_core.task import CameraConfig, CropConfig
+from rldg_core.types import Observation
 
 PERIOD_NS = 100_000_000
 RGB = np.random.default_rng(0).integers(0, 256, (48, 64, 3), dtype=np.uint8)
@@ -129,44 +131,139 @@ def test_a_part_that_never_comes_does_not_fill_the_memory() -> None:
     assert len(joiner._open) <= OPEN_FRAMES and joiner.missing() == ["image", "joints", "wrench"]
 
 
-def test_stale_inputs_are_named() -> None:
-    inputs = NewestInputs(("pose", "image"), 0.1)
+def test_stale_inputs_are_named_with_their_topics() -> None:
+    inputs = NewestInputs({"pose": Input("/p", 0.2), "image": Input("/i", 0.2), "gripper": Input("/g", 2.0, False)})
     inputs.add("pose", b"1", 10.0)
-    assert inputs.stale(10.1) == ["image: nothing received"]
+    assert inputs.stale(10.1) == ["image: nothing received (/i)"]
     inputs.add("image", b"2", 10.15)
     assert inputs.stale(10.2) == []
-    assert inputs.stale(10.3) == ["pose: last message 0.30 s ago, limit 0.20 s"]
+    assert inputs.stale(10.2, needed=False) == ["gripper: nothing received (/g)"]
+    assert inputs.stale(10.3) == ["pose: last message 0.30 s ago, limit 0.20 s (/p)"]
 
 
-def vendor(pose_values: list[float]) -> tuple[Message, Message, Message]:
-    stamp = Message(sec=0, nanosec=PERIOD_NS)
-    xyz, quat = pose_values[:3], pose_values[3:]
-    position = Message(**dict(zip("xyz", xyz, strict=True)))
-    orientation = Message(**dict(zip("xyzw", quat, strict=True)))
-    zero = Message(x=0.0, y=0.0, z=3.0)
-    return (
-        Message(header=Message(stamp=stamp), pose=Message(position=position, orientation=orientation)),
-        Message(wrench=Message(force=zero, torque=zero)),
-        Message(position=[0.1] * 9),
-    )
+def test_a_width_is_not_held_for_ever() -> None:
+    inputs = NewestInputs({"pose": Input("/p", 0.2), "gripper": Input("/g", 2.0, False)})
+    inputs.add("gripper", b"1", 10.0)
+    inputs.add("pose", b"2", 11.9)
+    assert inputs.fresh(11.9) == {"pose": b"2", "gripper": b"1"}
+    assert inputs.fresh(12.05) == {"pose": b"2"}
+    inputs.discard("pose")
+    assert inputs.fresh(12.05) == {}
+
+
+TOPICS = {"pose": "/pose", "wrench": "/wrench", "joints": "/joints", "gripper": "/hand"}
+NAMES = [f"fr3_joint{k}" for k in range(1, 8)]
+FINGERS = ["fr3_finger_joint1", "fr3_finger_joint2"]
+
+
+def header(frame_id: str = "") -> Message:
+    return Message(stamp=Message(sec=0, nanosec=PERIOD_NS), frame_id=frame_id)
+
+
+def xyz(x: float = 0.0, y: float = 0.0, z: float = 3.0) -> Message:
+    return Message(x=x, y=y, z=z)
+
+
+def vendor(**changes: Any) -> dict[str, Message]:
+    """Messages of one tick as franka_ros2 publishes them."""
+    messages = {
+        "pose": Message(
+            header=header("base"),
+            pose=Message(position=xyz(0.5, 0.0, 0.2), orientation=Message(x=1.0, y=0.0, z=0.0, w=0.0)),
+        ),
+        "wrench": Message(header=header("fr3_hand_tcp"), wrench=Message(force=xyz(), torque=xyz())),
+        "joints": Message(header=header("base"), name=NAMES, position=[0.1 * k for k in range(1, 8)]),
+        "gripper": Message(header=header(), name=FINGERS, position=[0.02, 0.02]),
+    }
+    return {**messages, **changes}
+
+
+def build(**changes: Any) -> Observation:
+    builder = ObservationBuilder({"wrist": camera()}, PERIOD_NS, TOPICS)
+    return builder.build({"wrist": image(RGB, "rgb8", stamp_ns=7)}, **vendor(**changes))
 
 
 def test_an_observation_is_built_whole() -> None:
-    builder = ObservationBuilder({"wrist": camera()}, PERIOD_NS)
-    pose_message, wrench, joints = vendor([0.5, 0, 0.2, 1, 0, 0, 0])
-    observation = builder.build({"wrist": image(RGB, "rgb8", stamp_ns=7)}, pose_message, wrench, joints)
-    assert observation.stamp_ns == 7 and observation.joint_positions.shape == (7,)
-    assert observation.wrench_tcp.tolist() == [0, 0, 3, 0, 0, 3] and np.isnan(observation.gripper_width_m)
+    observation = build()
+    assert observation.stamp_ns == 7
+    np.testing.assert_allclose(observation.joint_positions, np.arange(1, 8) / 10)
+    assert observation.wrench_tcp.tolist() == [0, 0, 3, 0, 0, 3]
+    assert observation.gripper_width_m == pytest.approx(0.04)
     assert decode_jpeg(observation.images["wrist"]).shape == (32, 32, 3)
+    assert np.isnan(build(gripper=None).gripper_width_m)
 
 
-@pytest.mark.parametrize("bad", [[np.nan, 0, 0, 1, 0, 0, 0], [0, 0, 0, 0, 0, 0, 0]])
-def test_a_pose_that_is_none_is_refused(bad: list[float]) -> None:
-    builder = ObservationBuilder({"wrist": camera()}, PERIOD_NS)
-    with pytest.raises(UserError, match="is no pose"):
-        builder.build({"wrist": image(RGB, "rgb8")}, *vendor(bad))
+@given(st.permutations(range(9)))
+@settings(max_examples=30, deadline=None)
+def test_a_merged_topic_in_any_order_gives_the_same_observation(order: list[int]) -> None:
+    names, positions = NAMES + FINGERS, [0.1 * k for k in range(1, 8)] + [0.02, 0.02]
+    merged = Message(header=header(), name=[names[i] for i in order], position=[positions[i] for i in order])
+    observation = build(joints=merged, gripper=merged)
+    np.testing.assert_allclose(observation.joint_positions, np.arange(1, 8) / 10)
+    assert observation.gripper_width_m == pytest.approx(0.04)
 
 
-def test_gripper_width_is_the_sum_of_both_fingers() -> None:
-    assert gripper_width(Message(position=[0.02, 0.02])) == pytest.approx(0.04)
-    assert np.isnan(gripper_width(Message(position=[])))
+def pose_of(*values: float, frame_id: str = "base") -> Message:
+    orientation = Message(**dict(zip("xyzw", values[3:], strict=True)))
+    return Message(header=header(frame_id), pose=Message(position=xyz(*values[:3]), orientation=orientation))
+
+
+def joints(names: list[str], positions: list[float]) -> Message:
+    return Message(header=header(), name=names, position=positions)
+
+
+NAN = float("nan")
+
+
+@pytest.mark.parametrize(
+    ("changes", "line"),
+    [
+        ({"pose": pose_of(NAN, 0, 0, 1, 0, 0, 0)}, "/pose: pose: [nan, 0, 0, 1, 0, 0, 0], expected finite numbers"),
+        ({"pose": pose_of(1e300, 0, 0, 1, 0, 0, 0)}, "/pose: pose: 1e+300 m from base, expected at most 2 m"),
+        ({"pose": pose_of(0, 0, 0, 0, 0, 0, 0)}, "/pose: pose: quaternion xyzw [0, 0, 0, 0] has length 0, expected 1"),
+        (
+            {"pose": pose_of(0.5, 0, 0, 1, 0, 0, 0, frame_id="world")},
+            "/pose: frame_id is 'world', expected 'base' (parameter base_frame)",
+        ),
+        (
+            {"wrench": Message(header=header("base"), wrench=Message(force=xyz(), torque=xyz()))},
+            "/wrench: frame_id is 'base', expected 'hand_tcp', with or without a prefix (parameter tcp_frame)",
+        ),
+        (
+            {"wrench": Message(header=header("fr3_hand_tcp"), wrench=Message(force=xyz(NAN), torque=xyz()))},
+            "/wrench: wrench: [nan, 0, 3, 0, 0, 3], expected finite numbers",
+        ),
+        ({"joints": joints([], [])}, "/joints: joints are not named, expected joint1 to joint7 of one robot"),
+        ({"joints": joints(NAMES, [])}, "/joints: 7 joint names with 0 positions"),
+        ({"joints": joints(NAMES[:6], [0.0] * 6)}, "/joints: joints are fr3_joint1"),
+        ({"joints": joints(NAMES, [0.0] * 6 + [90.0])}, "/joints: position: joint 7 is at 90, expected at most 6.38"),
+        ({"gripper": joints(NAMES, [0.4] * 7)}, "/hand: joints are fr3_joint1, "),
+        ({"gripper": joints(FINGERS, [])}, "/hand: 2 joint names with 0 positions"),
+        ({"gripper": joints(FINGERS, [1.44, 1.44])}, "/hand: distance of the fingers: 2.88 m, expected 0 to 0.2 m"),
+    ],
+)
+def test_what_contradicts_is_one_line_with_topic_found_and_expected(changes: dict[str, Any], line: str) -> None:
+    with pytest.raises(UserError) as error:
+        build(**changes)
+    assert str(error.value).startswith(line) and "\n" not in str(error.value)
+
+
+@pytest.mark.parametrize("frame_id", ["", "/base", "base"])
+def test_frames_that_do_not_contradict_pass(frame_id: str) -> None:
+    build(pose=pose_of(0.5, 0, 0, 1, 0, 0, 0, frame_id=frame_id))
+
+
+@pytest.mark.parametrize(
+    ("stamp", "now", "line"),
+    [
+        (10**9, 0, "the clock does not run: use_sim_time is true and nothing publishes /clock"),
+        (0, 10**9, "header.stamp is not set, expected the time of the measurement"),
+        (10**9, 1_700_000_000, "messages arrive, but by their stamps they are 0.70 s old, limit 0.20 s (a late driver"),
+        (10**9, 10**8, "messages arrive, but by their stamps they are 0.90 s in the future, limit 0.20 s"),
+    ],
+)
+def test_stamps_that_cannot_join_are_one_line(stamp: int, now: int, line: str) -> None:
+    check_stamp(10**9, 1_150_000_000, 0.2)
+    with pytest.raises(ValueError, match=r"clock|stamp") as error:
+        check_stamp(stamp, now, 0.2)
+    assert str(error.value).startswith(line)

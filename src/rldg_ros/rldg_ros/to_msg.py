@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from array import array
+from collections.abc import Sequence
 
 import numpy as np
 from builtin_interfaces.msg import Time
@@ -77,13 +78,17 @@ def octets(data: bytes) -> array[int]:
     return array("B", data)
 
 
-def observation(value: Observation, frame_id: str) -> ObservationMsg:
-    """Observation -> message."""
+def observation(value: Observation, frame_id: str, image_frames: Sequence[str] = ()) -> ObservationMsg:
+    """Observation -> message. frame_id: of the poses; image_frames: optical frame of each camera, "" when unknown."""
     head = header(value.stamp_ns, frame_id)
+    heads = [header(value.stamp_ns, frame) for frame in image_frames] or [header(value.stamp_ns)] * len(value.images)
     return ObservationMsg(
         header=head,
         camera_names=list(value.images),
-        images=[CompressedImage(header=head, format=JPEG_FORMAT, data=octets(d)) for d in value.images.values()],
+        images=[
+            CompressedImage(header=one, format=JPEG_FORMAT, data=octets(data))
+            for one, data in zip(heads, value.images.values(), strict=True)
+        ],
         pose_base_tcp=pose(value.pose_base_tcp),
         twist_base_tcp=twist(value.twist_base_tcp),
         wrench_tcp=wrench(value.wrench_tcp),

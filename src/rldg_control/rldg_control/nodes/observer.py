@@ -1,8 +1,11 @@
 """observer: what the drivers publish -> `observation` at the control rate.
 
 Parameters: task, lockstep, image_topic (one camera), pose_topic, wrench_topic, joint_topic,
-gripper_joint_topic, base_frame. A gripper's width is NaN in lock-step unless the task's actions have a
-gripper; then its joint states are part of the frame, too.
+gripper_joint_topic, base_frame, tcp_frame. Where the task's actions have a gripper, its joint states are needed
+for an observation; elsewhere its width is NaN in lock-step and whenever no recent one is known.
+
+What contradicts is not published as an observation, but reported in /diagnostics with topic, what was found and what
+was expected: names of joints, frames, stamps, numbers that cannot be (rldg_core.plausible), malformed messages.
 """
 
 from __future__ import annotations
@@ -14,11 +17,19 @@ from typing import Any
 
 from geometry_msgs.msg import PoseStamped, WrenchStamped
 from rclpy.node import Node
-from rclpy.serialization import deserialize_message
 from sensor_msgs.msg import Image, JointState
 
 from rldg_control.nodes.reporting import ERROR, OK, WARN, Report, Reporter, steady_timer, vendor_topic
-from rldg_control.observe import FrameJoiner, NewestInputs, ObservationBuilder
+from rldg_control.observe import (
+    GRIPPER_STALE_S,
+    STALE_PERIODS,
+    FrameJoiner,
+    Input,
+    NewestInputs,
+    ObservationBuilder,
+    check_stamp,
+    of_topic,
+)
 from rldg_core.errors import UserError
 from rldg_core.from_msg import stamp_ns
 from rldg_msgs.msg import Observation
@@ -26,6 +37,7 @@ from rldg_ros import to_msg
 from rldg_ros.parameters import lockstep_parameter, parameter, task_parameter
 from rldg_ros.qos import STREAM, VENDOR_IMAGE, VENDOR_STATE
 from rldg_ros.runner import run_node
+from rldg_ros.subscriptions import decode, refusals, subscribe
 
 STATE = "/franka_robot_state_broadcaster"
 
@@ -46,8 +58,6 @@ class Observer(Node):
             topic = vendor_topic(self, str(image_topic))
             cameras = {name: camera.model_copy(update={"topic": topic})}
         self._cameras = tuple(cameras)
-        self._builder = ObservationBuilder(cameras, task.period_ns)
-        self._types: dict[str, type] = {"pose": PoseStamped, "wrench": WrenchStamped, "joints": JointState}
         topics = {
             "pose": parameter(self, "pose_topic", f"{STATE}/current_pose", "Measured pose of the tcp in base."),
             "wrench": parameter(
@@ -62,40 +72,43 @@ class Observer(Node):
             ),
             **{name: vendor_topic(self, camera.topic) for name, camera in cameras.items()},
         }
-        parts = ("pose", "wrench", "joints", *self._cameras)
-        if self._lockstep and task.action.gripper:
-            parts = (*parts, "gripper")
-        self._joiner = FrameJoiner(parts)
-        self._inputs = NewestInputs(parts, task.period_s)
+        self._topics = {part: str(topic) for part, topic in topics.items()}
+        tcp_frame = parameter(
+            self, "tcp_frame", "hand_tcp", "Frame of the wrench, with or without a prefix such as fr3_."
+        )
+        self._builder = ObservationBuilder(cameras, task.period_ns, self._topics, self._base_frame, str(tcp_frame))
+        limit_s = STALE_PERIODS * task.period_s
+        self._inputs = {part: Input(topic, limit_s) for part, topic in self._topics.items()}
+        self._inputs["gripper"] = Input(
+            self._topics["gripper"], max(limit_s, GRIPPER_STALE_S), needed=task.action.gripper
+        )
+        frame_parts = tuple(part for part, one in self._inputs.items() if one.needed)
+        self._joiner, self._newest = FrameJoiner(frame_parts), NewestInputs(self._inputs)
+        self._types = {"pose": PoseStamped, "wrench": WrenchStamped, "joints": JointState, "gripper": JointState}
+        self._types |= dict.fromkeys(self._cameras, Image)
         self._due, self._last_image = False, b""
-        self._published = self._late = 0
+        self._published = self._refused = self._late = 0
         self._fault = ""
         self._publisher = self.create_publisher(Observation, "observation", STREAM)
-        listened = parts if self._lockstep else tuple(topics)
-        for part in listened:
-            is_image = part in self._cameras
-            self._types.setdefault(part, Image if is_image else JointState)
+        for part in frame_parts if self._lockstep else self._inputs:
             # Serialised: nothing is decoded that no tick needs (state may come at 1 kHz, images at 30 Hz).
             receive = partial(self._on_frame_part if self._lockstep else self._on_newest, part)
-            vendor = VENDOR_IMAGE if is_image else VENDOR_STATE
+            vendor = VENDOR_IMAGE if part in self._cameras else VENDOR_STATE
             # One lost part of a frame would stop a lock-step run; there the cell publishes reliably.
             qos = STREAM if self._lockstep else vendor
-            self.create_subscription(self._types[part], str(topics[part]), receive, qos, raw=True)
+            subscribe(self, self._types[part], self._topics[part], receive, qos, raw=True)
         if not self._lockstep:
             steady_timer(self, task.period_s, self._on_tick)
         self._reporter = Reporter(self, self._report)
 
-    def _decode(self, part: str, data: bytes) -> Any:
-        return deserialize_message(data, self._types[part])
-
     def _on_frame_part(self, part: str, data: bytes) -> None:
-        message = self._decode(part, data)
+        message = decode(data, self._types[part])
         frame = self._joiner.add(part, stamp_ns(message.header.stamp), message)
         if frame:
             self._publish(frame)
 
     def _on_newest(self, part: str, data: bytes) -> None:
-        self._inputs.add(part, data, monotonic())
+        self._newest.add(part, data, monotonic())
         if self._due and part in self._cameras:
             # The tick found no new image: do not make this one wait for the next tick.
             self._observe()
@@ -106,26 +119,45 @@ class Observer(Node):
         self._observe()
 
     def _observe(self) -> None:
-        stale = self._inputs.stale(monotonic())
+        stale = self._newest.stale(monotonic())
         if stale:
             self._set_fault("; ".join(stale))
             return
-        newest = {part: data for part in self._types if (data := self._inputs.get(part)) is not None}
-        if newest[self._cameras[0]] is self._last_image:
+        fresh = self._newest.fresh(monotonic())
+        if fresh[self._cameras[0]] is self._last_image:
             return
-        self._due, self._last_image = False, newest[self._cameras[0]]
-        self._publish({part: self._decode(part, data) for part, data in newest.items()})
+        self._due, self._last_image = False, fresh[self._cameras[0]]
+        frame = {}
+        for part, data in fresh.items():
+            try:
+                frame[part] = decode(data, self._types[part])
+            except ValueError as error:
+                self._newest.discard(part)
+                refusals(self).add(self._topics[part], str(error))
+                self._set_fault(refusals(self).newest)
+                return
+        self._publish(frame)
 
     def _publish(self, frame: dict[str, Any]) -> None:
         images = {name: frame[name] for name in self._cameras}
         try:
+            if not self._lockstep:
+                self._check_stamps(frame)
             value = self._builder.build(images, frame["pose"], frame["wrench"], frame["joints"], frame.get("gripper"))
         except UserError as error:
+            self._refused += 1
             self._set_fault(str(error))
             return
-        self._publisher.publish(to_msg.observation(value, self._base_frame))
+        image_frames = [image.header.frame_id for image in images.values()]
+        self._publisher.publish(to_msg.observation(value, self._base_frame, image_frames))
         self._published += 1
         self._set_fault("")
+
+    def _check_stamps(self, frame: dict[str, Any]) -> None:
+        now_ns = self.get_clock().now().nanoseconds
+        for part, message in frame.items():
+            with of_topic(self._topics[part]):
+                check_stamp(stamp_ns(message.header.stamp), now_ns, self._inputs[part].limit_s)
 
     def _set_fault(self, fault: str) -> None:
         changed, self._fault = bool(fault) != bool(self._fault), fault
@@ -133,13 +165,14 @@ class Observer(Node):
             self._reporter.publish()
 
     def _report(self) -> Report:
-        values = {"published": str(self._published), "late_ticks": str(self._late)}
+        values = {"published": str(self._published), "refused": str(self._refused), "late_ticks": str(self._late)}
         if self._fault:
             return Report(ERROR, self._fault, values)
         if not self._published:
-            missing = self._joiner.missing() if self._lockstep else self._inputs.stale(monotonic())
+            missing = self._joiner.missing() if self._lockstep else self._newest.stale(monotonic())
             return Report(WARN, f"waiting for {', '.join(missing)}", values)
-        return Report(OK, "observing", values)
+        silent = [] if self._lockstep else self._newest.stale(monotonic(), needed=False)
+        return Report(OK, "observing", {**values, **({"without": "; ".join(silent)} if silent else {})})
 
 
 def main() -> None:

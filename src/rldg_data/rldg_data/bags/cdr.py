@@ -70,8 +70,11 @@ def _step(step: Step, frame_id: str) -> SimpleNamespace:
 
     seen, action = step.observation, step.action
     head = _header(seen.stamp_ns, frame_id)
+    # The optical frame of a camera is not part of a Step.
+    of_camera = _header(seen.stamp_ns, "")
     image = [
-        SimpleNamespace(header=head, format=JPEG_FORMAT, data=np.frombuffer(d, np.uint8)) for d in seen.images.values()
+        SimpleNamespace(header=of_camera, format=JPEG_FORMAT, data=np.frombuffer(d, np.uint8))
+        for d in seen.images.values()
     ]
     return SimpleNamespace(
         **_fields(step, "episode_id index step_count task object instruction seed reward"),

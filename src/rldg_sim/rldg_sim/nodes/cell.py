@@ -53,6 +53,8 @@ SCENE_PERIOD_S = 0.5
 SCENE_SIZE_PX = (480, 360)
 MAX_LAG_S = 0.1
 """Wall time that the physics makes up for at most; a machine that is slower runs in slow motion."""
+TCP_FRAME = "fr3_hand_tcp"
+"""franka_ros2 names the stiffness frame so (franka_semantic_components)."""
 JOINTS = [f"fr3_joint{k}" for k in range(1, 8)]
 FINGERS = ["fr3_finger_joint1", "fr3_finger_joint2"]
 
@@ -200,7 +202,8 @@ class CellNode(Node):
             self._stamp_ns = self.get_clock().now().nanoseconds
         head = to_msg.header(self._stamp_ns, self._base_frame)
         self._pose_out.publish(to_msg.pose_stamped(frame.pose_base_tcp, self._stamp_ns, self._base_frame))
-        self._wrench_out.publish(WrenchStamped(header=head, wrench=to_msg.wrench(frame.wrench_tcp)))
+        at_tcp = to_msg.header(self._stamp_ns, TCP_FRAME)
+        self._wrench_out.publish(WrenchStamped(header=at_tcp, wrench=to_msg.wrench(frame.wrench_tcp)))
         joints = JointState(header=head, name=JOINTS, position=to_msg.doubles(frame.joint_positions))
         joints.velocity = to_msg.doubles(frame.joint_velocities)
         self._joints_out.publish(joints)
