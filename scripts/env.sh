@@ -1,10 +1,37 @@
 # Source me (bash): virtual environment, workspace and the variables our processes expect.
 # Variables that are already set win.
-_rldg_root=$(cd "$(dirname "${BASH_SOURCE[0]}")/.." && pwd)
-if [[ ! -f $_rldg_root/.venv/bin/activate || ! -f $_rldg_root/install/setup.bash ]]; then
-  echo "rldg: not set up yet: run 'make setup' in $_rldg_root" >&2
+if [[ -z ${BASH_VERSION:-} ]]; then
+  echo "rldg: scripts/env.sh is for bash: start one first" >&2
   return 1
 fi
+
+# Fails, with one line, where the checkout $1 is not set up for this place and for the ROS 2 that this shell has sourced.
+_rldg_check() {
+  local root=$1 made_at sourced ros=kilted from=wheels
+  if [[ ! -f $root/.venv/bin/activate || ! -f $root/install/setup.bash ]]; then
+    echo "rldg: not set up yet: run 'make setup' in $root" >&2
+    return 1
+  fi
+  source "$root/scripts/surroundings.sh"
+  made_at=$(rldg_made_at "$root/.venv")
+  if [[ ! $made_at -ef $root/.venv ]]; then
+    echo "rldg: the checkout was moved from ${made_at%/.venv} to $root: run 'make setup' there" >&2
+    return 1
+  fi
+  if [[ -f $root/.venv/rldg-choice ]]; then read -r ros from _ <"$root/.venv/rldg-choice"; fi
+  sourced=$(rldg_sourced_ros)
+  if [[ -n $sourced && $sourced != "$from" ]]; then
+    echo "rldg: this shell has sourced $sourced, but $root was set up for $ros ($from): use a shell that has not," \
+      "or 'make clean setup' there" >&2
+    return 1
+  fi
+}
+
+_rldg_root=$(unset CDPATH; cd -- "$(dirname -- "${BASH_SOURCE[0]}")/.." && pwd -P)
+_rldg_check "$_rldg_root" || {
+  unset _rldg_root
+  return 1
+}
 # activate and colcon's scripts read unset variables and let commands fail: `set -eu` is lifted while they run.
 _rldg_flags=$-
 set +eu
@@ -18,3 +45,4 @@ export MUJOCO_GL=${MUJOCO_GL:-egl}
 # One BLAS thread per process: a stack is about ten processes.
 export OMP_NUM_THREADS=${OMP_NUM_THREADS:-1}
 unset _rldg_root _rldg_flags
+unset -f _rldg_check rldg_sourced_ros rldg_made_at

@@ -39,6 +39,15 @@ assert renderer.render().any(), 'the image is black'
 from OpenGL import GL
 print((GL.glGetString(GL.GL_RENDERER) or b'unknown').decode())
 """
+# Loads the middleware and the compiled interfaces: both can be there and not load.
+NODE_PROBE = """
+import rclpy
+from rldg_msgs.msg import Observation
+rclpy.init()
+node = rclpy.create_node('rldg_doctor')
+node.create_publisher(Observation, '/rldg_doctor', 1)
+print(rclpy.get_rmw_implementation_identifier())
+"""
 JAX_PROBE = "import jax; print(jax.__version__, ', '.join(str(d) for d in jax.devices()))"
 TORCH_PROBE = (
     "import torch; c = torch.cuda; "
@@ -125,9 +134,30 @@ def usb_findings(identities: list[tuple[str, str]]) -> list[Finding]:
     ]
 
 
-def ros_findings(environment: Mapping[str, str], rclpy_present: bool, messages_present: bool) -> list[Finding]:
+def ros_origin(choice: str, environment: Mapping[str, str]) -> str:
+    """ROS distribution and where it is from.
+
+    `choice` is what set-up wrote: "<distribution> <wheels or prefix> <Python>", or empty.
+    """
+    fields = choice.split()
+    if len(fields) != 3:
+        return environment.get("ROS_DISTRO") or "distribution unknown"
+    distribution, origin, _ = fields
+    return f"{distribution}, {'wheels from PyPI' if origin == 'wheels' else f'installation at {origin}'}"
+
+
+def node_finding(started: ProbeResult) -> Finding:
+    """Whether a node with our interfaces starts (`NODE_PROBE`)."""
+    if started.ok:
+        return Finding("node", Status.OK, f"starts with {started.text}")
+    return Finding("node", Status.MISSING, f"does not start: {started.text}", "run 'make setup'")
+
+
+def ros_findings(
+    environment: Mapping[str, str], rclpy_present: bool, messages_present: bool, choice: str = ""
+) -> list[Finding]:
     """ROS distribution, workspace, middleware, domain and discovery range from the environment of a process."""
-    distribution = environment.get("ROS_DISTRO") or "Kilted wheels from PyPI"
+    distribution = ros_origin(choice, environment)
     rmw = environment.get("RMW_IMPLEMENTATION") or "default of the distribution"
     discovery = environment.get("ROS_AUTOMATIC_DISCOVERY_RANGE") or "SUBNET (default)"
     local = discovery == "LOCALHOST"
@@ -193,7 +223,8 @@ def examine() -> list[Finding]:
     python = Finding("Python", Status.OK, f"{platform.python_version()} in {sys.prefix}")
     findings = [
         python,
-        *ros_findings(os.environ, _importable("rclpy"), _importable("rldg_msgs")),
+        *ros_findings(os.environ, _importable("rclpy"), _importable("rldg_msgs"), set_up_choice(Path(sys.prefix))),
+        node_finding(probe(NODE_PROBE)),
         gl_finding(os.environ),
         device_finding("jax", JAX_PROBE),
         device_finding("torch", TORCH_PROBE),
@@ -206,6 +237,12 @@ def examine() -> list[Finding]:
         remedy = "container: start it with --shm-size=1g"
         findings.append(space_finding("shared memory", free_gb, SHARED_MEMORY_GB, remedy))
     return findings
+
+
+def set_up_choice(prefix: Path) -> str:
+    """What set-up wrote about the virtual environment at `prefix`; empty where it made none."""
+    path = prefix / "rldg-choice"
+    return path.read_text(encoding="utf-8").strip() if path.exists() else ""
 
 
 def _importable(package: str) -> bool:

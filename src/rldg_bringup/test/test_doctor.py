@@ -58,6 +58,30 @@ def test_ros_environment_is_reported() -> None:
     assert any("70" in f.found for f in findings)
 
 
+@pytest.mark.parametrize(
+    ("choice", "says"),
+    [
+        ("jazzy wheels 3.12", "jazzy, wheels from PyPI"),
+        ("kilted /opt/ros/kilted 3.12", "kilted, installation at /opt/ros/kilted"),
+        ("", "distribution unknown"),
+    ],
+)
+def test_what_was_set_up_is_reported(tmp_path: Path, choice: str, says: str) -> None:
+    assert doctor.set_up_choice(tmp_path) == ""
+    (tmp_path / "rldg-choice").write_text(choice + "\n")
+    findings = doctor.ros_findings({}, True, True, doctor.set_up_choice(tmp_path))
+    assert findings[0].found == says
+
+
+def test_a_node_that_does_not_start_is_missing() -> None:
+    assert doctor.node_finding(doctor.probe(doctor.NODE_PROBE)).status is Status.OK
+    # An environment in which everything can be found, and one library does not load.
+    broken = doctor.probe(doctor.NODE_PROBE, {"RMW_IMPLEMENTATION": "rmw_of_nobody"})
+    finding = doctor.node_finding(broken)
+    assert finding.status is Status.MISSING
+    assert finding.found.startswith("does not start: ")
+
+
 def test_a_crash_or_a_hang_of_a_driver_stays_in_the_child() -> None:
     assert doctor.probe("print('first'); print('last')").text == "last"
     assert "signal 11" in doctor.probe("import os; os.kill(os.getpid(), 11)").text
