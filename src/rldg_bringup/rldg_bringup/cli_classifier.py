@@ -182,7 +182,7 @@ def evaluate(
     result = evaluate_frames(
         frames, probabilities, loaded.threshold, resolved, resolved.reward.success_box or loaded.saved.success_box
     )
-    value = json.loads(json.dumps(asdict(result)))
+    value = json.loads(json.dumps(asdict(result)))  # bounded: our own text
     if out:
         write_json(out / "report.json", value)
         write_bytes(out / "errors.png", contact_sheet(frames, probabilities, loaded.threshold))

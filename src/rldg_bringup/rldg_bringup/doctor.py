@@ -106,7 +106,8 @@ def usb_identities(devices: Path = USB_DEVICES) -> list[tuple[str, str]]:
     for vendor_file in sorted(devices.glob("*/idVendor")):
         product_file = vendor_file.with_name("idProduct")
         if product_file.exists():
-            identities.append((vendor_file.read_text().strip().lower(), product_file.read_text().strip().lower()))
+            pair = (vendor_file.read_text(), product_file.read_text())  # bounded: files of the kernel
+            identities.append((pair[0].strip().lower(), pair[1].strip().lower()))
     return identities
 
 

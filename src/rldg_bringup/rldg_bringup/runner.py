@@ -22,11 +22,15 @@ from ament_index_python.packages import PackageNotFoundError, get_package_prefix
 
 from rldg_bringup.stack import IncludeSpec, NodeSpec, Stack
 from rldg_core.errors import UserError
+from rldg_core.files import open_regular
 
 STOP_TIMEOUT_S = 2.5
 """Whole shutdown, `gate` included; what is left after it is killed. Together under 3 s."""
 
 PR_SET_PDEATHSIG = 1
+
+LAST_BYTES = 65536
+"""Of a log, to find its last line in."""
 
 
 @dataclass(frozen=True)
@@ -167,5 +171,8 @@ def _signal_group(process: subprocess.Popen[bytes], number: signal.Signals) -> N
 
 def last_line(log: Path) -> str:
     """Return the last line of a node's log that is not blank."""
-    lines = [line for line in log.read_text(errors="replace").splitlines() if line.strip()]
+    with open_regular(log) as file:
+        file.seek(max(0, log.stat().st_size - LAST_BYTES))
+        text = file.read(LAST_BYTES).decode(errors="replace")
+    lines = [line for line in text.splitlines() if line.strip()]
     return lines[-1] if lines else "no output"

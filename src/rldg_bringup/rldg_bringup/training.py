@@ -7,7 +7,6 @@ are counted by their closed bags.
 
 from __future__ import annotations
 
-import hashlib
 import time
 from collections.abc import Callable
 from dataclasses import asdict, dataclass, replace
@@ -32,8 +31,9 @@ from rldg_bringup.pipeline import (
 )
 from rldg_bringup.plots import TrainingEpisode, plot_training
 from rldg_bringup.stack import StackArguments
+from rldg_core.configuration import read_yaml
 from rldg_core.errors import UserError
-from rldg_core.files import write_json, writing_aside
+from rldg_core.files import read_bytes, sha256_hex, write_json, writing_aside
 from rldg_core.seeding import derive_seed
 from rldg_core.task import Task
 from rldg_core.types import Source
@@ -101,7 +101,7 @@ def run_training(plan: TrainPlan, run_dir: Path, progress: Callable[[str], Progr
         "seed": plan.seed,
         "seeds": {"evaluation": [e["seed"] for e in evaluations]},
         "config_hash": task.config_hash(),
-        "learner_config_sha256": hashlib.sha256(config_file.read_bytes()).hexdigest(),
+        "learner_config_sha256": sha256_hex(read_bytes(config_file)),
         "demonstrations": {"bags": len(find_bags(demos)), "wall_s": round(demonstrations_s, 1)},
         "wall_s": round(training_s, 1),
         "resumed_episodes": resumed,
@@ -131,7 +131,7 @@ def write_learner_config(plan: TrainPlan, task: Task, run_dir: Path) -> Path:
         if plan.preset:
             configuration.resolve(plan.preset, where="option --preset")
         configuration.load(plan.learner_config, task)  # names the file and the key of what is wrong in it
-        overrides = yaml.safe_load(plan.learner_config.read_text())
+        overrides = read_yaml(plan.learner_config)
     preset = plan.preset or str(overrides.pop("preset", configuration.preset_for(task)))
     overrides.pop("preset", None)
     config = configuration.resolve(preset, overrides, str(plan.learner_config or "option --preset"))

@@ -164,6 +164,16 @@ def open_regular(path: Path) -> BufferedReader:
         raise UserError(f"{path}: cannot read: {error.strerror or error}") from error
 
 
+def check_tree(path: Path) -> None:
+    """Refuse a folder that holds anything but folders and regular files; a library will open what it finds there.
+
+    A single file may be given as well. Raises UserError naming the first other thing.
+    """
+    for item in sorted(path.rglob("*")) if path.is_dir() else [path]:
+        if not item.is_dir():
+            check_regular(item)
+
+
 def read_bytes(path: Path, max_bytes: int = MAX_DATA_BYTES) -> bytes:
     """Read a regular file of at most `max_bytes`. Raises UserError naming the path."""
     with open_regular(path) as file:

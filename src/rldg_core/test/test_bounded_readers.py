@@ -15,9 +15,12 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from rldg_core import files
 from rldg_core.configuration import MAX_NODES, parse_yaml, read_yaml
 from rldg_core.errors import MAX_LINE, UserError, one_line
 from rldg_core.files import check_regular, open_regular, parse_json, read_bytes, read_json, read_text
+
+SOURCES = Path(__file__).parents[2]
 
 READERS: list[Callable[[Path], Any]] = [read_json, read_yaml, read_bytes, read_text, open_regular, check_regular]
 
@@ -164,3 +167,27 @@ def test_one_line_keeps_both_ends() -> None:
     assert line.endswith("x: do this")
     assert "characters left out" in line
     assert str(UserError("a\nb\x1b[31m\tc")) == "a b\\x1b[31m c"
+
+
+DIRECT = re.compile(
+    r"yaml\.(safe_|full_|unsafe_)?load(_all)?\(|json\.loads?\b|\.read_(text|bytes)\(|imdecode|imread|Image\.open\("
+    r"|np\.load\(|(?<![.\w])open\(|\.open\((\"r|\)|encoding|mode)|os\.open\(.*RDONLY|msgpack\.(unpackb|Unpacker)|msgpack_restore\("
+    r"|\bsafe_open\(|\bload_file\(|ParquetFile\(|read_table\(|Tokenizer\.from_file|h5py|pickle\.load"
+)
+"""Ways to open or to parse a file that know no limits."""
+
+ALLOWED = re.compile(r"#\s*bounded: \S")
+"""`# bounded: why` at the end of the line: what is read is not a user's, or was checked just before."""
+
+
+def test_the_sources_open_files_through_the_bounded_readers() -> None:
+    """Whoever adds a call: use rldg_core.files, rldg_core.configuration or rldg_core.image_codec."""
+    own = {Path(files.__file__).name, "configuration.py", "image_codec.py"}
+    found = [
+        f"{path.relative_to(SOURCES)}:{number}: {line.strip()}"
+        for path in sorted(SOURCES.glob("*/rldg_*/**/*.py"))
+        if not (path.parent.name == "rldg_core" and path.name in own)
+        for number, line in enumerate(path.read_text().splitlines(), 1)
+        if DIRECT.search(line) and not ALLOWED.search(line) and not line.lstrip().startswith(("import", "from", "#"))
+    ]
+    assert found == []

@@ -22,7 +22,7 @@ from safetensors import SafetensorError
 from safetensors.numpy import load, save
 
 from rldg_core.errors import UserError
-from rldg_core.files import read_json, sha256_hex, write_json, writing_aside
+from rldg_core.files import read_bytes, read_json, sha256_hex, write_json, writing_aside
 from rldg_rl.intake import Seen
 from rldg_rl.learner import ISSUED_KEPT, RECENT_EPISODES, Counters, EpisodeSummary, Learner, Progress, Weights
 from rldg_rl.specialist_files import SavedSpecialist, write_specialist
@@ -164,21 +164,14 @@ def _progress(value: Mapping[str, Any], folder: Path) -> Progress:
 
 def _read_weights(folder: Path, version: int, valid_from_step: int, digest: str) -> Weights:
     path = folder / _weights_file(version)
-    data = _read(path)
+    data = read_bytes(path)
     if sha256_hex(data) != digest:
         raise UserError(f"{path}: SHA-256 differs from the one in {LEARNER_FILE}: file damaged")
     return Weights(data, digest, version, valid_from_step)
 
 
-def _read(path: Path) -> bytes:
-    try:
-        return path.read_bytes()
-    except OSError as error:
-        raise UserError(f"{path}: cannot read: {error.strerror}") from error
-
-
 def _read_state(path: Path, digest: str, template: Any) -> Any:
-    data = _read(path)
+    data = read_bytes(path)
     try:
         tensors = load(data)
     except SafetensorError as error:

@@ -11,9 +11,9 @@ import json
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
-import yaml
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
+from rldg_core.configuration import MAX_CONFIGURATION_BYTES, read_yaml
 from rldg_core.errors import UserError
 from rldg_core.task import Task
 
@@ -288,12 +288,7 @@ def load(path: Path | None, task: Task) -> RLConfig:
     preset = preset_for(task)
     if path is None:
         return resolve(preset)
-    try:
-        value = yaml.safe_load(path.read_text())
-    except (OSError, UnicodeDecodeError) as error:
-        raise UserError(f"{path}: cannot read the configuration: {error}") from error
-    except yaml.YAMLError as error:
-        raise UserError(f"{path}: not valid YAML: {getattr(error, 'problem', error)}") from error
+    value = read_yaml(path, MAX_CONFIGURATION_BYTES)
     if not isinstance(value, dict):
         raise UserError(f"{path}: expected a mapping with the keys of RLConfig")
     overrides = {key: section for key, section in value.items() if key != "preset"}

@@ -2,11 +2,9 @@
 
 from __future__ import annotations
 
-import io
-
 import numpy as np
-from PIL import Image, UnidentifiedImageError
 
+from rldg_core.image_header import read_header
 from rldg_core.task import Task
 from rldg_core.types import Observation, Step
 from rldg_rl.config import RLConfig
@@ -56,12 +54,13 @@ class Reader:
             raise ValueError(f"observation.images: no camera {self._camera!r}")
         size = self._task.cameras[self._camera].image_size
         try:
-            with Image.open(io.BytesIO(observation.images[self._camera])) as image:
-                found = image.size
-        except (UnidentifiedImageError, OSError) as error:
-            raise ValueError(f"observation.images[{self._camera}]: no image") from error
-        if found != (size, size):
-            raise ValueError(f"observation.images[{self._camera}]: {found[0]}x{found[1]}, task says {size}x{size}")
+            found = read_header(observation.images[self._camera])
+        except ValueError as error:
+            raise ValueError(f"observation.images[{self._camera}]: {error}") from error
+        if (found.height, found.width) != (size, size):
+            raise ValueError(
+                f"observation.images[{self._camera}]: {found.width}x{found.height}, task says {size}x{size}"
+            )
 
 
 class Seen:

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from rldg_core.errors import UserError
-from rldg_core.files import read_json, sha256_hex, write_json, writing_aside
+from rldg_core.files import read_bytes, read_json, sha256_hex, write_json, writing_aside
 from rldg_rl.config import RLConfig, parse
 from rldg_rl.features import input_spec_for
 from rldg_rl.weights import Tensors, pack, policy_shapes, unpack
@@ -59,10 +59,7 @@ def read_specialist(folder: Path) -> SavedSpecialist:
         task, object_name = str(value["task"]), str(value["object"])
     except (KeyError, TypeError, ValueError) as error:
         raise UserError(f"{path}: not a specialist's configuration: {error!r}") from error
-    try:
-        data = (folder / ACTOR_FILE).read_bytes()
-    except OSError as error:
-        raise UserError(f"{folder / ACTOR_FILE}: cannot read: {error.strerror}") from error
+    data = read_bytes(folder / ACTOR_FILE)
     if sha256_hex(data) != expected[1]:
         raise UserError(f"{folder / ACTOR_FILE}: SHA-256 differs from the one in {CONFIG_FILE}: file damaged")
     if config.spec_hash(action_dim) != expected[0]:

@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from rldg_core.errors import UserError
+from rldg_core.files import parse_json, read_text
 from rldg_core.types import Step
 from rldg_data.bags.reading import find_bags
 
@@ -66,10 +67,13 @@ class Journal:
         """
         if not self.path.is_file():
             return []
-        text = self.path.read_text()
+        text = read_text(self.path)
         lines = text[: text.rfind("\n") + 1].splitlines()
         try:
-            entries = [(str(value["after"]), Path(value["bag"])) for value in map(json.loads, lines)]
+            entries = [
+                (str(value["after"]), Path(value["bag"]))
+                for value in (parse_json(line, str(self.path)) for line in lines)
+            ]
         except (ValueError, KeyError, TypeError) as error:
             raise UserError(f"{self.path}: line not understood: {error!r}") from error
         if len(text) > text.rfind("\n") + 1:

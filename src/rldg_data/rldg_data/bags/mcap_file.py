@@ -34,6 +34,8 @@ from mcap.records import (
     SummaryOffset,
 )
 
+from rldg_core.files import open_regular
+
 MAGIC = b"\x89MCAP0\r\n"
 _MESSAGE = Struct("<BQHIQQ")
 _MESSAGE_FIELDS = _MESSAGE.size - 9
@@ -226,7 +228,7 @@ class McapFile:
 
 def is_being_written(path: Path) -> bool:
     """Whether a living process has a McapFile open at this path; the kernel lets go of a killed one's."""
-    with path.open("rb") as file:
+    with open_regular(path) as file:
         try:
             fcntl.flock(file, fcntl.LOCK_SH | fcntl.LOCK_NB)
         except BlockingIOError:

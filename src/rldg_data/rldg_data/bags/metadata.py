@@ -10,6 +10,7 @@ from typing import Any
 
 import yaml
 
+from rldg_core.configuration import parse_yaml, read_yaml
 from rldg_core.errors import UserError
 from rldg_data.bags.schemas import schema_text, type_hash
 
@@ -93,8 +94,8 @@ class GivenTopic:
     def qos_profiles(self) -> list[Any]:
         """The list in qos_text, policies by their names as version 9 wants them; empty when it is none."""
         try:
-            profiles = yaml.load(self.qos_text, Loader=yaml.CSafeLoader)
-        except yaml.YAMLError:
+            profiles = parse_yaml(self.qos_text, "offered_qos_profiles")
+        except UserError:
             return []
         if not isinstance(profiles, list) or not all(isinstance(profile, dict) for profile in profiles):
             return []
@@ -216,14 +217,9 @@ def read(folder: Path, storage: str | None = "mcap") -> BagInfo:
     storage: the only one to accept; None: any.
     """
     path = folder / FILE_NAME
-    try:
-        document = yaml.load(path.read_text(), Loader=yaml.CSafeLoader)
-    except FileNotFoundError as error:
-        raise UserError(f"{folder}: not a bag: no {FILE_NAME}") from error
-    except (OSError, UnicodeDecodeError) as error:
-        raise UserError(f"{path}: cannot read: {error}") from error
-    except (yaml.YAMLError, RecursionError) as error:
-        raise UserError(f"{path}: not valid YAML: {str(error).splitlines()[0]}") from error
+    if not path.exists():
+        raise UserError(f"{folder}: not a bag: no {FILE_NAME}")
+    document = read_yaml(path)
     try:
         return _parse(folder, document[_INFORMATION], storage)
     except (KeyError, TypeError, ValueError, AttributeError, IndexError) as error:
@@ -233,8 +229,8 @@ def read(folder: Path, storage: str | None = "mcap") -> BagInfo:
 def custom_data_of(text: str) -> dict[str, str]:
     """custom_data in a `serialized_metadata` record; empty when it is none of rosbag2's."""
     try:
-        return _custom_data(yaml.load(text, Loader=yaml.CSafeLoader))
-    except (yaml.YAMLError, AttributeError, TypeError, ValueError):
+        return _custom_data(parse_yaml(text, "serialized_metadata"))
+    except (UserError, AttributeError, TypeError, ValueError):
         return {}
 
 

@@ -19,6 +19,7 @@ from mcap.exceptions import McapError
 from rosbags.serde import SerdeError
 
 from rldg_core.errors import UserError
+from rldg_core.files import open_regular
 from rldg_core.types import Step
 from rldg_data.bags import metadata
 from rldg_data.bags.cdr import step_decoder
@@ -93,7 +94,7 @@ def content_blake3(path: Path) -> str:
 def _content_blake3(info: BagInfo) -> str:
     digest = blake3()
     for file in info.files:
-        with _opened(file) as stream:
+        with open_regular(file) as stream:
             while block := stream.read(1 << 20):
                 digest.update(block)
     return digest.hexdigest()
@@ -161,7 +162,7 @@ def _refuse_incomplete(info: BagInfo) -> None:
 
 
 def _read_file(file: Path, topic: str) -> list[Step]:
-    with _opened(file) as stream:
+    with open_regular(file) as stream:
         try:
             return list(_steps(stream, topic))
         except AttributeError as error:
@@ -182,13 +183,6 @@ def _steps(stream: IO[bytes], topic: str) -> Iterator[Step]:
         if schema.id not in decoders:
             decoders[schema.id] = step_decoder(schema.data.decode())
         yield decoders[schema.id](data)
-
-
-def _opened(file: Path) -> IO[bytes]:
-    try:
-        return file.open("rb")
-    except OSError as error:
-        raise UserError(f"{file}: cannot read: {error.strerror or error}") from error
 
 
 def first_line(error: Exception) -> str:

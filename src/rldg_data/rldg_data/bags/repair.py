@@ -15,7 +15,7 @@ from pathlib import Path
 from mcap.reader import make_reader
 
 from rldg_core.errors import UserError
-from rldg_core.files import writing_aside
+from rldg_core.files import open_regular, writing_aside
 from rldg_core.types import Step
 from rldg_data.bags.cdr import step_decoder
 from rldg_data.bags.episode_info import EpisodeInfo, dominant_source
@@ -86,7 +86,7 @@ def is_sound(bag: Path) -> bool:
         info = bag_info(bag)
         count = 0
         for file in info.files:
-            with file.open("rb") as stream:
+            with open_regular(file) as stream:
                 count += sum(1 for _ in make_reader(stream, validate_crcs=True).iter_messages(log_time_order=False))
     except (UserError, OSError, *CORRUPT):
         return False

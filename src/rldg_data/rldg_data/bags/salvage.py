@@ -15,6 +15,7 @@ from mcap.records import Channel, Chunk, McapRecord, Message, Metadata, Schema
 from mcap.stream_reader import breakup_chunk
 
 from rldg_core.errors import UserError
+from rldg_core.files import open_regular
 from rldg_data.bags.mcap_file import MAGIC
 from rldg_data.bags.metadata import GivenTopic, Topic, custom_data_of
 from rldg_data.bags.reading import CORRUPT
@@ -45,7 +46,7 @@ class Salvage:
     def messages(self) -> Iterator[tuple[Topic, Message]]:
         """All messages that can be read. Raises UserError when the file cannot be opened or is no MCAP file."""
         try:
-            with self.file.open("rb") as stream:
+            with open_regular(self.file) as stream:
                 if stream.read(len(MAGIC)) != MAGIC:
                     raise UserError(f"{self.file}: not an MCAP file")
                 yield from self._scan(stream, self.file.stat().st_size)

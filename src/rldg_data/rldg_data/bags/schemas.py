@@ -6,7 +6,6 @@ reading needs none: every bag carries the full text of its schemas.
 
 from __future__ import annotations
 
-import json
 import os
 import sys
 from functools import lru_cache
@@ -17,6 +16,7 @@ from rosbags.typesys import Stores, TypesysError, get_types_from_msg, get_typest
 from rosbags.typesys.store import Typestore
 
 from rldg_core.errors import UserError
+from rldg_core.files import read_json, read_text
 
 STEP_TYPE = "rldg_msgs/msg/Step"
 _SEPARATOR = "=" * 80
@@ -28,10 +28,10 @@ def schema_text(type_name: str) -> str:
 
     Raises UserError when a definition is not installed.
     """
-    text = _share_file(type_name, ".msg").read_text()
+    text = read_text(_share_file(type_name, ".msg"))
     for dependency in [h["type_name"] for h in _type_hashes(type_name)][1:]:
         package, _, name = dependency.split("/")
-        text += f"\n{_SEPARATOR}\nMSG: {package}/{name}\n" + _share_file(dependency, ".msg").read_text()
+        text += f"\n{_SEPARATOR}\nMSG: {package}/{name}\n" + read_text(_share_file(dependency, ".msg"))
     return text
 
 
@@ -54,7 +54,7 @@ def typestore(type_name: str, text: str) -> Typestore:
 
 def _type_hashes(type_name: str) -> list[dict[str, Any]]:
     """Hashes of the type itself and, after it, of all its dependencies."""
-    hashes: list[dict[str, Any]] = json.loads(_share_file(type_name, ".json").read_text())["type_hashes"]
+    hashes: list[dict[str, Any]] = read_json(_share_file(type_name, ".json"))["type_hashes"]
     return hashes
 
 

@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from rldg_core.errors import UserError
-from rldg_core.files import write_bytes
+from rldg_core.files import read_json, write_bytes
 from rldg_data.card.survey import Survey, survey
 from rldg_data.rlds import Dataset, read_dataset
 from rldg_data.rlds.registration import OCTO_FILE, OPENVLA_FILE
@@ -41,7 +40,7 @@ def write_card(path: Path) -> Path:
 
 def card(dataset: Dataset, seen: Survey) -> str:
     """The text of the README."""
-    info = json.loads((dataset.path / "dataset_info.json").read_text())
+    info = read_json(dataset.path / "dataset_info.json")
     images = ", ".join(f"`{key}` {width}x{height}" for key, (height, width) in dataset.image_sizes.items())
     size_mb = sum(int(split["numBytes"]) for split in info["splits"]) / 1e6
     return "\n\n".join(

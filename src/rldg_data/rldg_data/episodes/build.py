@@ -12,6 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from rldg_core.errors import UserError
+from rldg_core.files import parse_json
 from rldg_core.plausible import check_observation
 from rldg_core.types import Float64, Step
 from rldg_data.bags.episode_info import EpisodeInfo
@@ -107,7 +108,11 @@ def _part(bag: Path, recording: Recording, end: int, plan: EpisodePlan) -> _Part
             "images": {key: _seen_by(kept, camera, info, bag) for key, camera in plan.cameras},
             "gripper": len(recording.steps[0].action.executed) > ARM_DIM,
             "steps": end if end < len(recording.steps) else end - 1,
-            **({"relabelled_by": json.loads(relabelled_by)} if relabelled_by else {}),
+            **(
+                {"relabelled_by": parse_json(relabelled_by, f"{bag}: custom_data.relabelled_by")}
+                if relabelled_by
+                else {}
+            ),
         },
     )
 

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
-import json
 import re
 from collections.abc import Mapping
 from typing import Any
+
+from rldg_core.errors import UserError
+from rldg_core.files import parse_json
 
 
 def parts(metadata: Mapping[str, Any]) -> list[dict[str, Any]]:
@@ -14,7 +16,10 @@ def parts(metadata: Mapping[str, Any]) -> list[dict[str, Any]]:
     Raises ValueError when it is not of that form.
     """
     text = metadata.get("provenance", "")
-    found = json.loads(text) if text else []
+    try:
+        found = parse_json(text, "provenance") if text else []
+    except UserError as error:
+        raise ValueError(str(error)) from error
     if not isinstance(found, list) or not all(isinstance(part, dict) and _is_part(part) for part in found):
         raise ValueError(f"provenance is no list of recordings: {text[:60]!r}")
     return found

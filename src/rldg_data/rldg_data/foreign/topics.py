@@ -15,7 +15,9 @@ from rosbags.rosbag2 import Reader
 from rosbags.typesys import Stores, get_types_from_idl, get_types_from_msg, get_typestore
 from rosbags.typesys.store import Typestore
 
+from rldg_core.configuration import parse_yaml, read_yaml
 from rldg_core.errors import UserError
+from rldg_core.files import check_tree
 from rldg_core.from_msg import stamp_ns, twist_array, wrench_array
 from rldg_core.types import Float64
 from rldg_data.bags.reading import first_line
@@ -120,15 +122,30 @@ class ForeignBag:
         return known_ns or log_ns - self._offset_ns
 
 
+def _check_files(path: Path) -> None:
+    """rosbags opens whatever lies there, and reads YAML without limits."""
+    check_tree(path)
+    metadata = path / "metadata.yaml"
+    if metadata.is_file():
+        document = read_yaml(metadata)
+        topics = document.get("rosbag2_bagfile_information") if isinstance(document, dict) else None
+        for topic in (topics.get("topics_with_message_count") or []) if isinstance(topics, dict) else []:
+            described = topic.get("topic_metadata") if isinstance(topic, dict) else None
+            profiles = described.get("offered_qos_profiles") if isinstance(described, dict) else None
+            if isinstance(profiles, str):  # until version 8, YAML inside of YAML
+                parse_yaml(profiles, f"{metadata}: offered_qos_profiles")
+
+
 @contextmanager
 def opened(path: Path, header_stamps: bool = True) -> Iterator[ForeignBag]:
     """Open a bag. Raises UserError when it is missing, damaged or of an unknown kind."""
     if not path.exists():
         raise UserError(f"{path}: no such bag")
+    _check_files(path)
     reader: Reader
     with _one_line(path):
         reader = Reader(path)
-        reader.open()
+        reader.open()  # bounded: checked above
     try:
         yield ForeignBag(path, reader, header_stamps)
     finally:

@@ -15,7 +15,7 @@ import pyarrow.parquet as pq
 from numpy.typing import NDArray
 
 from rldg_core.errors import UserError
-from rldg_core.files import read_json
+from rldg_core.files import check_regular, read_json
 from rldg_data.lerobot.layout import INFO_PATH
 
 
@@ -143,8 +143,11 @@ def numbers(table: pa.Table, name: str, where: object) -> NDArray[Any]:
 
 @contextmanager
 def _parquet(path: Path, metadata: pq.FileMetaData | None = None) -> Iterator[pq.ParquetFile]:
+    check_regular(path)
     try:
-        with pq.ParquetFile(path, metadata=metadata, page_checksum_verification=True) as table:
+        with pq.ParquetFile(  # bounded: checked
+            path, metadata=metadata, page_checksum_verification=True
+        ) as table:
             yield table
     except (pa.ArrowException, OSError, ValueError) as error:
         raise UserError(f"{path}: damaged: {_line(error)}") from error

@@ -13,7 +13,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from rldg_core.errors import UserError
-from rldg_core.files import write_json
+from rldg_core.files import open_regular, write_json
 from rldg_data.episodes.episode import METADATA_TYPES
 from rldg_data.lerobot import layout
 from rldg_data.lerobot.encoding import EncodedEpisode
@@ -161,7 +161,7 @@ class DatasetWriter:
             video = self._videos[key] = _Video(key, video.index.next())
         stream = self._stream(video)
         stream.parent.mkdir(parents=True, exist_ok=True)
-        with stream.open("ab") as target, piece.open("rb") as source:
+        with stream.open("ab") as target, open_regular(piece) as source:
             shutil.copyfileobj(source, target)
         start = video.frames
         video.frames += frames
@@ -218,7 +218,7 @@ class DatasetWriter:
     def _dataset_stats(self, key: str) -> Stats:
         """Read one column back: 8 float64 of a frame are in memory at most, and quantiles are exact."""
         files = sorted((self._folder / "data").glob("*/*.parquet"))
-        columns = [pq.read_table(file, columns=[key], partitioning=None)[key] for file in files]
+        columns = [pq.read_table(file, columns=[key], partitioning=None)[key] for file in files]  # bounded: our own
         return number_stats(np.concatenate([to_numpy(column) for column in columns]))
 
 

@@ -17,7 +17,7 @@ from pathlib import Path
 from rldg_core import registry
 from rldg_core.commands import command_of
 from rldg_core.errors import UserError
-from rldg_core.files import writing_aside
+from rldg_core.files import open_regular, writing_aside
 from rldg_core.policy import Policy
 from rldg_core.policy_checks import check_chunk
 from rldg_core.task import Task, find_task
@@ -70,10 +70,15 @@ def _tree_sha256(path: Path) -> str:
     try:
         files = sorted(p for p in path.rglob("*") if p.is_file()) if path.is_dir() else [path]
         for file in files:
-            digest.update(str(file.relative_to(path)).encode() + b"\0" + hashlib.sha256(file.read_bytes()).digest())
+            digest.update(str(file.relative_to(path)).encode() + b"\0" + _sha256(file))
     except OSError as error:
         raise UserError(f"relabel.path: {path}: cannot read: {error.strerror}") from error
     return digest.hexdigest()
+
+
+def _sha256(file: Path) -> bytes:
+    with open_regular(file) as stream:
+        return hashlib.file_digest(stream, "sha256").digest()
 
 
 @dataclass(frozen=True)
@@ -196,7 +201,7 @@ def relabel_bags(
                 raise
             bad.append((bag, str(error)))
         else:
-            signature = {**json.loads(relabeller.signature), "bag_blake3": recording.blake3}
+            signature = {**json.loads(relabeller.signature), "bag_blake3": recording.blake3}  # bounded: our own text
             info = recording.info if not count else _relabelled_info(recording.info, steps, signature)
             _write(out / episode_name(written), steps, info, _topic(bag))
             written, replaced = written + 1, replaced + count

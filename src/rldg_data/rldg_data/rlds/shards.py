@@ -16,7 +16,7 @@ from typing import Any
 import google_crc32c
 
 from rldg_core.errors import UserError
-from rldg_core.files import sha256_hex, write_json
+from rldg_core.files import read_json, sha256_hex, write_json
 from rldg_data.episodes.episode import Episode
 from rldg_data.episodes.images import text
 from rldg_data.episodes.jpeg import check as jpeg_size
@@ -138,7 +138,7 @@ def write_shard(job: ShardJob, beat: Callable[[], None]) -> Shard:
 def complete_shard(job: ShardJob) -> Shard | None:
     """What a killed export left of this job, if all of it is there and nothing that it was made from has changed."""
     try:
-        data: dict[str, Any] = json.loads(job.file("json").read_text())
+        data: dict[str, Any] = read_json(job.file("json"))
         bad = tuple((str(bag), str(reason)) for bag, reason in data["bad"])
         shard = Shard(**{**data, "tasks": tuple(data["tasks"]), "bad": bad})
         intact = (

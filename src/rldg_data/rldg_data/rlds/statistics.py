@@ -135,6 +135,6 @@ def _value(key: int) -> float:
 def _chunks(files: Sequence[Path], dim: int) -> Iterator[Float32]:
     """Blocks of at most _CHUNK_ROWS rows, none of them empty."""
     for file in files:
-        with file.open("rb") as stream:
+        with file.open("rb") as stream:  # bounded: our own file, in blocks
             while data := stream.read(_CHUNK_ROWS * dim * 4):
                 yield np.frombuffer(data, "<f4").astype(np.float32).reshape(-1, dim)

@@ -21,6 +21,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from rldg_core.errors import UserError
+from rldg_core.files import open_regular
 
 Feature = Sequence[bytes] | NDArray[np.float32] | NDArray[np.int64]
 """One feature: bytes list, float list or int64 list (one-dimensional)."""
@@ -59,7 +60,7 @@ def write_record(stream: BinaryIO, *payload: bytes) -> int:
 def read_records(path: Path) -> Iterator[bytes]:
     """Yield the payloads of a file. Raises UserError naming it when it is truncated or a CRC differs."""
     try:
-        with path.open("rb") as stream:
+        with open_regular(path) as stream:
             left = os.fstat(stream.fileno()).st_size
             while header := stream.read(_HEADER.size):
                 payload = _read_payload(stream, header, left, path)

@@ -60,5 +60,5 @@ def report(plan: Plan, episodes: Mapping[str, int], steps: int, bad: Sequence[tu
         "steps": steps,
         "left_out": dict(plan.left_out),
         "bad": [{"bag": str(bag), "reason": reason} for bag, reason in bad],
-        "recipe": json.loads(plan.recipe) if plan.recipe else None,
+        "recipe": json.loads(plan.recipe) if plan.recipe else None,  # bounded: our own text
     }

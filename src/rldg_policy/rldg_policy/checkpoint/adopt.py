@@ -12,7 +12,7 @@ import numpy as np
 
 from rldg_core.configuration import validated
 from rldg_core.errors import UserError
-from rldg_core.files import read_json, sha256_hex, write_bytes
+from rldg_core.files import read_bytes, read_json, sha256_hex, write_bytes
 from rldg_policy.checkpoint.manifest import MANIFEST_FILE, Manifest, read_manifest, write_manifest
 from rldg_policy.checkpoint.statistics import (
     STATISTICS_FILE,
@@ -45,7 +45,7 @@ def adopt(folder: Path, backend: Foreign, statistics_key: str, options: Mapping[
         entries = {statistics_key: entries[UNNAMED_KEY]}  # one entry without a name: the user names it
     action_statistics(entries, statistics_key, path)
     in_place = path.name == STATISTICS_FILE
-    data = path.read_bytes() if in_place else json.dumps(entries, indent=2).encode()
+    data = read_bytes(path) if in_place else json.dumps(entries, indent=2).encode()
     values = {
         "backend": backend,
         "rate_hz": RATES_HZ[backend],
@@ -114,13 +114,11 @@ def _octo_image_size(folder: Path) -> int:
     path = folder / "example_batch.msgpack"
 
     def shape(code: int, data: bytes) -> Any:
-        return msgpack.unpackb(data, strict_map_key=False)[0] if code == _NDARRAY else None
+        return msgpack.unpackb(data, strict_map_key=False)[0] if code == _NDARRAY else None  # bounded: by its length
 
     try:
-        batch = msgpack.unpackb(path.read_bytes(), ext_hook=shape, strict_map_key=False)
+        batch = msgpack.unpackb(read_bytes(path), ext_hook=shape, strict_map_key=False)  # bounded: by its length
         return int(batch["observation"]["image_primary"][2])
-    except OSError as error:
-        raise UserError(f"{path}: cannot read: {error.strerror}") from error
     except (ValueError, LookupError, TypeError, msgpack.UnpackException) as error:
         raise UserError(f"{path}: no observation/image_primary in it: {error}") from error
 

@@ -14,7 +14,7 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from rldg_core.errors import UserError
-from rldg_core.files import read_json, sha256_hex
+from rldg_core.files import read_bytes, read_json, sha256_hex
 from rldg_core.task import Task
 from rldg_data.rlds import ACTION_DIM
 from rldg_policy.checkpoint.manifest import MANIFEST_FILE, Manifest
@@ -168,7 +168,7 @@ def choose_statistics(folder: Path, manifest: Manifest | None) -> tuple[str, Act
     else:
         path, key = folder / STATISTICS_FILE, manifest.statistics_key
         entries = entries_of(read_json(path), str(path))
-        if sha256_hex(path.read_bytes()) != manifest.statistics_sha256:
+        if sha256_hex(read_bytes(path)) != manifest.statistics_sha256:
             raise UserError(
                 f"{path}: not the file that {MANIFEST_FILE} was written with (its sha256 differs): "
                 "the statistics belong to another checkpoint"

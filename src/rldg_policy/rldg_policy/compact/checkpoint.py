@@ -13,7 +13,7 @@ from safetensors.torch import load, save
 
 from rldg_core.configuration import validated
 from rldg_core.errors import UserError
-from rldg_core.files import read_json, sha256_hex, write_json, writing_aside
+from rldg_core.files import read_bytes, read_json, sha256_hex, write_json, writing_aside
 from rldg_policy.checkpoint.manifest import MANIFEST_FILE, Manifest, check_backend, read_manifest, write_manifest
 from rldg_policy.checkpoint.statistics import STATISTICS_FILE, ActionStatistics, choose_statistics
 from rldg_policy.compact.config import CheckpointConfig, ModelConfig
@@ -103,10 +103,7 @@ def read_checkpoint(folder: Path) -> Checkpoint:
 
 
 def _read_model(path: Path, sha256: str, config: ModelConfig) -> CompactModel:
-    try:
-        data = path.read_bytes()
-    except OSError as error:
-        raise UserError(f"{path}: cannot read: {error.strerror}") from error
+    data = read_bytes(path)
     if sha256_hex(data) != sha256:
         raise UserError(f"{path}: sha256 does not match config.json: the weights are damaged or of another checkpoint")
     model = random_model(config, 0)

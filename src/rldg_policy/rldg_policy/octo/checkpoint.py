@@ -18,7 +18,7 @@ from flax.serialization import msgpack_restore, msgpack_serialize
 
 from rldg_core.configuration import validated
 from rldg_core.errors import UserError
-from rldg_core.files import read_json, sha256_hex, writing_aside
+from rldg_core.files import read_bytes, read_json, sha256_hex, writing_aside
 from rldg_policy.checkpoint.manifest import Manifest, check_backend, read_manifest, write_manifest
 from rldg_policy.checkpoint.statistics import STATISTICS_FILE
 from rldg_policy.octo.config import OctoConfig
@@ -144,13 +144,11 @@ def random_checkpoint(config: OctoSize, seed: int) -> OctoCheckpoint:
 
 def _read_example(path: Path) -> dict[str, Any]:
     try:
-        example = msgpack_restore(path.read_bytes())
+        example = msgpack_restore(read_bytes(path))  # bounded: by its length
         observations = example["observation"]
         if observations["timestep_pad_mask"].ndim != 2 or example["task"][LANGUAGE]["input_ids"].ndim != 2:
             raise ValueError(f"timestep_pad_mask or {LANGUAGE} of another form")
         sizes = image_sizes(observations)
-    except OSError as error:
-        raise UserError(f"{path}: cannot read: {error.strerror}") from error
     except (ValueError, TypeError, LookupError, AttributeError) as error:
         raise UserError(f"{path}: no example batch of Octo: {' '.join(str(error).split())[:200]}") from error
     if not sizes:

@@ -16,7 +16,7 @@ from safetensors.flax import load_file
 from safetensors.numpy import save_file
 
 from rldg_core.errors import UserError
-from rldg_core.files import writing_aside
+from rldg_core.files import check_regular, parse_json, writing_aside
 
 STATE_FILE = "state.safetensors"
 _META = "rldg"
@@ -41,10 +41,11 @@ def read_state(folder: Path, template: Any) -> tuple[Any, dict[str, Any]]:
     path = folder / STATE_FILE
     if not path.is_file():
         raise UserError(f"{path}: no training state to resume")
+    check_regular(path)
     try:
-        with safe_open(path, framework="flax") as file:
-            meta = json.loads((file.metadata() or {})[_META])
-        tensors = load_file(path)
+        with safe_open(path, framework="flax") as file:  # bounded: checked above
+            meta = parse_json((file.metadata() or {})[_META], f"{path}: {_META}")
+        tensors = load_file(path)  # bounded: checked above
     except (SafetensorError, LookupError, ValueError, OSError) as error:
         raise UserError(f"{path}: damaged training state: {' '.join(str(error).split())[:200]}") from error
     leaves, structure = jax.tree_util.tree_flatten_with_path(template)

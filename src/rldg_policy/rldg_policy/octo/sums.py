@@ -6,6 +6,7 @@ import hashlib
 from pathlib import Path
 
 from rldg_core.errors import UserError
+from rldg_core.files import open_regular, read_text
 
 SUMS_FILE = "weights.sha256"
 
@@ -20,7 +21,7 @@ def check_sums(folder: Path) -> None:
     path = folder / SUMS_FILE
     if not path.is_file():
         return
-    lines = [line.partition("  ") for line in path.read_text(errors="replace").splitlines()]
+    lines = [line.partition("  ") for line in read_text(path).splitlines()]
     written = {name: value for value, _, name in lines}
     found = _sums(folder)
     for name in sorted({*written, *found}):
@@ -36,5 +37,5 @@ def _sums(folder: Path) -> dict[str, str]:
 
 
 def _sha256(path: Path) -> str:
-    with path.open("rb") as file:
+    with open_regular(path) as file:
         return hashlib.file_digest(file, "sha256").hexdigest()

@@ -17,7 +17,7 @@ from tokenizers import Tokenizer
 
 from rldg_core.configuration import validated
 from rldg_core.errors import UserError
-from rldg_core.files import read_json
+from rldg_core.files import MAX_TEXT_BYTES, read_bytes, read_json
 from rldg_policy.octo.config import T5_BASE, T5Config, TextConfig
 
 TOKENIZER_FILE = "tokenizer.json"
@@ -64,7 +64,7 @@ class InstructionTokenizer:
 def find_tokenizer(folder: Path, config: TextConfig) -> InstructionTokenizer:
     """The tokenizer of a checkpoint. Raises UserError that says where to put it when it is nowhere."""
     name = config.tokenizer_name
-    files = {file: path.read_bytes() for file in TOKENIZER_FILES if (path := _find(folder, name, file))}
+    files = {file: read_bytes(path, MAX_TEXT_BYTES) for file in TOKENIZER_FILES if (path := _find(folder, name, file))}
     if TOKENIZER_FILE not in files:
         raise UserError(f"{folder / name / TOKENIZER_FILE}: missing: put the tokenizer of {name} there")
     return InstructionTokenizer(files, config, folder / name)

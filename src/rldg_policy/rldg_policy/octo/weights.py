@@ -23,6 +23,7 @@ from flax.serialization import msgpack_restore, msgpack_serialize
 from flax.traverse_util import flatten_dict, unflatten_dict
 
 from rldg_core.errors import UserError
+from rldg_core.files import check_tree, open_regular
 from rldg_policy.octo.model import Params
 
 ARRAYS_FILE, NAMES_FILE = "checkpoint", "_METADATA"
@@ -82,8 +83,8 @@ def _read_one_file(path: Path) -> Params | None:
         if not (path.parent / STORE_FILE).is_file():
             raise ValueError(f"neither {ARRAYS_FILE} nor {STORE_FILE} is there")
         return None
-    with path.open("rb") as file, mmap(file.fileno(), 0, access=ACCESS_READ) as data:
-        found: Params = msgpack_restore(data)
+    with open_regular(path) as file, mmap(file.fileno(), 0, access=ACCESS_READ) as data:
+        found: Params = msgpack_restore(data)  # bounded: by its length
     values = list(flatten_dict(found).values())
     if any(isinstance(value, str) for value in values):
         return None
@@ -94,6 +95,7 @@ def _read_one_file(path: Path) -> Params | None:
 
 def _read_store(folder: Path, expected: Mapping[str, Any]) -> Params:
     """The names are compared before any array is read."""
+    check_tree(folder)
     store = {"driver": "ocdbt", "base": {"driver": "file", "path": f"{folder}/"}}
     keys = ts.KvStore.open(store).result().list().result()
     names = {key.decode().partition("/")[0].replace(".", "/") for key in keys}

@@ -23,7 +23,7 @@ from torch import Tensor
 
 from rldg_core.configuration import validated
 from rldg_core.errors import UserError
-from rldg_core.files import read_json, sha256_hex, write_json, writing_aside
+from rldg_core.files import check_regular, read_json, sha256_hex, write_json, writing_aside
 from rldg_core.seeding import derive_seed
 from rldg_policy.checkpoint.manifest import MANIFEST_FILE, Manifest, check_backend, read_manifest, write_manifest
 from rldg_policy.checkpoint.statistics import STATISTICS_FILE, ActionStatistics, choose_statistics
@@ -140,7 +140,7 @@ def write_files(
     if head:
         save_file(head, folder / HEAD_FILE)
     (folder / STATISTICS_FILE).write_bytes(statistics_json)
-    write_json(folder / CONFIG_FILE, config.to_json(json.loads(statistics_json), dtype))
+    write_json(folder / CONFIG_FILE, config.to_json(json.loads(statistics_json), dtype))  # bounded: our own text
     write_json(folder / "generation_config.json", _GENERATION)
     write_json(folder / "preprocessor_config.json", _PREPROCESSOR)
     for name in TOKENIZER_FILES:
@@ -209,8 +209,9 @@ def _without_head(tensors: Iterable[tuple[str, Tensor]], head: dict[str, Tensor]
 
 
 def _read_head(path: Path) -> dict[str, Tensor]:
+    check_regular(path)
     try:
-        head: dict[str, Tensor] = load_file(path)
+        head: dict[str, Tensor] = load_file(path)  # bounded: checked above
     except (OSError, SafetensorError) as error:
         raise UserError(f"{path}: damaged: {' '.join(str(error).split())}") from error
     return head

@@ -15,7 +15,7 @@ from numpy.typing import ArrayLike, NDArray
 from tokenizers import AddedToken, Tokenizer, decoders, models, processors
 
 from rldg_core.errors import UserError
-from rldg_core.files import write_json
+from rldg_core.files import MAX_TEXT_BYTES, read_bytes, write_json
 from rldg_policy.openvla.config import ACTION_DIM, BINS
 
 Int64 = NDArray[np.int64]
@@ -117,7 +117,7 @@ class PromptTokenizer:
         if not path.is_file():
             raise UserError(f"{path}: missing: the checkpoint needs its tokenizer")
         try:
-            self._tokenizer = Tokenizer.from_file(str(path))
+            self._tokenizer = Tokenizer.from_buffer(read_bytes(path, MAX_TEXT_BYTES))
         except Exception as error:  # tokenizers raises Exception itself
             raise UserError(f"{path}: not a tokenizer: {' '.join(str(error).split())[:200]}") from error
         for token, expected in (("<s>", BOS), ("</s>", EOS)):

@@ -14,7 +14,7 @@ from safetensors.torch import save_file
 from torch import Tensor
 
 from rldg_core.errors import UserError
-from rldg_core.files import read_json
+from rldg_core.files import check_regular, read_json
 
 SINGLE_FILE = "model.safetensors"
 INDEX_FILE = "model.safetensors.index.json"
@@ -131,8 +131,9 @@ def _plain(name: object) -> bool:
 
 
 def _opened(path: Path) -> safe_open:
+    check_regular(path)
     try:
-        return safe_open(path, framework="pt", device="cpu")
+        return safe_open(path, framework="pt", device="cpu")  # bounded: checked above
     except OSError as error:
         raise UserError(f"{path}: cannot read: {error.strerror or error}") from error
     except SafetensorError as error:

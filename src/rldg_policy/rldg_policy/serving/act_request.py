@@ -76,7 +76,7 @@ def parse_act(body: bytes) -> ActRequest:
 
 def _json_object(text: bytes | str) -> dict[str, Any]:
     try:
-        payload = json.loads(text)
+        payload = json.loads(text)  # bounded: by the length of a request
     except (ValueError, RecursionError) as error:
         raise RefusedError(400, f"not valid JSON: {str(error)[:200]}") from error
     if not isinstance(payload, dict):

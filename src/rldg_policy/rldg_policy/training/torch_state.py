@@ -13,7 +13,7 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from rldg_core.errors import UserError
-from rldg_core.files import read_json, write_json, writing_aside
+from rldg_core.files import check_regular, read_json, write_json, writing_aside
 
 TENSORS_FILE = "state.safetensors"
 META_FILE = "state.json"
@@ -47,10 +47,9 @@ def read_state(folder: Path) -> TrainingState:
 
 def load_tensors(path: Path) -> dict[str, Tensor]:
     """Read safetensors onto the CPU. Raises UserError naming the file."""
+    check_regular(path)
     try:
-        tensors: dict[str, Tensor] = load_file(path)
-    except FileNotFoundError as error:
-        raise UserError(f"{path}: cannot read: {error.strerror or 'no such file'}") from error
+        tensors: dict[str, Tensor] = load_file(path)  # bounded: checked above
     except (SafetensorError, OSError) as error:
         raise UserError(f"{path}: damaged or no safetensors file: {' '.join(str(error).split())[:200]}") from error
     return tensors

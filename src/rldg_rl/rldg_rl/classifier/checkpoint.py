@@ -11,7 +11,7 @@ from typing import Any
 from pydantic import ValidationError
 
 from rldg_core.errors import UserError
-from rldg_core.files import read_json, sha256_hex, write_json, writing_aside
+from rldg_core.files import read_bytes, read_json, sha256_hex, write_json, writing_aside
 from rldg_core.task import BoxConfig, Task
 from rldg_rl.classifier.model import ClassifierConfig, Tensors, shapes
 from rldg_rl.weights import pack, unpack
@@ -74,7 +74,7 @@ def read_classifier(folder: Path) -> SavedClassifier:
     try:
         config = ClassifierConfig.model_validate(value["config"])
         digest, features = str(value["sha256"]), int(value["features"])
-        data = (folder / HEAD_FILE).read_bytes()
+        data = read_bytes(folder / HEAD_FILE)
         if sha256_hex(data) != digest:
             raise UserError(f"{folder / HEAD_FILE}: SHA-256 differs from the one in {CONFIG_FILE}: file damaged")
         box = value["success_box"] and BoxConfig.model_validate(value["success_box"])
@@ -83,8 +83,6 @@ def read_classifier(folder: Path) -> SavedClassifier:
             config, tensors, features, float(value["temperature"]), float(value["threshold"]), str(value["task"]),
             str(value["task_hash"]), str(value["encoder_sha256"]), tuple(value["objects"]), box, dict(value["report"]),
         )  # fmt: skip
-    except OSError as error:
-        raise UserError(f"{folder / HEAD_FILE}: cannot read: {error.strerror}") from error
     except ValidationError as error:
         raise UserError(f"{path}: config: {error.errors(include_url=False)[0]['msg']}") from error
     except (KeyError, TypeError, ValueError) as error:

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 from rldg_core.errors import UserError
-from rldg_core.files import sha256_hex, write_bytes
+from rldg_core.files import MAX_TEXT_BYTES, read_bytes, sha256_hex, write_bytes
 from rldg_core.seeding import derive_seed
 from rldg_core.task import Task
 from rldg_core.types import Float64, Step
@@ -103,7 +103,9 @@ def read_folder(folder: Path) -> list[Frame]:
             head, separator, stamp = path.stem.rpartition(_SEPARATOR)
             if not separator or not head or not stamp.isdigit():
                 raise UserError(f"{path}: expected <episode>{_SEPARATOR}<stamp>.jpg")
-            frames.append(Frame(head.replace("~", "/"), int(stamp), path.read_bytes(), success, "", str(path)))
+            frames.append(
+                Frame(head.replace("~", "/"), int(stamp), read_bytes(path, MAX_TEXT_BYTES), success, "", str(path))
+            )
     return frames
 
 

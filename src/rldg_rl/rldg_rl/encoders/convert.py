@@ -20,7 +20,7 @@ from numpy.typing import NDArray
 from safetensors.numpy import save
 
 from rldg_core.errors import UserError
-from rldg_core.files import write_bytes
+from rldg_core.files import read_bytes, write_bytes
 from rldg_rl.encoders.resnet10 import check, shapes
 
 
@@ -216,7 +216,7 @@ def convert(source: Path, target: Path) -> list[str]:
     Raises UserError naming the file; nothing is written then.
     """
     try:
-        data = source.read_bytes()
+        data = read_bytes(source)
     except OSError as error:
         raise UserError(f"{source}: cannot read: {error.strerror}") from error
     arrays = read_arrays(data, str(source))

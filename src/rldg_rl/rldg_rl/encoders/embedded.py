@@ -99,7 +99,7 @@ def load_embedded() -> FrozenEncoder:
     """The encoder of this package."""
     file = resources.files("rldg_rl.encoders") / WEIGHTS
     try:
-        data = file.read_bytes()
+        data = file.read_bytes()  # bounded: a file of this package
     except OSError as error:
         raise UserError(f"{file}: cannot read the embedded encoder: {error}") from error
     return frozen_from(data, str(file))

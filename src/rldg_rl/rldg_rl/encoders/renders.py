@@ -10,6 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy.spatial.transform import Rotation
 
+from rldg_core.arrays import read_npz
 from rldg_core.files import writing_aside
 from rldg_core.image_codec import decode_jpeg, encode_jpeg, resize
 from rldg_core.seeding import derive_seed
@@ -55,8 +56,8 @@ def load(paths: list[Path]) -> Renders:
     """Renders of several files, one after the other."""
     parts = []
     for path in paths:
-        with np.load(path) as stored:
-            parts.append(Renders(stored["images"], stored["poses"]))
+        stored = read_npz(path)
+        parts.append(Renders(stored["images"], stored["poses"]))
     return Renders(*(np.concatenate(column) for column in zip(*parts, strict=True)))
 
 

@@ -8,7 +8,6 @@ makes the file.
 from __future__ import annotations
 
 import hashlib
-import zipfile
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -18,9 +17,11 @@ import jax.numpy as jnp
 import numpy as np
 from numpy.typing import NDArray
 from safetensors import SafetensorError
-from safetensors.numpy import load_file
+from safetensors.numpy import load
 
+from rldg_core.arrays import read_npz
 from rldg_core.errors import UserError
+from rldg_core.files import read_bytes
 from rldg_rl.encoders.frozen import FrozenEncoder
 
 Tensors = dict[str, NDArray[np.float32]]
@@ -77,15 +78,10 @@ def read_tensors(path: Path) -> Tensors:
     """Read a safetensors or npz file. Raises UserError naming the file when it holds anything else."""
     try:
         if path.suffix == ".npz":
-            with np.load(path, allow_pickle=False) as archive:
-                return check({name: archive[name] for name in archive.files}, str(path))
-        return check(load_file(path), str(path))
-    except OSError as error:
-        raise UserError(f"{path}: cannot read the encoder's weights: {error.strerror or error}") from error
+            return check(read_npz(path), str(path))
+        return check(load(read_bytes(path)), str(path))
     except SafetensorError as error:
         raise UserError(f"{path}: not valid safetensors: {error}") from error
-    except (ValueError, zipfile.BadZipFile) as error:
-        raise UserError(f"{path}: not an npz file of plain arrays: {error}") from error
 
 
 def load_resnet10(weights: Path) -> FrozenEncoder:
