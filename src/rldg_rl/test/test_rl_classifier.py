@@ -302,7 +302,7 @@ def test_a_corrupt_jpeg_is_named(tmp_path: Path) -> None:
     for frame in made:
         path = write_frame(tmp_path, frame)
     path.write_bytes(path.read_bytes()[:40])
-    with pytest.raises(UserError, match=f"{path.name}: frame at .* no JPEG") as error:
+    with pytest.raises(UserError, match=f"{path.name}: frame at .* corrupt JPEG") as error:
         train(read_frames([tmp_path], insertion(), "wrist"), insertion(), CONFIG, 0)
     one_line(error)
 
