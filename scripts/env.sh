@@ -40,6 +40,13 @@ source "$_rldg_root/install/setup.bash" >/dev/null
 if [[ $_rldg_flags == *u* ]]; then set -u; fi
 if [[ $_rldg_flags == *e* ]]; then set -e; fi
 export RMW_IMPLEMENTATION=${RMW_IMPLEMENTATION:-rmw_fastrtps_cpp}
+# Processes of this machine alone, unless a variable asks for a network (the same rule as in rldg_core/network.py, which
+# every node and `rldg` apply by themselves; here for tools such as `ros2 topic`).
+if [[ $RMW_IMPLEMENTATION == rmw_fastrtps* && ${ROS_AUTOMATIC_DISCOVERY_RANGE:-LOCALHOST} =~ ^(LOCALHOST|SYSTEM_DEFAULT)$ &&
+  -z ${FASTDDS_DEFAULT_PROFILES_FILE:-}${FASTRTPS_DEFAULT_PROFILES_FILE:-}${ROS_DISCOVERY_SERVER:-}${ROS_STATIC_PEERS:-} ]]; then
+  export FASTDDS_DEFAULT_PROFILES_FILE=$_rldg_root/src/rldg_core/rldg_core/fastdds_localhost.xml
+  export ROS_AUTOMATIC_DISCOVERY_RANGE=SYSTEM_DEFAULT
+fi
 export ROS_AUTOMATIC_DISCOVERY_RANGE=${ROS_AUTOMATIC_DISCOVERY_RANGE:-LOCALHOST}
 export MUJOCO_GL=${MUJOCO_GL:-egl}
 # One BLAS thread per process: a stack is about ten processes.

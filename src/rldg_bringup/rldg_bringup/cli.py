@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import signal
 import sys
 from pathlib import Path
@@ -25,7 +26,8 @@ from rldg_bringup import (
 from rldg_bringup.cli_classifier import app as classifier_app
 from rldg_bringup.cli_common import Json, Seed, console, progress_maker
 from rldg_bringup.cli_policy import policy_app
-from rldg_core.errors import UserError
+from rldg_core.errors import DEBUG_VARIABLE, UserError, report
+from rldg_core.network import stay_on_this_machine
 
 app = typer.Typer(
     name="rldg",
@@ -168,14 +170,23 @@ def _interrupt(_signal: int, _frame: object) -> None:
     raise KeyboardInterrupt
 
 
+@app.callback()
+def options(
+    debug: Annotated[bool, typer.Option("--debug", help="Show the traceback of an error, also of nodes.")] = False,
+) -> None:
+    """RLDG for ROS 2: specialists by RL, generalists by distillation."""
+    if debug:
+        os.environ[DEBUG_VARIABLE] = "1"
+
+
 def main() -> None:
     """Entry point: SIGTERM ends like Ctrl-C, so that a stack is always taken down in order."""
     signal.signal(signal.SIGTERM, _interrupt)
     try:
+        stay_on_this_machine()
         app(standalone_mode=True)
-    except UserError as error:
-        print(f"rldg: {error}", file=sys.stderr)
-        sys.exit(2)
     except KeyboardInterrupt:
         print("rldg: interrupted", file=sys.stderr)
         sys.exit(130)
+    except Exception as error:
+        sys.exit(report("rldg", error))

@@ -14,6 +14,7 @@ from rclpy.executors import SingleThreadedExecutor
 from rclpy.signals import SignalHandlerOptions
 
 from rldg_core.errors import StalledError, UserError
+from rldg_core.network import prepare_network
 from rldg_msgs.action import RunEpisodes
 from rldg_msgs.msg import LearnerStatus, PolicyStatus
 from rldg_msgs.srv import ActivatePolicy, Hold, LabelEpisode, ListPolicies, LoadPolicy, UnloadPolicy
@@ -223,6 +224,7 @@ def connected(
     """Initialise rclpy for this process if needed and yield a client; `ready_timeout_s`: patience with services."""
     owns_context = not rclpy.ok()
     if owns_context:
+        prepare_network()
         # Ctrl-C stays a KeyboardInterrupt of this process: the runner decides the order of the end.
         # Not the command line: name:=value is ours there, and ROS would warn of remap rules.
         rclpy.init(args=[], signal_handler_options=SignalHandlerOptions.NO)

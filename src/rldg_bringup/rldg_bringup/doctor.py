@@ -20,6 +20,9 @@ from pathlib import Path
 from rich.console import Console
 from rich.table import Table
 
+from rldg_core.errors import UserError
+from rldg_core.network import asked_for_network, domain_id
+
 USB_DEVICES = Path("/sys/bus/usb/devices")
 SHARED_MEMORY = Path("/dev/shm")
 PROBE_TIMEOUT_S = 90.0
@@ -160,8 +163,6 @@ def ros_findings(
     """ROS distribution, workspace, middleware, domain and discovery range from the environment of a process."""
     distribution = ros_origin(choice, environment)
     rmw = environment.get("RMW_IMPLEMENTATION") or "default of the distribution"
-    discovery = environment.get("ROS_AUTOMATIC_DISCOVERY_RANGE") or "SUBNET (default)"
-    local = discovery == "LOCALHOST"
     return [
         Finding("ROS 2", Status.OK, distribution)
         if rclpy_present
@@ -172,13 +173,29 @@ def ros_findings(
         Finding("RMW", Status.OK, rmw)
         if "fastrtps" in rmw
         else Finding("RMW", Status.NOTE, rmw, "tested with RMW_IMPLEMENTATION=rmw_fastrtps_cpp only"),
-        Finding("domain", Status.OK, f"ROS_DOMAIN_ID {environment.get('ROS_DOMAIN_ID') or '0 (default)'}"),
-        Finding("discovery", Status.OK, discovery)
-        if local
-        else Finding(
-            "discovery", Status.NOTE, discovery, "other machines can join: 'source scripts/env.sh' for LOCALHOST"
-        ),
+        domain_finding(environment),
+        network_finding(environment),
     ]
+
+
+def network_finding(environment: Mapping[str, str]) -> Finding:
+    """Who may talk to the nodes: processes of this machine, or whoever reaches it."""
+    decides = asked_for_network(environment)
+    if not decides:
+        return Finding("network", Status.OK, "this machine alone: Fast DDS is bound to 127.0.0.1")
+    remedy = f"if no second computer takes part: unset {decides}"
+    if environment.get("ROS_SECURITY_ENABLE", "").lower() != "true":
+        remedy += "; else a network of its own, or SROS2 (docs/hardware.md)"
+    return Finding("network", Status.NOTE, f"{decides}={environment[decides]}: other machines may join", remedy)
+
+
+def domain_finding(environment: Mapping[str, str]) -> Finding:
+    """ROS_DOMAIN_ID, checked as every node checks it."""
+    try:
+        domain = domain_id(environment)
+    except UserError as error:
+        return Finding("domain", Status.MISSING, str(error), "unset ROS_DOMAIN_ID, or set it to a number")
+    return Finding("domain", Status.OK, f"ROS_DOMAIN_ID {environment.get('ROS_DOMAIN_ID') or f'{domain} (default)'}")
 
 
 def gl_finding(environment: Mapping[str, str]) -> Finding:

@@ -42,7 +42,26 @@ def test_missing_ros_says_what_to_do() -> None:
     assert findings["ROS 2"].status is Status.MISSING
     assert "make setup" in findings["ROS 2"].remedy
     assert findings["workspace"].status is Status.MISSING
-    assert findings["discovery"].status is Status.NOTE
+    assert findings["network"].status is Status.OK  # nodes bind themselves to this machine
+
+
+@pytest.mark.parametrize(
+    ("environment", "found"),
+    [
+        ({"ROS_AUTOMATIC_DISCOVERY_RANGE": "SUBNET"}, "ROS_AUTOMATIC_DISCOVERY_RANGE=SUBNET: other machines may join"),
+        ({"ROS_STATIC_PEERS": "10.0.0.2"}, "ROS_STATIC_PEERS=10.0.0.2: other machines may join"),
+        ({"RMW_IMPLEMENTATION": "rmw_zenoh_cpp"}, "RMW_IMPLEMENTATION=rmw_zenoh_cpp: other machines may join"),
+    ],
+)
+def test_a_network_is_reported(environment: dict[str, str], found: str) -> None:
+    finding = doctor.network_finding(environment)
+    assert (finding.status, finding.found) == (Status.NOTE, found)
+    assert "SROS2" in finding.remedy
+    assert "SROS2" not in doctor.network_finding({**environment, "ROS_SECURITY_ENABLE": "true"}).remedy
+
+
+def test_a_domain_that_is_none_is_missing() -> None:
+    assert doctor.domain_finding({"ROS_DOMAIN_ID": "x"}).status is Status.MISSING
 
 
 def test_ros_environment_is_reported() -> None:

@@ -1,6 +1,14 @@
-"""The one exception that stands for a user's mistake, and the one line that it is told in."""
+"""The one exception that stands for a user's mistake, and the one line in which any exception is told."""
 
 from __future__ import annotations
+
+import os
+import sys
+import traceback
+from pathlib import Path
+
+DEBUG_VARIABLE = "RLDG_DEBUG"
+"""1: the traceback of every exception that ends a process is printed as well."""
 
 MAX_LINE = 1000
 """Characters of a message: enough for two paths and a list of names, too few to flood a log."""
@@ -36,3 +44,37 @@ class UserError(Exception):
 
 class StalledError(UserError):
     """A lock-step run that stands still: a message was lost. Running it again gives the same result."""
+
+
+def describe(error: BaseException) -> tuple[str, int]:
+    """One line for what ends a process, and its exit code: 2 for input and system, 1 for a fault of the suite."""
+    if isinstance(error, UserError):
+        return str(error), 2
+    said = one_line(error) or type(error).__name__
+    if isinstance(error, OSError) and error.strerror:
+        names = [str(name) for name in (error.filename, error.filename2) if name is not None]
+        return one_line(": ".join([*names, error.strerror])), 2
+    if isinstance(error, MemoryError):
+        return "not enough memory", 2
+    if isinstance(error, UnicodeError):
+        return one_line(f"text that cannot be read or printed as {getattr(error, 'encoding', 'UTF-8')}: {said}"), 2
+    if type(error).__module__.startswith("rclpy"):
+        # What rcl says goes on with the places in its sources.
+        return one_line(f"ROS: {said.split(', at ')[0]}"), 2
+    if isinstance(error, ImportError):
+        return one_line(f"cannot import what is needed: {said}"), 2
+    frames = traceback.extract_tb(error.__traceback__)
+    ours = [frame for frame in frames if "rldg_" in frame.filename] or frames
+    place = f" ({Path(ours[-1].filename).name}, line {ours[-1].lineno})" if ours else ""
+    kind = "" if said == type(error).__name__ else f"{said} "
+    reason = f"unexpected {type(error).__name__}: {kind}".strip().rstrip(":")
+    return one_line(f"{reason}{place}; {DEBUG_VARIABLE}=1 shows the traceback"), 1
+
+
+def report(program: str, error: BaseException) -> int:
+    """Print the line of `describe` on standard error and return the exit code: the last border of a process."""
+    if os.environ.get(DEBUG_VARIABLE, "") not in ("", "0"):
+        traceback.print_exception(error)
+    line, code = describe(error)
+    print(f"{program}: {line}", file=sys.stderr, flush=True)
+    return code

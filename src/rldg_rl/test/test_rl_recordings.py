@@ -167,7 +167,7 @@ def test_watched_bags_are_taken_again_where_they_were_taken(tmp_path: Path) -> N
     Journal(run).append(bags[0], "")
     assert len(Journal(run).read(lambda bag: [])) == 3
     (run / "watched.jsonl").write_text("nonsense\n")
-    with pytest.raises(UserError, match="watched.jsonl: not valid JSON"):
+    with pytest.raises(UserError, match=r"watched\.jsonl: not valid JSON"):
         prepare(Learner(small(), insertion(), 0), [], run)
 
 

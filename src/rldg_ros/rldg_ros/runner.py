@@ -17,7 +17,8 @@ from rclpy.lifecycle import LifecycleNode, LifecycleState, TransitionCallbackRet
 from rclpy.node import Node
 from rclpy.signals import SignalHandlerOptions
 
-from rldg_core.errors import UserError
+from rldg_core.errors import UserError, report
+from rldg_core.network import prepare_network
 from rldg_ros.parameters import parameter
 
 try:
@@ -40,8 +41,8 @@ def run_node(
     """Make a node, spin it until SIGINT or SIGTERM, end it in order, and return the exit code.
 
     The context is still alive when `on_stop(node)` runs, so that the gate can send its last pose: rclpy's
-    own handlers would shut it down first. A UserError (from the constructor or a callback) ends the
-    process with code 2 and one line on standard error.
+    own handlers would shut it down first. An exception (from rclpy, the constructor or a callback) ends the
+    process with one line on standard error: code 2 for a UserError and for what the system refuses, else 1.
     """
     stop = False
 
@@ -51,10 +52,11 @@ def run_node(
 
     signal.signal(signal.SIGINT, request_stop)
     signal.signal(signal.SIGTERM, request_stop)
-    rclpy.init(args=sys.argv, signal_handler_options=SignalHandlerOptions.NO)
     node: NodeT | None = None
     code = 0
     try:
+        prepare_network()
+        rclpy.init(args=sys.argv, signal_handler_options=SignalHandlerOptions.NO)
         node = make_node()
         executor = make_executor()
         executor.add_node(node)
@@ -66,9 +68,8 @@ def run_node(
             executor.remove_node(node)
             if on_stop:
                 on_stop(node)
-    except UserError as error:
-        print(f"{node.get_name() if node else _program()}: {error}", file=sys.stderr, flush=True)
-        code = 2
+    except Exception as error:
+        code = report(node.get_name() if node else _program(), error)
     finally:
         if node:
             node.destroy_node()

@@ -14,16 +14,18 @@ from pathlib import Path
 
 import pytest
 
-from rldg_ros.network import PROFILE, PROFILE_VARIABLE, RANGE_VARIABLE, asked_for_network, stay_on_this_machine
+from rldg_core.network import PROFILE, PROFILE_VARIABLE, RANGE_VARIABLE, asked_for_network, stay_on_this_machine
 
 DOMAIN = "93"
 HERE, THERE = "10.93.0.1", "10.93.0.2"
 STARTED_S, SILENCE_S = 30.0, 6.0
 """Discovery between two processes takes 0.1 to 2 s; silence is observed for longer than the first contact takes."""
 
+SECOND_HOST = "mount -t tmpfs tmpfs /dev/shm && ip link set lo up && echo up && read end"
+
 NODE = """
 import sys, time
-from rldg_ros.network import stay_on_this_machine
+from rldg_core.network import stay_on_this_machine
 if "default" in sys.argv: stay_on_this_machine()
 import rclpy
 from rclpy.qos import QoSProfile, DurabilityPolicy
@@ -86,7 +88,14 @@ def second_host() -> Iterator[list[str]]:
     if os.geteuid() != 0 or not all(map(shutil.which, ("ip", "unshare", "nsenter"))):
         pytest.skip("needs root and iproute2 for a network namespace")
     host = subprocess.Popen(
-        ["unshare", "--net", "--mount", "sh", "-c", "mount -t tmpfs tmpfs /dev/shm && ip link set lo up && echo up && read end"],
+        [
+            "unshare",
+            "--net",
+            "--mount",
+            "sh",
+            "-c",
+            "mount -t tmpfs tmpfs /dev/shm && ip link set lo up && echo up && read end",
+        ],
         stdin=subprocess.PIPE,
         stdout=subprocess.PIPE,
         text=True,

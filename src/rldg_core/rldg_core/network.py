@@ -7,25 +7,48 @@ therefore binds Fast DDS to the loopback interface, with the profile beside this
 from __future__ import annotations
 
 import os
-from collections.abc import MutableMapping
+from collections.abc import Mapping, MutableMapping
 from pathlib import Path
 
-PROFILE = Path(__file__).with_name("fastdds_localhost.xml")
+from rldg_core.errors import UserError, one_line
+
+PROFILE = Path(__file__).resolve().with_name("fastdds_localhost.xml")
 
 PROFILE_VARIABLE = "FASTDDS_DEFAULT_PROFILES_FILE"
 RANGE_VARIABLE = "ROS_AUTOMATIC_DISCOVERY_RANGE"
 
+MAX_DOMAIN = 232
+"""The ports of higher domains lie beyond 65535."""
 
-def asked_for_network(environment: MutableMapping[str, str]) -> str:
+
+def asked_for_network(environment: Mapping[str, str]) -> str:
     """Return the variable by which the user decides on the network, "" when none does."""
-    if environment.get("RMW_IMPLEMENTATION", "rmw_fastrtps_cpp") not in ("", "rmw_fastrtps_cpp", "rmw_fastrtps_dynamic_cpp"):
+    if not (environment.get("RMW_IMPLEMENTATION") or "rmw_fastrtps").startswith("rmw_fastrtps"):
         return "RMW_IMPLEMENTATION"
     for name in (PROFILE_VARIABLE, "FASTRTPS_DEFAULT_PROFILES_FILE", "ROS_DISCOVERY_SERVER", "ROS_STATIC_PEERS"):
-        if environment.get(name) and environment[name] != str(PROFILE):
+        value = environment.get(name, "")
+        if value and not (name == PROFILE_VARIABLE and Path(value).resolve() == PROFILE):
             return name
     if environment.get(RANGE_VARIABLE, "LOCALHOST").upper() not in ("", "LOCALHOST", "SYSTEM_DEFAULT"):
         return RANGE_VARIABLE
     return ""
+
+
+def prepare_network(environment: MutableMapping[str, str] = os.environ) -> None:
+    """What every process does before rclpy.init: check the domain, stay on this machine unless asked otherwise.
+
+    Raises UserError on a ROS_DOMAIN_ID that is none.
+    """
+    domain_id(environment)
+    stay_on_this_machine(environment)
+
+
+def domain_id(environment: Mapping[str, str]) -> int:
+    """ROS_DOMAIN_ID, 0 where it is not set. Raises UserError when it is no domain."""
+    domain = environment.get("ROS_DOMAIN_ID", "")
+    if domain and not (domain.isascii() and domain.isdecimal() and int(domain[:9]) <= MAX_DOMAIN):
+        raise UserError(f"ROS_DOMAIN_ID: {one_line(domain, 60)!r}, expected a number from 0 to {MAX_DOMAIN}")
+    return int(domain or 0)
 
 
 def stay_on_this_machine(environment: MutableMapping[str, str] = os.environ) -> bool:
