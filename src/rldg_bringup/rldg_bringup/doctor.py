@@ -260,7 +260,7 @@ def examine() -> list[Finding]:
 def set_up_choice(prefix: Path) -> str:
     """What set-up wrote about the virtual environment at `prefix`; empty where it made none."""
     path = prefix / "rldg-choice"
-    return path.read_text(encoding="utf-8").strip() if path.exists() else ""
+    return path.read_text(encoding="utf-8").strip() if path.exists() else ""  # bounded: set-up wrote it
 
 
 def _importable(package: str) -> bool:

@@ -176,7 +176,7 @@ def _seen_by(steps: Sequence[Step], camera: str, info: EpisodeInfo, bag: Path) -
     """{camera, view}: by which camera the images of a key were taken, and its view (None: the bag does not say)."""
     name = _camera(steps, camera)
     try:
-        views = json.loads(info.views or "{}")
+        views = parse_json(info.views or "{}", f"{bag}: custom_data.views")
         return {"camera": name, "view": views.get(name)}
     except (ValueError, AttributeError) as error:
         raise UserError(f"{bag}: custom_data.views: expected a JSON object, got {info.views[:60]!r}") from error

@@ -12,6 +12,7 @@ from mcap.reader import make_reader
 from numpy.typing import NDArray
 
 from rldg_core.errors import UserError
+from rldg_core.files import open_regular
 from rldg_core.types import Step
 from rldg_data.bags import metadata
 from rldg_data.bags.cdr import header_stamp_ns, step_decoder
@@ -105,7 +106,7 @@ def _read_file(file: Path, read: _Read) -> Problems:
                     read.undecoded.append(first_line(error))
             # uint64 in the file; what is over 2**63 is no time.
             read.times.setdefault(topic.name, []).append((min(message.log_time, 2**63 - 1), stamp_ns))
-        with file.open("rb") as stream:
+        with open_regular(file) as stream:
             summary = make_reader(stream).get_summary()
     except UserError as error:
         yield Problem("error", "damaged", str(error))
