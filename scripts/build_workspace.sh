@@ -1,7 +1,8 @@
 #!/usr/bin/env bash
 # colcon build of the workspace with the environment's CMake and ROS. Argument: "wheels" or a ROS distribution.
 set -euo pipefail
-root=$(cd "$(dirname "${BASH_SOURCE[0]}")/.." && pwd)
+unset CDPATH
+root=$(cd -- "$(dirname -- "${BASH_SOURCE[0]}")/.." && pwd -P)
 cd "$root"
 venv=$root/.venv
 export PATH=$venv/bin:$PATH VIRTUAL_ENV=$venv

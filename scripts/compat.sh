@@ -1,7 +1,8 @@
 #!/usr/bin/env bash
 # .venv-compat: tensorflow-cpu and tensorflow-datasets, the readers that our datasets must satisfy. 1.8 GB; never needed at run time.
 set -euo pipefail
-cd "$(dirname "${BASH_SOURCE[0]}")/.."
+unset CDPATH
+cd -- "$(dirname -- "${BASH_SOURCE[0]}")/.."
 venv=.venv-compat
 
 fail() { echo "compat: $1" >&2; exit 1; }

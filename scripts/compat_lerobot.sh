@@ -1,7 +1,8 @@
 #!/usr/bin/env bash
 # Our LeRobot datasets against the real lerobot, and its datasets against our importer, in .venv-lerobot (5.4 GB, Python 3.12 or 3.13).
 set -euo pipefail
-cd "$(dirname "${BASH_SOURCE[0]}")/.."
+unset CDPATH
+cd -- "$(dirname -- "${BASH_SOURCE[0]}")/.."
 venv=.venv-lerobot
 
 fail() { echo "compat-lerobot: $1" >&2; exit 1; }
@@ -9,7 +10,7 @@ supported() { "$1" -c 'import sys; sys.exit(not (3, 12) <= sys.version_info[:2] 
 
 find_python() {
   local candidate
-  for candidate in "${RLDG_LEROBOT_PYTHON:-}" python3.12 python3.13 "${PYENV_ROOT:-$HOME/.pyenv}"/versions/3.1[23]*/bin/python; do
+  for candidate in "${RLDG_LEROBOT_PYTHON:-}" python3.12 python3.13 "${PYENV_ROOT:-${HOME:-}/.pyenv}"/versions/3.1[23]*/bin/python; do
     if [[ -n $candidate ]] && supported "$candidate"; then command -v "$candidate"; return; fi
   done
   fail "lerobot needs Python 3.12 or 3.13: install one or set RLDG_LEROBOT_PYTHON"

@@ -3,7 +3,8 @@
 # (network; 1.5 GB, with torch 7 GB) into $RLDG_LOADERS, default /tmp/compat_loaders; clones that are there are used.
 # RLDG_LOADERS_TORCH=1 also installs what `import prismatic` needs, and runs OpenVLA's RLDSDataset itself.
 set -euo pipefail
-cd "$(dirname "${BASH_SOURCE[0]}")/.."
+unset CDPATH
+cd -- "$(dirname -- "${BASH_SOURCE[0]}")/.."
 root=${RLDG_LOADERS:-/tmp/compat_loaders}
 loaders=${1:-octo openvla}
 

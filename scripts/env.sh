@@ -49,6 +49,11 @@ if [[ $RMW_IMPLEMENTATION == rmw_fastrtps* && ${ROS_AUTOMATIC_DISCOVERY_RANGE:-L
 fi
 export ROS_AUTOMATIC_DISCOVERY_RANGE=${ROS_AUTOMATIC_DISCOVERY_RANGE:-LOCALHOST}
 export MUJOCO_GL=${MUJOCO_GL:-egl}
+# A service or a cron job has no HOME, and rclpy does not start without a place for its logs.
+if [[ -z ${HOME:-} ]]; then
+  unset HOME
+  export HOME=~
+fi
 # One BLAS thread per process: a stack is about ten processes.
 export OMP_NUM_THREADS=${OMP_NUM_THREADS:-1}
 unset _rldg_root _rldg_flags

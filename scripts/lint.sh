@@ -1,7 +1,8 @@
 #!/usr/bin/env bash
 # Style, types, floors and package types. Needs the sourced environment; imports none of our packages.
 set -euo pipefail
-cd "$(dirname "${BASH_SOURCE[0]}")/.."
+unset CDPATH
+cd -- "$(dirname -- "${BASH_SOURCE[0]}")/.."
 sources=$(printf '%s:' src/rldg_*/)
 echo "lint: ruff"
 ruff check --output-format concise .

@@ -12,7 +12,7 @@ root=$(cd -- "$(dirname -- "${BASH_SOURCE[0]}")/.." && pwd -P)
 cd -- "$root"
 venv=$root/.venv
 # Measured (docs/dependencies.md), in GB: what .venv holds, and what pip downloads and keeps beside it while it installs.
-declare -A written_gb=([cpu]=2.6 [cuda]=6.9) downloaded_gb=([cpu]=1.0 [cuda]=3.0)
+declare -A written_gb=([cpu]=2.6 [cuda]=6.9) downloaded_gb=([cpu]=0.9 [cuda]=3.3)
 
 fail() { echo "setup: $1" >&2; exit 1; }
 refuse() { echo "setup: $1" >&2; exit 2; }

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import pwd
 import shutil
 import string
 import subprocess
@@ -234,6 +235,12 @@ def test_env_leaves_no_names_behind_and_takes_any_cdpath() -> None:
     assert (done.returncode, done.stdout, done.stderr) == (0, "", "")
 
 
+@pytest.mark.parametrize("home", [{}, {"HOME": ""}])
+def test_env_finds_a_home_where_none_is_set(home: dict[str, str]) -> None:
+    done = run("bash", "-c", "set -eu; source scripts/env.sh; echo $HOME", cwd=ROOT, unset=("HOME",), **home)
+    assert done.stdout.strip() == pwd.getpwuid(os.getuid()).pw_dir, done.stderr
+
+
 def test_env_refuses_a_shell_with_another_ros(tmp_path: Path) -> None:
     sourced = installation(tmp_path / "other")
     done = run("bash", "-c", "set -eu; source scripts/env.sh; echo sourced", cwd=ROOT, **sourced)
@@ -259,3 +266,15 @@ def test_the_command_runs_from_any_folder_and_through_a_link(tmp_path: Path) -> 
     for command in (ROOT / ".venv/bin/rldg", tmp_path / "my rldg"):
         done = run(command, "--help", cwd=tmp_path)
         assert done.returncode == 0, done.stderr
+
+
+def test_plugins_of_an_installation_are_not_loaded(tmp_path: Path) -> None:
+    # As launch_testing of Jazzy and Kilted: a hook with an argument that pytest 8.1 dropped.
+    (tmp_path / "old_plugin.py").write_text("def pytest_pycollect_makemodule(path, parent): ...\n")
+    metadata = tmp_path / "old_plugin-1.0.dist-info"
+    metadata.mkdir()
+    (metadata / "METADATA").write_text("Metadata-Version: 2.1\nName: old-plugin\nVersion: 1.0\n")
+    (metadata / "entry_points.txt").write_text("[pytest11]\nold_plugin = old_plugin\n")
+    pytest_command = (sys.executable, "-m", "pytest", "-q", "--collect-only", "tests/test_docs.py")
+    done = run(*pytest_command, cwd=ROOT, PYTHONPATH=f"{tmp_path}:{os.environ['PYTHONPATH']}")
+    assert done.returncode == 0, done.stdout + done.stderr
