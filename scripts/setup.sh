@@ -110,8 +110,10 @@ find_python() {
 }
 python=$(find_python)
 version=$(version_of "$python")
-if [[ $ros_from != wheels ]] && ! "$python" -c 'import rclpy' 2>/dev/null; then
-  refuse "rclpy of the sourced $ros cannot be imported by $python ($version): set RLDG_PYTHON to the Python that $installation was built for"
+if [[ $ros_from != wheels ]]; then
+  error=$("$python" -c 'import rclpy' 2>&1 >/dev/null) || refuse "rclpy of $installation cannot be imported by $python ($version): $(
+    grep -m 1 -E '^[A-Za-z.]*(Error|Exception)' <<<"$error" || tail -n 1 <<<"$error"
+  ): set RLDG_PYTHON to the Python that it was built for"
 fi
 
 wanted=("$ros" "$ros_from" "$version")

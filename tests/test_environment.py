@@ -161,7 +161,7 @@ def test_a_sourced_installation_that_contradicts_is_refused(checkout: Path, tmp_
     assert "source Jazzy or Kilted" in refusal(plan(checkout, **(sourced | {"ROS_DISTRO": "humble"})))
     assert "without ROS_DISTRO" in refusal(plan(checkout, **(sourced | {"ROS_DISTRO": ""})))
     other_python = installation(tmp_path / "other", importable=False)
-    assert "cannot be imported" in refusal(plan(checkout, **other_python))
+    assert "ImportError: built for another Python: set RLDG_PYTHON" in refusal(plan(checkout, **other_python))
 
 
 def test_wheels_of_another_checkout_are_no_installation(checkout: Path, tmp_path: Path) -> None:
