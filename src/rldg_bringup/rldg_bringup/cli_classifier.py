@@ -38,7 +38,7 @@ def collect(
     seconds: Annotated[float, typer.Option(min=1.0, help="Stop after so long; Ctrl-C stops earlier.")] = 600.0,
     positives: Annotated[int, typer.Option(min=1, help="Stop at so many positive frames.")] = 200,
     button: Annotated[int, typer.Option(min=0, help="Joy button that marks success while it is held.")] = 0,
-    joy_topic: Annotated[str, typer.Option()] = "/spacenav/joy",
+    joy_topic: Annotated[str, typer.Option(help="Buttons; relative to the namespace.")] = "spacenav/joy",
     margin: Annotated[int, typer.Option(min=0, help="Frames left out before a press and after a release.")] = 5,
     ignored_before_success: IgnoredBefore = None,
     namespace: Namespace = "",
@@ -62,15 +62,22 @@ def collect(
     from sensor_msgs.msg import Joy
 
     from rldg_bringup.client import connected
+    from rldg_control.teleop_logic import HELD_S
     from rldg_core import from_msg
     from rldg_msgs.msg import EpisodeEvent, Observation
+    from rldg_ros.vendors import Changes, PolledTopics, vendor_topic
 
     collector = Collector(out, time.strftime("%Y%m%d-%H%M%S"), margin)
-    pressed, episode = False, EpisodeEvent(kind=EpisodeEvent.END)
+    pressed, heard_s, episode = False, 0.0, EpisodeEvent(kind=EpisodeEvent.END)
 
     def on_joy(message: Joy) -> None:
         nonlocal pressed
         pressed = button < len(message.buttons) and bool(message.buttons[button])
+        on_same_joy()
+
+    def on_same_joy() -> None:
+        nonlocal heard_s
+        heard_s = time.monotonic()
 
     def on_event(message: EpisodeEvent) -> None:
         nonlocal episode
@@ -81,15 +88,18 @@ def collect(
         if camera not in seen.images:
             raise UserError(f"topic observation: no image of camera {camera!r}")
         running = episode.kind == EpisodeEvent.START
+        # A driver that ended with the button pressed would mark every further frame as a success.
+        marked = pressed and time.monotonic() - heard_s <= HELD_S
         collector.take(
-            seen.stamp_ns, seen.images[camera], pressed, episode.episode_id if running else "", episode.object
+            seen.stamp_ns, seen.images[camera], marked, episode.episode_id if running else "", episode.object
         )
 
     deadline_s = time.monotonic() + seconds
     try:
         with connected(namespace) as client, progress_maker() as make:
             show = make("positive frames")
-            client.node.create_subscription(Joy, joy_topic, on_joy, 10)
+            topic = vendor_topic(client.node, joy_topic)
+            PolledTopics(client.node).add(Joy, topic, Changes(Joy, on_joy, on_same_joy))
             client.node.create_subscription(EpisodeEvent, "episode_event", on_event, 10)
             client.node.create_subscription(Observation, "observation", on_observation, 10)
 

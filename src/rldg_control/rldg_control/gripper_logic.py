@@ -1,6 +1,6 @@
-"""The 7th action component -> width to command, debounced: franka_gripper takes about one second per motion.
+"""The 7th action component -> width to command, debounced. Free of ROS.
 
-Free of ROS. In lock-step every executed action gets its width, since the cell waits for both.
+In lock-step every executed action gets its width, since the cell waits for both.
 """
 
 from __future__ import annotations
@@ -15,9 +15,14 @@ THRESHOLD = 0.5
 
 @dataclass(frozen=True)
 class GripperConfig:
-    """ticks: how many equal requests in a row it takes; widths in m (Franka Hand: 0 to 0.08)."""
+    """Widths in m (Franka Hand: 0 to 0.08), times in s.
 
-    ticks: int = 1
+    debounce_s: how long a request must stand before it is commanded; 0: at once. forget_s: one that is not repeated
+    for so long is dropped. The opposite request drops it at once; actions between, which ask for nothing, do not.
+    """
+
+    debounce_s: float = 0.0
+    forget_s: float = 1.0
     open_width_m: float = 0.08
     closed_width_m: float = 0.0
 
@@ -27,9 +32,7 @@ class GripperLogic:
 
     def __init__(self, config: GripperConfig) -> None:
         self._config = config
-        self._commanded: bool | None = None
-        self._asked: bool | None = None
-        self._count = 0
+        self.restart()
 
     @property
     def commanded_m(self) -> float:
@@ -37,21 +40,23 @@ class GripperLogic:
         return self._config.closed_width_m if self._commanded is False else self._config.open_width_m
 
     def restart(self) -> None:
-        """A new episode: nothing was commanded yet, so that the first request is sent whatever it is."""
-        self._commanded, self._asked, self._count = None, None, 0
+        """Forget what was commanded, so that the first request is sent whatever it is (a new episode)."""
+        self._commanded: bool | None = None
+        self._asked: bool | None = None
+        self._since_s = self._asked_s = -float("inf")
 
-    def on_executed(self, action: list[float], source: Source) -> float | None:
+    def on_executed(self, action: list[float], source: Source, now_s: float) -> float | None:
         """Return the width [m] to command now, or None. HOLD and actions without a gripper never move it."""
         if len(action) < 7 or source in (Source.HOLD, Source.NONE) or not abs(action[6]) > THRESHOLD:
-            self._asked, self._count = None, 0
             return None
         opens = action[6] > 0
-        self._count = self._count + 1 if opens is self._asked else 1
-        self._asked = opens
-        if self._count < self._config.ticks or opens is self._commanded:
+        if opens is not self._asked or now_s - self._asked_s > self._config.forget_s:
+            self._asked, self._since_s = opens, now_s
+        self._asked_s = now_s
+        if opens is self._commanded or now_s - self._since_s < self._config.debounce_s:
             return None
         self._commanded = opens
-        return self._config.open_width_m if opens else self._config.closed_width_m
+        return self.commanded_m
 
 
 class LockstepGripper:
@@ -74,5 +79,5 @@ class LockstepGripper:
         if last_ns is not None and stamp_ns - last_ns > self._gap_ns:
             self._logic.restart()
         self._answered_ns = stamp_ns
-        self._logic.on_executed(action, source)
+        self._logic.on_executed(action, source, stamp_ns * 1e-9)
         return self._logic.commanded_m

@@ -164,8 +164,8 @@ class Rig:
         self.executor.add_node(self.bench)
         self.processes: list[subprocess.Popen[str]] = []
 
-    def start(self, name: str, **parameters: Any) -> subprocess.Popen[str]:
-        arguments = ["--ros-args", "-r", "__ns:=/rldg", "-p", f"task:={self.task}"]
+    def start(self, name: str, namespace: str = "/rldg", **parameters: Any) -> subprocess.Popen[str]:
+        arguments = ["--ros-args", "-r", f"__ns:={namespace}", "-p", f"task:={self.task}"]
         for key, value in parameters.items():
             arguments += ["-p", f"{key}:={str(value).lower() if isinstance(value, bool) else value}"]
         process = subprocess.Popen(

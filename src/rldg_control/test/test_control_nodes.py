@@ -45,7 +45,9 @@ class Statuses:
             self.messages.setdefault(status.name, []).append(status)
 
     def newest(self, node: str) -> str:
-        return self.messages[f"/rldg/{node}"][-1].message if f"/rldg/{node}" in self.messages else ""
+        """Of a node in /rldg, or of a full name."""
+        name = node if node.startswith("/") else f"/rldg/{node}"
+        return self.messages[name][-1].message if name in self.messages else ""
 
     def value(self, node: str, key: str, default: str = "") -> str:
         statuses = self.messages.get(f"/rldg/{node}", [])
@@ -360,9 +362,9 @@ def test_teleop_replays_a_twist_stream_and_reports_silence(make_rig: Callable[..
     process = rig.start("teleop", override_button=0)
     rig.until(lambda: len(rig.bench.teleop) > 2, what="teleop_action at the control rate")
     assert not any(t.active for t in rig.bench.teleop)
-    for value in [0.0, 0.0005, 0.2, 0.4, -2.0]:  # a replayed stream
+    for value in [0.0, 0.003, 0.2, 0.4, -2.0]:  # a replayed stream
         twist_out.publish(to_msg.twist([value, 0, 0, 0, 0, 0]))
-        wanted, is_active = np.float32(max(value, -1.0)), abs(value) > 1e-3
+        wanted, is_active = np.float32(max(value, -1.0) if value != 0.003 else 0.0), abs(value) > 0.02
         rig.until(
             lambda w=wanted, a=is_active: rig.bench.teleop[-1].active is a and rig.bench.teleop[-1].action[0] == w,
             2.0,
@@ -372,23 +374,49 @@ def test_teleop_replays_a_twist_stream_and_reports_silence(make_rig: Callable[..
     rig.until(lambda: not rig.bench.teleop[-1].active, 2.0, "a silent driver counts as still")
     joy_out.publish(Joy(buttons=[1, 0]))
     rig.until(lambda: rig.bench.teleop[-1].active, 2.0, "override button")
-    expected = "/spacenav/twist: no spacenav messages"
+    rig.until(lambda: not rig.bench.teleop[-1].active, 2.0, "a driver that ended holds no button")
+    expected = "/spacenav/twist: no messages: is spacenavd running?"
     rig.until(lambda: statuses.newest("teleop") == expected, 5.0, expected)
     assert rig.end(process)[0] == 0
 
 
 def test_gripper_commands_a_width_after_the_debounce(make_rig: Callable[..., Any]) -> None:
-    rig = make_rig(37)
+    rig = make_rig(37, changes={"action": {"gripper": True}})
     widths: list[float] = []
     rig.bench.create_subscription(Float64, "/gripper_width_command", lambda m: widths.append(m.data), TARGET)
     executed = rig.bench.create_publisher(ExecutedAction, "executed_action", STREAM)
-    rig.start("gripper", debounce_ticks=2)
-    rig.until(lambda: executed.get_subscription_count() == 2 and rig.bench.count_publishers("/gripper_width_command"))
-    for value in (-1, -1, 1, -1, 1, 1):
-        action = to_msg.floats([0, 0, 0, 0, 0, 0, value])
-        executed.publish(ExecutedAction(executed=action, source=ExecutedAction.POLICY))
-    rig.until(lambda: len(widths) >= 2 or (len(widths) == 1 and widths[0] == 0.08), what="widths")
-    assert widths[-1] == pytest.approx(0.08)
+    statuses = Statuses(rig)
+    rig.start("gripper", debounce_s=0.05)
+    rig.until(lambda: statuses.newest("gripper") == "gripper ready", what="ready: an action's publisher and a listener")
+    for value in (-1, 1):
+        wanted = 0.08 if value > 0 else 0.0
+
+        def act(value: int = value) -> None:
+            message = ExecutedAction(executed=to_msg.floats([0, 0, 0, 0, 0, 0, value]), source=ExecutedAction.POLICY)
+            message.header.stamp = rig.bench.get_clock().now().to_msg()
+            executed.publish(message)
+
+        act()
+        rig.spin_for(0.06)  # the debounce
+        act()
+        rig.until(lambda w=wanted: bool(widths) and widths[-1] == w, what=f"width {wanted}")
+    assert widths == [0.0, 0.08]
+
+
+def test_a_restarted_gripper_does_not_act_on_actions_of_before(make_rig: Callable[..., Any]) -> None:
+    """`executed_action` is latched: a late subscriber receives the last ten."""
+    rig = make_rig(37, changes={"action": {"gripper": True}})
+    widths: list[float] = []
+    rig.bench.create_subscription(Float64, "/gripper_width_command", lambda m: widths.append(m.data), TARGET)
+    executed = rig.bench.create_publisher(ExecutedAction, "executed_action", STREAM)
+    close = ExecutedAction(executed=to_msg.floats([0, 0, 0, 0, 0, 0, -1]), source=ExecutedAction.POLICY)
+    close.header.stamp = to_msg.time(rig.bench.get_clock().now().nanoseconds - 2 * 10**9)
+    executed.publish(close)
+    statuses = Statuses(rig)
+    rig.start("gripper")
+    rig.until(lambda: statuses.newest("gripper") == "gripper ready", what="ready")
+    rig.until(lambda: statuses.value("gripper", "stale_actions") == "1", what="the old action is counted")
+    assert not widths
 
 
 def test_gripper_without_franka_msgs_is_one_line(make_rig: Callable[..., Any]) -> None:

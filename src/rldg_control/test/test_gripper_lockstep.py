@@ -49,11 +49,11 @@ def test_a_hold_keeps_the_width() -> None:
 
 def test_after_a_restart_the_first_request_is_sent_again() -> None:
     logic = GripperLogic(GripperConfig())
-    assert logic.on_executed(grip(-1), Source.POLICY) == 0.0
-    assert logic.on_executed(grip(-1), Source.POLICY) is None
+    assert logic.on_executed(grip(-1), Source.POLICY, 0.0) == 0.0
+    assert logic.on_executed(grip(-1), Source.POLICY, 0.0) is None
     logic.restart()
     assert logic.commanded_m == 0.08
-    assert logic.on_executed(grip(-1), Source.POLICY) == 0.0
+    assert logic.on_executed(grip(-1), Source.POLICY, 0.0) == 0.0
 
 
 def test_the_node_answers_each_executed_action_with_its_stamp(make_rig: Callable[..., Any]) -> None:

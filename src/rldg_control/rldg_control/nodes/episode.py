@@ -37,6 +37,7 @@ from rldg_ros import to_msg
 from rldg_ros.parameters import lockstep_parameter, parameter, task_parameter
 from rldg_ros.qos import EVENTS, STEPS_OUT, STREAM
 from rldg_ros.runner import run_node
+from rldg_ros.vendors import Changes, PolledTopics, vendor_topic
 
 SETTLE_S = 0.5
 """Connections must have stood so long at first: discovery between two other nodes is not visible from here."""
@@ -106,8 +107,9 @@ class Episode(Node):
             service = str(parameter(self, "reset_service", "cell/reset", "Service that resets the cell."))
             self._reset_client = self.create_client(ResetCell, service)
         else:
-            joy_topic = str(parameter(self, "joy_topic", "/spacenav/joy", "Buttons of the SpaceMouse."))
-            self.create_subscription(Joy, joy_topic, self._on_joy, 10)
+            joy_topic = str(parameter(self, "joy_topic", "spacenav/joy", "Buttons of the SpaceMouse."))
+            # Presses and releases are acted on once each, so that a driver that ends holds nothing down.
+            PolledTopics(self).add(Joy, vendor_topic(self, joy_topic), Changes(Joy, self._on_joy, lambda: None))
         self._server = ActionServer(
             self,
             RunEpisodes,
@@ -221,7 +223,8 @@ class Episode(Node):
             self._logic.label(success=start)
         elif start:
             self.get_logger().info(f"start button: {self._confirm_reset()[1]}")
-        elif stop and self._busy:
+        elif stop and self._awaits_reset:
+            # Only then: a press that came a moment too late for the episode would end the goal much later.
             self._give_up = True
 
     def _on_diagnostics(self, message: DiagnosticArray) -> None:

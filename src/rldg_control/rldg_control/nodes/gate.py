@@ -26,6 +26,7 @@ from rldg_ros import to_msg
 from rldg_ros.parameters import lockstep_parameter, parameter, task_parameter
 from rldg_ros.qos import EVENTS, LAST_STEPS, STREAM, TARGET
 from rldg_ros.runner import autostart, run_node
+from rldg_ros.vendors import vendor_topic
 
 PUBLISHER_CHECK_S = 0.5
 LAST_TARGET_S = 0.5
@@ -39,7 +40,8 @@ class Gate(LifecycleNode):
         super().__init__("gate")
         task = task_parameter(self)
         self._base_frame = str(parameter(self, "base_frame", "base", "Frame of the target pose."))
-        self._topic = str(parameter(self, "target_topic", "/target_pose", "Cartesian target of the controller."))
+        target_topic = parameter(self, "target_topic", "target_pose", "Cartesian target of the controller.")
+        self._topic = vendor_topic(self, str(target_topic))
         self._config = GateConfig(
             action=task.action,
             box=task.box,

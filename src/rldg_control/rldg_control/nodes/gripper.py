@@ -1,7 +1,7 @@
 """gripper: the 7th component of `executed_action`, debounced -> a width topic or franka_gripper's actions.
 
-Parameters: task, lockstep, mode (topic | franka), gripper_command_topic, gripper_action_prefix, debounce_ticks
-(default: 1 with a topic, 2 with franka), open_width_m, closed_width_m, speed_m_s, force_n. Real time: a width is
+Parameters: task, lockstep, mode (topic | franka), gripper_command_topic, gripper_action_prefix, debounce_s
+(default: 0 with a topic, 0.05 with franka), open_width_m, closed_width_m, speed_m_s, force_n. Real time: a width is
 commanded when it changes. Lock-step: every executed action gets one `gripper_width`, which the cell waits for:
 JointState with the stamp of the observation and the width as its only position.
 """
@@ -9,16 +9,14 @@ JointState with the stamp of the observation and the width as its only position.
 from __future__ import annotations
 
 import sys
-from typing import Any
 
-from rclpy.action import ActionClient
 from rclpy.node import Node
-from rclpy.task import Future
 from sensor_msgs.msg import JointState
 from std_msgs.msg import Float64, Header
 
 from rldg_control.gripper_logic import GripperConfig, GripperLogic, LockstepGripper
-from rldg_control.nodes.reporting import OK, Report, Reporter
+from rldg_control.nodes.franka_hand import FrankaHand
+from rldg_control.nodes.reporting import ERROR, OK, WARN, Report, Reporter, unpublished
 from rldg_core.errors import UserError
 from rldg_core.from_msg import stamp_ns
 from rldg_core.types import Source
@@ -26,9 +24,14 @@ from rldg_msgs.msg import EpisodeEvent, ExecutedAction
 from rldg_ros.parameters import lockstep_parameter, parameter, task_parameter
 from rldg_ros.qos import EVENTS, STREAM, TARGET
 from rldg_ros.runner import run_node
+from rldg_ros.subscriptions import subscribe
+from rldg_ros.vendors import vendor_topic
 
-FRANKA_TICKS = 2
-"""Requests in a row that it takes to start a motion of the real hand, which lasts about a second."""
+FRANKA_DEBOUNCE_S = 0.05
+"""A motion of the real hand lasts a second: two executed actions must agree."""
+
+STALE_S = 1.0
+"""An executed action older than this moves nothing: the topic is latched, and a node that restarts hears it again."""
 
 
 class Gripper(Node):
@@ -41,34 +44,39 @@ class Gripper(Node):
             parameter(self, "mode", "topic", "Width topic, or franka_gripper's actions.", choices=("topic", "franka"))
         )
         lockstep = lockstep_parameter(self)
+        debounce_s = parameter(
+            self,
+            "debounce_s",
+            FRANKA_DEBOUNCE_S if mode == "franka" else GripperConfig.debounce_s,
+            "How long a request must stand before the hand moves [s]; the default depends on mode.",
+            low=0.0,
+            high=10.0,
+        )
         config = GripperConfig(
-            ticks=int(
-                parameter(
-                    self,
-                    "debounce_ticks",
-                    FRANKA_TICKS if mode == "franka" else GripperConfig.ticks,
-                    "Equal requests in a row that start a motion; the default depends on mode.",
-                    low=1,
-                    high=100,
-                )
-            ),
+            debounce_s=float(debounce_s),
+            forget_s=max(GripperConfig.forget_s, 2 * float(debounce_s), 4 * task.period_s),
             open_width_m=self._width("open_width_m", GripperConfig.open_width_m, "Width of the open hand [m]."),
             closed_width_m=self._width("closed_width_m", GripperConfig.closed_width_m, "Width of the closed hand [m]."),
         )
+        if config.closed_width_m >= config.open_width_m:
+            raise UserError(
+                f"parameter closed_width_m: expected less than open_width_m, {config.open_width_m}, "
+                f"got {config.closed_width_m}"
+            )
         self._logic = GripperLogic(config)
         self._lockstep = LockstepGripper(config, task.period_ns) if lockstep else None
+        self._hand: FrankaHand | WidthTopic
         if self._lockstep:
             self._widths = self.create_publisher(JointState, "gripper_width", STREAM)
         elif mode == "franka":
-            self._command = FrankaGripper(self).command
+            self._hand = FrankaHand(self, config)
         else:
-            topic = str(parameter(self, "gripper_command_topic", "/gripper_width_command", "Width to command [m]."))
-            publisher = self.create_publisher(Float64, topic, TARGET)
-            self._command = lambda width_m: publisher.publish(Float64(data=width_m))
+            self._hand = WidthTopic(self)
         self._width_m: float | None = None
+        self._stale = 0
         self._idle = "" if task.action.gripper else f"idle: task {task.name} has no gripper action"
-        self.create_subscription(ExecutedAction, "executed_action", self._on_executed, STREAM)
-        self.create_subscription(EpisodeEvent, "episode_event", self._on_event, EVENTS)
+        subscribe(self, ExecutedAction, "executed_action", self._on_executed, STREAM)
+        subscribe(self, EpisodeEvent, "episode_event", self._on_event, EVENTS)
         Reporter(self, self._report)
 
     def _width(self, name: str, default: float, description: str) -> float:
@@ -82,10 +90,22 @@ class Gripper(Node):
             if width_m is not None:
                 self._widths.publish(JointState(header=Header(stamp=stamp), position=[width_m]))
         else:
-            width_m = self._logic.on_executed(action, source)
-            if width_m is not None:
-                self._command(width_m)
+            width_m = self._command(action, source, stamp_ns(message.header.stamp))
         self._width_m = self._width_m if width_m is None else width_m
+
+    def _command(self, action: list[float], source: Source, sent_ns: int) -> float | None:
+        now_ns = self.get_clock().now().nanoseconds
+        if now_ns - sent_ns > STALE_S * 1e9:
+            self._stale += 1
+            return None
+        if self._hand.missing():
+            # Nothing is kept for a hand that is not there: it would move at an unexpected time.
+            self._logic.restart()
+            return None
+        width_m = self._logic.on_executed(action, source, now_ns * 1e-9)
+        if width_m is not None:
+            self._hand.command(width_m)
+        return width_m
 
     def _on_event(self, message: EpisodeEvent) -> None:
         if message.kind == EpisodeEvent.START:
@@ -93,44 +113,41 @@ class Gripper(Node):
             self._logic.restart()
 
     def _report(self) -> Report:
-        return Report(OK, self._idle or "gripper ready", {"commanded_width_m": str(self._width_m)})
+        values = {"commanded_width_m": str(self._width_m), "stale_actions": str(self._stale)}
+        if self._idle:
+            return Report(OK, self._idle, values)
+        missing = unpublished(self, ["executed_action"])
+        if not self._lockstep:
+            values |= self._hand.values()
+            missing += self._hand.missing()
+            if self._hand.fault:
+                return Report(ERROR, "; ".join([self._hand.fault, *missing]), values)
+        if missing:
+            return Report(WARN, f"waiting: {'; '.join(missing)}", values)
+        return Report(OK, "gripper ready", values)
 
 
-class FrankaGripper:
-    """franka_gripper's actions: move to open, grasp to close; a new command preempts the running one."""
+class WidthTopic:
+    """A driver that takes widths [m] as std_msgs/Float64."""
+
+    fault = ""
 
     def __init__(self, node: Node) -> None:
-        try:
-            # Not on PyPI: only where franka_ros2 is installed.
-            from franka_msgs.action import Grasp, Move
-        except ImportError as error:
-            raise UserError(
-                "parameter mode: franka needs franka_msgs, which is not installed; use mode:=topic"
-            ) from error
-        prefix = str(parameter(node, "gripper_action_prefix", "/franka_gripper", "Prefix of the hand's actions."))
-        self._open_m = float(node.get_parameter("open_width_m").value)
-        self._speed = float(parameter(node, "speed_m_s", 0.1, "Speed of the fingers [m/s].", low=0.001, high=0.2))
-        self._force = float(parameter(node, "force_n", 20.0, "Grasping force [N].", low=0.0, high=70.0))
-        self._move, self._grasp = Move, Grasp
-        self._clients = {t: ActionClient(node, t, f"{prefix}/{t.__name__.lower()}") for t in (Move, Grasp)}
-        self._running: Any | None = None
+        name = str(parameter(node, "gripper_command_topic", "gripper_width_command", "Width to command [m]."))
+        self._publisher = node.create_publisher(Float64, vendor_topic(node, name), TARGET)
+
+    def missing(self) -> list[str]:
+        """One line when nobody listens."""
+        listens = self._publisher.get_subscription_count() > 0
+        return [] if listens else [f"nobody listens to {self._publisher.topic_name}"]
 
     def command(self, width_m: float) -> None:
-        """Cancel what runs and send the motion that leads to this width."""
-        if self._running:
-            self._running.cancel_goal_async()
-            self._running = None
-        if width_m >= self._open_m:
-            kind, goal = self._move, self._move.Goal(width=width_m, speed=self._speed)
-        else:
-            # Any object is a grasp: the epsilons span the whole stroke.
-            kind, goal = self._grasp, self._grasp.Goal(width=width_m, speed=self._speed, force=self._force)
-            goal.epsilon.inner = goal.epsilon.outer = self._open_m
-        self._clients[kind].send_goal_async(goal).add_done_callback(self._on_accepted)
+        """Publish the width."""
+        self._publisher.publish(Float64(data=width_m))
 
-    def _on_accepted(self, future: Future) -> None:
-        handle = future.result()
-        self._running = handle if handle and handle.accepted else None
+    def values(self) -> dict[str, str]:
+        """Nothing beyond what the node reports."""
+        return {}
 
 
 def main() -> None:

@@ -19,7 +19,7 @@ from geometry_msgs.msg import PoseStamped, WrenchStamped
 from rclpy.node import Node
 from sensor_msgs.msg import Image, JointState
 
-from rldg_control.nodes.reporting import ERROR, OK, WARN, Report, Reporter, steady_timer, vendor_topic
+from rldg_control.nodes.reporting import ERROR, OK, WARN, Report, Reporter, steady_timer
 from rldg_control.observe import (
     GRIPPER_STALE_S,
     STALE_PERIODS,
@@ -38,8 +38,9 @@ from rldg_ros.parameters import lockstep_parameter, parameter, task_parameter
 from rldg_ros.qos import STREAM, VENDOR_IMAGE, VENDOR_STATE
 from rldg_ros.runner import run_node
 from rldg_ros.subscriptions import decode, refusals, subscribe
+from rldg_ros.vendors import vendor_topic
 
-STATE = "/franka_robot_state_broadcaster"
+STATE = "franka_robot_state_broadcaster"
 
 
 class Observer(Node):
@@ -68,11 +69,11 @@ class Observer(Node):
             ),
             "joints": parameter(self, "joint_topic", f"{STATE}/measured_joint_states", "Joint states of the arm."),
             "gripper": parameter(
-                self, "gripper_joint_topic", "/franka_gripper/joint_states", "Joint states of the fingers."
+                self, "gripper_joint_topic", "franka_gripper/joint_states", "Joint states of the fingers."
             ),
             **{name: vendor_topic(self, camera.topic) for name, camera in cameras.items()},
         }
-        self._topics = {part: str(topic) for part, topic in topics.items()}
+        self._topics = {part: vendor_topic(self, str(topic)) for part, topic in topics.items()}
         tcp_frame = parameter(
             self, "tcp_frame", "hand_tcp", "Frame of the wrench, with or without a prefix such as fr3_."
         )

@@ -1,9 +1,10 @@
-"""What the nodes of this package share: diagnostics (REP-107), steady timers, vendor topic names."""
+"""What the nodes of this package share: diagnostics (REP-107) and steady timers."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
+from time import monotonic
 
 from diagnostic_msgs.msg import DiagnosticArray, DiagnosticStatus, KeyValue
 from rclpy.clock import Clock
@@ -16,14 +17,13 @@ from rldg_ros.subscriptions import refusals
 OK, WARN, ERROR = DiagnosticStatus.OK, DiagnosticStatus.WARN, DiagnosticStatus.ERROR
 
 
+STARTING_S = 10.0
+"""A warning of a node that has just started is not logged before this: its neighbours start, too."""
+
+
 def steady_timer(node: Node, period_s: float, callback: Callable[[], None]) -> Timer:
     """A timer that neither clock jumps nor simulated time can stop."""
     return node.create_timer(period_s, callback, clock=Clock(clock_type=ClockType.STEADY_TIME))
-
-
-def vendor_topic(node: Node, topic: str) -> str:
-    """A topic of a driver: relative ones live beside our `rldg` namespace, not in it."""
-    return topic if topic.startswith("/") else f"{node.get_namespace().removesuffix('/rldg').rstrip('/')}/{topic}"
 
 
 @dataclass(frozen=True)
@@ -35,6 +35,12 @@ class Report:
     values: Mapping[str, str] = field(default_factory=dict)
 
 
+def unpublished(node: Node, topics: Iterable[str]) -> list[str]:
+    """One line for each topic that no node publishes."""
+    names = (node.resolve_topic_name(topic) for topic in topics)
+    return [f"nobody publishes {name}" for name in names if not node.count_publishers(name)]
+
+
 class Reporter:
     """Publishes a node's status on /diagnostics at 1 Hz and when told; logs each new problem once."""
 
@@ -42,6 +48,7 @@ class Reporter:
         self._node, self._read = node, read
         self._publisher = node.create_publisher(DiagnosticArray, "/diagnostics", 10)
         self._last = ""
+        self._started_s = monotonic()
         self._timer = steady_timer(node, 1.0, self.publish)
 
     def publish(self) -> None:
@@ -50,7 +57,8 @@ class Reporter:
         values = dict(report.values)
         if refused.count:
             values |= {"refused_messages": str(refused.count), "refused_newest": refused.newest}
-        if report.message != self._last:
+        starts = report.level == WARN and monotonic() - self._started_s < STARTING_S
+        if report.message != self._last and not starts:
             self._last = report.message
             # Two lines on purpose: rclpy ties a severity to the line of the call.
             if report.level == OK:

@@ -1,7 +1,7 @@
 """teleop: SpaceMouse (spacenav) -> `teleop_action` at the control rate, and at once when a hand starts to act.
 
-Parameters: task, twist_topic, joy_topic, twist_stamped, axis_map, axis_scale, gripper_button, override_button
-(rldg_control.teleop_logic.TeleopMap).
+Parameters: task, twist_topic, joy_topic, twist_stamped, axis_map, axis_scale, dead_band, gripper_button,
+override_button (rldg_control.teleop_logic.TeleopMap).
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ from rclpy.node import Node
 from sensor_msgs.msg import Joy
 from std_msgs.msg import Header
 
-from rldg_control.nodes.reporting import OK, WARN, Report, Reporter, steady_timer
+from rldg_control.nodes.reporting import OK, WARN, Report, Reporter, steady_timer, unpublished
 from rldg_control.teleop_logic import TeleopLogic, TeleopMap
 from rldg_core.from_msg import twist_array
 from rldg_msgs.msg import ExecutedAction, TeleopAction
@@ -22,9 +22,11 @@ from rldg_ros import to_msg
 from rldg_ros.parameters import parameter, task_parameter
 from rldg_ros.qos import STREAM
 from rldg_ros.runner import run_node
+from rldg_ros.subscriptions import subscribe
+from rldg_ros.vendors import Changes, PolledTopics, vendor_topic
 
 SILENT_S = 2.0
-"""Without a message for so long, the mouse may be unplugged: it looks like a still one otherwise."""
+"""The driver sends a twist 30 times a second, also of a mouse at rest; without its daemon it sends nothing."""
 
 
 class Teleop(Node):
@@ -34,8 +36,9 @@ class Teleop(Node):
         super().__init__("teleop")
         task = task_parameter(self)
         stamped = bool(parameter(self, "twist_stamped", False, "twist_topic carries TwistStamped instead of Twist."))
-        default_topic = "/spacenav/twist_stamped" if stamped else "/spacenav/twist"
-        self._topic = str(parameter(self, "twist_topic", default_topic, "Motion of the SpaceMouse."))
+        default_topic = "spacenav/twist_stamped" if stamped else "spacenav/twist"
+        twist_topic = parameter(self, "twist_topic", default_topic, "Motion of the SpaceMouse.")
+        self._topic = vendor_topic(self, str(twist_topic))
         self._logic = TeleopLogic(
             TeleopMap(
                 axis_map=tuple(
@@ -56,18 +59,31 @@ class Teleop(Node):
                         "For each action component, the factor with sign; six values.",
                     )
                 ),
+                dead_band=float(
+                    parameter(
+                        self,
+                        "dead_band",
+                        TeleopMap.dead_band,
+                        "An axis [-1, 1] no further than this from its resting value counts as zero.",
+                        low=0.0,
+                        high=0.9,
+                    )
+                ),
                 gripper=task.action.gripper,
                 gripper_button=self._button("gripper_button", TeleopMap.gripper_button, "moves the gripper"),
                 override_button=self._button("override_button", TeleopMap.override_button, "overrides the policy"),
-            )
+            ),
+            task.period_s,
         )
         self._publisher = self.create_publisher(TeleopAction, "teleop_action", STREAM)
-        self.create_subscription(TwistStamped if stamped else Twist, self._topic, self._on_twist, 10)
-        joy_topic = str(parameter(self, "joy_topic", "/spacenav/joy", "Buttons of the SpaceMouse."))
-        self.create_subscription(Joy, joy_topic, self._on_joy, 10)
-        self.create_subscription(ExecutedAction, "executed_action", self._on_executed, STREAM)
+        kind = TwistStamped if stamped else Twist
+        changes = Changes(kind, self._on_twist, lambda: self._logic.on_same_twist(monotonic()))
+        subscribe(self, kind, self._topic, changes, 10, raw=True)
+        self._joy_topic = vendor_topic(self, str(parameter(self, "joy_topic", "spacenav/joy", "Its buttons.")))
+        buttons = Changes(Joy, self._on_joy, lambda: self._logic.on_same_buttons(monotonic()))
+        PolledTopics(self).add(Joy, self._joy_topic, buttons)
+        subscribe(self, ExecutedAction, "executed_action", self._on_executed, STREAM)
         steady_timer(self, task.period_s, self._publish)
-        self._started_s = monotonic()
         Reporter(self, self._report)
 
     def _button(self, name: str, default: int, effect: str) -> int:
@@ -97,10 +113,16 @@ class Teleop(Node):
 
     def _report(self) -> Report:
         now_s = monotonic()
-        silent_s = min(self._logic.silent_s(now_s), now_s - self._started_s)
+        silent_s = self._logic.silent_s(now_s)
+        active = self._logic.action(now_s)[1]
+        offset = " ".join(f"{value:.3f}" for value in self._logic.offset)
+        values = {"silent_s": f"{silent_s:.1f}", "active": str(active), "resting_offset": offset}
+        missing = unpublished(self, [self._topic, self._joy_topic])
+        if missing:
+            return Report(WARN, f"{'; '.join(missing)}: is the spacenav node running?", values)
         if silent_s > SILENT_S:
-            return Report(WARN, f"{self._topic}: no spacenav messages", {"silent_s": f"{silent_s:.0f}"})
-        return Report(OK, "teleoperation ready", {"active": str(self._logic.action(now_s)[1])})
+            return Report(WARN, f"{self._topic}: no messages: is spacenavd running?", values)
+        return Report(OK, "teleoperation ready", values)
 
 
 def main() -> None:

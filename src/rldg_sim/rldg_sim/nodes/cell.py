@@ -36,6 +36,7 @@ from rldg_ros import to_msg
 from rldg_ros.parameters import lockstep_parameter, parameter, task_parameter
 from rldg_ros.qos import STREAM, TARGET, VENDOR_IMAGE, VENDOR_STATE
 from rldg_ros.runner import run_node
+from rldg_ros.vendors import vendor_topic
 from rldg_sim.gl import no_gl_error
 
 try:
@@ -44,7 +45,7 @@ except (ImportError, AttributeError, OSError, RuntimeError) as error:  # mujoco 
     print(f"cell: {no_gl_error(error)}", file=sys.stderr)
     raise SystemExit(2) from None
 
-STATE = "/franka_robot_state_broadcaster"
+STATE = "franka_robot_state_broadcaster"
 STATE_PERIOD_S = 0.01
 IMAGE_PERIOD_S = 1 / 30
 RESET_PERIODS = 2
@@ -67,8 +68,6 @@ class CellNode(Node):
         self._task = task_parameter(self)
         self._lockstep = lockstep_parameter(self)
         camera = next(iter(self._task.cameras.values()))
-        root = self.get_namespace().removesuffix("/rldg").rstrip("/")
-        image_topic = camera.topic if camera.topic.startswith("/") else f"{root}/{camera.topic}"
         self._base_frame = str(parameter(self, "base_frame", "base", "Frame of poses and wrenches."))
         frame = "Optical frame of the image."
         self._camera_frame = str(parameter(self, "camera_frame", "camera_color_optical_frame", frame))
@@ -87,17 +86,20 @@ class CellNode(Node):
         def topic(name: str, default: str, description: str) -> str:
             return str(parameter(self, name, default, description))
 
+        def vendor(name: str, default: str, description: str) -> str:
+            return vendor_topic(self, topic(name, default, description))
+
         make = self.create_publisher
         # The drivers' best effort may lose a message, and one lost part of a frame would stop a lock-step run.
         state, image = (STREAM, STREAM) if self._lockstep else (VENDOR_STATE, VENDOR_IMAGE)
-        self._image_out = make(Image, topic("image_topic", image_topic, "Colour image of the wrist camera."), image)
-        pose_topic = topic("pose_topic", f"{STATE}/current_pose", "Measured pose of the tcp in the base frame.")
+        self._image_out = make(Image, vendor("image_topic", camera.topic, "Colour image of the wrist camera."), image)
+        pose_topic = vendor("pose_topic", f"{STATE}/current_pose", "Measured pose of the tcp in the base frame.")
         self._pose_out = make(PoseStamped, pose_topic, state)
-        wrench_topic = topic("wrench_topic", f"{STATE}/external_wrench_in_stiffness_frame", "External wrench.")
+        wrench_topic = vendor("wrench_topic", f"{STATE}/external_wrench_in_stiffness_frame", "External wrench.")
         self._wrench_out = make(WrenchStamped, wrench_topic, state)
-        joint_topic = topic("joint_topic", f"{STATE}/measured_joint_states", "Joint states of the arm.")
+        joint_topic = vendor("joint_topic", f"{STATE}/measured_joint_states", "Joint states of the arm.")
         self._joints_out = make(JointState, joint_topic, state)
-        finger_topic = topic("gripper_joint_topic", "/franka_gripper/joint_states", "Joint states of the fingers.")
+        finger_topic = vendor("gripper_joint_topic", "franka_gripper/joint_states", "Joint states of the fingers.")
         self._gripper_out = make(JointState, finger_topic, state)
         scene_topic = topic("scene_topic", "", "Image of the scene camera; empty: off.")
         self._scene_out = make(Image, scene_topic, image) if scene_topic else None
@@ -107,10 +109,10 @@ class CellNode(Node):
         self._reward_out = make(Reward, reward_topic, STREAM)
         self._truth_out = make(PoseArray, "cell/truth", STREAM)
         self.create_service(ResetCell, "cell/reset", self._on_reset)
-        self._target_topic = topic("target_topic", "/target_pose", "Cartesian target of the controller.")
+        self._target_topic = vendor("target_topic", "target_pose", "Cartesian target of the controller.")
         target_qos = STREAM if self._lockstep else TARGET
         self.create_subscription(PoseStamped, self._target_topic, self._on_target, target_qos)
-        gripper_topic = topic("gripper_command_topic", "/gripper_width_command", "Width to command [m].")
+        gripper_topic = vendor("gripper_command_topic", "gripper_width_command", "Width to command [m].")
         if self._lockstep:
             self.create_subscription(JointState, "gripper_width", self._on_width, STREAM)
             self._clock_out = make(ClockMsg, "/clock", STREAM)

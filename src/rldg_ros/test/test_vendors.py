@@ -1,0 +1,99 @@
+"""Names of drivers' topics, and topics that are decoded when they change."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from time import monotonic
+
+import pytest
+import rclpy
+from geometry_msgs.msg import Twist
+from rclpy.context import Context
+from rclpy.executors import SingleThreadedExecutor
+from rclpy.node import Node
+from rclpy.serialization import serialize_message
+from sensor_msgs.msg import Joy
+
+from rldg_ros import to_msg
+from rldg_ros.subscriptions import refusals
+from rldg_ros.vendors import Changes, PolledTopics, vendor_topic
+
+
+@pytest.fixture
+def context() -> Iterator[Context]:
+    context = Context()
+    rclpy.init(context=context, domain_id=204)
+    yield context
+    context.try_shutdown()
+
+
+@pytest.mark.parametrize(
+    ("namespace", "topic", "expected"),
+    [
+        ("/rldg", "spacenav/joy", "/spacenav/joy"),
+        ("/robot1/rldg", "spacenav/joy", "/robot1/spacenav/joy"),
+        ("/robot1/rldg", "/spacenav/joy", "/spacenav/joy"),
+        ("/", "joy", "/joy"),
+        ("/robot1", "joy", "/robot1/joy"),
+    ],
+)
+def test_drivers_live_beside_our_namespace(context: Context, namespace: str, topic: str, expected: str) -> None:
+    node = Node("n", namespace=namespace, context=context, use_global_arguments=False)
+    assert vendor_topic(node, topic) == expected
+    node.destroy_node()
+
+
+def joy(stamp_s: int, *buttons: int) -> bytes:
+    message = Joy(buttons=list(buttons), axes=[0.0] * 6)
+    message.header.stamp.sec = stamp_s
+    return bytes(serialize_message(message))
+
+
+def test_only_a_change_beyond_the_stamp_is_decoded() -> None:
+    changed: list[list[int]] = []
+    same: list[int] = []
+    changes = Changes(Joy, lambda m: changed.append(list(m.buttons)), lambda: same.append(1))
+    for stamp_s, buttons in enumerate([(0, 0), (0, 0), (0, 1), (0, 1), (0, 0), (0,)]):
+        changes(joy(stamp_s, *buttons))
+    assert changed == [[0, 0], [0, 1], [0, 0], [0]] and len(same) == 2
+
+
+def test_a_message_without_a_header_is_compared_whole() -> None:
+    changed: list[float] = []
+    changes = Changes(Twist, lambda m: changed.append(m.linear.x), lambda: None)
+    for value in (0.0, 1.0, 1.0, 2.0):
+        changes(bytes(serialize_message(to_msg.twist([value, 0, 0, 0, 0, 0]))))
+    assert changed == [0.0, 1.0, 2.0]
+
+
+@pytest.mark.parametrize("bad", [b"", b"\x00\x01\x00\x00", joy(1, 1)[:-3], b"\xff" * 40])
+def test_a_malformed_message_is_refused_each_time(bad: bytes) -> None:
+    changes = Changes(Joy, lambda m: None, lambda: pytest.fail("it is no repetition"))
+    for _ in range(2):
+        with pytest.raises(ValueError, match="malformed CDR"):
+            changes(bad)
+
+
+def test_polled_topics_lose_no_press_and_outlive_garbage(context: Context) -> None:
+    node = Node("owner", namespace="/robot1/rldg", context=context, use_global_arguments=False)
+    sender = Node("sender", context=context, use_global_arguments=False)
+    out = sender.create_publisher(Joy, "/robot1/spacenav/joy", 10)
+    seen: list[list[int]] = []
+    changes = Changes(Joy, lambda m: seen.append(list(m.buttons)), lambda: None)
+    PolledTopics(node).add(Joy, vendor_topic(node, "spacenav/joy"), changes)
+    executor = SingleThreadedExecutor(context=context)
+    executor.add_node(node)
+    deadline_s = monotonic() + 20
+    while not out.get_subscription_count():
+        assert monotonic() < deadline_s
+        executor.spin_once(timeout_sec=0.01)
+    for data in (joy(0, 0), joy(1, 0), b"\x00\x01\x00\x00\xff\xff\xff\xff", joy(2, 1), joy(3, 0)):
+        out.publish(data)
+    while len(seen) < 3 or not refusals(node).count:
+        assert monotonic() < deadline_s, (seen, refusals(node).count)
+        executor.spin_once(timeout_sec=0.01)
+    assert seen == [[0], [1], [0]], "a press and its release between two polls are both seen"
+    assert refusals(node).newest.startswith("/robot1/spacenav/joy: message refused: malformed CDR")
+    executor.shutdown()
+    node.destroy_node()
+    sender.destroy_node()
