@@ -130,7 +130,7 @@ def import_(
     out: Annotated[Path, typer.Option(help="Folder for the imported bags.")],
     as_json: Json = False,
 ) -> None:
-    """Turn bags of other people into episodes: one bag in, one bag out."""
+    """Turn bags of other people into episodes: one bag is one, unless the mapping cuts it (`episodes`, `cut`)."""
     from rldg_data.foreign.importing import import_bag, load_mapping
 
     settings = load_mapping(mapping)
@@ -139,8 +139,8 @@ def import_(
         progress = make("import")
         for number, bag in enumerate(bags):
             progress(number, len(bags))
-            result = import_bag(settings, bag, out)
-            written.append({**vars(result), "path": str(result.path), "source": str(bag)})
+            for result in import_bag(settings, bag, out):
+                written.append({**vars(result), "path": str(result.path), "source": str(bag)})
         progress(len(bags), len(bags))
     if as_json:
         print(json.dumps(written))

@@ -275,6 +275,16 @@ class Task(_Model):
             raise UserError(f"task {self.name}: unknown object {name!r}, expected one of {', '.join(self.objects)}")
         return name
 
+    @property
+    def rate_hz(self) -> float:
+        """Steps per second."""
+        return self.rates.control_hz
+
+    @property
+    def views(self) -> dict[str, dict[str, Any]]:
+        """Camera -> its view."""
+        return {name: camera.view for name, camera in self.cameras.items()}
+
     def config_hash(self) -> str:
         """First 16 hexadecimal digits of the SHA-256 of the resolved configuration."""
         text = json.dumps(self.model_dump(mode="json"), sort_keys=True)

@@ -13,6 +13,7 @@ from typing import Literal, NamedTuple
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
+from scipy.spatial.transform import Rotation
 
 from rldg_core.errors import UserError
 
@@ -45,6 +46,11 @@ class Limits:
     A delta per step means another speed at another rate; timers of one robot agree within some per cent.
     max_jump: longest motion of a step, in full-scale actions; compliant arms overshoot by less than a half.
     min_jump_m, min_jump_rad: what is no jump at any scale: twice the paper's full-scale action of one axis.
+    min_motion_m, min_motion_steps: what an episode must have moved before its motion is compared with its actions.
+    min_cosine: of the angle between what was asked for and the motion, over the episode; simulated arms reach 0.78.
+    Below its negative the arm moves the other way, which contact alone does not explain.
+    max_motion: how much farther than its actions an arm may have moved; simulated ones reach 1.0, of which 0.76 or more
+    is along the actions, even in contact.
     max_clipped: share of steps whose action was beyond the scale before it was clipped. People push a SpaceMouse
     beyond it now and then; a wrong unit or absolute actions reach far more than a tenth.
     max_stamp_offset_s: how much later one topic may be recorded after its stamps than another: a camera's exposure
@@ -68,6 +74,10 @@ class Limits:
     max_jump: float = 1.5
     min_jump_m: float = 0.03
     min_jump_rad: float = 0.3
+    min_motion_m: float = 0.03
+    min_motion_steps: int = 10
+    min_cosine: float = 0.3
+    max_motion: float = 4.0
     max_clipped: float = 0.1
     max_stamp_offset_s: float = 0.1
     still_m: float = NO_OP_M
@@ -177,6 +187,33 @@ def jumps(
             return
 
 
+def motion(poses: ArrayLike, deltas_tcp: ArrayLike, limits: Limits) -> Problems:
+    """Whether the arm follows its actions: deltas (N - 1, 6) in tcp axes [m, rad] between poses (N, 7).
+
+    Deltas that are in base axes, of another unit, or of other times show here alone: each value for itself can be.
+    """
+    values, deltas = np.asarray(poses, np.float64), np.asarray(deltas_tcp, np.float64)
+    if len(deltas) < limits.min_motion_steps or not (np.isfinite(values).all() and np.isfinite(deltas).all()):
+        return
+    if (np.linalg.norm(values[:, 3:], axis=1) < 0.5).any():
+        return
+    asked_m = Rotation.from_quat(values[:-1, 3:]).apply(deltas[:, :3])
+    moved_m = np.diff(values[:, :3], axis=0)
+    asked, moved = float(np.linalg.norm(asked_m)), float(np.linalg.norm(moved_m))
+    if np.linalg.norm(moved_m, axis=1).sum() < limits.min_motion_m or asked == 0:
+        return
+    # A controller that lags answers one period later.
+    along, late = (float(np.sum(part)) / (asked * moved) for part in (asked_m * moved_m, asked_m[:-1] * moved_m[1:]))
+    if along < -limits.min_cosine and late < limits.min_cosine:
+        yield Problem(
+            "error", "motion", f"the arm moves against its actions (cosine {along:.2f}): another frame or other signs"
+        )
+    elif moved > limits.max_motion * asked:
+        yield Problem(
+            "error", "motion", f"the arm moves {moved / asked:.3g} times as far as its actions ask for: a wrong unit"
+        )
+
+
 def clipped(beyond: ArrayLike, limits: Limits) -> Problems:
     """beyond (T,): whether any value of a step's action was beyond [-1, 1] before it was clipped."""
     steps = np.asarray(beyond, np.bool_)
@@ -185,8 +222,8 @@ def clipped(beyond: ArrayLike, limits: Limits) -> Problems:
         yield Problem(
             "error",
             "clipped",
-            f"the actions of {steps.sum()} of {len(steps)} steps are beyond the scale (limit {limits.max_clipped:.0%}): "
-            "a wrong unit or frame, absolute values for deltas, or a scale that is too small",
+            f"the actions of {steps.sum()} of {len(steps)} steps are beyond the scale "
+            f"(limit {limits.max_clipped:.0%}): a wrong unit or frame, absolute values for deltas, or a small scale",
         )
 
 

@@ -113,7 +113,7 @@ def make_episode(
 
 
 finite32 = st.floats(-1e6, 1e6, width=32)
-stamps = st.integers(0, 2**31 - 1).flatmap(lambda s: st.integers(0, 10**9 - 1).map(lambda n: s * 10**9 + n))
+stamps = st.integers(0, 2**31 - 10).flatmap(lambda s: st.integers(0, 10**9 - 1).map(lambda n: s * 10**9 + n))
 text = st.text(st.characters(codec="utf-8", exclude_characters="\0"), max_size=12)
 
 
@@ -127,14 +127,15 @@ def episodes(draw: st.DrawFn, min_transitions: int = 0) -> list[Step]:
         "instruction": draw(text.filter(bool)),
         "seed": draw(st.integers(0, 2**64 - 1)),
     }
-    times = sorted(draw(st.lists(stamps, min_size=len(steps), max_size=len(steps), unique=True)))
+    begin = draw(stamps) + 1_000_000_000
+    times = [begin + k * 100_000_000 + draw(st.integers(-20_000_000, 20_000_000)) for k in range(len(steps))]
     sources = st.sampled_from([Source.POLICY, Source.HUMAN, Source.SCRIPTED, Source.HOLD])
     drawn = []
     for step, stamp_ns in zip(steps, times, strict=True):
         seen = replace(
             step.observation,
             stamp_ns=stamp_ns,
-            gripper_width_m=draw(st.one_of(st.just(float("nan")), st.floats(0, 1, width=32))),
+            gripper_width_m=draw(st.one_of(st.just(float("nan")), st.floats(0, 0.125, width=32))),
             joint_positions=draw(st.sampled_from([step.observation.joint_positions, np.empty(0)])),
         )
         action = step.action

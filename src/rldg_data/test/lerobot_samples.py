@@ -65,7 +65,7 @@ def write_foreign(
     total = sum(lengths)
     rng = np.random.default_rng(0)
     pose = np.tile(np.array([0.5, 0.0, 0.2, 1.0, 0.0, 0.0, 0.0], np.float32), (total, 1))
-    pose[:, 0] = np.arange(total)
+    pose[:, 0] = np.arange(total) * 0.01
     actions = rng.uniform(-0.9, 0.9, (total, 6)).astype(np.float32) if action is None else action
     frames = rng.integers(0, 255, (total, height, width, 3), dtype=np.uint8)
     columns: dict[str, Any] = {

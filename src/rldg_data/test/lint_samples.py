@@ -29,7 +29,9 @@ def good_episode(number: int, *, steps: int = 21, seed: int = 0, image_px: int =
     state[:, 7] = np.where(np.arange(steps) > opens, 0.08, 0.01)
     index = np.arange(steps)
     episode_id = f"run-{seed}/{number}"
-    provenance = [{"bag": f"run/bags/episode_{number:06d}", "blake3": sha256_hex(episode_id.encode())}]
+    images = {"image": {"camera": "wrist", "view": {"width": 640}}}
+    bag = {"bag": f"run/bags/episode_{number:06d}", "blake3": sha256_hex(episode_id.encode())}
+    provenance = [{**bag, "images": images, "rate_hz": 10.0}]
     return Episode(
         images={"image": [jpeg(image_px, (number * 31 + i) % 50) for i in range(steps)]},
         timestamp_s=(index * 0.1 + rng.uniform(-0.005, 0.005, steps)).astype(np.float32),

@@ -31,9 +31,9 @@ SCALE = np.array([0.015] * 3 + [0.1] * 3)
 TICKS = 12
 
 
-def header(ns: int) -> Any:
+def header(ns: int, frame: str = "base") -> Any:
     time = T["builtin_interfaces/msg/Time"](sec=ns // 10**9, nanosec=ns % 10**9)
-    return T["std_msgs/msg/Header"](stamp=time, frame_id="base")
+    return T["std_msgs/msg/Header"](stamp=time, frame_id=frame)
 
 
 def vector(values: Any) -> Any:
@@ -47,19 +47,19 @@ def pose_message(pose: Any) -> Any:
     )
 
 
-def stamped_pose(ns: int, pose: Any) -> Any:
-    return T["geometry_msgs/msg/PoseStamped"](header=header(ns), pose=pose_message(pose))
+def stamped_pose(ns: int, pose: Any, frame: str = "base") -> Any:
+    return T["geometry_msgs/msg/PoseStamped"](header=header(ns, frame), pose=pose_message(pose))
 
 
-def transform(ns: int, pose: Any) -> Any:
+def transform(ns: int, pose: Any, child: str = "tcp") -> Any:
     turn = T["geometry_msgs/msg/Quaternion"](*map(float, pose[3:]))
     moved = T["geometry_msgs/msg/Transform"](translation=vector(pose[:3]), rotation=turn)
-    return T["geometry_msgs/msg/TransformStamped"](header=header(ns), child_frame_id="tcp", transform=moved)
+    return T["geometry_msgs/msg/TransformStamped"](header=header(ns), child_frame_id=child, transform=moved)
 
 
-def twist(ns: int, values: Any) -> Any:
+def twist(ns: int, values: Any, frame: str = "tcp") -> Any:
     moved = T["geometry_msgs/msg/Twist"](linear=vector(values[:3]), angular=vector(values[3:]))
-    return T["geometry_msgs/msg/TwistStamped"](header=header(ns), twist=moved)
+    return T["geometry_msgs/msg/TwistStamped"](header=header(ns, frame), twist=moved)
 
 
 def array(values: Any) -> Any:
@@ -149,6 +149,12 @@ def targets(poses: list[Any], actions: list[Any], delay: float = 0.3) -> Message
     ]
 
 
+def only(*given: Any) -> list[Any]:
+    """Steps of a bag that is one episode."""
+    (found,) = read_foreign(*given)
+    return found.steps
+
+
 def executed(steps: list[Any]) -> Any:
     return np.array([step.action.executed for step in steps[:-1]])
 
@@ -162,7 +168,7 @@ def test_targets_become_the_actions_that_led_to_them(tmp_path: Path, storage: St
     bag = write_bag(tmp_path / "theirs", observed(poses) + targets(poses, actions, delay), storage)
     told = {topic.name: topic.messages for topic in summarize(bag).topics}
     assert told == {"/pose": TICKS, "/image": TICKS, "/target": TICKS - 1}
-    result = import_bag(mapping(), bag, tmp_path / "out")
+    (result,) = import_bag(mapping(), bag, tmp_path / "out")
     assert (result.steps, result.clipped, result.repeated) == (TICKS, 0, 0)
     steps = read_episode(result.path)
     np.testing.assert_allclose(executed(steps), actions, atol=1e-5)
@@ -196,9 +202,9 @@ def test_twists_are_averaged_over_a_step(tmp_path: Path, frame: str) -> None:
             velocity = action * SCALE / 0.1 * share
             if frame == "base":
                 velocity = np.concatenate([rotation_of(poses[k]).apply(v) for v in (velocity[:3], velocity[3:])])
-            messages.append(("/twist", at(k + part), twist(at(k + part), velocity)))
+            messages.append(("/twist", at(k + part), twist(at(k + part), velocity, frame)))
     bag = write_bag(tmp_path / "theirs", messages)
-    steps, _ = read_foreign(mapping(action={"kind": "twist", "topic": "/twist", "frame": frame}), bag)
+    steps = only(mapping(action={"kind": "twist", "topic": "/twist", "frame": frame}), bag)
     np.testing.assert_allclose(executed(steps), actions, atol=1e-5)
 
 
@@ -214,7 +220,7 @@ def test_arrays_without_headers_follow_the_log_time_moved_to_the_headers_clock(t
         "action": {"kind": "delta", "topic": "/teleop", "first": 1, "unit_m": 1e-3, "unit_rad": 1e-3},
         "gripper_action": {"topic": "/teleop", "field": "data.7", "open": 0.08, "closed": 0.02},
     }
-    steps, _ = read_foreign(mapping(**changes), write_bag(tmp_path / "theirs", messages))
+    steps = only(mapping(**changes), write_bag(tmp_path / "theirs", messages))
     got = executed(steps)
     np.testing.assert_allclose(got[:, :6], actions, atol=1e-4)
     np.testing.assert_allclose(got[:, 6], [1.0] * 6 + [-1.0] * 5, atol=1e-5)
@@ -227,13 +233,13 @@ def test_optional_topics_and_field_paths(tmp_path: Path) -> None:
     for k, pose in enumerate(poses):
         joints = T["sensor_msgs/msg/JointState"](
             header=header(at(k)),
-            name=[],
-            position=np.arange(7.0) + k,
+            name=["fr3_finger_joint1", *(f"fr3_joint{n}" for n in range(7, 0, -1))],
+            position=np.array([0.02, *(np.arange(6.0, -1.0, -1.0) / 7 + k * 0.1)]),
             velocity=np.empty(0),
-            effort=np.full(6, 0.5),
+            effort=np.full(8, 0.5),
         )
         force = T["geometry_msgs/msg/Wrench"](force=vector([1, 2, k]), torque=vector([0, 0, 0.1]))
-        wrench = T["geometry_msgs/msg/WrenchStamped"](header=header(at(k)), wrench=force)
+        wrench = T["geometry_msgs/msg/WrenchStamped"](header=header(at(k), "fr3_hand_tcp"), wrench=force)
         messages += [
             ("/joints", at(k), joints),
             ("/wrench", at(k), wrench),
@@ -245,13 +251,13 @@ def test_optional_topics_and_field_paths(tmp_path: Path) -> None:
         "pose": {"topic": "/tf_of_tool"},
         "joints": {"topic": "/joints"},
         "wrench": {"topic": "/wrench"},
-        "gripper_width": {"topic": "/joints", "field": "effort.2", "scale": 0.1},
+        "gripper_width": {"topic": "/joints", "field": "effort.0", "scale": 0.1},
         "success": False,
         "source": "policy",
     }
-    steps, _ = read_foreign(mapping(**changes), write_bag(tmp_path / "theirs", messages))
+    steps = only(mapping(**changes), write_bag(tmp_path / "theirs", messages))
     assert [s.observation.images["side"] for s in steps] == jpegs  # of the right size: passed through
-    np.testing.assert_allclose(steps[3].observation.joint_positions, np.arange(7.0) + 3)
+    np.testing.assert_allclose(steps[3].observation.joint_positions, np.arange(7.0) / 7 + 0.3)
     np.testing.assert_allclose(steps[3].observation.wrench_tcp, [1, 2, 3, 0, 0, 0.1])
     assert steps[3].observation.gripper_width_m == pytest.approx(0.05)
     np.testing.assert_allclose(executed(steps), actions, atol=1e-5)
@@ -268,9 +274,10 @@ def test_fast_cameras_are_thinned_and_unordered_messages_sorted(tmp_path: Path) 
     messages = targets(poses, actions) + [m for m in observed(poses) if m[0] == "/pose"]
     for k in range(3 * TICKS - 2):
         messages.append(("/image", at(k / 3), raw_image(at(k / 3), picture(k))))
-    np.random.default_rng(0).shuffle(messages)  # type: ignore[arg-type]
-    shuffled = [(topic, at(number / 10), message) for number, (topic, _, message) in enumerate(messages)]
-    steps, _ = read_foreign(mapping(), write_bag(tmp_path / "theirs", shuffled))
+    rng = np.random.default_rng(0)
+    late = [(topic, log_ns + int(rng.integers(0, 90 * MS)), message) for topic, log_ns, message in messages]
+    shuffled = [late[i] for i in rng.permutation(len(late))]
+    steps = only(mapping(), write_bag(tmp_path / "theirs", shuffled))
     np.testing.assert_allclose(executed(steps), actions, atol=1e-5)
     colours = [int(decode_jpeg(s.observation.images["wrist"])[..., 0].mean().round()) for s in steps]
     np.testing.assert_allclose(colours, [k * 15 % 256 for k in range(TICKS)], atol=4)
@@ -288,7 +295,7 @@ def test_topics_of_types_that_nobody_understands_are_no_hindrance(tmp_path: Path
             if topic not in connections:
                 connections[topic] = writer.add_connection(topic, message.__msgtype__, typestore=STORE)
             writer.write(connections[topic], log_ns, STORE.serialize_cdr(message, message.__msgtype__))
-    steps, _ = read_foreign(mapping(), tmp_path / "theirs")
+    steps = only(mapping(), tmp_path / "theirs")
     np.testing.assert_allclose(executed(steps), actions, atol=1e-5)
 
 
@@ -296,7 +303,7 @@ def test_large_actions_are_clipped_and_counted(tmp_path: Path) -> None:
     poses, actions = trajectory()
     actions[4] = np.array([3.0, 0, 0, 0, 0, 0])
     bag = write_bag(tmp_path / "theirs", observed(poses) + targets(poses, actions))
-    result = import_bag(mapping(), bag, tmp_path / "out")
+    (result,) = import_bag(mapping(), bag, tmp_path / "out")
     assert result.clipped == 1
     step = read_episode(result.path)[4]
     assert step.action.action_clipped

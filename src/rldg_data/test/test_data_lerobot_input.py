@@ -22,6 +22,7 @@ from lerobot_samples import files_of, make_plan, write_bags, write_foreign
 
 from rldg_core.errors import UserError
 from rldg_core.image_codec import decode_jpeg, encode_jpeg
+from rldg_core.task import RatesConfig
 from rldg_core.types import Source, Step
 from rldg_data.bags.reading import find_bags, read_episode
 from rldg_data.bags.recording import write_episode
@@ -50,7 +51,9 @@ def test_a_dataset_of_others_is_imported_by_a_mapping(tmp_path: Path) -> None:
         assert np.diff([s.observation.stamp_ns for s in steps]) == pytest.approx(0.2e9, rel=1e-6)
         # Nobody saw what followed the last action: the observation before it stands for it.
         assert steps[-1].observation.images == steps[-2].observation.images
-        assert [s.observation.pose_base_tcp[0] for s in steps[:-1]] == list(range(done, done + length))
+        assert [s.observation.pose_base_tcp[0] for s in steps[:-1]] == pytest.approx(
+            [0.01 * k for k in range(done, done + length)]
+        )
         assert (steps[-1].success, steps[-2].terminated, steps[-2].truncated) == (True, True, False)
         assert [s.reward for s in steps] == [0.0] * (length - 1) + [1.0, 0.0]
         assert steps[0].instruction == "plug it in"
@@ -59,9 +62,9 @@ def test_a_dataset_of_others_is_imported_by_a_mapping(tmp_path: Path) -> None:
 
 
 def test_actions_beyond_the_scale_are_clipped_and_counted(tmp_path: Path) -> None:
-    action = np.zeros((8, 6), np.float32)
-    action[1, 2], action[4, 5], action[5, 0] = 1.5, -2.0, 1.0
-    path = write_foreign(tmp_path / "foreign", action=action)
+    action = np.zeros((40, 6), np.float32)
+    action[1, 2], action[24, 5], action[25, 0] = 1.5, -2.0, 1.0
+    path = write_foreign(tmp_path / "foreign", (20, 20), action=action)
     result = import_dataset(path, tmp_path / "bags", make_task(), NAMES)
     assert result.clipped == 2
     assert read_episode(result.bags[0])[1].action.executed[2] == 1
@@ -86,7 +89,7 @@ def test_gripper_values_are_mapped(tmp_path: Path) -> None:
     first = next(read_dataset(path, names).episodes())
     assert first.action[:, 6].tolist() == [0.0, 1.0, 0.5, 0.5]
     imported = import_dataset(path, tmp_path / "bags", make_task(gripper=True), names)
-    assert [s.action.executed[6] for s in read_episode(imported.bags[0])[:-1]] == [-1.0, 1.0, 0.0]
+    assert [s.action.executed[6] for s in read_episode(imported.bags[0])[:-1]] == [-1.0, 1.0, 1.0]
 
 
 def test_feature_names_come_from_yaml(tmp_path: Path) -> None:
@@ -197,7 +200,11 @@ def test_wrong_datasets_are_refused_in_one_line(name: str, exported: Path, tmp_p
     ("features", "names", "message"),
     [
         ({"arm": None}, NAMES, "no feature 'arm'; it has control, top"),
-        ({"control": {"dtype": "float32", "shape": [14], "names": None}}, NAMES, r"control: float32 of shape \(14,\)"),
+        (
+            {"control": {"dtype": "float32", "shape": [14], "names": None}},
+            NAMES,
+            "control: 14 values without names, expected 6 or 7",
+        ),
         ({"arm": {"dtype": "int64", "shape": [7], "names": None}}, NAMES, "arm: int64 of shape"),
         ({"arm": {"dtype": "float32", "shape": [8], "names": None}}, NAMES, r"arm has shape \(7,\), .* says \(8,\)"),
         ({"top": None}, NAMES, "no image or video feature 'top'"),
@@ -242,13 +249,17 @@ def with_stamps(steps: list[Step], stamps_ns: list[int]) -> list[Step]:
     return [replace(s, observation=replace(s.observation, stamp_ns=n)) for s, n in zip(steps, stamps_ns, strict=True)]
 
 
+RATES_HZ = {"odd rate": 2.5, "other rate": 20.0}
 UNFIT: dict[str, tuple[list[Step], str]] = {
     "no transition": (make_episode(0), "no transition"),
-    "all at once": (with_stamps(make_episode(2), [5, 6, 7]), "observations per second"),
+    "all at once": (
+        with_stamps(make_episode(2), [5, 6, 7]),
+        "per second by its stamps, 10 Hz by its description",
+    ),
     "odd rate": (with_stamps(make_episode(2), [0, 400_000_000, 800_000_000]), r"2\.50 observations per second"),
     "other rate": (
         with_stamps(make_episode(2), [0, 50_000_000, 100_000_000]),
-        "observations per second 20, .* have 10",
+        "20 steps per second, the first episode has 10",
     ),
     "other size": (make_episode(2, image_size=64), r"height and width in px \[\(64, 64\)\]"),
     "two sizes": (with_images(make_episode(1), [jpeg(32, 0), jpeg(64, 0)]), "step 1"),
@@ -262,7 +273,8 @@ def test_unfit_episodes_end_the_export_or_are_listed(name: str, tmp_path: Path) 
     steps, message = UNFIT[name]
     bags = tmp_path / "bags"
     for episode in (make_episode(2, seed=1), steps, make_episode(3, seed=2)):
-        write_episode(bags, episode, make_task(), wall_time="now")
+        rates = RatesConfig(control_hz=RATES_HZ.get(name, 10.0) if episode is steps else 10.0)
+        write_episode(bags, episode, make_task().model_copy(update={"rates": rates}), wall_time="now")
     plan = make_plan(find_bags(bags))
     with pytest.raises(UserError, match=message) as caught:
         export_plan(plan, tmp_path)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import json
+import re
 import tempfile
 import tracemalloc
 from collections.abc import Callable, Iterator
@@ -27,6 +28,7 @@ from rldg_data.episodes.build import build_episode
 from rldg_data.episodes.episode import Episode
 from rldg_data.lint import Finding, Limits, lint, lint_episodes
 from rldg_data.lint.episode import no_op_ratio as lint_no_op_ratio
+from rldg_data.lint.findings import DESCRIPTIONS
 from rldg_data.lint.totals import ImageSizes, Place, Statistics
 from rldg_data.recipe import selecting
 from rldg_data.recipe.plan import EpisodePlan
@@ -113,6 +115,26 @@ def scaled(factor: float) -> Callable[[Episode], Episode]:
     return lambda e: replace(e, state=e.state * np.float32([factor] * 3 + [1] * 5))
 
 
+def with_provenance(**changes: Any) -> Callable[[Episode], Episode]:
+    def change(episode: Episode) -> Episode:
+        (part,) = json.loads(episode.metadata["provenance"])
+        return replace(episode, metadata={**episode.metadata, "provenance": json.dumps([{**part, **changes}])})
+
+    return change
+
+
+def seen_by(camera: str, view: Any) -> Callable[[Episode], Episode]:
+    return with_provenance(images={"image": {"camera": camera, "view": view}})
+
+
+def declared(rate_hz: float) -> Callable[[Episode], Episode]:
+    return with_provenance(rate_hz=rate_hz)
+
+
+def with_actions(factor: float) -> Callable[[Episode], Episode]:
+    return lambda e: replace(e, action=e.action * np.float32([factor] * 6 + [1]))
+
+
 def with_images(images: Callable[[int], bytes]) -> Callable[[Episode], Episode]:
     return lambda e: replace(e, images={"image": [images(i) for i in range(len(e))]})
 
@@ -171,6 +193,8 @@ WRONG: dict[str, tuple[Callable[[Placed], Placed], str, str, str]] = {
     "a wrench in millinewtons": (one(with_rows("wrench", (7, 0), 5e3)), "error", "implausible", f"episode {BAD}"),
     "a twist of 100 m/s": (one(with_rows("twist", (7, 0), 100.0)), "error", "implausible", f"episode {BAD}"),
     "no-op": (one(still), "warning", "no_op", f"episode {BAD}"),
+    "against its actions": (one(with_actions(-1.0)), "error", "motion", f"episode {BAD}"),
+    "actions in another unit": (one(with_actions(0.1)), "error", "motion", f"episode {BAD}"),
     "saturated": (each(saturated), "warning", "saturation", ""),
     "closed is 1": (
         each(lambda e: replace(e, action=e.action * [1, 1, 1, 1, 1, 1, -1] + np.eye(7, dtype=np.float32)[6])),
@@ -190,6 +214,9 @@ WRONG: dict[str, tuple[Callable[[Placed], Placed], str, str, str]] = {
     "duplicate": (add_copy("train"), "error", "duplicate", "episode 6"),
     "shared bag": (share_bag, "error", "leakage", "episode 5"),
     "shared recording": (relabelled_in_val, "error", "leakage", "episode 6"),
+    "another camera": (one(seen_by("side", None)), "error", "camera", f"episode {BAD}"),
+    "another view": (one(seen_by("wrist", {"width": 320})), "error", "camera", f"episode {BAD}"),
+    "declared at 30 Hz": (one(declared(30.0)), "error", "rate", f"episode {BAD}"),
     "instruction": (one(lambda e: replace(e, instruction=" ")), "error", "instruction", f"episode {BAD}"),
     "other size": (one(with_images(lambda i: jpeg(72, i))), "error", "image_size", f"episode {BAD}"),
     "not square": (each(with_images(wide)), "warning", "image_size", ""),
@@ -243,6 +270,14 @@ def test_a_fault_is_found_and_nothing_else(name: str, seed: int) -> None:
 def test_a_copy_in_another_split_is_duplicate_and_leak() -> None:
     found = findings(add_copy("val")(dataset()))
     assert {(f.severity, f.check) for f in found} == {("error", "duplicate"), ("error", "leakage")}
+
+
+def test_the_document_lists_every_check_and_every_check_is_tested() -> None:
+    document = Path(__file__).parents[3] / "docs/data.md"
+    table = document.read_text().partition("## Lint\n")[2].partition("### Bags\n")[0]
+    assert dict(re.findall(r"^\| `(\w+)` \| (.+) \|$", table, re.M)) == DESCRIPTIONS
+    source = Path(__file__).read_text()
+    assert [name for name in DESCRIPTIONS if f'"{name}"' not in source] == []
 
 
 @pytest.mark.parametrize(

@@ -3,17 +3,54 @@
 from __future__ import annotations
 
 import json
+import math
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import MISSING, dataclass, fields
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Protocol
 
 from rldg_core.errors import UserError
 from rldg_core.types import ExecutedAction, Source, Step
 
 if TYPE_CHECKING:
     # Reading what a bag says needs no task; its module is slow to import.
-    from rldg_core.task import Task
+    from rldg_core.task import ActionConfig
+
+
+class RecordedTask(Protocol):
+    """What a recorder needs of a task; `rldg_core.task.Task` has it."""
+
+    @property
+    def name(self) -> str: ...
+
+    @property
+    def action(self) -> ActionConfig: ...
+
+    @property
+    def rate_hz(self) -> float: ...
+
+    @property
+    def views(self) -> Mapping[str, Mapping[str, Any]]: ...
+
+    def config_hash(self) -> str: ...
+
+
+@dataclass(frozen=True)
+class ImportedTask:
+    """The task of data that this suite did not record. views: of the cameras whose view is known; hash: of its source.
+
+    rate_hz: Steps per second of the data, which need not be those of a task file.
+    """
+
+    name: str
+    action: ActionConfig
+    rate_hz: float
+    views: Mapping[str, Mapping[str, Any]]
+    hash: str
+
+    def config_hash(self) -> str:
+        """As long as that of a task file."""
+        return self.hash
 
 
 @dataclass(frozen=True)
@@ -23,7 +60,7 @@ class EpisodeInfo:
     The action scale travels with the data, so that an export needs no task file: executed actions are
     normalised, scale_m / scale_rad turn them into metres and radians. relabelled_by: JSON of the policy that
     replaced actions (`rldg_data.recipe.relabelling`), absent from bags as they were recorded. views: JSON of camera ->
-    `CameraConfig.view`, absent from bags of an older recorder.
+    `CameraConfig.view`, rate_hz: Steps per second that the task declares; absent from bags of an older recorder.
     """
 
     task: str
@@ -42,10 +79,11 @@ class EpisodeInfo:
     action_scale_rad: float
     relabelled_by: str = ""
     views: str = ""
+    rate_hz: float = 0.0
 
     @classmethod
     def of(
-        cls, first: Step, actions: Sequence[ExecutedAction], success: bool, task: Task, wall_time: str
+        cls, first: Step, actions: Sequence[ExecutedAction], success: bool, task: RecordedTask, wall_time: str
     ) -> EpisodeInfo:
         """Summarise an episode: its first Step, the actions of its transitions, its outcome, its time (ISO 8601)."""
         last = next((a for a in reversed(actions) if a.policy_id), None)
@@ -64,7 +102,8 @@ class EpisodeInfo:
             wall_time=wall_time,
             action_scale_m=task.action.scale_m,
             action_scale_rad=task.action.scale_rad,
-            views=json.dumps({name: camera.view for name, camera in task.cameras.items()}, sort_keys=True),
+            views=json.dumps(task.views, sort_keys=True) if task.views else "",
+            rate_hz=task.rate_hz,
         )
 
     @classmethod
@@ -88,6 +127,15 @@ def _text(value: Any) -> str:
     return str(value).lower() if isinstance(value, bool) else str(value)
 
 
+def _finite(text: str) -> float:
+    if not math.isfinite(value := float(text)):
+        raise ValueError(f"{text} is not finite")
+    return value
+
+
+_PARSERS: Mapping[str, Callable[[str], Any]] = {"str": str, "int": int, "float": _finite}
+
+
 def _parse(data: Mapping[str, str], key: str, type_name: str, where: str) -> Any:
     if key not in data:
         raise UserError(f"{where}: custom_data.{key}: missing; not a bag of this recorder")
@@ -95,6 +143,6 @@ def _parse(data: Mapping[str, str], key: str, type_name: str, where: str) -> Any
     try:
         if type_name == "bool":
             return {"true": True, "false": False}[value.lower()]
-        return {"str": str, "int": int, "float": float}[type_name](value)
+        return _PARSERS[type_name](value)
     except (KeyError, ValueError) as error:
         raise UserError(f"{where}: custom_data.{key}: {value!r} is no {type_name}") from error

@@ -8,14 +8,12 @@ from contextlib import ExitStack, suppress
 from dataclasses import dataclass, field, replace
 from datetime import datetime, timezone
 from pathlib import Path
-from typing import Protocol, cast
 
 from rldg_core.errors import UserError
 from rldg_core.files import writing_aside
-from rldg_core.task import ActionConfig, Task
 from rldg_core.types import ExecutedAction, Step
 from rldg_data.bags.cdr import encode_step, step_decoder
-from rldg_data.bags.episode_info import EpisodeInfo
+from rldg_data.bags.episode_info import EpisodeInfo, RecordedTask
 from rldg_data.bags.mcap_writer import McapWriter
 from rldg_data.bags.metadata import Qos, Storage, Topic
 from rldg_data.bags.reading import CORRUPT, INCOMPLETE, episode_name, first_line, next_index
@@ -27,18 +25,6 @@ STEP_QOS = (Qos(durability="transient_local", depth=1000),)
 RECENT_NS = 500_000_000
 RECENT_MESSAGES = 1000
 """What is kept of raw topics between two episodes: more than a control period of vendors' rates."""
-
-
-class RecordedTask(Protocol):
-    """What a recorder needs of a task; `rldg_core.task.Task` has it."""
-
-    @property
-    def name(self) -> str: ...
-
-    @property
-    def action(self) -> ActionConfig: ...
-
-    def config_hash(self) -> str: ...
 
 
 def utc_now() -> str:
@@ -175,7 +161,7 @@ class EpisodeRecorder:
         return {**self._info(first, [], False), **INCOMPLETE}
 
     def _info(self, first: Step, actions: Sequence[ExecutedAction], success: bool) -> dict[str, str]:
-        return EpisodeInfo.of(first, actions, success, cast(Task, self._task), self._wall_time()).to_custom_data()
+        return EpisodeInfo.of(first, actions, success, self._task, self._wall_time()).to_custom_data()
 
     def _append(self, step: Step, data: bytes, time_ns: int) -> Path | None:
         bag = self._open

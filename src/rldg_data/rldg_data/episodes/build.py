@@ -20,6 +20,8 @@ from rldg_data.bags.reading import Recording, read_recording
 from rldg_data.episodes.episode import ACTION_DIM, Episode, Float32
 from rldg_data.episodes.gripper import opening
 from rldg_data.episodes.images import conform
+from rldg_data.episodes.provenance import MadeOf
+from rldg_data.plausibility import Limits, rate, refuse, usual_period_s
 from rldg_data.recipe.plan import EpisodePlan
 
 ARM_DIM = 6
@@ -52,6 +54,8 @@ def build_episode(plan: EpisodePlan) -> Episode:
     recordings = [read_recording(bag) for bag in plan.bags]
     ends = [*plan.joints, len(recordings[-1].steps)]
     parts = [_part(*item, plan) for item in zip(plan.bags, recordings, ends, strict=True)]
+    for bag, part in zip(plan.bags[1:], parts[1:], strict=True):
+        MadeOf.of([part.provenance]).check(MadeOf.of([parts[0].provenance]), str(bag), str(plan.bags[0]))
     instruction = plan.instruction or recordings[0].steps[0].instruction
     if not instruction.strip():
         raise UserError(f"{plan.name}: empty instruction: generalists would skip the episode without a word")
@@ -74,6 +78,7 @@ def _part(bag: Path, recording: Recording, end: int, plan: EpisodePlan) -> _Part
         relabelled_by = relabeller.signature if replaced else relabelled_by
     kept = steps[:end]
     stamps = _increasing([step.observation.stamp_ns for step in steps[: end + 1]], bag)
+    refuse(rate((stamps - stamps[0]) / 1e9, info.rate_hz, Limits()), str(bag))
     action = _actions(kept, info, bag)
     reward = np.array([step.reward for step in kept])
     if end < len(recording.steps):
@@ -106,6 +111,7 @@ def _part(bag: Path, recording: Recording, end: int, plan: EpisodePlan) -> _Part
             "policy_id": info.policy_id,
             "policy_version": info.policy_version,
             "images": {key: _seen_by(kept, camera, info, bag) for key, camera in plan.cameras},
+            "rate_hz": info.rate_hz or _measured_hz(stamps),
             "gripper": len(recording.steps[0].action.executed) > ARM_DIM,
             "steps": end if end < len(recording.steps) else end - 1,
             **(
@@ -115,6 +121,12 @@ def _part(bag: Path, recording: Recording, end: int, plan: EpisodePlan) -> _Part
             ),
         },
     )
+
+
+def _measured_hz(stamps_ns: NDArray[np.int64]) -> float:
+    """What the stamps of a bag of an older recorder show, to three digits."""
+    period_s = usual_period_s((stamps_ns - stamps_ns[0]) / 1e9, Limits())
+    return float(f"{1 / period_s:.3g}") if period_s > 0 else 0.0
 
 
 def place(bag: Path) -> str:

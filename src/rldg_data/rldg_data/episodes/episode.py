@@ -31,9 +31,9 @@ METADATA_TYPES: Mapping[str, type] = {
     "provenance": str,
 }
 """episode_metadata. seed is text: TFDS has no unsigned 64-bit integers on disk. provenance: JSON list of the recordings
-it is made of, each {bag, blake3, episode_id, source, policy_id, policy_version, images, gripper, steps[,
+it is made of, each {bag, blake3, episode_id, source, policy_id, policy_version, images, gripper, rate_hz, steps[,
 relabelled_by]}; images: key -> {camera, view}, view as `rldg_core.task.CameraConfig.view` or None; gripper: whether its
-actions had a 7th value."""
+actions had a 7th value; rate_hz: Steps per second that it declares, or else that its stamps show."""
 
 
 @dataclass(frozen=True)

@@ -18,6 +18,38 @@ OPEN_WIDTH_M = 0.07
 """Before the first command: a Franka Hand (0.08 m) that is wider than this holds nothing."""
 
 
+MIN_SPAN = 0.1
+"""Of a command topic, in units of open less closed: what moves less is one command with noise."""
+HYSTERESIS = 0.1
+"""To either side of the middle, in units of what the topic spans."""
+BEYOND = 0.25
+"""How far values may lie outside closed .. open."""
+
+
+def switching(opened: Float64, what: str) -> Float64:
+    """Gripper values of another convention, 0 closed .. 1 open, (N,) -> commands, (N,) of -1 and 1.
+
+    A width command need not reach either end: a hand told to go from 0.08 m to 0.03 m closes. So the middle of what the
+    values span decides, with hysteresis. Raises ValueError `what: ...` on values outside closed .. open, and where one
+    constant value lies between the two.
+    """
+    low, high = float(opened.min()), float(opened.max())
+    if low < -BEYOND or high > 1 + BEYOND:
+        raise ValueError(f"{what}: {low:.3g} .. {high:.3g} of the way from closed to open, expected 0 .. 1")
+    middle, band = (low + high) / 2, (high - low) * HYSTERESIS
+    if high - low < MIN_SPAN:
+        if abs(middle - 0.5) < 0.5 - BEYOND:
+            raise ValueError(
+                f"{what}: stays at {middle:.2g} of the way from closed to open, expected commands that open or close"
+            )
+        return np.full(len(opened), 1.0 if middle > 0.5 else -1.0)
+    decided = np.where(opened > middle + band, 1.0, np.where(opened < middle - band, -1.0, 0.0))
+    decided[0] = decided[0] or (1.0 if opened[0] > middle else -1.0)
+    last: NDArray[np.intp] = np.maximum.accumulate(np.where(decided != 0, np.arange(len(opened)), 0))
+    commands: Float64 = decided[last]
+    return commands
+
+
 def opening(commands: Float64, sources: Sequence[Source], start_width_m: float) -> Float64:
     """(N,) commands in [-1, 1] -> (N,) 0 or 1; NaN stays NaN. start_width_m: measured at the first step, may be NaN."""
     acts = np.array([source not in (Source.HOLD, Source.NONE) for source in sources], dtype=np.bool_)

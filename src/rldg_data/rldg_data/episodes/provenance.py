@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 from rldg_core.errors import UserError
 from rldg_core.files import parse_json
+from rldg_data.plausibility import Limits
 
 
 def parts(metadata: Mapping[str, Any]) -> list[dict[str, Any]]:
@@ -25,5 +27,42 @@ def parts(metadata: Mapping[str, Any]) -> list[dict[str, Any]]:
     return found
 
 
+@dataclass(frozen=True)
+class MadeOf:
+    """What all episodes of a dataset must share. rate_hz: Steps per second; cameras: key of an image -> its camera.
+
+    0 and empty: the recordings do not say.
+    """
+
+    rate_hz: float
+    cameras: Mapping[str, str]
+
+    @classmethod
+    def of(cls, recordings: Sequence[Mapping[str, Any]]) -> MadeOf:
+        """Of the first of an episode's recordings (`parts`); the others are like it."""
+        first = recordings[0] if recordings else {}
+        images = first.get("images") or {}
+        return cls(float(first.get("rate_hz") or 0.0), {key: str(of.get("camera")) for key, of in images.items()})
+
+    def check(self, other: MadeOf, where: str, other_where: str) -> None:
+        """Raise UserError where it differs from another, which lies at other_where."""
+        tolerance_hz = Limits().max_rate_error * other.rate_hz
+        if self.rate_hz and other.rate_hz and abs(self.rate_hz - other.rate_hz) > tolerance_hz:
+            raise UserError(
+                f"{where}: {self.rate_hz:g} steps per second, {other_where} has {other.rate_hz:g}: a delta per step is "
+                "another speed; make a dataset of each rate"
+            )
+        for key, camera in self.cameras.items():
+            if other.cameras.get(key, camera) != camera:
+                raise UserError(
+                    f"{where}: image {key!r} is of camera {camera!r}, in {other_where} of {other.cameras[key]!r}: "
+                    "name the camera in the recipe (cameras)"
+                )
+
+
 def _is_part(part: dict[str, Any]) -> bool:
+    images = part.get("images", {})
+    described = isinstance(images, dict) and all(isinstance(image, dict) for image in images.values())
+    if not described or not isinstance(part.get("rate_hz", 0.0), int | float):
+        return False
     return isinstance(part.get("bag"), str) and re.fullmatch("[0-9a-f]{64}", str(part.get("blake3"))) is not None

@@ -7,8 +7,9 @@ this tick and the next one.
 
 from __future__ import annotations
 
+import shutil
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -16,35 +17,33 @@ import numpy as np
 from numpy.typing import NDArray
 
 from rldg_core.errors import UserError
-from rldg_core.frames import delta_between, rotation_of
 from rldg_core.from_msg import NS_PER_S
-from rldg_core.types import ExecutedAction, Float32, Float64, Observation, Source, Step
+from rldg_core.types import Float32, Float64, Step
+from rldg_data.bags.episode_info import ImportedTask
 from rldg_data.bags.recording import write_episode
-from rldg_data.foreign.images import camera_frames
+from rldg_data.foreign.actions import actions_between
+from rldg_data.foreign.cutting import Cutout, at_events, at_gaps, ranges
+from rldg_data.foreign.images import Frames, camera_frames
 from rldg_data.foreign.mapping import (
+    CameraMapping,
     ForeignMapping,
-    ForeignTask,
-    TargetAction,
-    TopicMapping,
-    TwistAction,
     load_mapping,
 )
+from rldg_data.foreign.reading import read_series
+from rldg_data.foreign.stepping import into_tcp, steps_of
+from rldg_data.foreign.ticks import at_ticks, choose_ticks
 from rldg_data.foreign.topics import (
     ForeignBag,
     Series,
-    as_number,
-    as_numbers,
-    as_pose,
-    as_twist,
-    as_wrench,
-    field_of,
     opened,
+    visit,
 )
+from rldg_data.plausibility import Limits, clipped, gaps, jumps, motion, refuse, stamp_offsets
 
 __all__ = ["Imported", "import_bag", "load_mapping", "read_foreign"]
 
-MAX_REPEATED = 0.05
-"""Share of ticks that may lack a camera frame of their own; more of them and the camera is slower than rate_hz."""
+ROUNDING = 1e-4
+"""How far over 1 an action may lie by rounding alone."""
 
 
 @dataclass(frozen=True)
@@ -57,201 +56,120 @@ class Imported:
     repeated: int
 
 
-def import_bag(mapping: ForeignMapping, bag: Path, out: Path) -> Imported:
-    """Write the episode of a foreign bag as the next bag of `out`.
+@dataclass(frozen=True)
+class Found:
+    """An episode of a foreign bag. repeated: ticks without a frame of their own; views: camera -> its view."""
 
-    Raises UserError naming the bag, and topic or field, when it does not fit the mapping.
+    steps: list[Step]
+    repeated: int
+    views: Mapping[str, Mapping[str, Any]]
+
+
+def import_bag(mapping: ForeignMapping, bag: Path, out: Path) -> list[Imported]:
+    """Write the episodes of a foreign bag as the next bags of `out`.
+
+    Raises UserError naming the bag, and topic or field, when it does not fit the mapping or cannot be what the mapping
+    says (`rldg_data.plausibility`); nothing is written then.
     """
-    steps, repeated = read_foreign(mapping, bag)
-    path = write_episode(out, steps, ForeignTask.of(mapping))
-    return Imported(path, len(steps), sum(step.action.action_clipped for step in steps), repeated)
+    written: list[Imported] = []
+    try:
+        for found in read_foreign(mapping, bag):
+            steps = found.steps
+            task = ImportedTask(mapping.task, mapping.action_config, mapping.rate_hz, found.views, mapping.hash())
+            clipped = sum(step.action.action_clipped for step in steps)
+            written.append(Imported(write_episode(out, steps, task), len(steps), clipped, found.repeated))
+    except BaseException:
+        for one in written:
+            shutil.rmtree(one.path)
+        raise
+    return written
 
 
-def read_foreign(mapping: ForeignMapping, path: Path) -> tuple[list[Step], int]:
-    """Steps of a foreign bag, and how many ticks were left out. Raises UserError as `import_bag`."""
+def read_foreign(mapping: ForeignMapping, path: Path) -> list[Found]:
+    """The episodes of a foreign bag. Raises UserError as `import_bag`."""
     with opened(path, mapping.stamps == "header") as bag:
-        stamps = {name: bag.read(camera.topic, lambda *known: known[-1]) for name, camera in mapping.cameras.items()}
-        first = next(iter(stamps.values()))
-        bag.follow_clock(first)
-        series = _series(mapping, bag)
-        ticks, repeated = _ticks(mapping, path, first, list(series["seen"].values()) + list(stamps.values()))
-        images = {
-            name: camera_frames(bag, camera, stamps[name], [stamps[name].newest(t) for t in ticks])
+        cameras = {
+            name: bag.read(camera.topic, lambda *known: known[-1], camera.offset_s)
             for name, camera in mapping.cameras.items()
         }
-    seen = {name: _at_ticks(mapping, path, one, ticks) for name, one in series["seen"].items()}
-    actions = _actions(mapping, series["asked"], ticks, seen["pose"])
-    return _steps(mapping, path, ticks, images, seen, actions), repeated
+        first = next(iter(cameras.values()))
+        bag.follow_clock(first)
+        series = read_series(mapping, bag, path)
+        observed = [*series["seen"].values(), *cameras.values()]
+        episodes = _episodes(mapping, bag, path, first, series["seen"]["pose"])
+        planned = [(episode, *choose_ticks(mapping, episode, first, observed)) for episode in episodes]
+        _check_stamps(mapping, path, [*observed, *series["asked"].values()])
+        ticks = np.concatenate([each for _, each, _ in planned])
+        frames = {
+            name: camera_frames(bag, camera, cameras[name], [cameras[name].newest(t) for t in ticks])
+            for name, camera in mapping.cameras.items()
+        }
+    views = {name: _view(mapping.cameras[name], each) for name, each in frames.items()}
+    found, begun = [], 0
+    for episode, ticks, repeated in planned:
+        seen = {name: at_ticks(mapping, episode, one, ticks) for name, one in series["seen"].items()}
+        if mapping.wrench and mapping.wrench.frame == "base":
+            seen["wrench"] = [into_tcp(*pair) for pair in zip(seen["pose"], seen["wrench"], strict=True)]
+        for camera in cameras.values():
+            at_ticks(mapping, episode, camera, ticks)  # a further camera may pause, too
+        actions = actions_between(mapping, episode, series["asked"], ticks, seen["pose"])
+        _check(episode, ticks, seen["pose"], actions, mapping)
+        images = {name: each.files[begun : begun + len(ticks)] for name, each in frames.items()}
+        begun += len(ticks)
+        found.append(Found(steps_of(mapping, episode, ticks, images, seen, actions), repeated, views))
+    return found
 
 
-def _series(mapping: ForeignMapping, bag: ForeignBag) -> dict[str, dict[str, Series]]:
-    """seen: what belongs to an observation; asked: what belongs to an action."""
-
-    def read(part: TopicMapping, convert: Any) -> Series:
-        return bag.read(part.topic, lambda message, kind, _: convert(field_of(message, kind, part.field)))
-
-    seen = {"pose": read(mapping.pose, as_pose)}
-    optional = (("wrench", as_wrench), ("joints", as_numbers), ("gripper_width", as_number))
-    for name, convert in optional:
-        part = getattr(mapping, name)
-        if part:
-            seen[name] = read(part, convert)
-    action = mapping.action
-    kinds: dict[str, Any] = {"target": as_pose, "twist": as_twist, "delta": lambda value: _six(action, value)}
-    asked = {"action": read(action, kinds[action.kind])}
-    if mapping.gripper_action:
-        asked["gripper"] = read(mapping.gripper_action, as_number)
-    return {"seen": seen, "asked": asked}
+def _view(camera: CameraMapping, frames: Frames) -> dict[str, Any]:
+    """As `rldg_core.task.CameraConfig.view`."""
+    crop = camera.crop.model_dump(mode="json") if camera.crop else None
+    return {"width": frames.width, "height": frames.height, "crop": crop, "image_size": camera.size_px}
 
 
-def _ticks(mapping: ForeignMapping, path: Path, camera: Series, others: list[Series]) -> tuple[NDArray[np.int64], int]:
-    """Stamps of the camera frames that become observations, and how many of the grid had none of their own."""
-    begin = max(int(one.stamps_ns[0]) for one in others)
-    end = min(int(one.stamps_ns[-1]) for one in others) + int(_max_age_s(mapping) * NS_PER_S)
-    frames = camera.stamps_ns[(camera.stamps_ns >= begin) & (camera.stamps_ns <= end)]
-    if len(frames) < 2:
-        spans = "; ".join(f"{one.topic} {one.stamps_ns[0]} to {one.stamps_ns[-1]}" for one in others)
-        raise UserError(f"{path}: topics do not overlap in time: {spans}")
-    period_ns = mapping.period_s * NS_PER_S
-    grid = frames[0] + np.round(np.arange(int((frames[-1] - frames[0]) / period_ns + 0.5) + 1) * period_ns)
-    later = np.clip(np.searchsorted(frames, grid), 1, len(frames) - 1)
-    nearest = np.where(grid - frames[later - 1] <= frames[later] - grid, later - 1, later)
-    chosen = np.unique(frames[nearest])
-    repeated = len(grid) - len(chosen)
-    if repeated > MAX_REPEATED * len(grid):
-        rate = (len(frames) - 1) / ((frames[-1] - frames[0]) / NS_PER_S)
-        raise UserError(f"{path}: topic {camera.topic}: {rate:.2f} frames per second, rate_hz is {mapping.rate_hz:g}")
-    if len(chosen) < 2:
-        raise UserError(f"{path}: shorter than one step at rate_hz {mapping.rate_hz}")
-    return chosen, repeated
+def _episodes(mapping: ForeignMapping, bag: ForeignBag, path: Path, camera: Series, pose: Series) -> list[Cutout]:
+    name = path.resolve().stem
+    if mapping.episodes:
+        given = mapping.episodes
+        if given[-1].from_s * NS_PER_S + bag.start_ns >= camera.stamps_ns[-1]:
+            length_s = (int(camera.stamps_ns[-1]) - bag.start_ns) / NS_PER_S
+            raise UserError(f"{path}: episodes: from_s {given[-1].from_s:g}: the bag ends after {length_s:.3f} s")
+        return ranges(given, path, name, bag.start_ns)
+    if mapping.cut and mapping.cut.gap_s:
+        return at_gaps([camera.stamps_ns, pose.stamps_ns], mapping.cut.gap_s, path, name)
+    if mapping.cut:
+        field, topic = mapping.cut.field, str(mapping.cut.topic)
+        starts = bag.read(topic, lambda message, kind, _: visit(message, kind, field)[-1])
+        return at_events(starts, path, name)
+    return [Cutout(path, name)]
 
 
-def _max_age_s(mapping: ForeignMapping) -> float:
-    return mapping.max_age_s if mapping.max_age_s is not None else 2 * mapping.period_s
+def _check_stamps(mapping: ForeignMapping, path: Path, used: list[Series]) -> None:
+    limits = Limits()
+    if mapping.max_stamp_offset_s is not None:
+        limits = replace(limits, max_stamp_offset_s=mapping.max_stamp_offset_s)
+    advice = "set `offset_s` of a topic whose driver stamps early or late, or `stamps: log`"
+    for problem in stamp_offsets({one.topic: one.delay for one in used}, limits):
+        raise UserError(f"{path}: topic {problem.message}; {advice}")
 
 
-def _at_ticks(mapping: ForeignMapping, path: Path, one: Series, ticks: NDArray[np.int64]) -> list[Any]:
-    """The newest value at every tick. Raises UserError when it is too old."""
-    limit_ns = _max_age_s(mapping) * NS_PER_S
-    values = []
-    for tick in ticks:
-        index = one.newest(int(tick))
-        age_ns = int(tick) - int(one.stamps_ns[index])
-        if age_ns > limit_ns:
-            raise UserError(
-                f"{path}: topic {one.topic}: nothing for {age_ns / NS_PER_S:.3f} s before {tick}, "
-                f"max_age_s is {limit_ns / NS_PER_S:.3f}"
-            )
-        values.append(one.values[index])
-    return values
-
-
-def _actions(
-    mapping: ForeignMapping, asked: Mapping[str, Series], ticks: NDArray[np.int64], poses: list[Float64]
-) -> list[Float32]:
-    """Normalised actions, not clipped, of all ticks but the last."""
-    config = ForeignTask.of(mapping).action
-    series = asked["action"]
-    actions = []
-    for k, pose in enumerate(poses[:-1]):
-        delta_tcp = _delta(mapping, series, int(ticks[k]), int(ticks[k + 1]), pose)
-        action = list(config.from_delta_tcp(delta_tcp))
-        if mapping.gripper_action:
-            index = asked["gripper"].newest(int(ticks[k + 1]) - 1)
-            value = asked["gripper"].values[index] if index >= 0 else mapping.gripper_action.open
-            opened_by = value - mapping.gripper_action.closed
-            action.append(2 * opened_by / (mapping.gripper_action.open - mapping.gripper_action.closed) - 1)
-        actions.append(np.array(action, dtype=np.float32))
-    return actions
-
-
-def _delta(mapping: ForeignMapping, series: Series, start_ns: int, end_ns: int, pose: Float64) -> Float64:
-    """What was asked for in [start, end) as a delta of the tcp in its own axes [m, rad]; zero when nothing was.
-
-    A message stamped as the tick itself answers it: many stacks copy the stamp of the observation.
-    """
-    action = mapping.action
-    newest = series.newest(end_ns - 1)
-    if isinstance(action, TargetAction):
-        # A target stays in force until the next one.
-        return delta_between(pose, series.values[newest]) if newest >= 0 else np.zeros(6)
-    asked = series.values[series.newest(start_ns - 1) + 1 : newest + 1]
-    if not asked:
-        return np.zeros(6)
-    if isinstance(action, TwistAction):
-        delta = np.mean(asked, axis=0) * ((end_ns - start_ns) / NS_PER_S)
-    else:
-        delta = asked[-1] * ([action.unit_m] * 3 + [action.unit_rad] * 3)
-    if action.frame == "base":
-        into_tcp = rotation_of(pose).inv()
-        delta = np.concatenate([into_tcp.apply(delta[:3]), into_tcp.apply(delta[3:])])
-    return np.asarray(delta, dtype=np.float64)
-
-
-def _six(action: Any, value: Any) -> Float64:
-    values = as_numbers(value)
-    chosen = values[action.first : action.first + 6]
-    if len(chosen) != 6:
-        raise ValueError(f"{len(values)} numbers, the action needs six from number {action.first}")
-    return chosen
-
-
-def _steps(
-    mapping: ForeignMapping,
-    path: Path,
+def _check(
+    episode: Cutout,
     ticks: NDArray[np.int64],
-    images: Mapping[str, list[bytes]],
-    seen: Mapping[str, list[Any]],
+    poses: list[Float64],
     actions: list[Float32],
-) -> list[Step]:
-    twists = _twists(ticks, seen["pose"])
-    last = len(ticks) - 1
-    width = mapping.gripper_width.scale if mapping.gripper_width else 1.0
-    steps = []
-    for k, tick in enumerate(map(int, ticks)):
-        asked = actions[k] if k < last else np.empty(0, np.float32)
-        executed = np.clip(asked, -1, 1)
-        ending = k >= last - 1
-        steps.append(
-            Step(
-                episode_id=f"import/{path.resolve().stem}",
-                index=k,
-                step_count=k,
-                task=mapping.task,
-                object=mapping.object,
-                instruction=mapping.instruction,
-                seed=0,
-                observation=Observation(
-                    stamp_ns=tick,
-                    images={name: files[k] for name, files in images.items()},
-                    pose_base_tcp=seen["pose"][k],
-                    twist_base_tcp=twists[k],
-                    wrench_tcp=seen["wrench"][k] if "wrench" in seen else np.zeros(6),
-                    joint_positions=seen["joints"][k] if "joints" in seen else np.empty(0),
-                    gripper_width_m=seen["gripper_width"][k] * width if "gripper_width" in seen else float("nan"),
-                ),
-                action=ExecutedAction(
-                    observation_stamp_ns=tick,
-                    requested=asked,
-                    executed=executed,
-                    source=Source[mapping.source.upper()] if k < last else Source.NONE,
-                    action_clipped=bool(np.any(asked != executed)),
-                ),
-                reward=float(mapping.success and k == last - 1),
-                terminated=mapping.success and ending,
-                truncated=not mapping.success and ending,
-                is_first=k == 0,
-                is_last=k == last,
-                success=mapping.success and ending,
-            )
-        )
-    return steps
-
-
-def _twists(ticks: NDArray[np.int64], poses: list[Float64]) -> list[Float64]:
-    """Backward differences in base axes, zero at the first tick, as the observer computes them."""
-    twists = [np.zeros(6)]
-    for before, after, start, end in zip(poses, poses[1:], ticks, ticks[1:], strict=False):
-        turn = (rotation_of(after) * rotation_of(before).inv()).as_rotvec()
-        twists.append(np.concatenate([after[:3] - before[:3], turn]) * (NS_PER_S / int(end - start)))
-    return twists
+    mapping: ForeignMapping,
+) -> None:
+    """Refuse what cannot be one episode of this task."""
+    stamps_s = (ticks - ticks[0]) / NS_PER_S
+    longest_m, longest_rad = mapping.scale_m * 3**0.5, mapping.scale_rad * 3**0.5
+    advice = "" if episode.is_cut else "; if these are several, cut them (`episodes` or `cut` in the mapping)"
+    for problem in [
+        *gaps(stamps_s, Limits()),
+        *jumps(stamps_s, np.array(poses), Limits(), longest_m, longest_rad),
+    ]:
+        if problem.severity == "error":
+            raise UserError(f"{episode.where}: topic {mapping.pose.topic}: {problem.message}{advice}")
+    deltas = [mapping.action_config.to_delta_tcp(action) for action in actions]
+    refuse(motion(np.array(poses), np.array(deltas), Limits()), f"{episode.where}: topic {mapping.action.topic}")
+    beyond = [bool((np.abs(action) > 1 + ROUNDING).any()) for action in actions]
+    refuse(clipped(beyond, Limits()), f"{episode.where}: topic {mapping.action.topic}")

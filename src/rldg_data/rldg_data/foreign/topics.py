@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -19,8 +20,10 @@ from rldg_core.configuration import parse_yaml, read_yaml
 from rldg_core.errors import UserError
 from rldg_core.files import check_tree
 from rldg_core.from_msg import stamp_ns, twist_array, wrench_array
+from rldg_core.joints import arm_positions, finger_width_m
 from rldg_core.types import Float64
 from rldg_data.bags.reading import first_line
+from rldg_data.plausibility import Delay, delay
 
 _DEFAULT_FIELDS = {
     "PoseStamped": "pose",
@@ -38,6 +41,9 @@ _DEFAULT_FIELDS = {
 }
 """Where the value is in messages that hold one."""
 
+_ARM_JOINT = re.compile(r"(?:.*[_/])?(?<!finger_)joint_?[1-7]", re.DOTALL)
+
+NO_DELAY = Delay(0.0, 0.0)
 OTHER_CLOCK_NS = 1_000_000_000
 
 
@@ -45,17 +51,23 @@ OTHER_CLOCK_NS = 1_000_000_000
 class Series:
     """One topic's values in the order of their stamps: stamps_ns (N,), values[i] of any kind.
 
-    late_ns: median of log time less stamp.
+    late_ns: median of log time less stamp; delay: its range over the recording.
     """
 
     topic: str
     stamps_ns: NDArray[np.int64]
     values: list[Any]
     late_ns: int = 0
+    delay: Delay = NO_DELAY
 
     def newest(self, at_ns: int) -> int:
         """Index of the newest value at or before a time; -1 when there is none."""
         return int(np.searchsorted(self.stamps_ns, at_ns, side="right")) - 1
+
+    def within(self, begin_ns: int, end_ns: int) -> Series:
+        """The part of [begin, end)."""
+        first, last = (int(np.searchsorted(self.stamps_ns, at, side="left")) for at in (begin_ns, end_ns))
+        return replace(self, stamps_ns=self.stamps_ns[first:last], values=self.values[first:last])
 
 
 class ForeignBag:
@@ -74,16 +86,22 @@ class ForeignBag:
         """
         self._offset_ns = series.late_ns if abs(series.late_ns) > OTHER_CLOCK_NS else 0
 
-    def read(self, topic: str, take: Callable[[Any, str, int], Any]) -> Series:
+    @property
+    def start_ns(self) -> int:
+        """When the recording began, on the clock that stamps are of (see `follow_clock`)."""
+        return int(self._reader.start_time) - self._offset_ns
+
+    def read(self, topic: str, take: Callable[[Any, str, int], Any], offset_s: float = 0.0) -> Series:
         """All messages of a topic: `take(message, type, position in the topic)` is kept of each.
 
+        offset_s is added to the stamps.
         Raises UserError when the topic is missing or empty, or `take` finds a message wrong (ValueError).
         """
         connections = self._connections(topic)
         stamps, log_times, values = [], [], []
         for number, (connection, log_ns, raw) in enumerate(self._messages(connections)):
             message = self._decoded(connection, raw)
-            stamps.append(self._stamp(message, log_ns))
+            stamps.append(self._stamp(message, log_ns) + round(offset_s * 1e9))
             log_times.append(log_ns)
             try:
                 values.append(take(message, connection.msgtype, number))
@@ -92,8 +110,9 @@ class ForeignBag:
         if not stamps:
             raise UserError(f"{self._path}: topic {topic}: no messages")
         order = np.argsort(stamps, kind="stable")
-        late_ns = int(np.median(np.array(log_times, np.int64) - np.array(stamps, np.int64)))
-        return Series(topic, np.array(stamps, np.int64)[order], [values[i] for i in order], late_ns)
+        stamps_ns, log_times_ns = np.array(stamps, np.int64), np.array(log_times, np.int64)
+        late_ns, late = int(np.median(log_times_ns - stamps_ns)), delay(stamps_ns, log_times_ns)
+        return Series(topic, stamps_ns[order], [values[i] for i in order], late_ns, late)
 
     def _connections(self, topic: str) -> list[Connection]:
         found = [c for c in self._reader.connections if c.topic == topic]
@@ -176,20 +195,58 @@ def _one_line(path: Path) -> Iterator[None]:
         raise UserError(f"{path}: not a bag that can be read: {first_line(error)}") from error
 
 
-def field_of(message: Any, type_name: str, path: str) -> Any:
-    """Follow a dotted path of names and indices; empty: the usual place of the type, or the message itself.
+def visit(message: Any, type_name: str, path: str) -> list[Any]:
+    """Follow a dotted path of names and indices: the message, all that is passed, and the value last.
 
-    Raises ValueError naming the part that is missing.
+    path: empty for the usual place of the type, or the message itself. In a JointState the name of a joint stands for
+    its index. Raises ValueError naming the part that is missing.
     """
-    value = message
+    value, visited = message, [message]
     for part in (path or _DEFAULT_FIELDS.get(type_name.rpartition("/")[2], "")).split("."):
         if not part:
             continue
         try:
-            value = value[int(part)] if part.isdecimal() else getattr(value, part)
+            if len(visited) == 2 and part in (names := list(getattr(message, "name", []))):
+                value = value[names.index(part)]
+            else:
+                value = value[int(part)] if part.isdecimal() else getattr(value, part)
         except (AttributeError, IndexError, TypeError) as error:
             raise ValueError(f"field {path or part!r}: a {type_name} has no {part!r}") from error
-    return value
+        visited.append(value)
+    return visited
+
+
+def is_joint_state(type_name: str) -> bool:
+    """Whether names travel with the numbers of this type."""
+    return type_name.endswith("/JointState")
+
+
+def as_joints(message: Any, type_name: str, path: str) -> Float64:
+    """(7,) of the arm: by the names of a JointState; by their order only where a message has none and a path is given.
+
+    Raises ValueError.
+    """
+    if is_joint_state(type_name) and (len(message.name) or not path):
+        return arm_positions(list(message.name), message.position)
+    return as_numbers(visit(message, type_name, path)[-1])
+
+
+def as_gripper(message: Any, type_name: str, path: str) -> float:
+    """A number of a gripper: of a JointState without a path the width between its two fingers [m].
+
+    Raises ValueError, also where the index of a path leads to a joint of the arm.
+    """
+    if is_joint_state(type_name):
+        names = list(message.name)
+        if not path:
+            return finger_width_m(names, message.position)
+        part = path.rpartition(".")[2]
+        if part.isdecimal() and int(part) < len(names) and _ARM_JOINT.fullmatch(names[int(part)]):
+            raise ValueError(
+                f"field {path!r} is joint {names[int(part)]!r} of the arm, expected a finger: "
+                "leave `field` and `scale` away, or name the joint, `field: position.NAME`"
+            )
+    return as_number(visit(message, type_name, path)[-1])
 
 
 def as_pose(value: Any) -> Float64:

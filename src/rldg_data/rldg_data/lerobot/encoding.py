@@ -17,10 +17,11 @@ from rldg_data.episodes.episode import Episode
 from rldg_data.lerobot.layout import IMAGE_PREFIX
 from rldg_data.lerobot.stats import Counts, count_pixels
 from rldg_data.lerobot.video import encode_h264
+from rldg_data.plausibility import Limits, usual_period_s
 from rldg_data.recipe.plan import EpisodePlan, ImageFormat
 
 RATE_TOLERANCE = 0.05
-"""LeRobot has whole frames per second, one number for a dataset: how far the median rate may be from it."""
+"""LeRobot has whole frames per second, one number for a dataset: how far the rate of the stamps may be from it."""
 
 
 MAX_FPS = 1000
@@ -86,9 +87,9 @@ def encode_episode(plan: EpisodePlan, stem: Path) -> EncodedEpisode:
 def frames_per_second(timestamp_s: NDArray[np.float32], name: str) -> int:
     """The whole number of frames per second that an episode's stamps mean.
 
-    Raises UserError when their median rate is more than RATE_TOLERANCE off a whole number, or beyond MAX_FPS.
+    Raises UserError when their mean rate is more than RATE_TOLERANCE off a whole number, or beyond MAX_FPS.
     """
-    period_s = float(np.median(np.diff(timestamp_s.astype(np.float64))))
+    period_s = usual_period_s(timestamp_s, Limits())
     rate = 1 / max(period_s, 1e-9)
     fps = max(1, round(rate))
     if fps > MAX_FPS or abs(rate - fps) > RATE_TOLERANCE * fps:

@@ -104,7 +104,10 @@ def export_plan(
             result = ExportResult(
                 path, writer.splits, writer.frames + sum(writer.splits.values()), plan.left_out, tuple(order.bad), 0
             )
-            write_json(folder / REPORT_FILE, report(plan, result.episodes, result.steps, result.bad))
+            write_json(
+                folder / REPORT_FILE,
+                report(plan, result.episodes, result.steps, result.bad, writer.made_of, writer.tasks),
+            )
             publish(folder, path)
         finally:
             writer.abort()

@@ -7,18 +7,25 @@ import shutil
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from rldg_core.errors import UserError
 from rldg_core.image_codec import Image, crop, encode_jpeg, resize
+from rldg_core.plausible import check_observation
 from rldg_core.task import Task
 from rldg_core.types import ExecutedAction, Observation, Source, Step
+from rldg_data.bags.episode_info import ImportedTask
 from rldg_data.bags.recording import write_episode
 from rldg_data.episodes.episode import IMAGE_KEY, Episode, Float32
+from rldg_data.episodes.gripper import MIN_SPAN, switching
+from rldg_data.episodes.provenance import parts
 from rldg_data.lerobot.names import FeatureNames
 from rldg_data.lerobot.reading import read_dataset
+from rldg_data.plausibility import Limits, gaps, jumps, motion, refuse
+from rldg_data.plausibility import clipped as clipped_actions
 
 ROUNDING = 1e-4
 """How far over 1 a normalised action may lie by rounding alone; beyond it counts as clipped."""
@@ -49,6 +56,8 @@ def import_dataset(
     Raises UserError; the bags written until then are removed.
     """
     dataset = read_dataset(path, names, (task.action.scale_m, task.action.scale_rad))
+    if task.action.gripper and not dataset.has_gripper:
+        raise UserError(f"{path}: {dataset.names.action}: has no gripper, task {task.name} has one")
     keys = tuple(dataset.images.values())
     cameras = camera_names(keys, task, mapped=bool(names and names.images))
 
@@ -68,13 +77,16 @@ def import_dataset(
         for number, read in enumerate(dataset.deferred(encode=encode)):
             try:
                 where = f"{path}: episode {number}"
-                written, over = to_steps(read(), task, cameras, stamp_ns, steps - len(bags), where)
+                episode = read()
+                written, over = to_steps(episode, task, cameras, stamp_ns, steps - len(bags), where)
             except UserError as error:
                 if not skip_bad:
                     raise
                 skipped.append((number, str(error)))
                 continue
-            bags.append(write_episode(bag_dir, written, task))
+            views = _views(episode, cameras)
+            described = ImportedTask(task.name, task.action, dataset.info.fps, views, task.config_hash())
+            bags.append(write_episode(bag_dir, written, described))
             steps += len(written)
             clipped += over
             stamp_ns = written[-1].observation.stamp_ns + 1_000_000_000
@@ -126,7 +138,8 @@ def to_steps(
     stamps = stamp_ns + np.rint(episode.timestamp_s.astype(np.float64) * 1e9).astype(np.int64)
     if (np.diff(stamps) <= 0).any():
         raise UserError(f"{where}: stamps do not advance")
-    actions, clipped = normalised(episode, task)
+    _check(episode, task, where)
+    actions, clipped = normalised(episode, task, where)
     last = len(episode) - 1
     terminal = bool(episode.is_terminal[-1])
     steps = []
@@ -142,6 +155,10 @@ def to_steps(
             joint_positions=np.empty(0),
             gripper_width_m=float(episode.state[index, 7]),
         )
+        try:
+            check_observation(seen)
+        except ValueError as error:
+            raise UserError(f"{where}: frame {index}: {error}") from error
         answer = ExecutedAction(
             observation_stamp_ns=int(stamps[index]),
             requested=action,
@@ -172,13 +189,47 @@ def to_steps(
     return steps, clipped
 
 
-def normalised(episode: Episode, task: Task) -> tuple[list[Float32], int]:
-    """Actions (6,) or, where the task has a gripper, (7,) in [-1, 1], and how many values were clipped."""
+def _check(episode: Episode, task: Task, where: str) -> None:
+    """Refuse what cannot be one episode of this task."""
+    stamps_s = episode.timestamp_s.astype(np.float64)
+    longest_m, longest_rad = task.action.scale_m * 3**0.5, task.action.scale_rad * 3**0.5
+    refuse(gaps(stamps_s, Limits()), where)
+    refuse(jumps(stamps_s, episode.state[:, :7], Limits(), longest_m, longest_rad), where)
+    refuse(motion(episode.state[:, :7], episode.action[:-1, :6], Limits()), where)
+    opening = episode.action[:-1, 6]
+    if not task.action.gripper and len(opening) and float(np.ptp(opening)) > MIN_SPAN:
+        raise UserError(f"{where}: its actions move a gripper, task {task.name} has none")
+
+
+def _views(episode: Episode, cameras: Mapping[str, str]) -> dict[str, dict[str, Any]]:
+    """Camera -> its view, where the dataset says it (one of this suite) and the images kept their size."""
+    try:
+        images = next((part.get("images") or {} for part in parts(episode.metadata)), {})
+    except ValueError:  # of another suite
+        return {}
+    known = {}
+    for key, camera in cameras.items():
+        view = (images.get(key) or {}).get("view")
+        if isinstance(view, dict):
+            known[camera] = view
+    return known
+
+
+def normalised(episode: Episode, task: Task, where: str) -> tuple[list[Float32], int]:
+    """Actions (6,) or, where the task has a gripper, (7,) in [-1, 1], and how many values were clipped.
+
+    Raises UserError when more are clipped than by chance, or the gripper's values mean nothing.
+    """
     last = len(episode) - 1
     motion = task.action.to_delta_tcp(np.ones(6))
     values: list[NDArray[np.floating]] = [episode.action[:last, :6].astype(np.float64) / motion]
     if task.action.gripper:
-        values.append(2.0 * episode.action[:last, 6:] - 1.0)
+        try:
+            values.append(switching(episode.action[:last, 6].astype(np.float64), "gripper")[:, None])
+        except ValueError as error:
+            raise UserError(f"{where}: {error}: set gripper_closed_open in the names file") from error
     unclipped = np.concatenate(values, axis=1)
-    clipped = int((np.abs(unclipped) > 1 + ROUNDING).sum())
+    beyond = np.abs(unclipped) > 1 + ROUNDING
+    refuse(clipped_actions(beyond.any(axis=1), Limits()), where)
+    clipped = int(beyond.sum())
     return list(np.clip(unclipped, -1, 1).astype(np.float32)), clipped

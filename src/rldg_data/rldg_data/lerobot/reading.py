@@ -16,15 +16,17 @@ import pyarrow as pa
 from rldg_core.errors import UserError
 from rldg_core.image_codec import Image, decode_jpeg, encode_jpeg
 from rldg_data.episodes.episode import ACTION_DIM, METADATA_TYPES, STATE_DIM, Episode, Float32
+from rldg_data.lerobot.components import Components, Kind, components
 from rldg_data.lerobot.layout import FINAL, FINAL_PREFIX, IMAGE_PREFIX, METADATA_PREFIX
 from rldg_data.lerobot.names import FeatureNames
 from rldg_data.lerobot.tables import DataFile, Info, numbers, read_episode_rows, read_info
 from rldg_data.lerobot.video import FrameReader
+from rldg_data.plausibility import Limits, rate, refuse
 
 Encode = Callable[[str, Image], bytes]
 """(key of the image, frame) -> JPEG."""
 
-_OPTIONAL = ("next.reward", "next.done", "next.truncated", "next.success", "stamp_s")
+_OPTIONAL = ("next.reward", "next.done", "next.truncated", "next.success", "stamp_s", "timestamp")
 _ROW = ("episode_index", "tasks", "length", "dataset_from_index", "data", "videos", "episode_metadata", "final")
 
 
@@ -65,12 +67,21 @@ class _OpenFiles:
 
 @dataclass(frozen=True)
 class Dataset:
-    """A dataset on disk. images: feature -> key; action_factor: (6,) what turns actions into m and rad."""
+    """A dataset on disk. images: feature -> key; action_factor: (6,) what turns actions into m and rad.
+
+    components: feature -> where its values are, by their names.
+    """
 
     info: Info
     names: FeatureNames
     images: Mapping[str, str]
     action_factor: Float32
+    components: Mapping[str, Components]
+
+    @property
+    def has_gripper(self) -> bool:
+        """Whether the actions have a seventh value."""
+        return len(self.components[self.names.action].indices) == ACTION_DIM
 
     @property
     def splits(self) -> Mapping[str, int]:
@@ -145,6 +156,8 @@ class Dataset:
             state = np.pad(state, ((0, 0), (0, STATE_DIM - state.shape[1])))
         if np.abs(np.linalg.norm(state[:, 3:7], axis=1) - 1).max() > 1e-2:
             raise UserError(f"{where}: {names.state}: values 3 .. 6 are no unit quaternion x y z w")
+        if "timestamp" in values:
+            refuse(rate(values["timestamp"], self.info.fps, Limits()), f"{where}: timestamp")
         stamps = values.get("stamp_s", (np.arange(length) / self.info.fps).astype(np.float32))
         reward, success, terminal = self._outcome(values, length)
         columns = {
@@ -193,6 +206,8 @@ class Dataset:
             raise UserError(f"{where}: {name} has shape {values.shape[1:]}, meta/info.json says {shape}")
         if not np.isfinite(values).all():
             raise UserError(f"{where}: {name} is not finite")
+        if name in self.components:
+            values = self.components[name].take(values.astype(np.float64)).astype(np.float32)
         return values
 
     def _action(self, action: Float32) -> Float32:
@@ -236,13 +251,27 @@ def read_dataset(
     feature that is missing or has the wrong number of values.
     """
     info, names = read_info(path), names or FeatureNames()
-    for feature, dims in ((names.state, (7, 8)), (names.action, (6, 7)), (names.twist, (6,)), (names.wrench, (6,))):
+    found: dict[str, Components] = {}
+    kinds: tuple[tuple[str, Kind], ...] = (
+        (names.state, "state"),
+        (names.action, "action"),
+        (names.twist, "twist"),
+        (names.wrench, "wrench"),
+    )
+    for feature in names.components:
+        if feature not in info.features or feature not in dict(kinds):
+            raise UserError(f"{path}: components: {feature!r} is none of {', '.join(name for name, _ in kinds)}")
+    for feature, kind in kinds:
         spec = info.features.get(feature)
-        if spec is None and feature in (names.state, names.action):
-            raise UserError(f"{path}: no feature {feature!r}; it has {', '.join(info.features)}")
-        if spec and (spec["shape"] not in {(n,) for n in dims} or not spec["dtype"].startswith("float")):
-            wanted = " or ".join(map(str, dims))
-            raise UserError(f"{path}: {feature}: {spec['dtype']} of shape {spec['shape']}, expected {wanted} floats")
+        if spec is None:
+            if kind in ("state", "action"):
+                raise UserError(f"{path}: no feature {feature!r}; it has {', '.join(info.features)}")
+            continue
+        if len(spec["shape"]) != 1 or not spec["dtype"].startswith("float"):
+            raise UserError(f"{path}: {feature}: {spec['dtype']} of shape {spec['shape']}, expected floats in one row")
+        given = names.components.get(feature, spec.get("names"))
+        found[feature] = components(kind, given, spec["shape"][0], f"{path}: {feature}")
+    _check_units(path, names, found[names.action])
     images = names.images or {
         name: name.removeprefix(IMAGE_PREFIX).removeprefix("observation.")
         for name, spec in info.features.items()
@@ -255,7 +284,21 @@ def read_dataset(
             raise UserError(f"{path}: no image or video feature {feature!r}")
     scale = action_scale if names.action_unit == "normalised" else (1.0, 1.0)
     factor = np.array([scale[0]] * 3 + [scale[1]] * 3, dtype=np.float32)
-    return Dataset(info, names, images, factor)
+    return Dataset(info, names, images, factor, found)
+
+
+def _check_units(path: Path, names: FeatureNames, action: Components) -> None:
+    """Refuse an action whose names say something else than the names file."""
+    where = f"{path}: {names.action}"
+    if action.with_unit and names.action_unit == "normalised":
+        raise UserError(f"{where}: {', '.join(action.names)} have units, the names file says `action_unit: normalised`")
+    closed, opened = names.gripper_closed_open
+    gripper = action.names[-1].lower() if len(action.names) == ACTION_DIM else ""
+    if ("close" in gripper and closed < opened) or ("open" in gripper and opened < closed):
+        raise UserError(
+            f"{where}: {action.names[-1]!r} says which way it counts, gripper_closed_open is [{closed:g}, {opened:g}]: "
+            "set it in the names file"
+        )
 
 
 def _decoded(data: bytes, where: str) -> Image:

@@ -14,7 +14,9 @@ import pyarrow.parquet as pq
 
 from rldg_core.errors import UserError
 from rldg_core.files import open_regular, write_json
+from rldg_data.episodes import provenance
 from rldg_data.episodes.episode import METADATA_TYPES
+from rldg_data.episodes.provenance import MadeOf
 from rldg_data.lerobot import layout
 from rldg_data.lerobot.encoding import EncodedEpisode
 from rldg_data.lerobot.layout import FileIndex
@@ -49,6 +51,7 @@ class DatasetWriter:
         self._pixels: dict[str, Counts] = {}
         self._tasks: dict[str, int] = {}
         self._splits: dict[str, int] = {}
+        self._task_names: set[str] = set()
         self._frames = 0
         self._data: pq.ParquetWriter | None = None
         self._data_index = FileIndex()
@@ -59,6 +62,17 @@ class DatasetWriter:
     def frames(self) -> int:
         """Written so far."""
         return self._frames
+
+    @property
+    def made_of(self) -> MadeOf:
+        """What all episodes are made of. At least one must have been added."""
+        assert self._first
+        return _made_of(self._first)
+
+    @property
+    def tasks(self) -> list[str]:
+        """Names of the tasks written so far."""
+        return sorted(self._task_names)
 
     @property
     def splits(self) -> Mapping[str, int]:
@@ -103,6 +117,7 @@ class DatasetWriter:
             self._flush_episodes()
         self._frames += len(episode)
         self._splits[split] = self._splits.get(split, 0) + 1
+        self._task_names.add(str(episode.metadata["task"]))
 
     def close(self) -> None:
         """Finish all files and write meta/. At least one episode must have been added."""
@@ -135,6 +150,7 @@ class DatasetWriter:
             self._first = episode
             self._videos = {key: _Video(key) for key in episode.videos}
             return
+        _made_of(episode).check(_made_of(first), name, "the first episode")
         for what, value, expected in (
             ("observations per second", episode.fps, first.fps),
             ("cameras", list(episode.videos), list(first.videos)),
@@ -220,6 +236,10 @@ class DatasetWriter:
         files = sorted((self._folder / "data").glob("*/*.parquet"))
         columns = [pq.read_table(file, columns=[key], partitioning=None)[key] for file in files]  # bounded: our own
         return number_stats(np.concatenate([to_numpy(column) for column in columns]))
+
+
+def _made_of(episode: EncodedEpisode) -> MadeOf:
+    return MadeOf.of(provenance.parts(episode.metadata))
 
 
 def to_numpy(column: pa.ChunkedArray) -> Any:

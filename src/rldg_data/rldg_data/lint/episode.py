@@ -9,7 +9,9 @@ from numpy.typing import NDArray
 
 from rldg_core.plausible import check_pose, check_twist, check_width, check_wrench
 from rldg_data import plausibility
+from rldg_data.episodes import provenance
 from rldg_data.episodes.episode import Episode
+from rldg_data.episodes.provenance import MadeOf
 from rldg_data.lint.findings import Limits, Problem, Problems
 
 Numbers = Mapping[str, NDArray[np.float32]]
@@ -42,10 +44,18 @@ def stamps(episode: Episode, limits: Limits) -> Problems:
         yield Problem("error", "stamps", f"{len(back)} stamps do not increase, first in step {back[0] + 1}")
         return
     yield from plausibility.gaps(episode.timestamp_s, limits)
+    yield from plausibility.rate(episode.timestamp_s, _declared_hz(episode), limits)
+
+
+def _declared_hz(episode: Episode) -> float:
+    try:
+        return MadeOf.of(provenance.parts(episode.metadata)).rate_hz
+    except ValueError:
+        return 0.0  # said by the check of the provenance
 
 
 def pose(episode: Episode, limits: Limits) -> Problems:
-    """Positions, quaternions, widths, wrenches and twists that no arm has (`rldg_core.plausible`), and jumps."""
+    """Positions, quaternions, widths, wrenches and twists that no arm has; jumps; motions that nobody asked for."""
     action, state = np.abs(episode.action[:-1].astype(np.float64)), episode.state.astype(np.float64)
     if not all(np.isfinite(values).all() for values in numbers(episode).values()):
         return  # said already
@@ -64,7 +74,18 @@ def pose(episode: Episode, limits: Limits) -> Problems:
         return
     # A dataset does not know its action scale: the largest value of an axis stands for it.
     longest_m, longest_rad = (float(action[:, part].max(initial=0)) * 3**0.5 for part in (slice(3), slice(3, 6)))
-    yield from plausibility.jumps(episode.timestamp_s, state[:, :7], limits, longest_m, longest_rad)
+    found = list(plausibility.jumps(episode.timestamp_s, state[:, :7], limits, longest_m, longest_rad))
+    yield from found
+    # Where a policy relabelled the actions, they need not agree with what was done.
+    if not found and not _relabelled(episode):
+        yield from plausibility.motion(state[:, :7], episode.action[:-1, :6], limits)
+
+
+def _relabelled(episode: Episode) -> bool:
+    try:
+        return any(part.get("relabelled_by") for part in provenance.parts(episode.metadata))
+    except ValueError:
+        return False  # said by the check of the provenance
 
 
 def _extremes(rows: NDArray[np.float64]) -> tuple[int, int]:

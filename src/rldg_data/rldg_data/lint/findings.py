@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 
 from rldg_data.plausibility import Limits, Problem, Problems, Severity
@@ -27,6 +27,31 @@ class Finding:
 
 
 Findings = Iterator[Finding]
+
+DESCRIPTIONS: Mapping[str, str] = {
+    "not_finite": "NaN or Inf in an action, state, twist, wrench, reward or timestamp",
+    "stamps": "stamps that do not increase",
+    "gap": "a pause between two steps: warning from 2.5 periods on, from five on an error",
+    "rate": "the rate by the stamps is not the declared one, or not that of the other episodes (10 %)",
+    "implausible": "a pose, width, twist or wrench that no arm has: a wrong unit, a quaternion in another order",
+    "jump": "the tcp moves farther in a step than 1.5 of the longest actions: several episodes in one, or a wrong unit",
+    "motion": "the arm moves against its actions, or four times as far: another frame, sign or unit; not if relabelled",
+    "flags": "`is_first`, `is_last`, `is_terminal` contradict their place",
+    "instruction": "empty",
+    "no_op": "warning: more than half of the steps move nothing",
+    "gripper": "commands outside 0 .. 1, or fingers that answer the other way",
+    "image": "no complete 8-bit RGB JPEG",
+    "image_size": "images of several sizes, or too few; warning: not square, below 64 px",
+    "constant": "warning: a dimension that never changes: a sensor that is not connected, a wrong topic",
+    "saturation": "warning: more than 70 % of the steps at the largest value of an axis",
+    "duplicate": "the content of another episode under another id",
+    "leakage": "recorded steps that are in `train` and in `val`",
+    "provenance": "episode metadata that do not name their recordings",
+    "camera": "one image key that was taken by different cameras, or through different views",
+    "statistics": "`dataset_statistics.json` is not that of the data",
+    "bag": "a bag that cannot be exported",
+}
+"""Every check of datasets; an error unless said otherwise. docs/data.md has the same table."""
 
 
 def at(episode: str, problem: Problem) -> Finding:

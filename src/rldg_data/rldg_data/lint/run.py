@@ -19,6 +19,7 @@ from rldg_data.lint.bag_file import read_contents
 from rldg_data.lint.episode import CHECKS
 from rldg_data.lint.findings import Finding, Findings, Limits, Problem, at
 from rldg_data.lint.totals import (
+    Cameras,
     Constants,
     Copies,
     ImageSizes,
@@ -93,7 +94,15 @@ def _unfinished(path: Path) -> int:
 
 def lint_episodes(source: Source, limits: Limits, further: Sequence[Total] = ()) -> Findings:
     """Findings of episodes in this order; of a Problem in the place of an episode, that problem."""
-    totals: list[Total] = [Rates(limits), Constants(), Saturation(limits), Polarity(limits), Copies(), *further]
+    totals: list[Total] = [
+        Rates(limits),
+        Cameras(),
+        Constants(),
+        Saturation(limits),
+        Polarity(limits),
+        Copies(),
+        *further,
+    ]
     for place, episode in source:
         if isinstance(episode, Problem):
             yield at(place.label, episode)

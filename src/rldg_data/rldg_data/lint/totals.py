@@ -104,6 +104,34 @@ class Rates:
 
 
 @dataclass
+class Cameras:
+    """The images of a key come from one camera and one view; recordings that say neither are passed over."""
+
+    seen: dict[str, tuple[Place, Any]] = field(default_factory=dict)
+
+    def add(self, place: Place, episode: Episode) -> Problems:
+        try:
+            recordings = provenance.parts(episode.metadata)
+        except ValueError:
+            return  # said by Copies
+        for part in recordings:
+            for key, image in (part.get("images") or {}).items():
+                first, known = self.seen.setdefault(key, (place, image))
+                wrong = [name for name in ("camera", "view") if _differ(image.get(name), known.get(name))]
+                if wrong:
+                    found, expected = image.get(wrong[0]), known.get(wrong[0])
+                    yield Problem("error", "camera", f"{key!r} has {wrong[0]} {found}, in {first.label} {expected}")
+                    return
+
+    def end(self) -> Findings:
+        yield from ()
+
+
+def _differ(one: Any, other: Any) -> bool:
+    return one is not None and other is not None and one != other
+
+
+@dataclass
 class Constants:
     """Dimensions that never change carry nothing: a sensor that is not connected, a wrong topic.
 

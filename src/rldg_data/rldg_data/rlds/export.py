@@ -12,7 +12,9 @@ from typing import Any
 
 from rldg_core.errors import UserError
 from rldg_core.files import fsync
+from rldg_data.episodes import provenance
 from rldg_data.episodes.jpeg import check as jpeg_size
+from rldg_data.episodes.provenance import MadeOf
 from rldg_data.recipe.plan import SPLITS, EpisodePlan, Plan
 from rldg_data.rlds import layout
 from rldg_data.rlds.registration import OCTO_FILE, OPENVLA_FILE, octo_kwargs, openvla_register
@@ -82,25 +84,22 @@ def _check(plan: Plan, workers: int) -> None:
 
 
 def _jobs(plan: Plan, folder: Path, skip_bad: bool, shard_bytes: int | None) -> list[ShardJob]:
-    sizes = _image_sizes(plan, skip_bad)
+    sizes, made_of = _first(plan, skip_bad)
     total = sum(episode.num_bytes for episode in plan.episodes)
     target = shard_bytes or min(max(total // PARTS, MIN_SHARD_BYTES), MAX_SHARD_BYTES)
     jobs = []
     for split in SPLITS:
         parts = shards_of([episode for episode in plan.episodes if episode.split == split], target)
-        jobs += [ShardJob(folder, split, index, part, sizes, skip_bad) for index, part in enumerate(parts)]
+        jobs += [ShardJob(folder, split, index, part, sizes, made_of, skip_bad) for index, part in enumerate(parts)]
     return jobs
 
 
-def _image_sizes(plan: Plan, skip_bad: bool) -> layout.ImageSizes:
-    """What all images must be: as the recipe says, or as they are in the first episode."""
-    asked = {episode.images.size_px for episode in plan.episodes}
-    if len(asked) == 1 and (size_px := asked.pop()) is not None:
-        return {key: (size_px, size_px) for key, _ in plan.episodes[0].cameras}
+def _first(plan: Plan, skip_bad: bool) -> tuple[layout.ImageSizes, MadeOf]:
+    """What all episodes must be like: image sizes and what they are made of, as in the first one that can be read."""
     reason = ""
     for episode in plan.episodes:
         try:
-            return _first_sizes(episode)
+            return _likeness(episode)
         except UserError as error:
             if not skip_bad:
                 raise
@@ -108,11 +107,12 @@ def _image_sizes(plan: Plan, skip_bad: bool) -> layout.ImageSizes:
     raise UserError(f"dataset {plan.name}: none of {len(plan.episodes)} episodes can be read, first: {reason}")
 
 
-def _first_sizes(episode: EpisodePlan) -> layout.ImageSizes:
+def _likeness(episode: EpisodePlan) -> tuple[layout.ImageSizes, MadeOf]:
     from rldg_data.episodes.build import build_episode
 
-    images = build_episode(replace(episode, relabel=None)).images
-    return {key: jpeg_size(files[0]) for key, files in images.items()}
+    first = build_episode(replace(episode, relabel=None))
+    sizes = {key: jpeg_size(files[0]) for key, files in first.images.items()}
+    return sizes, MadeOf.of(provenance.parts(first.metadata))
 
 
 def _write_shards(
@@ -172,15 +172,16 @@ def _assemble(
     }
     rows = [jobs["train", shard.index].file("rows") for shard in kept["train"]]
     statistics = dataset_statistics(rows, sum(splits["train"].shard_lengths))
-    tasks = ", ".join(sorted({task for shard in shards for task in shard.tasks}))
-    description = plan.description or f"Episodes recorded by RLDG for ROS 2; tasks: {tasks}."
-    sizes = next(iter(jobs.values())).sizes
+    tasks = sorted({task for shard in shards for task in shard.tasks})
+    description = plan.description or f"Episodes recorded by RLDG for ROS 2; tasks: {', '.join(tasks)}."
+    job = next(iter(jobs.values()))
+    sizes, made_of = job.sizes, job.made_of
     episodes = {name: sum(split.shard_lengths) for name, split in splits.items()}
     files: dict[str, Any] = {
         MARKER_FILE: layout.dataset_info(plan.name, plan.version, description, splits),
         "features.json": layout.features_json(sizes),
         "dataset_statistics.json": statistics,
-        REPORT_FILE: report(plan, episodes, sum(shard.steps for shard in shards), bad),
+        REPORT_FILE: report(plan, episodes, sum(shard.steps for shard in shards), bad, made_of, tasks),
     }
     for name, value in files.items():
         (folder / name).write_text(json.dumps(value, indent=2, allow_nan=False) + "\n")

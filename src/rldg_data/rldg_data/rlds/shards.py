@@ -17,9 +17,11 @@ import google_crc32c
 
 from rldg_core.errors import UserError
 from rldg_core.files import read_json, sha256_hex, write_json
+from rldg_data.episodes import provenance
 from rldg_data.episodes.episode import Episode
 from rldg_data.episodes.images import text
 from rldg_data.episodes.jpeg import check as jpeg_size
+from rldg_data.episodes.provenance import MadeOf
 from rldg_data.recipe.plan import EpisodePlan
 from rldg_data.rlds.examples import to_features
 from rldg_data.rlds.layout import ImageSizes
@@ -34,13 +36,15 @@ _BUFFER_BYTES = 1 << 20
 
 @dataclass(frozen=True)
 class ShardJob:
-    """folder: of the unfinished dataset; sizes: what the images must be; skip_bad: leave out unreadable episodes."""
+    """folder: of the unfinished dataset; sizes: what the images must be; made_of: what they
+    are all made of; skip_bad: leave out unreadable episodes."""
 
     folder: Path
     split: str
     index: int
     episodes: tuple[EpisodePlan, ...]
     sizes: ImageSizes
+    made_of: MadeOf
     skip_bad: bool = False
 
     def file(self, ending: str) -> Path:
@@ -51,7 +55,7 @@ class ShardJob:
         """Hash of all that decides the bytes: the plan's part, and size and time of every file that is read."""
         read = [path for episode in self.episodes for path in _inputs(episode)]
         stamps = [(str(p), p.stat().st_size, p.stat().st_mtime_ns) for p in read]
-        parts = [_FORMAT, [asdict(e) for e in self.episodes], dict(self.sizes), stamps]
+        parts = [_FORMAT, [asdict(e) for e in self.episodes], dict(self.sizes), asdict(self.made_of), stamps]
         return sha256_hex(json.dumps(parts, default=str, sort_keys=True).encode())
 
 
@@ -98,7 +102,7 @@ def write_shard(job: ShardJob, beat: Callable[[], None]) -> Shard:
             for plan in job.episodes:
                 try:
                     episode = build_episode(plan)
-                    check_episode(episode, job.sizes, plan.name)
+                    check_episode(episode, job.sizes, job.made_of, plan.name)
                 except UserError as error:
                     if not job.skip_bad:
                         raise
@@ -152,10 +156,11 @@ def complete_shard(job: ShardJob) -> Shard | None:
     return shard if intact else None
 
 
-def check_episode(episode: Episode, sizes: ImageSizes, name: str) -> None:
+def check_episode(episode: Episode, sizes: ImageSizes, made_of: MadeOf, name: str) -> None:
     """Refuse what does not fit the other episodes, or has nothing to learn from."""
     if len(episode) < 2:
         raise UserError(f"{name}: an episode without a transition")
+    MadeOf.of(provenance.parts(episode.metadata)).check(made_of, name, "the first episode")
     found = {key: jpeg_size(files[0]) for key, files in episode.images.items()}
     for key, size in sizes.items():
         if found.get(key) != size:

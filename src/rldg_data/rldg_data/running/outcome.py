@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from rldg_core.errors import UserError
+from rldg_data.episodes.provenance import MadeOf
 from rldg_data.recipe.plan import SPLITS, Plan, is_valid_name, is_valid_version
 
 REPORT_FILE = "export_report.json"
@@ -53,9 +54,19 @@ def check_plan(plan: Plan, workers: int) -> None:
         raise UserError(f"dataset {plan.name}: no episode in split train")
 
 
-def report(plan: Plan, episodes: Mapping[str, int], steps: int, bad: Sequence[tuple[Path, str]]) -> dict[str, Any]:
-    """Content of REPORT_FILE. episodes, steps, bad: as in ExportResult."""
+def report(
+    plan: Plan,
+    episodes: Mapping[str, int],
+    steps: int,
+    bad: Sequence[tuple[Path, str]],
+    made_of: MadeOf,
+    tasks: Sequence[str],
+) -> dict[str, Any]:
+    """Content of REPORT_FILE. episodes, steps, bad: as in ExportResult; made_of, tasks: of all episodes."""
     return {
+        "tasks": sorted(tasks),
+        "rate_hz": made_of.rate_hz,
+        "cameras": dict(made_of.cameras),
         "episodes": dict(episodes),
         "steps": steps,
         "left_out": dict(plan.left_out),

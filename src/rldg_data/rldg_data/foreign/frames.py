@@ -1,0 +1,47 @@
+"""Frames that travel with messages, compared with what a mapping takes them for."""
+
+from __future__ import annotations
+
+import re
+from typing import Any, Literal
+
+Frame = Literal["base", "tcp"]
+
+_PREFIX = r"/?(?:.*[/_])?"
+_KNOWN = {
+    "base": re.compile(rf"{_PREFIX}(?:base|base_link|link_?0)", re.IGNORECASE | re.DOTALL),
+    "tcp": re.compile(
+        rf"{_PREFIX}(?:tcp|k|ee|eef|ee_link|end_effector|end_effector_frame|stiffness|stiffness_frame|tool|tool0)",
+        re.IGNORECASE | re.DOTALL,
+    ),
+}
+_EXAMPLES = {"base": "base, base_link, fr3_link0", "tcp": "tcp, fr3_hand_tcp, tool0, stiffness_frame"}
+
+
+def check_frame(found: str, expected: Frame, declared: str = "", key: str = "frame_id") -> None:
+    """Check the name of a frame against what the mapping says; a message without a name says nothing.
+
+    declared: name of the frame in the mapping (`key`), which takes the place of the known names. Raises ValueError.
+    """
+    if declared:
+        if found != declared:
+            raise ValueError(f"{key} is {_short(found)}, the mapping says {declared!r}")
+        return
+    if not found or _KNOWN[expected].fullmatch(found):
+        return
+    other = next((name for name, known in _KNOWN.items() if known.fullmatch(found)), "")
+    advice = f"it is the {other} frame" if other else f"if that is it, say `{key}: {_short(found)}` in the mapping"
+    raise ValueError(f"{key} is {_short(found)}, expected the {expected} frame ({_EXAMPLES[expected]}): {advice}")
+
+
+def frame_of(visited: list[Any], name: Literal["frame_id", "child_frame_id"]) -> str:
+    """The frame that the innermost of some nested messages names; "" when none does."""
+    for value in reversed(visited):
+        holder = getattr(value, "header", None) if name == "frame_id" else value
+        if isinstance(found := getattr(holder, name, None), str):
+            return found
+    return ""
+
+
+def _short(name: str) -> str:
+    return repr(name if len(name) <= 60 else f"{name[:57]}...")
