@@ -113,7 +113,8 @@ class StackArguments:
     gripper_joint_topic: str = _argument("franka_gripper/joint_states", "finger positions")
     target_topic: str = _argument("target_pose", "Cartesian target of the controller")
     gripper_command_topic: str = _argument("gripper_width_command", "gripper width [m]")
-    twist_topic: str = _argument("spacenav/twist", "SpaceMouse motion")
+    twist_topic: str = _argument("", "SpaceMouse motion; default: spacenav/twist, or twist_stamped")
+    twist_stamped: bool = _argument(False, "SpaceMouse motion as TwistStamped; sets spacenav's use_twist_stamped, too")
     joy_topic: str = _argument("spacenav/joy", "SpaceMouse buttons")
     scene_topic: str = _argument("", "scene camera of the simulated cell; empty: off")
 
@@ -221,8 +222,15 @@ def insertion_stack(arguments: StackArguments, share: Path) -> Stack:
         )
     )
     if a.teleop or not a.sim:
+        default_twist = "spacenav/twist_stamped" if a.twist_stamped else "spacenav/twist"
         nodes.append(
-            node("rldg_control", "teleop", twist_topic=absolute(a.twist_topic), joy_topic=absolute(a.joy_topic))
+            node(
+                "rldg_control",
+                "teleop",
+                twist_stamped=a.twist_stamped,
+                twist_topic=absolute(a.twist_topic or default_twist),
+                joy_topic=absolute(a.joy_topic),
+            )
         )
     if operator_active:
         nodes.append(
@@ -369,6 +377,7 @@ def _franka(a: StackArguments, share: Path) -> IncludeSpec:
 
 def _hardware(a: StackArguments, root: str, width: int, height: int) -> list[NodeSpec]:
     """Controller spawner, camera and SpaceMouse."""
+    spacenav = f"{root}/spacenav".strip("/").replace("/", ".")  # name of its logger
     return [
         NodeSpec(
             "controller_manager",
@@ -390,5 +399,14 @@ def _hardware(a: StackArguments, root: str, width: int, height: int) -> list[Nod
                 "depth_module.color_profile": f"{width}x{height}x30",
             },
         ),
-        NodeSpec("spacenav", "spacenav_node", "spacenav", root or "/", {"zero_when_static": True}),
+        NodeSpec(
+            "spacenav",
+            "spacenav_node",
+            "spacenav",
+            root or "/",
+            # A daemon that ends while the mouse is pushed sends nothing more: zeros, then, not the last value.
+            {"zero_when_static": True, "use_twist_stamped": a.twist_stamped},
+            # Without its daemon it logs the same error 1,000 times a second; `teleop` says what is missing.
+            arguments=("--ros-args", "--log-level", f"{spacenav}:=fatal", "--"),
+        ),
     ]

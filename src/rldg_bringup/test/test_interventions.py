@@ -31,7 +31,7 @@ STREAM_HZ = 50.0
 PUSH, NUDGE = (0.3, -0.2, 0.1, 0.0, 0.0, 0.05), (-0.1, 0.25, 0.0, 0.05, 0.0, 0.0)
 QUIET, TREMBLE = (0.0,) * 6, (5e-4, 0.0, -5e-4, 0.0, 0.0, 0.0)
 STREAM = [(1.5, QUIET), (1.2, PUSH), (1.4, QUIET), (1.0, TREMBLE), (0.6, NUDGE), (9.0, QUIET)]
-"""(duration [s], twist): TREMBLE stays under the dead-band of 1e-3."""
+"""(duration [s], twist): TREMBLE stays under the dead-band."""
 
 
 class Mouse:

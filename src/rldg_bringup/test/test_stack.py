@@ -95,6 +95,16 @@ def test_hardware_replaces_the_cell() -> None:
     assert all(n.namespace.startswith("/left") for n in stack.nodes)
 
 
+@pytest.mark.parametrize(("stamped", "topic"), [(False, "twist"), (True, "twist_stamped")])
+def test_driver_and_teleop_agree_on_the_type_of_the_twist(stamped: bool, topic: str) -> None:
+    arguments = StackArguments(sim=False, task="insertion_franka", namespace="left", twist_stamped=stamped)
+    stack = insertion_stack(arguments, SHARE)
+    teleop, driver = stack.node("teleop").parameters, stack.node("spacenav")
+    assert (teleop["twist_stamped"], teleop["twist_topic"]) == (stamped, f"/left/spacenav/{topic}")
+    assert driver.parameters == {"zero_when_static": True, "use_twist_stamped": stamped}
+    assert "left.spacenav:=fatal" in driver.arguments, "its name as a logger has the namespace"
+
+
 def test_raw_topics_are_recorded_beside_step() -> None:
     plain = insertion_stack(StackArguments(record=True), SHARE).node("recorder").parameters
     assert (plain["topics"], plain["preset"]) == ([""], "zstd_fast")

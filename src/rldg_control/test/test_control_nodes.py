@@ -143,11 +143,17 @@ def test_gate_latches_when_policy_or_observer_dies(gate: tuple[Any, Driven, Stat
 
 
 def test_gate_lets_a_person_override_within_one_tick(gate: tuple[Any, Driven, Statuses]) -> None:
-    rig, driven, _ = gate
+    rig, driven, statuses = gate
     run_some(rig, driven)
     before = len(rig.bench.executed)
     action = to_msg.floats([0, 1, 0, 0, 0, 0])
-    driven.teleop_out.publish(TeleopAction(action=action, active=True, source=TeleopAction.HUMAN))
+    push = TeleopAction(action=action, active=True, source=TeleopAction.HUMAN)
+    driven.teleop_out.publish(push)  # stamp 0: as one that a latched topic kept
+    rig.until(lambda: int(statuses.value("gate", "stale_teleop")) == 1, what="old input is counted")
+    assert ExecutedAction.HUMAN not in rig.bench.sources()[before:]
+    before = len(rig.bench.executed)
+    push.header.stamp = to_msg.time(driven.now_ns())
+    driven.teleop_out.publish(push)
     sent_s = monotonic()
     rig.until(lambda: ExecutedAction.HUMAN in rig.bench.sources()[before:], 2.0)
     first_human = rig.bench.sources().index(ExecutedAction.HUMAN)

@@ -17,7 +17,7 @@ from rclpy.lifecycle import LifecycleNode, LifecycleState, TransitionCallbackRet
 from std_srvs.srv import Trigger
 
 from rldg_control.gate_logic import Command, GateConfig, GateLogic, Phase
-from rldg_control.nodes.reporting import ERROR, OK, Report, Reporter, steady_timer
+from rldg_control.nodes.reporting import ERROR, OK, WARN, Report, Reporter, steady_timer, unpublished
 from rldg_core.from_msg import pose_array, stamp_ns
 from rldg_core.types import Source
 from rldg_msgs.msg import EpisodeEvent, ExecutedAction, Observation, PolicyAction, Step, TeleopAction
@@ -29,6 +29,8 @@ from rldg_ros.runner import autostart, run_node
 from rldg_ros.vendors import vendor_topic
 
 PUBLISHER_CHECK_S = 0.5
+TELEOP_STALE_S = 1.0
+"""Older input is nobody's: the topic is latched, and a gate that restarts hears a person who left long ago."""
 LAST_TARGET_S = 0.5
 """How long the last pose may take to reach the controller when the node ends."""
 
@@ -58,6 +60,7 @@ class Gate(LifecycleNode):
             ),
         )
         self._logic = GateLogic(self._config)
+        self._stale_teleop = 0
         self._active = False
         self._shown = ""
 
@@ -142,6 +145,10 @@ class Gate(LifecycleNode):
         if self._active:
             source = Source.SCRIPTED if message.source == TeleopAction.SCRIPTED else Source.HUMAN
             stamp = stamp_ns(message.header.stamp)
+            age_s = 0.0 if self._config.lockstep else (self.get_clock().now().nanoseconds - stamp) * 1e-9
+            if age_s > TELEOP_STALE_S:
+                self._stale_teleop += 1
+                return
             self._send(self._logic.on_teleop(stamp, message.action, message.active, source, monotonic()))
 
     def _on_step(self, message: Step) -> None:
@@ -205,9 +212,15 @@ class Gate(LifecycleNode):
             self._reporter.publish()
 
     def _report(self) -> Report:
-        latched = self._logic.phase is Phase.LATCHED
-        message = "inactive" if not self._active else f"latched: {self._logic.reason}" if latched else "ready"
-        return Report(ERROR if latched else OK, message, self._logic.summary())
+        values = {**self._logic.summary(), "stale_teleop": str(self._stale_teleop)}
+        if not self._active:
+            return Report(OK, "inactive", values)
+        if self._logic.phase is Phase.LATCHED:
+            return Report(ERROR, f"latched: {self._logic.reason}", values)
+        missing = unpublished(self, ["observation"])
+        if not self._target.get_subscription_count():
+            missing.append(f"nobody listens to {self._topic}")
+        return Report(WARN, f"waiting: {'; '.join(missing)}", values) if missing else Report(OK, "ready", values)
 
 
 def make_gate() -> Gate:
