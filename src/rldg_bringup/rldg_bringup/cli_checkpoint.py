@@ -26,11 +26,14 @@ def adopt(
     statistics_key: Annotated[
         str, typer.Option(help="Which entry of its dataset_statistics.json its actions belong to (unnorm_key).")
     ],
-    camera: Annotated[str, typer.Option(help="Which image of the observation it sees.")] = "wrist",
+    camera: Annotated[str, typer.Option(help="Which image of the observation it sees: the camera of its data.")],
+    rate_hz: Annotated[float, typer.Option(help="Steps per second in its data: the control rate of its actions.")],
     window: Annotated[
         int | None, typer.Option(min=1, help="Observations that Octo sees; default: as many as it was trained with.")
     ] = None,
-    rate_hz: Annotated[float | None, typer.Option(help="Inferences per second; default: openvla 4, octo 10.")] = None,
+    inference_hz: Annotated[
+        float | None, typer.Option(help="Inferences per second; default: openvla 4, octo one per control step.")
+    ] = None,
     task: Annotated[list[str] | None, typer.Option(help="A task it may serve; repeat. Default: any.")] = None,
     as_json: Json = False,
 ) -> None:
@@ -38,10 +41,24 @@ def adopt(
     from rldg_policy.checkpoint.adopt import adopt as run
 
     existing(folder)
-    options = {"camera": camera, "window": window, "rate_hz": rate_hz}
+    options = {"camera": camera, "window": window, "rate_hz": rate_hz, "inference_hz": inference_hz}
     given = {name: value for name, value in options.items() if value is not None}
     manifest = run(folder, backend, statistics_key, {**given, "tasks": tuple(task or ())})
     emit({"path": str(folder), **manifest.model_dump(mode="json")}, as_json, "checkpoint")
+
+
+@app.command()
+def rate(
+    folder: Folder,
+    control_hz: Annotated[float, typer.Argument(help="Control rate of the stack that is to run it.")],
+    as_json: Json = False,
+) -> None:
+    """Allow a control rate other than that of its data: every action then takes 1 / CONTROL_HZ seconds."""
+    from rldg_policy.checkpoint.manifest import allow_rate
+
+    existing(folder)
+    manifest = allow_rate(folder, control_hz)
+    emit({"path": str(folder), "control_rates_hz": list(manifest.control_rates_hz)}, as_json, "checkpoint")
 
 
 @app.command()

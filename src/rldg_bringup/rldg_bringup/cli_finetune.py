@@ -30,6 +30,10 @@ LearningRate = Annotated[float, typer.Option(help="Of AdamW; its highest where t
 SaveEvery = Annotated[int, typer.Option(help="Steps between checkpoints; --resume goes on from the last.")]
 ShuffleBuffer = Annotated[int, typer.Option(help="Samples held for shuffling (JPEG, about 10 kB each).")]
 
+Camera = Annotated[
+    str | None, typer.Option(help="Camera that took the images; needed where the dataset does not say it.")
+]
+
 Finetune = Callable[..., Any]
 
 
@@ -57,6 +61,7 @@ def compact(
         float, typer.Option(help="Share of samples seen in a mirror: for a camera in the hand's plane of symmetry.")
     ] = COMPACT.mirror,
     shuffle_buffer: ShuffleBuffer = COMPACT.shuffle_buffer,
+    camera: Camera = None,
     save_every: SaveEvery = COMPACT.save_every,
     resume: Resume = False,
     seed: Seed = 0,
@@ -76,7 +81,7 @@ def compact(
     check_folders("compact", dataset, out, resume=resume)
     from rldg_policy.compact.train import finetune
 
-    run(finetune, dataset, out, config, as_json, seed=seed, resume=resume)
+    run(finetune, dataset, out, config, as_json, seed=seed, resume=resume, camera=camera)
 
 
 @app.command()
@@ -103,6 +108,7 @@ def openvla(
     ] = OPENVLA.gradient_checkpointing,
     augment: Annotated[bool, typer.Option(help="Crop and vary colours as upstream does.")] = OPENVLA.augment,
     shuffle_buffer: ShuffleBuffer = OPENVLA.shuffle_buffer,
+    camera: Camera = None,
     save_every: SaveEvery = OPENVLA.save_every,
     resume: Resume = False,
     seed: Seed = 0,
@@ -132,7 +138,7 @@ def openvla(
     check_folders("openvla", dataset, out, base, resume)
     from rldg_policy.openvla.train import finetune
 
-    run(finetune, dataset, out, config, as_json, base=base, seed=seed, resume=resume)
+    run(finetune, dataset, out, config, as_json, base=base, seed=seed, resume=resume, camera=camera)
 
 
 @app.command()
@@ -150,6 +156,7 @@ def octo(
     ] = None,
     window: Annotated[int, typer.Option(help="Observations per sample.")] = OCTO.window,
     shuffle_buffer: ShuffleBuffer = OCTO.shuffle_buffer,
+    camera: Camera = None,
     save_every: SaveEvery = OCTO.save_every,
     resume: Resume = False,
     seed: Seed = 0,
@@ -171,7 +178,7 @@ def octo(
     check_folders("octo", dataset, out, base, resume)
     from rldg_policy.octo.train import finetune
 
-    run(finetune, dataset, out, config, as_json, base=base, seed=seed, resume=resume)
+    run(finetune, dataset, out, config, as_json, base=base, seed=seed, resume=resume, camera=camera)
 
 
 def check_folders(backend: Backend, dataset: Path, out: Path, base: Path | None = None, resume: bool = False) -> None:

@@ -102,29 +102,26 @@ def policy_serve(
     path: Annotated[str, typer.Argument(help="Its checkpoint folder.")],
     task: Annotated[str, typer.Option(help="Task: name, name:object, or a .yaml file.")] = "insertion",
     port: Annotated[int, typer.Option(min=1, max=65535)] = 8000,
-    host: Annotated[str, typer.Option(help="Nobody is authenticated: think before you leave the loopback.")] = "",
     explore: bool = False,
 ) -> None:
     """Answer OpenVLA's REST clients (POST /act) with one policy, without a stack; Ctrl-C ends it."""
     from threading import Lock
 
     from rldg_bringup.pipeline import resolve_task
-    from rldg_core.task import at_rate
     from rldg_policy.serving.act_http import LOOPBACK, ActServer
     from rldg_policy.serving.act_request import ActService
     from rldg_policy.serving.inference import Worker
     from rldg_policy.serving.store import Served, load_policy
 
     # A client asks for one action at a time, at its own rate.
-    resolved = resolve_task(at_rate(task, 1.0))
-    loaded = load_policy(backend, backend, str(Path(path).resolve()), explore, resolved)
+    resolved = resolve_task(task)
+    loaded = load_policy(backend, backend, str(Path(path).resolve()), explore, resolved, paced=False)
     if not loaded.spec.statistics_key:
         raise UserError(f"policy {backend!r} is no generalist: it has no action statistics")
     worker = Worker(loaded.policy_id, loaded.policy, threaded=True)
     served = Served(loaded, worker)
-    address = host or LOOPBACK
-    with ActServer(ActService(resolved, lambda: served, Lock()), port, address) as server:
-        console.print(f"POST http://{address}:{port}/act, GET /health; statistics {loaded.spec.statistics_key}")
+    with ActServer(ActService(resolved, lambda: served, Lock()), port) as server:
+        console.print(f"POST http://{LOOPBACK}:{port}/act, GET /health; statistics {loaded.spec.statistics_key}")
         try:
             server.serve_forever()
         finally:

@@ -48,7 +48,9 @@ def rldg(*arguments: object) -> dict[str, Any]:
 
 
 def adopt(folder: Path, backend: str, key: str, *more: object) -> dict[str, Any]:
-    return rldg("checkpoint", "adopt", folder, "--backend", backend, "--statistics-key", key, *more)
+    said = {"--camera": "wrist", "--rate-hz": 5, **dict(zip(more[::2], more[1::2], strict=True))}
+    options = [part for pair in said.items() for part in pair]
+    return rldg("checkpoint", "adopt", folder, "--backend", backend, "--statistics-key", key, *options)
 
 
 def test_an_openvla_checkpoint_is_adopted(tmp_path):
@@ -57,11 +59,12 @@ def test_an_openvla_checkpoint_is_adopted(tmp_path):
     with pytest.raises(UserError, match="statistics of 2 datasets"):
         choose_statistics(tmp_path, None)
     config = (tmp_path / "config.json").read_bytes()
-    adopt(tmp_path, "openvla", "fractal", "--task", "insertion", "--task", "pick")
+    adopt(tmp_path, "openvla", "fractal", "--task", "insertion")
     manifest = read_manifest(tmp_path)
     assert manifest is not None
-    assert (manifest.image_size, manifest.window, manifest.horizon, manifest.rate_hz) == (224, 1, 1, 4.0)
-    assert manifest.tasks == ("insertion", "pick") and (tmp_path / "config.json").read_bytes() == config
+    assert (manifest.image_size, manifest.window, manifest.horizon) == (224, 1, 1)
+    assert (manifest.rate_hz, manifest.inference_hz, manifest.camera) == (5.0, 4.0, "wrist")
+    assert manifest.tasks == ("insertion",) and (tmp_path / "config.json").read_bytes() == config
     assert choose_statistics(tmp_path, manifest)[1].need("q99")[0] == 1.0
     told = rldg("checkpoint", "info", tmp_path)
     assert told["adopted"] and told["largest_step_m"] == 1.0 and told["gripper"] and told["statistics_key"] == "fractal"

@@ -24,8 +24,10 @@ class PolicySpec:
     """What a loaded policy expects and delivers; checked against the running stack before a swap.
 
     cameras: names that must be in the observation; image_size: smallest side it was made for [px] (0: any);
-    action_dim: 6, or 7 with gripper; horizon: actions per inference; window: observations per inference;
-    statistics_key: which action statistics normalise its output ("" when none do); version: weights.
+    action_dim: 6, or 7 with gripper; horizon: actions per inference; window: observations per inference; rate_hz:
+    inferences per second; statistics_key: which action statistics normalise its output ("" when none do); version:
+    weights; control_rates_hz: control rates that its actions are for, that of its training data first (None: it goes by
+    the task's; empty: it was trained and does not say).
     """
 
     cameras: tuple[str, ...]
@@ -36,6 +38,7 @@ class PolicySpec:
     rate_hz: float
     statistics_key: str = ""
     version: int = 0
+    control_rates_hz: tuple[float, ...] | None = None
 
 
 class Policy(Protocol):

@@ -3,13 +3,40 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Iterable
+from typing import Any
 
 import numpy as np
-from numpy.typing import NDArray
+from numpy.typing import ArrayLike, NDArray
 
 from rldg_core.errors import UserError
 from rldg_core.policy import PolicySpec
 from rldg_core.task import Task
+
+MAX_INSTRUCTION = 500
+"""Characters. The instructions of the public robot datasets have fewer than 200."""
+
+
+def check_instruction(instruction: str) -> None:
+    """Raise UserError when an instruction is empty, longer than MAX_INSTRUCTION, or holds control characters."""
+    if not instruction.strip():
+        raise UserError("instruction: must not be empty")
+    if len(instruction) > MAX_INSTRUCTION:
+        raise UserError(f"instruction: {len(instruction)} characters, at most {MAX_INSTRUCTION}: say it shorter")
+    if not instruction.isprintable():
+        raise UserError(f"instruction: {shown(instruction)}: holds a control character or a line break")
+
+
+def shown(instruction: str) -> str:
+    """An instruction as messages quote it: one line, at most 60 characters of it."""
+    return repr(instruction if len(instruction) <= 60 else f"{instruction[:57]}...")
+
+
+def check_finite(where: object, arrays: Iterable[tuple[str, NDArray[Any]]]) -> None:
+    """Raise UserError `where: array: ...` on the first floating-point array that holds NaN or Inf."""
+    for name, values in arrays:
+        if not np.issubdtype(values.dtype, np.integer) and not np.isfinite(values).all():
+            raise UserError(f"{where}: {name} holds a value that is not finite: the weights are broken")
 
 
 def ticks_per_inference(spec: PolicySpec, control_hz: float) -> int:
@@ -17,8 +44,45 @@ def ticks_per_inference(spec: PolicySpec, control_hz: float) -> int:
     return max(1, math.ceil(control_hz / spec.rate_hz - 1e-6))
 
 
-def check_spec(policy_id: str, spec: PolicySpec, task: Task) -> None:
-    """Raise UserError with the first field of `spec` that the running task cannot serve."""
+RATE_TOLERANCE = 0.05
+"""Relative. Rates of data are measured from stamps."""
+
+
+def same_rate(one_hz: float, other_hz: float) -> bool:
+    """Whether two rates are one up to what measuring leaves open."""
+    return abs(one_hz - other_hz) <= RATE_TOLERANCE * other_hz
+
+
+def recorded_rate_hz(stamps_s: ArrayLike) -> float:
+    """Steps per second of a recording, from its stamps (N,) [s]; pauses are left out. NaN with fewer than two stamps.
+
+    The mean of the intervals, since a camera of 15 Hz serves a 10 Hz loop in intervals of 67 and 133 ms.
+    """
+    intervals_s = np.diff(np.asarray(stamps_s, dtype=np.float64))
+    intervals_s = intervals_s[intervals_s > 0]
+    if not len(intervals_s):
+        return math.nan
+    return float(1 / intervals_s[intervals_s <= 3 * np.median(intervals_s)].mean())
+
+
+def check_recorded_rate(where: object, stamps_s: ArrayLike, task: Task) -> None:
+    """Raise UserError when a recording was made at another control rate than the task's. One of a single step passes.
+
+    A step's action and reward are for one control period: at another rate the same numbers are another motion.
+    """
+    found_hz, wanted_hz = recorded_rate_hz(stamps_s), task.rates.control_hz
+    if not math.isnan(found_hz) and not same_rate(found_hz, wanted_hz):
+        raise UserError(
+            f"{where}: recorded at {found_hz:.3g} Hz, task {task.name} runs at {wanted_hz:g} Hz: use the task at that "
+            f"rate ({task.name}@{found_hz:.3g}) or import the recording at {wanted_hz:g} Hz"
+        )
+
+
+def check_spec(policy_id: str, spec: PolicySpec, task: Task, paced: bool = True) -> None:
+    """Raise UserError with the first field of `spec` that the running task cannot serve.
+
+    paced: actions are executed at the task's control rate (False: a client asks for each one when it likes).
+    """
     where = f"policy {policy_id!r} does not fit task {task.name}"
     for name in spec.cameras:
         camera = task.cameras.get(name)
@@ -32,12 +96,30 @@ def check_spec(policy_id: str, spec: PolicySpec, task: Task) -> None:
         raise UserError(f"{where}: its actions have {spec.action_dim} components, the task's {task.action.dim}")
     if spec.horizon < 1 or spec.window < 1 or not spec.rate_hz > 0:
         raise UserError(f"{where}: horizon, window and rate_hz must be positive: {spec}")
-    ticks = ticks_per_inference(spec, task.rates.control_hz)
-    if spec.horizon < ticks:
+    if paced:
+        _check_pace(where, spec, task.rates.control_hz)
+
+
+def _check_pace(where: str, spec: PolicySpec, control_hz: float) -> None:
+    ticks, rates_hz = ticks_per_inference(spec, control_hz), spec.control_rates_hz
+    if rates_hz is not None and not rates_hz:
         raise UserError(
-            f"{where}: at {spec.rate_hz:g} Hz it needs chunks of {ticks} actions to answer every tick at "
-            f"{task.rates.control_hz:g} Hz, it gives {spec.horizon}: start the stack with "
-            f"control_hz:={spec.rate_hz * spec.horizon:g}"
+            f"{where}: it does not say at which rate and by which camera its data were recorded: say it once with "
+            "`rldg checkpoint adopt`"
+        )
+    if rates_hz is not None and not any(same_rate(rate_hz, control_hz) for rate_hz in rates_hz):
+        raise UserError(
+            f"{where}: its data have {rates_hz[0]:g} steps per second, the stack runs at {control_hz:g} Hz: every "
+            f"action would take {rates_hz[0] / control_hz:.3g} times as long; start the stack with "
+            f"control_hz:={rates_hz[0]:g}, or, for a generalist, allow it once with "
+            f"`rldg checkpoint rate FOLDER {control_hz:g}`"
+        )
+    if spec.horizon < ticks:
+        slower_hz = spec.rate_hz * spec.horizon
+        allow = "" if rates_hz is None else f" (after `rldg checkpoint rate FOLDER {slower_hz:g}`)"
+        raise UserError(
+            f"{where}: at {spec.rate_hz:g} inferences per second it needs chunks of {ticks} actions to answer every "
+            f"tick at {control_hz:g} Hz, it gives {spec.horizon}: start the stack with control_hz:={slower_hz:g}{allow}"
         )
 
 

@@ -33,17 +33,19 @@ def factory(backend: str) -> PolicyFactory:
         raise UserError(f"policy back-end {backend!r} ({entry.value}) cannot be imported: {error}") from error
 
 
-def load_policy(policy_id: str, backend: str, path: Path | None, explore: bool, task: Task) -> Policy:
+def load_policy(
+    policy_id: str, backend: str, path: Path | None, explore: bool, task: Task, paced: bool = True
+) -> Policy:
     """Import, construct, check and warm a policy. Touches no shared state, so any thread may call it.
 
-    Raises UserError with one line, whatever the back-end raised.
+    paced: as for `check_spec`. Raises UserError with one line, whatever the back-end raised.
     """
     if not policy_id:
         raise UserError("policy_id: must not be empty")
     make = factory(backend)
     try:
         policy = make(path, task, explore)
-        check_spec(policy_id, policy.spec, task)
+        check_spec(policy_id, policy.spec, task, paced)
         policy.warm_up()
     except UserError:
         raise

@@ -50,11 +50,24 @@ def observe(task: Task):
 @pytest.fixture
 def checkpoint(tmp_path: Path) -> Path:
     """A compact checkpoint with random weights."""
+    from rldg_core.files import sha256_hex
+    from rldg_policy.checkpoint.manifest import Manifest
     from rldg_policy.compact.checkpoint import write_checkpoint
     from rldg_policy.compact.config import ModelConfig
     from rldg_policy.compact.model import random_model
 
     path = tmp_path / "compact"
     statistics = json.dumps({"toy": STATISTICS}).encode()
-    write_checkpoint(path, random_model(ModelConfig(), 0), "toy", statistics, ("insertion",), 10.0, {"steps": 7})
+    manifest = Manifest(
+        backend="compact",
+        tasks=("insertion",),
+        image_size=256,
+        window=1,
+        horizon=4,
+        rate_hz=10.0,
+        statistics_key="toy",
+        statistics_sha256=sha256_hex(statistics),
+        version=7,
+    )
+    write_checkpoint(path, random_model(ModelConfig(), 0), statistics, manifest, {"steps": 7})
     return path

@@ -31,6 +31,13 @@ def picture(column: int, row: int, size: int, seed: int) -> bytes:
     return encode_jpeg(image, 90)
 
 
+def made_of(seed: int, camera: str = "wrist", gripper: bool = False, **view: Any) -> str:
+    """`provenance` of one recording, by the camera of task `insertion` unless told otherwise."""
+    seen = {"width": 256, "height": 256, "crop": None, "image_size": 256, **view}
+    part = {"bag": f"run/bags/episode_{seed:06d}", "blake3": f"{seed:064x}", "gripper": gripper}
+    return json.dumps([{**part, "images": {"image": {"camera": camera, "view": seen}}}])
+
+
 def make_episode(
     seed: int, transitions: int = 8, size: int = 64, instruction: str = INSTRUCTION, task: str = "insertion"
 ) -> Episode:
@@ -55,7 +62,7 @@ def make_episode(
     last = np.arange(steps) == transitions
     metadata: dict[str, Any] = {name: kind() for name, kind in METADATA_TYPES.items()}
     metadata |= {"episode_id": f"made-up-{seed}", "task": task, "object": "vga", "source": "policy", "success": True}
-    metadata |= {"seed": str(seed), "provenance": "[]"}
+    metadata |= {"seed": str(seed), "provenance": made_of(seed)}
     return Episode(
         images={"image": [picture(int(c), int(r), size, seed) for c, r in zip(columns, rows, strict=True)]},
         timestamp_s=(np.arange(steps) * 0.1).astype(np.float32),

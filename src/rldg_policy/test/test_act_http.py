@@ -5,8 +5,13 @@ from __future__ import annotations
 import http.client
 import json
 import socket
+import subprocess
+import sys
 import threading
-from contextlib import contextmanager
+import time
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
 
 import json_numpy
@@ -21,14 +26,21 @@ from rldg_core.policy import PolicySpec
 from rldg_core.task import load_task
 from rldg_policy.serving import act_http, act_request
 from rldg_policy.serving.act_http import ActServer
-from rldg_policy.serving.act_request import ActService, RefusedError, parse_act, physical_action
+from rldg_policy.serving.act_request import ActService, RefusedError, max_body_bytes, physical_action
+from rldg_policy.serving.act_request import parse_act as parse_within
 from rldg_policy.serving.inference import Session, Worker
 from rldg_policy.serving.records import Episode, Settings
 from rldg_policy.serving.server import PolicyServer
 from rldg_policy.serving.store import Loaded, Served
 
 TASK_FILE = Path(__file__).parents[2] / "rldg_bringup" / "config" / "tasks" / "insertion.yaml"
+SIDE = 256
+"""Of the camera of the task."""
 ACTION = np.array([0.5, -1.0, 0.0, 0.1, 0.0, -0.2], dtype=np.float32)
+
+
+def parse_act(data: bytes):
+    return parse_within(data, SIDE)
 
 
 class Generalist:
@@ -76,6 +88,29 @@ def shared():
     worker.close()
 
 
+def until(condition: Callable[[], object]) -> None:
+    deadline_s = time.monotonic() + 20
+    while not condition():
+        assert time.monotonic() < deadline_s
+        threading.Event().wait(0.01)
+
+
+@pytest.fixture(scope="module")
+def quick():
+    """Port of a server whose requests must come within 0.3 s."""
+    code = """
+import sys
+from rldg_policy.serving import act_process
+act_process.REQUEST_WITHIN_S = 0.3
+act_process.main()
+"""
+    service = ActService(load_task(TASK_FILE), lambda: None, threading.Lock())
+    with pytest.MonkeyPatch.context() as patched:
+        patched.setattr(act_http, "PROGRAM", ("-c", code))
+        with serving(service) as port:
+            yield port
+
+
 @pytest.fixture
 def port(shared):
     return shared[0]
@@ -87,7 +122,7 @@ def policy(shared):
     return shared[1]
 
 
-def image(height: int = 64, width: int = 64) -> np.ndarray:
+def image(height: int = SIDE, width: int = SIDE) -> np.ndarray:
     return np.random.default_rng(0).integers(0, 256, (height, width, 3), dtype=np.uint8)
 
 
@@ -96,10 +131,12 @@ def body(**changes) -> bytes:
     return json_numpy.dumps({k: v for k, v in fields.items() if v is not None}).encode()
 
 
-def ask(port: int, data: bytes, method: str = "POST", path: str = "/act", kind: str = "application/json"):
+def ask(
+    port: int, data: bytes, method: str = "POST", path: str = "/act", kind: str = "application/json", **headers: str
+):
     connection = http.client.HTTPConnection("127.0.0.1", port, timeout=20)
     try:
-        connection.request(method, path, data, {"Content-Type": kind})
+        connection.request(method, path, data, {"Content-Type": kind, **headers})
         response = connection.getresponse()
         return response.status, response.read().decode()
     finally:
@@ -117,7 +154,8 @@ def test_answers_as_openvlas_server_does(port, policy, task):
     assert status == 200 and isinstance(json.loads(text), str)
     assert np.array_equal(json_numpy.loads(json.loads(text)), action)
     status, text = ask(port, b"", "GET", "/health")
-    assert status == 200 and json.loads(text)["unnorm_key"] == "toy"
+    told = json.loads(text)
+    assert status == 200 and told["unnorm_key"] == "toy" and told["image_size"] == SIDE
 
 
 def test_the_gripper_is_1_when_open(task):
@@ -127,9 +165,11 @@ def test_the_gripper_is_1_when_open(task):
     assert physical_action(-values, with_gripper)[6] == 0.0
 
 
-def test_an_image_of_another_form_is_squashed_to_a_square(port, policy):
-    assert ask(port, body(image=image(40, 90)))[0] == 200
-    assert policy.asked[0][1].shape == (64, 64, 3)
+@pytest.mark.parametrize(("height", "width"), [(40, 90), (64, 64), (256, 255), (1, 1)])
+def test_an_image_that_the_camera_would_not_give_is_refused(port, policy, height, width):
+    status, text = ask(port, body(image=image(height, width)))
+    assert status == 400 and f"image: {width}x{height} px, expected 256x256 px: what camera 'wrist'" in text
+    assert not policy.asked
 
 
 @pytest.mark.parametrize(
@@ -140,21 +180,22 @@ def test_an_image_of_another_form_is_squashed_to_a_square(port, policy):
         (b"[" * 100_000, 400, "not valid JSON"),
         (b"\xff\xfe\x00", 400, "not valid JSON"),
         (body(instruction=None), 400, "instruction: expected a text"),
-        (body(instruction="  "), 400, "instruction: expected a text that is not empty"),
-        (body(instruction="x" * 1001), 413, "instruction: longer than"),
+        (body(instruction="  "), 400, "instruction: must not be empty"),
+        (body(instruction="x" * 501), 413, "instruction: 501 characters, at most 500"),
+        (body(instruction="a\nb"), 400, "holds a control character"),
         (body(image=None), 400, "image: expected an array"),
         (body(image=[[0]]), 400, "image: expected an array"),
-        (body(image=image().astype(np.float32)), 400, "image: expected dtype uint8, got <f4"),
+        (body(image=image(64, 64).astype(np.float32)), 400, "image: expected dtype uint8, got <f4"),
         (body(image=image()[..., 0]), 400, "image: expected shape [height, width, 3]"),
         (body(image=image()[..., :2]), 400, "image: expected shape [height, width, 3]"),
-        (body(image=image()[:0]), 400, "image: 64x0 px"),
+        (body(image=image()[:0]), 400, "image: 256x0 px"),
         (body(unnorm_key="bridge_orig"), 400, "unnorm_key: 'bridge_orig', policy 'g' has 'toy'"),
         (body(unnorm_key=3), 400, "unnorm_key: expected a text"),
         (body(proprio=1), 400, "unknown field 'proprio'"),
         (b'{"encoded": "{}", "image": 1}', 400, "encoded: expected a string"),
         (b'{"encoded": "{"}', 400, "not valid JSON"),
         (b'{"instruction":"a","image":{"__numpy__":"","dtype":"|O","shape":[1,1,3]}}', 400, "image: expected dtype"),
-        (b'{"instruction":"a","image":{"__numpy__":"","dtype":"|u1","shape":[9999,1,3]}}', 413, "at most 2048x2048"),
+        (b'{"instruction":"a","image":{"__numpy__":"","dtype":"|u1","shape":[9999,1,3]}}', 413, "at most 256x256"),
         (
             b'{"instruction":"a","image":{"__numpy__":"","dtype":"|u1","shape":[2,2,3]}}',
             400,
@@ -170,26 +211,134 @@ def test_bad_bodies_get_a_status_and_one_line(port, policy, data, status, reason
     assert not policy.asked
 
 
-def test_bad_requests(port, monkeypatch):
-    assert ask(port, body(), kind="text/plain")[0] == 415
-    assert ask(port, body(), path="/other")[0] == 404
-    assert ask(port, b"", "GET")[0] == 405
-    assert ask(port, body(), "PUT")[0] == 501
-    monkeypatch.setattr(act_http, "MAX_BODY_BYTES", 10)
-    assert ask(port, body())[0] == 413
-    for length in ("", "-1", "1e3", "9" * 40):
-        with socket.create_connection(("127.0.0.1", port), timeout=20) as raw:
-            head = f"Content-Length: {length}\r\n" if length else ""
-            raw.sendall(f"POST /act HTTP/1.1\r\nContent-Type: application/json\r\n{head}\r\n".encode())
-            status = int(raw.makefile("rb").readline().split()[1])
-            assert status == (413 if length.startswith("9") else 411)
+def raw(port: int, data: bytes, then: bytes = b"") -> int:
+    """Status of the answer to these bytes; `then` is sent when the answer is there."""
+    with socket.create_connection(("127.0.0.1", port), timeout=20) as client:
+        client.sendall(data)
+        line = client.makefile("rb").readline()
+        return int(line.split()[1])
 
 
-def test_a_body_that_does_not_come_is_not_waited_for(port, monkeypatch):
-    monkeypatch.setattr(act_http._Handler, "timeout", 0.2)
-    with socket.create_connection(("127.0.0.1", port), timeout=20) as raw:
-        raw.sendall(b"POST /act HTTP/1.1\r\nContent-Type: application/json\r\nContent-Length: 9\r\n\r\n{")
-        assert raw.makefile("rb").readline().split()[1] == b"408"
+HEAD = b"POST /act HTTP/1.1\r\nHost: localhost\r\nContent-Type: application/json\r\n"
+
+
+@pytest.mark.parametrize(
+    ("head", "status"),
+    [
+        (HEAD, 411),
+        (HEAD + b"Content-Length: -1\r\n", 400),
+        (HEAD + b"Content-Length: 1e3\r\n", 400),
+        (HEAD + b"Content-Length: 9\r\nContent-Length: 10\r\n", 400),
+        (HEAD + b"Content-Length: " + b"9" * 19 + b"\r\n", 413),
+        (HEAD + b"Content-Length: 20000000\r\n", 413),
+        (HEAD + b"Transfer-Encoding: chunked\r\n", 411),
+        (HEAD + b"Content-Length: 9\r\nContent-Encoding: gzip\r\n", 415),
+        (HEAD.replace(b"application/json", b"text/plain") + b"Content-Length: 9\r\n", 415),
+        (HEAD.replace(b"POST /act", b"GET /act"), 405),
+        (HEAD.replace(b"POST /act", b"POST /health") + b"Content-Length: 9\r\n", 405),
+        (HEAD.replace(b"POST /act", b"PUT /act"), 405),
+        (HEAD.replace(b"POST /act", b"POST /other"), 404),
+        (HEAD.replace(b"Host: localhost\r\n", b""), 400),
+        (HEAD.replace(b"localhost", b"robot.example.com"), 403),
+        (HEAD.replace(b"localhost", b"localhost.evil.com:80"), 403),
+        (HEAD.replace(b"localhost", b"127.0.0.1:1"), 403),
+        (HEAD + b"Origin: http://evil.example\r\nContent-Length: 9\r\n", 403),
+        (HEAD + b"Origin: null\r\nContent-Length: 9\r\n", 403),
+        (HEAD + b"X: " + b"x" * 200_000 + b"\r\n", 431),
+        (b"\x16\x03\x01\x02\x00\x01\x00\x01\xfc\x03\x03 no HTTP at all\r\n", 400),
+    ],
+)
+def test_what_can_be_refused_by_its_head_is_refused_at_once(port, policy, head, status):
+    """No byte of the body was sent, so nobody can have waited for it."""
+    assert raw(port, head + b"\r\n") == status
+    assert not policy.asked
+
+
+def test_a_large_body_gets_its_answer_although_it_is_still_being_sent(port):
+    """19.8 MB: refused by its length; the client that sends all the same can read why."""
+    data = b"{" + b" " * 19_800_000 + b"}"
+    started_s = time.monotonic()
+    status, text = ask(port, data)
+    assert status == 413 and str(max_body_bytes(SIDE)) in text and time.monotonic() - started_s < 5
+
+
+def test_hosts_by_which_the_loopback_is_reached(port):
+    for host in ("localhost", f"localhost:{port}", "127.0.0.1", f"127.0.0.1:{port}", f"LOCALHOST:{port}"):
+        assert ask(port, b"", "GET", "/health", Host=host)[0] == 200
+
+
+@pytest.mark.parametrize("sent", [b"", b"POST /a", HEAD, HEAD + b"Content-Length: 900\r\n\r\n{"])
+def test_a_request_that_does_not_come_is_not_waited_for(quick, sent):
+    """408 after the deadline, however little was sent; a byte now and then does not prolong it."""
+    with socket.create_connection(("127.0.0.1", quick), timeout=20) as client:
+        client.sendall(sent)
+        client.settimeout(0.05)
+        started_s, answer = time.monotonic(), b""
+        while not answer and time.monotonic() - started_s < 15:
+            try:
+                answer = client.recv(4096)
+            except TimeoutError:
+                with suppress(OSError):
+                    client.sendall(b"x" if b"{" in sent else b"")
+        assert answer.startswith(b"HTTP/1.1 408")
+
+
+def test_connections_beyond_the_limit_are_told_so(port):
+    with ExitStack() as stack:
+        held = [stack.enter_context(socket.create_connection(("127.0.0.1", port), timeout=20)) for _ in range(8)]
+        for client in held:
+            client.sendall(b"POST")
+
+        def refused() -> bool:
+            return ask(port, b"", "GET", "/health")[0] == 503
+
+        until(refused)
+        with ThreadPoolExecutor(20) as pool:
+            statuses = list(pool.map(lambda _: raw(port, HEAD + b"Content-Length: 9\r\n\r\n"), range(40)))
+        assert set(statuses) == {503}
+    until(lambda: ask(port, b"", "GET", "/health")[0] == 200)
+
+
+def test_a_process_that_ends_is_replaced(task, capfd):
+    policy = Generalist()
+    worker = Worker("g", policy, threaded=True)
+    served = Served(Loaded("g", "toy", "", policy), worker)
+    server = ActServer(ActService(task, lambda: served, threading.Lock()), 0)
+    server.start()
+    first = server._process
+    first.kill()
+    until(lambda: server._process is not first)
+    assert ask(server.server_address[1], body())[0] == 200
+    second = server._process
+    server.stop()
+    worker.close()
+    assert second.poll() is not None and "http: its process ended with code -9: started again" in capfd.readouterr().err
+
+
+def test_it_ends_with_the_process_that_holds_the_policy():
+    """Also when that one is killed: the pipe closes."""
+    code = """
+import sys, threading, time
+from pathlib import Path
+from rldg_core.task import load_task
+from rldg_policy.serving.act_http import ActServer
+from rldg_policy.serving.act_request import ActService
+server = ActServer(ActService(load_task(Path(sys.argv[1])), lambda: None, threading.Lock()), 0)
+print(server._process.pid, flush=True)
+time.sleep(600)
+"""
+    holder = subprocess.Popen([sys.executable, "-c", code, str(TASK_FILE)], stdout=subprocess.PIPE, text=True)
+    pid = int(holder.stdout.readline())
+    holder.kill()
+    holder.wait()
+    until(lambda: not Path(f"/proc/{pid}").exists() or "Z" in Path(f"/proc/{pid}/stat").read_text().split()[2])
+    holder.stdout.close()
+
+
+@pytest.mark.parametrize("host", ["0.0.0.0", "192.168.1.7", "::", "robot.example.com", ""])
+def test_addresses_that_others_reach_are_refused(task, host):
+    with pytest.raises(UserError, match=r"not an address of the loopback: nobody is authenticated.*ssh -L"):
+        ActServer(ActService(task, lambda: None, threading.Lock()), 0, host)
 
 
 def test_a_policy_that_is_none_for_clients_is_refused(task):

@@ -111,7 +111,7 @@ def test_what_may_change_in_a_resumed_training_and_what_may_not(tmp_path):
     before = json.loads(json.dumps(identity()))
     check_same_training(tmp_path, before, identity(save_every=7))
     for change, reason in (
-        ({"data": other}, "dataset was [0-9a-f]{64}, now it is [0-9a-f]{64}"),
+        ({"data": other}, r"the dataset is another one .* \(sha256 [0-9a-f]{12}, now [0-9a-f]{12}\).*"),
         ({"seed": 1}, "seed was 0, now it is 1"),
         ({"base": "y"}, "base was x, now it is y"),
         ({"batch": 3}, "batch was 32, now it is 3"),
@@ -128,16 +128,17 @@ def test_a_curve_has_a_point_for_every_50_steps_and_one_for_the_rest():
 
 def test_training_json_tells_result_and_origin():
     config = TrainConfig()
-    told = account({"checkpoint": Path("out"), "steps": 3}, Path("data"), None, 7, config)
+    told = account({"checkpoint": Path("out"), "steps": 3}, Path("data"), "ab", None, 7, config)
     assert json.loads(json.dumps(told)) == {
         "checkpoint": "out",
         "steps": 3,
         "dataset": "data",
+        "dataset_sha256": "ab",
         "base": None,
         "seed": 7,
         "config": json.loads(config.model_dump_json()),
     }
-    assert account({"checkpoint": "out"}, Path("data"), Path("base"), 0, config)["base"] == "base"
+    assert account({"checkpoint": "out"}, Path("data"), "ab", Path("base"), 0, config)["base"] == "base"
 
 
 def train(model: torch.nn.Module, optimizer: torch.optim.Optimizer, steps: int) -> list[torch.Tensor]:

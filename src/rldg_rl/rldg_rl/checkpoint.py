@@ -23,6 +23,7 @@ from safetensors.numpy import load, save
 
 from rldg_core.errors import UserError
 from rldg_core.files import read_bytes, read_json, sha256_hex, write_json, writing_aside
+from rldg_core.policy_checks import check_finite
 from rldg_rl.intake import Seen
 from rldg_rl.learner import ISSUED_KEPT, RECENT_EPISODES, Counters, EpisodeSummary, Learner, Progress, Weights
 from rldg_rl.specialist_files import SavedSpecialist, write_specialist
@@ -44,11 +45,13 @@ def _weights_file(version: int) -> str:
 def write_checkpoint(run_dir: Path, learner: Learner) -> Path:
     """Write checkpoint and specialist atomically, keep the newest two checkpoints, return the new one's folder.
 
-    Raises UserError when the disk is full; what was there before stays.
+    Raises UserError when the disk is full and when the state is not finite; what was there before stays.
     """
     progress = learner.progress
     folder = run_dir / FOLDER / f"{progress.counters.env_steps:08d}"
-    data = save({name: np.asarray(leaf) for name, leaf in _named(learner.state).items()})
+    state = {name: np.asarray(leaf) for name, leaf in _named(learner.state).items()}
+    check_finite(f"{folder}: the training has diverged, no checkpoint is written", state.items())
+    data = save(state)
     with writing_aside(folder) as aside:
         aside.mkdir()
         (aside / STATE_FILE).write_bytes(data)
@@ -182,5 +185,6 @@ def _read_state(path: Path, digest: str, template: Any) -> Any:
     for name, leaf in expected.items():
         if name not in tensors or tensors[name].shape != leaf.shape or tensors[name].dtype != leaf.dtype:
             raise UserError(f"{path}: {name} is missing or has another shape: a checkpoint of another architecture")
+    check_finite(path, tensors.items())
     leaves = [jnp.asarray(tensors[name]) for name in expected]
     return jax.tree_util.tree_unflatten(jax.tree_util.tree_structure(template), leaves)

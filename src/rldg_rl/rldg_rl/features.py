@@ -40,6 +40,9 @@ def proprioception(observation: Observation, task: Task, config: FeatureConfig) 
     """
     if config.proprioception == "none":
         return np.zeros(0, np.float32)
+    seen = observation.pose_base_tcp, observation.twist_base_tcp, observation.wrench_tcp
+    if not all(np.isfinite(part).all() for part in seen):  # clipping would hide an infinite one
+        raise ValueError("observation holds a pose, twist or wrench that is not finite")
     offset = offset_from(task.target_pose_base_tcp, observation.pose_base_tcp)
     to_tcp = rotation_of(observation.pose_base_tcp).inv()
     linear, angular = to_tcp.apply(observation.twist_base_tcp.reshape(2, 3))
@@ -56,7 +59,7 @@ def proprioception(observation: Observation, task: Task, config: FeatureConfig) 
         ]
     )
     if not np.all(np.isfinite(values)):
-        raise ValueError("observation holds a pose, twist, wrench or gripper width that is not finite")
+        raise ValueError("observation holds a gripper width that is not finite")
     return values.astype(np.float32)
 
 

@@ -49,15 +49,22 @@ def choose_action(
     """Action (6,) in [-1, 1], with a gripper (7,), the 7th in {-1, 0, 1}.
 
     rng: sample the arm's action, and a uniform gripper command with probability gripper_epsilon; None: the mode.
+    Raises ValueError when what the networks give is not finite.
     """
     embedding = embed(tensors, inputs)
     mean, std = actor_forward(tensors, embedding, config)
+    if not (np.isfinite(mean).all() and np.isfinite(std).all()):
+        # tanh and argmax would make a plausible action of it.
+        raise ValueError("the actor's output is not finite")
     if rng is not None:
         mean = mean + std * rng.standard_normal(mean.shape, dtype=np.float32)
     action = np.tanh(mean).astype(np.float32)
     if "gripper/out/w" not in tensors:
         return action
-    command = int(_mlp(tensors, "gripper", embedding, config).argmax()) - 1
+    values = _mlp(tensors, "gripper", embedding, config)
+    if not np.isfinite(values).all():
+        raise ValueError("the gripper head's output is not finite")
+    command = int(values.argmax()) - 1
     if rng is not None and rng.random() < gripper_epsilon:
         command = int(rng.integers(COMMANDS)) - 1
     return np.append(action, np.float32(command))

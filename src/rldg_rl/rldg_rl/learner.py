@@ -19,6 +19,7 @@ import numpy as np
 
 from rldg_core.errors import UserError
 from rldg_core.files import sha256_hex
+from rldg_core.policy_checks import check_finite
 from rldg_core.seeding import derive_seed
 from rldg_core.task import Task
 from rldg_core.types import Source, Step
@@ -292,8 +293,12 @@ class Learner:
             updates -= size
 
     def _emit(self, valid_from_step: int) -> Weights:
+        tensors = self.actor_tensors
+        # NaN spreads within a few updates; what is on the disk is older and good.
+        where = f"training diverged by update {self.counters.updates + self.counters.demo_updates}"
+        check_finite(f"{where}, resume from the last checkpoint with a lower learning rate", tensors.items())
         self.counters.version += 1
-        data = pack(self.actor_tensors)
+        data = pack(tensors)
         weights = Weights(data, sha256_hex(data), self.counters.version, valid_from_step)
         self.progress.issued.append(weights)
         return weights

@@ -16,6 +16,7 @@ from safetensors import SafetensorError
 from safetensors.numpy import load, save
 
 from rldg_core.errors import UserError
+from rldg_core.policy_checks import check_finite
 from rldg_rl.config import NetworkConfig
 from rldg_rl.inputs import InputSpec
 
@@ -113,6 +114,5 @@ def unpack(data: bytes, shapes: Mapping[str, tuple[int, ...]], where: str) -> Te
     for name, array in tensors.items():
         if array.shape != shapes[name] or array.dtype != np.float32:
             raise UserError(f"{where}: {name} is {array.dtype}{array.shape}, expected float32{shapes[name]}")
-        if not np.all(np.isfinite(array)):
-            raise UserError(f"{where}: {name} holds a value that is not finite")
+    check_finite(where, tensors.items())
     return tensors

@@ -23,8 +23,8 @@ from rldg_policy.checkpoint.statistics import (
 )
 
 Foreign = Literal["openvla", "octo"]
-RATES_HZ: Mapping[Foreign, float] = {"openvla": 4.0, "octo": 10.0}
-"""Inferences per second of the paper's deployments."""
+INFERENCE_HZ: Mapping[Foreign, float | None] = {"openvla": 4.0, "octo": None}
+"""Of the paper's deployments; None: one per control step."""
 _NDARRAY = 1
 """Extension type of arrays in flax's msgpack."""
 
@@ -32,10 +32,10 @@ _NDARRAY = 1
 def adopt(folder: Path, backend: Foreign, statistics_key: str, options: Mapping[str, Any]) -> Manifest:
     """Write rldg.json into an upstream checkpoint and return it; the checkpoint's own files stay as they are.
 
-    options: members of Manifest that only its user knows (camera, rate_hz, tasks), or that may be less than the
-    checkpoint's configuration says (window). An OpenVLA checkpoint with its statistics in config.json alone also gets a
-    dataset_statistics.json. Raises UserError when the folder is no checkpoint of the back-end, has a manifest
-    already, or lacks the key.
+    options: members of Manifest that only its user knows (camera, rate_hz: both needed; inference_hz, tasks), or that
+    may be less than the checkpoint's configuration says (window). An OpenVLA checkpoint with its statistics in
+    config.json alone also gets a dataset_statistics.json. Raises UserError when the folder is no checkpoint of the
+    back-end, has a manifest already, or lacks the key.
     """
     if (folder / MANIFEST_FILE).exists():
         raise UserError(f"{folder / MANIFEST_FILE}: there already; remove it to adopt the checkpoint anew")
@@ -48,7 +48,7 @@ def adopt(folder: Path, backend: Foreign, statistics_key: str, options: Mapping[
     data = read_bytes(path) if in_place else json.dumps(entries, indent=2).encode()
     values = {
         "backend": backend,
-        "rate_hz": RATES_HZ[backend],
+        "inference_hz": INFERENCE_HZ[backend],
         "statistics_key": statistics_key,
         "statistics_sha256": sha256_hex(data),
         **described,

@@ -5,6 +5,7 @@ Our fine-tuning writes it; `rldg checkpoint adopt` writes it for a checkpoint th
 
 from __future__ import annotations
 
+import math
 from pathlib import Path
 from typing import Annotated, Literal
 
@@ -13,22 +14,51 @@ from pydantic import BaseModel, ConfigDict, Field
 from rldg_core.configuration import validated
 from rldg_core.errors import UserError
 from rldg_core.files import read_json, write_json
-from rldg_core.task import Task
+from rldg_core.task import CropConfig, Task
 
 MANIFEST_FILE = "rldg.json"
 
 Backend = Literal["compact", "openvla", "octo"]
 Count = Annotated[int, Field(ge=1)]
 Name = Annotated[str, Field(min_length=1)]
+Rate = Annotated[float, Field(gt=0, le=1000, allow_inf_nan=False)]
+
+
+class View(BaseModel):
+    """Which part of the scene the images of a camera show (`rldg_core.task.CameraConfig.view`)."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    width: Count
+    height: Count
+    crop: CropConfig | None
+    image_size: Count
+
+    def __str__(self) -> str:
+        crop = self.crop
+        part = f"{crop.width}x{crop.height} at ({crop.x}, {crop.y}) of " if crop else ""
+        return f"{part}{self.width}x{self.height} px as {self.image_size} px"
+
+
+class MadeOf(BaseModel):
+    """How one task was recorded. view: of the camera (None: the recordings do not say); gripper: actions moved one."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    view: View | None
+    gripper: bool
 
 
 class Manifest(BaseModel):
     """Content of rldg.json.
 
     tasks: names of the tasks in the data (empty: any); camera: which image of the observation is seen; image_size:
-    side of that image [px]; window: observations per inference; horizon: actions per inference; rate_hz: inferences
-    per second; statistics_key: entry of dataset_statistics.json; statistics_sha256: of that file's bytes; version:
-    optimiser steps.
+    side of that image [px]; window: observations per inference; horizon: actions per inference; rate_hz: steps per
+    second in the data, hence the control rate that its actions are for; allowed_rates_hz: other control rates that
+    somebody has allowed (`rldg checkpoint rate`); inference_hz: inferences per second (None: one per control step);
+    made_of: task -> how it was recorded (empty: trained elsewhere, or before this was written); dataset_sha256: of the
+    training data ("": as for made_of); statistics_key: entry of dataset_statistics.json; statistics_sha256: of that
+    file's bytes; version: optimiser steps.
     """
 
     model_config = ConfigDict(extra="forbid", frozen=True)
@@ -40,10 +70,23 @@ class Manifest(BaseModel):
     image_size: Count
     window: Count
     horizon: Count
-    rate_hz: Annotated[float, Field(gt=0, allow_inf_nan=False)]
+    rate_hz: Rate
+    allowed_rates_hz: tuple[Rate, ...] = ()
+    inference_hz: Rate | None = None
+    made_of: dict[Name, MadeOf] = {}
+    dataset_sha256: Annotated[str, Field(pattern=r"^([0-9a-f]{64})?$")] = ""
     statistics_key: Name
     statistics_sha256: Annotated[str, Field(pattern=r"^[0-9a-f]{64}$")]
     version: Annotated[int, Field(ge=0)]
+
+    @property
+    def control_rates_hz(self) -> tuple[float, ...]:
+        """Control rates that it may be served at."""
+        return self.rate_hz, *self.allowed_rates_hz
+
+    def inferences_hz(self, task: Task) -> float:
+        """Inferences per second in a stack that runs `task`."""
+        return min(self.inference_hz or math.inf, task.rates.control_hz)
 
 
 def read_manifest(folder: Path) -> Manifest | None:
@@ -69,7 +112,43 @@ def check_backend(folder: Path, manifest: Manifest | None, backend: Backend) -> 
 
 
 def check_task(folder: Path, manifest: Manifest | None, task: Task) -> None:
-    """Raise UserError when the checkpoint's data holds other tasks only."""
-    if manifest and manifest.tasks and task.name not in manifest.tasks:
+    """Raise UserError when the checkpoint's data are of other tasks or of another view, or differ in having a gripper.
+
+    Rates and the camera's name are compared by `rldg_core.policy_checks.check_spec`.
+    """
+    if manifest is None:
+        return
+    if manifest.tasks and task.name not in manifest.tasks:
         made_for = ", ".join(map(repr, manifest.tasks))
         raise UserError(f"{folder}: made for task {made_for}, this stack runs {task.name!r}")
+    made, camera = manifest.made_of.get(task.name), task.cameras.get(manifest.camera)
+    if made is None:
+        return
+    if made.view and camera and made.view != (now := View.model_validate(camera.view)):
+        raise UserError(
+            f"{folder}: trained on images of camera {manifest.camera!r} that show {made.view}; task {task.name} has "
+            f"{now}: serve it with the camera as it was, or record and train anew"
+        )
+    if made.gripper != task.action.gripper:
+        has = {True: "with a gripper", False: "without a gripper"}
+        raise UserError(
+            f"{folder}: trained on actions {has[made.gripper]}, task {task.name} is {has[task.action.gripper]}"
+        )
+
+
+def allow_rate(folder: Path, control_hz: float) -> Manifest:
+    """Let a checkpoint be served at another control rate than that of its data: each action then takes 1 / control_hz.
+
+    Raises UserError when the folder holds no manifest or the rate is out of range.
+    """
+    manifest = read_manifest(folder)
+    if manifest is None:
+        raise UserError(f"{folder / MANIFEST_FILE}: missing: adopt the checkpoint first (`rldg checkpoint adopt`)")
+    if control_hz in manifest.control_rates_hz:
+        return manifest
+    rates = (*manifest.allowed_rates_hz, control_hz)
+    changed = validated(
+        Manifest, {**manifest.model_dump(mode="json"), "allowed_rates_hz": rates}, str(folder / MANIFEST_FILE)
+    )
+    write_manifest(folder, changed)
+    return changed

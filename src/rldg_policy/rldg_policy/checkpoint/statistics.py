@@ -71,7 +71,35 @@ class ActionStatistics:
         if not isinstance(mask, list) or len(mask) != ACTION_DIM or not all(isinstance(v, bool) for v in mask):
             raise UserError(f"{where}: mask: expected {ACTION_DIM} times true or false")
         members = {member: found.get(member) for member in _NAMES}
-        return cls(**members, mask=np.array(mask, dtype=np.bool_), where=where)
+        statistics = cls(**members, mask=np.array(mask, dtype=np.bool_), where=where)
+        statistics._check()
+        return statistics
+
+    def _check(self) -> None:
+        """Raise UserError where a normalised component has bounds in the wrong order or no width.
+
+        A component that never varied (min = max) is the exception: it is normalised to 0 and comes back as it was.
+        """
+        constant = np.zeros(ACTION_DIM, dtype=np.bool_)
+        if self.min is not None and self.max is not None:
+            self._refuse("min", self.min, "above max", self.max, self.min > self.max)
+            constant = self.min == self.max
+        varied = self.mask & ~constant
+        if self.q01 is not None and self.q99 is not None:
+            swapped, empty = self.q01 > self.q99, self.q01 == self.q99
+            self._refuse("q01", self.q01, "above q99 (swapped?)", self.q99, self.mask & swapped)
+            self._refuse("q01", self.q01, "equal to q99", self.q99, varied & empty)
+        if self.std is not None:
+            too_small = (varied & (self.std <= 0)) | (self.std < 0)
+            self._refuse("std", self.std, "not above", np.zeros_like(self.std), too_small)
+
+    def _refuse(self, name: str, values: Float32, verdict: str, other: Float32, wrong: NDArray[np.bool_]) -> None:
+        if wrong.any():
+            index = int(np.flatnonzero(wrong)[0])
+            raise UserError(
+                f"{self.where}: {name}[{index}] is {values[index]:g}, {verdict} {other[index]:g}: "
+                "the statistics are broken; compute them anew from the data (mask[i] false leaves a component as it is)"
+            )
 
     def bounds_normalise(self, action: ArrayLike) -> Float32:
         """(..., 7) physical -> [-1, 1] between q01 and q99; masked components stay, such that never vary become 0.
@@ -209,8 +237,13 @@ def check_scale(where: object, statistics: ActionStatistics, task: Task) -> None
 
 
 def to_unit_actions(physical: ArrayLike, task: Task, action_dim: int) -> Float32:
-    """(H, 7) physical -> (H, action_dim) in [-1, 1] of the task's scale; gripper 0 .. 1 -> -1 .. 1."""
+    """(H, 7) physical -> (H, action_dim) in [-1, 1] of the task's scale; gripper 0 .. 1 -> -1 .. 1.
+
+    Raises ValueError where a value is not finite: clipping would make the largest motion of an infinite one.
+    """
     values = np.asarray(physical, dtype=np.float64)
+    if not np.isfinite(values).all():
+        raise ValueError("the policy's action holds a value that is not finite")
     scale = np.array([task.action.scale_m] * 3 + [task.action.scale_rad] * 3)
     actions = np.concatenate([values[:, :6] / scale, 2 * values[:, 6:] - 1], axis=1)
     unit: Float32 = np.clip(actions[:, :action_dim], -1.0, 1.0).astype(np.float32)

@@ -19,6 +19,7 @@ from rldg_policy.checkpoint.statistics import STATISTICS_FILE, ActionStatistics,
 from rldg_policy.compact.config import CheckpointConfig, ModelConfig
 from rldg_policy.compact.model import CompactModel, random_model
 from rldg_policy.training.folders import TRAINING_FILE
+from rldg_policy.training.torch_state import check_finite
 
 WEIGHTS_FILE = "model.safetensors"
 RANDOM_ACTION = [0.0015] * 3 + [0.01] * 3
@@ -37,32 +38,21 @@ class Checkpoint:
 def write_checkpoint(
     folder: Path,
     model: CompactModel,
-    statistics_key: str,
     statistics_json: bytes,
-    tasks: tuple[str, ...],
-    rate_hz: float,
+    manifest: Manifest,
     training: Mapping[str, Any],
 ) -> None:
-    """Write the folder; it appears when it is complete. `training["steps"]` is the number of optimiser steps."""
-    config = model.config
+    """Write the folder; it appears when it is complete. training: content of training.json.
+
+    Raises UserError when a weight is not finite; what stood there before stays.
+    """
+    check_finite(f"{folder}: not written", model.state_dict().items())
     data = save({name: value.contiguous() for name, value in model.state_dict().items()})
-    manifest = Manifest(
-        backend="compact",
-        tasks=tasks,
-        camera=config.camera,
-        image_size=config.image_size,
-        window=config.window,
-        horizon=config.horizon,
-        rate_hz=rate_hz,
-        statistics_key=statistics_key,
-        statistics_sha256=sha256_hex(statistics_json),
-        version=int(training["steps"]),
-    )
     with writing_aside(folder) as aside:
         aside.mkdir()
         (aside / WEIGHTS_FILE).write_bytes(data)
         (aside / STATISTICS_FILE).write_bytes(statistics_json)
-        described = CheckpointConfig(weights_sha256=sha256_hex(data), model=config)
+        described = CheckpointConfig(weights_sha256=sha256_hex(data), model=model.config)
         write_json(aside / "config.json", described.model_dump(mode="json"))
         write_json(aside / TRAINING_FILE, training)
         write_manifest(aside, manifest)
@@ -81,7 +71,18 @@ def write_random(folder: Path, config: ModelConfig, seed: int) -> None:
         "mask": [True] * 6 + [False],
     }
     statistics = json.dumps({"random": {"action": action}}).encode()
-    write_checkpoint(folder, random_model(config, seed), "random", statistics, (), 10.0, {"steps": 0, "seed": seed})
+    manifest = Manifest(
+        backend="compact",
+        camera=config.camera,
+        image_size=config.image_size,
+        window=config.window,
+        horizon=config.horizon,
+        rate_hz=10.0,
+        statistics_key="random",
+        statistics_sha256=sha256_hex(statistics),
+        version=0,
+    )
+    write_checkpoint(folder, random_model(config, seed), statistics, manifest, {"steps": 0, "seed": seed})
 
 
 def read_checkpoint(folder: Path) -> Checkpoint:
@@ -112,5 +113,6 @@ def _read_model(path: Path, sha256: str, config: ModelConfig) -> CompactModel:
     except (SafetensorError, RuntimeError) as error:
         reason = " ".join(str(error).split())
         raise UserError(f"{path}: does not fit config.json: {reason[:200]}") from error
+    check_finite(path, model.state_dict().items())
     model.eval()
     return model

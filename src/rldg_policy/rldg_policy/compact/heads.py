@@ -76,6 +76,8 @@ class BinsHead(nn.Module):
 
     def _action(self, features: Tensor, rng: Generator | None) -> Tensor:
         logits = self(features)
+        if not bool(torch.isfinite(logits).all()):  # the likeliest of NaN is bin 0
+            raise ValueError("the logits of the action bins are not finite")
         if rng is None and self.config.decode == "mode":
             return self.values[logits.argmax(-1)]
         if rng is None:
@@ -245,6 +247,8 @@ class DiffusionSampler:
         x: Float32 = noise[-1]
         for of, condition, fresh in zip(self._steps, conditions, noise[-2::-1], strict=True):
             clean = of.noisy * x - of.velocity * self.velocity(condition, x)
+            if not np.isfinite(clean).all():  # clipped, Inf would be the largest action
+                raise ValueError("the denoiser's output is not finite")
             x = of.clean * np.minimum(np.maximum(clean, -CLIP), CLIP) + of.stay * x + of.noise * fresh
         return x
 

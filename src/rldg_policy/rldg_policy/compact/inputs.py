@@ -10,7 +10,9 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from rldg_core.errors import UserError
 from rldg_core.image_codec import decode_jpeg, resize
+from rldg_core.policy_checks import check_instruction, shown
 from rldg_policy.compact.config import ModelConfig
 
 NGRAM = 3
@@ -57,9 +59,24 @@ def instruction_tokens(instruction: str, buckets: int) -> NDArray[np.int64]:
     """Instruction -> (96,) bucket numbers 1..buckets, 0 where there is none.
 
     Words and their letter trigrams, hashed: needs no vocabulary, and an instruction that was never seen shares
-    the buckets of the words and parts of words that it has in common with seen ones.
+    the buckets of the words and parts of words that it has in common with seen ones. Raises UserError on an instruction
+    of which a part would be lost: letters or digits that are not a-z, 0-9, or more than MAX_TOKENS words and trigrams.
     """
+    check_instruction(instruction)
+    foreign = next((c for c in instruction.lower() if c.isalnum() and not c.isascii()), None)
+    if foreign:
+        raise UserError(
+            f"instruction: {shown(instruction)}: the compact generalist reads the letters a-z and digits alone, "
+            f"not {foreign!r}: ask in English, or use openvla"
+        )
     words = re.findall(r"[a-z0-9]+", instruction.lower())
+    if not words:
+        raise UserError(f"instruction: {shown(instruction)}: holds no word")
     grams = [g for w in words for g in (w, *(f"#{w}#"[i : i + NGRAM] for i in range(len(w))))]
-    tokens = [1 + zlib.crc32(gram.encode()) % buckets for gram in grams][:MAX_TOKENS]
+    if len(grams) > MAX_TOKENS:
+        raise UserError(
+            f"instruction: {shown(instruction)}: {len(grams)} words and trigrams, the compact generalist takes "
+            f"{MAX_TOKENS} (about 90 letters): say it shorter"
+        )
+    tokens = [1 + zlib.crc32(gram.encode()) % buckets for gram in grams]
     return np.array(tokens + [0] * (MAX_TOKENS - len(tokens)), dtype=np.int64)

@@ -47,9 +47,10 @@ class CompactPolicy:
             window=manifest.window,
             action_dim=task.action.dim,
             horizon=manifest.horizon,
-            rate_hz=task.rates.control_hz,
+            rate_hz=manifest.inferences_hz(task),
             statistics_key=manifest.statistics_key,
             version=manifest.version,
+            control_rates_hz=manifest.control_rates_hz,
         )
 
     @property
@@ -67,9 +68,7 @@ class CompactPolicy:
 
     @torch.inference_mode()
     def reset(self, instruction: str, seed: int) -> None:
-        """Encode the instruction, once per episode. Raises UserError when it is empty."""
-        if not instruction.strip():
-            raise UserError("instruction: must not be empty")
+        """Encode the instruction, once per episode. Raises UserError when a part of it would be lost."""
         tokens = instruction_tokens(instruction, self.config.instruction_buckets)
         self._film = self._model.instruction(torch.from_numpy(tokens[None]))
         self._rng = torch.Generator().manual_seed(derive_seed(seed, "compact"))

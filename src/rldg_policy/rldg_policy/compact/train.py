@@ -17,6 +17,7 @@ from rldg_policy.compact.batches import Batch, BatchSource
 from rldg_policy.compact.checkpoint import write_checkpoint
 from rldg_policy.compact.colours import recoloured
 from rldg_policy.compact.config import TrainConfig
+from rldg_policy.compact.inputs import instruction_tokens
 from rldg_policy.compact.model import CompactModel, parameter_count, random_model
 from rldg_policy.training.dataset import open_training_set
 from rldg_policy.training.folders import TRAINING_FOLDER, check_out
@@ -128,19 +129,23 @@ def finetune(
     seed: int = 0,
     resume: bool = False,
     progress: Progress | None = None,
+    camera: str | None = None,
 ) -> CompactTrainResult:
     """Train on an RLDS dataset `<root>/<name>/<version>`, of one or several tasks, and write a checkpoint folder.
 
     It starts from nothing: `base` must be None. resume: go on from the last save in `out`; the same dataset,
-    configuration and seed give the same weights bit for bit, resumed or not. progress(step, steps) is called every
-    ten steps. Raises UserError on a dataset that cannot be used, on a loss that is not finite (the last save stays)
-    and when memory does not suffice.
+    configuration and seed give the same weights bit for bit, resumed or not. progress(step, steps) is called every ten
+    steps. camera: see `open_training_set`. Raises UserError on a dataset that cannot be used, on a loss that is not
+    finite (the last save stays) and when memory does not suffice.
     """
     if base is not None:
         raise UserError("base: the compact generalist starts from nothing")
     check_out(out, "compact", resume=resume)
     torch.set_num_threads(1)
-    data = open_training_set(dataset)
+    data = open_training_set(dataset, camera)
+    for instruction in data.instructions:
+        instruction_tokens(instruction, config.model.instruction_buckets)
+    config = config.model_copy(update={"model": config.model.model_copy(update={"camera": data.camera})})
     training = Training.start(config, seed)
     folder = out / TRAINING_FOLDER  # `state`, and `checkpoint`, which can be served
     identity = training_identity(data, config, seed, free=FREE)
@@ -162,8 +167,12 @@ def finetune(
             losses=curve(training.losses),
             samples_per_s=round((done - first) * config.batch / (time.perf_counter() - began), 1),
         )
-        story = account(asdict(result), dataset, base, seed, config)
-        write_checkpoint(where, training.average, data.name, data.statistics_json, data.tasks, data.rate_hz, story)
+        model = config.model
+        manifest = data.manifest(
+            "compact", done, image_size=model.image_size, window=model.window, horizon=model.horizon
+        )
+        story = account(asdict(result), dataset, data.sha256, base, seed, config)
+        write_checkpoint(where, training.average, data.statistics_json, manifest, story)
         return result
 
     advice = f"lower batch ({config.batch}), cached_images ({config.cached_images}) or shuffle_buffer"

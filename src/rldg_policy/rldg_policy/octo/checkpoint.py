@@ -13,12 +13,15 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 from flax.errors import FlaxError
 from flax.serialization import msgpack_restore, msgpack_serialize
+from flax.traverse_util import flatten_dict
 
 from rldg_core.configuration import validated
 from rldg_core.errors import UserError
 from rldg_core.files import read_bytes, read_json, sha256_hex, writing_aside
+from rldg_core.policy_checks import check_finite
 from rldg_policy.checkpoint.manifest import Manifest, check_backend, read_manifest, write_manifest
 from rldg_policy.checkpoint.statistics import STATISTICS_FILE
 from rldg_policy.octo.config import OctoConfig
@@ -93,8 +96,11 @@ def write_checkpoint(
     """Write the folder; it appears when it is complete.
 
     statistics_json: bytes of dataset_statistics.json, whose SHA-256 the manifest holds; manifest: None writes none.
-    The weights' step is the manifest's version, without a manifest that of `checkpoint`.
+    The weights' step is the manifest's version, without a manifest that of `checkpoint`. Raises UserError when a weight
+    is not finite.
     """
+    weights = flatten_dict(checkpoint.params, sep="/")
+    check_finite(f"{folder}: not written", ((name, np.asarray(value)) for name, value in weights.items()))
     encoder = checkpoint.module.config.task_tokenizers.language.encoder
     tokenizer = checkpoint.tokenizer.config.tokenizer_name
     step = manifest.version if manifest else checkpoint.step

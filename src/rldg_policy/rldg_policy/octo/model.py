@@ -101,6 +101,7 @@ def sample_actions(
         x = (x - (1 - alpha) / jnp.sqrt(1 - alpha_bar) * noise) / jnp.sqrt(alpha)
         key, fresh = jax.random.split(key)
         x = x + (step > 0) * jnp.sqrt(beta) * jax.random.normal(fresh, x.shape)
+        x = jnp.where(jnp.isfinite(x), x, jnp.nan)  # clipped, Inf would be the largest action
         return (jnp.clip(x, -head.max_action, head.max_action), key), None
 
     key, first = jax.random.split(key)

@@ -32,7 +32,6 @@ from rldg_policy.octo.model import encode_language, sample_actions
 from rldg_policy.octo.stem import Inputs
 from rldg_policy.training.augment import centre_crop, resize_lanczos
 
-RATE_HZ = 10.0
 PRIMARY, WRIST = "image_primary", "image_wrist"
 WRIST_CAMERA, PRIMARY_CAMERA = "wrist", "primary"
 
@@ -69,9 +68,10 @@ class OctoPolicy:
             window=manifest.window if manifest else checkpoint.window,
             action_dim=task.action.dim,
             horizon=head.action_horizon,
-            rate_hz=manifest.rate_hz if manifest else RATE_HZ,
+            rate_hz=manifest.inferences_hz(task) if manifest else task.rates.control_hz,
             statistics_key=key,
             version=manifest.version if manifest else checkpoint.step,
+            control_rates_hz=manifest.control_rates_hz if manifest else (),
         )
         self._history: deque[dict[str, Image]] = deque(maxlen=self.spec.window)
         self._instruction: jax.Array | None = None
@@ -81,14 +81,12 @@ class OctoPolicy:
     def warm_up(self) -> None:
         """Compile with a made-up instruction and grey images; an episode that has begun goes on undisturbed."""
         grey = {name: np.full((self._sizes[name],) * 2 + (3,), 128, np.uint8) for name in self._cameras}
-        instruction = self._encode("warm up")
+        instruction = self._encode("insert")
         for _ in range(2):
             self._infer([grey], instruction, 0)
 
     def reset(self, instruction: str, seed: int) -> None:
-        """Encode the instruction, once per episode, and forget what was seen. Raises UserError on an empty one."""
-        if not instruction.strip():
-            raise UserError("instruction: must not be empty")
+        """Encode the instruction, once per episode, and forget what was seen. Raises UserError where a part is lost."""
         self._instruction = self._encode(instruction)
         self._history.clear()
         self._seed, self._inferences = seed, 0
@@ -142,7 +140,10 @@ class OctoPolicy:
         # Upstream's random numbers: the key's stream was another one before jax 0.5.
         with jax.threefry_partitionable(False):
             chunk = sample_actions(self._module, self._params, observations, tasks, mask, key)
-        return np.asarray(chunk[0], dtype=np.float32)
+        values = np.asarray(chunk[0], dtype=np.float32)
+        if not np.isfinite(values).all():
+            raise ValueError("the denoiser's output is not finite")
+        return values
 
 
 @cache

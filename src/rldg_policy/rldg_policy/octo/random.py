@@ -10,7 +10,7 @@ import numpy as np
 from flax.traverse_util import unflatten_dict
 from numpy.typing import NDArray
 from pydantic import BaseModel, ConfigDict
-from tokenizers import Tokenizer, models, pre_tokenizers
+from tokenizers import Tokenizer, models, normalizers, pre_tokenizers
 
 from rldg_core.seeding import derive_seed
 from rldg_policy.octo.config import COMPONENTS, T5_BASE, T5Config
@@ -151,6 +151,7 @@ def word_tokenizer() -> bytes:
     """Whole words that our tasks' instructions consist of; any other is <unk>."""
     vocabulary = {word: number for number, word in enumerate(["<pad>", "</s>", "<unk>", *WORDS.split()])}
     tokenizer = Tokenizer(models.WordLevel(vocabulary, unk_token="<unk>"))
+    tokenizer.normalizer = normalizers.Lowercase()
     tokenizer.pre_tokenizer = pre_tokenizers.Whitespace()
     text: str = tokenizer.to_str()
     return text.encode()

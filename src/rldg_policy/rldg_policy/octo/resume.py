@@ -17,6 +17,7 @@ from safetensors.numpy import save_file
 
 from rldg_core.errors import UserError
 from rldg_core.files import check_regular, parse_json, writing_aside
+from rldg_core.policy_checks import check_finite
 
 STATE_FILE = "state.safetensors"
 _META = "rldg"
@@ -56,4 +57,5 @@ def read_state(folder: Path, template: Any) -> tuple[Any, dict[str, Any]]:
             raise UserError(f"{path}: {name}: not of this training: other parameters, or another base checkpoint")
     if len(tensors) != len(expected):
         raise UserError(f"{path}: holds {len(tensors)} arrays, this training has {len(expected)}")
+    check_finite(path, ((name, np.asarray(value)) for name, value in tensors.items()))
     return jax.tree_util.tree_unflatten(structure, [tensors[name] for name in expected]), meta

@@ -18,12 +18,13 @@ from tokenizers import Tokenizer
 from rldg_core.configuration import validated
 from rldg_core.errors import UserError
 from rldg_core.files import MAX_TEXT_BYTES, read_bytes, read_json
+from rldg_core.policy_checks import check_instruction, shown
 from rldg_policy.octo.config import T5_BASE, T5Config, TextConfig
 
 TOKENIZER_FILE = "tokenizer.json"
 TOKENIZER_FILES = (TOKENIZER_FILE, "tokenizer_config.json", "special_tokens_map.json")
 T5_FILE = "config.json"
-PADDING = "<pad>"
+PADDING, UNKNOWN = "<pad>", "<unk>"
 _NAME = re.compile(r"[\w-][\w.-]*(/[\w-][\w.-]*)?")
 
 
@@ -44,7 +45,8 @@ class InstructionTokenizer:
         padding = self._tokenizer.token_to_id(PADDING)
         if padding is None:
             raise UserError(f"{where}: {TOKENIZER_FILE}: no token {PADDING}, which T5 pads with")
-        self._tokenizer.enable_truncation(max_length=length)
+        self._tokenizer.no_truncation()
+        self._unknown = self._tokenizer.token_to_id(UNKNOWN)
         self._tokenizer.enable_padding(length=length, pad_id=padding, pad_token=PADDING)
 
     @property
@@ -53,8 +55,21 @@ class InstructionTokenizer:
         return 1 + max(self._tokenizer.get_vocab().values())
 
     def __call__(self, instructions: Sequence[str]) -> dict[str, NDArray[np.int32]]:
-        """B instructions -> {input_ids, attention_mask}, each (B, L) int32."""
+        """B instructions -> {input_ids, attention_mask}, each (B, L) int32.
+
+        Raises UserError on an instruction that upstream would cut to L tokens, and on words that are not in the
+        vocabulary.
+        """
+        for instruction in instructions:
+            check_instruction(instruction)
         found = self._tokenizer.encode_batch(list(instructions))
+        length = self.config.tokenizer_kwargs.max_length
+        for instruction, one in zip(instructions, found, strict=True):
+            if len(one.ids) > length:
+                count = f"{len(one.ids)} tokens, this Octo takes {length}"
+                raise UserError(f"instruction: {shown(instruction)}: {count}: say it shorter")
+            if self._unknown is not None and self._unknown in one.ids:
+                raise UserError(f"instruction: {shown(instruction)}: holds what this Octo's tokenizer does not know")
         return {
             "input_ids": np.array([one.ids for one in found], dtype=np.int32),
             "attention_mask": np.array([one.attention_mask for one in found], dtype=np.int32),

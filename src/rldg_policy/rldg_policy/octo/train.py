@@ -19,7 +19,6 @@ from numpy.typing import NDArray
 
 from rldg_core.configuration import validated
 from rldg_core.errors import UserError
-from rldg_core.files import sha256_hex
 from rldg_core.seeding import derive_seed
 from rldg_data.rlds import ACTION_DIM
 from rldg_policy.checkpoint.manifest import Manifest
@@ -71,18 +70,20 @@ def finetune(
     seed: int = 0,
     resume: bool = False,
     progress: Progress | None = None,
+    camera: str | None = None,
 ) -> OctoTrainResult:
     """Fine-tune the checkpoint `base` on an RLDS dataset `<root>/<name>/<version>`; `out` can be served afterwards.
 
-    resume: go on from the last save in `out`, with the same dataset, base, configuration and seed; the result is
-    that of an uninterrupted run. Raises UserError on what cannot be used, on a loss that is not finite, and when
-    memory does not suffice.
+    resume: go on from the last save in `out`, with the same dataset, base, configuration and seed; the result is that
+    of an uninterrupted run. camera: see `open_training_set`. Raises UserError on what cannot be used, on a loss that is
+    not finite, and when memory does not suffice.
     """
     check_out(out, "octo", base, resume=resume)
     base = check_base(base, "octo")
     output = Output(out, resume)
-    data = open_training_set(dataset)
+    data = open_training_set(dataset, camera)
     start = starting_point(base, config)
+    start.tokenizer(data.instructions)
     learning, frozen = partition(start.params, config.patterns)
     identity = training_identity(data, config, seed, free=FREE, base=_checksum(learning | frozen))
     memory = f"lower batch ({config.batch}) or window ({config.window}), or choose mode head_only"
@@ -126,7 +127,7 @@ def finetune(
         validation_losses=tuple(record.validation_losses),
         samples_per_s=samples_per_s,
     )
-    output.finish(account(asdict(result), dataset, base, seed, config))
+    output.finish(account(asdict(result), dataset, data.sha256, base, seed, config))
     return result
 
 
@@ -175,16 +176,12 @@ def _language(start: OctoCheckpoint, frozen: Flat) -> Callable[[str], NDArray[np
 
 
 def _manifest(data: TrainingSet, start: OctoCheckpoint, config: OctoTrainConfig, step: int) -> Manifest:
-    return Manifest(
-        backend="octo",
-        tasks=data.tasks,
+    return data.manifest(
+        "octo",
+        step,
         image_size=start.image_sizes[PRIMARY],
         window=config.window,
         horizon=start.module.config.heads.action.action_horizon,
-        rate_hz=data.rate_hz,
-        statistics_key=data.name,
-        statistics_sha256=sha256_hex(data.statistics_json),
-        version=step,
     )
 
 

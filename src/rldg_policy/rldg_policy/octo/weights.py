@@ -24,6 +24,7 @@ from flax.traverse_util import flatten_dict, unflatten_dict
 
 from rldg_core.errors import UserError
 from rldg_core.files import check_tree, open_regular
+from rldg_core.policy_checks import check_finite
 from rldg_policy.octo.model import Params
 
 ARRAYS_FILE, NAMES_FILE = "checkpoint", "_METADATA"
@@ -58,6 +59,7 @@ def read_params(folder: Path, expected: Mapping[str, jax.ShapeDtypeStruct]) -> P
             raise UserError(
                 f"{folder}: {name}: {value.dtype} {value.shape}, config.json describes {wanted.dtype} {wanted.shape}"
             )
+    check_finite(folder, flat.items())
     return found
 
 

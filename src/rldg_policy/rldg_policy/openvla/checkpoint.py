@@ -30,8 +30,9 @@ from rldg_policy.checkpoint.statistics import STATISTICS_FILE, ActionStatistics,
 from rldg_policy.openvla import images
 from rldg_policy.openvla.config import ACTION_DIM, IMAGE_SIZE, DecodingConfig, OpenVLAConfig
 from rldg_policy.openvla.model import OpenVLA, empty_model, place_buffers
-from rldg_policy.openvla.tokens import TOKENIZER_FILE, PromptTokenizer, write_byte_tokenizer
+from rldg_policy.openvla.tokens import ACTION_BEGIN, TOKENIZER_FILE, VOCABULARY, PromptTokenizer, write_byte_tokenizer
 from rldg_policy.openvla.weight_files import SHARD_BYTES, check_shapes, read_shapes, read_tensors, write_tensors
+from rldg_policy.training.torch_state import check_finite
 
 CONFIG_FILE = "config.json"
 DECODING_FILE = "rldg_openvla.json"
@@ -44,8 +45,8 @@ TOKENIZER_FILES = (
     "special_tokens_map.json",
     "added_tokens.json",
 )
-RATE_HZ = 4.0
-"""Inferences per second in the paper's deployment."""
+INFERENCE_HZ = 4.0
+"""Inferences per second in the paper's deployment; how fast its data were recorded is the data's."""
 
 
 @dataclass(frozen=True)
@@ -114,6 +115,7 @@ def read_model(folder: Path, device: str = "cpu", dtype: torch.dtype = torch.flo
         check_shapes(head_path, {name: tuple(t.shape) for name, t in head.items()}, check_head)
     state = {name: tensor.to(device, dtype) for name, tensor in read_tensors(folder)}
     state |= {name: tensor.to(device, dtype) for name, tensor in head.items()}
+    check_finite(folder, state.items())
     model.load_state_dict(state, assign=True)
     place_buffers(model, device)
     return model
@@ -167,7 +169,9 @@ def write_random(
         image_size=IMAGE_SIZE,
         window=1,
         horizon=decoding.horizon,
-        rate_hz=RATE_HZ,
+        rate_hz=10.0,
+        allowed_rates_hz=(INFERENCE_HZ,),
+        inference_hz=INFERENCE_HZ,
         statistics_key="random",
         statistics_sha256=sha256_hex(statistics_json),
         version=0,
@@ -196,7 +200,10 @@ def random_tensors(model: OpenVLA, seed: int) -> Iterator[tuple[str, Tensor]]:
         elif tensor.ndim == 1:
             yield name, torch.ones(tensor.shape)
         else:
-            yield name, 0.02 * torch.randn(tensor.shape, generator=generator)
+            values = 0.02 * torch.randn(tensor.shape, generator=generator)
+            if name == "language_model.lm_head.weight":
+                values[ACTION_BEGIN:VOCABULARY] *= 20.0  # so that its likeliest tokens are actions
+            yield name, values
 
 
 def _without_head(tensors: Iterable[tuple[str, Tensor]], head: dict[str, Tensor]) -> Iterator[tuple[str, Tensor]]:

@@ -16,7 +16,7 @@ from rldg_core.task import Task
 from rldg_core.types import Observation
 from rldg_policy.checkpoint.manifest import check_task
 from rldg_policy.checkpoint.statistics import check_scale, to_unit_actions
-from rldg_policy.openvla.checkpoint import RATE_HZ, Checkpoint, read_checkpoint
+from rldg_policy.openvla.checkpoint import INFERENCE_HZ, Checkpoint, read_checkpoint
 from rldg_policy.openvla.config import IMAGE_SIZE
 from rldg_policy.openvla.decoding import decode_ar, decode_parallel
 from rldg_policy.openvla.images import pixel_values, serving_view
@@ -51,9 +51,10 @@ class OpenVLAPolicy:
             window=1,
             action_dim=task.action.dim,
             horizon=checkpoint.decoding.horizon,
-            rate_hz=manifest.rate_hz if manifest else RATE_HZ,
+            rate_hz=manifest.inferences_hz(task) if manifest else INFERENCE_HZ,
             statistics_key=checkpoint.statistics_key,
             version=manifest.version if manifest else 0,
+            control_rates_hz=manifest.control_rates_hz if manifest else (),
         )
 
     def warm_up(self) -> None:

@@ -7,16 +7,16 @@ save before stay until then.
 from __future__ import annotations
 
 import shutil
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
 from torch import Tensor
 
-from rldg_core.files import sha256_hex, write_json, writing_aside
+from rldg_core.files import write_json, writing_aside
 from rldg_policy.checkpoint.manifest import Manifest
-from rldg_policy.openvla.checkpoint import RATE_HZ, write_files
+from rldg_policy.openvla.checkpoint import INFERENCE_HZ, write_files
 from rldg_policy.openvla.config import IMAGE_SIZE, DecodingConfig
 from rldg_policy.openvla.lora import write_adapter
 from rldg_policy.openvla.report import OpenVLATrainResult
@@ -25,7 +25,7 @@ from rldg_policy.openvla.train_config import OpenVLATrainConfig
 from rldg_policy.training.dataset import TrainingSet
 from rldg_policy.training.folders import TRAINING_FILE, TRAINING_FOLDER
 from rldg_policy.training.report import account
-from rldg_policy.training.torch_state import write_state
+from rldg_policy.training.torch_state import check_finite, write_state
 
 ADAPTER_FOLDER = "adapter"
 """Not beside the merged weights: transformers would load the base named there instead of them."""
@@ -59,7 +59,7 @@ def write_save(
         write_files(
             aside,
             contents.start.model.config,
-            merged,
+            _finite(merged, f"step {result.steps}: the training has diverged, this save is not written"),
             statistics_json=contents.data.statistics_json,
             manifest=manifest(contents, result.steps),
             decoding=DecodingConfig(
@@ -72,24 +72,31 @@ def write_save(
         )
         (aside / ADAPTER_FOLDER).mkdir()
         write_adapter(aside / ADAPTER_FOLDER, contents.start.adapter, adapter)
-        data, base = contents.data.dataset.path, contents.start.base
-        write_json(aside / TRAINING_FILE, account(asdict(result), data, base, contents.seed, contents.config))
+        data = contents.data
+        story = account(
+            asdict(result), data.dataset.path, data.sha256, contents.start.base, contents.seed, contents.config
+        )
+        write_json(aside / TRAINING_FILE, story)
         if state is not None:
             write_state(aside / TRAINING_FOLDER, result.steps, state, meta)
 
 
+def _finite(tensors: Iterable[tuple[str, Tensor]], where: str) -> Iterator[tuple[str, Tensor]]:
+    """The same tensors. Raises UserError on the first that is not finite: merging can overflow what adapters hold."""
+    for name, tensor in tensors:
+        check_finite(where, [(name, tensor)])
+        yield name, tensor
+
+
 def manifest(contents: Contents, step: int) -> Manifest:
     """rldg.json of a save."""
-    return Manifest(
-        backend="openvla",
-        tasks=contents.data.tasks,
+    return contents.data.manifest(
+        "openvla",
+        step,
         image_size=IMAGE_SIZE,
         window=1,
         horizon=contents.config.horizon,
-        rate_hz=RATE_HZ,
-        statistics_key=contents.data.name,
-        statistics_sha256=sha256_hex(contents.data.statistics_json),
-        version=step,
+        inference_hz=min(INFERENCE_HZ, contents.data.rate_hz),
     )
 
 

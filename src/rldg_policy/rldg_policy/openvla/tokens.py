@@ -16,6 +16,7 @@ from tokenizers import AddedToken, Tokenizer, decoders, models, processors
 
 from rldg_core.errors import UserError
 from rldg_core.files import MAX_TEXT_BYTES, read_bytes, write_json
+from rldg_core.policy_checks import check_instruction, shown
 from rldg_policy.openvla.config import ACTION_DIM, BINS
 
 Int64 = NDArray[np.int64]
@@ -30,6 +31,10 @@ ACTION_BEGIN = VOCABULARY - BINS
 """First of the 256 action ids, 31744 (the value 1); the last is 31999 (-1)."""
 IGNORED = -100
 """Label without loss (torch.nn.functional.cross_entropy)."""
+UNKNOWN = 0
+_NO_WORDS = (UNKNOWN, BOS, EOS, PAD)
+MAX_PROMPT_TOKENS = 512
+"""Upstream's prompts have under 60; positions end at 2048, of which an image takes 256."""
 TOKENIZER_FILE = "tokenizer.json"
 
 EDGES = np.linspace(-1.0, 1.0, BINS)
@@ -56,9 +61,8 @@ def is_action(ids: Any) -> Any:
 
 
 def prompt(instruction: str) -> str:
-    """What the model is asked. Raises UserError when the instruction is empty."""
-    if not instruction.strip():
-        raise UserError("instruction: must not be empty")
+    """What the model is asked. Raises UserError when the instruction is empty, too long or not printable."""
+    check_instruction(instruction)
     return f"In: What action should the robot take to {instruction.lower()}?\nOut:"
 
 
@@ -125,9 +129,23 @@ class PromptTokenizer:
                 raise UserError(f"{path}: {token} has id {self._tokenizer.token_to_id(token)}, Llama 2's is {expected}")
 
     def __call__(self, instruction: str) -> list[int]:
-        """Instruction -> <s> and the prompt's ids. Raises UserError when it is empty."""
+        """Instruction -> <s> and the prompt's ids.
+
+        Raises UserError as `prompt`, on what the vocabulary does not hold, on text that stands for a control token
+        (such as "</s>"), and on more than MAX_PROMPT_TOKENS.
+        """
         ids: list[int] = self._tokenizer.encode(prompt(instruction)).ids
-        return ids if ids[:1] == [BOS] else [BOS, *ids]
+        ids = ids if ids[:1] == [BOS] else [BOS, *ids]
+        control = next((token for token in ids[1:] if token in _NO_WORDS or token >= ACTION_BEGIN), None)
+        if control is not None:
+            name = self._tokenizer.id_to_token(control)
+            raise UserError(f"instruction: {shown(instruction)}: a part of it becomes token {name!r}, which is no word")
+        if len(ids) > MAX_PROMPT_TOKENS:
+            raise UserError(
+                f"instruction: {shown(instruction)}: {len(ids)} tokens with the prompt, OpenVLA takes "
+                f"{MAX_PROMPT_TOKENS}: say it shorter"
+            )
+        return ids
 
 
 def write_byte_tokenizer(folder: Path) -> None:

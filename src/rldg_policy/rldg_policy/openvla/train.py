@@ -59,18 +59,20 @@ def finetune(
     seed: int = 0,
     resume: bool = False,
     progress: Progress | None = None,
+    camera: str | None = None,
 ) -> OpenVLATrainResult:
     """Fine-tune the checkpoint `base` on an RLDS dataset `<root>/<name>/<version>`; `out` is a checkpoint afterwards,
     and from the first save on.
 
-    resume: go on from the last save in `out`, with the same dataset, base, configuration and seed; the result is
-    that of an uninterrupted run, on a CPU bit for bit. Under `accelerate launch` every process calls this.
-    Raises UserError on what cannot be used, on a loss that is not finite, and when memory does not suffice.
+    resume: go on from the last save in `out`, with the same dataset, base, configuration and seed; the result is that
+    of an uninterrupted run, on a CPU bit for bit. camera: see `open_training_set`. Under `accelerate launch` every
+    process calls this. Raises UserError on what cannot be used, on a loss that is not finite, and when memory does not
+    suffice.
     """
     check_out(out, "openvla", base, resume=resume)
     base = check_base(base, "openvla")
     with explain_out_of_memory(ADVICE):
-        training = Training(open_training_set(dataset), base, out, config, seed)
+        training = Training(open_training_set(dataset, camera), base, out, config, seed)
         if resume:
             training.resume()
         return training.run(progress)
@@ -90,6 +92,8 @@ class Training:
         self.device = self.accelerator.device
         self.autocast = torch.autocast(self.device.type, torch.bfloat16, enabled=uses_bfloat16(config, self.device))
         start = read_start(base, config, seed, self.device)
+        for instruction in data.instructions:
+            start.tokenizer(instruction)
         self.contents = Contents(data, start, config, seed)
         self.model = start.model
         self.identity = training_identity(
@@ -221,11 +225,12 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("--base", type=Path, required=True, help="checkpoint that is fine-tuned")
     parser.add_argument("--out", type=Path, required=True, help="checkpoint folder")
     parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--camera", help="camera that took the images, where the dataset does not say it")
     parser.add_argument("--resume", action="store_true", help="go on with the unfinished training in --out")
     for name in OpenVLATrainConfig.model_fields:
         parser.add_argument(f"--{name.replace('_', '-')}", default=argparse.SUPPRESS)
     given = vars(parser.parse_args(arguments))
-    places = {name: given.pop(name) for name in ("dataset", "base", "out", "seed", "resume")}
+    places = {name: given.pop(name) for name in ("dataset", "base", "out", "seed", "resume", "camera")}
     try:
         result = finetune(config=validated(OpenVLATrainConfig, given, "options"), **places)
     except UserError as error:

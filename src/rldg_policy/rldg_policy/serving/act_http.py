@@ -1,121 +1,156 @@
-"""`POST /act` and `GET /health` over HTTP, with the standard library alone.
+"""`POST /act` and `GET /health` over HTTP: the side of the process that holds the policy and owes an action every tick.
 
-Nobody is authenticated: it listens on the loopback address unless another host is asked for. Bodies must be
-application/json, which a web page of another origin may not send unasked.
+It only binds the address. Connections are taken, read and refused by a process of its own
+(`rldg_policy.serving.act_process`), which passes on requests that were checked. Nobody is authenticated, so the address
+is of the loopback alone.
 """
 
 from __future__ import annotations
 
-import json
+import ipaddress
+import os
+import socket
+import subprocess
+import sys
 import threading
-from http import HTTPStatus
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
-from typing import Any
+from concurrent.futures import ThreadPoolExecutor
+from types import TracebackType
 
 from rldg_core.errors import UserError
-from rldg_policy.serving.act_request import MAX_BODY_BYTES, ActService, RefusedError, answer_text, parse_act
+from rldg_policy.serving.act_pipe import HEALTH, Pipe, unpack_act
+from rldg_policy.serving.act_request import ActService, RefusedError
 
 LOOPBACK = "127.0.0.1"
-CONNECTIONS = 8
-"""At a time; further ones are closed at once."""
-READ_WITHIN_S = 10.0
+PROGRAM = ("-m", "rldg_policy.serving.act_process")
+BACKLOG = 64
+START_WITHIN_S = 30.0
+END_WITHIN_S = 2.0
+QUESTIONS = 8
+"""At a time; they wait for each other where the policy is asked."""
 
 
-class ActServer(ThreadingHTTPServer):
-    """Listens when constructed. Raises UserError when the address cannot be had."""
-
-    daemon_threads = True
+class ActServer:
+    """Listens when constructed. Raises UserError when the address is none of the loopback or cannot be had."""
 
     def __init__(self, service: ActService, port: int, host: str = LOOPBACK) -> None:
-        self.service = service
-        self._free = threading.BoundedSemaphore(CONNECTIONS)
+        self._service = service
+        self._listener = _listen(host, port)
+        self.server_address: tuple[str, int] = self._listener.getsockname()[:2]
+        self._stopping = False
+        self._thread: threading.Thread | None = None
+        self._sending = threading.Lock()
+        self._pool = ThreadPoolExecutor(QUESTIONS, "http")
         try:
-            super().__init__((host, port), _Handler)
-        except (OSError, OverflowError) as error:
-            raise UserError(f"http {host}:{port}: cannot listen: {error}") from error
+            self._process, self._pipe = self._begin()
+        except UserError:
+            self._listener.close()
+            raise
 
     def start(self) -> None:
         """Serve on a thread of its own."""
-        threading.Thread(target=self.serve_forever, name="http", daemon=True).start()
+        self._thread = threading.Thread(target=self.serve_forever, name="http", daemon=True)
+        self._thread.start()
+
+    def serve_forever(self) -> None:
+        """Answer questions until `stop`; a process that ended is replaced."""
+        while not self._stopping:
+            try:
+                number, question = self._pipe.next_question()
+            except (EOFError, OSError):
+                if not self._stopping:
+                    self._replace()
+                continue
+            self._pool.submit(self._answer, number, question)
 
     def stop(self) -> None:
-        """End what `start` began."""
-        self.shutdown()
-        self.server_close()
-
-    def process_request(self, request: Any, client_address: Any) -> None:
-        """Refuse connections beyond CONNECTIONS."""
-        if self._free.acquire(blocking=False):
-            super().process_request(request, client_address)
-        else:
-            self.shutdown_request(request)
-
-    def process_request_thread(self, request: Any, client_address: Any) -> None:
-        """One connection."""
+        """End what was begun."""
+        if self._stopping:
+            return
+        self._stopping = True
+        self._process.terminate()  # its end of the pipe closes, which ends the thread
         try:
-            super().process_request_thread(request, client_address)
-        finally:
-            self._free.release()
+            self._process.wait(END_WITHIN_S)
+        except subprocess.TimeoutExpired:
+            self._process.kill()
+            self._process.wait()
+        if self._thread and self._thread is not threading.current_thread():
+            self._thread.join(END_WITHIN_S)
+        self._pool.shutdown(wait=False, cancel_futures=True)
+        self._pipe.close()
+        self._listener.close()
 
-    def handle_error(self, request: Any, client_address: Any) -> None:
-        """A client that went away is no matter for a log."""
+    def __enter__(self) -> ActServer:
+        return self
 
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, at: TracebackType | None) -> None:
+        self.stop()
 
-class _Handler(BaseHTTPRequestHandler):
-    server: ActServer
-    timeout = READ_WITHIN_S
-    server_version = "rldg"
-    sys_version = ""
-
-    def do_POST(self) -> None:
-        self._answer(self._act if self.path == "/act" else self._unknown)
-
-    def do_GET(self) -> None:
-        self._answer(
-            {"/health": lambda: json.dumps(self.server.service.describe()), "/act": self._wrong_method}.get(
-                self.path, self._unknown
-            )
-        )
-
-    def _answer(self, make: Any) -> None:
+    def _begin(self) -> tuple[subprocess.Popen[bytes], Pipe]:
+        """Start the other process and wait until it answers. Raises UserError when it does not."""
+        ours, theirs = socket.socketpair()
+        descriptors = self._listener.fileno(), theirs.fileno()
+        arguments = [*descriptors, self.server_address[1], self._service.max_side_px]
+        # One thread: torch's and OpenCV's pools would take the cores from the loop.
+        environment = os.environ | {"OMP_NUM_THREADS": "1", "OPENBLAS_NUM_THREADS": "1"}
+        command = [sys.executable, *PROGRAM, *map(str, arguments)]
+        process = subprocess.Popen(command, pass_fds=descriptors, env=environment, stdin=subprocess.DEVNULL)
+        theirs.close()
+        pipe = Pipe(ours.detach())
         try:
-            self._send(HTTPStatus.OK, make())
+            if not pipe.wait(START_WITHIN_S):
+                raise UserError(f"http {self.server_address}: its process does not start within {START_WITHIN_S:g} s")
+            pipe.next_question()  # the first one says: ready
+        except (EOFError, OSError) as error:
+            pipe.close()
+            raise UserError(f"http {self.server_address}: its process ended with code {process.wait()}") from error
+        except UserError:
+            process.kill()
+            process.wait()
+            pipe.close()
+            raise
+        return process, pipe
+
+    def _replace(self) -> None:
+        code = self._process.wait()
+        self._pipe.close()
+        print(f"http: its process ended with code {code}: started again", file=sys.stderr, flush=True)
+        try:
+            self._process, self._pipe = self._begin()
+        except UserError as error:
+            print(f"http: {error}: /act is off", file=sys.stderr, flush=True)
+            self._stopping = True
+
+    def _answer(self, number: int, question: bytes) -> None:
+        try:
+            if question == HEALTH:
+                status, value = 200, self._service.describe()
+            else:
+                status, value = 200, self._service.act(unpack_act(question)).tolist()
         except RefusedError as error:
-            self._send(error.status, json.dumps({"error": str(error)}))
-        except TimeoutError:
-            self._send(HTTPStatus.REQUEST_TIMEOUT, json.dumps({"error": "the body did not arrive"}))
+            status, value = error.status, str(error)
+        try:
+            with self._sending:
+                self._pipe.answer(number, status, value)
+        except OSError:
+            return  # the process that asked has gone, and its client with it
 
-    def _act(self) -> str:
-        request = parse_act(self._body())
-        return answer_text(self.server.service.act(request), request.encoded)
 
-    def _body(self) -> bytes:
-        if self.headers.get_content_type() != "application/json":
-            raise RefusedError(415, f"Content-Type: expected application/json, got {self.headers.get_content_type()}")
-        text = self.headers.get("Content-Length", "")
-        if not (text.isascii() and text.isdigit()):
-            raise RefusedError(411, "Content-Length: expected the number of bytes")
-        if len(text) > 12 or int(text) > MAX_BODY_BYTES:
-            raise RefusedError(413, f"a request may have {MAX_BODY_BYTES} bytes")
-        body = self.rfile.read(int(text))
-        if len(body) < int(text):
-            raise RefusedError(400, f"the body ends after {len(body)} of {text} bytes")
-        return body
+def _listen(host: str, port: int) -> socket.socket:
+    if host != "localhost" and not _is_loopback(host):
+        raise UserError(
+            f"http {host}:{port}: not an address of the loopback: nobody is authenticated; reach it from another "
+            f"machine by `ssh -L {port}:{LOOPBACK}:{port}`"
+        )
+    try:
+        return socket.create_server(
+            (host, port), family=socket.AF_INET6 if ":" in host else socket.AF_INET, backlog=BACKLOG
+        )
+    except (OSError, OverflowError) as error:
+        raise UserError(f"http {host}:{port}: cannot listen: {error}") from error
 
-    def _unknown(self) -> str:
-        raise RefusedError(404, "expected POST /act or GET /health")
 
-    def _wrong_method(self) -> str:
-        raise RefusedError(405, "expected POST /act")
-
-    def _send(self, status: int, text: str) -> None:
-        body = text.encode()
-        self.send_response(status)
-        self.send_header("Content-Type", "application/json")
-        self.send_header("Content-Length", str(len(body)))
-        self.send_header("Connection", "close")
-        self.end_headers()
-        self.wfile.write(body)
-
-    def log_message(self, format: str, *args: Any) -> None:
-        """Requests are not logged."""
+def _is_loopback(host: str) -> bool:
+    try:
+        return ipaddress.ip_address(host).is_loopback
+    except ValueError:
+        return False

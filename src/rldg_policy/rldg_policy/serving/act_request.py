@@ -21,16 +21,18 @@ import json_numpy
 import numpy as np
 from numpy.typing import NDArray
 
-from rldg_core.image_codec import Image, resize
+from rldg_core.errors import UserError
+from rldg_core.image_codec import Image
+from rldg_core.policy_checks import MAX_INSTRUCTION, check_instruction
 from rldg_core.task import ActionConfig, Task
 from rldg_core.types import Observation
 from rldg_policy.serving.inference import Result, Session
 from rldg_policy.serving.store import Served
 
-MAX_SIDE_PX = 2048
-MAX_BODY_BYTES = 20_000_000
-"""The largest image in base64, and some room."""
-MAX_INSTRUCTION = 1000
+MAX_INSTRUCTION_BYTES = 8 * MAX_INSTRUCTION
+"""A character as JSON in JSON: \\\\u and four digits."""
+REST_BYTES = 2000
+"""Of a request besides image and instruction: names, key, white space."""
 ANSWER_WITHIN_S = 30.0
 """For the inference of a large model on a CPU."""
 
@@ -53,7 +55,12 @@ class ActRequest:
     encoded: bool
 
 
-def parse_act(body: bytes) -> ActRequest:
+def max_body_bytes(side_px: int) -> int:
+    """Of a request with an image of this side in base64."""
+    return 4 * side_px**2 + MAX_INSTRUCTION_BYTES + REST_BYTES
+
+
+def parse_act(body: bytes, max_side_px: int) -> ActRequest:
     """Read a request. Raises RefusedError (400, 413) naming the field."""
     payload = _json_object(body)
     encoded = "encoded" in payload
@@ -65,13 +72,15 @@ def parse_act(body: bytes) -> ActRequest:
     if unknown:
         raise RefusedError(400, f"unknown field {unknown[0]!r}, expected image, instruction, unnorm_key")
     instruction, key = payload.get("instruction"), payload.get("unnorm_key")
-    if not isinstance(instruction, str) or not instruction.strip():
-        raise RefusedError(400, "instruction: expected a text that is not empty")
-    if len(instruction) > MAX_INSTRUCTION:
-        raise RefusedError(413, f"instruction: longer than {MAX_INSTRUCTION} characters")
+    if not isinstance(instruction, str):
+        raise RefusedError(400, "instruction: expected a text")
+    try:
+        check_instruction(instruction)
+    except UserError as error:
+        raise RefusedError(413 if len(instruction) > MAX_INSTRUCTION else 400, str(error)) from error
     if key is not None and not isinstance(key, str):
         raise RefusedError(400, "unnorm_key: expected a text")
-    return ActRequest(_image(payload.get("image")), instruction, key, encoded)
+    return ActRequest(_image(payload.get("image"), max_side_px), instruction, key, encoded)
 
 
 def _json_object(text: bytes | str) -> dict[str, Any]:
@@ -84,7 +93,7 @@ def _json_object(text: bytes | str) -> dict[str, Any]:
     return payload
 
 
-def _image(value: Any) -> Image:
+def _image(value: Any, max_side_px: int) -> Image:
     """Everything is checked before json_numpy builds the array."""
     if not isinstance(value, dict) or set(value) != {"__numpy__", "dtype", "shape"}:
         raise RefusedError(400, "image: expected an array as json-numpy writes it")
@@ -94,8 +103,8 @@ def _image(value: Any) -> Image:
     if not isinstance(shape, list) or len(shape) != 3 or any(type(n) is not int for n in shape) or shape[2] != 3:
         raise RefusedError(400, f"image: expected shape [height, width, 3], got {str(shape)[:80]}")
     height, width = shape[:2]
-    if height > MAX_SIDE_PX or width > MAX_SIDE_PX:
-        raise RefusedError(413, f"image: {width}x{height} px, at most {MAX_SIDE_PX}x{MAX_SIDE_PX}")
+    if height > max_side_px or width > max_side_px:
+        raise RefusedError(413, f"image: {width}x{height} px, at most {max_side_px}x{max_side_px}")
     if height < 1 or width < 1:
         raise RefusedError(400, f"image: {width}x{height} px")
     if not isinstance(data, str) or len(data) != (height * width * 3 + 2) // 3 * 4:
@@ -133,16 +142,23 @@ class ActService:
         self._task, self._serving, self._lock = task, serving, lock
         self._turn = threading.Lock()
 
+    @property
+    def max_side_px(self) -> int:
+        """Side of the largest image that any policy of this task may be shown."""
+        return max(camera.image_size for camera in self._task.cameras.values())
+
     def describe(self) -> dict[str, Any]:
         """What is served. Raises RefusedError."""
         with self._lock:
-            loaded = self._serving().loaded
+            served = self._serving()
+        loaded = served.loaded
         spec = loaded.spec
         return {
             "policy_id": loaded.policy_id,
             "backend": loaded.backend,
             "unnorm_key": spec.statistics_key,
             "horizon": spec.horizon,
+            "image_size": self._image_size(served),
             "task": self._task.name,
         }
 
@@ -173,11 +189,20 @@ class ActService:
             raise RefusedError(
                 503, f"policy {policy_id!r} needs images of {', '.join(spec.cameras)}, a request has one"
             )
-        square = resize(request.image, max(spec.image_size, min(request.image.shape[:2])))
-        done, png = cv2.imencode(".png", square[..., ::-1], [cv2.IMWRITE_PNG_COMPRESSION, 1])
+        height, width = request.image.shape[:2]
+        if (height, width) != (size := self._image_size(served), size):
+            raise RefusedError(
+                400, f"image: {width}x{height} px, expected {size}x{size} px: what camera {spec.cameras[0]!r} gives"
+            )
+        done, png = cv2.imencode(".png", request.image[..., ::-1], [cv2.IMWRITE_PNG_COMPRESSION, 1])
         assert done
         zeros, pose = np.zeros(6), np.array([0, 0, 0, 0, 0, 0, 1.0])
         return Observation(0, {spec.cameras[0]: png.tobytes()}, pose, zeros, zeros, np.zeros(0), float("nan"))
+
+    def _image_size(self, served: Served) -> int:
+        """Of the camera that the policy sees in a stack: requests show it what it would see there."""
+        cameras = [self._task.cameras[name] for name in served.loaded.spec.cameras if name in self._task.cameras]
+        return cameras[0].image_size if cameras else served.loaded.spec.image_size
 
     def _ask(self, served: Served, instruction: str, observation: Observation) -> Result:
         answer: Future[Result] = Future()

@@ -45,10 +45,10 @@ class Served:
     reported_slow: bool = False
 
 
-def load_policy(policy_id: str, backend: str, path: str, explore: bool, task: Task) -> Loaded:
+def load_policy(policy_id: str, backend: str, path: str, explore: bool, task: Task, paced: bool = True) -> Loaded:
     """`rldg_core.registry.load_policy`, kept with where it came from."""
     import_backend(backend)
-    policy = registry.load_policy(policy_id, backend, Path(path) if path else None, explore, task)
+    policy = registry.load_policy(policy_id, backend, Path(path) if path else None, explore, task, paced)
     return Loaded(policy_id, backend, path, policy)
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -11,8 +12,13 @@ from typing import Any
 import numpy as np
 
 from rldg_core.errors import UserError
+from rldg_core.files import sha256_hex
+from rldg_core.policy_checks import check_instruction, recorded_rate_hz, same_rate
+from rldg_data.episodes import provenance
 from rldg_data.lint import lint
-from rldg_data.rlds import IMAGE_KEY, Dataset, read_dataset
+from rldg_data.rlds import IMAGE_KEY, Dataset, Episode, read_dataset
+from rldg_data.rlds.layout import shard_name
+from rldg_policy.checkpoint.manifest import Backend, MadeOf, Manifest, View
 from rldg_policy.checkpoint.statistics import STATISTICS_FILE, ActionStatistics
 
 SPLIT = "train"
@@ -21,26 +27,47 @@ SPLIT = "train"
 @dataclass(frozen=True)
 class TrainingSet:
     """name: statistics key of checkpoints; statistics: the dataset's own; statistics_json: bytes of a checkpoint's
-    dataset_statistics.json; tasks: names, sorted; actions: the statistics of the actions; episodes, transitions: of
-    split train that have an action; image_size: shorter side [px]; rate_hz: steps per second."""
+    dataset_statistics.json; sha256: of all files that hold data; tasks: names, sorted; instructions: sorted; camera:
+    which one took the images; made_of: task -> how it was recorded; actions: the statistics of the actions; episodes,
+    transitions: of split train that have an action; image_size: shorter side [px]; rate_hz: steps per second."""
 
     dataset: Dataset
     name: str
     statistics: Mapping[str, Any]
     statistics_json: bytes
+    sha256: str
     tasks: tuple[str, ...]
+    instructions: tuple[str, ...]
+    camera: str
+    made_of: Mapping[str, MadeOf]
     actions: ActionStatistics
     episodes: int
     transitions: int
     image_size: int
     rate_hz: float
 
+    def manifest(self, backend: Backend, version: int, **more: Any) -> Manifest:
+        """rldg.json of a checkpoint that was trained on it. more: image_size, window, horizon, inference_hz."""
+        return Manifest(
+            backend=backend,
+            tasks=self.tasks,
+            camera=self.camera,
+            rate_hz=self.rate_hz,
+            made_of=dict(self.made_of),
+            dataset_sha256=self.sha256,
+            statistics_key=self.name,
+            statistics_sha256=sha256_hex(self.statistics_json),
+            version=version,
+            **more,
+        )
 
-def open_training_set(path: Path) -> TrainingSet:
+
+def open_training_set(path: Path, camera: str | None = None) -> TrainingSet:
     """Open `<root>/<name>/<version>` and look at every episode once.
 
-    Raises UserError when it cannot be read, has findings of severity error (`rldg dataset lint`), or no step with
-    an action.
+    camera: which one took the images, for a dataset that does not say it. Raises UserError when it cannot be read, has
+    findings of severity error (`rldg dataset lint`), no step with an action, or episodes of different cameras, views or
+    rates; when nobody says the camera; and on an instruction that no generalist takes.
     """
     dataset = read_dataset(path)
     if IMAGE_KEY not in dataset.image_sizes:
@@ -50,25 +77,100 @@ def open_training_set(path: Path) -> TrainingSet:
         more = f" (and {len(errors) - 1} more: `rldg dataset lint {path}`)" if len(errors) > 1 else ""
         raise UserError(f"{path}: not fit for training: {errors[0]}{more}")
     tasks: set[str] = set()
-    periods_s: list[float] = []
+    instructions: set[str] = set()
+    rates_hz: list[float] = []
+    recorded = Recorded(path)
     transitions = 0
     for episode in dataset.episodes(SPLIT):
         if len(episode) > 1:
             tasks.add(str(episode.metadata["task"]))
-            periods_s.append(float(np.median(np.diff(episode.timestamp_s))))
+            instructions.add(episode.instruction)
+            rates_hz.append(recorded_rate_hz(episode.timestamp_s))
+            recorded.add(episode)
             transitions += len(episode) - 1
     if not transitions:
         raise UserError(f"{path}: split {SPLIT!r} has no step with an action")
+    rate_hz = round(float(np.median(rates_hz)), 3)
+    if others := [found for found in rates_hz if not same_rate(found, rate_hz)]:
+        raise UserError(
+            f"{path}: {len(others)} of {len(rates_hz)} episodes have {others[0]:.3g} steps per second, the others "
+            f"{rate_hz:g}: one policy cannot act at two rates; make a dataset of each"
+        )
+    for instruction in instructions:
+        check_instruction(instruction)
     statistics = json.dumps({dataset.name: dataset.statistics}, indent=2).encode()
     return TrainingSet(
         dataset=dataset,
         name=dataset.name,
         statistics=dataset.statistics,
         statistics_json=statistics,
+        sha256=content_sha256(dataset),
         tasks=tuple(sorted(tasks)),
+        instructions=tuple(sorted(instructions)),
+        camera=recorded.camera(camera),
+        made_of=recorded.made_of,
         actions=ActionStatistics.read(dataset.statistics.get("action", {}), str(path / STATISTICS_FILE)),
-        episodes=len(periods_s),
+        episodes=len(rates_hz),
         transitions=transitions,
         image_size=min(dataset.image_sizes[IMAGE_KEY]),
-        rate_hz=round(1 / float(np.median(periods_s)), 3),
+        rate_hz=rate_hz,
     )
+
+
+class Recorded:
+    """What the recordings of a dataset say of themselves (`rldg_data.episodes.provenance`), episode after episode."""
+
+    def __init__(self, path: Path) -> None:
+        self.made_of: dict[str, MadeOf] = {}
+        self._path = path
+        self._cameras: dict[str, str] = {}
+
+    def add(self, episode: Episode) -> None:
+        """Raises UserError on another camera than the episodes before, or another view or gripper in the same task."""
+        task, name = str(episode.metadata["task"]), str(episode.metadata["episode_id"])
+        try:
+            parts = provenance.parts(episode.metadata)
+            seen = [part["images"][IMAGE_KEY] for part in parts if "images" in part]
+            views = [View.model_validate(one["view"]) for one in seen if one["view"]]
+            gripper = any(bool(part["gripper"]) for part in parts if "images" in part)
+        except (KeyError, TypeError, ValueError) as error:
+            reason = str(error).splitlines()[0]
+            raise UserError(f"{self._path}: episode {name}: provenance.images: not of this suite: {reason}") from error
+        for one in seen:
+            self._cameras.setdefault(str(one["camera"]), name)
+        if len(self._cameras) > 1:
+            shown = ", ".join(f"{camera!r} (episode {of})" for camera, of in self._cameras.items())
+            raise UserError(f"{self._path}: images {IMAGE_KEY!r} of different cameras: {shown}: make a dataset of each")
+        if not seen or len(seen) < len(parts):
+            return
+        known = self.made_of.setdefault(task, MadeOf(view=views[0] if views else None, gripper=gripper))
+        if known.gripper != gripper:
+            raise UserError(
+                f"{self._path}: task {task}: episode {name} has {6 + gripper} values in its actions, others "
+                f"{7 - gripper}: make a dataset of each"
+            )
+        if other := next((view for view in views if view != known.view), None):
+            raise UserError(
+                f"{self._path}: task {task}: images of camera {seen[0]['camera']!r} show {known.view}, "
+                f"in episode {name} {other}: make a dataset of each"
+            )
+
+    def camera(self, given: str | None) -> str:
+        """Raises UserError when neither the recordings nor `given` say it, or when they contradict each other."""
+        found = next(iter(self._cameras), None)
+        if found is None and given is None:
+            raise UserError(f"{self._path}: does not say which camera took its images: name it with --camera")
+        if found and given and found != given:
+            raise UserError(f"{self._path}: its images are of camera {found!r}, not of {given!r}")
+        return found or str(given)
+
+
+def content_sha256(dataset: Dataset) -> str:
+    """Hash over the dataset's episodes as they are stored and its statistics, whatever folder it lies in."""
+    digest = hashlib.sha256(json.dumps(dataset.statistics, sort_keys=True).encode())
+    for split, lengths in sorted(dataset.shard_lengths.items()):
+        for index in range(len(lengths)):
+            name = shard_name(dataset.name, split, index, len(lengths))
+            with (dataset.path / name).open("rb") as file:
+                digest.update(f"{name} {hashlib.file_digest(file, 'sha256').hexdigest()} ".encode())
+    return digest.hexdigest()

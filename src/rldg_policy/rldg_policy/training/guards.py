@@ -11,7 +11,6 @@ from typing import Any
 from pydantic import BaseModel
 
 from rldg_core.errors import UserError
-from rldg_core.files import sha256_hex
 from rldg_policy.training.dataset import TrainingSet
 
 _OUT_OF_MEMORY = ("out of memory", "can't allocate memory", "RESOURCE_EXHAUSTED", "bad_alloc")
@@ -31,14 +30,21 @@ def training_identity(
 ) -> dict[str, Any]:
     """What must stay when a training is resumed (JSON): seed, data, `more`, and the configuration but for `free`."""
     fixed = config.model_dump(mode="json", exclude=free)
-    return {"seed": seed, "dataset": sha256_hex(data.statistics_json), **more, **fixed}
+    return {"seed": seed, "dataset": data.sha256, "camera": data.camera, **more, **fixed}
 
 
 def check_same_training(where: Path, before: Mapping[str, Any], now: Mapping[str, Any]) -> None:
     """Raise UserError naming the first thing (seed, data, configuration) that differs from the one to be resumed."""
     for name, value in now.items():
-        if before.get(name) != value:
-            raise UserError(f"{where}: cannot resume: {name} was {before.get(name)}, now it is {value}")
+        if before.get(name) == value:
+            continue
+        if name == "dataset":
+            raise UserError(
+                f"{where}: cannot resume: the dataset is another one than this training began with (sha256 "
+                f"{str(before.get(name))[:12]}, now {value[:12]}): images, actions or instructions differ; put the old "
+                "one back, or begin anew in another --out"
+            )
+        raise UserError(f"{where}: cannot resume: {name} was {before.get(name)}, now it is {value}")
 
 
 @contextmanager

@@ -21,13 +21,14 @@ def curve(values: Sequence[float]) -> tuple[float, ...]:
 
 
 def account(
-    result: Mapping[str, Any], dataset: Path, base: Path | None, seed: int, config: BaseModel
+    result: Mapping[str, Any], dataset: Path, sha256: str, base: Path | None, seed: int, config: BaseModel
 ) -> dict[str, Any]:
-    """Content of training.json. result: members of what `finetune` returns."""
+    """Content of training.json. result: members of what `finetune` returns; sha256: of the dataset's content."""
     return {
         **result,
         "checkpoint": str(result["checkpoint"]),
         "dataset": str(dataset),
+        "dataset_sha256": sha256,
         "base": None if base is None else str(base),
         "seed": seed,
         "config": config.model_dump(mode="json"),

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -42,7 +42,9 @@ def read_state(folder: Path) -> TrainingState:
     data = read_json(folder / META_FILE)
     if not isinstance(data, dict) or not isinstance(data.get("step"), int) or not isinstance(data.get("meta"), dict):
         raise UserError(f"{folder / META_FILE}: not a training state")
-    return TrainingState(data["step"], load_tensors(folder / TENSORS_FILE), data["meta"])
+    tensors = load_tensors(folder / TENSORS_FILE)
+    check_finite(folder / TENSORS_FILE, tensors.items())
+    return TrainingState(data["step"], tensors, data["meta"])
 
 
 def load_tensors(path: Path) -> dict[str, Tensor]:
@@ -53,6 +55,13 @@ def load_tensors(path: Path) -> dict[str, Tensor]:
     except (SafetensorError, OSError) as error:
         raise UserError(f"{path}: damaged or no safetensors file: {' '.join(str(error).split())[:200]}") from error
     return tensors
+
+
+def check_finite(where: object, tensors: Iterable[tuple[str, Tensor]]) -> None:
+    """Raise UserError `where: tensor: ...` on the first floating-point tensor that holds NaN or Inf."""
+    for name, tensor in tensors:
+        if tensor.is_floating_point() and not bool(torch.isfinite(tensor).all()):
+            raise UserError(f"{where}: {name} holds a value that is not finite: the weights are broken")
 
 
 def generator_tensors() -> dict[str, Tensor]:

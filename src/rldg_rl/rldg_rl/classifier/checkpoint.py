@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -79,8 +80,11 @@ def read_classifier(folder: Path) -> SavedClassifier:
             raise UserError(f"{folder / HEAD_FILE}: SHA-256 differs from the one in {CONFIG_FILE}: file damaged")
         box = value["success_box"] and BoxConfig.model_validate(value["success_box"])
         tensors = unpack(data, shapes(features, config.hidden), str(folder / HEAD_FILE))
+        temperature, threshold = float(value["temperature"]), float(value["threshold"])
+        if not (0 < temperature < math.inf and 0 <= threshold <= 1):
+            raise ValueError(f"temperature {temperature}, threshold {threshold}")
         return SavedClassifier(
-            config, tensors, features, float(value["temperature"]), float(value["threshold"]), str(value["task"]),
+            config, tensors, features, temperature, threshold, str(value["task"]),
             str(value["task_hash"]), str(value["encoder_sha256"]), tuple(value["objects"]), box, dict(value["report"]),
         )  # fmt: skip
     except ValidationError as error:

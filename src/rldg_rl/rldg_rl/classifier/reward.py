@@ -59,6 +59,8 @@ class RewardClassifier:
         """The same for (128, 128, 3) uint8 RGB."""
         features = self._encoder.encode(image[None]).reshape(1, -1).astype(np.float32)
         logit = float(forward(self.saved.tensors, features)[0]) / self.saved.temperature
+        if not math.isfinite(logit):  # NaN is over no threshold: a failure that nobody saw
+            raise ValueError("the classifier's output is not finite")
         return 0.5 * (1.0 + math.tanh(0.5 * logit))
 
 

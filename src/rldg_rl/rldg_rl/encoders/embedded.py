@@ -19,6 +19,7 @@ from safetensors.numpy import load
 
 from rldg_core.errors import UserError
 from rldg_core.files import sha256_hex
+from rldg_core.policy_checks import check_finite
 from rldg_rl.encoders.frozen import FrozenEncoder
 
 FEATURE_DIM = 128
@@ -89,6 +90,7 @@ def frozen_from(data: bytes, where: str) -> FrozenEncoder:
     found = {name: tensor.shape for name, tensor in params.items()}
     if found != shapes():
         raise UserError(f"{where}: tensors are not those of the embedded encoder")
+    check_finite(where, params.items())
     constants = {name: jnp.asarray(tensor, jnp.float32) for name, tensor in params.items()}
     return FrozenEncoder(
         "embedded", (FEATURE_DIM,), sha256_hex(data), jax.jit(lambda images: forward(constants, images))

@@ -1,0 +1,215 @@
+"""What a generalist was made of is said in its checkpoint, and compared when it is used."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from generalist_samples import Stopped, insertion_dataset, made_of, make_episode, stop_at, write_dataset
+
+from rldg_core.errors import UserError
+from rldg_core.policy import PolicySpec
+from rldg_core.policy_checks import check_recorded_rate, check_spec, recorded_rate_hz
+from rldg_core.registry import load_policy
+from rldg_core.task import CropConfig, RatesConfig, Task
+from rldg_data.rlds import read_dataset
+from rldg_policy.checkpoint.manifest import Manifest, allow_rate, read_manifest, write_manifest
+from rldg_policy.compact.checkpoint import read_checkpoint
+from rldg_policy.compact.config import ModelConfig, TrainConfig
+from rldg_policy.compact.train import finetune
+from rldg_policy.training.dataset import content_sha256, open_training_set
+
+SMALL = ModelConfig(channels=(4, 8, 8), squeeze=2, width=32)
+CONFIG = TrainConfig(steps=4, batch=2, save_every=2, model=SMALL)
+
+
+def dataset(root: Path, rate_hz: float = 10.0, instruction: str = "insert the plug", **recorded: Any) -> Path:
+    """Three episodes, recorded as told."""
+    episodes = []
+    for seed in range(3):
+        one = make_episode(seed, instruction=instruction)
+        metadata = {**one.metadata, "provenance": made_of(seed, **recorded)}
+        stamps = (np.arange(len(one)) / rate_hz).astype(np.float32)
+        episodes.append(replace(one, metadata=metadata, timestamp_s=stamps))
+    return write_dataset(root, episodes)
+
+
+def camera_of(task: Task, **changes: Any) -> Task:
+    """The task with another wrist camera."""
+    wrist = task.cameras["wrist"].model_copy(update=changes)
+    return task.model_copy(update={"cameras": {**task.cameras, "wrist": wrist}})
+
+
+def at(task: Task, control_hz: float) -> Task:
+    return task.model_copy(update={"rates": RatesConfig(control_hz=control_hz)})
+
+
+@pytest.fixture(scope="module")
+def trained(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    root = tmp_path_factory.mktemp("made_of")
+    finetune(dataset(root), root / "out", CONFIG)
+    return root / "out"
+
+
+def test_a_checkpoint_says_what_it_was_made_of(trained: Path) -> None:
+    manifest = read_manifest(trained)
+    assert manifest and manifest.camera == "wrist" and manifest.rate_hz == 10.0 and len(manifest.dataset_sha256) == 64
+    made = manifest.made_of["insertion"]
+    assert made.view and (made.view.width, made.view.crop, made.gripper) == (256, None, False)
+    assert json.loads((trained / "training.json").read_text())["dataset_sha256"] == manifest.dataset_sha256
+
+
+def test_the_camera_is_that_of_the_data(tmp_path: Path, task: Task) -> None:
+    finetune(dataset(tmp_path, camera="side"), tmp_path / "out", CONFIG)
+    assert read_checkpoint(tmp_path / "out").manifest.camera == "side"
+    with pytest.raises(UserError, match="it needs camera 'side', the task has wrist"):
+        load_policy("g", "compact", tmp_path / "out", False, task)
+    both = task.model_copy(update={"cameras": {"wrist": task.cameras["wrist"], "side": task.cameras["wrist"]}})
+    policy = load_policy("g", "compact", tmp_path / "out", False, both)
+    assert policy.spec.cameras == ("side",)
+
+
+@pytest.mark.parametrize(
+    ("changes", "reason"),
+    [
+        ({"width": 640}, r"show 256x256 px as 256 px; task insertion has 640x256 px as 256 px"),
+        ({"crop": CropConfig(x=1, y=2, width=200, height=200)}, r"has 200x200 at \(1, 2\) of 256x256 px as 256 px"),
+        ({"image_size": 300}, r"has 256x256 px as 300 px"),
+    ],
+)
+def test_another_view_is_refused(trained: Path, task: Task, changes: dict[str, Any], reason: str) -> None:
+    with pytest.raises(UserError, match=reason) as error:
+        load_policy("g", "compact", trained, False, camera_of(task, **changes))
+    assert "\n" not in str(error.value)
+
+
+def test_an_arm_with_a_gripper_is_another_one(trained: Path, tmp_path: Path, task: Task) -> None:
+    gripping = task.model_copy(update={"action": task.action.model_copy(update={"gripper": True})})
+    with pytest.raises(UserError, match="trained on actions without a gripper, task insertion is with a gripper"):
+        load_policy("g", "compact", trained, False, gripping)
+    finetune(dataset(tmp_path, gripper=True), tmp_path / "out", CONFIG)
+    load_policy("g", "compact", tmp_path / "out", False, gripping)
+    with pytest.raises(UserError, match="trained on actions with a gripper, task insertion is without"):
+        load_policy("g", "compact", tmp_path / "out", False, task)
+
+
+def test_another_control_rate_is_refused_until_it_is_allowed(tmp_path: Path, task: Task) -> None:
+    finetune(dataset(tmp_path, rate_hz=30.0), tmp_path / "out", CONFIG)
+    assert read_checkpoint(tmp_path / "out").manifest.rate_hz == pytest.approx(30.0, rel=1e-3)
+    with pytest.raises(UserError, match=r"30 steps per second, the stack runs at 10 Hz.*3 times.*rldg checkpoint rate"):
+        load_policy("g", "compact", tmp_path / "out", False, task)
+    load_policy("g", "compact", tmp_path / "out", False, at(task, 30))
+    load_policy("g", "compact", tmp_path / "out", False, task, paced=False)  # a client asks when it likes
+    allow_rate(tmp_path / "out", 10.0)
+    assert allow_rate(tmp_path / "out", 10.0).allowed_rates_hz == (10.0,)
+    load_policy("g", "compact", tmp_path / "out", False, task)
+    for rate in (0.0, float("nan"), -1.0):
+        with pytest.raises(UserError, match="allowed_rates_hz"):
+            allow_rate(tmp_path / "out", rate)
+    with pytest.raises(UserError, match=r"rldg\.json: missing: adopt"):
+        allow_rate(tmp_path, 10.0)
+
+
+def test_a_trained_policy_that_does_not_say_its_rate_is_refused(task: Task) -> None:
+    spec = PolicySpec((), 0, 1, 6, 1, 10.0, "k", 0, ())
+    with pytest.raises(UserError, match=r"does not say at which rate.*rldg checkpoint adopt"):
+        check_spec("g", spec, task)
+    check_spec("g", spec, task, paced=False)
+    slow = replace(spec, rate_hz=4.0, control_rates_hz=(10.0,))
+    with pytest.raises(UserError, match=r"control_hz:=4 \(after `rldg checkpoint rate FOLDER 4`\)"):
+        check_spec("g", slow, task)
+
+
+def test_datasets_of_mixed_cameras_views_or_rates_are_refused(tmp_path: Path) -> None:
+    def mixed(name: str, **changes: Any) -> Path:
+        first, *_, last = (make_episode(seed) for seed in range(3))
+        return write_dataset(tmp_path / name, [first, replace(last, **changes)])
+
+    def provenance(**recorded: Any) -> dict[str, Any]:
+        return {"metadata": {**make_episode(2).metadata, "provenance": made_of(2, **recorded)}}
+
+    for name, changes, reason in (
+        ("camera", provenance(camera="side"), r"different cameras: 'wrist' \(episode made-up-0\), 'side'"),
+        ("view", provenance(width=640), r"images of camera 'wrist' show 256x256 px.*640x256 px"),
+        ("gripper", provenance(gripper=True), "has 7 values in its actions, others 6"),
+        ("rate", {"timestamp_s": (np.arange(9) / 30).astype(np.float32)}, "episodes have .* steps per second"),
+        ("form", provenance(width="x"), r"provenance\.images"),
+    ):
+        with pytest.raises(UserError, match=reason) as error:
+            open_training_set(mixed(name, **changes))
+        assert "\n" not in str(error.value)
+
+
+def test_a_dataset_that_does_not_say_its_camera_needs_to_be_told(tmp_path: Path) -> None:
+    one = make_episode(0)
+    path = write_dataset(tmp_path, [replace(one, metadata={**one.metadata, "provenance": "[]"})], shards=1)
+    with pytest.raises(UserError, match="does not say which camera took its images: name it with --camera"):
+        open_training_set(path)
+    found = open_training_set(path, "side")
+    assert found.camera == "side" and not found.made_of
+    with pytest.raises(UserError, match="its images are of camera 'wrist', not of 'side'"):
+        open_training_set(insertion_dataset(tmp_path / "b"), "side")
+
+
+def test_resuming_on_other_images_or_instructions_is_refused(tmp_path: Path) -> None:
+    first = dataset(tmp_path / "a")
+    with pytest.raises(Stopped):
+        finetune(first, tmp_path / "out", replaced(CONFIG, steps=40), progress=stop_at(10))
+    for name, changes in (("text", {"instruction": "pull the plug"}), ("view", {"camera": "wrist", "width": 640})):
+        again = dataset(tmp_path / name, **changes)
+        with pytest.raises(UserError, match=r"cannot resume: the dataset is another one .* put the old one back"):
+            finetune(again, tmp_path / "out", replaced(CONFIG, steps=40), resume=True)
+    moved = dataset(tmp_path / "elsewhere")
+    assert content_sha256(read_dataset(moved)) == content_sha256(read_dataset(first))
+    assert finetune(moved, tmp_path / "out", replaced(CONFIG, steps=40), resume=True).steps == 40
+
+
+def replaced(config: TrainConfig, **changes: Any) -> TrainConfig:
+    return config.model_copy(update=changes)
+
+
+def test_an_instruction_that_would_lose_a_part_is_refused_before_training(tmp_path: Path) -> None:
+    for number, (instruction, reason) in enumerate(
+        (
+            ("插入插头", "letters a-z and digits alone"),
+            ("insert " * 30, "words and trigrams"),
+            ("x" * 501, "501 characters"),
+        )
+    ):
+        path = dataset(tmp_path / str(number), instruction=instruction)
+        with pytest.raises(UserError, match=reason) as error:
+            finetune(path, tmp_path / "out", CONFIG)
+        assert "\n" not in str(error.value) and not (tmp_path / "out").exists()
+
+
+@pytest.mark.parametrize(
+    ("stamps_s", "rate_hz"),
+    [
+        (np.arange(20) / 10, 10.0),
+        (np.round(np.arange(20) / 10 * 15) / 15, 10.0),  # a camera of 15 Hz
+        (np.append(np.arange(10) / 10, 60 + np.arange(10) / 10), 10.0),  # a pause
+        (np.arange(20) / 30, 30.0),
+    ],
+)
+def test_the_rate_of_a_recording(stamps_s: Any, rate_hz: float, task: Task) -> None:
+    assert recorded_rate_hz(stamps_s) == pytest.approx(rate_hz, rel=0.03)
+    if rate_hz == 10.0:
+        check_recorded_rate("bag", stamps_s, task)
+    else:
+        with pytest.raises(UserError, match=r"^bag: recorded at 30 Hz, task insertion runs at 10 Hz"):
+            check_recorded_rate("bag", stamps_s, task)
+    check_recorded_rate("bag", [0.0], task)
+
+
+def test_old_manifests_are_read_and_say_that_they_do_not_know(trained: Path, tmp_path: Path, task: Task) -> None:
+    now = read_manifest(trained)
+    assert now
+    new = {"made_of", "dataset_sha256", "allowed_rates_hz", "inference_hz"}
+    old = Manifest.model_validate(now.model_dump(mode="json", exclude=new))
+    tmp_path.joinpath("x").mkdir()
+    write_manifest(tmp_path / "x", old)
+    assert read_manifest(tmp_path / "x") == old and old.made_of == {} and old.control_rates_hz == (10.0,)
