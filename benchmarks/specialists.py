@@ -91,7 +91,7 @@ def execute(run: Run) -> dict[str, Any]:
     from rldg_rl import config as configuration
     from rldg_rl.learner import Learner, Weights
     from rldg_rl.specialist import SpecialistPolicy
-    from rldg_rl.specialist_files import SavedSpecialist, write_specialist
+    from rldg_rl.specialist_files import MadeOf, SavedSpecialist, write_specialist
     from rldg_rl.weights import pack
     from rldg_sim.operator import OperatorConfig, make_operator
 
@@ -209,7 +209,8 @@ def execute(run: Run) -> dict[str, Any]:
             rollout.cell.close()
             if run.keep:
                 updates, actor = learner.counters.updates, learner.actor_tensors
-                saved = SavedSpecialist(config, actor, task.action.dim, updates, task.name, task.default_object)
+                made_of = MadeOf.of(task, config.features)
+                saved = SavedSpecialist(config, actor, task.action.dim, updates, task.default_object, made_of)
                 write_specialist(Path(run.keep), saved)
             return result
 

@@ -7,7 +7,7 @@ from collections.abc import Iterable
 from typing import Any
 
 import numpy as np
-from numpy.typing import ArrayLike, NDArray
+from numpy.typing import NDArray
 
 from rldg_core.errors import UserError
 from rldg_core.policy import PolicySpec
@@ -51,31 +51,6 @@ RATE_TOLERANCE = 0.05
 def same_rate(one_hz: float, other_hz: float) -> bool:
     """Whether two rates are one up to what measuring leaves open."""
     return abs(one_hz - other_hz) <= RATE_TOLERANCE * other_hz
-
-
-def recorded_rate_hz(stamps_s: ArrayLike) -> float:
-    """Steps per second of a recording, from its stamps (N,) [s]; pauses are left out. NaN with fewer than two stamps.
-
-    The mean of the intervals, since a camera of 15 Hz serves a 10 Hz loop in intervals of 67 and 133 ms.
-    """
-    intervals_s = np.diff(np.asarray(stamps_s, dtype=np.float64))
-    intervals_s = intervals_s[intervals_s > 0]
-    if not len(intervals_s):
-        return math.nan
-    return float(1 / intervals_s[intervals_s <= 3 * np.median(intervals_s)].mean())
-
-
-def check_recorded_rate(where: object, stamps_s: ArrayLike, task: Task) -> None:
-    """Raise UserError when a recording was made at another control rate than the task's. One of a single step passes.
-
-    A step's action and reward are for one control period: at another rate the same numbers are another motion.
-    """
-    found_hz, wanted_hz = recorded_rate_hz(stamps_s), task.rates.control_hz
-    if not math.isnan(found_hz) and not same_rate(found_hz, wanted_hz):
-        raise UserError(
-            f"{where}: recorded at {found_hz:.3g} Hz, task {task.name} runs at {wanted_hz:g} Hz: use the task at that "
-            f"rate ({task.name}@{found_hz:.3g}) or import the recording at {wanted_hz:g} Hz"
-        )
 
 
 def check_spec(policy_id: str, spec: PolicySpec, task: Task, paced: bool = True) -> None:

@@ -50,10 +50,11 @@ def make_episode(
     action[:, 1] = (26 - rows) / 26 * 0.01
     action[:, 2] = rng.uniform(0.002, 0.01, steps)
     action[:, 3:6] = rng.uniform(-0.05, 0.05, (steps, 3))
-    quaternion = rng.normal(size=(steps, 4))
+    quaternion = np.array([1.0, 0.0, 0.0, 0.0]) + rng.normal(0, 1e-3, (steps, 4))
+    start = rng.uniform(0.3, 0.5, 3)
     state = np.concatenate(
         [
-            rng.uniform(0.1, 0.6, (steps, 3)),
+            start + np.cumsum(np.roll(action[:, :3], 1, axis=0), axis=0),
             quaternion / np.linalg.norm(quaternion, axis=1, keepdims=True),
             np.full((steps, 1), 0.02),
         ],
@@ -67,7 +68,7 @@ def make_episode(
         images={"image": [picture(int(c), int(r), size, seed) for c, r in zip(columns, rows, strict=True)]},
         timestamp_s=(np.arange(steps) * 0.1).astype(np.float32),
         state=state.astype(np.float32),
-        twist=rng.normal(size=(steps, 6)).astype(np.float32),
+        twist=rng.normal(0, 0.1, (steps, 6)).astype(np.float32),
         wrench=rng.normal(size=(steps, 6)).astype(np.float32),
         action=action,
         reward=np.roll(last, -1).astype(np.float32),

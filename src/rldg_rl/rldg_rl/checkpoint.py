@@ -24,9 +24,9 @@ from safetensors.numpy import load, save
 from rldg_core.errors import UserError
 from rldg_core.files import read_bytes, read_json, sha256_hex, write_json, writing_aside
 from rldg_core.policy_checks import check_finite
-from rldg_rl.intake import Seen
+from rldg_rl.intake import Content, Seen
 from rldg_rl.learner import ISSUED_KEPT, RECENT_EPISODES, Counters, EpisodeSummary, Learner, Progress, Weights
-from rldg_rl.specialist_files import SavedSpecialist, write_specialist
+from rldg_rl.specialist_files import MadeOf, SavedSpecialist, write_specialist
 
 KEPT = 2
 FOLDER = "checkpoints"
@@ -66,6 +66,8 @@ def write_checkpoint(run_dir: Path, learner: Learner) -> Path:
                 "config": learner.config.model_dump(mode="json"),
                 "counters": asdict(progress.counters),
                 "consumed": progress.seen.to_json(),
+                "content": progress.content.to_json(),
+                "earlier_content": learner.earlier_content.to_json(),
                 "recent": [asdict(summary) for summary in progress.recent],
                 "open": {name: list(counts) for name, counts in progress.open_episodes.items()},
                 "issued": [[w.version, w.valid_from_step, w.sha256] for w in progress.issued],
@@ -81,10 +83,12 @@ def write_checkpoint(run_dir: Path, learner: Learner) -> Path:
 def write_specialist_of(learner: Learner, folder: Path) -> None:
     """Write the actor alone, as the policy node loads it."""
     task = learner.task
-    saved = SavedSpecialist(
-        learner.config, learner.actor_tensors, task.action.dim, learner.counters.version, task.name, task.default_object
+    made_of = MadeOf.of(task, learner.config.features)
+    version, tensors = learner.counters.version, learner.actor_tensors
+    check_finite(f"{folder}: not written, the training has diverged", tensors.items())
+    write_specialist(
+        folder, SavedSpecialist(learner.config, tensors, task.action.dim, version, task.default_object, made_of)
     )
-    write_specialist(folder, saved)
 
 
 def checkpoints(run_dir: Path) -> list[Path]:
@@ -117,7 +121,8 @@ def restore(learner: Learner, folder: Path) -> None:
     """Put a checkpoint's state and progress into a learner; replay is refilled apart (`rldg_rl.recordings`).
 
     Counts of what is loaded at start (demonstrations, earlier runs) stay the learner's own. Raises UserError naming
-    the file when the checkpoint is damaged or belongs to another architecture, configuration, task or seed.
+    the file when the checkpoint is damaged or belongs to another architecture, configuration, task or seed, and when a
+    demonstration is missing or has another content than it had.
     """
     path = folder / LEARNER_FILE
     keys = ("config", "spec_hash", "task_hash", "seed", "sha256")
@@ -130,6 +135,10 @@ def restore(learner: Learner, folder: Path) -> None:
                 f"{path}: another {name} than asked for ({detail}): resume with the same, or use a new run_dir"
             )
     progress = _parse(path, lambda value: _progress(value, folder))
+    earlier = _parse(path, lambda value: Content.from_json(value.get("earlier_content", {})))
+    # Demonstrations may be added, but those that it has learned from must be there as they were. A checkpoint of an
+    # older version knows of none.
+    earlier.check(learner.earlier_content, f"{path}: resuming")
     progress.counters.demo_transitions = learner.counters.demo_transitions
     progress.counters.earlier_transitions = learner.counters.earlier_transitions
     state = _read_state(folder / STATE_FILE, str(found[-1]), learner.state)
@@ -159,6 +168,7 @@ def _progress(value: Mapping[str, Any], folder: Path) -> Progress:
     return Progress(
         Counters(**value["counters"]),
         Seen.from_json(value["consumed"]),
+        Content.from_json(value.get("content", {})),
         deque((EpisodeSummary(**summary) for summary in value["recent"]), RECENT_EPISODES),
         {str(name): (int(steps), int(k)) for name, (steps, k) in value["open"].items()},
         deque((_read_weights(folder, *issued) for issued in value["issued"]), ISSUED_KEPT),

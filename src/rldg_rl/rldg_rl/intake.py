@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import hashlib
+
 import numpy as np
 
+from rldg_core.errors import UserError
 from rldg_core.image_header import read_header
 from rldg_core.task import Task
 from rldg_core.types import Observation, Step
@@ -61,6 +64,56 @@ class Reader:
             raise ValueError(
                 f"observation.images[{self._camera}]: {found.width}x{found.height}, task says {size}x{size}"
             )
+
+
+class Content:
+    """What the Steps of every episode held, whatever stream brought them: one number each, whatever their order."""
+
+    def __init__(self, sums: dict[str, int] | None = None) -> None:
+        self._sums = dict(sums or {})
+
+    def add(self, step: Step) -> None:
+        """Take note of a Step: image, state, action and outcome."""
+        seen, action = step.observation, step.action
+        digest = hashlib.blake2b(digest_size=16)
+        digest.update(repr((step.index, seen.stamp_ns, step.instruction, step.reward, step.terminated)).encode())
+        for values in (seen.pose_base_tcp, seen.twist_base_tcp, seen.wrench_tcp, action.executed):
+            digest.update(np.ascontiguousarray(values).tobytes())
+        for name, image in sorted(seen.images.items()):
+            digest.update(name.encode() + b"\0" + image)
+        number = int.from_bytes(digest.digest(), "big")
+        self._sums[step.episode_id] = (self._sums.get(step.episode_id, 0) + number) % (1 << 128)
+
+    def check(self, now: Content, where: str) -> None:
+        """Raise UserError `where: ...` on an episode that is not in `now`, or has another content there."""
+        for name, number in self._sums.items():
+            if name not in now._sums:
+                raise UserError(f"{where}: demonstration {name} is missing: put it back, or use a new run_dir")
+            self.check_episode(name, number, now, where)
+
+    def check_among(self, now: Content, where: str) -> None:
+        """The same for the episodes that both know."""
+        for name, number in self._sums.items():
+            if name in now._sums:
+                self.check_episode(name, number, now, where)
+
+    @staticmethod
+    def check_episode(name: str, number: int, now: Content, where: str) -> None:
+        """One episode."""
+        if now._sums[name] != number:
+            raise UserError(
+                f"{where}: episode {name} holds other images, states or actions than those that were learned from: put "
+                "the bag back as it was, or use a new run_dir"
+            )
+
+    def to_json(self) -> dict[str, str]:
+        """Episode -> hexadecimal number."""
+        return {name: f"{number:032x}" for name, number in self._sums.items()}
+
+    @classmethod
+    def from_json(cls, value: dict[str, str]) -> Content:
+        """Inverse of `to_json`. Raises ValueError."""
+        return cls({name: int(number, 16) for name, number in value.items()})
 
 
 class Seen:

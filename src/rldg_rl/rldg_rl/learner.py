@@ -26,7 +26,7 @@ from rldg_core.types import Source, Step
 from rldg_rl import agent
 from rldg_rl.config import RLConfig
 from rldg_rl.inputs import Inputs
-from rldg_rl.intake import Reader, Seen
+from rldg_rl.intake import Content, Reader, Seen
 from rldg_rl.replay import Replay, View
 from rldg_rl.weights import Tensors, flatten, pack
 
@@ -78,6 +78,8 @@ class Progress:
     counters: Counters
     seen: Seen
     """Online Steps consumed, episodes in order of arrival."""
+    content: Content
+    """What they held."""
     recent: deque[EpisodeSummary]
     open_episodes: dict[str, tuple[int, int]]
     """Steps and interventions of episodes whose last Step is still to come."""
@@ -87,7 +89,7 @@ class Progress:
     @classmethod
     def fresh(cls) -> Progress:
         """Nothing done yet."""
-        return cls(Counters(), Seen(), deque(maxlen=RECENT_EPISODES), {}, deque(maxlen=ISSUED_KEPT))
+        return cls(Counters(), Seen(), Content(), deque(maxlen=RECENT_EPISODES), {}, deque(maxlen=ISSUED_KEPT))
 
 
 class Learner:
@@ -106,6 +108,8 @@ class Learner:
         self.losses: dict[str, float] = {}
         self._reader = Reader(config, task)
         self._offline = Seen()  # Steps of demonstrations and of earlier runs
+        self.earlier_content = Content()
+        """What those held."""
         capacities = config.learner.replay_capacity, config.learner.demo_capacity
         self.replay = Replay(self._reader.spec, task.action.dim, *capacities)
         self.state = agent.init(config, self._reader.spec, task.action.dim, derive_seed(seed, "agent"))
@@ -208,6 +212,7 @@ class Learner:
             progress.counters.duplicate_steps += 1
             return False
         progress.seen.add(step)
+        progress.content.add(step)
         intervened = step.action.source in INTERVENTIONS
         progress.counters.rejected_steps += not self._store(step, online=True, demonstration=intervened)
         steps, interventions = progress.open_episodes.pop(step.episode_id, (0, 0))
@@ -229,6 +234,7 @@ class Learner:
                 self.counters.duplicate_steps += 1
                 continue
             self._offline.add(step)
+            self.earlier_content.add(step)
             intervened = step.action.source in INTERVENTIONS
             if self._store(step, online=not demonstration, demonstration=demonstration or intervened):
                 added += not step.is_last

@@ -7,14 +7,18 @@ Steps after it are consumed as if they arrived now. Without such a checkpoint al
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 from rldg_core.errors import UserError
 from rldg_core.types import Step
+from rldg_data.bags.episode_info import EpisodeInfo
 from rldg_data.bags.reading import episode_info, find_bags, read_episode
+from rldg_data.plausibility import Limits, rate, refuse
 from rldg_rl.checkpoint import checkpoints, consumed_episodes, remove_checkpoint, remove_partials, restore
+from rldg_rl.intake import Content
 from rldg_rl.learner import Learner
 from rldg_rl.watching import Journal
 
@@ -35,10 +39,13 @@ class Start:
 
 
 def read_bag(bag: Path, learner: Learner) -> list[Step]:
-    """Steps of a bag. Raises UserError naming the bag: damaged, another task, another scale of actions."""
+    """Steps of a bag. Raises UserError naming the bag: damaged, another task, rate, view, or scale of actions."""
     steps, info, task = read_episode(bag), episode_info(bag), learner.task
     if steps[0].task != task.name:
         raise UserError(f"{bag}: episode of task {steps[0].task!r}, the learner trains {task.name!r}")
+    stamps_s = [step.observation.stamp_ns * 1e-9 for step in steps]
+    refuse(rate(stamps_s, task.rates.control_hz, Limits()), f"{bag}: task {task.name}")
+    _check_view(bag, info, learner)
     scale = (info.action_scale_m, info.action_scale_rad)
     if scale != (task.action.scale_m, task.action.scale_rad):
         raise UserError(
@@ -46,6 +53,19 @@ def read_bag(bag: Path, learner: Learner) -> list[Step]:
             f"{task.action.scale_m} m, {task.action.scale_rad} rad"
         )
     return steps
+
+
+def _check_view(bag: Path, info: EpisodeInfo, learner: Learner) -> None:
+    """Bags of an older recorder say nothing of their cameras; the size of their images is compared all the same."""
+    camera, cameras = learner.config.features.camera, learner.task.cameras
+    if not info.views or camera not in cameras or learner.config.features.image_encoder == "none":
+        return
+    found, wanted = json.loads(info.views).get(camera), cameras[camera].view
+    if found != wanted:
+        raise UserError(
+            f"{bag}: camera {camera!r} shows {found}, that of task {learner.task.name} {wanted}: record anew, or learn "
+            "with the task file that it was recorded with"
+        )
 
 
 def prepare(
@@ -104,14 +124,20 @@ def _resume(
         learner.first_weights()
         for folder in checkpoints(run_dir):
             remove_checkpoint(folder)
+    found = Content()
     for steps, live in episodes:
-        learner.refill([step for step in steps if step in learner.progress.seen])
+        known = [step for step in steps if step in learner.progress.seen]
+        if checkpoint and len(known) == learner.progress.seen.count(steps[0].episode_id):
+            for step in known:
+                found.add(step)
+        learner.refill(known)
         new = [step for step in steps if not learner.knows(step)]
         if live:
             for step in new:
                 learner.consume(step)
         else:
             learner.consume_recorded(new)
+    learner.progress.content.check_among(found, f"{run_dir}: resuming")
     return checkpoint, missing if checkpoint else 0
 
 

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass
 from pathlib import Path
+from typing import Any
 
 from rldg_core.errors import UserError
 from rldg_core.files import read_bytes, read_json, sha256_hex, write_json, writing_aside
-from rldg_rl.config import RLConfig, parse
+from rldg_core.task import Task
+from rldg_rl.config import FeatureConfig, RLConfig, parse
 from rldg_rl.features import input_spec_for
 from rldg_rl.weights import Tensors, pack, policy_shapes, unpack
 
@@ -16,15 +19,71 @@ ACTOR_FILE = "actor.safetensors"
 
 
 @dataclass(frozen=True)
+class MadeOf:
+    """What a specialist was trained on, and must find again where it acts: JSON values.
+
+    task: name; control_hz: steps per second; action_scale: [m, rad] of one unit; gripper: whether actions move one;
+    target_pose_base_tcp (7,): what its proprioception is relative to; view: of its camera
+    (`rldg_core.task.CameraConfig.view`), None without an image encoder.
+    """
+
+    task: str
+    control_hz: float
+    action_scale: tuple[float, float]
+    gripper: bool
+    target_pose_base_tcp: tuple[float, ...]
+    view: dict[str, Any] | None
+
+    @classmethod
+    def of(cls, task: Task, features: FeatureConfig) -> MadeOf:
+        """What a specialist of this task and with these inputs is made of."""
+        camera = task.cameras.get(features.camera) if features.image_encoder != "none" else None
+        return cls(
+            task=task.name,
+            control_hz=task.rates.control_hz,
+            action_scale=(task.action.scale_m, task.action.scale_rad),
+            gripper=task.action.gripper,
+            target_pose_base_tcp=tuple(task.target_pose_base_tcp),
+            view=camera.view if camera else None,
+        )
+
+    @classmethod
+    def from_json(cls, value: Mapping[str, Any]) -> MadeOf:
+        """Inverse of `asdict`. Raises KeyError, TypeError, ValueError."""
+        scale_m, scale_rad = value["action_scale"]
+        view = value["view"]
+        if view is not None and not isinstance(view, dict):
+            raise ValueError(f"view: {view!r}")
+        return cls(
+            task=str(value["task"]),
+            control_hz=float(value["control_hz"]),
+            action_scale=(float(scale_m), float(scale_rad)),
+            gripper=bool(value["gripper"]),
+            target_pose_base_tcp=tuple(float(v) for v in value["target_pose_base_tcp"]),
+            view=view,
+        )
+
+    def check(self, now: MadeOf, where: object) -> None:
+        """Raise UserError `where: ...` with the first thing that the specialist does not find as it was."""
+        for name, was in asdict(self).items():
+            found = getattr(now, name)
+            if was != found:
+                raise UserError(
+                    f"{where}: trained with {name} {was}, this stack has {found}: run it with the task file and "
+                    "control rate of its training, or train one for this stack"
+                )
+
+
+@dataclass(frozen=True)
 class SavedSpecialist:
-    """What acting needs and what it fits. version: weights version; task, object: what it was trained on."""
+    """What acting needs and what it fits. version: weights version; object: what it was trained on."""
 
     config: RLConfig
     tensors: Tensors
     action_dim: int
     version: int
-    task: str
     object: str
+    made_of: MadeOf
 
 
 def write_specialist(folder: Path, specialist: SavedSpecialist) -> None:
@@ -37,7 +96,7 @@ def write_specialist(folder: Path, specialist: SavedSpecialist) -> None:
             aside / CONFIG_FILE,
             {
                 "backend": "specialist",
-                "task": specialist.task,
+                "made_of": asdict(specialist.made_of),
                 "object": specialist.object,
                 "version": specialist.version,
                 "action_dim": specialist.action_dim,
@@ -56,7 +115,12 @@ def read_specialist(folder: Path) -> SavedSpecialist:
         config = parse(value["config"], f"{path}: config")
         action_dim, version = int(value["action_dim"]), int(value["version"])
         expected = str(value["spec_hash"]), str(value["sha256"])
-        task, object_name = str(value["task"]), str(value["object"])
+        if "made_of" not in value:
+            raise UserError(
+                f"{path}: made_of: missing, so it cannot be compared with the stack: an older version wrote it; resume "
+                "its run (`rldg train ... --out <run>`), which writes it anew from its last checkpoint"
+            )
+        object_name, made_of = str(value["object"]), MadeOf.from_json(value["made_of"])
     except (KeyError, TypeError, ValueError) as error:
         raise UserError(f"{path}: not a specialist's configuration: {error!r}") from error
     data = read_bytes(folder / ACTOR_FILE)
@@ -66,4 +130,4 @@ def read_specialist(folder: Path) -> SavedSpecialist:
         raise UserError(f"{path}: spec_hash does not fit its own configuration")
     shapes = policy_shapes(config.network, input_spec_for(action_dim, config.features), action_dim)
     tensors = unpack(data, shapes, str(folder / ACTOR_FILE))
-    return SavedSpecialist(config, tensors, action_dim, version, task, object_name)
+    return SavedSpecialist(config, tensors, action_dim, version, object_name, made_of)

@@ -13,9 +13,10 @@ import numpy as np
 
 from rldg_core.errors import UserError
 from rldg_core.files import sha256_hex
-from rldg_core.policy_checks import check_instruction, recorded_rate_hz, same_rate
+from rldg_core.policy_checks import check_instruction
 from rldg_data.episodes import provenance
 from rldg_data.lint import lint
+from rldg_data.plausibility import Limits, usual_period_s
 from rldg_data.rlds import IMAGE_KEY, Dataset, Episode, read_dataset
 from rldg_data.rlds.layout import shard_name
 from rldg_policy.checkpoint.manifest import Backend, MadeOf, Manifest, View
@@ -66,7 +67,7 @@ def open_training_set(path: Path, camera: str | None = None) -> TrainingSet:
     """Open `<root>/<name>/<version>` and look at every episode once.
 
     camera: which one took the images, for a dataset that does not say it. Raises UserError when it cannot be read, has
-    findings of severity error (`rldg dataset lint`), no step with an action, or episodes of different cameras, views or
+    findings of severity error (`rldg dataset lint`), no step with an action, or episodes of different cameras or
     rates; when nobody says the camera; and on an instruction that no generalist takes.
     """
     dataset = read_dataset(path)
@@ -85,17 +86,11 @@ def open_training_set(path: Path, camera: str | None = None) -> TrainingSet:
         if len(episode) > 1:
             tasks.add(str(episode.metadata["task"]))
             instructions.add(episode.instruction)
-            rates_hz.append(recorded_rate_hz(episode.timestamp_s))
+            rates_hz.append(1 / usual_period_s(episode.timestamp_s, Limits()))
             recorded.add(episode)
             transitions += len(episode) - 1
     if not transitions:
         raise UserError(f"{path}: split {SPLIT!r} has no step with an action")
-    rate_hz = round(float(np.median(rates_hz)), 3)
-    if others := [found for found in rates_hz if not same_rate(found, rate_hz)]:
-        raise UserError(
-            f"{path}: {len(others)} of {len(rates_hz)} episodes have {others[0]:.3g} steps per second, the others "
-            f"{rate_hz:g}: one policy cannot act at two rates; make a dataset of each"
-        )
     for instruction in instructions:
         check_instruction(instruction)
     statistics = json.dumps({dataset.name: dataset.statistics}, indent=2).encode()
@@ -113,7 +108,7 @@ def open_training_set(path: Path, camera: str | None = None) -> TrainingSet:
         episodes=len(rates_hz),
         transitions=transitions,
         image_size=min(dataset.image_sizes[IMAGE_KEY]),
-        rate_hz=rate_hz,
+        rate_hz=round(float(np.median(rates_hz)), 3),
     )
 
 
