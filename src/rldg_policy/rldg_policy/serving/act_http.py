@@ -15,6 +15,7 @@ import sys
 import threading
 from concurrent.futures import ThreadPoolExecutor
 from types import TracebackType
+from typing import Any
 
 from rldg_core.errors import UserError
 from rldg_policy.serving.act_pipe import HEALTH, Pipe, unpack_act
@@ -120,12 +121,15 @@ class ActServer:
             print(f"http: {error}: /act is off", file=sys.stderr, flush=True)
             self._stopping = True
 
+    def _ask(self, question: bytes) -> Any:
+        if question == HEALTH:
+            return self._service.describe()
+        return self._service.act(unpack_act(question)).tolist()
+
     def _answer(self, number: int, question: bytes) -> None:
+        status, value = 200, None
         try:
-            if question == HEALTH:
-                status, value = 200, self._service.describe()
-            else:
-                status, value = 200, self._service.act(unpack_act(question)).tolist()
+            value = self._ask(question)
         except RefusedError as error:
             status, value = error.status, str(error)
         try:
