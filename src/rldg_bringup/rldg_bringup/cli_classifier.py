@@ -65,7 +65,6 @@ def collect(
     from rldg_control.teleop_logic import HELD_S
     from rldg_core import from_msg
     from rldg_msgs.msg import EpisodeEvent, Observation
-    from rldg_ros.vendors import Changes, PolledTopics, vendor_topic
 
     collector = Collector(out, time.strftime("%Y%m%d-%H%M%S"), margin)
     pressed, heard_s, episode = False, 0.0, EpisodeEvent(kind=EpisodeEvent.END)
@@ -98,8 +97,7 @@ def collect(
     try:
         with connected(namespace) as client, progress_maker() as make:
             show = make("positive frames")
-            topic = vendor_topic(client.node, joy_topic)
-            PolledTopics(client.node).add(Joy, topic, Changes(Joy, on_joy, on_same_joy))
+            client.listen_to_driver(Joy, joy_topic, on_joy, on_same_joy)
             client.node.create_subscription(EpisodeEvent, "episode_event", on_event, 10)
             client.node.create_subscription(Observation, "observation", on_observation, 10)
 

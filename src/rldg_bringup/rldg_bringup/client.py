@@ -19,6 +19,7 @@ from rldg_msgs.action import RunEpisodes
 from rldg_msgs.msg import LearnerStatus, PolicyStatus
 from rldg_msgs.srv import ActivatePolicy, Hold, LabelEpisode, ListPolicies, LoadPolicy, UnloadPolicy
 from rldg_ros import qos
+from rldg_ros.vendors import Changes, PolledTopics, vendor_topic
 
 RUNNING_TIMEOUT_S = 8.0
 """Patience with a stack that should be running already."""
@@ -83,6 +84,12 @@ class StackClient:
 
     def _on_learner(self, message: LearnerStatus) -> None:
         self.learner_status = message
+
+    def listen_to_driver(
+        self, kind: type[Any], topic: str, on_change: Callable[[Any], None], on_same: Callable[[], None]
+    ) -> None:
+        """Subscribe to a driver's topic, relative to the stack's namespace; repeated messages are not decoded."""
+        PolledTopics(self.node).add(kind, vendor_topic(self.node, topic), Changes(kind, on_change, on_same))
 
     def spin(self, duration_s: float) -> None:
         """Handle what arrives within `duration_s`."""
