@@ -68,7 +68,7 @@ if [[ -e $venv || -L $venv ]]; then
   if [[ ! -f $venv/rldg-python.stamp ]]; then
     refuse "$venv was not made by 'make setup', or by one that was interrupted at once: remove or rename it"
   elif [[ $(<"$venv/rldg-python.stamp") == installing ]]; then
-    remake="an earlier set-up was interrupted"
+    remake="an earlier set-up did not finish"
   elif ! "$venv/bin/python" -m pip --version >/dev/null 2>&1; then
     remake="the Python of .venv does not run any more"
   elif [[ ! $(rldg_made_at "$venv") -ef $venv ]]; then
@@ -196,10 +196,13 @@ ensure_gl() {
 # --- Python environment ------------------------------------------------------------------------
 # pip unpacks beside .venv, so that one disk is asked for room and /tmp need not hold 3 GB.
 pip() { TMPDIR=$venv/tmp PIP_DISABLE_PIP_VERSION_CHECK=1 PIP_USER=0 "$venv/bin/python" -m pip "$@"; }
+previous=  # the stamp of a complete environment that is brought up to date
 pip_install() {
   if ! pip install -q --progress-bar off "$@" 2>"$venv/pip.log"; then
     grep -v '^WARNING' "$venv/pip.log" | tail -n 20 >&2
     if grep -qiE 'no space left' "$venv/pip.log"; then fail "the disk is full"; fi
+    # pip changes nothing before it has everything: without a network, the environment stays what it was.
+    if [[ -n $previous ]]; then echo "$previous" >"$venv/rldg-python.stamp"; fi
     if grep -qiE 'NewConnectionError|name resolution|ConnectTimeout|Network is unreachable|ProxyError' "$venv/pip.log"; then
       fail "no network: the package index cannot be reached (see .venv/pip.log)"
     fi
@@ -229,6 +232,8 @@ install_python() {
     echo installing >"$venv/rldg-python.stamp"
     [[ $ros_from == wheels ]] || arguments=(--system-site-packages)
     "$python" -m venv "${arguments[@]}" "$venv" || fail "$python cannot make a virtual environment (Debian: install python$version-venv)"
+  else
+    previous=$(<"$venv/rldg-python.stamp")
   fi
   echo installing >"$venv/rldg-python.stamp"
   echo "${wanted[*]}" >"$venv/rldg-choice"

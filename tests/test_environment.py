@@ -186,7 +186,7 @@ def test_an_environment_for_an_installation_wants_it_sourced(checkout: Path, tmp
 
 def test_an_interrupted_set_up_and_a_moved_checkout_are_made_anew(checkout: Path, tmp_path: Path) -> None:
     environment_of(checkout, f"kilted wheels {VERSION}", stamp="installing")
-    assert "interrupted: .venv and the workspace are made anew" in plan(checkout).stdout
+    assert "did not finish: .venv and the workspace are made anew" in plan(checkout).stdout
     (checkout / ".venv/rldg-python.stamp").write_text("0\n")
     assert "anew" not in plan(checkout).stdout
     checkout.rename(tmp_path / "moved")
