@@ -28,6 +28,13 @@ STOP_PERIODS = 3.0
 PROGRESS_S = 2.0
 """Real time: an episode that gains no Step for so long is ended (observer, policy or gate is gone)."""
 
+MISSING_REWARDS = 20
+"""Real time: so many observations in a row without a reward, and the reward's source is taken for dead."""
+
+PERSON, STACK = "operator_stop", "stack_fault"
+"""Reasons of an end that says nothing about the policy: a stop (person, cancel, latch of the gate), a part of the
+stack that does not work."""
+
 START_XY_M, START_Z_M, START_RAD = 0.02, 0.02, 0.1
 """How far outside the region of starts a person may leave the arm (operator resets)."""
 
@@ -66,6 +73,11 @@ class Outcome:
     truncated: bool
     reason: str
     detail: str
+
+    @property
+    def is_result(self) -> bool:
+        """Whether it says something about the policy: it acted, and the task, a label or the time limit ended it."""
+        return self.reason not in (PERSON, STACK)
 
 
 Event = Started | StepRecord | Outcome
@@ -115,9 +127,11 @@ class EpisodeLogic:
         self._index = 0
         self._label: bool | None = None
         self._hold_ns: int | None = None
+        self._stop_reason = PERSON
         self._stop_detail = ""
         self._stop_s: float | None = None
-        self._progress_s = 0.0
+        self._progress_s = self._observed_s = self._executed_s = 0.0
+        self._missing_in_a_row = 0
 
     @property
     def running(self) -> bool:
@@ -133,7 +147,8 @@ class EpisodeLogic:
         self._begun, self._running = True, False
         self._first_ns = not_before_ns
         self._index, self._label, self._hold_ns = 0, None, None
-        self._stop_detail, self._stop_s = "", None
+        self._stop_reason, self._stop_detail, self._stop_s = PERSON, "", None
+        self._missing_in_a_row = 0
         self._actions.clear()
         return self._advance(now_s)
 
@@ -145,7 +160,7 @@ class EpisodeLogic:
         """An observation. In lock-step one that was received before (a latched topic sent it again) is ignored."""
         if self._lockstep and stamp_ns <= self._newest_ns:
             return []
-        self._newest_ns = stamp_ns
+        self._newest_ns, self._observed_s = stamp_ns, now_s
         self._observations.append((stamp_ns, message))
         if not self._begun:
             while len(self._observations) > IDLE_KEPT:
@@ -158,6 +173,7 @@ class EpisodeLogic:
         if not self._running or observation_stamp_ns < self._first_ns:
             return []
         self._actions.setdefault(observation_stamp_ns, message)
+        self._executed_s = now_s
         if latched:
             self._hold_ns = observation_stamp_ns
             self._request_stop("the gate latched", now_s)
@@ -199,15 +215,23 @@ class EpisodeLogic:
         if self._stop_s is not None and now_s - self._stop_s > stop_after_s:
             return self._close()
         if not self._lockstep and now_s - self._progress_s > PROGRESS_S:
-            self._request_stop(f"no answered observation for {PROGRESS_S:.0f} s", now_s)
+            self._request_stop(self._standstill(now_s), now_s, STACK)
             return self._close()
         return []
 
     # --- the join -----------------------------------------------------------------------------------
 
-    def _request_stop(self, detail: str, now_s: float) -> None:
+    def _request_stop(self, detail: str, now_s: float, reason: str = PERSON) -> None:
         if self._stop_s is None:
-            self._stop_detail, self._stop_s = detail, now_s
+            self._stop_reason, self._stop_detail, self._stop_s = reason, detail, now_s
+
+    def _standstill(self, now_s: float) -> str:
+        """Say which part of the stack is silent."""
+        if now_s - self._observed_s > PROGRESS_S:
+            return f"no observation for {now_s - self._observed_s:.1f} s: does the observer run?"
+        if self._executed_s < self._progress_s or now_s - self._executed_s > PROGRESS_S:
+            return f"no executed action for {PROGRESS_S:.0f} s: does the gate run?"
+        return f"no observation was answered for {PROGRESS_S:.0f} s"
 
     def _advance(self, now_s: float) -> list[Event]:
         events: list[Event] = []
@@ -267,12 +291,17 @@ class EpisodeLogic:
         if not self._rewarded:
             return Verdict()
         if self._lockstep or (self._exact and (stamp_ns in self._rewards or len(self._observations) < 3)):
-            return self._rewards.get(stamp_ns)
+            verdict = self._rewards.get(stamp_ns)
+            if verdict is not None:
+                self._missing_in_a_row = 0
+            return verdict
         oldest_ns = max(self._first_ns, stamp_ns - REWARD_PERIODS * self._period_ns)
         fitting = [] if self._exact else [s for s in self._rewards if oldest_ns <= s <= stamp_ns]
         if not fitting:
             self.missing_rewards += 1
+            self._missing_in_a_row += 1
             return Verdict()
+        self._missing_in_a_row = 0
         return self._rewards[max(fitting)]
 
     def _judge(self, verdict: Verdict) -> tuple[bool, bool, bool, str]:
@@ -284,14 +313,19 @@ class EpisodeLogic:
         if verdict.failure:
             return False, True, False, "failure"
         if self._stop_s is not None:
-            return False, False, True, "operator_stop"
-        if self._index + 1 >= self._max_steps:
+            return False, False, True, self._stop_reason
+        at_limit = self._index + 1 >= self._max_steps
+        if self._missing_in_a_row >= (min(MISSING_REWARDS, self._max_steps) if at_limit else MISSING_REWARDS):
+            self._stop_reason = STACK
+            self._stop_detail = f"no reward for {self._missing_in_a_row} observations: does its source run?"
+            return False, False, True, STACK
+        if at_limit:
             return False, False, True, "time_limit"
         return False, False, False, ""
 
     def _close(self) -> list[Event]:
         """End after the last published Step: the pending observation is the final one."""
-        return self._end(False, False, True, "operator_stop")
+        return self._end(False, False, True, self._stop_reason)
 
     def _end(self, success: bool, terminated: bool, truncated: bool, reason: str) -> list[Event]:
         events: list[Event] = []
@@ -302,7 +336,7 @@ class EpisodeLogic:
                     self._index, self.step_count, observation, None, 0.0, terminated, truncated, success, is_last=True
                 )
             )
-        detail = self._stop_detail if reason == "operator_stop" else ""
+        detail = self._stop_detail if reason in (PERSON, STACK) else ""
         events.append(Outcome(self._index, self.step_count, success, terminated, truncated, reason, detail))
         self._begun = self._running = False
         self._actions.clear()

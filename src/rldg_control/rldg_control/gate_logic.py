@@ -16,9 +16,11 @@ from enum import Enum
 import numpy as np
 from numpy.typing import ArrayLike
 
+from rldg_control.observe import NO_CLOCK
 from rldg_core.commands import command_of
 from rldg_core.errors import UserError
 from rldg_core.frames import SafetyBox
+from rldg_core.plausible import check_pose
 from rldg_core.task import ActionConfig
 from rldg_core.types import ExecutedAction, Float32, Float64, Source
 
@@ -128,6 +130,15 @@ def fault_of(action: Float32, dim: int) -> str:
     return "" if np.all(np.isfinite(action)) else f"action holds NaN or Inf: {action.tolist()}"
 
 
+def _old(age_s: float, limit_s: float) -> str:
+    if np.isinf(age_s):
+        return NO_CLOCK
+    when = f"{age_s:.2f} s old" if age_s > 0 else f"{-age_s:.2f} s in the future"
+    return (
+        f"observations are {when} by their stamps, limit {limit_s:.2f} s (late camera stamps, or a clock that differs)"
+    )
+
+
 @dataclass
 class GateLogic:
     """Arbitration and safety. See the module's text; one instance per activation of the node."""
@@ -155,6 +166,9 @@ class GateLogic:
     _last_step: int = -1
     _last_observation_s: float = 0.0
     _unanswered_s: float | None = None
+    # The newest observation that could not be used, and when it came; what the observer reports.
+    _unused: tuple[str, float] = ("", 0.0)
+    _observer_fault: str = ""
 
     def __post_init__(self) -> None:
         if self.config.lockstep and not (self.config.wait_for_policy or self.config.wait_for_operator):
@@ -164,12 +178,18 @@ class GateLogic:
     # --- inputs -------------------------------------------------------------------------------------
 
     def on_observation(self, stamp_ns: int, pose_base_tcp: Float64, now_s: float, age_s: float = 0.0) -> Command | None:
-        """A new observation: stamp, measured pose (7,), and its age by its stamp (ignored in lock-step)."""
-        if not np.all(np.isfinite(pose_base_tcp)) or abs(float(np.linalg.norm(pose_base_tcp[3:])) - 1.0) > 1e-2:
+        """A new observation: stamp, measured pose (7,), and its age by its stamp (ignored in lock-step; inf when no
+        clock runs)."""
+        try:
+            check_pose(pose_base_tcp)
+        except ValueError as error:
             self.counters.rejected_observations += 1
+            self._unused = (str(error), now_s)
             return None
-        if not self.config.lockstep and abs(age_s) > STALE_PERIODS * self.config.period_s:
+        limit_s = STALE_PERIODS * self.config.period_s
+        if not self.config.lockstep and abs(age_s) > limit_s:
             self.counters.stale_observations += 1
+            self._unused = (_old(age_s, limit_s), now_s)
             return None
         if self.config.lockstep and self._seen and stamp_ns <= self._seen[-1].stamp_ns:
             return None  # a latched topic sent it again
@@ -295,6 +315,10 @@ class GateLogic:
             now_s,
         )
 
+    def on_observer(self, fault: str) -> None:
+        """What the observer reports in /diagnostics, "" when all is well: names the cause of missing observations."""
+        self._observer_fault = fault
+
     def hold(self, reason: str, now_s: float) -> Command | None:
         """A stop on request: measured pose once, then silence."""
         return self._latch(Cause.REQUEST, reason, now_s)
@@ -317,7 +341,7 @@ class GateLogic:
         period_s = self.config.period_s
         silent_s = now_s - self._last_observation_s
         if silent_s > SILENCE_PERIODS * period_s:
-            return self._latch(Cause.OBSERVATION, f"no observation for {silent_s:.2f} s", now_s)
+            return self._latch(Cause.OBSERVATION, self._why_no_observation(silent_s, now_s), now_s)
         if self._unanswered_s is not None and now_s - self._unanswered_s > ACTION_PERIODS * period_s:
             who = "policy" if self.config.wait_for_policy else "teleoperation"
             return self._latch(Cause.ACTION, f"no action from {who} for {now_s - self._unanswered_s:.2f} s", now_s)
@@ -402,6 +426,13 @@ class GateLogic:
             seen.stamp_ns, still, still, Source.HOLD, policy_id=policy_id, policy_version=policy_version
         )
         return Command(seen.pose_base_tcp, report)
+
+    def _why_no_observation(self, silent_s: float, now_s: float) -> str:
+        """Tell observations that come and cannot be used from none, and add what the observer reports."""
+        unused, came_s = self._unused
+        if unused and now_s - came_s <= SILENCE_PERIODS * self.config.period_s:
+            return f"no usable observation for {silent_s:.2f} s: {unused}"
+        return f"no observation for {silent_s:.2f} s" + (f": {self._observer_fault}" if self._observer_fault else "")
 
     def _latch(self, cause: Cause, reason: str, now_s: float) -> Command | None:
         """Latch the first reason; measured pose once. No policy asked for it: the report names none, unlike a hold

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import signal
 from collections.abc import Callable, Iterator
 from time import monotonic
 from typing import Any
@@ -518,12 +519,78 @@ def test_a_latch_truncates_and_stop_on_hold_ends_the_goal(hardware: tuple[Any, D
     status, result = result_of(rig, handle)
     assert (status, result.episodes, result.message) == (
         GoalStatus.STATUS_ABORTED,
-        1,
+        0,
         "the gate latched: stop requested",
     )
     rig.until(lambda: rig.bench.steps[-1].is_last, what="last step")
     assert (rig.bench.steps[-1].truncated, rig.bench.steps[-1].terminated) == (True, False)
     assert rig.bench.events[-1].reason == "operator_stop"
+
+
+def test_an_episode_that_a_latch_interrupted_is_repeated_after_the_release(hardware: tuple[Any, Driven]) -> None:
+    rig, _ = hardware
+    handle = send(rig, episodes=1, seed=3)
+    confirm_reset(rig)
+    rig.until(lambda: len(rig.bench.steps) >= 2, what="steps")
+    rig.call(Trigger, "gate/stop", Trigger.Request())
+    rig.until(lambda: rig.bench.steps[-1].is_last, what="the end")
+    rig.call(Hold, "gate/hold", Hold.Request(hold=False))
+    confirm_reset(rig)
+    status, result = result_of(rig, handle)
+    assert (status, result.episodes, list(result.episode_ids)) == (GoalStatus.STATUS_SUCCEEDED, 1, ["run/000001"])
+    assert len({step.seed for step in rig.bench.steps}) == 1, "the same seed again"
+
+
+@pytest.mark.parametrize("frozen", ["before", "during"])
+def test_a_frozen_gate_ends_the_goal_and_counts_no_episode(hardware: tuple[Any, Driven], frozen: str) -> None:
+    rig, _ = hardware
+    gate = rig.processes[0]
+    if frozen == "before":
+        gate.send_signal(signal.SIGSTOP)
+    handle = send(rig, episodes=10, stop_on_hold=True)
+    confirm_reset(rig)
+    if frozen == "during":
+        rig.until(lambda: len(rig.bench.steps) >= 2, what="steps")
+        gate.send_signal(signal.SIGSTOP)
+    status, result = result_of(rig, handle)
+    assert (status, result.episodes, list(result.success)) == (GoalStatus.STATUS_ABORTED, 0, [])
+    assert result.message == ("run/000000: no executed action for 2 s: does the gate run? The episode does not count.")
+    rig.until(lambda: rig.bench.events[-1].kind == EpisodeEvent.END, what="END")
+    assert rig.bench.events[-1].reason == "stack_fault"
+    gate.send_signal(signal.SIGCONT)
+
+
+def test_late_camera_stamps_are_the_cause_that_gate_and_goal_name(hardware: tuple[Any, Driven]) -> None:
+    rig, driven = hardware
+    handle = send(rig, episodes=3, stop_on_hold=True)
+    confirm_reset(rig)
+    rig.until(lambda: len(rig.bench.steps) >= 4, what="steps")
+    driven.offset_ns = -700_000_000
+    status, result = result_of(rig, handle)
+    assert (status, result.episodes) == (GoalStatus.STATUS_ABORTED, 0)
+    assert result.message.startswith("the gate latched: no usable observation for 0.")
+    assert "observations are 0.7" in result.message and "s old by their stamps, limit 0.20 s" in result.message
+
+
+def test_a_goal_names_a_clock_that_does_not_run(make_rig: Callable[..., Any]) -> None:
+    rig = make_rig(174)
+    rig.start("episode", use_sim_time=True, ready_timeout_s=0.5)
+    status, result = result_of(rig, send(rig, episodes=1))
+    assert (status, result.episodes) == (GoalStatus.STATUS_ABORTED, 0)
+    assert result.message == ("not ready: the clock does not run: use_sim_time is true and nothing publishes /clock")
+
+
+def test_a_goal_names_what_the_observer_reports_when_no_observation_comes(make_rig: Callable[..., Any]) -> None:
+    """Two cameras, of which one is published: "no observation after the reset" said nothing."""
+    camera = {"topic": "camera/image", "width": 64, "height": 64, "image_size": 64}
+    rig = make_rig(175, changes={"cameras": {"wrist": camera, "front": {**camera, "topic": "front/image"}}})
+    rig.bench.create_publisher(ExecutedAction, "executed_action", STREAM)
+    rig.start("observer")
+    rig.start("episode", needs="['']")
+    drivers = Drivers(rig)
+    status, result = result_of(rig, send(rig, episodes=1))
+    assert drivers.images and (status, result.episodes) == (GoalStatus.STATUS_ABORTED, 0)
+    assert result.message == "no observation after the reset: front: nothing received (/front/image)"
 
 
 def test_cancel_truncates_and_the_result_comes_after_the_last_step(hardware: tuple[Any, Driven]) -> None:
@@ -533,6 +600,6 @@ def test_cancel_truncates_and_the_result_comes_after_the_last_step(hardware: tup
     rig.until(lambda: len(rig.bench.steps) >= 2, what="steps")
     rig.until(handle.cancel_goal_async().done, what="cancel")
     status, result = result_of(rig, handle)
-    assert (status, result.episodes) == (GoalStatus.STATUS_CANCELED, 1)
-    assert result.message == "cancelled after 1 of 5 episodes"
+    assert (status, result.episodes, list(result.success)) == (GoalStatus.STATUS_CANCELED, 0, [])
+    assert result.message == "cancelled after 0 of 5 episodes"
     rig.until(lambda: rig.bench.steps[-1].is_last and rig.bench.steps[-1].truncated, what="last step")

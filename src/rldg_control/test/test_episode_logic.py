@@ -7,7 +7,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from rldg_control.episode_logic import (
+    MISSING_REWARDS,
     PROGRESS_S,
+    STACK,
     EpisodeLogic,
     Event,
     Outcome,
@@ -152,7 +154,7 @@ def test_a_classifiers_verdict_is_awaited_and_belongs_to_its_observation() -> No
 
 
 def test_realtime_skips_an_observation_that_was_never_answered() -> None:
-    logic = realtime(max_steps=3)
+    logic = realtime(max_steps=3, rewarded=False)
     events = logic.begin(0, 0.0)
     for k in range(6):
         events += logic.on_observation(k, ("o", k), 0.0)
@@ -219,6 +221,53 @@ def test_realtime_ends_without_progress_and_after_a_hold_without_observation() -
     assert logic.on_time(5.3) == []
     events += logic.on_time(5.5)
     assert check_contract(events, 10).steps == 1
+
+
+@pytest.mark.parametrize(
+    ("observed", "executed", "detail"),
+    [
+        (True, False, "no executed action for 2 s: does the gate run?"),
+        (False, True, "no observation for 2.1 s: does the observer run?"),
+    ],
+)
+def test_a_silent_part_of_the_stack_is_named_and_is_no_result(observed: bool, executed: bool, detail: str) -> None:
+    logic = realtime(rewarded=False)
+    events = logic.begin(0, 0.0) + logic.on_observation(0, ("o", 0), 0.0)
+    for k in range(1, 22):
+        if observed:
+            events += logic.on_observation(k, ("o", k), k / 10)
+        if executed:
+            events += logic.on_executed(100 + k, ("a", k), False, k / 10)
+        events += logic.on_time(k / 10)
+    outcome = check_contract(events, 10)
+    assert (outcome.reason, outcome.detail, outcome.is_result) == (STACK, detail, False)
+
+
+@pytest.mark.parametrize(
+    ("max_steps", "steps"), [(3, 3), (100, MISSING_REWARDS)], ids=["never one before the limit", "many in a row"]
+)
+@pytest.mark.parametrize("exact", [True, False])
+def test_an_episode_without_rewards_is_no_failure_of_the_policy(max_steps: int, steps: int, exact: bool) -> None:
+    logic = EpisodeLogic(max_steps, 0.1, lockstep=False, rewarded=True, exact=exact)
+    events = logic.begin(0, 0.0)
+    for k in range(steps + 3):
+        events += logic.on_observation(k * PERIOD_NS, ("o", k * PERIOD_NS), k / 10)
+        events += logic.on_executed(k * PERIOD_NS, ("a", k * PERIOD_NS), False, k / 10)
+    outcome = check_contract(events, max_steps)
+    assert (outcome.reason, outcome.steps, outcome.is_result) == (STACK, steps, False)
+    assert outcome.detail == f"no reward for {steps} observations: does its source run?"
+
+
+def test_late_rewards_of_some_observations_end_nothing() -> None:
+    logic = realtime(max_steps=60)
+    events = logic.begin(0, 0.0)
+    for k in range(62):
+        if k % (MISSING_REWARDS - 5) == 0:
+            events += logic.on_reward(k * PERIOD_NS, NO, k / 10)
+        events += logic.on_observation(k * PERIOD_NS, ("o", k * PERIOD_NS), k / 10)
+        events += logic.on_executed(k * PERIOD_NS, ("a", k * PERIOD_NS), False, k / 10)
+    outcome = check_contract(events, 60)
+    assert (outcome.reason, outcome.is_result) == ("time_limit", True) and logic.missing_rewards > 30
 
 
 def test_lockstep_has_no_time_out_but_a_person_can_stop() -> None:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import numpy as np
 import pytest
 from hypothesis import given, settings
@@ -226,7 +228,34 @@ def test_stale_observation_is_not_acted_on_and_latches() -> None:
         assert gate.on_policy_action(tick, act(), "p", 0, tick * PERIOD_S) is None
     assert gate.counters.stale_observations == 14
     assert gate.on_time(1.4) is None, "no measured pose is known: nothing to send"
-    assert gate.phase is Phase.LATCHED and gate.reason.startswith("no observation")
+    assert gate.phase is Phase.LATCHED
+    assert gate.reason == (
+        "no usable observation for 1.40 s: observations are 3600.00 s old by their stamps, limit 0.20 s "
+        "(late camera stamps, or a clock that differs)"
+    )
+
+
+@pytest.mark.parametrize(
+    ("pose", "age_s", "reason"),
+    [
+        (TARGET, np.inf, "the clock does not run: use_sim_time is true and nothing publishes /clock"),
+        (TARGET, -0.5, "observations are 0.50 s in the future by their stamps, limit 0.20 s (late camera stamps"),
+        (np.full(7, 1e300), 0.0, "pose_base_tcp: 1.732e+300 m from base, expected at most 2 m"),
+    ],
+)
+def test_a_latch_names_why_observations_that_come_cannot_be_used(pose: Any, age_s: float, reason: str) -> None:
+    gate = running()
+    for tick in range(14):
+        gate.on_observation(tick, np.asarray(pose), tick * PERIOD_S, age_s)
+    gate.on_time(1.4)
+    assert gate.phase is Phase.LATCHED and gate.reason.startswith(f"no usable observation for 1.40 s: {reason}")
+
+
+def test_a_latch_without_observations_names_what_the_observer_reports() -> None:
+    gate = running()
+    gate.on_observer("observer: /camera/image: late")
+    gate.on_time(1.4)
+    assert gate.reason == "no observation for 1.40 s: observer: /camera/image: late"
 
 
 def test_second_publisher_latches_names_the_node_and_blocks_release() -> None:

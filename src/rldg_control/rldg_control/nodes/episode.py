@@ -9,6 +9,10 @@ reset_mode `cell`: calls cell/reset before each episode. reset_mode `operator` (
 scene and brings the arm to the start pose (the gate lets the SpaceMouse drive between episodes), then presses
 joy button 0 or calls episode/reset; the pose is checked. While the episode runs, button 0 labels it a success
 and button 1 a failure; while it is awaited, button 1 ends the goal.
+
+Only what says something about the policy counts in the result: ends by the task, a label or the time limit. An
+episode that a stop or a latch of the gate interrupted is repeated after the release (or ends the goal, stop_on_hold);
+one that a silent part of the stack interrupted ends the goal with the cause.
 """
 
 from __future__ import annotations
@@ -24,9 +28,10 @@ from rclpy.node import Node
 from sensor_msgs.msg import Joy
 from std_srvs.srv import Trigger
 
-from rldg_control.episode_logic import EpisodeLogic, Event, Outcome, Started, StepRecord, Verdict, start_fault
-from rldg_control.nodes.reporting import OK, Report, Reporter, steady_timer
+from rldg_control.episode_logic import STACK, EpisodeLogic, Event, Outcome, Started, StepRecord, Verdict, start_fault
+from rldg_control.nodes.reporting import OK, Fault, Report, Reporter, steady_timer
 from rldg_control.nodes.waiting import Routine
+from rldg_control.observe import NO_CLOCK
 from rldg_core.errors import UserError
 from rldg_core.from_msg import pose_array, stamp_ns
 from rldg_core.seeding import derive_seed
@@ -37,11 +42,14 @@ from rldg_ros import to_msg
 from rldg_ros.parameters import lockstep_parameter, parameter, task_parameter
 from rldg_ros.qos import EVENTS, STEPS_OUT, STREAM
 from rldg_ros.runner import run_node
+from rldg_ros.subscriptions import subscribe
 from rldg_ros.vendors import Changes, PolledTopics, vendor_topic
 
 SETTLE_S = 0.5
 """Connections must have stood so long at first: discovery between two other nodes is not visible from here."""
 FIRST_OBSERVATION_S = 30.0
+OBSERVER_FAULT_S = 5.0
+"""A fault that the observer has reported for so long after a reset does not go away by waiting."""
 RESET_S = 60.0
 FOREVER_S = 1e9
 WATCH_S = 0.1
@@ -88,6 +96,7 @@ class Episode(Node):
         self._index = int(parameter(self, "first_episode", 0, "Number of the first episode, of a resumed run.", low=0))
         self._busy = self._settled = False
         self._gate_latched, self._gate_reason = False, ""
+        self._observer = Fault()
         self._awaits_reset = self._reset_done = self._give_up = False
         self._plan = EpisodeEvent()
         self._outcome: Outcome | None = None
@@ -95,11 +104,11 @@ class Episode(Node):
 
         self._steps = self.create_publisher(Step, "step", STEPS_OUT)
         self._events = self.create_publisher(EpisodeEvent, "episode_event", EVENTS)
-        self.create_subscription(Observation, "observation", self._on_observation, STREAM)
-        self.create_subscription(ExecutedAction, "executed_action", self._on_executed, STREAM)
+        subscribe(self, Observation, "observation", self._on_observation, STREAM)
+        subscribe(self, ExecutedAction, "executed_action", self._on_executed, STREAM)
         if self._rewarded:
-            self.create_subscription(Reward, "reward", self._on_reward, STREAM)
-        self.create_subscription(DiagnosticArray, "/diagnostics", self._on_diagnostics, 10)
+            subscribe(self, Reward, "reward", self._on_reward, STREAM)
+        subscribe(self, DiagnosticArray, "/diagnostics", self._on_diagnostics, 10)
         self.create_service(LabelEpisode, "episode/label", self._on_label)
         self.create_service(Trigger, "episode/reset", self._on_reset_done)
         self._reset_client = None
@@ -207,7 +216,7 @@ class Episode(Node):
             return False, "no episode is waiting for its reset"
         newest = self._logic.newest_observation()
         if newest is None:
-            return False, "no observation: is the observer running?"
+            return False, f"no observation{self._observer.because() or ': is the observer running?'}"
         fault = start_fault(pose_array(newest.pose_base_tcp), self._task.reset)
         self._reset_done = not fault
         return not fault, fault or "the episode starts"
@@ -234,6 +243,8 @@ class Episode(Node):
             if status.name == f"{prefix}gate":
                 self._gate_latched = values.get("state") == "latched"
                 self._gate_reason = values.get("reason", "")
+            elif status.name == f"{prefix}observer":
+                self._observer.update("" if status.level == OK else status.message, monotonic())
 
     # --- run_episodes -------------------------------------------------------------------------------
 
@@ -277,10 +288,11 @@ class Episode(Node):
         goal = handle.request
         objects = [self._task.object_or_default(name) for name in goal.objects] or [self._task.default_object]
         await self._wait_until_ready(handle)
-        for number in range(goal.episodes):
+        while result.episodes < goal.episodes:
             await self._wait_for_release(handle, goal.stop_on_hold)
-            seed = derive_seed(goal.seed, number)
-            name = objects[number % len(objects)]
+            # An episode that was no result is repeated: same seed, same object.
+            seed = derive_seed(goal.seed, result.episodes)
+            name = objects[result.episodes % len(objects)]
             run_id = self._run_id or (f"seed{goal.seed}" if self._lockstep else self._started_at)
             self._outcome = None
             self._plan = EpisodeEvent(
@@ -291,35 +303,52 @@ class Episode(Node):
                 seed=seed,
             )
             self._index += 1
-            first_ns = await self._reset(handle, seed, name)
-            self._publish(self._logic.begin(first_ns, monotonic()))
-            await self._until(
-                handle,
-                lambda: self._logic.running or self._ended(),
-                FIRST_OBSERVATION_S,
-                "no observation after the reset",
-            )
-            await self._routine.until(self._ended, FOREVER_S)
-            outcome = self._outcome
-            assert outcome is not None
-            result.episodes += 1
-            result.successes += int(outcome.success)
-            result.success = [*result.success, outcome.success]
-            result.steps = [*result.steps, outcome.steps]
-            result.episode_ids = [*result.episode_ids, self._plan.episode_id]
-            handle.publish_feedback(
-                RunEpisodes.Feedback(
-                    episode=result.episodes,
-                    successes=result.successes,
-                    steps=outcome.steps,
-                    episode_id=self._plan.episode_id,
-                )
-            )
+            outcome = await self._one_episode(handle, seed, name)
+            if outcome.is_result:
+                self._count(handle, result, outcome)
             if handle.is_cancel_requested:
                 raise UserError(f"cancelled after {result.episodes} of {goal.episodes} episodes")
-            if outcome.detail:
-                self.get_logger().warning(f"{self._plan.episode_id}: truncated: {outcome.detail}")
+            if outcome.reason == STACK:
+                raise UserError(f"{self._plan.episode_id}: {outcome.detail} The episode does not count.")
+            if not outcome.is_result:
+                self.get_logger().warning(f"{self._plan.episode_id}: {outcome.detail}: the episode does not count")
         result.message = f"{result.successes} of {result.episodes} episodes succeeded"
+
+    async def _one_episode(self, handle: ServerGoalHandle, seed: int, object_name: str) -> Outcome:
+        first_ns = await self._reset(handle, seed, object_name)
+        self._publish(self._logic.begin(first_ns, monotonic()))
+        reset_s = monotonic()
+        started = await self._routine.until(
+            lambda: (
+                handle.is_cancel_requested
+                or self._logic.running
+                or self._ended()
+                or self._observer.lasts(OBSERVER_FAULT_S, since_s=reset_s)
+            ),
+            FIRST_OBSERVATION_S,
+        )
+        if handle.is_cancel_requested:
+            raise UserError("cancelled")
+        if not started or not (self._logic.running or self._ended()):
+            raise UserError(f"no observation after the reset{self._observer.because()}")
+        await self._routine.until(self._ended, FOREVER_S)
+        assert self._outcome is not None
+        return self._outcome
+
+    def _count(self, handle: ServerGoalHandle, result: RunEpisodes.Result, outcome: Outcome) -> None:
+        result.episodes += 1
+        result.successes += int(outcome.success)
+        result.success = [*result.success, outcome.success]
+        result.steps = [*result.steps, outcome.steps]
+        result.episode_ids = [*result.episode_ids, self._plan.episode_id]
+        handle.publish_feedback(
+            RunEpisodes.Feedback(
+                episode=result.episodes,
+                successes=result.successes,
+                steps=outcome.steps,
+                episode_id=self._plan.episode_id,
+            )
+        )
 
     def _ended(self) -> bool:
         return self._outcome is not None
@@ -346,6 +375,8 @@ class Episode(Node):
 
         A topic of STREAM or EVENTS reaches late subscribers, too; `step` must have its readers from the start.
         """
+        if not self._lockstep and self.get_clock().now().nanoseconds == 0:
+            return [NO_CLOCK]
         topics = ["observation", "executed_action", *(["reward"] if self._rewarded else [])]
         lines = [f"nobody publishes {topic}" for topic in topics if not self.count_publishers(topic)]
         listeners = [

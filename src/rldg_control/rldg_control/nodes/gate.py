@@ -8,9 +8,11 @@ A stop is the measured pose sent once, then silence; the emergency stop of the r
 
 from __future__ import annotations
 
+import math
 import sys
 from time import monotonic
 
+from diagnostic_msgs.msg import DiagnosticArray
 from geometry_msgs.msg import PoseStamped
 from rclpy.duration import Duration
 from rclpy.lifecycle import LifecycleNode, LifecycleState, TransitionCallbackReturn
@@ -26,6 +28,7 @@ from rldg_ros import to_msg
 from rldg_ros.parameters import lockstep_parameter, parameter, task_parameter
 from rldg_ros.qos import EVENTS, LAST_STEPS, STREAM, TARGET
 from rldg_ros.runner import autostart, run_node
+from rldg_ros.subscriptions import subscribe
 from rldg_ros.vendors import vendor_topic
 
 PUBLISHER_CHECK_S = 0.5
@@ -72,15 +75,16 @@ class Gate(LifecycleNode):
         self._target = self.create_lifecycle_publisher(PoseStamped, self._topic, target_qos)
         self._executed = self.create_lifecycle_publisher(ExecutedAction, "executed_action", STREAM)
         self._gate_inputs = [
-            self.create_subscription(EpisodeEvent, "episode_event", self._on_event, EVENTS),
-            self.create_subscription(Observation, "observation", self._on_observation, STREAM),
+            subscribe(self, EpisodeEvent, "episode_event", self._on_event, EVENTS),
+            subscribe(self, Observation, "observation", self._on_observation, STREAM),
+            subscribe(self, DiagnosticArray, "/diagnostics", self._on_diagnostics, 10),
         ]
         if self._config.wait_for_policy:
-            self._gate_inputs.append(self.create_subscription(PolicyAction, "policy_action", self._on_policy, STREAM))
+            self._gate_inputs.append(subscribe(self, PolicyAction, "policy_action", self._on_policy, STREAM))
         if self._config.wait_for_operator or not self._config.lockstep:
-            self._gate_inputs.append(self.create_subscription(TeleopAction, "teleop_action", self._on_teleop, STREAM))
+            self._gate_inputs.append(subscribe(self, TeleopAction, "teleop_action", self._on_teleop, STREAM))
         if self._config.lockstep:
-            self._gate_inputs.append(self.create_subscription(Step, "step", self._on_step, LAST_STEPS))
+            self._gate_inputs.append(subscribe(self, Step, "step", self._on_step, LAST_STEPS))
         self._gate_services = [
             self.create_service(Hold, "gate/hold", self._on_hold),
             self.create_service(Trigger, "gate/stop", self._on_stop_service),
@@ -129,8 +133,15 @@ class Gate(LifecycleNode):
         if not self._active:
             return
         stamp = stamp_ns(message.header.stamp)
-        age_s = 0.0 if self._config.lockstep else (self.get_clock().now().nanoseconds - stamp) * 1e-9
+        now_ns = self.get_clock().now().nanoseconds
+        age_s = 0.0 if self._config.lockstep else (now_ns - stamp) * 1e-9 if now_ns else math.inf
         self._send(self._logic.on_observation(stamp, pose_array(message.pose_base_tcp), monotonic(), age_s))
+
+    def _on_diagnostics(self, message: DiagnosticArray) -> None:
+        observer = f"{self.get_namespace().rstrip('/')}/observer"
+        for status in message.status:
+            if status.name == observer:
+                self._logic.on_observer("" if status.level == OK else f"observer: {status.message}")
 
     def _on_policy(self, message: PolicyAction) -> None:
         if self._active:

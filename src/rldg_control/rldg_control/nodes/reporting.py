@@ -41,6 +41,28 @@ def unpublished(node: Node, topics: Iterable[str]) -> list[str]:
     return [f"nobody publishes {name}" for name in names if not node.count_publishers(name)]
 
 
+@dataclass
+class Fault:
+    """What another node reports in /diagnostics, and since when [s, monotonic]."""
+
+    message: str = ""
+    since_s: float = 0.0
+
+    def update(self, message: str, now_s: float) -> None:
+        """Take the newest report; "" when all is well."""
+        if bool(message) != bool(self.message):
+            self.since_s = now_s
+        self.message = message
+
+    def lasts(self, duration_s: float, since_s: float) -> bool:
+        """Whether the node has reported a fault for so long, counted from `since_s` at the earliest."""
+        return bool(self.message) and monotonic() - max(self.since_s, since_s) > duration_s
+
+    def because(self) -> str:
+        """`: <message>`, or "" without one."""
+        return f": {self.message}" if self.message else ""
+
+
 class Reporter:
     """Publishes a node's status on /diagnostics at 1 Hz and when told; logs each new problem once."""
 
