@@ -47,7 +47,7 @@ from rldg_ros.qos import STEPS_OUT
 TASK_FILE = Path(__file__).resolve().parents[1] / "src/rldg_bringup/config/tasks/insertion.yaml"
 STEP_HZ, IMAGE_HZ = 10, 30
 WIDTH, HEIGHT, JPEG_PX = 640, 480, 256
-IMAGE_TOPIC = "/camera/camera/color/image_rect_raw"
+IMAGE_TOPIC = "/camera/camera/color/image_raw"
 START_TIMEOUT_S = 30.0
 SETTLE_S = 1.0
 """For what is on its way before the last Step closes the bag; images and Steps are not ordered among each other."""

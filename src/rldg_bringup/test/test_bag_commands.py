@@ -23,7 +23,7 @@ MAPPING = {
     "instruction": "insert the VGA connector",
     "success": True,
     "source": "scripted",
-    "cameras": {"wrist": {"topic": "/camera/camera/color/image_rect_raw", "jpeg_quality": 90}},
+    "cameras": {"wrist": {"topic": "/camera/camera/color/image_raw", "jpeg_quality": 90}},
     "pose": {"topic": "/franka_robot_state_broadcaster/current_pose"},
     "wrench": {"topic": "/franka_robot_state_broadcaster/external_wrench_in_stiffness_frame"},
     "joints": {"topic": "/franka_robot_state_broadcaster/measured_joint_states"},
@@ -59,7 +59,7 @@ def test_info_tells_topics_counts_and_rates(bags: Path) -> None:
     topics = {topic["name"]: topic for topic in told["topics"]}
     assert (topics["/rldg/step"]["messages"], topics["/rldg/step"]["rate_hz"]) == (steps, 10.0)
     # Every frame of the drivers, from the one that the first observation was made of.
-    assert topics["/camera/camera/color/image_rect_raw"]["messages"] == steps
+    assert topics["/camera/camera/color/image_raw"]["messages"] == steps
     assert topics["/target_pose"]["messages"] == steps - 1
     text = rldg("bag", "info", bag).stdout
     assert "sensor_msgs/msg/Image" in text

@@ -41,7 +41,7 @@ LISTENED = {
     "wrench": (WrenchStamped, f"{STATE}/external_wrench_in_stiffness_frame", VENDOR_STATE),
     "joints": (JointState, f"{STATE}/measured_joint_states", VENDOR_STATE),
     "gripper": (JointState, "/franka_gripper/joint_states", VENDOR_STATE),
-    "image": (Image, "/camera/camera/color/image_rect_raw", VENDOR_IMAGE),
+    "image": (Image, "/camera/camera/color/image_raw", VENDOR_IMAGE),
     "scene": (Image, "/scene", VENDOR_IMAGE),
     "reward": (Reward, "reward", STREAM),
     "truth": (PoseArray, "cell/truth", STREAM),
