@@ -27,12 +27,19 @@ def adopt(
         str, typer.Option(help="Which entry of its dataset_statistics.json its actions belong to (unnorm_key).")
     ],
     camera: Annotated[str, typer.Option(help="Which image of the observation it sees: the camera of its data.")],
-    rate_hz: Annotated[float, typer.Option(help="Steps per second in its data: the control rate of its actions.")],
+    rate_hz: Annotated[
+        float,
+        typer.Option(min=0.01, max=1000, help="Steps per second in its data: the control rate of its actions."),
+    ],
     window: Annotated[
-        int | None, typer.Option(min=1, help="Observations that Octo sees; default: as many as it was trained with.")
+        int | None,
+        typer.Option(min=1, max=1000, help="Observations that Octo sees; default: as many as it was trained with."),
     ] = None,
     inference_hz: Annotated[
-        float | None, typer.Option(help="Inferences per second; default: openvla 4, octo one per control step.")
+        float | None,
+        typer.Option(
+            min=0.01, max=1000, help="Inferences per second; default: openvla 4, octo one per control step."
+        ),
     ] = None,
     task: Annotated[list[str] | None, typer.Option(help="A task it may serve; repeat. Default: any.")] = None,
     as_json: Json = False,

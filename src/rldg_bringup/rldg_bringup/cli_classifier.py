@@ -10,7 +10,7 @@ from typing import Annotated, Any, cast
 
 import typer
 
-from rldg_bringup.cli_common import Json, Namespace, Seed, TaskArgument, emit, progress_maker
+from rldg_bringup.cli_common import MANY, Json, Namespace, Seed, TaskArgument, emit, progress_maker
 from rldg_core.errors import UserError
 
 app = typer.Typer(help="Reward classifier: collect frames, train, evaluate.", no_args_is_help=True)
@@ -20,7 +20,9 @@ Out = Annotated[Path, typer.Option(help="Folder of the classifier, e.g. runs/ins
 IgnoredBefore = Annotated[
     int | None,
     typer.Option(
-        help="Steps of a bag just before its success that are left out; default 0 for ground truth, 5 for labels."
+        min=0,
+        max=MANY,
+        help="Steps of a bag just before its success that are left out; default 0 for ground truth, 5 for labels.",
     ),
 ]
 
@@ -35,11 +37,13 @@ def collect(
     task: TaskArgument,
     out: Annotated[Path, typer.Option(help="Folder of frames; more is added to what it holds.")],
     bags: Annotated[list[Path] | None, typer.Option(help="Take the frames out of these bags instead.")] = None,
-    seconds: Annotated[float, typer.Option(min=1.0, help="Stop after so long; Ctrl-C stops earlier.")] = 600.0,
-    positives: Annotated[int, typer.Option(min=1, help="Stop at so many positive frames.")] = 200,
-    button: Annotated[int, typer.Option(min=0, help="Joy button that marks success while it is held.")] = 0,
+    seconds: Annotated[float, typer.Option(min=1.0, max=1e9, help="Stop after so long; Ctrl-C stops earlier.")] = 600.0,
+    positives: Annotated[int, typer.Option(min=1, max=MANY, help="Stop at so many positive frames.")] = 200,
+    button: Annotated[int, typer.Option(min=0, max=1000, help="Joy button that marks success while it is held.")] = 0,
     joy_topic: Annotated[str, typer.Option(help="Buttons; relative to the namespace.")] = "spacenav/joy",
-    margin: Annotated[int, typer.Option(min=0, help="Frames left out before a press and after a release.")] = 5,
+    margin: Annotated[
+        int, typer.Option(min=0, max=MANY, help="Frames left out before a press and after a release.")
+    ] = 5,
     ignored_before_success: IgnoredBefore = None,
     namespace: Namespace = "",
     as_json: Json = False,
@@ -61,7 +65,7 @@ def collect(
 
     from sensor_msgs.msg import Joy
 
-    from rldg_bringup.client import connected
+    from rldg_bringup.client import RUNNING_TIMEOUT_S, connected
     from rldg_control.teleop_logic import HELD_S
     from rldg_core import from_msg
     from rldg_msgs.msg import EpisodeEvent, Observation
@@ -105,7 +109,8 @@ def collect(
                 show(collector.positive, positives)
                 return collector.positive >= positives or time.monotonic() > deadline_s
 
-            client.wait(done, float("inf"), "observations")
+            client.meet("observer", RUNNING_TIMEOUT_S, "topic observation")
+            client.wait(done, float("inf"), "topic observation", "observer")
     except KeyboardInterrupt:
         pass  # the usual way to end collecting
     finally:
@@ -122,7 +127,7 @@ def train(
     out: Out,
     encoder: Annotated[str, typer.Option(help="random_conv, embedded or resnet10.")] = "random_conv",
     encoder_weights: Annotated[Path | None, typer.Option(help="Weights of resnet10.")] = None,
-    epochs: Annotated[int, typer.Option(min=1)] = 150,
+    epochs: Annotated[int, typer.Option(min=1, max=MANY)] = 150,
     precision: Annotated[float, typer.Option(min=0.51, max=1.0, help="Wanted on held-out frames.")] = 0.99,
     ignored_before_success: IgnoredBefore = None,
     seed: Seed = 0,

@@ -14,11 +14,15 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 from rich.table import Table
 
 from rldg_core.errors import UserError
+from rldg_core.seeding import MAX_SEED
 
 console = Console(stderr=True)
 
 Json = Annotated[bool, typer.Option("--json", help="Print JSON on standard output.")]
-Seed = Annotated[int, typer.Option(help="Seed of everything random.")]
+MANY = 1_000_000_000
+"""Of anything that is counted: a number beyond it is a slip of the keyboard."""
+
+Seed = Annotated[int, typer.Option(min=0, max=MAX_SEED, help="Seed of everything random.")]
 TaskArgument = Annotated[str, typer.Argument(help="Task: name, name:object, or a .yaml file.")]
 Real = Annotated[bool, typer.Option("--real", help="Drive the robot instead of the simulated cell.")]
 Namespace = Annotated[str, typer.Option(help="Namespace of the running stack.")]

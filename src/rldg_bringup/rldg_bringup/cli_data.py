@@ -11,8 +11,9 @@ from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
 
-from rldg_bringup.cli_common import Json, console, emit, existing, progress_maker, sub_app
+from rldg_bringup.cli_common import MANY, Json, console, emit, existing, progress_maker, sub_app
 from rldg_core.errors import UserError
+from rldg_core.seeding import MAX_SEED
 
 if TYPE_CHECKING:
     from rldg_data.recipe.plan import Plan
@@ -45,7 +46,7 @@ def export(
     ],
     out: Annotated[Path, typer.Option(help="Root of the datasets.")] = Path("datasets"),
     format_: Annotated[Literal["rlds", "lerobot"], typer.Option("--format")] = "rlds",
-    workers: Annotated[int, typer.Option(min=1, help="Processes that build episodes.")] = 1,
+    workers: Annotated[int, typer.Option(min=1, max=1024, help="Processes that build episodes.")] = 1,
     engine: Annotated[Literal["processes", "ray"], typer.Option(help="Where they run.")] = "processes",
     skip_bad: SkipBad = False,
     overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace an existing dataset.")] = False,
@@ -53,9 +54,11 @@ def export(
     version: Annotated[str | None, typer.Option(help="Without a recipe; default 1.0.0.")] = None,
     only_success: Annotated[bool | None, typer.Option(help="Without a recipe: successes only; default yes.")] = None,
     source: Annotated[str | None, typer.Option(help="Without a recipe: policy, human, scripted or hold alone.")] = None,
-    max_episodes: Annotated[int | None, typer.Option(min=1, help="Without a recipe.")] = None,
-    max_episodes_per_object: Annotated[int | None, typer.Option(min=1, help="Without a recipe.")] = None,
-    seed: Annotated[int | None, typer.Option(help="Without a recipe: of the order of the episodes.")] = None,
+    max_episodes: Annotated[int | None, typer.Option(min=1, max=MANY, help="Without a recipe.")] = None,
+    max_episodes_per_object: Annotated[int | None, typer.Option(min=1, max=MANY, help="Without a recipe.")] = None,
+    seed: Annotated[
+        int | None, typer.Option(min=0, max=MAX_SEED, help="Without a recipe: of the order of the episodes.")
+    ] = None,
     as_json: Json = False,
 ) -> None:
     """Export bags to a dataset, as the recipe says: RLDS (TFDS, OpenVLA, Octo) or LeRobot v3."""

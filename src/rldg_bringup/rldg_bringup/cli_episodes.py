@@ -8,6 +8,7 @@ from typing import Annotated, Any
 import typer
 
 from rldg_bringup.cli_common import (
+    MANY,
     Json,
     Objects,
     Real,
@@ -27,7 +28,7 @@ app = sub_app()
 def record(
     task: TaskArgument,
     out: Annotated[Path, typer.Option(help="Folder for the bags.")],
-    episodes: Annotated[int, typer.Option(min=1)] = 20,
+    episodes: Annotated[int, typer.Option(min=1, max=MANY)] = 20,
     topics: Annotated[str, typer.Option(help="Record these raw, too: a,b or vendor for all of the drivers'.")] = "",
     preset: Annotated[str, typer.Option(help="Compression: none, zstd_fast, zstd_small.")] = "zstd_fast",
     seed: Seed = 0,
@@ -50,7 +51,7 @@ def collect(
     task: TaskArgument,
     checkpoint: Annotated[Path, typer.Option(help="Specialist folder.")],
     out: Annotated[Path, typer.Option(help="Folder for the bags.")],
-    episodes: Annotated[int, typer.Option(min=1)] = 60,
+    episodes: Annotated[int, typer.Option(min=1, max=MANY)] = 60,
     seed: Seed = 0,
     real: Real = False,
     as_json: Json = False,
@@ -64,7 +65,7 @@ def evaluate(
     task: TaskArgument,
     policy: Annotated[str, typer.Option(help="Back-end: specialist, compact, openvla, octo, scripted, hold.")],
     checkpoint: Annotated[Path | None, typer.Option(help="Checkpoint folder.")] = None,
-    episodes: Annotated[int, typer.Option(min=1)] = 20,
+    episodes: Annotated[int, typer.Option(min=1, max=MANY)] = 20,
     objects: Objects = "",
     out: Annotated[Path | None, typer.Option(help="Record bags here.")] = None,
     log_dir: Annotated[Path, typer.Option(help="Where the nodes' output goes.")] = Path("log/rldg"),

@@ -9,7 +9,7 @@ from typing import Annotated, Any, Literal
 
 import typer
 
-from rldg_bringup.cli_common import Json, Seed, emit, existing, progress_maker, sub_app
+from rldg_bringup.cli_common import MANY, Json, Seed, emit, existing, progress_maker, sub_app
 from rldg_core.configuration import validated
 from rldg_policy.checkpoint.manifest import Backend
 from rldg_policy.compact.config import TrainConfig as CompactTrainConfig
@@ -24,11 +24,17 @@ COMPACT, OPENVLA, OCTO = CompactTrainConfig(), OpenVLATrainConfig(), OctoTrainCo
 Dataset = Annotated[Path, typer.Argument(help="Dataset folder <root>/<name>/<version>.")]
 Out = Annotated[Path, typer.Option(help="Checkpoint folder.")]
 Resume = Annotated[bool, typer.Option("--resume", help="Go on with the unfinished training in --out.")]
-Steps = Annotated[int, typer.Option(help="Optimiser steps.")]
-Batch = Annotated[int, typer.Option(help="Samples per step.")]
-LearningRate = Annotated[float, typer.Option(help="Of AdamW; its highest where there is a schedule.")]
-SaveEvery = Annotated[int, typer.Option(help="Steps between checkpoints; --resume goes on from the last.")]
-ShuffleBuffer = Annotated[int, typer.Option(help="Samples held for shuffling (JPEG, about 10 kB each).")]
+Steps = Annotated[int, typer.Option(min=1, max=MANY, help="Optimiser steps.")]
+Batch = Annotated[int, typer.Option(min=1, max=MANY, help="Samples per step.")]
+LearningRate = Annotated[
+    float, typer.Option(min=1e-12, max=10, help="Of AdamW; its highest where there is a schedule.")
+]
+SaveEvery = Annotated[
+    int, typer.Option(min=1, max=MANY, help="Steps between checkpoints; --resume goes on from the last.")
+]
+ShuffleBuffer = Annotated[
+    int, typer.Option(min=1, max=MANY, help="Samples held for shuffling (JPEG, about 10 kB each).")
+]
 
 Camera = Annotated[
     str | None, typer.Option(help="Camera that took the images; needed where the dataset does not say it.")
@@ -52,13 +58,16 @@ def compact(
     decode: Annotated[
         Literal["sample", "mean", "mode"], typer.Option(help="How actions are taken from it; mode: with bins alone.")
     ] = COMPACT.model.decode,
-    horizon: Annotated[int, typer.Option(help="Actions per chunk.")] = COMPACT.model.horizon,
-    window: Annotated[int, typer.Option(help="Observations it sees: 1 or 2.")] = COMPACT.model.window,
+    horizon: Annotated[int, typer.Option(min=1, max=1000, help="Actions per chunk.")] = COMPACT.model.horizon,
+    window: Annotated[int, typer.Option(min=1, max=2, help="Observations it sees: 1 or 2.")] = COMPACT.model.window,
     steps: Steps = COMPACT.steps,
     batch: Batch = COMPACT.batch,
     learning_rate: LearningRate = COMPACT.learning_rate,
     mirror: Annotated[
-        float, typer.Option(help="Share of samples seen in a mirror: for a camera in the hand's plane of symmetry.")
+        float,
+        typer.Option(
+            min=0, max=1, help="Share of samples seen in a mirror: for a camera in the hand's plane of symmetry."
+        ),
     ] = COMPACT.mirror,
     shuffle_buffer: ShuffleBuffer = COMPACT.shuffle_buffer,
     camera: Camera = None,
@@ -90,18 +99,20 @@ def openvla(
     base: Annotated[Path, typer.Option(help="Checkpoint that is fine-tuned: a Hugging Face OpenVLA folder.")],
     out: Out,
     steps: Steps = OPENVLA.steps,
-    batch: Annotated[int, typer.Option(help="Samples per process and micro-batch.")] = OPENVLA.batch,
-    accumulation: Annotated[int, typer.Option(help="Micro-batches per step.")] = OPENVLA.accumulation,
+    batch: Annotated[int, typer.Option(min=1, max=MANY, help="Samples per process and micro-batch.")] = OPENVLA.batch,
+    accumulation: Annotated[int, typer.Option(min=1, max=MANY, help="Micro-batches per step.")] = OPENVLA.accumulation,
     learning_rate: LearningRate = OPENVLA.learning_rate,
-    rank: Annotated[int, typer.Option(help="Of the LoRA adapters.")] = OPENVLA.rank,
-    alpha: Annotated[int, typer.Option(help="Scale of the LoRA adapters.")] = OPENVLA.alpha,
+    rank: Annotated[int, typer.Option(min=1, max=10_000, help="Of the LoRA adapters.")] = OPENVLA.rank,
+    alpha: Annotated[int, typer.Option(min=1, max=1_000_000, help="Scale of the LoRA adapters.")] = OPENVLA.alpha,
     decoding: Annotated[
         Literal["ar", "parallel"], typer.Option(help="One token after another, or chunks in one pass (OpenVLA-OFT).")
     ] = OPENVLA.decoding,
     head: Annotated[
         Literal["bins", "l1"], typer.Option(help="Of parallel decoding: 256 bins, or continuous by L1 regression.")
     ] = OPENVLA.head,
-    horizon: Annotated[int, typer.Option(help="Actions per chunk of parallel decoding.")] = OPENVLA.horizon,
+    horizon: Annotated[
+        int, typer.Option(min=1, max=1000, help="Actions per chunk of parallel decoding.")
+    ] = OPENVLA.horizon,
     precision: Annotated[Literal["auto", "bf16", "fp32"], typer.Option()] = OPENVLA.precision,
     gradient_checkpointing: Annotated[
         bool | None, typer.Option(help="Trade time for memory; default: on a GPU.")
@@ -149,12 +160,14 @@ def octo(
     steps: Steps = OCTO.steps,
     batch: Batch = OCTO.batch,
     learning_rate: LearningRate = OCTO.learning_rate,
-    warmup_steps: Annotated[int, typer.Option(help="Steps until the highest learning rate.")] = OCTO.warmup_steps,
+    warmup_steps: Annotated[
+        int, typer.Option(min=0, max=MANY, help="Steps until the highest learning rate.")
+    ] = OCTO.warmup_steps,
     mode: Annotated[Mode, typer.Option(help="Which parameters learn.")] = OCTO.mode,
     freeze: Annotated[
         list[str] | None, typer.Option(help="Further parameters that stand still: a pattern over dotted paths; repeat.")
     ] = None,
-    window: Annotated[int, typer.Option(help="Observations per sample.")] = OCTO.window,
+    window: Annotated[int, typer.Option(min=1, max=1000, help="Observations per sample.")] = OCTO.window,
     shuffle_buffer: ShuffleBuffer = OCTO.shuffle_buffer,
     camera: Camera = None,
     save_every: SaveEvery = OCTO.save_every,

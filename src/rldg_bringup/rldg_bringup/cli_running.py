@@ -6,14 +6,25 @@ from typing import Annotated, Literal
 
 import typer
 
-from rldg_bringup.cli_common import Json, Namespace, Objects, Seed, console, emit, names_in, progress_maker, sub_app
+from rldg_bringup.cli_common import (
+    MANY,
+    Json,
+    Namespace,
+    Objects,
+    Seed,
+    console,
+    emit,
+    names_in,
+    progress_maker,
+    sub_app,
+)
 
 app = sub_app()
 
 
 @app.command()
 def run(
-    episodes: Annotated[int, typer.Option(min=1)] = 1,
+    episodes: Annotated[int, typer.Option(min=1, max=MANY)] = 1,
     objects: Objects = "",
     seed: Seed = 0,
     namespace: Namespace = "",

@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from rldg_bringup.cli_common import Json, Real, Seed, TaskArgument, emit, existing, progress_maker, sub_app
+from rldg_bringup.cli_common import MANY, Json, Real, Seed, TaskArgument, emit, existing, progress_maker, sub_app
 
 app = sub_app()
 
@@ -19,16 +19,20 @@ def train(
         Path | None, typer.Option(help="Run folder; default runs/<task>/<object>-<seed>. An existing run is resumed.")
     ] = None,
     demos: Annotated[Path | None, typer.Option(help="Bags of demonstrations; default: record them first.")] = None,
-    demonstrations: Annotated[int, typer.Option(min=1, help="Successful demonstrations to record.")] = 20,
+    demonstrations: Annotated[int, typer.Option(min=1, max=MANY, help="Successful demonstrations to record.")] = 20,
     earlier: Annotated[Path | None, typer.Option(help="Bags of earlier runs, to learn from as well.")] = None,
     watch: Annotated[Path | None, typer.Option(help="Learn from closed bags that appear here while it trains.")] = None,
     preset: Annotated[str, typer.Option(help="connector, tabletop, hil_serl, rlpd; default: the task's.")] = "",
     learner_config: Annotated[Path | None, typer.Option(help="YAML with overrides of the preset.")] = None,
-    updates_per_step: Annotated[float, typer.Option(min=0, help="Limit of updates per control step.")] = 0.0,
-    max_steps: Annotated[int, typer.Option(min=1, help="Control steps at most.")] = 15_000,
-    min_steps: Annotated[int, typer.Option(min=0, help="Control steps at least.")] = 3_000,
-    success_rate: Annotated[float, typer.Option(help="Stop at this rate over 20 training episodes.")] = 0.95,
-    evaluation_episodes: Annotated[int, typer.Option(min=0, help="Episodes of each of the two evaluations.")] = 20,
+    updates_per_step: Annotated[float, typer.Option(min=0, max=1000, help="Limit of updates per control step.")] = 0.0,
+    max_steps: Annotated[int, typer.Option(min=1, max=MANY, help="Control steps at most.")] = 15_000,
+    min_steps: Annotated[int, typer.Option(min=0, max=MANY, help="Control steps at least.")] = 3_000,
+    success_rate: Annotated[
+        float, typer.Option(min=0, max=1, help="Stop at this rate over 20 training episodes.")
+    ] = 0.95,
+    evaluation_episodes: Annotated[
+        int, typer.Option(min=0, max=MANY, help="Episodes of each of the two evaluations.")
+    ] = 20,
     seed: Seed = 0,
     real: Real = False,
     as_json: Json = False,

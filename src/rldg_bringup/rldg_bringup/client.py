@@ -9,9 +9,11 @@ from dataclasses import dataclass, field
 from typing import Any
 
 import rclpy
+from diagnostic_msgs.msg import DiagnosticArray
 from rclpy.action import ActionClient
 from rclpy.executors import SingleThreadedExecutor
 from rclpy.signals import SignalHandlerOptions
+from rclpy.task import Future
 
 from rldg_core.errors import StalledError, UserError
 from rldg_core.network import prepare_network
@@ -30,9 +32,18 @@ READY_TIMEOUT_S = 60.0
 LOAD_TIMEOUT_S = 120.0
 """First inference of a jitted policy compiles for 10 - 36 s."""
 
-SETTLE_S = 0.5
-"""A server that is visible here may not see this client's reader yet; its answer would then be lost (rmw_fastrtps:
-"failed to send response (timeout): client will not receive response", seen once in 25 starts)."""
+ASK_AGAIN_S = 1.0
+"""A server that is visible here may not see this client's reader yet; its answer is then lost (rmw_fastrtps: "failed to
+send response (timeout): client will not receive response"). What may be asked twice is asked until it is answered."""
+
+HEARTBEAT_S = 10.0
+"""Each node of a stack reports every second. A killed one stays in the graph for the DDS lease of 20 s."""
+
+LOADING_HEARTBEAT_S = 45.0
+"""Of the policy node while it compiles a policy, which may keep its other threads waiting."""
+
+LOOK_S = 0.25
+"""How often the graph is looked at while waiting."""
 
 CANCEL_TIMEOUT_S = 2.0
 """Patience with the answer to a cancelled goal; a stack that has died gives none."""
@@ -65,8 +76,13 @@ class Episodes:
 class StackClient:
     """Talks to the stack in `/<namespace>/rldg`. Use `connected`."""
 
-    def __init__(self, namespace: str, check: Callable[[], None], ready_timeout_s: float = READY_TIMEOUT_S) -> None:
-        """`check` is called while waiting; it raises UserError when the stack has died."""
+    def __init__(
+        self, namespace: str, check: Callable[[], None] | None = None, ready_timeout_s: float = READY_TIMEOUT_S
+    ) -> None:
+        """`check` is called while waiting; it raises UserError when the stack has died.
+
+        Without it the stack is somebody else's: then the node that owes an answer must stay in the graph and report.
+        """
         self._check = check
         self._ready_timeout_s = ready_timeout_s
         root = f"/{namespace.strip('/')}" if namespace.strip("/") else ""
@@ -76,11 +92,16 @@ class StackClient:
         self._episodes = ActionClient(self.node, RunEpisodes, "run_episodes")
         self.policy_status: PolicyStatus | None = None
         self.learner_status: LearnerStatus | None = None
+        self._silent_s: dict[str, float] = {}
+        self._looked_s = 0.0
         self.node.create_subscription(PolicyStatus, "policy_status", self._on_policy, qos.LATCHED)
         self.node.create_subscription(LearnerStatus, "learner_status", self._on_learner, qos.LATCHED)
+        if check is None:
+            self.node.create_subscription(DiagnosticArray, "/diagnostics", self._on_diagnostics, 10)
 
     def _on_policy(self, message: PolicyStatus) -> None:
         self.policy_status = message
+        self._silent_s["policy"] = 0.0
 
     def _on_learner(self, message: LearnerStatus) -> None:
         self.learner_status = message
@@ -91,39 +112,133 @@ class StackClient:
         """Subscribe to a driver's topic, relative to the stack's namespace; repeated messages are not decoded."""
         PolledTopics(self.node).add(kind, vendor_topic(self.node, topic), Changes(kind, on_change, on_same))
 
+    def _on_diagnostics(self, message: DiagnosticArray) -> None:
+        prefix = f"{self.node.get_namespace()}/"
+        for status in message.status:
+            if status.name.startswith(prefix):
+                self._silent_s[status.name.removeprefix(prefix)] = 0.0
+
     def spin(self, duration_s: float) -> None:
         """Handle what arrives within `duration_s`."""
         deadline = time.monotonic() + duration_s
         while (left := deadline - time.monotonic()) > 0:
-            self._executor.spin_once(timeout_sec=left)
+            self._spin_once(left)
+
+    def _spin_once(self, timeout_s: float) -> None:
+        started_s = time.monotonic()
+        self._executor.spin_once(timeout_sec=timeout_s)
+        # Time in which this process itself stood still is nobody's silence.
+        listened_s = min(time.monotonic() - started_s, 2 * LOOK_S)
+        for name in self._silent_s:
+            self._silent_s[name] += listened_s
 
     def close(self) -> None:
         """Forget the node."""
         self._executor.shutdown()
         self.node.destroy_node()
 
-    def wait(self, condition: Callable[[], bool], timeout_s: float, what: str) -> None:
-        """Spin until `condition`; UserError naming `what` after `timeout_s`, or when the stack dies."""
-        deadline = time.monotonic() + timeout_s
+    def wait(
+        self,
+        condition: Callable[[], bool],
+        timeout_s: float,
+        what: str,
+        server: str = "",
+        heartbeat_s: float = HEARTBEAT_S,
+    ) -> None:
+        """Spin until `condition`; UserError naming `what` after `timeout_s`, or when the stack dies.
+
+        server: the node that owes the answer, which must be in the graph already; in a stack of somebody else its
+        end, or no report of it for `heartbeat_s`, is a UserError.
+        """
+        started_s = time.monotonic()
+        if server:
+            self._silent_s[server] = 0.0
         while not condition():
-            self._check()
-            if time.monotonic() > deadline:
+            now_s = time.monotonic()
+            if self._check:
+                self._check()
+            elif server and now_s - self._looked_s > LOOK_S:
+                self._looked_s = now_s
+                self._check_server(server, what, heartbeat_s)
+            if now_s - started_s > timeout_s:
                 raise UserError(f"{what}: no answer within {timeout_s:.0f} s; is the stack running?")
-            self._executor.spin_once(timeout_sec=0.1)
+            self._spin_once(0.1)
+
+    def _check_server(self, server: str, what: str, heartbeat_s: float) -> None:
+        namespace = self.node.get_namespace()
+        if (server, namespace) not in self.node.get_node_names_and_namespaces():
+            raise UserError(f"{what}: node {namespace}/{server} has ended: the stack was stopped, or died")
+        if self._silent_s[server] > heartbeat_s:
+            raise UserError(f"{what}: node {namespace}/{server} was silent for {heartbeat_s:.0f} s: killed or hanging")
+
+    def ask(
+        self,
+        send: Callable[[], Future[Any]],
+        timeout_s: float,
+        what: str,
+        server: str = "",
+        heartbeat_s: float = HEARTBEAT_S,
+    ) -> Any:
+        """Send a request that may be repeated until one of them is answered; return the answer.
+
+        An answer proves that requests and answers between this client and its server arrive from now on.
+        """
+        sent: list[Future[Any]] = []
+        sent_s = float("-inf")
+
+        def answered() -> bool:
+            nonlocal sent_s
+            if time.monotonic() - sent_s > ASK_AGAIN_S:
+                sent_s = time.monotonic()
+                sent.append(send())
+            return any(future.done() for future in sent)
+
+        self.wait(answered, timeout_s, what, server, heartbeat_s)
+        return next(future.result() for future in sent if future.done())
 
     def wait_ready(self, timeout_s: float = READY_TIMEOUT_S) -> None:
-        """Wait until the episode manager can run episodes and the policy node has reported."""
-        self.wait(self._episodes.server_is_ready, timeout_s, "episode manager (run_episodes)")
+        """Wait until the episode manager answers and the policy node has reported."""
+        self._meet_episodes(timeout_s)
         self.wait(lambda: self.policy_status is not None, timeout_s, "policy node (policy_status)")
-        self.spin(SETTLE_S)
 
-    def _call(self, service_type: Any, name: str, request: Any, timeout_s: float) -> Any:
-        client = self.node.create_client(service_type, name)
+    def _meet_episodes(self, timeout_s: float) -> None:
+        """Until the episode manager answers a goal of no episodes, which it always rejects."""
+        what = "episode manager (run_episodes)"
+        self.wait(self._episodes.server_is_ready, timeout_s, what)
+        self.meet("episode", timeout_s, what)
+        self.ask(lambda: self._episodes.send_goal_async(RunEpisodes.Goal()), timeout_s, what, "episode")
+
+    def meet(self, server: str, timeout_s: float, what: str) -> None:
+        """Until the graph knows the node: its endpoints may be known earlier."""
+        known = (server, self.node.get_namespace())
+        self.wait(lambda: known in self.node.get_node_names_and_namespaces(), timeout_s, what)
+
+    def open_service(self, service_type: Any, name: str, probe: Any = None) -> Any:
+        """Make a client of a service whose answers are known to arrive; whoever opens it destroys it.
+
+        probe: a request that the server refuses without doing anything; None where the caller will `ask`.
+        """
+        client, what, server = self.node.create_client(service_type, name), f"service {name}", name.partition("/")[0]
         try:
-            self.wait(client.service_is_ready, self._ready_timeout_s, f"service {name}")
-            self.spin(SETTLE_S)
+            self.wait(client.service_is_ready, self._ready_timeout_s, what)
+            self.meet(server, self._ready_timeout_s, what)
+            if probe is not None:
+                self.ask(lambda: client.call_async(probe), LOAD_TIMEOUT_S, what, server, LOADING_HEARTBEAT_S)
+        except BaseException:
+            self.node.destroy_client(client)
+            raise
+        return client
+
+    def _call(self, service_type: Any, name: str, request: Any, timeout_s: float, probe: Any = None) -> Any:
+        """probe: as `open_service`; None where the request itself may be repeated."""
+        what, server = f"service {name}", name.partition("/")[0]
+        heartbeat_s = LOADING_HEARTBEAT_S if server == "policy" else HEARTBEAT_S
+        client = self.open_service(service_type, name, probe)
+        try:
+            if probe is None:
+                return self.ask(lambda: client.call_async(request), timeout_s, what, server, heartbeat_s)
             future = client.call_async(request)
-            self.wait(future.done, timeout_s, f"service {name}")
+            self.wait(future.done, timeout_s, what, server, heartbeat_s)
             return future.result()
         finally:
             self.node.destroy_client(client)
@@ -135,15 +250,17 @@ class StackClient:
         request = LoadPolicy.Request(
             policy_id=policy_id, backend=backend, path=path, explore=explore, activate=activate
         )
-        _raise_unless(self._call(LoadPolicy, "policy/load", request, LOAD_TIMEOUT_S))
+        _raise_unless(self._call(LoadPolicy, "policy/load", request, LOAD_TIMEOUT_S, LoadPolicy.Request()))
 
     def activate_policy(self, policy_id: str) -> None:
         """Swap to a loaded policy."""
-        _raise_unless(self._call(ActivatePolicy, "policy/activate", ActivatePolicy.Request(policy_id=policy_id), 10.0))
+        request = ActivatePolicy.Request(policy_id=policy_id)
+        _raise_unless(self._call(ActivatePolicy, "policy/activate", request, 10.0, ActivatePolicy.Request()))
 
     def unload_policy(self, policy_id: str) -> None:
         """Forget a policy."""
-        _raise_unless(self._call(UnloadPolicy, "policy/unload", UnloadPolicy.Request(policy_id=policy_id), 10.0))
+        request = UnloadPolicy.Request(policy_id=policy_id)
+        _raise_unless(self._call(UnloadPolicy, "policy/unload", request, 10.0, UnloadPolicy.Request()))
 
     def list_policies(self) -> Any:
         """ListPolicies.Response."""
@@ -152,7 +269,8 @@ class StackClient:
     def label_episode(self, success: bool, episode_id: str = "") -> str:
         """A person's verdict on the running episode; returns the manager's line. Raises UserError when refused."""
         request = LabelEpisode.Request(episode_id=episode_id, success=success)
-        response = self._call(LabelEpisode, "episode/label", request, 10.0)
+        nobody = LabelEpisode.Request(episode_id="no such episode")
+        response = self._call(LabelEpisode, "episode/label", request, 10.0, nobody)
         if not response.accepted:
             raise UserError(f"label: {response.message}")
         return str(response.message)
@@ -176,7 +294,7 @@ class StackClient:
         Raises UserError when the stack dies or when no episode ends for STALL_TIMEOUT_S: in lock-step a
         policy that cannot answer stops the simulated clock, and no other time-out would ever act.
         """
-        self.wait(self._episodes.server_is_ready, self._ready_timeout_s, "action run_episodes")
+        self._meet_episodes(self._ready_timeout_s)
         goal = RunEpisodes.Goal(episodes=episodes, seed=seed, objects=list(objects), stop_on_hold=True)
 
         progressed_s = time.monotonic()
@@ -188,7 +306,7 @@ class StackClient:
                 on_feedback(message.feedback)
 
         sending = self._episodes.send_goal_async(goal, feedback_callback=feedback)
-        self.wait(sending.done, 30.0, "action run_episodes")
+        self.wait(sending.done, 30.0, "action run_episodes", "episode")
         handle = sending.result()
         if not handle.accepted:
             raise UserError("run_episodes: the episode manager refused the goal; is another one running?")
@@ -206,12 +324,12 @@ class StackClient:
             return bool(result.done())
 
         try:
-            self.wait(finished, float("inf"), "action run_episodes")
+            self.wait(finished, float("inf"), "action run_episodes", "episode")
         except BaseException:
             # Until it is heard: this process may end right after.
             cancelling, until_s = handle.cancel_goal_async(), time.monotonic() + CANCEL_TIMEOUT_S
             while not cancelling.done() and time.monotonic() < until_s:
-                self._executor.spin_once(timeout_sec=0.1)
+                self._spin_once(0.1)
             raise
         outcome = result.result().result
         if outcome.episodes < episodes and not cancelled:
@@ -226,9 +344,12 @@ def _raise_unless(response: Any) -> None:
 
 @contextmanager
 def connected(
-    namespace: str = "", check: Callable[[], None] = lambda: None, ready_timeout_s: float = READY_TIMEOUT_S
+    namespace: str = "", check: Callable[[], None] | None = None, ready_timeout_s: float = READY_TIMEOUT_S
 ) -> Iterator[StackClient]:
-    """Initialise rclpy for this process if needed and yield a client; `ready_timeout_s`: patience with services."""
+    """Initialise rclpy for this process if needed and yield a client; `ready_timeout_s`: patience with services.
+
+    check: of `StackClient`; for a stack that this process has started.
+    """
     owns_context = not rclpy.ok()
     if owns_context:
         prepare_network()

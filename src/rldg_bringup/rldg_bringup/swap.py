@@ -40,8 +40,7 @@ class _Swapper:
         self.done = self.confirmed = self.strays = self.refused_loads = 0
         self._services: dict[str, Any] = {}
         for kind, name in ((ActivatePolicy, "policy/activate"), (LoadPolicy, "policy/load")):
-            self._services[name] = service = client.node.create_client(kind, name)
-            client.wait(service.service_is_ready, 10.0, f"service {name}")
+            self._services[name] = client.open_service(kind, name, kind.Request())
         self._open = 0
 
     @property

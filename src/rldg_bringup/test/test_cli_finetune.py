@@ -159,8 +159,6 @@ def test_a_compact_generalist_from_dataset_to_action(tmp_path):
 @pytest.mark.parametrize(
     ("arguments", "reason"),
     [
-        (("compact", "--steps", 0), "finetune compact: steps: Input should be greater than or equal to 1"),
-        (("compact", "--learning-rate", "nan"), "finetune compact: learning_rate"),
         (("openvla", "--horizon", 3), "finetune openvla: horizon above 1 and head l1 need decoding parallel"),
         (("octo", "--steps", 100), "finetune octo: warmup_steps"),
         (("octo", "--base", "nowhere"), "nowhere: no such file or folder"),

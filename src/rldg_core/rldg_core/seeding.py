@@ -4,6 +4,9 @@ from __future__ import annotations
 
 import hashlib
 
+MAX_SEED = 2**32 - 1
+"""Of a seed that a user gives: numpy's and torch's generators take no larger one."""
+
 
 def derive_seed(seed: int, *labels: str | int) -> int:
     """Return a 63-bit seed that depends on `seed` and on every label.

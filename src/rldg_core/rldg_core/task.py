@@ -20,9 +20,9 @@ from rldg_core.configuration import load_model
 from rldg_core.errors import UserError
 from rldg_core.frames import Array, SafetyBox
 
-Positive = Annotated[float, Field(gt=0, allow_inf_nan=False)]
-NotNegative = Annotated[float, Field(ge=0, allow_inf_nan=False)]
-Finite = Annotated[float, Field(allow_inf_nan=False)]
+Positive = Annotated[float, Field(gt=0, le=1e9, allow_inf_nan=False)]
+NotNegative = Annotated[float, Field(ge=0, le=1e9, allow_inf_nan=False)]
+Finite = Annotated[float, Field(ge=-1e9, le=1e9, allow_inf_nan=False)]
 Pose7 = tuple[Finite, Finite, Finite, Finite, Finite, Finite, Finite]
 Vector6 = tuple[Finite, Finite, Finite, Finite, Finite, Finite]
 
@@ -103,10 +103,10 @@ class BoxConfig(_Model):
 class CropConfig(_Model):
     """Rectangle of the vendor image that policies see [px]."""
 
-    x: Annotated[int, Field(ge=0)]
-    y: Annotated[int, Field(ge=0)]
-    width: Annotated[int, Field(ge=1)]
-    height: Annotated[int, Field(ge=1)]
+    x: Annotated[int, Field(ge=0, le=1_000_000_000)]
+    y: Annotated[int, Field(ge=0, le=1_000_000_000)]
+    width: Annotated[int, Field(ge=1, le=1_000_000_000)]
+    height: Annotated[int, Field(ge=1, le=1_000_000_000)]
 
 
 class CameraConfig(_Model):

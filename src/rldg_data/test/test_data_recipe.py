@@ -101,7 +101,7 @@ def test_wrong_names_and_versions(tmp_path: Path, text: str, message: str) -> No
     with pytest.raises(UserError) as caught:
         load_recipe(tmp_path / "r.yaml")
     assert str(caught.value).startswith(f"{tmp_path}/r.yaml: {message}")
-    with pytest.raises(UserError, match=r"none\.yaml: cannot read the recipe file: No such file"):
+    with pytest.raises(UserError, match=r"none\.yaml: cannot read: No such file"):
         load_recipe(tmp_path / "none.yaml")
 
 

@@ -20,7 +20,7 @@ from rldg_core.task import Task
 ImageEncoder = Literal["none", "random_conv", "embedded", "resnet10", "small_cnn"]
 FROZEN_ENCODERS = ("random_conv", "embedded", "resnet10")
 
-Positive = Annotated[float, Field(gt=0, allow_inf_nan=False)]
+Positive = Annotated[float, Field(gt=0, le=1e9, allow_inf_nan=False)]
 Scales = Annotated[tuple[Positive, ...], Field(min_length=1)]
 
 LAYER_NORM_EPSILON = 1e-6
@@ -93,7 +93,7 @@ class NetworkConfig(_Model):
     image_dropout: Annotated[float, Field(ge=0, lt=1)] = 0.1
     """Where the actor trains; critics see no dropout, as [H] calls its encoder"""
 
-    hidden: Annotated[tuple[int, ...], Field(min_length=1)] = (256, 256)
+    hidden: Annotated[tuple[Annotated[int, Field(ge=1, le=65_536)], ...], Field(min_length=1, max_length=16)] = (256, 256)
     """[H], [R]"""
     activation: Literal["tanh", "relu"] = "tanh"
     """tanh [H], relu [R]"""
@@ -122,13 +122,13 @@ class AgentConfig(_Model):
     """[H]"""
     temperature_learning_rate: Positive = 3e-4
     """Adam of the temperature [H], [R]"""
-    target_entropy_per_dim: Annotated[float, Field(allow_inf_nan=False)] = -0.5
+    target_entropy_per_dim: Annotated[float, Field(ge=-1e9, le=1e9, allow_inf_nan=False)] = -0.5
     """Target entropy = this x action dimension [H]"""
-    batch_size: Annotated[int, Field(ge=2)] = 256
+    batch_size: Annotated[int, Field(ge=2, le=1_000_000_000)] = 256
     """Half demonstrations, half online [H], [R]"""
-    actor_period: Annotated[int, Field(ge=1)] = 2
+    actor_period: Annotated[int, Field(ge=1, le=1_000_000_000)] = 2
     """The actor moves in every actor_period-th update: 2 [H], 20 [R]"""
-    grasp_penalty: Annotated[float, Field(le=0, allow_inf_nan=False)] = -0.02
+    grasp_penalty: Annotated[float, Field(ge=-1e9, le=0, allow_inf_nan=False)] = -0.02
     """Added to the gripper head's reward where the command would change the gripper's state [H]"""
     gripper_epsilon: Annotated[float, Field(ge=0, le=1)] = 0.02
     """Chance of a random gripper command while exploring. [H] has none: it always takes the argmax, and learns other
@@ -146,19 +146,19 @@ class LearnerConfig(_Model):
 
     updates_per_step: Annotated[float, Field(gt=0, le=100)] = 2.0
     """Update-to-data ratio, enforced: updates <= ratio x online steps. 2 [H], 20 [R]"""
-    start_steps: Annotated[int, Field(ge=1)] = 100
+    start_steps: Annotated[int, Field(ge=1, le=1_000_000_000)] = 100
     """Online transitions before the first update [H]"""
-    demo_updates: Annotated[int, Field(ge=0)] = 0
+    demo_updates: Annotated[int, Field(ge=0, le=1_000_000_000)] = 0
     """Updates on demonstrations alone before the first online step; counted apart from the ratio. 0 [H], [R]"""
     updates_per_call: Annotated[int, Field(ge=1, le=1000)] = 20
     """Updates per jitted call: fewer dispatches; batches of one call are drawn together. [M]"""
-    period_steps: Annotated[int, Field(ge=1)] = 50
+    period_steps: Annotated[int, Field(ge=1, le=1_000_000_000)] = 50
     """Weights go to the policy every so many online steps: 50 learner steps [H]"""
-    checkpoint_every_steps: Annotated[int, Field(ge=1)] = 1000
+    checkpoint_every_steps: Annotated[int, Field(ge=1, le=1_000_000_000)] = 1000
     """Online steps between checkpoints; 2000-5000 learner steps [H]"""
-    replay_capacity: Annotated[int, Field(ge=2)] = 200_000
+    replay_capacity: Annotated[int, Field(ge=2, le=1_000_000_000)] = 200_000
     """Rows [H]"""
-    demo_capacity: Annotated[int, Field(ge=2)] = 200_000
+    demo_capacity: Annotated[int, Field(ge=2, le=1_000_000_000)] = 200_000
     """Rows [H]"""
 
 

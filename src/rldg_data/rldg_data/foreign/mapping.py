@@ -14,8 +14,8 @@ from rldg_data.foreign.frames import Frame
 
 Name = Annotated[str, Field(pattern=r"^/?[a-zA-Z_][a-zA-Z0-9_/]*$")]
 Path_ = Annotated[str, Field(pattern=r"^([A-Za-z_]\w*|\d+)?(\.([A-Za-z_]\w*|\d+))*$")]
-Finite = Annotated[float, Field(allow_inf_nan=False)]
-Positive = Annotated[float, Field(gt=0, allow_inf_nan=False)]
+Finite = Annotated[float, Field(ge=-1e9, le=1e9, allow_inf_nan=False)]
+Positive = Annotated[float, Field(gt=0, le=1e9, allow_inf_nan=False)]
 
 
 class _Model(BaseModel):
@@ -83,7 +83,7 @@ class DeltaAction(TopicMapping):
     frame: Frame = "tcp"
     unit_m: Positive = 1.0
     unit_rad: Positive = 1.0
-    first: Annotated[int, Field(ge=0)] = 0
+    first: Annotated[int, Field(ge=0, le=1_000_000_000)] = 0
 
 
 class GripperAction(TopicMapping):

@@ -18,6 +18,7 @@ from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Fie
 
 from rldg_core.configuration import load_model, validated
 from rldg_core.errors import UserError
+from rldg_core.seeding import MAX_SEED
 from rldg_data.episodes.episode import IMAGE_KEY
 from rldg_data.recipe.plan import Plan, is_valid_name, is_valid_version
 
@@ -68,9 +69,9 @@ Template = Annotated[str, AfterValidator(_checked_template)]
 Sources = Annotated[
     tuple[Literal["policy", "human", "scripted", "hold"], ...], BeforeValidator(_many), Field(min_length=1)
 ]
-Count = Annotated[int, Field(ge=1)]
+Count = Annotated[int, Field(ge=1, le=1_000_000_000)]
 Share = Annotated[float, Field(ge=0, le=1)]
-Positive = Annotated[float, Field(gt=0, allow_inf_nan=False)]
+Positive = Annotated[float, Field(gt=0, le=1e9, allow_inf_nan=False)]
 
 
 class _Model(BaseModel):
@@ -96,8 +97,8 @@ class _Range(_Model):
 class IntRange(_Range):
     """Of whole numbers."""
 
-    min: int | None = None
-    max: int | None = None
+    min: Annotated[int, Field(ge=0, le=1_000_000_000)] | None = None
+    max: Annotated[int, Field(ge=0, le=1_000_000_000)] | None = None
 
 
 class ShareRange(_Range):
@@ -227,7 +228,7 @@ class Recipe(_Caps):
     name: Annotated[str, AfterValidator(_checked_name)]
     version: Annotated[str, AfterValidator(_checked_version)] = "1.0.0"
     description: str = ""
-    seed: int = 0
+    seed: Annotated[int, Field(ge=0, le=MAX_SEED)] = 0
     sources: Annotated[tuple[Source, ...], Field(min_length=1)]
     filter: Filter = Filter()
     instruction: Template = ""

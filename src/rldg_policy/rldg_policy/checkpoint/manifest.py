@@ -19,7 +19,7 @@ from rldg_core.task import CropConfig, Task
 MANIFEST_FILE = "rldg.json"
 
 Backend = Literal["compact", "openvla", "octo"]
-Count = Annotated[int, Field(ge=1)]
+Count = Annotated[int, Field(ge=1, le=1_000_000_000)]
 Name = Annotated[str, Field(min_length=1)]
 Rate = Annotated[float, Field(gt=0, le=1000, allow_inf_nan=False)]
 
@@ -77,7 +77,7 @@ class Manifest(BaseModel):
     dataset_sha256: Annotated[str, Field(pattern=r"^([0-9a-f]{64})?$")] = ""
     statistics_key: Name
     statistics_sha256: Annotated[str, Field(pattern=r"^[0-9a-f]{64}$")]
-    version: Annotated[int, Field(ge=0)]
+    version: Annotated[int, Field(ge=0, le=1_000_000_000)]
 
     @property
     def control_rates_hz(self) -> tuple[float, ...]:

@@ -6,9 +6,9 @@ from typing import Annotated, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
-Count = Annotated[int, Field(ge=1)]
-Index = Annotated[int, Field(ge=0)]
-NotNegative = Annotated[float, Field(ge=0, allow_inf_nan=False)]
+Count = Annotated[int, Field(ge=1, le=1_000_000_000)]
+Index = Annotated[int, Field(ge=0, le=1_000_000_000)]
+NotNegative = Annotated[float, Field(ge=0, le=1e9, allow_inf_nan=False)]
 Share = Annotated[float, Field(ge=0, lt=1)]
 
 BINS = 256
@@ -55,7 +55,7 @@ class ModelConfig(_Model):
     denoising_steps: Count = 12
     diffusion_width: Count = 128
     diffusion_blocks: Count = 3
-    time_features: Annotated[int, Field(ge=2, multiple_of=2)] = 32
+    time_features: Annotated[int, Field(ge=2, le=65_536, multiple_of=2)] = 32
 
     @model_validator(mode="after")
     def _mode_of_bins(self) -> ModelConfig:
@@ -101,10 +101,10 @@ class TrainConfig(_Model):
 
     steps: Count = 3000
     batch: Count = 32
-    learning_rate: Annotated[float, Field(gt=0)] = 1e-3
+    learning_rate: Annotated[float, Field(gt=0, le=1e9)] = 1e-3
     warmup_steps: Index = 50
     weight_decay: NotNegative = 1e-2
-    clip_norm: Annotated[float, Field(gt=0)] = 1.0
+    clip_norm: Annotated[float, Field(gt=0, le=1e9)] = 1.0
     average: Share = 0.995
     jitter: NotNegative = 0.15
     recolour: NotNegative = 0.35

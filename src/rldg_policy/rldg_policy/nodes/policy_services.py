@@ -21,6 +21,9 @@ from rldg_policy.nodes import messages
 from rldg_policy.serving.server import PolicyServer
 from rldg_policy.serving.store import load_policy
 
+NO_POLICY = "policy_id: must not be empty"
+"""Clients ask without one to see whether answers reach them: nothing is logged or counted."""
+
 
 class PolicyServices:
     """changed: called after a policy was loaded or swapped, with the lock held."""
@@ -56,6 +59,9 @@ class PolicyServices:
 
     def _on_load(self, request: LoadPolicy.Request, response: LoadPolicy.Response) -> LoadPolicy.Response:
         """On the loader's thread."""
+        if not request.policy_id:
+            response.message = NO_POLICY
+            return response
         try:
             loaded = load_policy(request.policy_id, request.backend, request.path, request.explore, self._task)
         except UserError as error:
@@ -71,6 +77,9 @@ class PolicyServices:
     def _on_activate(
         self, request: ActivatePolicy.Request, response: ActivatePolicy.Response
     ) -> ActivatePolicy.Response:
+        if not request.policy_id:
+            response.message = NO_POLICY
+            return response
         with self._lock:
             try:
                 self._server.activate(request.policy_id)
@@ -82,6 +91,9 @@ class PolicyServices:
         return response
 
     def _on_unload(self, request: UnloadPolicy.Request, response: UnloadPolicy.Response) -> UnloadPolicy.Response:
+        if not request.policy_id:
+            response.message = NO_POLICY
+            return response
         with self._lock:
             try:
                 self._server.store.unload(request.policy_id)

@@ -97,7 +97,7 @@ class HeadConfig(_Frozen):
     use_map: Literal[False] = False
     action_horizon: Count = 1
     action_dim: Count = 7
-    max_action: Annotated[float, Field(gt=0)] = 5.0
+    max_action: Annotated[float, Field(gt=0, le=1e9)] = 5.0
     loss_type: Literal["mse"] = "mse"
     time_dim: Annotated[Count, Field(multiple_of=2)] = 32
     num_blocks: Count = 3
@@ -190,7 +190,7 @@ class T5Config(BaseModel):
     num_layers: Count
     relative_attention_num_buckets: Annotated[Count, Field(multiple_of=4)] = 32
     relative_attention_max_distance: Count = 128
-    layer_norm_epsilon: Annotated[float, Field(gt=0)] = 1e-6
+    layer_norm_epsilon: Annotated[float, Field(gt=0, le=1e9)] = 1e-6
     feed_forward_proj: Literal["relu"] = "relu"
 
 

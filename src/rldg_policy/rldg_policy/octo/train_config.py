@@ -6,9 +6,9 @@ from typing import Annotated, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
-Count = Annotated[int, Field(ge=1)]
-Positive = Annotated[float, Field(gt=0, allow_inf_nan=False)]
-NotNegative = Annotated[float, Field(ge=0, allow_inf_nan=False)]
+Count = Annotated[int, Field(ge=1, le=1_000_000_000)]
+Positive = Annotated[float, Field(gt=0, le=1e9, allow_inf_nan=False)]
+NotNegative = Annotated[float, Field(ge=0, le=1e9, allow_inf_nan=False)]
 Mode = Literal["full", "head_only", "head_mlp_only"]
 
 FROZEN_PATTERNS: dict[Mode, tuple[str, ...]] = {
@@ -40,11 +40,11 @@ class OctoTrainConfig(BaseModel):
     batch: Count = 64
     window: Count = 1
     learning_rate: Positive = 3e-4
-    warmup_steps: Annotated[int, Field(ge=0)] = 2000
+    warmup_steps: Annotated[int, Field(ge=0, le=1_000_000_000)] = 2000
     weight_decay: NotNegative = 0.01
     clip_norm: Positive = 1.0
     save_every: Count = 5000
-    validation_batches: Annotated[int, Field(ge=0)] = 16
+    validation_batches: Annotated[int, Field(ge=0, le=1_000_000_000)] = 16
     augment: bool = True
     shuffle_buffer: Count = 10_000
     workers: Count = 4

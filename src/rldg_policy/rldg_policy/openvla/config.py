@@ -16,7 +16,7 @@ from typing_extensions import Self
 from rldg_core.configuration import validated
 from rldg_core.errors import UserError
 
-Count = Annotated[int, Field(ge=1)]
+Count = Annotated[int, Field(ge=1, le=1_000_000_000)]
 Shapes = Mapping[str, tuple[int, ...]]
 
 ACTION_DIM = 7
@@ -39,10 +39,10 @@ class TowerConfig(_Model):
     """A vision transformer. registers: DINOv2's; 0 is SigLIP (no class token, no layer scale, attention pooling)."""
 
     width: Count
-    depth: Annotated[int, Field(ge=2)]
+    depth: Annotated[int, Field(ge=2, le=1_000_000_000)]
     heads: Count
     mlp_width: Count
-    registers: Annotated[int, Field(ge=0)]
+    registers: Annotated[int, Field(ge=0, le=1_000_000_000)]
 
 
 class LanguageConfig(_Model):
@@ -55,8 +55,8 @@ class LanguageConfig(_Model):
     num_attention_heads: Count = 32
     num_key_value_heads: Count | None = None
     max_position_embeddings: Count = 2048
-    rms_norm_eps: Annotated[float, Field(gt=0)] = 1e-6
-    rope_theta: Annotated[float, Field(gt=0)] = 10000.0
+    rms_norm_eps: Annotated[float, Field(gt=0, le=1e9)] = 1e-6
+    rope_theta: Annotated[float, Field(gt=0, le=1e9)] = 10000.0
     rope_scaling: None = None
     tie_word_embeddings: Literal[False] = False
 

@@ -7,8 +7,8 @@ from typing import Annotated, Literal
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 from typing_extensions import Self
 
-Count = Annotated[int, Field(ge=1)]
-Positive = Annotated[float, Field(gt=0, allow_inf_nan=False)]
+Count = Annotated[int, Field(ge=1, le=1_000_000_000)]
+Positive = Annotated[float, Field(gt=0, le=1e9, allow_inf_nan=False)]
 
 
 class OpenVLATrainConfig(BaseModel):
@@ -28,7 +28,7 @@ class OpenVLATrainConfig(BaseModel):
     batch: Count = 2
     accumulation: Count = 3
     learning_rate: Positive = 5e-4
-    weight_decay: Annotated[float, Field(ge=0, allow_inf_nan=False)] = 0.01
+    weight_decay: Annotated[float, Field(ge=0, le=1e9, allow_inf_nan=False)] = 0.01
     clip_norm: Positive | None = None
     rank: Count = 32
     alpha: Count = 16

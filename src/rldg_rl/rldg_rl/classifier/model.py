@@ -32,15 +32,15 @@ class ClassifierConfig(BaseModel):
     """Camera that it looks through; empty: the task's first."""
     crops: Annotated[int, Field(ge=1, le=16)] = 4
     """Crops of each frame, encoded once (`rldg_rl.encoders.crops`)."""
-    hidden: Annotated[int, Field(ge=1)] = 256
+    hidden: Annotated[int, Field(ge=1, le=1_000_000_000)] = 256
     """[H]"""
     dropout: Annotated[float, Field(ge=0, lt=1)] = 0.1
     """[H]"""
-    learning_rate: Annotated[float, Field(gt=0)] = 1e-4
+    learning_rate: Annotated[float, Field(gt=0, le=1e9)] = 1e-4
     """[H], Adam."""
-    batch_per_class: Annotated[int, Field(ge=1)] = 128
+    batch_per_class: Annotated[int, Field(ge=1, le=1_000_000_000)] = 128
     """[H]: 128 positive and 128 negative frames."""
-    epochs: Annotated[int, Field(ge=1)] = 150
+    epochs: Annotated[int, Field(ge=1, le=1_000_000_000)] = 150
     """Each sees every negative training frame once, and as many positive ones."""
     held_out: Annotated[float, Field(gt=0, lt=1)] = 0.25
     """Share of the episodes that nothing is trained on."""

@@ -1,0 +1,131 @@
+"""Clients of a stack that starts, dies or hangs: real processes."""
+
+from __future__ import annotations
+
+import os
+import re
+import signal
+import subprocess
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+import rclpy
+
+from rldg_bringup.client import HEARTBEAT_S, StackClient
+from rldg_bringup.runner import executable_path
+
+DOMAIN = 95
+STARTED_S = 90.0
+
+
+def rldg(*arguments: str) -> subprocess.Popen[str]:
+    return subprocess.Popen(
+        [str(executable_path("rldg_bringup", "rldg")), *arguments],
+        env={**os.environ, "ROS_DOMAIN_ID": str(DOMAIN)},
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        start_new_session=True,
+    )
+
+
+@pytest.fixture
+def stack(tmp_path: Path) -> Iterator[subprocess.Popen[str]]:
+    up = rldg("up", "insertion", "policy:=scripted", "sim:=true", "--log-dir", str(tmp_path / "log"))
+    yield up
+    if up.poll() is None:
+        up.send_signal(signal.SIGINT)
+    try:
+        up.wait(15)
+    except subprocess.TimeoutExpired:
+        os.killpg(up.pid, signal.SIGKILL)
+
+
+@pytest.fixture
+def client() -> Iterator[StackClient]:
+    rclpy.init(domain_id=DOMAIN)
+    value = StackClient("", lambda: None)
+    yield value
+    value.close()
+    rclpy.try_shutdown()
+
+
+def pid_of(node: str) -> int:
+    """Of a node of this test's stack."""
+    for folder in Path("/proc").glob("[0-9]*"):
+        try:
+            command = (folder / "cmdline").read_bytes().split(b"\0")
+            environment = (folder / "environ").read_bytes().split(b"\0")
+        except OSError:
+            continue
+        if f"__node:={node}".encode() in command and f"ROS_DOMAIN_ID={DOMAIN}".encode() in environment:
+            return int(folder.name)
+    raise AssertionError(f"no process of node {node}")
+
+
+def running(client: StackClient) -> None:
+    """Until an episode runs, whose goal is the other process's."""
+    client.wait(
+        lambda: client.policy_status is not None and client.policy_status.ticks > 3, STARTED_S, "ticks of the policy"
+    )
+
+
+def last_line(process: subprocess.Popen[str], timeout_s: float) -> str:
+    _, errors = process.communicate(timeout=timeout_s)
+    return re.sub(r"\s+", " ", errors.strip().splitlines()[-1])
+
+
+def test_a_goal_that_comes_while_the_stack_starts_is_served(stack: subprocess.Popen[str]) -> None:
+    """Both start at once; the client waits 8 s for a stack, so it may come again, but is never lost."""
+    deadline = time.monotonic() + STARTED_S
+    while time.monotonic() < deadline:
+        run = rldg("run", "--episodes", "1", "--json")
+        output, errors = run.communicate(timeout=STARTED_S)
+        if run.returncode == 0:
+            assert '"episodes": 1' in output
+            return
+        assert "is the stack running?" in errors, errors
+    raise AssertionError("never served")
+
+
+@pytest.mark.parametrize("number", [signal.SIGKILL, signal.SIGSTOP])
+def test_a_client_does_not_wait_for_a_dead_or_hanging_node(
+    stack: subprocess.Popen[str], client: StackClient, number: signal.Signals
+) -> None:
+    client.wait_ready(STARTED_S)
+    run = rldg("run", "--episodes", "500")
+    try:
+        running(client)
+        if number == signal.SIGKILL:
+            # The whole stack at once, as the OOM killer or a power switch would.
+            os.killpg(stack.pid, signal.SIGKILL)
+        else:
+            os.kill(pid_of("episode"), signal.SIGSTOP)
+        started_s = time.monotonic()
+        line = last_line(run, 30.0)
+        assert run.returncode == 2
+        assert time.monotonic() - started_s < HEARTBEAT_S + 6.0
+        assert line.startswith("rldg: action run_episodes: node /rldg/episode ")
+        assert "has ended" in line or "was silent" in line
+    finally:
+        if number == signal.SIGSTOP:
+            os.kill(pid_of("episode"), signal.SIGCONT)
+        run.kill()
+        run.wait()
+
+
+def test_requests_are_probed_without_a_trace(stack: subprocess.Popen[str], client: StackClient) -> None:
+    """What a probe asks for is refused and changes nothing, not even the last error."""
+    client.wait_ready(STARTED_S)
+    client.load_policy("other", "hold")
+    client.activate_policy("other")
+    client.unload_policy("scripted")
+    assert [p.policy_id for p in client.list_policies().policies] == ["other"]
+    assert client.hold(True, "test")
+    assert client.hold(False)
+    client.wait(
+        lambda: client.policy_status is not None and client.policy_status.active_policy == "other", 10.0, "swap"
+    )
+    assert client.policy_status and client.policy_status.last_error == ""
