@@ -37,9 +37,7 @@ def adopt(
     ] = None,
     inference_hz: Annotated[
         float | None,
-        typer.Option(
-            min=0.01, max=1000, help="Inferences per second; default: openvla 4, octo one per control step."
-        ),
+        typer.Option(min=0.01, max=1000, help="Inferences per second; default: openvla 4, octo one per control step."),
     ] = None,
     task: Annotated[list[str] | None, typer.Option(help="A task it may serve; repeat. Default: any.")] = None,
     as_json: Json = False,
@@ -57,7 +55,9 @@ def adopt(
 @app.command()
 def rate(
     folder: Folder,
-    control_hz: Annotated[float, typer.Argument(help="Control rate of the stack that is to run it.")],
+    control_hz: Annotated[
+        float, typer.Argument(min=0.01, max=1000, help="Control rate of the stack that is to run it.")
+    ],
     as_json: Json = False,
 ) -> None:
     """Allow a control rate other than that of its data: every action then takes 1 / CONTROL_HZ seconds."""

@@ -93,7 +93,10 @@ class NetworkConfig(_Model):
     image_dropout: Annotated[float, Field(ge=0, lt=1)] = 0.1
     """Where the actor trains; critics see no dropout, as [H] calls its encoder"""
 
-    hidden: Annotated[tuple[Annotated[int, Field(ge=1, le=65_536)], ...], Field(min_length=1, max_length=16)] = (256, 256)
+    hidden: Annotated[tuple[Annotated[int, Field(ge=1, le=65_536)], ...], Field(min_length=1, max_length=16)] = (
+        256,
+        256,
+    )
     """[H], [R]"""
     activation: Literal["tanh", "relu"] = "tanh"
     """tanh [H], relu [R]"""

@@ -7,12 +7,12 @@ Steps after it are consumed as if they arrived now. Without such a checkpoint al
 
 from __future__ import annotations
 
-import json
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 from rldg_core.errors import UserError
+from rldg_core.files import parse_json
 from rldg_core.types import Step
 from rldg_data.bags.episode_info import EpisodeInfo
 from rldg_data.bags.reading import episode_info, find_bags, read_episode
@@ -60,7 +60,7 @@ def _check_view(bag: Path, info: EpisodeInfo, learner: Learner) -> None:
     camera, cameras = learner.config.features.camera, learner.task.cameras
     if not info.views or camera not in cameras or learner.config.features.image_encoder == "none":
         return
-    found, wanted = json.loads(info.views).get(camera), cameras[camera].view
+    found, wanted = parse_json(info.views, f"{bag}: custom_data.views").get(camera), cameras[camera].view
     if found != wanted:
         raise UserError(
             f"{bag}: camera {camera!r} shows {found}, that of task {learner.task.name} {wanted}: record anew, or learn "

@@ -114,7 +114,7 @@ class GripperWidth(TopicMapping):
 class EpisodeRange(_Model):
     """from_s, to_s: since the start of the bag, as `ros2 bag info` has it. The others: default the mapping's."""
 
-    from_s: Annotated[float, Field(ge=0, allow_inf_nan=False)] = 0.0
+    from_s: Annotated[float, Field(ge=0, le=1e9, allow_inf_nan=False)] = 0.0
     to_s: Positive
     success: bool | None = None
     object: Annotated[str, Field(min_length=1)] | None = None

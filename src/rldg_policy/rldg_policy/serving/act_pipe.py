@@ -39,7 +39,7 @@ class Pipe:
 
     def next_answer(self) -> tuple[int, int, Any]:
         """(number, status, value)."""
-        number, status, value = msgpack.unpackb(self._connection.recv_bytes())
+        number, status, value = msgpack.unpackb(self._connection.recv_bytes())  # bounded: our own process
         return number, status, value
 
     def wait(self, timeout_s: float) -> bool:
@@ -60,5 +60,5 @@ def pack_act(request: ActRequest) -> bytes:
 
 def unpack_act(question: bytes) -> ActRequest:
     """Inverse of `pack_act`."""
-    shape, pixels, instruction, key, encoded = msgpack.unpackb(question)
+    shape, pixels, instruction, key, encoded = msgpack.unpackb(question)  # bounded: our own process
     return ActRequest(np.frombuffer(pixels, np.uint8).reshape(shape), instruction, key, encoded)

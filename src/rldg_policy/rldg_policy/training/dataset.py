@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 
 from rldg_core.errors import UserError
-from rldg_core.files import sha256_hex
+from rldg_core.files import open_regular, sha256_hex
 from rldg_core.policy_checks import check_instruction
 from rldg_data.episodes import provenance
 from rldg_data.lint import lint
@@ -166,6 +166,6 @@ def content_sha256(dataset: Dataset) -> str:
     for split, lengths in sorted(dataset.shard_lengths.items()):
         for index in range(len(lengths)):
             name = shard_name(dataset.name, split, index, len(lengths))
-            with (dataset.path / name).open("rb") as file:
+            with open_regular(dataset.path / name) as file:
                 digest.update(f"{name} {hashlib.file_digest(file, 'sha256').hexdigest()} ".encode())
     return digest.hexdigest()
