@@ -61,9 +61,24 @@ def import_lerobot(
     from rldg_data.lerobot.names import load_feature_names
 
     existing(path)
+    settings = resolve_task(task)
     features = load_feature_names(names) if names else None
-    result = import_dataset(path, out, resolve_task(task), features, skip_bad=skip_bad)
+    result = import_dataset(path, out, settings, features, skip_bad=skip_bad)
+    if abs(result.rate_hz - settings.rate_hz) > 0.1 * settings.rate_hz:
+        console.print(
+            f"warning: {result.rate_hz:g} steps per second, task {settings.name} has {settings.rate_hz:g}: what learns "
+            "from these bags is served at their rate alone",
+            markup=False,
+            highlight=False,
+            soft_wrap=True,
+        )
     for number, reason in result.skipped:
         console.print(f"skipped: episode {number}: {reason}", markup=False, highlight=False, soft_wrap=True)
-    values = {"path": str(out), "episodes": result.episodes, "steps": result.steps, "clipped": result.clipped}
+    values = {
+        "path": str(out),
+        "episodes": result.episodes,
+        "steps": result.steps,
+        "clipped": result.clipped,
+        "rate_hz": result.rate_hz,
+    }
     emit({**values, "skipped": len(result.skipped)}, as_json, "bags")

@@ -90,6 +90,13 @@ def test_import_of_lerobot(tmp_path: Path) -> None:
     path = Path(json.loads(rldg(*export)[1])["path"])
     code, out = rldg("dataset", "import", path, "insertion", "--out", tmp_path / "imported", "--json")
     assert code == 0
-    assert {**json.loads(out), "path": ""} == {"path": "", "episodes": 2, "steps": 18, "clipped": 0, "skipped": 0}
+    assert {**json.loads(out), "path": ""} == {
+        "path": "",
+        "episodes": 2,
+        "steps": 18,
+        "clipped": 0,
+        "rate_hz": 10.0,
+        "skipped": 0,
+    }
     imported = [episode_info(bag) for bag in find_bags(tmp_path / "imported")]
     assert [(info.steps, info.instruction) for info in imported] == [(8, "insert the usb_a plug")] * 2

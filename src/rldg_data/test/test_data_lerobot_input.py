@@ -208,6 +208,11 @@ def test_wrong_datasets_are_refused_in_one_line(name: str, exported: Path, tmp_p
         ({"arm": {"dtype": "int64", "shape": [7], "names": None}}, NAMES, "arm: int64 of shape"),
         ({"arm": {"dtype": "float32", "shape": [8], "names": None}}, NAMES, r"arm has shape \(7,\), .* says \(8,\)"),
         ({"top": None}, NAMES, "no image or video feature 'top'"),
+        (
+            {"top": {"dtype": "image", "shape": [48, 64, 1], "names": None, "info": {"is_depth_map": True}}},
+            NAMES,
+            "'top' is a depth map, expected colour images",
+        ),
         ({"top": None}, NAMES.model_copy(update={"images": {}}), "no image or video feature"),
         ({}, NAMES.model_copy(update={"images": {"arm": "wrist"}}), "no image or video feature 'arm'"),
         ({}, NAMES.model_copy(update={"images": {"top": "side"}}), "no camera 'side', it has wrist"),

@@ -54,7 +54,8 @@ def make_episode(
     start = rng.uniform(0.3, 0.5, 3)
     state = np.concatenate(
         [
-            start + np.cumsum(np.roll(action[:, :3], 1, axis=0), axis=0),
+            # The hand points down: the y and z axes of the tcp are against those of the base.
+            start + np.cumsum(np.roll(action[:, :3] * [1, -1, -1], 1, axis=0), axis=0),
             quaternion / np.linalg.norm(quaternion, axis=1, keepdims=True),
             np.full((steps, 1), 0.02),
         ],

@@ -37,13 +37,15 @@ MAX_STAMP_S = 1e6
 @dataclass(frozen=True)
 class ImportResult:
     """episodes: bags written; steps: in them, last ones included; skipped: (episode, reason) left out by skip_bad;
-    clipped: values of actions that were beyond the task's [-1, 1]; bags: their paths."""
+    clipped: values of actions that were beyond the task's [-1, 1]; bags: their paths; rate_hz: of the
+    dataset, which the bags say."""
 
     episodes: int
     steps: int
     skipped: tuple[tuple[int, str], ...]
     clipped: int
     bags: tuple[Path, ...]
+    rate_hz: float
 
 
 def import_dataset(
@@ -94,7 +96,7 @@ def import_dataset(
         for bag in bags:
             shutil.rmtree(bag)
         raise
-    return ImportResult(len(bags), steps, tuple(skipped), clipped, tuple(bags))
+    return ImportResult(len(bags), steps, tuple(skipped), clipped, tuple(bags), dataset.info.fps)
 
 
 def camera_names(keys: Sequence[str], task: Task, mapped: bool = False) -> dict[str, str]:

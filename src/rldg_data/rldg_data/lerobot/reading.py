@@ -282,6 +282,8 @@ def read_dataset(
     for feature in images:
         if info.features.get(feature, {}).get("dtype") not in ("video", "image"):
             raise UserError(f"{path}: no image or video feature {feature!r}")
+        if (info.features[feature].get("info") or {}).get("is_depth_map"):
+            raise UserError(f"{path}: {feature!r} is a depth map, expected colour images")
     scale = action_scale if names.action_unit == "normalised" else (1.0, 1.0)
     factor = np.array([scale[0]] * 3 + [scale[1]] * 3, dtype=np.float32)
     return Dataset(info, names, images, factor, found)

@@ -73,6 +73,8 @@ def _tree_sha256(path: Path) -> str:
             digest.update(str(file.relative_to(path)).encode() + b"\0" + _sha256(file))
     except OSError as error:
         raise UserError(f"relabel.path: {path}: cannot read: {error.strerror}") from error
+    except UserError as error:
+        raise UserError(f"relabel.path: {error}") from error
     return digest.hexdigest()
 
 
