@@ -16,7 +16,7 @@ from rich.markup import escape
 from rich.table import Table
 
 from rldg_bringup.cli_common import Json, console, existing, progress_maker, sub_app
-from rldg_core.errors import UserError
+from rldg_core.errors import UserError, one_line
 
 if TYPE_CHECKING:
     from rldg_core.task import Task
@@ -216,8 +216,8 @@ def _say(text: str) -> None:
 
 
 def _cell(text: str) -> str:
-    """Text of a bag as it stands: no markup, no control characters."""
-    return escape(text if text.isprintable() else repr(text))
+    """Text of a bag: no markup, no control characters, no megabytes."""
+    return escape(one_line(text))
 
 
 def _megabytes(bag: BagSummary) -> str:

@@ -104,6 +104,31 @@ def test_a_damaged_bag_is_repaired_and_shown(bags: Path, tmp_path: Path) -> None
     assert (tmp_path / "a.png").read_bytes()[:4] == b"\x89PNG"
 
 
+def test_lint_finds_nothing_in_what_the_recorder_wrote_and_its_exit_code_tells(bags: Path, tmp_path: Path) -> None:
+    (bag,) = find_bags(bags)
+    good = rldg("bag", "lint", bags, bag, "--json")
+    assert (good.returncode, json.loads(good.stdout)["findings"]) == (0, [])
+    copy = Path(shutil.copytree(bag, tmp_path / bag.name))
+    (copy / "metadata.yaml").write_text((copy / "metadata.yaml").read_text().replace("success: 'true'", "success: no"))
+    (file,) = copy.glob("*.mcap")
+    os.truncate(file, file.stat().st_size // 2)
+    bad = rldg("bag", "lint", copy)
+    assert bad.returncode == 1
+    assert f"error: damaged: {bag.name}: {file.name}: no index at its end" in bad.stdout
+    assert rldg("bag", "lint", tmp_path / "nowhere").returncode == 2
+
+
+def test_megabytes_of_text_are_cut_on_the_terminal(bags: Path, tmp_path: Path) -> None:
+    (bag,) = find_bags(bags)
+    copy = Path(shutil.copytree(bag, tmp_path / bag.name))
+    text = (copy / "metadata.yaml").read_text()
+    (copy / "metadata.yaml").write_text(text.replace("object: vga", f"object: {'x' * 900_000}"))
+    for arguments in (["info", copy], ["info", tmp_path], ["lint", copy]):
+        done = rldg("bag", *arguments)
+        assert "x" * 100 in done.stdout + done.stderr or arguments[0] == "lint", done.stderr
+        assert len(done.stdout + done.stderr) < 40_000
+
+
 def test_whatever_a_bag_says_is_printed_as_it_stands(bags: Path, tmp_path: Path) -> None:
     (bag,) = find_bags(bags)
     for number in range(2):

@@ -133,6 +133,14 @@ def swapped(steps: list[Step]) -> list[Step]:
     return [replace(s, index=5 if s.index == 4 else s.index) for s in steps]
 
 
+def bomb() -> bytes:
+    """A JPEG whose header claims 65,500 x 65,500 px."""
+    data = bytearray(jpeg(64, 1))
+    frame = data.index(b"\xff\xc0")
+    data[frame + 5 : frame + 9] = (65500).to_bytes(2, "big") * 2
+    return bytes(data)
+
+
 def reset_half_way(steps: list[Step]) -> list[Step]:
     """The arm goes back 6 cm between two steps."""
     there = [s.observation.pose_base_tcp - (i >= 10) * 0.06 * np.eye(7)[0] for i, s in enumerate(steps)]
@@ -191,6 +199,7 @@ WRONG_STEPS: dict[str, tuple[Change, str, str, str]] = {
         "image",
         "Step 9: a cut off",
     ),
+    "an image bomb": (lambda s: seen(s, 9, images={"wrist": bomb()}), "error", "image", "65500x65500 px"),
     "no image": (lambda s: seen(s, 9, images={"wrist": b""}), "error", "image", "Step 9: an empty image"),
     "another size": (
         lambda s: seen(s, 9, images={"wrist": jpeg(32, 1)}),

@@ -78,6 +78,30 @@ def test_malformed_step_is_counted_and_ends_nothing(tmp_path: Path) -> None:
     assert "malformed Step" in recorder.counters.last_error
 
 
+def test_megabytes_of_text_do_not_reach_the_log(tmp_path: Path) -> None:
+    recorder = EpisodeRecorder(tmp_path, make_task())
+    long = "x" * 5_000_000
+    for change in ({"task": long}, {"episode_id": long}):
+        for step in make_episode(2):
+            recorder.add_step(encode_step(replace(step, **change)))
+    recorder.add_step(b"\0\1\0\0" + long.encode())
+    assert (recorder.counters.failed, recorder.counters.closed, recorder.counters.ignored) == (1, 1, 3)
+    assert len(recorder.counters.last_error) <= 1000
+
+
+@pytest.mark.parametrize("stamp_ns", [-1_000_000_000, -(2**31) * 1_000_000_000])
+def test_a_stamp_before_the_epoch_costs_its_episode(tmp_path: Path, stamp_ns: int) -> None:
+    """MCAP has no negative times: the recorder died of them."""
+    recorder = EpisodeRecorder(tmp_path, make_task())
+    first = make_episode(3)
+    first[2] = replace(first[2], observation=replace(first[2].observation, stamp_ns=stamp_ns))
+    for step in (*first, *make_episode(3, seed=1)):
+        recorder.add_step(encode_step(step))
+    assert (recorder.counters.closed, recorder.counters.ignored) == (1, 2)
+    (bag,) = find_bags(tmp_path)
+    assert read_episode(bag)[0].seed == 1
+
+
 def test_episode_of_another_task_is_refused(tmp_path: Path) -> None:
     recorder = EpisodeRecorder(tmp_path, make_task())
     for step in make_episode(3):

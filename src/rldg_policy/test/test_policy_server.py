@@ -182,11 +182,21 @@ def test_real_time_counts_stale_lost_and_broken_ticks(task, observe):
     assert (server.counts.ticks, server.counts.missed, server.counts.rejected) == (9, 8, 2)
 
 
+@pytest.mark.parametrize(("now_ns", "reason"), [(0, "no clock to know its age by"), (PERIOD_NS, "-0.900 s old")])
+def test_an_observation_from_the_future_is_not_answered(task, observe, now_ns, reason):
+    """use_sim_time without /clock: the time is 0 and no observation would ever be stale."""
+    server = started(server_with(task, Fake()))
+    server.observe(observe(10 * PERIOD_NS), 0.0)
+    assert server.next_action(now_ns) is None
+    assert (server.counts.missed, server.counts.rejected) == (1, 1)
+    assert reason in server.last_error
+
+
 def test_an_observation_is_answered_once(task, observe):
     server = started(server_with(task, Fake()))
     for stamp in (0, 0, PERIOD_NS, 0):
         server.observe(observe(stamp), 0.0)
-    first, second = server.next_action(0), server.next_action(0)
+    first, second = server.next_action(PERIOD_NS), server.next_action(PERIOD_NS)
     assert (first.stamp_ns, second.stamp_ns) == (0, PERIOD_NS)
     assert server.next_action(0) is None
 

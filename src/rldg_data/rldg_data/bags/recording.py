@@ -9,14 +9,14 @@ from dataclasses import dataclass, field, replace
 from datetime import datetime, timezone
 from pathlib import Path
 
-from rldg_core.errors import UserError
+from rldg_core.errors import UserError, one_line
 from rldg_core.files import writing_aside
 from rldg_core.types import ExecutedAction, Step
 from rldg_data.bags.cdr import encode_step, step_decoder
 from rldg_data.bags.episode_info import EpisodeInfo, RecordedTask
 from rldg_data.bags.mcap_writer import McapWriter
 from rldg_data.bags.metadata import Qos, Storage, Topic
-from rldg_data.bags.reading import CORRUPT, INCOMPLETE, episode_name, first_line, next_index
+from rldg_data.bags.reading import CORRUPT, INCOMPLETE, episode_name, next_index
 from rldg_data.bags.schemas import STEP_TYPE, schema_text
 
 STEP_QOS = (Qos(durability="transient_local", depth=1000),)
@@ -90,7 +90,7 @@ class EpisodeRecorder:
         try:
             step = self._decode(data)
         except (AttributeError, *CORRUPT) as error:
-            self._count(ignored=1, error=f"{self._step_topic.name}: malformed Step: {first_line(error)}")
+            self._count(ignored=1, error=f"{self._step_topic.name}: malformed Step: {error}")
             return None
         if step.observation.stamp_ns < 0:
             self._count(ignored=1, error=f"{self._step_topic.name}: Step {step.index}: its stamp is before the epoch")
@@ -195,6 +195,9 @@ class EpisodeRecorder:
             self._count(failed=1, error=f"{self._bag_dir}: cannot write: {error.strerror or error}")
         except UserError as error:
             self._count(failed=1, error=str(error))
+        except CORRUPT as error:
+            # Numbers that MCAP has no room for, and whatever else strangers send.
+            self._count(failed=1, error=f"{self._bag_dir}: cannot write: {type(error).__name__}: {error}")
         self._discard()
         return None
 
@@ -212,7 +215,7 @@ class EpisodeRecorder:
             dropped=now.dropped + dropped,
             failed=now.failed + failed,
             ignored=now.ignored + ignored,
-            last_error=error or now.last_error,
+            last_error=one_line(error) or now.last_error,
         )
 
 

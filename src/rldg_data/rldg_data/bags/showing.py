@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
-from rldg_core.errors import UserError
+from rldg_core.errors import UserError, one_line
 from rldg_core.files import writing_aside
 from rldg_core.from_msg import NS_PER_S
 from rldg_core.image_codec import Image, decode_jpeg, resize
@@ -21,6 +21,7 @@ if TYPE_CHECKING:
     from matplotlib.axes import Axes
 
 FRAMES = 8
+TITLE_CHARACTERS = 150
 FRAME_PX, GAP_PX = 224, 6
 COLOURS = {Source.POLICY: "C0", Source.HUMAN: "C1", Source.SCRIPTED: "C2", Source.HOLD: "C7"}
 
@@ -147,7 +148,10 @@ def draw(steps: list[Step], title: str, out: Path) -> None:
 def _title(steps: list[Step]) -> str:
     first, last = steps[0], steps[-1]
     end = "success" if last.success else "truncated" if last.truncated else "failure" if last.is_last else "incomplete"
-    return f"{first.task} / {first.object} / {end} / {len(steps)} Steps / {first.episode_id}\n“{first.instruction}”"
+    title = one_line(
+        f"{first.task} / {first.object} / {end} / {len(steps)} Steps / {first.episode_id}", TITLE_CHARACTERS
+    )
+    return f"{title}\n“{one_line(first.instruction, TITLE_CHARACTERS)}”"
 
 
 def _draw_images(

@@ -14,8 +14,9 @@ from rldg_core.task import Task
 from rldg_core.types import Source, Step
 from rldg_data import plausibility
 from rldg_data.bags.episode_info import dominant_source
+from rldg_data.bags.schemas import STEP_TYPE
 from rldg_data.episodes import jpeg
-from rldg_data.lint.bag_file import BagContents
+from rldg_data.lint.bag_file import BagContents, Times
 from rldg_data.plausibility import Limits, Problem, Problems
 
 DESCRIPTIONS: Mapping[str, str] = {
@@ -56,6 +57,7 @@ MAX_FROZEN = 0.2
 MOVING_M = 0.002
 """A motion of the tcp between two steps that changes some pixels of a wrist camera."""
 FULL_SCALE = 1.0 + 1e-6
+TARGET_TYPE = "geometry_msgs/msg/PoseStamped"
 
 
 def order(bag: BagContents, limits: Limits) -> Problems:
@@ -123,16 +125,25 @@ def log_times(bag: BagContents, limits: Limits) -> Problems:
             found = f"{topic}: {len(zeros)} messages with log time 0"
             yield Problem("error", "log_time", f"{found}: a clock that did not run")
             return
-    stamped = {topic: times for topic, times in bag.times.items() if (times.stamps_ns > 0).all()}
+    # A latched message may be much older than the episode.
+    stamped = {t: times for t, times in bag.times.items() if len(times.log_ns) > 1 and (times.stamps_ns > 0).all()}
     delays = {topic: plausibility.delay(times.stamps_ns, times.log_ns) for topic, times in stamped.items()}
+    stamps_ns = [s.observation.stamp_ns for s in bag.steps]
+    # A Step waits for the end of its transition.
+    longest_s = MAX_LOG_DELAY_S + float(np.nan_to_num(plausibility.usual_period_s(np.array(stamps_ns) / 1e9, limits)))
     for topic, (low_s, high_s) in delays.items():
-        if high_s > MAX_LOG_DELAY_S or low_s < -MAX_CLOCK_LEAD_S:
-            worst_s = high_s if high_s > MAX_LOG_DELAY_S else low_s
-            found = f"{topic} is logged {worst_s:.3f} s after its stamps, expected 0 to {MAX_LOG_DELAY_S:g} s"
+        if high_s > longest_s or low_s < -MAX_CLOCK_LEAD_S:
+            worst_s = high_s if high_s > longest_s else low_s
+            found = f"{topic} is logged {worst_s:.3f} s after its stamps, expected 0 to {longest_s:.3g} s"
             yield Problem("warning", "log_time", f"{found}: another clock, or a queue")
-    # A Step waits for its transition to end; the others come from drivers.
-    drivers = {topic: late for topic, late in delays.items() if not topic.endswith("/step")}
+    drivers = {topic: late for topic, late in delays.items() if _is_measured(stamped[topic], set(stamps_ns))}
     yield from plausibility.stamp_offsets(drivers, limits)
+
+
+def _is_measured(times: Times, observed_ns: set[int]) -> bool:
+    """Whether a driver stamped it: no Step, and no target, which carries the stamp of the observation it answers."""
+    answers = times.type == TARGET_TYPE and observed_ns.issuperset(times.stamps_ns.tolist())
+    return times.type != STEP_TYPE and not answers
 
 
 def observations(bag: BagContents, limits: Limits) -> Problems:

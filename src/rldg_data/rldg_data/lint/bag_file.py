@@ -30,6 +30,7 @@ _HEADER_FIRST = "std_msgs/Header "
 class Times:
     """Messages of one topic: log times and stamps of their headers (0: none) [ns], (N,) each."""
 
+    type: str
     log_ns: NDArray[np.int64]
     stamps_ns: NDArray[np.int64]
 
@@ -85,7 +86,10 @@ def read_contents(path: Path) -> tuple[BagContents | None, list[Problem]]:
     if problems:
         return None, problems
     steps = tuple(sorted(read.steps, key=lambda step: step.index))
-    times = {topic: Times(*np.array(values, np.int64).reshape(-1, 2).T) for topic, values in read.times.items()}
+    times = {
+        topic: Times(bag.topics[topic][0], *np.array(values, np.int64).reshape(-1, 2).T)
+        for topic, values in read.times.items()
+    }
     return BagContents(path, info, steps, times), []
 
 

@@ -24,6 +24,7 @@ from rldg_msgs.msg import Step
 from rldg_ros.parameters import lockstep_parameter, parameter, required, task_parameter
 from rldg_ros.qos import STEPS
 from rldg_ros.runner import run_node
+from rldg_ros.subscriptions import refusals, subscribe
 
 DISCOVERY_S = 0.2
 DIAGNOSTICS_S = 1.0
@@ -126,7 +127,7 @@ class RecorderNode(Node):
             self._ready = True
             if self._missing:
                 self.get_logger().warning(f"nobody publishes {', '.join(sorted(self._missing))} yet: going on without")
-            self.create_subscription(Step, "step", self._on_step, STEPS, raw=True)
+            subscribe(self, Step, "step", self._on_step, STEPS, raw=True)
 
     def _subscribe(self, name: str, publishers: list[TopicEndpointInfo]) -> None:
         types = sorted({p.topic_type for p in publishers})
@@ -149,7 +150,7 @@ class RecorderNode(Node):
             self.recorder.add_raw(topic, data, time_ns or None)
             self._report()
 
-        self.create_subscription(message_class, name, on_message, matching_qos(profiles), raw=True)
+        subscribe(self, message_class, name, on_message, matching_qos(profiles), raw=True)
         self.get_logger().info(f"recording {name} ({types[0]})")
 
     def _diagnose(self) -> None:
@@ -160,7 +161,10 @@ class RecorderNode(Node):
             level=DiagnosticStatus.ERROR if counters.failed else DiagnosticStatus.OK,
             message=counters.last_error or f"{counters.closed} bags closed",
             values=[KeyValue(key=k, value=str(v)) for k, v in vars(counters).items()]
-            + [KeyValue(key="missing_topics", value=" ".join(sorted(self._missing)))],
+            + [
+                KeyValue(key="refused_messages", value=str(refusals(self).count)),
+                KeyValue(key="missing_topics", value=" ".join(sorted(self._missing))),
+            ],
         )
         array = DiagnosticArray(status=[status])
         array.header.stamp = self.get_clock().now().to_msg()

@@ -277,9 +277,12 @@ class PolicyServer:
             age_ns = now_ns - stamp_ns
             if active is None:
                 self._miss("no policy is active")
-            elif age_ns > 2 * self._period_ns:
+            elif not now_ns and stamp_ns:
                 self.counts.rejected += 1
-                self._miss(f"observation: {age_ns * 1e-9:.3f} s old, over two periods")
+                self._miss("observation: no clock to know its age by: use_sim_time is true, nobody publishes /clock")
+            elif abs(age_ns) > 2 * self._period_ns:
+                self.counts.rejected += 1
+                self._miss(f"observation: {age_ns * 1e-9:.3f} s old, expected 0 to two periods")
             else:
                 if self._settings.live_weights and active.trainable and (newest := self._weights.newest()):
                     self._apply(active, newest)

@@ -1,0 +1,29 @@
+"""A clock that may not run: `use_sim_time` is true, and nobody publishes /clock."""
+
+from __future__ import annotations
+
+from rclpy.clock import Clock
+from rclpy.clock_type import ClockType
+from rclpy.node import Node
+
+CLOCK_PATIENCE_S = 30.0
+"""A simulation on a busy machine publishes its first /clock within 20 s."""
+
+
+def watch_clock(node: Node, patience_s: float = CLOCK_PATIENCE_S) -> None:
+    """Log one error when the node's clock still stands at 0 after `patience_s` of wall time.
+
+    Until then the time is 0: messages are stamped with it, and timers on the node's clock never fire.
+    """
+    if not node.get_parameter("use_sim_time").value:
+        return
+
+    def look() -> None:
+        timer.cancel()
+        if not node.get_clock().now().nanoseconds:
+            node.get_logger().error(
+                f"use_sim_time is true and nobody has published /clock for {patience_s:.0f} s: the time is 0; "
+                "start what publishes it, or set use_sim_time:=false (on a robot)"
+            )
+
+    timer = node.create_timer(patience_s, look, clock=Clock(clock_type=ClockType.STEADY_TIME))
