@@ -85,7 +85,7 @@ def test_megabytes_of_text_do_not_reach_the_log(tmp_path: Path) -> None:
         for step in make_episode(2):
             recorder.add_step(encode_step(replace(step, **change)))
     recorder.add_step(b"\0\1\0\0" + long.encode())
-    assert (recorder.counters.failed, recorder.counters.closed, recorder.counters.ignored) == (1, 1, 3)
+    assert (recorder.counters.failed, recorder.counters.closed, recorder.counters.ignored) == (1, 1, 4)
     assert len(recorder.counters.last_error) <= 1000
 
 
