@@ -16,6 +16,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from scipy.spatial.transform import Rotation
 
+from rldg_core.frames import compose_delta
 from rldg_core.task import Task
 from rldg_core.types import ExecutedAction, Source, Step
 from rldg_data.bags.cdr import encode_step
@@ -35,25 +36,25 @@ STEPS = 21
 PERIOD_NS = 100_000_000
 
 
-def turned(angle_rad: float) -> np.ndarray:
-    """A quaternion xyzw that differs from another angle's in every component."""
-    return np.asarray(Rotation.from_euler("xyz", [3.0 + angle_rad, 0.1 - angle_rad, angle_rad]).as_quat())
-
-
 def good_steps(number: int = 0) -> list[Step]:
-    """An episode whose arm moves 3 mm a step."""
+    """An episode whose arm moves 3 mm a step, as its actions say."""
     rng = np.random.default_rng(number)
+    pose = np.array([0.5, 0.1, 0.2, *Rotation.from_euler("xyz", [3.0, 0.1, 0.4]).as_quat()])
     steps = []
     for i, step in enumerate(make_episode(STEPS - 1, seed=number, image_size=64)):
         seen = replace(
             step.observation,
             stamp_ns=step.observation.stamp_ns + number * 3600 * 10**9,
             images={"wrist": jpeg(64, 100 * number + i)},
-            pose_base_tcp=np.concatenate([[0.5 + 0.003 * i, 0.001 * i, 0.2 - 0.001 * i], turned(0.01 * i)]),
+            pose_base_tcp=pose,
             twist_base_tcp=rng.normal(size=6) * 0.01,
             gripper_width_m=float(np.float32(0.04 + 0.0001 * i)),
         )
         action = replace(step.action, observation_stamp_ns=seen.stamp_ns)
+        if not step.is_last:
+            done = (np.array([0.2, 0.05, -0.05, 0.1, -0.1, 0.1]) + rng.uniform(-0.01, 0.01, 6)).astype(np.float32)
+            action = replace(action, requested=done, executed=done)
+            pose = compose_delta(pose, TASK.action.to_delta_tcp(done))
         steps.append(replace(step, observation=seen, action=action))
     return steps
 

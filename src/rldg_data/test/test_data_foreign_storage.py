@@ -82,11 +82,11 @@ STORAGES: dict[str, Callable[[Path, Messages], Path]] = {
 def test_storage(tmp_path: Path, name: str) -> None:
     poses, actions = trajectory()
     messages = observed(poses) + targets(poses, actions)
-    plain = import_bag(mapping(), write_bag(tmp_path / "plain", messages), tmp_path / "expected")
+    (plain,) = import_bag(mapping(), write_bag(tmp_path / "plain", messages), tmp_path / "expected")
     bag = STORAGES[name](tmp_path / "theirs", messages)
     if name.endswith("split"):
         assert len(list(bag.glob("*.mcap"))) > 2
-    result = import_bag(mapping(), bag, tmp_path / "out")
+    (result,) = import_bag(mapping(), bag, tmp_path / "out")
     assert_same_steps(read_episode(result.path), read_episode(plain.path))
 
 
@@ -104,7 +104,7 @@ def test_colours(tmp_path: Path, encoding: str) -> None:
         stamp_ns = message.header.stamp.sec * 10**9 + message.header.stamp.nanosec
         assert stamp_ns >= START_NS
         messages.append((topic, ns, raw_image(stamp_ns, encoded(encoding, picture(k)), encoding)))
-    result = import_bag(mapping(), write_bag(tmp_path / "theirs", messages), tmp_path / "out")
+    (result,) = import_bag(mapping(), write_bag(tmp_path / "theirs", messages), tmp_path / "out")
     for k, step in enumerate(read_episode(result.path)):
         image = decode_jpeg(step.observation.images["wrist"])
         assert np.abs(image.astype(int) - picture(k)).max() < 12
