@@ -82,8 +82,8 @@ STORAGES: dict[str, Callable[[Path, Messages], Path]] = {
 def test_storage(tmp_path: Path, name: str) -> None:
     poses, actions = trajectory()
     messages = observed(poses) + targets(poses, actions)
-    (plain,) = import_bag(mapping(), write_bag(tmp_path / "plain", messages), tmp_path / "expected")
-    bag = STORAGES[name](tmp_path / "theirs", messages)
+    (plain,) = import_bag(mapping(), write_bag(tmp_path / "plain" / "theirs", messages), tmp_path / "expected")
+    bag = STORAGES[name](tmp_path / "stored" / "theirs", messages)
     if name.endswith("split"):
         assert len(list(bag.glob("*.mcap"))) > 2
     (result,) = import_bag(mapping(), bag, tmp_path / "out")
