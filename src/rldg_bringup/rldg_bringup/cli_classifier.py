@@ -52,9 +52,11 @@ def collect(
     from rldg_bringup.pipeline import resolve_task
     from rldg_rl.classifier.collecting import Collector
     from rldg_rl.classifier.frames import read_frames, write_frame
+    from rldg_rl.views import describe_frames
 
     resolved = resolve_task(task)
     camera = next(iter(resolved.cameras))
+    describe_frames(out, resolved, camera)
     if bags:
         frames = read_frames(bags, resolved, camera, _ignored(resolved, ignored_before_success))
         for frame in frames:

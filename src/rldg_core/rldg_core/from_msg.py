@@ -54,6 +54,8 @@ def observation(message: Any) -> Observation:
     names, images = list(message.camera_names), list(message.images)
     if len(names) != len(images):
         raise ValueError(f"observation names {len(names)} cameras and holds {len(images)} images")
+    if len(set(names)) < len(names):
+        raise ValueError(f"observation names a camera twice: {', '.join(names)}")
     return Observation(
         stamp_ns=stamp_ns(message.header.stamp),
         images={n: bytes(memoryview(i.data)) for n, i in zip(names, images, strict=True)},

@@ -19,6 +19,7 @@ import pytest
 
 rclpy = pytest.importorskip("rclpy")
 from rldg_core.files import sha256_hex  # noqa: E402
+from rldg_core.image_codec import encode_jpeg  # noqa: E402
 from rldg_msgs.msg import EpisodeEvent, Observation, PolicyAction, PolicyStatus, PolicyWeights, Step  # noqa: E402
 from rldg_msgs.srv import ActivatePolicy, ListPolicies, LoadPolicy  # noqa: E402
 from rldg_ros import qos, to_msg  # noqa: E402
@@ -304,3 +305,128 @@ def test_http_and_lock_step_exclude_each_other(policy_node):
     process = policy_node(lockstep=True, http_port=8000)
     _, errors = process.communicate(timeout=30)
     assert process.returncode == 2 and "parameter http_port: lock-step" in errors
+
+
+HOSTILE = """
+import http.client, socket, sys, threading, time
+port = int(sys.argv[1])
+HEAD = b"POST /act HTTP/1.1\\r\\nHost: localhost\\r\\nContent-Type: application/json\\r\\nContent-Length: "
+counts = {}
+
+def ask(data):
+    with socket.create_connection(("127.0.0.1", port), timeout=10) as client:
+        client.sendall(data)
+        line = client.makefile("rb").readline().split()
+        status = line[1].decode() if len(line) > 1 else "none"
+        counts[status] = counts.get(status, 0) + 1
+
+def forever(make):
+    while True:
+        try:
+            ask(make())
+        except OSError:
+            counts["closed"] = counts.get("closed", 0) + 1
+            time.sleep(0.01)
+
+def large():
+    return HEAD + b"19800000\\r\\n\\r\\n" + b"{" + b" " * 2_000_000
+
+def deep():
+    body = b"[" * 200_000
+    return HEAD + str(len(body)).encode() + b"\\r\\n\\r\\n" + body
+
+def wide():
+    body = b"[" + b"1," * 100_000 + b"1]"
+    return HEAD + str(len(body)).encode() + b"\\r\\n\\r\\n" + body
+
+def slow():
+    return HEAD + b"900\\r\\n\\r\\n{"
+
+for make, many in ((large, 2), (deep, 2), (wide, 2), (slow, 12)):
+    for _ in range(many):
+        threading.Thread(target=forever, args=(make,), daemon=True).start()
+print("begun", flush=True)
+sys.stdin.readline()
+print(sorted(counts), flush=True)
+"""
+
+
+def test_hostile_clients_cost_no_tick(real_time_ring, policy_node):
+    """Large, deep and slow bodies on every connection there is, in real time: every tick is answered, and in time."""
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port = probe.getsockname()[1]
+    ring = real_time_ring
+    policy_node(policy="scripted", http_port=port)
+    ring.connect()
+    command = [sys.executable, "-c", HOSTILE, str(port)]
+    with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as clients:
+        assert clients.stdout.readline() == "begun\n"
+        first_ns = time.time_ns()
+        ring.start(first_ns)
+        latencies_s = []
+        for tick in range(50):
+            due_ns = first_ns + tick * PERIOD_NS
+            ring.until(lambda: time.time_ns() >= due_ns)  # noqa: B023
+            ring.observation(due_ns)
+            ring.until(lambda: len(ring.actions) > tick)  # noqa: B023
+            latencies_s.append((time.time_ns() - due_ns) * 1e-9)
+        print("begun", file=clients.stdin, flush=True)
+        statuses = clients.stdout.readline()
+    ring.until(lambda: ring.statuses[-1].ticks == 50)
+    status = ring.statuses[-1]
+    print(f"median {np.median(latencies_s) * 1e3:.1f} ms, longest {max(latencies_s) * 1e3:.1f} ms; answers {statuses}")
+    assert status.missed_ticks == status.dry_ticks == 0 and not any(action.hold for action in ring.actions)
+    assert "413" in statuses and "503" in statuses and "200" not in statuses
+
+
+def test_observations_that_cannot_be_are_counted_and_end_nothing(real_time_ring, policy_node):
+    ring = real_time_ring
+    policy_node(policy="hold")
+    ring.connect()
+    stamp_ns = time.time_ns()
+    ring.start(stamp_ns)
+
+    def spoiled(change) -> Observation:
+        message = to_msg.observation(ring._observe(stamp_ns), "base")
+        change(message)
+        return message
+
+    def twice(message) -> None:
+        message.camera_names, message.images = ["wrist", "wrist"], [message.images[0]] * 2
+
+    small = encode_jpeg(np.zeros((64, 64, 3), np.uint8))
+    changes = [
+        lambda m: setattr(m.pose_base_tcp.position, "x", float("nan")),
+        lambda m: setattr(m.pose_base_tcp.position, "x", 1e300),
+        lambda m: setattr(m.pose_base_tcp.orientation, "w", 5.0),
+        lambda m: setattr(m.wrench_tcp.force, "z", float("inf")),
+        lambda m: setattr(m, "joint_positions", [0.0, 1.0]),
+        lambda m: setattr(m, "camera_names", ["side"]),
+        lambda m: setattr(m, "camera_names", []),
+        lambda m: setattr(m.images[0], "data", b"no image"),
+        lambda m: setattr(m.images[0], "data", small),
+        twice,
+    ]
+    for number, change in enumerate(changes, 1):
+        ring._observations.publish(spoiled(change))
+        ring.until(lambda: ring.statuses[-1].rejected_observations == number)  # noqa: B023
+    assert not ring.actions and "observation: " in ring.statuses[-1].last_error
+    ring._events.publish(EpisodeEvent(kind=77, episode_id="x"))
+    ring.observation(time.time_ns())
+    ring.until(lambda: ring.actions)
+
+
+@pytest.mark.parametrize(
+    ("parameters", "reason"),
+    [
+        ({"policy": "compact", "checkpoint": "/nowhere"}, "/nowhere"),
+        ({"policy": "compact"}, "path: a checkpoint folder is needed"),
+        ({"policy": "nothing"}, "unknown policy back-end 'nothing'"),
+    ],
+)
+def test_a_policy_that_cannot_load_at_the_start_ends_the_node_with_2(policy_node, parameters, reason):
+    process = policy_node(**parameters)
+    _, errors = process.communicate(timeout=60)
+    lines = [line for line in errors.splitlines() if line.startswith(("policy: ", "node: "))]
+    assert process.returncode == 2 and len(lines) == 1 and reason in lines[0] and "Traceback" not in errors

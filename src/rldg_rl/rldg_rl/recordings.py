@@ -12,14 +12,13 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from rldg_core.errors import UserError
-from rldg_core.files import parse_json
 from rldg_core.types import Step
-from rldg_data.bags.episode_info import EpisodeInfo
 from rldg_data.bags.reading import episode_info, find_bags, read_episode
 from rldg_data.plausibility import Limits, rate, refuse
 from rldg_rl.checkpoint import checkpoints, consumed_episodes, remove_checkpoint, remove_partials, restore
 from rldg_rl.intake import Content
 from rldg_rl.learner import Learner
+from rldg_rl.views import check_bag_view
 from rldg_rl.watching import Journal
 
 
@@ -45,7 +44,9 @@ def read_bag(bag: Path, learner: Learner) -> list[Step]:
         raise UserError(f"{bag}: episode of task {steps[0].task!r}, the learner trains {task.name!r}")
     stamps_s = [step.observation.stamp_ns * 1e-9 for step in steps]
     refuse(rate(stamps_s, task.rates.control_hz, Limits()), f"{bag}: task {task.name}")
-    _check_view(bag, info, learner)
+    features = learner.config.features
+    if features.image_encoder != "none" and features.camera in task.cameras:
+        check_bag_view(bag, info, task, features.camera)
     scale = (info.action_scale_m, info.action_scale_rad)
     if scale != (task.action.scale_m, task.action.scale_rad):
         raise UserError(
@@ -53,19 +54,6 @@ def read_bag(bag: Path, learner: Learner) -> list[Step]:
             f"{task.action.scale_m} m, {task.action.scale_rad} rad"
         )
     return steps
-
-
-def _check_view(bag: Path, info: EpisodeInfo, learner: Learner) -> None:
-    """Bags of an older recorder say nothing of their cameras; the size of their images is compared all the same."""
-    camera, cameras = learner.config.features.camera, learner.task.cameras
-    if not info.views or camera not in cameras or learner.config.features.image_encoder == "none":
-        return
-    found, wanted = parse_json(info.views, f"{bag}: custom_data.views").get(camera), cameras[camera].view
-    if found != wanted:
-        raise UserError(
-            f"{bag}: camera {camera!r} shows {found}, that of task {learner.task.name} {wanted}: record anew, or learn "
-            "with the task file that it was recorded with"
-        )
 
 
 def prepare(

@@ -200,3 +200,31 @@ def test_an_actor_whose_output_is_not_finite_gives_no_action(run: Path, value: f
         broken[1] = value
         with pytest.raises(ValueError, match="not finite"):
             policy.act(replace(step.observation, **{field: broken}))
+
+
+def test_frames_of_another_camera_or_view_train_no_classifier(tmp_path: Path) -> None:
+    from rldg_core.image_codec import encode_jpeg
+    from rldg_rl.classifier.frames import Frame, read_frames, write_frame
+    from rldg_rl.views import describe_frames
+
+    def add(folder: Path, size: int) -> None:
+        jpeg = encode_jpeg(np.zeros((size, size, 3), np.uint8))
+        write_frame(folder, Frame("e", size, jpeg, True, "", ""))
+
+    folder = tmp_path / "frames"
+    describe_frames(folder, insertion(), "wrist")
+    add(folder, 256)
+    assert len(read_frames([folder], insertion(), "wrist")) == 1
+    wide = insertion().cameras["wrist"].model_copy(update={"width": 640})
+    with pytest.raises(UserError, match=r"frames\.json: camera 'wrist' shows"):
+        read_frames([folder], changed(cameras={"wrist": wide}), "wrist")
+    both = changed(cameras={"wrist": insertion().cameras["wrist"], "side": insertion().cameras["wrist"]})
+    for use in (lambda: read_frames([folder], both, "side"), lambda: describe_frames(folder, both, "side")):
+        with pytest.raises(UserError, match="frames of camera 'wrist', expected 'side'"):
+            use()
+    add(folder, 128)
+    with pytest.raises(UserError, match="128x128 px, camera 'wrist' of task insertion gives 256x256 px"):
+        read_frames([folder], insertion(), "wrist")
+    bags = record(tmp_path / "bags", random_episodes(2, LENGTH), changed(cameras={"wrist": wide}))
+    with pytest.raises(UserError, match=r"episode_000000: camera 'wrist' shows .*640"):
+        read_frames([bags[0].parent], insertion(), "wrist")

@@ -29,6 +29,7 @@ from rldg_data.bags.metadata import Storage, Topic
 from rldg_data.bags.reading import INCOMPLETE, bag_info, episode_name, find_bags, read_recording
 from rldg_data.bags.recording import STEP_QOS
 from rldg_data.bags.schemas import STEP_TYPE
+from rldg_data.plausibility import Limits, rate, refuse
 from rldg_data.recipe.plan import Relabel
 from rldg_data.recipe.recipe import RelabelConfig
 
@@ -112,13 +113,16 @@ class Relabeller:
         """
         if not any(_source(step) in self.config.sources for step in steps):
             return list(steps), 0
-        self._check(info, bag)
+        self._check(steps, info, bag)
         # As the policy server does: a policy that recorded the episode answers as it did then.
         self.policy.reset(steps[0].instruction, steps[0].seed)
         relabelled = [step if step.is_last else replace(step, action=self._answer(step, bag)) for step in steps]
         return relabelled, sum(_source(step) in self.config.sources for step in steps)
 
-    def _check(self, info: EpisodeInfo, bag: Path) -> None:
+    def _check(self, steps: Sequence[Step], info: EpisodeInfo, bag: Path) -> None:
+        stamps_s = [step.observation.stamp_ns * 1e-9 for step in steps]
+        where = f"{bag}: task {self.task.name} of the relabelling policy"
+        refuse(rate(stamps_s, self.task.rates.control_hz, Limits()), where)
         scale = self.task.action
         if (info.action_scale_m, info.action_scale_rad) != (scale.scale_m, scale.scale_rad):
             raise UserError(

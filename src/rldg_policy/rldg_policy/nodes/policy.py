@@ -27,6 +27,7 @@ from rldg_policy.nodes.policy_services import PolicyServices
 from rldg_policy.serving.act_http import LOOPBACK, ActServer
 from rldg_policy.serving.act_request import ActService, RefusedError
 from rldg_policy.serving.chunks import RULES
+from rldg_policy.serving.expected import check_message
 from rldg_policy.serving.latency import TickWindow
 from rldg_policy.serving.memory import import_backend
 from rldg_policy.serving.records import Action, Settings
@@ -35,6 +36,7 @@ from rldg_policy.serving.store import Served, load_policy
 from rldg_ros import qos
 from rldg_ros.parameters import lockstep_parameter, parameter, task_parameter
 from rldg_ros.runner import autostart, run_node, transition
+from rldg_ros.subscriptions import refusals
 
 CallbackT = TypeVar("CallbackT", bound=Callable[..., Any])
 
@@ -176,6 +178,9 @@ class PolicyNode(LifecycleNode):
         if message.kind == EpisodeEvent.END:
             self._server.end(message.episode_id)
             return
+        if message.kind != EpisodeEvent.START:
+            refusals(self).add("episode_event", f"kind {message.kind}, expected START or END")
+            return
         self._server.start(messages.episode(message))
         self._act()
 
@@ -183,7 +188,9 @@ class PolicyNode(LifecycleNode):
     def _on_observation(self, message: ObservationMsg) -> None:
         received_s = time.monotonic()
         try:
-            self._server.observe(from_msg.observation(message), received_s)
+            observation = from_msg.observation(message)
+            check_message(observation, self._task)
+            self._server.observe(observation, received_s)
         except ValueError as error:
             self._server.reject(f"observation: {error}")
         self._act()

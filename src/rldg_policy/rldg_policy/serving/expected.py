@@ -2,10 +2,31 @@
 
 from __future__ import annotations
 
+from rldg_core import plausible
 from rldg_core.errors import UserError
 from rldg_core.image_codec import decode_jpeg
+from rldg_core.image_header import read_header
 from rldg_core.policy import PolicySpec
+from rldg_core.task import Task
 from rldg_core.types import Observation
+
+
+def check_message(observation: Observation, task: Task) -> None:
+    """Raise ValueError on numbers that no arm gives, and on images that a camera of the task does not give.
+
+    The size is that of the image's header. Resized, the image would show another part of the scene, or less of it.
+    """
+    plausible.check_observation(observation)
+    for name, jpeg in observation.images.items():
+        camera = task.cameras.get(name)
+        if camera is None:
+            raise ValueError(f"camera_names: {name!r}, task {task.name} has {', '.join(task.cameras)}")
+        header = read_header(jpeg)
+        if (header.height, header.width) != (camera.image_size, camera.image_size):
+            raise ValueError(
+                f"images: camera {name!r} gives {header.width}x{header.height} px, task {task.name} expects "
+                f"{camera.image_size}x{camera.image_size} px"
+            )
 
 
 def check_observation(observation: Observation, spec: PolicySpec, sizes: bool) -> None:

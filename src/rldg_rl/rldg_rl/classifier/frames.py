@@ -15,7 +15,8 @@ from rldg_core.files import MAX_TEXT_BYTES, read_bytes, sha256_hex, write_bytes
 from rldg_core.seeding import derive_seed
 from rldg_core.task import Task
 from rldg_core.types import Float64, Step
-from rldg_data.bags.reading import find_bags, read_episode
+from rldg_data.bags.reading import episode_info, find_bags, read_episode
+from rldg_rl.views import check_bag_view, check_frames, check_size
 
 CLASSES = {"positive": True, "negative": False}
 _SEPARATOR = "__"
@@ -68,12 +69,13 @@ def frames_of_steps(steps: Sequence[Step], camera: str, where: str, ignored_befo
 def read_frames(sources: Iterable[Path], task: Task, camera: str, ignored_before_success: int = 0) -> list[Frame]:
     """Read folders of bags, single bags and folders of collected frames; a frame given twice counts once.
 
-    Raises UserError on a missing or damaged source, an episode of another task, or an image that is not named as
-    collected frames are.
+    Raises UserError on a missing or damaged source, an episode of another task, images of another camera, view or size
+    than the task's, or an image that is not named as collected frames are.
     """
     frames: dict[tuple[str, str], Frame] = {}
     for source in sources:
         for frame in _read(source, task, camera, ignored_before_success):
+            check_size(f"{frame.where}: frame at {frame.stamp_ns} ns", frame.jpeg, task, camera)
             frames.setdefault((frame.episode_id, sha256_hex(frame.jpeg)), frame)
     return list(frames.values())
 
@@ -82,6 +84,7 @@ def _read(source: Path, task: Task, camera: str, ignored_before_success: int) ->
     if not source.is_dir():
         raise UserError(f"{source}: no such folder of bags or frames")
     if any((source / name).is_dir() for name in CLASSES):
+        check_frames(source, task, camera)
         return read_folder(source)
     bags = [source] if (source / "metadata.yaml").is_file() else find_bags(source)
     if not bags:
@@ -91,6 +94,7 @@ def _read(source: Path, task: Task, camera: str, ignored_before_success: int) ->
         steps = read_episode(bag)
         if steps[0].task != task.name:
             raise UserError(f"{bag}: episode of task {steps[0].task!r}, the classifier is for {task.name!r}")
+        check_bag_view(bag, episode_info(bag), task, camera)
         frames += frames_of_steps(steps, camera, str(bag), ignored_before_success)
     return frames
 

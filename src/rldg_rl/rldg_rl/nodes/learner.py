@@ -11,6 +11,7 @@ from rclpy.node import Node
 
 from rldg_core import from_msg
 from rldg_core.errors import UserError
+from rldg_core.types import Step
 from rldg_msgs.msg import LearnerStatus, PolicyWeights
 from rldg_msgs.msg import Step as StepMsg
 from rldg_rl import config as configuration
@@ -23,6 +24,7 @@ from rldg_rl.watching import Journal, WatchedFolder
 from rldg_ros import qos, to_msg
 from rldg_ros.parameters import lockstep_parameter, parameter, required, task_parameter
 from rldg_ros.runner import run_node
+from rldg_ros.subscriptions import refusals
 
 
 class LearnerNode(Node):  # type: ignore[misc]
@@ -96,7 +98,10 @@ class LearnerNode(Node):  # type: ignore[misc]
     # --- streams ----------------------------------------------------------------------------------------
 
     def _on_step(self, message: StepMsg) -> None:
-        step = from_msg.step(message)
+        with refusals(self).of("step"):
+            self._take(from_msg.step(message))
+
+    def _take(self, step: Step) -> None:
         duplicate = self._learner.knows(step)
         if duplicate and self._lockstep and self._expected_step_count is None:
             raise UserError(
