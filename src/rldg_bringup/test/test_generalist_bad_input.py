@@ -210,7 +210,7 @@ def test_a_loss_that_is_not_finite_keeps_the_last_good_checkpoint(
 ):
     out = tmp_path / "out"
     options = finetuning(backend, written, dataset, out)
-    rate = "1e30" if backend == "compact" else "1e15"  # of OpenVLA's adapters the product must still be finite
+    rate = "1e9"
     line = rldg(capfd, monkeypatch, *options, "--learning-rate", rate, "--save-every", 1)
     match = re.fullmatch(r"rldg: step \d+: loss is (nan|inf): .*; last good checkpoint: (\S+)", line)
     assert match, line

@@ -237,11 +237,11 @@ def test_the_checkpoint_acts_as_it_was_trained(base, dataset, tmp_path, mode, ta
 
 def test_a_loss_that_is_no_number_keeps_the_last_good_checkpoint(base, dataset, tmp_path):
     out = tmp_path / "out"
-    with pytest.raises(UserError, match=rf"step 2: loss is nan.*last good checkpoint: {out}$"):
-        finetune(dataset, out, short(learning_rate=1e15, save_every=1), base=base)
+    with pytest.raises(UserError, match=rf"step \d+: loss is nan.*last good checkpoint: {out}$"):
+        finetune(dataset, out, short(learning_rate=1e9, save_every=1), base=base)
     assert read_manifest(out).version == 1
     with pytest.raises(UserError, match=r"step 2: loss is nan.*no checkpoint was written"):
-        finetune(dataset, tmp_path / "none", short(learning_rate=1e15), base=base)
+        finetune(dataset, tmp_path / "none", short(learning_rate=1e9), base=base)
     assert not (tmp_path / "none").exists()
 
 
