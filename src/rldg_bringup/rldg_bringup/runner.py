@@ -15,6 +15,7 @@ import time
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
 import yaml
@@ -23,9 +24,14 @@ from ament_index_python.packages import PackageNotFoundError, get_package_prefix
 from rldg_bringup.stack import IncludeSpec, NodeSpec, Stack
 from rldg_core.errors import UserError
 from rldg_core.files import open_regular
+from rldg_ros.runner import LAUNCHER_PID
 
-STOP_TIMEOUT_S = 2.5
-"""Whole shutdown, `gate` included; what is left after it is killed. Together under 3 s."""
+GATE_TIMEOUT_S = 3.0
+"""How long the others wait for the gate to end. It takes 0.2 s on an idle machine."""
+
+STOP_TIMEOUT_S = 10.0
+"""Whole shutdown, `gate` included; what is left after it is killed. It takes 1 to 2 s on an idle machine; a node that
+was killed because the machine is busy would lose data."""
 
 PR_SET_PDEATHSIG = 1
 
@@ -57,7 +63,7 @@ class StackProcess:
         self._nodes: list[RunningNode] = []
         try:
             for include in stack.includes:
-                self._start(include, _include_command(include))
+                self._start(include, _include_command(include, log_dir))
             for node in stack.nodes:
                 self._start(node, _node_command(node, Path(self._scratch.name), params_file, log_level))
         except BaseException:
@@ -73,8 +79,9 @@ class StackProcess:
                 stdin=subprocess.DEVNULL,
                 stdout=output,
                 stderr=subprocess.STDOUT,
+                env={**os.environ, LAUNCHER_PID: str(os.getpid())},
                 start_new_session=True,
-                preexec_fn=_end_with_parent,
+                preexec_fn=partial(_end_with_parent, os.getpid()),
             )
         self._nodes.append(RunningNode(spec, process, log))
 
@@ -97,10 +104,11 @@ class StackProcess:
         rest = [n for n in reversed(self._nodes) if n.name != "gate"]
         for group in (first, rest):
             for node in group:
-                _signal_group(node.process, signal.SIGINT)
+                # SIGTERM: at once, the gate has ended. `ros2 launch` ends its own nodes on SIGINT only.
+                at_once = group is rest and isinstance(node.spec, NodeSpec)
+                _signal_group(node.process, signal.SIGTERM if at_once else signal.SIGINT)
             for node in group:
-                # gate gets at most a second, so that the others keep their share.
-                limit = min(deadline, time.monotonic() + 1.0) if group is first else deadline
+                limit = min(deadline, time.monotonic() + GATE_TIMEOUT_S) if group is first else deadline
                 try:
                     node.process.wait(max(0.0, limit - time.monotonic()))
                 except subprocess.TimeoutExpired:
@@ -154,14 +162,20 @@ def _node_command(node: NodeSpec, scratch: Path, params_file: str, log_level: st
     return [*command, "--log-level", log_level]
 
 
-def _include_command(include: IncludeSpec) -> list[str]:
+def _include_command(include: IncludeSpec, log_dir: Path) -> list[str]:
     arguments = [f"{name}:={value}" for name, value in include.arguments.items() if value]
+    for name, text in include.files.items():
+        file = log_dir.absolute() / f"{name}.yaml"
+        file.write_text(text)
+        arguments.append(f"{name}:={file}")
     return ["ros2", "launch", include.package, include.launch_file, *arguments]
 
 
-def _end_with_parent() -> None:
-    """In the child: get SIGTERM when the parent dies, so that a killed runner leaves no orphans (Linux)."""
-    ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGTERM)
+def _end_with_parent(parent: int) -> None:
+    """In the child: get SIGINT when the parent dies, so that a killed runner leaves no driver behind (Linux)."""
+    ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGINT)
+    if os.getppid() != parent:  # it died before the call
+        os.kill(os.getpid(), signal.SIGKILL)
 
 
 def _signal_group(process: subprocess.Popen[bytes], number: signal.Signals) -> None:

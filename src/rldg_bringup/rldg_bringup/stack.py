@@ -1,22 +1,25 @@
 """The stacks: which nodes run, with which parameters. Declared once, in plain Python.
 
-`launch/insertion.launch.py` turns the declaration into launch_ros actions, `rldg_bringup.runner` into
+`rldg_bringup.launching` turns the declaration into launch_ros actions for the launch files, `rldg_bringup.runner` into
 processes. Neither holds a node list of its own. Nothing here imports ROS.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+import re
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, fields
 from pathlib import Path
 from typing import Any
 
-from rldg_core.errors import UserError
+from rldg_bringup.franka import Arm, controllers_yaml
+from rldg_core.errors import UserError, one_line
+from rldg_core.limits import check_name, check_value
 from rldg_core.task import Task, at_rate, find_task
 from rldg_data.bags.mcap_file import PRESETS
 from rldg_data.bags.resuming import ResumePoint, resume_point
 from rldg_policy.serving.chunks import RULES
-from rldg_sim.schedule import InterventionSchedule
+from rldg_sim.schedule import MODES, InterventionSchedule
 
 Parameters = Mapping[str, Any]
 
@@ -36,11 +39,15 @@ class NodeSpec:
 
 @dataclass(frozen=True)
 class IncludeSpec:
-    """A vendor's launch file: IncludeLaunchDescription under `launch`, `ros2 launch` as a process."""
+    """A vendor's launch file: IncludeLaunchDescription under `launch`, `ros2 launch` as a process.
+
+    `files` are arguments whose value is the path of a file with this text, written at the start.
+    """
 
     package: str
     launch_file: str
     arguments: Mapping[str, str]
+    files: Mapping[str, str] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
@@ -57,32 +64,62 @@ class Stack:
         return {n.name: n for n in self.nodes}[name]
 
 
-def _argument(default: Any, help_text: str) -> Any:
-    return field(default=default, metadata={"help": help_text})
+def _argument(
+    default: Any,
+    help_text: str,
+    *,
+    low: float | None = None,
+    high: float | None = None,
+    choices: Sequence[str] = (),
+    pattern: str = "",
+) -> Any:
+    limits = {"low": low, "high": high, "choices": choices}
+    return field(default=default, metadata={"help": help_text, "limits": limits, "pattern": pattern})
+
+
+TOPIC = r"/?[A-Za-z_][A-Za-z0-9_]*(/[A-Za-z_][A-Za-z0-9_]*)*"
+"""Name of a topic or namespace, absolute or relative."""
+WORD = r"[A-Za-z][A-Za-z0-9_]*"
+HOST = r"[A-Za-z0-9]([A-Za-z0-9.:-]*[A-Za-z0-9])?"
+MAX_SEED = 2**63 - 1
+
+
+def _topic(default: str, help_text: str) -> Any:
+    return _argument(default, help_text, pattern=TOPIC if default else f"({TOPIC})?")
 
 
 @dataclass(frozen=True)
 class StackArguments:
     """Arguments of `ros2 launch rldg_bringup insertion.launch.py` and of `rldg up insertion`, one to one."""
 
-    namespace: str = _argument("", "prefix of every topic, e.g. robot1")
+    namespace: str = _argument("", "prefix of every topic, e.g. robot1", pattern=f"({TOPIC}/?)?")
     task: str = _argument("insertion", "task: name, name:object, or a .yaml file")
-    control_hz: float = _argument(0.0, "control rate of all nodes, e.g. 4 for OpenVLA; 0: the task's")
+    control_hz: float = _argument(
+        0.0, "control rate of all nodes [Hz], 1 to 100, e.g. 4 for OpenVLA; 0: the task's", low=0.0, high=100.0
+    )
     sim: bool = _argument(True, "simulated cell instead of Franka, RealSense and SpaceMouse")
     use_sim_time: bool = _argument(False, "with sim: lock-step, as fast as the machine allows, repeatable")
     policy: str = _argument("hold", "policy back-end active at start")
     checkpoint: str = _argument("", "its checkpoint folder")
     explore: bool = _argument(False, "sample actions instead of taking the mode")
-    chunks: str = _argument("newest", "where chunks of actions overlap: newest, whole, ensemble")
+    chunks: str = _argument("newest", "where chunks of actions overlap: newest, whole, ensemble", choices=RULES)
     preload: str = _argument(
         "compact,octo,openvla",
         "back-ends imported before ticks are due, comma-separated; the first load of another costs ticks",
     )
-    http_port: int = _argument(0, "serve the active policy at http://127.0.0.1:<port>/act between episodes; 0: off")
-    operator: str = _argument("off", "scripted operator (sim): off, demonstrate, intervene")
-    patience_s: float = _argument(InterventionSchedule.patience_s, "operator steps in after so long without progress")
-    chance_hz: float = _argument(InterventionSchedule.chance_hz, "and at random at this rate in the first episode")
-    chance_decay: float = _argument(InterventionSchedule.chance_decay, "times this with each further episode")
+    http_port: int = _argument(
+        0, "serve the active policy at http://127.0.0.1:<port>/act between episodes; 0: off", low=0, high=65535
+    )
+    operator: str = _argument("off", "scripted operator (sim): off, demonstrate, intervene", choices=MODES)
+    patience_s: float = _argument(
+        InterventionSchedule.patience_s, "operator steps in after so long without progress", low=0.0
+    )
+    chance_hz: float = _argument(
+        InterventionSchedule.chance_hz, "and at random at this rate in the first episode", low=0.0
+    )
+    chance_decay: float = _argument(
+        InterventionSchedule.chance_decay, "times this with each further episode", low=0.0, high=1.0
+    )
     teleop: bool = _argument(False, "SpaceMouse in simulation, too (real time); on the robot it is always there")
     learner: bool = _argument(False, "train a specialist from the live steps")
     run_dir: str = _argument("", "run folder of the learner")
@@ -94,29 +131,42 @@ class StackArguments:
     record: bool = _argument(False, "one bag per episode")
     bag_dir: str = _argument("bags", "where the bags go")
     record_topics: str = _argument("", "topics to record raw beside step, comma-separated; vendor: all of the drivers'")
-    record_preset: str = _argument("zstd_fast", "compression of bags: none, zstd_fast, zstd_small")
-    record_split_mb: int = _argument(0, "begin a further file of a bag at this size; 0: one file")
-    record_split_s: int = _argument(0, "begin a further file of a bag after so long; 0: one file")
-    run_id: str = _argument("", "prefix of episode ids")
-    seed: int = _argument(0, "seed of everything random")
+    record_preset: str = _argument(
+        "zstd_fast", "compression of bags: none, zstd_fast, zstd_small", choices=tuple(PRESETS)
+    )
+    record_split_mb: int = _argument(
+        0, "begin a further file of a bag at this size; 0: one file", low=0, high=1_000_000
+    )
+    record_split_s: int = _argument(
+        0, "begin a further file of a bag after so long; 0: one file", low=0, high=1_000_000
+    )
+    run_id: str = _argument("", "prefix of episode ids: letters, digits, '_', '.' and '-'", pattern=r"[A-Za-z0-9_.-]*")
+    seed: int = _argument(0, "seed of everything random", low=0, high=MAX_SEED)
     params_file: str = _argument("", "parameter file applied last, over everything below")
     autostart: bool = _argument(True, "lifecycle nodes configure and activate themselves")
-    log_level: str = _argument("info", "debug, info, warn, error")
-    robot_ip: str = _argument("172.16.0.2", "address of the Franka controller (sim:=false)")
-    robot_type: str = _argument("fr3", "type of the Franka arm (sim:=false)")
-    image_topic: str = _argument("", "colour image; default: the task file's")
-    pose_topic: str = _argument("franka_robot_state_broadcaster/current_pose", "measured tcp pose")
-    wrench_topic: str = _argument(
-        "franka_robot_state_broadcaster/external_wrench_in_stiffness_frame", "external wrench"
+    log_level: str = _argument("info", "debug, info, warn, error", choices=("debug", "info", "warn", "error"))
+    robot: bool = _argument(
+        True, "start the arm's drivers, too, which then end with this stack; false: robot.launch.py runs (sim:=false)"
     )
-    joint_topic: str = _argument("franka_robot_state_broadcaster/measured_joint_states", "joint states")
-    gripper_joint_topic: str = _argument("franka_gripper/joint_states", "finger positions")
-    target_topic: str = _argument("target_pose", "Cartesian target of the controller")
-    gripper_command_topic: str = _argument("gripper_width_command", "gripper width [m]")
-    twist_topic: str = _argument("", "SpaceMouse motion; default: spacenav/twist, or twist_stamped")
+    robot_ip: str = _argument("172.16.0.2", "address of the Franka controller (sim:=false)", pattern=HOST)
+    robot_type: str = _argument("fr3", "type of the Franka arm (sim:=false)", pattern=WORD)
+    arm_prefix: str = _argument("", "prefix of the arm's joints and frames (sim:=false)", pattern=f"({WORD})?")
+    load_gripper: bool = _argument(True, "the arm has a Franka hand (sim:=false)")
+    end_effector_frame: str = _argument(
+        "", "frame that the controller moves; default: the tcp of the hand, or the flange", pattern=f"({WORD})?"
+    )
+    controllers_file: str = _argument("", "ros2_control parameters instead of the generated ones (sim:=false)")
+    image_topic: str = _topic("", "colour image; default: the task file's")
+    pose_topic: str = _topic("franka_robot_state_broadcaster/current_pose", "measured tcp pose")
+    wrench_topic: str = _topic("franka_robot_state_broadcaster/external_wrench_in_stiffness_frame", "external wrench")
+    joint_topic: str = _topic("franka_robot_state_broadcaster/measured_joint_states", "joint states")
+    gripper_joint_topic: str = _topic("franka_gripper/joint_states", "finger positions")
+    target_topic: str = _topic("target_pose", "Cartesian target of the controller")
+    gripper_command_topic: str = _topic("gripper_width_command", "gripper width [m]")
+    twist_topic: str = _topic("", "SpaceMouse motion; default: spacenav/twist, or twist_stamped")
     twist_stamped: bool = _argument(False, "SpaceMouse motion as TwistStamped; sets spacenav's use_twist_stamped, too")
-    joy_topic: str = _argument("spacenav/joy", "SpaceMouse buttons")
-    scene_topic: str = _argument("", "scene camera of the simulated cell; empty: off")
+    joy_topic: str = _topic("spacenav/joy", "SpaceMouse buttons")
+    scene_topic: str = _topic("", "scene camera of the simulated cell; empty: off")
 
     @property
     def lockstep(self) -> bool:
@@ -128,28 +178,34 @@ def arguments_from_text(values: Mapping[str, str]) -> StackArguments:
     """Build StackArguments from strings (`name:=value`). Raises UserError on an unknown name or bad value."""
     known = {f.name: f for f in fields(StackArguments)}
     parsed: dict[str, Any] = {}
+    check_argument_names(values)
     for name, text in values.items():
-        if name not in known:
-            raise UserError(f"unknown argument {name!r}, expected one of {', '.join(known)}")
         parsed[name] = _parse(name, text, known[name].default)
     return StackArguments(**parsed)
+
+
+def check_argument_names(names: Iterable[str]) -> None:
+    """Raise UserError for a name that is no argument; it lists the nearest ones."""
+    known = [f.name for f in fields(StackArguments)]
+    for name in names:
+        check_name("argument", name, known)
 
 
 def _parse(name: str, text: str, default: Any) -> Any:
     if isinstance(default, bool):
         if text.lower() not in ("true", "false"):
-            raise UserError(f"argument {name}: expected true or false, got {text!r}")
+            raise UserError(f"argument {name}: expected true or false, got {one_line(text, 80)!r}")
         return text.lower() == "true"
     if isinstance(default, int):
         try:
             return int(text)
         except ValueError:
-            raise UserError(f"argument {name}: expected an integer, got {text!r}") from None
+            raise UserError(f"argument {name}: expected an integer, got {one_line(text, 80)!r}") from None
     if isinstance(default, float):
         try:
             return float(text)
         except ValueError:
-            raise UserError(f"argument {name}: expected a number, got {text!r}") from None
+            raise UserError(f"argument {name}: expected a number, got {one_line(text, 80)!r}") from None
     return text
 
 
@@ -159,11 +215,12 @@ def insertion_stack(arguments: StackArguments, share: Path) -> Stack:
     Raises UserError on an unknown task, object, operator mode or on arguments that contradict each other.
     """
     a = arguments
+    _check_limits(a)
     reference = at_rate(a.task, a.control_hz)
     task = find_task(reference, [share / "config" / "tasks"])
     _check(a)
-    _check_reward(a, task)
-    root = f"/{a.namespace.strip('/')}" if a.namespace.strip("/") else ""
+    _check_task(a, task)
+    root = _root(a)
 
     def absolute(topic: str) -> str:
         return topic if topic.startswith("/") else f"{root}/{topic}"
@@ -208,8 +265,11 @@ def insertion_stack(arguments: StackArguments, share: Path) -> Stack:
             )
         )
     else:
-        includes.append(_franka(a, share))
-        nodes.extend(_hardware(a, root, camera.width, camera.height))
+        if a.robot:
+            robot = robot_stack(a, share)
+            includes.extend(robot.includes)
+            nodes.extend(robot.nodes)
+        nodes.extend(_sensors(a, root, camera.width, camera.height))
     nodes.append(node("rldg_control", "observer", **vendor))
     nodes.append(
         node(
@@ -320,8 +380,6 @@ def _raw_topics(listed: str, vendor: list[str], absolute: Callable[[str], str]) 
 
 
 def _check(a: StackArguments) -> None:
-    if a.operator not in ("off", "demonstrate", "intervene"):
-        raise UserError(f"argument operator: expected off, demonstrate or intervene, got {a.operator!r}")
     if a.operator != "off" and not a.sim:
         raise UserError("argument operator: the scripted operator exists in simulation only; use the SpaceMouse")
     if a.teleop and (a.use_sim_time or a.operator != "off"):
@@ -332,22 +390,39 @@ def _check(a: StackArguments) -> None:
         raise UserError("argument use_sim_time: lock-step needs sim:=true")
     if a.learner and not a.run_dir:
         raise UserError("argument run_dir: the learner needs one")
-    if a.record_preset not in PRESETS:
-        raise UserError(f"argument record_preset: expected one of {', '.join(PRESETS)}, got {a.record_preset!r}")
-    if a.chunks not in RULES:
-        raise UserError(f"argument chunks: expected one of {', '.join(RULES)}, got {a.chunks!r}")
     if a.http_port and a.lockstep:
         raise UserError("argument http_port: the simulated clock of lock-step waits for nobody outside (use_sim_time)")
-    for name in ("record_split_mb", "record_split_s", "http_port", "control_hz"):
-        if getattr(a, name) < 0:
-            raise UserError(f"argument {name}: must not be negative")
-    if a.log_level not in ("debug", "info", "warn", "error"):
-        raise UserError(f"argument log_level: expected debug, info, warn or error, got {a.log_level!r}")
-    if a.params_file and not Path(a.params_file).is_file():
-        raise UserError(f"argument params_file: no file {a.params_file}")
+    for name in ("params_file", "controllers_file", "learner_config"):
+        path = getattr(a, name)
+        if path and not Path(path).is_file():
+            raise UserError(f"argument {name}: no file {path}")
+    for name in ("checkpoint", "demo_bag_dir", "earlier_bag_dir"):
+        path = getattr(a, name)
+        if path and not Path(path).is_dir():
+            raise UserError(f"argument {name}: no folder {path}")
+    if a.record and not a.bag_dir:
+        raise UserError("argument bag_dir: must not be empty (record:=true)")
 
 
-def _check_reward(a: StackArguments, task: Task) -> None:
+def _check_limits(a: StackArguments) -> None:
+    """Raise UserError for a value out of its declared range."""
+    for f in fields(a):
+        value = getattr(a, f.name)
+        check_value(f"argument {f.name}", value, **f.metadata["limits"])
+        if f.metadata["pattern"] and not re.fullmatch(f.metadata["pattern"], value):
+            expected = f"a name like {f.default}" if f.default else f.metadata["help"]
+            raise UserError(f"argument {f.name}: expected {expected}, got {one_line(value, 80)!r}")
+
+
+def _check_task(a: StackArguments, task: Task) -> None:
+    if len(task.cameras) > 1:
+        names = ", ".join(task.cameras)
+        if a.sim:
+            raise UserError(f"task {task.name}: cameras {names}: the simulated cell has one (argument sim)")
+        if a.image_topic:
+            raise UserError(f"argument image_topic: task {task.name} has cameras {names}; set their topics in its file")
+    if not a.sim and task.action.gripper and not a.load_gripper:
+        raise UserError(f"argument load_gripper: task {task.name} moves the gripper, expected true")
     source = task.reward.source
     if a.classifier and source == "operator":
         raise UserError(
@@ -360,33 +435,53 @@ def _check_reward(a: StackArguments, task: Task) -> None:
         raise UserError(f"argument classifier: no classifier in {a.classifier}")
 
 
-def _franka(a: StackArguments, share: Path) -> IncludeSpec:
-    """franka_ros2: state broadcaster, hand and controller manager (franka_bringup/launch/franka.launch.py)."""
-    return IncludeSpec(
+def robot_stack(arguments: StackArguments, share: Path) -> Stack:
+    """Declare the arm's part alone: franka_ros2 and the impedance controller, which outlive the stack of a task.
+
+    Raises UserError on an unknown task (its gains are the controller's) or an argument out of range.
+    """
+    a = arguments
+    _check_limits(a)
+    task = find_task(a.task, [share / "config" / "tasks"])
+    _check(a)
+    if a.controllers_file:
+        controllers = Path(a.controllers_file).read_text()
+    else:
+        arm = Arm(a.robot_type, a.arm_prefix, a.load_gripper, a.end_effector_frame)
+        controllers = controllers_yaml(share / "config" / "franka" / "controllers.yaml", arm, task.impedance.compliant)
+    # State broadcaster, hand and controller manager (franka_bringup/launch/franka.launch.py).
+    franka = IncludeSpec(
         "franka_bringup",
         "franka.launch.py",
         {
             "robot_type": a.robot_type,
             "robot_ip": a.robot_ip,
+            "arm_prefix": a.arm_prefix,
             "namespace": a.namespace.strip("/"),
-            "load_gripper": "true",
-            "controllers_yaml": str(share / "config" / "franka" / "controllers.yaml"),
+            "load_gripper": str(a.load_gripper).lower(),
         },
+        {"controllers_yaml": controllers},
     )
+    controller = NodeSpec(
+        "controller_manager",
+        "spawner",
+        "spawn_cartesian_impedance",
+        _root(a) or "/",
+        arguments=("cartesian_impedance_controller",),
+        one_shot=True,
+    )
+    return Stack(task, (controller,), (franka,))
 
 
-def _hardware(a: StackArguments, root: str, width: int, height: int) -> list[NodeSpec]:
-    """Controller spawner, camera and SpaceMouse."""
+def _root(a: StackArguments) -> str:
+    """The namespace with a leading slash, "" for none."""
+    return f"/{a.namespace.strip('/')}" if a.namespace.strip("/") else ""
+
+
+def _sensors(a: StackArguments, root: str, width: int, height: int) -> list[NodeSpec]:
+    """Camera and SpaceMouse."""
     spacenav = f"{root}/spacenav".strip("/").replace("/", ".")  # name of its logger
     return [
-        NodeSpec(
-            "controller_manager",
-            "spawner",
-            "spawn_cartesian_impedance",
-            root or "/",
-            arguments=("cartesian_impedance_controller",),
-            one_shot=True,
-        ),
         NodeSpec(
             "realsense2_camera",
             "realsense2_camera_node",

@@ -1,14 +1,18 @@
 """The declaration of the stacks: arguments, topics, and that it equals what is installed."""
 
-from dataclasses import fields
+from contextlib import suppress
+from dataclasses import Field, fields
 from pathlib import Path
+from typing import Any
 
 import pytest
 import yaml
 from ament_index_python.packages import get_package_share_directory
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
 from rldg_bringup.runner import executable_path, parameter_file
-from rldg_bringup.stack import StackArguments, arguments_from_text, insertion_stack
+from rldg_bringup.stack import StackArguments, arguments_from_text, insertion_stack, robot_stack
 from rldg_core.errors import UserError
 from rldg_core.task import load_task
 
@@ -53,13 +57,25 @@ def test_the_arguments_that_users_know_exist() -> None:
         ({"learner": "true"}, "argument run_dir"),
         ({"log_level": "loud"}, "argument log_level"),
         ({"params_file": "/nowhere.yaml"}, "no file /nowhere.yaml"),
-        ({"record_preset": "fast"}, "argument record_preset: expected one of none, zstd_fast, zstd_small, got 'fast'"),
-        ({"chunks": "some"}, "argument chunks: expected one of newest, whole, ensemble, got 'some'"),
-        ({"control_hz": "-4"}, "task insertion@-4: control_hz"),
-        ({"control_hz": "400"}, "task insertion@400: control_hz"),
+        ({"record_preset": "fast"}, "argument record_preset: expected none, zstd_fast or zstd_small, got 'fast'"),
+        ({"chunks": "some"}, "argument chunks: expected newest, whole or ensemble, got 'some'"),
+        ({"control_hz": "-4"}, "argument control_hz: expected 0.0 to 100.0, got -4.0"),
+        ({"control_hz": "0.5"}, "task insertion@0.5: control_hz"),
+        ({"control_hz": "nan"}, "argument control_hz: expected a finite number, got nan"),
         ({"http_port": "8000", "use_sim_time": "true"}, "argument http_port"),
-        ({"http_port": "-1"}, "argument http_port: must not be negative"),
-        ({"record_split_s": "-1"}, "argument record_split_s: must not be negative"),
+        ({"http_port": "-1"}, "argument http_port: expected 0 to 65535, got -1"),
+        ({"http_port": "70000"}, "argument http_port: expected 0 to 65535, got 70000"),
+        ({"record_split_s": "-1"}, "argument record_split_s: expected 0 to 1000000, got -1"),
+        ({"seed": "-1"}, "argument seed: expected 0 to 9223372036854775807, got -1"),
+        ({"patience_s": "inf"}, "argument patience_s: expected a finite number, got inf"),
+        ({"chance_decay": "1.5"}, "argument chance_decay: expected 0.0 to 1.0, got 1.5"),
+        ({"robot_ip": "172.16.0.2; reboot"}, "argument robot_ip: expected a name like 172.16.0.2, got"),
+        ({"target_topic": "target pose"}, "argument target_topic: expected a name like target_pose, got 'target pose'"),
+        ({"namespace": "robot 1"}, "argument namespace: expected prefix of every topic, e.g. robot1, got 'robot 1'"),
+        ({"run_id": "a/b"}, "argument run_id: expected prefix of episode ids"),
+        ({"checkpoint": "/nowhere"}, "argument checkpoint: no folder /nowhere"),
+        ({"recrod": "true"}, "unknown argument 'recrod', expected record"),
+        ({"sim": "false", "task": "pick_and_place", "load_gripper": "false"}, "argument load_gripper: task"),
     ],
 )
 def test_bad_arguments_are_one_line(values: dict[str, str], expected: str) -> None:
@@ -131,9 +147,14 @@ def test_every_node_of_ours_is_installed() -> None:
         executable_path("rldg_control", "x")
 
 
-def test_the_hardware_gains_equal_the_task_file() -> None:
-    controllers = yaml.safe_load((SHARE / "config" / "franka" / "controllers.yaml").read_text())["/**"]
-    task = controllers["cartesian_impedance_controller"]["ros__parameters"]["task"]
+def controllers(**arguments: object) -> dict[str, Any]:
+    stack = robot_stack(StackArguments(sim=False, task="insertion_franka", **arguments), SHARE)  # type: ignore[arg-type]
+    parameters: dict[str, Any] = yaml.safe_load(stack.includes[0].files["controllers_yaml"])["/**"]
+    return {name: section["ros__parameters"] for name, section in parameters.items()}
+
+
+def test_the_controller_has_the_gains_of_the_task() -> None:
+    task = controllers()["cartesian_impedance_controller"]["task"]
     gains = load_task(SHARE / "config" / "tasks" / "insertion_franka.yaml").impedance.compliant
     for axis in "xyz":
         assert task[f"k_pos_{axis}"] == gains.stiffness
@@ -142,3 +163,56 @@ def test_the_hardware_gains_equal_the_task_file() -> None:
         assert task[f"d_rot_{axis}"] == gains.rotational_damping
         assert task["error_clip"][axis] == gains.error_clip_m
         assert task["error_clip"][f"r{axis}"] == gains.error_clip_rad
+
+
+def test_the_controller_manager_keeps_what_franka_ros2_sets() -> None:
+    # franka_bringup/config/controllers.yaml of franka_ros2 3.4.0.
+    expected = {"update_rate": 1000, "thread_priority": 98, "overruns": {"manage": False, "print_warnings": False}}
+    assert expected.items() <= controllers()["controller_manager"].items()
+    assert controllers()["franka_robot_state_broadcaster"]["convenience_publish_rate"] == 100
+
+
+@pytest.mark.parametrize(
+    ("arguments", "joint", "frame"),
+    [
+        ({}, "fr3_joint1", "fr3_hand_tcp"),
+        ({"robot_type": "fp3"}, "fp3_joint1", "fp3_hand_tcp"),
+        ({"robot_type": "fr3v2", "arm_prefix": "left"}, "left_fr3v2_joint1", "left_fr3v2_hand_tcp"),
+        ({"load_gripper": False}, "fr3_joint1", "fr3_link8"),
+        ({"end_effector_frame": "tool"}, "fr3_joint1", "tool"),
+    ],
+)
+def test_joints_and_frames_follow_the_arguments(arguments: dict[str, object], joint: str, frame: str) -> None:
+    crisp = controllers(**arguments)["cartesian_impedance_controller"]
+    assert len(crisp["joints"]) == 7 and crisp["joints"][0] == joint
+    assert crisp["end_effector_frame"] == frame
+    stack = robot_stack(StackArguments(sim=False, **arguments), SHARE)  # type: ignore[arg-type]
+    given = stack.includes[0].arguments
+    assert given["load_gripper"] == str(arguments.get("load_gripper", True)).lower()
+    assert (given["robot_type"], given["arm_prefix"]) == (
+        arguments.get("robot_type", "fr3"),
+        arguments.get("arm_prefix", ""),
+    )
+
+
+def test_the_arm_may_be_started_apart_so_that_it_outlives_the_stack() -> None:
+    apart = insertion_stack(StackArguments(sim=False, task="insertion_franka", robot=False), SHARE)
+    assert not apart.includes and "spawn_cartesian_impedance" not in {n.name for n in apart.nodes}
+    assert {"camera", "spacenav", "gate"} <= {n.name for n in apart.nodes}
+    robot = robot_stack(StackArguments(namespace="left"), SHARE)
+    assert [n.name for n in robot.nodes] == ["spawn_cartesian_impedance"]
+    assert robot.includes[0].arguments["namespace"] == "left"
+
+
+def test_the_arm_s_own_parameter_file_is_taken_as_it_is(tmp_path: Path) -> None:
+    own = tmp_path / "own.yaml"
+    own.write_text("# mine\n")
+    stack = robot_stack(StackArguments(controllers_file=str(own)), SHARE)
+    assert stack.includes[0].files["controllers_yaml"] == "# mine\n"
+
+
+@given(st.sampled_from(fields(StackArguments)), st.one_of(st.text(max_size=20), st.floats(), st.integers()))
+@settings(max_examples=300, deadline=None)
+def test_any_text_as_an_argument_is_taken_or_refused_in_one_line(argument: Field[Any], text: object) -> None:
+    with suppress(UserError):
+        insertion_stack(arguments_from_text({argument.name: str(text)}), SHARE)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 import sys
 from collections.abc import Sequence
 from pathlib import Path
@@ -14,6 +13,7 @@ from rclpy.exceptions import InvalidParameterTypeException
 from rclpy.node import Node
 
 from rldg_core.errors import UserError
+from rldg_core.limits import check_value
 from rldg_core.task import Task, find_task
 
 _INT64_MIN, _INT64_MAX = -(2**63), 2**63 - 1
@@ -41,28 +41,12 @@ def parameter(
         raise UserError(f"parameter {name}: {error}; write it like {default!r}") from None
     if value is None:
         raise UserError(f"parameter {name}: is empty, expected a value like {default!r}")
-    for element in value if isinstance(value, list) else [value]:
-        _check(name, element, low, high, choices)
+    check_value(f"parameter {name}", value, low=low, high=high, choices=choices)
     # Set after the check, whose message says more than rclpy's.
     descriptor = _descriptor(default, description, low, high, choices)
     descriptor.type = node.describe_parameter(name).type
     node.set_descriptor(name, descriptor)
     return value
-
-
-def _check(name: str, value: Any, low: float | None, high: float | None, choices: Sequence[str]) -> None:
-    if choices and value not in choices:
-        raise UserError(f"parameter {name}: expected {_either(choices)}, got {value!r}")
-    if isinstance(value, float) and not math.isfinite(value):
-        raise UserError(f"parameter {name}: expected a finite number, got {value}")
-    if (low is not None and value < low) or (high is not None and value > high):
-        limits = f"{low} or more" if high is None else f"{high} or less" if low is None else f"{low} to {high}"
-        raise UserError(f"parameter {name}: expected {limits}, got {value}")
-
-
-def _either(choices: Sequence[str]) -> str:
-    *others, last = choices
-    return f"{', '.join(others)} or {last}" if others else last
 
 
 def _descriptor(

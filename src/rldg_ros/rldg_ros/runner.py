@@ -2,8 +2,12 @@
 
 from __future__ import annotations
 
+import os
+import select
 import signal
 import sys
+import threading
+import time
 from collections.abc import Callable
 from functools import wraps
 from pathlib import Path
@@ -34,6 +38,17 @@ POLL_S = 0.1
 """How often a spinning node looks at its stop flag: bounds the reaction to Ctrl-C."""
 
 
+LAUNCHER_PID = "RLDG_LAUNCHER_PID"
+"""Environment variable: process that started the node. Set by the launch files and by `rldg up`, not by a shell."""
+
+GATE_FIRST_S = 2.0
+"""How long the other nodes of a stack go on for the gate, which sends the measured pose, after SIGINT."""
+
+
+class _Stopped(BaseException):
+    """A signal asked a node to end that was still being made."""
+
+
 def run_node(
     make_node: Callable[[], NodeT],
     on_stop: Callable[[NodeT], None] | None = None,
@@ -44,26 +59,39 @@ def run_node(
     The context is still alive when `on_stop(node)` runs, so that the gate can send its last pose: rclpy's
     own handlers would shut it down first. An exception (from rclpy, the constructor or a callback) ends the
     process with one line on standard error: code 2 for a UserError and for what the system refuses, else 1.
-    """
-    stop = False
 
-    def request_stop(_signal: int, _frame: FrameType | None) -> None:
-        nonlocal stop
-        stop = True
+    A node that was started by a launcher (environment variable RLDG_LAUNCHER_PID) gets SIGINT when that process
+    ends, however it ends, and on SIGINT it goes on until the gate of its namespace has ended, GATE_FIRST_S at most.
+    SIGTERM ends it at once. A node that was started by hand ends with signals alone.
+    """
+    received: list[int] = []
+    starting = True
+
+    def request_stop(number: int, _frame: FrameType | None) -> None:
+        nonlocal starting
+        received.append(number)
+        if starting:
+            starting = False
+            raise _Stopped  # it may load for half a minute, and nothing depends on it yet
 
     signal.signal(signal.SIGINT, request_stop)
     signal.signal(signal.SIGTERM, request_stop)
     node: NodeT | None = None
     code = 0
     try:
+        _end_with_launcher()
         prepare_network()
         rclpy.init(args=sys.argv, signal_handler_options=SignalHandlerOptions.NO)
         node = make_node()
+        starting = False
         watch_clock(node)
         executor = make_executor()
         executor.add_node(node)
         try:
-            while not stop and rclpy.ok():
+            while not received and rclpy.ok():
+                executor.spin_once(timeout_sec=POLL_S)
+            deadline = time.monotonic() + GATE_FIRST_S
+            while signal.SIGTERM not in received and time.monotonic() < deadline and _gate_runs_beside(node):
                 executor.spin_once(timeout_sec=POLL_S)
         finally:
             # In-flight coroutines (loading a policy) end with the process; they hold no file open.
@@ -71,12 +99,41 @@ def run_node(
             if on_stop:
                 on_stop(node)
     except Exception as error:
+        starting = False
         code = report(node.get_name() if node else _program(), error)
+    except _Stopped:
+        pass
     finally:
+        starting = False
         if node:
             node.destroy_node()
         rclpy.try_shutdown()
     return code
+
+
+def _end_with_launcher() -> None:
+    """Send SIGINT to this process when the launcher has ended, now if it ended before this call."""
+    launcher = os.environ.get(LAUNCHER_PID, "")
+    if not launcher.isdecimal():
+        return
+    try:
+        descriptor = os.pidfd_open(int(launcher))
+    except ProcessLookupError:
+        os.kill(os.getpid(), signal.SIGINT)
+        return
+
+    def wait() -> None:
+        select.select([descriptor], [], [])  # readable when the process has ended
+        os.kill(os.getpid(), signal.SIGINT)
+
+    threading.Thread(target=wait, name="launcher", daemon=True).start()
+
+
+def _gate_runs_beside(node: Node) -> bool:
+    """True while a node `gate` of the same namespace is in the graph of a launched stack, this one apart."""
+    if LAUNCHER_PID not in os.environ or node.get_name() == "gate":
+        return False
+    return ("gate", node.get_namespace()) in node.get_node_names_and_namespaces()
 
 
 def _program() -> str:

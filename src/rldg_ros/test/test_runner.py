@@ -1,0 +1,133 @@
+"""How a node ends: with its launcher, after the gate, and while it is still being made."""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import pytest
+
+from rldg_ros.runner import GATE_FIRST_S, LAUNCHER_PID
+
+DOMAIN = "140"
+LIMIT_S = 30.0
+NODE = """
+import sys, time
+from pathlib import Path
+from rclpy.node import Node
+from rldg_ros.runner import run_node
+
+name, folder, making_s, stopping_s = sys.argv[1], Path(sys.argv[2]), float(sys.argv[3]), float(sys.argv[4])
+
+def make():
+    (folder / f"{name}.making").touch()
+    time.sleep(making_s)
+    node = Node(name, namespace="/rldg")
+    (folder / f"{name}.made").touch()
+    return node
+
+def stop(node):
+    time.sleep(stopping_s)
+    (folder / f"{name}.stopped").write_text(str(time.monotonic()))
+
+sys.exit(run_node(make, stop))
+"""
+
+
+@contextmanager
+def started(
+    name: str, folder: Path, launcher: int | None, making_s: float = 0.0, stopping_s: float = 0.0
+) -> Iterator[subprocess.Popen[bytes]]:
+    environment = {**os.environ, "ROS_DOMAIN_ID": DOMAIN}
+    environment.pop(LAUNCHER_PID, None)
+    if launcher is not None:
+        environment[LAUNCHER_PID] = str(launcher)
+    command = [sys.executable, "-c", NODE, name, str(folder), str(making_s), str(stopping_s)]
+    process = subprocess.Popen(command, env=environment)
+    try:
+        yield process
+    finally:
+        process.kill()
+        process.wait()
+
+
+def wait_for(path: Path) -> None:
+    deadline = time.monotonic() + LIMIT_S
+    while not path.exists():
+        assert time.monotonic() < deadline, f"no {path.name}"
+        time.sleep(0.02)
+
+
+@pytest.fixture
+def launcher() -> Iterator[subprocess.Popen[bytes]]:
+    process = subprocess.Popen(["sleep", "1000"])
+    yield process
+    process.kill()
+    process.wait()
+
+
+def test_a_node_ends_when_its_launcher_is_killed(tmp_path: Path, launcher: subprocess.Popen[bytes]) -> None:
+    with started("probe", tmp_path, launcher.pid) as node:
+        wait_for(tmp_path / "probe.made")
+        launcher.kill()  # not waited for: a zombie has ended, too
+        assert node.wait(LIMIT_S) == 0
+        assert (tmp_path / "probe.stopped").exists()
+
+
+def test_a_node_ends_at_once_when_its_launcher_has_ended_before(tmp_path: Path) -> None:
+    gone = subprocess.Popen(["true"])
+    gone.wait()
+    with started("probe", tmp_path, gone.pid) as node:
+        assert node.wait(LIMIT_S) == 0
+        assert not (tmp_path / "probe.making").exists()
+
+
+def test_a_node_that_is_still_being_made_ends_with_the_signal(tmp_path: Path) -> None:
+    with started("probe", tmp_path, None, making_s=1000.0) as node:
+        wait_for(tmp_path / "probe.making")
+        node.send_signal(signal.SIGINT)
+        assert node.wait(LIMIT_S) == 0
+        assert not (tmp_path / "probe.made").exists()
+
+
+def test_on_ctrl_c_a_launched_node_goes_on_until_the_gate_has_ended(
+    tmp_path: Path, launcher: subprocess.Popen[bytes]
+) -> None:
+    with (
+        started("gate", tmp_path, launcher.pid, stopping_s=GATE_FIRST_S / 4) as gate,
+        started("observer", tmp_path, launcher.pid) as observer,
+    ):
+        wait_for(tmp_path / "gate.made")
+        wait_for(tmp_path / "observer.made")
+        time.sleep(1.0)  # discovery between two other nodes is not visible from here
+        for node in (observer, gate):
+            node.send_signal(signal.SIGINT)
+        assert observer.wait(LIMIT_S) == gate.wait(LIMIT_S) == 0
+        ended = {name: float((tmp_path / f"{name}.stopped").read_text()) for name in ("gate", "observer")}
+        assert ended["gate"] < ended["observer"]
+
+
+def test_sigterm_ends_a_launched_node_although_the_gate_runs(
+    tmp_path: Path, launcher: subprocess.Popen[bytes]
+) -> None:
+    with started("gate", tmp_path, launcher.pid) as gate, started("observer", tmp_path, launcher.pid) as observer:
+        wait_for(tmp_path / "gate.made")
+        wait_for(tmp_path / "observer.made")
+        observer.send_signal(signal.SIGTERM)
+        assert observer.wait(LIMIT_S) == 0
+        assert gate.poll() is None
+
+
+def test_a_node_started_by_hand_outlives_the_shell_and_does_not_wait_for_a_gate(tmp_path: Path) -> None:
+    with started("gate", tmp_path, None) as gate, started("observer", tmp_path, None) as observer:
+        wait_for(tmp_path / "gate.made")
+        wait_for(tmp_path / "observer.made")
+        observer.send_signal(signal.SIGINT)
+        assert observer.wait(LIMIT_S) == 0
+        assert gate.poll() is None
