@@ -28,6 +28,7 @@ from rldg_bringup.cli_common import Json, Seed, console, progress_maker
 from rldg_bringup.cli_policy import policy_app
 from rldg_core.errors import DEBUG_VARIABLE, UserError, report
 from rldg_core.network import stay_on_this_machine
+from rldg_core.limits import check_name
 
 app = typer.Typer(
     name="rldg",
@@ -48,29 +49,24 @@ app.add_typer(classifier_app, name="classifier")
 
 @app.command()
 def up(
-    stack: Annotated[str, typer.Argument(help="Stack to start: insertion.")],
+    stack: Annotated[str, typer.Argument(help="Stack to start: insertion, or robot (the arm's drivers alone).")],
     arguments: Annotated[list[str] | None, typer.Argument(help="name:=value, as with ros2 launch.")] = None,
     show_args: Annotated[bool, typer.Option("--show-args", help="List the arguments and end.")] = False,
     log_dir: Annotated[Path, typer.Option(help="Where the nodes' output goes.")] = Path("log/rldg"),
 ) -> None:
     """Start a stack as `ros2 launch rldg_bringup <stack>.launch.py` would; Ctrl-C ends it."""
-    from rldg_bringup.stack import StackArguments, arguments_from_text, insertion_stack
+    from rldg_bringup.stack import STACKS, StackArguments, arguments_from_pairs
 
-    if stack != "insertion":
-        raise UserError(f"unknown stack {stack!r}, expected insertion")
+    check_name("stack", stack, tuple(STACKS))
     if show_args:
         _show_arguments(StackArguments)
         return
-    pairs = [a.partition(":=") for a in arguments or []]
-    for name, separator, _ in pairs:
-        if not separator:
-            raise UserError(f"argument {name!r}: expected name:=value")
-    values = arguments_from_text({name: value for name, _, value in pairs})
+    values = arguments_from_pairs(arguments or [])
     from rldg_bringup.client import connected, refuse_second_stack
     from rldg_bringup.pipeline import share_dir
     from rldg_bringup.runner import running_stack
 
-    declared = insertion_stack(values, share_dir())
+    declared = STACKS[stack](values, share_dir())
     with connected(values.namespace) as client:
         refuse_second_stack(client)
     with running_stack(declared, log_dir, values.params_file, values.log_level) as process:

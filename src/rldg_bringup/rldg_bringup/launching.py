@@ -74,9 +74,6 @@ def _refuse_misspelt(context: LaunchContext, file_name: str) -> None:
     given = [text.partition(":=")[0] for text in context.argv if ":=" in text]
     if any(Path(text).name == file_name for text in sys.argv):
         check_argument_names(name for name in given if name not in LAUNCH_OWN)
-        for name in given:
-            if given.count(name) > 1:
-                raise UserError(f"argument {name}: given {given.count(name)} times")
     for name in context.launch_configurations:
         if name not in known and get_close_matches(name, known, 1, SIMILAR):
             check_argument_names([name])

@@ -184,11 +184,24 @@ def arguments_from_text(values: Mapping[str, str]) -> StackArguments:
     return StackArguments(**parsed)
 
 
+def arguments_from_pairs(texts: Sequence[str]) -> StackArguments:
+    """Build StackArguments from a command line of `name:=value`. Raises UserError for anything else in it."""
+    for text in texts:
+        if ":=" not in text:
+            raise UserError(f"argument {one_line(text, 80)!r}: expected name:=value")
+    check_argument_names(text.partition(":=")[0] for text in texts)
+    return arguments_from_text(dict(text.split(":=", 1) for text in texts))
+
+
 def check_argument_names(names: Iterable[str]) -> None:
-    """Raise UserError for a name that is no argument; it lists the nearest ones."""
+    """Raise UserError for a name that is no argument, listing the nearest ones, and for one that is given twice."""
     known = [f.name for f in fields(StackArguments)]
+    seen: set[str] = set()
     for name in names:
         check_name("argument", name, known)
+        if name in seen:
+            raise UserError(f"argument {name}: given twice")
+        seen.add(name)
 
 
 def _parse(name: str, text: str, default: Any) -> Any:
@@ -471,6 +484,10 @@ def robot_stack(arguments: StackArguments, share: Path) -> Stack:
         one_shot=True,
     )
     return Stack(task, (controller,), (franka,))
+
+
+STACKS: Mapping[str, Callable[[StackArguments, Path], Stack]] = {"insertion": insertion_stack, "robot": robot_stack}
+"""What `rldg up` starts, and a launch file each."""
 
 
 def _root(a: StackArguments) -> str:

@@ -12,7 +12,13 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from rldg_bringup.runner import executable_path, parameter_file
-from rldg_bringup.stack import StackArguments, arguments_from_text, insertion_stack, robot_stack
+from rldg_bringup.stack import (
+    StackArguments,
+    arguments_from_pairs,
+    arguments_from_text,
+    insertion_stack,
+    robot_stack,
+)
 from rldg_core.errors import UserError
 from rldg_core.task import load_task
 
@@ -82,6 +88,20 @@ def test_bad_arguments_are_one_line(values: dict[str, str], expected: str) -> No
     with pytest.raises(UserError, match=expected.replace("(", r"\(")) as caught:
         insertion_stack(arguments_from_text(values), SHARE)
     assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("texts", "message"),
+    [
+        (["seed:=1", "seed:=2"], "argument seed: given twice"),
+        (["seed=1"], "argument 'seed=1': expected name:=value"),
+        (["sedd:=1"], "unknown argument 'sedd', expected seed"),
+    ],
+)
+def test_a_command_line_is_read_strictly(texts: list[str], message: str) -> None:
+    with pytest.raises(UserError, match=message):
+        arguments_from_pairs(texts)
+    assert arguments_from_pairs(["seed:=3", "run_id:=a"]).seed == 3
 
 
 def test_simulation_is_lock_step_exactly_with_simulated_time() -> None:

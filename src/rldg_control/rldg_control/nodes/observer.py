@@ -43,6 +43,10 @@ from rldg_ros.vendors import vendor_topic
 STATE = "franka_robot_state_broadcaster"
 
 
+STARTING_S = 20.0
+"""So long after the start, drivers that do not publish yet are no fault: cameras and simulators need seconds."""
+
+
 class Observer(Node):
     """See the module's text."""
 
@@ -100,6 +104,7 @@ class Observer(Node):
             subscribe(self, self._types[part], self._topics[part], receive, qos, raw=True)
         if not self._lockstep:
             steady_timer(self, task.period_s, self._on_tick)
+        self._started_s = monotonic()
         self._reporter = Reporter(self, self._report)
 
     def _on_frame_part(self, part: str, data: bytes) -> None:
@@ -122,7 +127,8 @@ class Observer(Node):
     def _observe(self) -> None:
         stale = self._newest.stale(monotonic())
         if stale:
-            self._set_fault("; ".join(stale))
+            if not self._starting:
+                self._set_fault("; ".join(stale))
             return
         fresh = self._newest.fresh(monotonic())
         if fresh[self._cameras[0]] is self._last_image:
@@ -160,6 +166,10 @@ class Observer(Node):
             with of_topic(self._topics[part]):
                 check_stamp(stamp_ns(message.header.stamp), now_ns, self._inputs[part].limit_s)
 
+    @property
+    def _starting(self) -> bool:
+        return not self._published and not self._refused and monotonic() - self._started_s < STARTING_S
+
     def _set_fault(self, fault: str) -> None:
         changed, self._fault = bool(fault) != bool(self._fault), fault
         if changed:
@@ -171,7 +181,8 @@ class Observer(Node):
             return Report(ERROR, self._fault, values)
         if not self._published:
             missing = self._joiner.missing() if self._lockstep else self._newest.stale(monotonic())
-            return Report(WARN, f"waiting for {', '.join(missing)}", values)
+            message = "waiting for the drivers" if self._starting else f"waiting for {', '.join(missing)}"
+            return Report(OK if self._starting else WARN, message, {**values, "missing": ", ".join(missing)})
         silent = [] if self._lockstep else self._newest.stale(monotonic(), needed=False)
         return Report(OK, "observing", {**values, **({"without": "; ".join(silent)} if silent else {})})
 
