@@ -27,8 +27,8 @@ from rldg_bringup.cli_classifier import app as classifier_app
 from rldg_bringup.cli_common import Json, Seed, console, progress_maker
 from rldg_bringup.cli_policy import policy_app
 from rldg_core.errors import DEBUG_VARIABLE, UserError, report
-from rldg_core.network import stay_on_this_machine
 from rldg_core.limits import check_name
+from rldg_core.network import stay_on_this_machine
 
 app = typer.Typer(
     name="rldg",
