@@ -409,7 +409,9 @@ def _check(a: StackArguments) -> None:
         path = getattr(a, name)
         if path and not Path(path).is_file():
             raise UserError(f"argument {name}: no file {path}")
-    for name in ("checkpoint", "demo_bag_dir", "earlier_bag_dir"):
+    if a.checkpoint and not Path(a.checkpoint).exists():  # a folder, or the configuration of a new specialist
+        raise UserError(f"argument checkpoint: no file or folder {a.checkpoint}")
+    for name in ("demo_bag_dir", "earlier_bag_dir"):
         path = getattr(a, name)
         if path and not Path(path).is_dir():
             raise UserError(f"argument {name}: no folder {path}")

@@ -79,7 +79,7 @@ def test_the_arguments_that_users_know_exist() -> None:
         ({"target_topic": "target pose"}, "argument target_topic: expected a name like target_pose, got 'target pose'"),
         ({"namespace": "robot 1"}, "argument namespace: expected prefix of every topic, e.g. robot1, got 'robot 1'"),
         ({"run_id": "a/b"}, "argument run_id: expected prefix of episode ids"),
-        ({"checkpoint": "/nowhere"}, "argument checkpoint: no folder /nowhere"),
+        ({"checkpoint": "/nowhere"}, "argument checkpoint: no file or folder /nowhere"),
         ({"recrod": "true"}, "unknown argument 'recrod', expected record"),
         ({"sim": "false", "task": "pick_and_place", "load_gripper": "false"}, "argument load_gripper: task"),
     ],
