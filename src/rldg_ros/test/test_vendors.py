@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import ast
+import re
 from collections.abc import Iterator
+from pathlib import Path
 from time import monotonic
 
 import pytest
@@ -97,3 +100,20 @@ def test_polled_topics_lose_no_press_and_outlive_garbage(context: Context) -> No
     executor.shutdown()
     node.destroy_node()
     sender.destroy_node()
+
+
+GLOBAL = {"/diagnostics", "/clock", "/tf", "/tf_static", "/rosout", "/parameter_events"}
+"""Names that ROS gives no namespace."""
+
+
+def test_no_name_in_a_node_ignores_the_namespace() -> None:
+    root = Path(__file__).parents[2]
+    absolute = [
+        f"{path.relative_to(root)}:{node.lineno}: {node.value}"
+        for path in sorted(root.glob("rldg_*/rldg_*/nodes/*.py"))
+        for node in ast.walk(ast.parse(path.read_text()))
+        if isinstance(node, ast.Constant) and isinstance(node.value, str) and re.fullmatch(r"(/\w+)+", node.value)
+    ]
+    offenders = [line for line in absolute if line.rpartition(": ")[2] not in GLOBAL]
+    assert any("observer" in str(path) for path in root.glob("rldg_*/rldg_*/nodes/*.py"))
+    assert not offenders
