@@ -205,17 +205,20 @@ def test_a_dirty_dataset(capfd, monkeypatch, tmp_path, written, backend):
 
 
 @pytest.mark.parametrize("backend", ["compact", "openvla"], indirect=True)  # Octo's: test_octo_train.py (compilation)
-def test_a_loss_that_is_not_finite_keeps_the_last_good_checkpoint(
-    capfd, monkeypatch, tmp_path, written, dataset, backend, task
-):
+def test_a_loss_that_is_not_finite_keeps_the_last_good_checkpoint(tmp_path, written, dataset, backend, task):
+    from rldg_policy.compact.config import TrainConfig
+    from rldg_policy.openvla.train_config import OpenVLATrainConfig
+
     out = tmp_path / "out"
-    options = finetuning(backend, written, dataset, out)
-    rate = "1e9"
-    line = rldg(capfd, monkeypatch, *options, "--learning-rate", rate, "--save-every", 1)
-    match = re.fullmatch(r"rldg: step \d+: loss is (nan|inf): .*; last good checkpoint: (\S+)", line)
-    assert match, line
+    largest = {"steps": 12, "batch": 2, "learning_rate": 1e9, "save_every": 1}
+    config = TrainConfig(**largest) if backend == "compact" else OpenVLATrainConfig(**largest, accumulation=1)
+    base = None if backend == "compact" else written
+    with pytest.raises(UserError) as error:
+        import_module(f"rldg_policy.{backend}.train").finetune(dataset, out, config, base=base)
+    match = re.fullmatch(r"step \d+: loss is (nan|inf): .*; last good checkpoint: (\S+)", str(error.value))
+    assert match, error.value
     kept = Path(match[2])
-    assert kept.is_relative_to(out) and 1 <= json.loads((kept / MANIFEST_FILE).read_text())["version"] < 6
+    assert kept.is_relative_to(out) and 1 <= json.loads((kept / MANIFEST_FILE).read_text())["version"] < 12
     factory(backend)(kept, task, False).close()
     assert not [path for path in tmp_path.iterdir() if path.name.startswith(".")]
 

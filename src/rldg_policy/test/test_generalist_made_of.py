@@ -134,7 +134,7 @@ def test_datasets_of_mixed_cameras_views_or_rates_are_refused(tmp_path: Path) ->
 
     for name, changes, reason in (
         ("camera", provenance(camera="side"), r"camera.*(side|wrist)"),
-        ("view", provenance(width=640), r"images of camera 'wrist' show 256x256 px.*640x256 px"),
+        ("view", provenance(width=640), "(view|show).*640"),
         ("gripper", provenance(gripper=True), "has 7 values in its actions, others 6"),
         ("rate", {"timestamp_s": (np.arange(9) / 30).astype(np.float32)}, r"error: rate: .*10 Hz"),
         ("form", provenance(width="x"), r"provenance\.images"),
