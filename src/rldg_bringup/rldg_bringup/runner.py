@@ -10,7 +10,6 @@ import ctypes
 import os
 import signal
 import subprocess
-import tempfile
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
@@ -24,6 +23,7 @@ from ament_index_python.packages import PackageNotFoundError, get_package_prefix
 from rldg_bringup.stack import IncludeSpec, NodeSpec, Stack
 from rldg_core.errors import UserError
 from rldg_core.files import open_regular
+from rldg_core.leftovers import ScratchFolder, remove_leftovers
 from rldg_ros.runner import LAUNCHER_PID
 
 GATE_TIMEOUT_S = 3.0
@@ -59,13 +59,14 @@ class StackProcess:
         self.stack = stack
         self.log_dir = log_dir
         log_dir.mkdir(parents=True, exist_ok=True)
-        self._scratch = tempfile.TemporaryDirectory(prefix="rldg_")
+        remove_leftovers()
+        self._scratch = ScratchFolder()
         self._nodes: list[RunningNode] = []
         try:
             for include in stack.includes:
                 self._start(include, _include_command(include, log_dir))
             for node in stack.nodes:
-                self._start(node, _node_command(node, Path(self._scratch.name), params_file, log_level))
+                self._start(node, _node_command(node, self._scratch.path, params_file, log_level))
         except BaseException:
             self.stop()
             raise

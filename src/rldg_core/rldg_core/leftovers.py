@@ -1,0 +1,74 @@
+"""What killed processes leave behind: scratch folders of ours, and the shared memory of Fast DDS.
+
+A process holds a lock on what is its own for as long as it lives, and the kernel lets go of a killed one's: what can be
+locked has no owner.
+"""
+
+from __future__ import annotations
+
+import fcntl
+import os
+import shutil
+import tempfile
+import time
+from contextlib import suppress
+from pathlib import Path
+
+PREFIX = "rldg_"
+SHARED_MEMORY = Path("/dev/shm")
+MAKERS = ("fastdds", "fastrtps")
+"""How Fast DDS 3 (Kilted) and 2 (Jazzy) call their files."""
+MIN_AGE_S = 10.0
+"""What is younger may not be locked yet by the process that is making it."""
+
+
+class ScratchFolder:
+    """A temporary folder that is known to be in use while its process lives."""
+
+    def __init__(self) -> None:
+        self.path = Path(tempfile.mkdtemp(prefix=PREFIX))
+        self._lock = os.open(self.path, os.O_RDONLY | os.O_CLOEXEC)
+        fcntl.flock(self._lock, fcntl.LOCK_EX)
+
+    def cleanup(self) -> None:
+        """Remove it."""
+        shutil.rmtree(self.path, ignore_errors=True)
+        os.close(self._lock)
+
+
+def remove_leftovers(temporary: Path | None = None, shared_memory: Path = SHARED_MEMORY) -> list[Path]:
+    """Remove scratch folders and shared-memory files of this user whose processes are dead; return what was removed.
+
+    Nothing that a living process holds is touched. Files that cannot be looked at are left alone.
+    """
+    removed = []
+    for folder in (temporary or Path(tempfile.gettempdir())).glob(f"{PREFIX}*"):
+        if folder.is_dir() and not folder.is_symlink() and _is_abandoned(folder):
+            shutil.rmtree(folder, ignore_errors=True)
+            removed.append(folder)
+    for lock in (path for maker in MAKERS for path in shared_memory.glob(f"{maker}_*_el")):
+        # Its maker holds _el; whoever else has opened a port shares _sl.
+        name = lock.name.removesuffix("_el")
+        others = lock.with_name(f"{name}_sl")
+        if _is_abandoned(lock) and (not others.exists() or _is_abandoned(others)):
+            for path in (lock, others, lock.with_name(name), lock.with_name(f"sem.{name}_mutex")):
+                with suppress(OSError):
+                    path.unlink()
+                    removed.append(path)
+    return removed
+
+
+def _is_abandoned(path: Path) -> bool:
+    """Whether it is old enough, this user's, and locked by nobody."""
+    try:
+        found = path.stat()
+        if found.st_uid != os.getuid() or time.time() - found.st_mtime < MIN_AGE_S:
+            return False
+        descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK)
+        try:
+            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        finally:
+            os.close(descriptor)
+    except OSError:  # somebody holds it, or it is gone
+        return False
+    return True
