@@ -27,7 +27,7 @@ class ScratchFolder:
 
     def __init__(self) -> None:
         self.path = Path(tempfile.mkdtemp(prefix=PREFIX))
-        self._lock = os.open(self.path, os.O_RDONLY | os.O_CLOEXEC)
+        self._lock = os.open(self.path, os.O_RDONLY | os.O_CLOEXEC)  # bounded: our own folder
         fcntl.flock(self._lock, fcntl.LOCK_EX)
 
     def cleanup(self) -> None:
@@ -64,7 +64,7 @@ def _is_abandoned(path: Path) -> bool:
         found = path.stat()
         if found.st_uid != os.getuid() or time.time() - found.st_mtime < MIN_AGE_S:
             return False
-        descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK)
+        descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK)  # bounded: for its lock
         try:
             fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
         finally:
