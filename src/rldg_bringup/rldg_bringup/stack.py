@@ -14,6 +14,7 @@ from typing import Any
 
 from rldg_bringup.franka import Arm, controllers_yaml
 from rldg_core.errors import UserError, one_line
+from rldg_core.files import read_text
 from rldg_core.limits import check_name, check_value
 from rldg_core.task import Task, at_rate, find_task
 from rldg_data.bags.mcap_file import PRESETS
@@ -460,7 +461,7 @@ def robot_stack(arguments: StackArguments, share: Path) -> Stack:
     task = find_task(a.task, [share / "config" / "tasks"])
     _check(a)
     if a.controllers_file:
-        controllers = Path(a.controllers_file).read_text()
+        controllers = read_text(Path(a.controllers_file))
     else:
         arm = Arm(a.robot_type, a.arm_prefix, a.load_gripper, a.end_effector_frame)
         controllers = controllers_yaml(share / "config" / "franka" / "controllers.yaml", arm, task.impedance.compliant)
