@@ -37,6 +37,15 @@ _rldg_flags=$-
 set +eu
 source "$_rldg_root/.venv/bin/activate"
 source "$_rldg_root/install/setup.bash" >/dev/null
+# The `ros2` of an installation runs the system's Python, which must find what our launch file imports from .venv.
+if grep -q '^include-system-site-packages = true' "$_rldg_root/.venv/pyvenv.cfg"; then
+  for _rldg_packages in "$_rldg_root"/.venv/lib/python3.*/site-packages; do
+    if [[ :${PYTHONPATH:-}: != *:$_rldg_packages:* ]]; then
+      export PYTHONPATH=${PYTHONPATH:+$PYTHONPATH:}$_rldg_packages
+    fi
+  done
+  unset _rldg_packages
+fi
 if [[ $_rldg_flags == *u* ]]; then set -u; fi
 if [[ $_rldg_flags == *e* ]]; then set -e; fi
 export RMW_IMPLEMENTATION=${RMW_IMPLEMENTATION:-rmw_fastrtps_cpp}
