@@ -137,11 +137,18 @@ def test_datasets_of_mixed_cameras_views_or_rates_are_refused(tmp_path: Path) ->
         ("view", provenance(width=640), "(view|show).*640"),
         ("gripper", provenance(gripper=True), "has 7 values in its actions, others 6"),
         ("rate", {"timestamp_s": (np.arange(9) / 30).astype(np.float32)}, r"error: rate: .*10 Hz"),
-        ("form", provenance(width="x"), r"provenance\.images"),
     ):
         with pytest.raises(UserError, match=reason) as error:
             open_training_set(mixed(name, **changes))
         assert "\n" not in str(error.value)
+
+
+def test_a_view_of_another_form_is_one_line(tmp_path: Path) -> None:
+    one = make_episode(0)
+    spoiled = replace(one, metadata={**one.metadata, "provenance": made_of(0, width="x")})
+    with pytest.raises(UserError, match=r"provenance\.images: not of this suite") as error:
+        open_training_set(write_dataset(tmp_path, [spoiled], shards=1))
+    assert "\n" not in str(error.value)
 
 
 def test_a_dataset_that_does_not_say_its_camera_needs_to_be_told(tmp_path: Path) -> None:
