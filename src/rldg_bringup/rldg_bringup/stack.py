@@ -25,6 +25,10 @@ from rldg_sim.schedule import MODES, InterventionSchedule
 Parameters = Mapping[str, Any]
 
 
+CONTROLLER = "cartesian_impedance_controller"
+"""Of config/franka/controllers.yaml."""
+
+
 @dataclass(frozen=True)
 class NodeSpec:
     """One node process. `namespace` is absolute. `arguments` are passed before the ROS arguments."""
@@ -291,6 +295,7 @@ def insertion_stack(arguments: StackArguments, share: Path) -> Stack:
             "gate",
             **target,
             autostart=a.autostart,
+            **({} if a.sim else {"controller": CONTROLLER}),
             wait_for_policy=True,
             wait_for_operator=operator_active,
         )
@@ -483,7 +488,7 @@ def robot_stack(arguments: StackArguments, share: Path) -> Stack:
         "spawner",
         "spawn_cartesian_impedance",
         _root(a) or "/",
-        arguments=("cartesian_impedance_controller",),
+        arguments=(CONTROLLER,),
         one_shot=True,
     )
     return Stack(task, (controller,), (franka,))

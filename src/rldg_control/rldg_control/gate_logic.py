@@ -58,6 +58,7 @@ class Cause(Enum):
     OBSERVATION = "observation"
     ACTION = "action"
     PUBLISHER = "publisher"
+    FRAME = "frame"
 
 
 @dataclass(frozen=True)
@@ -169,6 +170,7 @@ class GateLogic:
     # The newest observation that could not be used, and when it came; what the observer reports.
     _unused: tuple[str, float] = ("", 0.0)
     _observer_fault: str = ""
+    _frame_fault: str = ""
 
     def __post_init__(self) -> None:
         if self.config.lockstep and not (self.config.wait_for_policy or self.config.wait_for_operator):
@@ -315,6 +317,16 @@ class GateLogic:
             now_s,
         )
 
+    def on_frame(self, fault: str, now_s: float) -> Command | None:
+        """Why the measured and the controlled frame are not known to be one; latches until it is ""."""
+        self._frame_fault = fault
+        if self.phase is Phase.LATCHED and self._cause is Cause.FRAME:
+            self.reason = fault
+            if not fault:
+                self.phase = Phase.IDLE
+            return None
+        return self._latch(Cause.FRAME, fault, now_s) if fault else None
+
     def on_observer(self, fault: str) -> None:
         """What the observer reports in /diagnostics, "" when all is well: names the cause of missing observations."""
         self._observer_fault = fault
@@ -329,6 +341,8 @@ class GateLogic:
             return True, "not latched"
         if self._other_publishers:
             return False, f"still latched: {', '.join(self._other_publishers)} still publishes targets"
+        if self._frame_fault:
+            return False, f"still latched: {self._frame_fault}"
         if self._cause is Cause.OBSERVATION and not self._observed_within(SILENCE_PERIODS, now_s):
             return False, f"still latched: {self.reason}, and none came since"
         released, self.phase, self.reason = self.reason, Phase.IDLE, ""

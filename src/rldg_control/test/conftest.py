@@ -28,6 +28,9 @@ from rldg_msgs.srv import ResetCell
 from rldg_ros import to_msg
 from rldg_ros.qos import EVENTS, STEPS, STREAM, TARGET, VENDOR_IMAGE, VENDOR_STATE
 
+# pytest's importlib mode leaves the test folder off the path.
+sys.path.insert(0, str(Path(__file__).parent))
+
 STATE = "/franka_robot_state_broadcaster"
 START_POSE = pose([0.5, 0.0, 0.20], [1.0, 0.0, 0.0, 0.0])
 PERIOD_NS = 100_000_000

@@ -11,6 +11,7 @@ import numpy as np
 import pytest
 from action_msgs.msg import GoalStatus
 from diagnostic_msgs.msg import DiagnosticArray, DiagnosticStatus
+from fr3_urdf import FR3_URDF, READY_POSE, READY_Q
 from geometry_msgs.msg import PoseStamped, Twist, WrenchStamped
 from lifecycle_msgs.msg import Transition
 from lifecycle_msgs.srv import ChangeState
@@ -19,7 +20,7 @@ from rclpy.clock import Clock, ClockType
 from rclpy.node import Node
 from rosgraph_msgs.msg import Clock as ClockMsg
 from sensor_msgs.msg import JointState, Joy
-from std_msgs.msg import Float64
+from std_msgs.msg import Float64, String
 from std_srvs.srv import Trigger
 
 from rldg_core.frames import pose
@@ -29,7 +30,7 @@ from rldg_msgs.action import RunEpisodes
 from rldg_msgs.msg import EpisodeEvent, ExecutedAction, Observation, TeleopAction
 from rldg_msgs.srv import Hold, LabelEpisode
 from rldg_ros import to_msg
-from rldg_ros.qos import EVENTS, STREAM, TARGET, VENDOR_STATE
+from rldg_ros.qos import EVENTS, LATCHED, STREAM, TARGET, VENDOR_STATE
 
 MEASURED = pose([0.51, 0.0, 0.19], [1.0, 0.0, 0.0, 0.0])
 
@@ -66,6 +67,7 @@ class Driven:
         self.teleop_out = self.bench.create_publisher(TeleopAction, "teleop_action", STREAM)
         self.observing = self.acting = True
         self.offset_ns = 0
+        self.measured, self.joints = MEASURED, [0.0] * 7
         steady = Clock(clock_type=ClockType.STEADY_TIME)
         self.timer = self.bench.create_timer(0.1, self._tick, clock=steady)
         rig.until(lambda: self.observation_out.get_subscription_count() > 1, what="a listener")
@@ -76,7 +78,8 @@ class Driven:
     def _tick(self) -> None:
         if self.observing:
             stamp = self.now_ns()
-            message = Observation(header=to_msg.header(stamp, "base"), pose_base_tcp=to_msg.pose(MEASURED))
+            message = Observation(header=to_msg.header(stamp, "base"), pose_base_tcp=to_msg.pose(self.measured))
+            message.joint_positions = to_msg.doubles(self.joints)
             self.observation_out.publish(message)
             if self.acting:
                 self.bench.act(stamp)
@@ -230,6 +233,54 @@ def test_gate_survives_jumps_of_simulated_time(make_rig: Callable[..., Any]) -> 
     driven.offset_ns -= 3650 * 10**9  # and back behind the start of the episode
     rig.until(lambda: statuses.newest("gate").startswith("latched: no observation"), what="latch")
     held_once(rig)
+
+
+class Controller:
+    """A node with the name and the parameter of crisp's controller, and the robot's description; real services."""
+
+    def __init__(self, rig: Any, end_effector_frame: str) -> None:
+        self.rig = rig
+        self.node = Node("cartesian_impedance_controller", context=rig.context, use_global_arguments=False)
+        self.node.declare_parameter("end_effector_frame", end_effector_frame)
+        self._description = self.node.create_publisher(String, "/robot_description", LATCHED)
+        self._description.publish(String(data=FR3_URDF))
+        rig.executor.add_node(self.node)
+
+    def close(self) -> None:
+        self.rig.executor.remove_node(self.node)
+        self.node.destroy_node()
+
+
+def test_gate_latches_until_the_controlled_frame_is_the_measured_one(make_rig: Callable[..., Any]) -> None:
+    """Desk measures the hand's tcp, the controller moves the flange: every target would be 103 mm off."""
+    rig = make_rig(176)
+    statuses = Statuses(rig)
+    rig.start("gate", controller="cartesian_impedance_controller")
+    driven = Driven(rig)
+    driven.measured, driven.joints = READY_POSE, READY_Q
+    expected = "latched: /cartesian_impedance_controller: does not run: its parameter end_effector_frame is not known"
+    rig.until(lambda: statuses.newest("gate") == expected, what=expected)
+    wrong = Controller(rig, "fr3_link8")
+    expected = "latched: the measured pose is not that of the controller's end_effector_frame fr3_link8: 103.4 mm"
+    rig.until(lambda: statuses.newest("gate").startswith(expected), what=expected)
+    driven.start_episode()
+    answer = rig.call(Hold, "gate/hold", Hold.Request(hold=False))
+    assert not answer.success and answer.message.startswith("still latched: the measured pose is not that of")
+    assert ExecutedAction.POLICY not in rig.bench.sources()
+    wrong.close()
+
+
+def test_gate_acts_when_the_controlled_frame_is_the_measured_one(make_rig: Callable[..., Any]) -> None:
+    rig = make_rig(177)
+    statuses = Statuses(rig)
+    controller = Controller(rig, "fr3_hand_tcp")
+    rig.start("gate", controller="cartesian_impedance_controller")
+    driven = Driven(rig)
+    driven.measured, driven.joints = READY_POSE, READY_Q
+    rig.until(lambda: statuses.newest("gate") == "ready", what="ready")
+    driven.start_episode()
+    rig.until(lambda: ExecutedAction.POLICY in rig.bench.sources(), what="actions")
+    controller.close()
 
 
 # --- observer -------------------------------------------------------------------------------------

@@ -2,7 +2,8 @@
 
 Parameters: task, lockstep, target_topic, base_frame, wait_for_policy (the policy is the primary source;
 else teleoperation), wait_for_operator (lock-step: an operator answers every observation, too),
-teleop_without_episode (a person may position the arm between episodes). Services: gate/hold, gate/stop.
+teleop_without_episode (a person may position the arm between episodes), controller and description_topic (the
+frame that the controller moves must be the measured one: latched until that is known). Services: gate/hold, gate/stop.
 A stop is the measured pose sent once, then silence; the emergency stop of the robot is still the only real one.
 """
 
@@ -12,6 +13,7 @@ import math
 import sys
 from time import monotonic
 
+import numpy as np
 from diagnostic_msgs.msg import DiagnosticArray
 from geometry_msgs.msg import PoseStamped
 from rclpy.duration import Duration
@@ -19,6 +21,7 @@ from rclpy.lifecycle import LifecycleNode, LifecycleState, TransitionCallbackRet
 from std_srvs.srv import Trigger
 
 from rldg_control.gate_logic import Command, GateConfig, GateLogic, Phase
+from rldg_control.nodes.frame_check import FrameCheck
 from rldg_control.nodes.reporting import ERROR, OK, WARN, Report, Reporter, steady_timer, unpublished
 from rldg_core.from_msg import pose_array, stamp_ns
 from rldg_core.types import Source
@@ -62,6 +65,11 @@ class Gate(LifecycleNode):
                 parameter(self, "teleop_without_episode", True, "The SpaceMouse moves the arm between episodes, too.")
             ),
         )
+        controller = "Cartesian controller whose end_effector_frame must be the measured frame; empty: not checked."
+        self._controller = str(parameter(self, "controller", "", controller))
+        description = "URDF of the robot, for that check."
+        self._description_topic = str(parameter(self, "description_topic", "robot_description", description))
+        self._frame_check: FrameCheck | None = None
         self._logic = GateLogic(self._config)
         self._stale_teleop = 0
         self._active = False
@@ -85,6 +93,8 @@ class Gate(LifecycleNode):
             self._gate_inputs.append(subscribe(self, TeleopAction, "teleop_action", self._on_teleop, STREAM))
         if self._config.lockstep:
             self._gate_inputs.append(subscribe(self, Step, "step", self._on_step, LAST_STEPS))
+        if self._controller:
+            self._frame_check = FrameCheck(self, self._controller, self._description_topic)
         self._gate_services = [
             self.create_service(Hold, "gate/hold", self._on_hold),
             self.create_service(Trigger, "gate/stop", self._on_stop_service),
@@ -116,6 +126,8 @@ class Gate(LifecycleNode):
             self.destroy_service(service)
         for subscription in self._gate_inputs:
             self.destroy_subscription(subscription)
+        if self._frame_check:
+            self._frame_check.close(self)
         self._reporter.close()
         self.destroy_lifecycle_publisher(self._target)
         self.destroy_lifecycle_publisher(self._executed)
@@ -135,7 +147,11 @@ class Gate(LifecycleNode):
         stamp = stamp_ns(message.header.stamp)
         now_ns = self.get_clock().now().nanoseconds
         age_s = 0.0 if self._config.lockstep else (now_ns - stamp) * 1e-9 if now_ns else math.inf
-        self._send(self._logic.on_observation(stamp, pose_array(message.pose_base_tcp), monotonic(), age_s))
+        pose_base_tcp = pose_array(message.pose_base_tcp)
+        if self._frame_check:
+            fault = self._frame_check.on_observation(pose_base_tcp, np.asarray(message.joint_positions))
+            self._send(self._logic.on_frame(fault, monotonic()))
+        self._send(self._logic.on_observation(stamp, pose_base_tcp, monotonic(), age_s))
 
     def _on_diagnostics(self, message: DiagnosticArray) -> None:
         observer = f"{self.get_namespace().rstrip('/')}/observer"
@@ -189,6 +205,8 @@ class Gate(LifecycleNode):
         if self.get_fully_qualified_name() in names:
             names.remove(self.get_fully_qualified_name())
         self._send(self._logic.on_publishers(tuple(names), self._topic, monotonic()))
+        if self._frame_check:
+            self._send(self._logic.on_frame(self._frame_check.fault, monotonic()))
 
     def _on_hold(self, request: Hold.Request, response: Hold.Response) -> Hold.Response:
         now_s = monotonic()

@@ -36,7 +36,7 @@ from rldg_policy.serving.store import Served, load_policy
 from rldg_ros import qos
 from rldg_ros.parameters import lockstep_parameter, parameter, task_parameter
 from rldg_ros.runner import autostart, run_node, transition
-from rldg_ros.subscriptions import refusals
+from rldg_ros.subscriptions import refusals, subscribe
 
 CallbackT = TypeVar("CallbackT", bound=Callable[..., Any])
 
@@ -112,13 +112,13 @@ class PolicyNode(LifecycleNode):
         self._action_pub = self.create_publisher(PolicyAction, "policy_action", qos.STREAM)
         self._status_pub = self.create_publisher(PolicyStatus, "policy_status", qos.LATCHED)
         self._entities: list[Any] = [
-            self.create_subscription(EpisodeEvent, "episode_event", self._on_event, qos.EVENTS),
-            self.create_subscription(ObservationMsg, "observation", self._on_observation, qos.STREAM),
+            subscribe(self, EpisodeEvent, "episode_event", self._on_event, qos.EVENTS),
+            subscribe(self, ObservationMsg, "observation", self._on_observation, qos.STREAM),
         ]
         if self._settings.lockstep:
-            self._entities.append(self.create_subscription(StepMsg, "step", self._on_step, qos.LAST_STEPS))
+            self._entities.append(subscribe(self, StepMsg, "step", self._on_step, qos.LAST_STEPS))
         if self._settings.live_weights:
-            weights = self.create_subscription(PolicyWeights, "policy_weights", self._on_weights, qos.EVENTS)
+            weights = subscribe(self, PolicyWeights, "policy_weights", self._on_weights, qos.EVENTS)
             self._entities.append(weights)
         self._policy_services = PolicyServices(self, self._server, self._task, self._lock, self._on_change)
         host, port = self._http_address

@@ -19,6 +19,7 @@ from rldg_rl.runtime import use_one_core
 from rldg_ros import qos
 from rldg_ros.parameters import lockstep_parameter, parameter, required, task_parameter
 from rldg_ros.runner import run_node
+from rldg_ros.subscriptions import subscribe
 
 
 class RewardNode(Node):  # type: ignore[misc]
@@ -39,8 +40,8 @@ class RewardNode(Node):  # type: ignore[misc]
         self._source = classifier.identity
         self._answered_ns = -1
         self._publisher = self.create_publisher(Reward, "reward", qos.STREAM)
-        self.create_subscription(Observation, "observation", self._on_observation, qos.STREAM)
-        self.create_subscription(EpisodeEvent, "episode_event", self._on_event, qos.EVENTS)
+        subscribe(self, Observation, "observation", self._on_observation, qos.STREAM)
+        subscribe(self, EpisodeEvent, "episode_event", self._on_event, qos.EVENTS)
         log = self.get_logger()
         log.info(f"{self._source}: threshold {classifier.threshold:.3f}, {consecutive_frames} frames in a row")
         if task.default_object not in classifier.saved.objects:

@@ -36,6 +36,7 @@ from rldg_ros import to_msg
 from rldg_ros.parameters import lockstep_parameter, parameter, task_parameter
 from rldg_ros.qos import STREAM, TARGET, VENDOR_IMAGE, VENDOR_STATE
 from rldg_ros.runner import run_node
+from rldg_ros.subscriptions import subscribe
 from rldg_ros.vendors import vendor_topic
 from rldg_sim.gl import no_gl_error
 
@@ -111,13 +112,13 @@ class CellNode(Node):
         self.create_service(ResetCell, "cell/reset", self._on_reset)
         self._target_topic = vendor("target_topic", "target_pose", "Cartesian target of the controller.")
         target_qos = STREAM if self._lockstep else TARGET
-        self.create_subscription(PoseStamped, self._target_topic, self._on_target, target_qos)
+        subscribe(self, PoseStamped, self._target_topic, self._on_target, target_qos)
         gripper_topic = vendor("gripper_command_topic", "gripper_width_command", "Width to command [m].")
         if self._lockstep:
-            self.create_subscription(JointState, "gripper_width", self._on_width, STREAM)
+            subscribe(self, JointState, "gripper_width", self._on_width, STREAM)
             self._clock_out = make(ClockMsg, "/clock", STREAM)
         else:
-            self.create_subscription(Float64, gripper_topic, self._on_gripper, TARGET)
+            subscribe(self, Float64, gripper_topic, self._on_gripper, TARGET)
             self._simulated_s = self._image_s = self._scene_s = monotonic()
             self._show(self._cell.reset(self._seed), with_image=True)
             self._ready = True

@@ -23,6 +23,7 @@ from rldg_ros import to_msg
 from rldg_ros.parameters import lockstep_parameter, parameter, task_parameter
 from rldg_ros.qos import EVENTS, STREAM
 from rldg_ros.runner import run_node
+from rldg_ros.subscriptions import subscribe
 from rldg_sim.answering import Answering
 from rldg_sim.operator import OperatorConfig, make_operator
 
@@ -39,9 +40,9 @@ class OperatorNode(Node):
         self._answering: Answering[Observation, PoseArray] = Answering()
         self._start_ns = 0
         self._publisher = self.create_publisher(TeleopAction, "teleop_action", STREAM)
-        self.create_subscription(Observation, "observation", self._on_observation, STREAM)
-        self.create_subscription(PoseArray, "cell/truth", self._on_truth, STREAM)
-        self.create_subscription(EpisodeEvent, "episode_event", self._on_event, EVENTS)
+        subscribe(self, Observation, "observation", self._on_observation, STREAM)
+        subscribe(self, PoseArray, "cell/truth", self._on_truth, STREAM)
+        subscribe(self, EpisodeEvent, "episode_event", self._on_event, EVENTS)
 
     def _config(self) -> OperatorConfig:
         values: dict[str, Any] = {}
