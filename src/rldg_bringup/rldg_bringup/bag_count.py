@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -11,29 +11,32 @@ from diagnostic_msgs.msg import DiagnosticArray
 
 from rldg_bringup.client import Episodes, StackClient
 from rldg_bringup.runner import StackProcess, last_line
-from rldg_core.errors import UserError
+from rldg_core.errors import UserError, one_line
 from rldg_data.bags.reading import episode_info, find_bags
 
 BAG_TIMEOUT_S = 20.0
 """From the end of an episode until its bag is closed: the last chunk is compressed, everything synced to the disk."""
 DIAGNOSTICS_TIMEOUT_S = 5.0
 """The recorder reports every second."""
+DISCOVERY_S = 3.0
+"""From the start of this process until the nodes of a running stack are in its graph."""
 POLL_S = 0.02
 
 
 @dataclass(frozen=True)
 class RecorderState:
-    """Counters of `rldg_data.bags.recording.Counters`, and what went wrong last."""
+    """Of `rldg_data.bags.recording.Counters`. lost: episodes that were dropped or failed."""
 
-    closed: int = 0
     lost: int = 0
     last_error: str = ""
+    newest_episode: str = ""
 
 
 class RecorderWatch:
-    """What the recorder in the client's namespace says of itself; state: None until it was heard."""
+    """What the recorder in the client's namespace says of itself. first, state: None until it was heard."""
 
     def __init__(self, client: StackClient) -> None:
+        self.first: RecorderState | None = None
         self.state: RecorderState | None = None
         self._name = f"{client.node.get_namespace().rstrip('/')}/recorder"
         client.node.create_subscription(DiagnosticArray, "/diagnostics", self._on_diagnostics, 10)
@@ -43,7 +46,8 @@ class RecorderWatch:
             if status.name == self._name:
                 values = {value.key: value.value for value in status.values}
                 lost = int(values["failed"]) + int(values["dropped"])
-                self.state = RecorderState(int(values["closed"]), lost, values["last_error"])
+                self.state = RecorderState(lost, values["last_error"], values["newest_episode"])
+                self.first = self.first or self.state
 
 
 class BagCount:
@@ -89,32 +93,33 @@ class RunningRecorder:
     """The recorder of a stack that somebody else has started, if it has one."""
 
     def __init__(self, client: StackClient) -> None:
-        """Wait for its first report. Raises UserError when a recorder is there and says nothing."""
         self._client, self._watch = client, RecorderWatch(client)
-        node = client.node
-        self._is_there = ("recorder", node.get_namespace()) in node.get_node_names_and_namespaces()
-        if self._is_there:
-            self._await(lambda state: True, "recorder: no report on /diagnostics; does it hang?")
-        self._before = self._watch.state or RecorderState()
+        self._discovered_by_s = time.monotonic() + DISCOVERY_S
 
-    def wait(self, episodes: int) -> None:
-        """Wait until it has closed this many bags since the construction; returns at once where there is no recorder.
+    def _is_there(self) -> bool:
+        node = self._client.node
+        return self._watch.state is not None or (
+            ("recorder", node.get_namespace()) in node.get_node_names_and_namespaces()
+        )
 
-        Raises UserError when it has lost an episode, or reports too few bags.
+    def wait(self, outcome: Episodes) -> None:
+        """Wait until it has closed the bag of the newest episode; returns at once where there is no recorder.
+
+        Raises UserError when it has lost an episode since it was first heard, or closes no bag.
         """
-        if not self._is_there:
+        # A short episode in lock-step may be over before everything is discovered.
+        while not self._is_there() and time.monotonic() < self._discovered_by_s:
+            self._client.spin(POLL_S)
+        if not outcome.episode_ids or not self._is_there():
             return
-
-        def recorded(state: RecorderState) -> bool:
-            if state.lost > self._before.lost:
-                raise UserError(f"recorder: {state.lost - self._before.lost} episodes lost: {state.last_error}")
-            return state.closed - self._before.closed >= episodes
-
-        self._await(recorded, f"recorder: fewer bags than the {episodes} episodes that were run")
-
-    def _await(self, condition: Callable[[RecorderState], bool], what: str) -> None:
+        newest = outcome.episode_ids[-1]
         deadline = time.monotonic() + DIAGNOSTICS_TIMEOUT_S
-        while not (self._watch.state and condition(self._watch.state)):
-            if time.monotonic() > deadline:
-                raise UserError(what)
+        while True:
+            first, state = self._watch.first or RecorderState(), self._watch.state or RecorderState()
+            late = time.monotonic() > deadline
+            if state.lost > first.lost or (late and state.newest_episode != one_line(newest)):
+                reason = state.last_error or "no report of it on /diagnostics"
+                raise UserError(f"recorder: no bag of every episode, the newest is {newest!r}: {reason}")
+            if state.newest_episode == one_line(newest):
+                return
             self._client.spin(POLL_S)

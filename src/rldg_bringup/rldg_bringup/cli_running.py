@@ -35,12 +35,11 @@ def run(
     from rldg_bringup.client import RUNNING_TIMEOUT_S, connected
 
     with connected(namespace, ready_timeout_s=RUNNING_TIMEOUT_S) as client, progress_maker() as make:
-        client.wait_ready(RUNNING_TIMEOUT_S)  # by then the recorder, if there is one, is discovered, too
         recorder, report = RunningRecorder(client), make("episodes")
         outcome = client.run_episodes(
             episodes, seed, names_in(objects), lambda feedback: report(feedback.episode, episodes)
         )
-        recorder.wait(len(outcome.success))
+        recorder.wait(outcome)
     steps = [n for n, good in zip(outcome.steps, outcome.success, strict=True) if good]
     mean = sum(steps) / len(steps) if steps else None
     emit(

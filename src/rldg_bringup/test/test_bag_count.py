@@ -98,5 +98,6 @@ def test_rldg_run_beside_a_stack_counts_its_bags(tmp_path: Path) -> None:
         with rldg("run", "--episodes", 1) as process:
             _, errors = process.communicate(timeout=DEADLINE_S)
         assert process.returncode == 2
-        assert "rldg: recorder: 1 episodes lost: " in errors
+        assert "rldg: recorder: no bag of every episode, the newest is " in errors
+        assert "episode_000001: cannot write: Not a directory" in errors
         assert stack.poll() is None

@@ -34,13 +34,17 @@ def utc_now() -> str:
 
 @dataclass(frozen=True)
 class Counters:
-    """closed: bags; dropped: incomplete episodes; failed: episodes lost to a write error; ignored: stray Steps."""
+    """closed: bags; dropped: incomplete episodes; failed: episodes lost to a write error; ignored: stray Steps.
+
+    newest_episode: id of the newest closed bag, as one line.
+    """
 
     closed: int = 0
     dropped: int = 0
     failed: int = 0
     ignored: int = 0
     last_error: str = ""
+    newest_episode: str = ""
 
 
 @dataclass
@@ -174,6 +178,7 @@ class EpisodeRecorder:
         bag.aside.close()
         self._open = None
         self._count(closed=1)
+        self.counters = replace(self.counters, newest_episode=one_line(bag.first.episode_id))
         return bag.path
 
     def _write_raw(self, topic: Topic, data: bytes, log_time_ns: int) -> None:
