@@ -34,7 +34,7 @@ def picture(column: int, row: int, size: int, seed: int) -> bytes:
 def made_of(seed: int, camera: str = "wrist", gripper: bool = False, **view: Any) -> str:
     """`provenance` of one recording, by the camera of task `insertion` unless told otherwise."""
     seen = {"width": 256, "height": 256, "crop": None, "image_size": 256, **view}
-    part = {"bag": f"run/bags/episode_{seed:06d}", "blake3": f"{seed:064x}", "gripper": gripper}
+    part = {"bag": f"run/bags/episode_{seed:06d}", "blake3": f"{seed:016x}" * 4, "gripper": gripper}
     return json.dumps([{**part, "images": {"image": {"camera": camera, "view": seen}}}])
 
 

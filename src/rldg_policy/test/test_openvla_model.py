@@ -82,10 +82,11 @@ def test_golden_configuration_is_the_tiny_one(golden):
 def test_vision_features_and_logits_equal_the_reference(golden, reference):
     pixels, ids = torch.from_numpy(reference["pixel_values"]), torch.from_numpy(reference["input_ids"])
     features = golden.vision_backbone(pixels)
-    np.testing.assert_allclose(features.numpy(), reference["vision_features"], rtol=0, atol=1e-5)
+    # float32 sums in the order of each processor: on one of two, values of 12 differed by 1.05e-5.
+    np.testing.assert_allclose(features.numpy(), reference["vision_features"], rtol=1e-6, atol=1e-5)
     logits = golden(ids, pixels).logits
     assert logits.shape == (1, 276, 32064)
-    np.testing.assert_allclose(logits[:, -24:].numpy(), reference["logits_last"], rtol=0, atol=1e-5)
+    np.testing.assert_allclose(logits[:, -24:].numpy(), reference["logits_last"], rtol=1e-6, atol=1e-5)
 
 
 @needs_golden
