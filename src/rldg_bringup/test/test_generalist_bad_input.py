@@ -200,7 +200,7 @@ def test_a_dirty_dataset(capfd, monkeypatch, tmp_path, written, backend):
     dirty = write_dataset(tmp_path, [make_episode(0), make_episode(1, instruction=" ")])
     out = tmp_path / "out"
     line = rldg(capfd, monkeypatch, *finetuning(backend, written, dirty, out))
-    assert "not fit for training: error: instruction: train 1 (made-up-1): empty instruction" in line
+    assert "not fit for training: error: instruction: train 1 (made-up-1): must not be empty" in line
     assert not out.exists()
 
 

@@ -42,6 +42,17 @@ def finger_width_m(names: Sequence[str], positions: Sequence[float]) -> float:
     return float(sum(_positions(names, positions, _FINGER_JOINT, "finger_joint", FINGERS)))
 
 
+def is_one_of_two_fingers(name: str, names: Sequence[str]) -> bool:
+    """Whether `name` is `<prefix>finger_joint1` or `2`, and both are among `names`."""
+    if not (match := _FINGER_JOINT.fullmatch(name)):
+        return False
+    prefix = match["prefix"]
+    numbers = {
+        other["number"] for one in names if (other := _FINGER_JOINT.fullmatch(one)) and other["prefix"] == prefix
+    }
+    return len(numbers) == FINGERS
+
+
 def _positions(
     names: Sequence[str], positions: Sequence[float], pattern: re.Pattern[str], what: str, count: int
 ) -> list[float]:

@@ -13,24 +13,6 @@ from rldg_core.errors import UserError
 from rldg_core.policy import PolicySpec
 from rldg_core.task import Task
 
-MAX_INSTRUCTION = 500
-"""Characters. The instructions of the public robot datasets have fewer than 200."""
-
-
-def check_instruction(instruction: str) -> None:
-    """Raise UserError when an instruction is empty, longer than MAX_INSTRUCTION, or holds control characters."""
-    if not instruction.strip():
-        raise UserError("instruction: must not be empty")
-    if len(instruction) > MAX_INSTRUCTION:
-        raise UserError(f"instruction: {len(instruction)} characters, at most {MAX_INSTRUCTION}: say it shorter")
-    if not instruction.isprintable():
-        raise UserError(f"instruction: {shown(instruction)}: holds a control character or a line break")
-
-
-def shown(instruction: str) -> str:
-    """An instruction as messages quote it: one line, at most 60 characters of it."""
-    return repr(instruction if len(instruction) <= 60 else f"{instruction[:57]}...")
-
 
 def check_finite(where: object, arrays: Iterable[tuple[str, NDArray[Any]]]) -> None:
     """Raise UserError `where: array: ...` on the first floating-point array that holds NaN or Inf."""

@@ -14,17 +14,27 @@ from typing import Annotated, Any, Literal
 
 import numpy as np
 from numpy.typing import ArrayLike
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError, model_validator
 
 from rldg_core.configuration import load_model
 from rldg_core.errors import UserError
 from rldg_core.frames import Array, SafetyBox
+from rldg_core.instructions import fault
 
 Positive = Annotated[float, Field(gt=0, le=1e9, allow_inf_nan=False)]
 NotNegative = Annotated[float, Field(ge=0, le=1e9, allow_inf_nan=False)]
 Finite = Annotated[float, Field(ge=-1e9, le=1e9, allow_inf_nan=False)]
 Pose7 = tuple[Finite, Finite, Finite, Finite, Finite, Finite, Finite]
 Vector6 = tuple[Finite, Finite, Finite, Finite, Finite, Finite]
+
+
+def _without_fault(instruction: str) -> str:
+    if reason := fault(instruction):
+        raise ValueError(reason)
+    return instruction
+
+
+Instruction = Annotated[str, AfterValidator(_without_fault)]
 
 
 class _Model(BaseModel):
@@ -34,7 +44,7 @@ class _Model(BaseModel):
 class ObjectConfig(_Model):
     """One variant of the task: what is inserted or picked, and how a person would ask for it."""
 
-    instruction: Annotated[str, Field(min_length=1)]
+    instruction: Instruction
     seen: bool = True
 
 

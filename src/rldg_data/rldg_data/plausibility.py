@@ -214,6 +214,15 @@ def motion(poses: ArrayLike, deltas_tcp: ArrayLike, limits: Limits) -> Problems:
         )
 
 
+def known_throughout(what: str, known: ArrayLike) -> Problems:
+    """known (N,): whether a step has a value that a whole episode has or lacks: in a dataset a 0 stands for a lack."""
+    values = np.asarray(known, np.bool_)
+    if values.any() and not values.all():
+        missing = np.flatnonzero(~values)
+        found = f"no {what} in {len(missing)} of {len(values)} steps, first step {missing[0]}"
+        yield Problem("error", "observation", f"{found}, expected all or none: a driver that stopped for a while")
+
+
 def clipped(beyond: ArrayLike, limits: Limits) -> Problems:
     """beyond (T,): whether any value of a step's action was beyond [-1, 1] before it was clipped."""
     steps = np.asarray(beyond, np.bool_)

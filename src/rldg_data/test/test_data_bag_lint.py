@@ -272,6 +272,30 @@ WRONG_STEPS: dict[str, tuple[Change, str, str, str]] = {
         "without a reward",
     ),
     "no instruction": (lambda s: [replace(x, instruction=" ") for x in s], "error", "instruction", "empty"),
+    "a book for an instruction": (
+        lambda s: [replace(x, instruction="x" * 2048) for x in s],
+        "error",
+        "instruction",
+        "2048 characters, at most 500",
+    ),
+    "two lines of instruction": (
+        lambda s: [replace(x, instruction="insert\nit") for x in s],
+        "error",
+        "instruction",
+        "line break",
+    ),
+    "a hand that was not heard for a while": (
+        lambda s: seen(s, 9, gripper_width_m=float("nan")),
+        "error",
+        "observation",
+        "no gripper width in 1 of 21 steps, first step 9, expected all or none",
+    ),
+    "joints that came later": (
+        lambda s: seen(s, 0, joint_positions=np.empty(0)),
+        "error",
+        "observation",
+        "no joint positions in 1 of 21 steps, first step 0",
+    ),
     "small images": (
         lambda s: [seen([x], 0, images={"wrist": jpeg(32, i)})[0] for i, x in enumerate(s)],
         "error",

@@ -12,6 +12,7 @@ import pytest
 import yaml
 from rosbags.rosbag2 import CompressionFormat, CompressionMode, StoragePlugin, Writer
 from test_data_foreign import (
+    MAPPING,
     MS,
     SCALE,
     STORE,
@@ -40,7 +41,8 @@ from rldg_core.errors import UserError
 from rldg_core.frames import compose_delta, rotation_of
 from rldg_core.image_codec import decode_jpeg
 from rldg_data.bags.reading import episode_info, read_episode
-from rldg_data.foreign.importing import import_bag, read_foreign
+from rldg_data.foreign.frames import check_frame
+from rldg_data.foreign.importing import import_bag, load_mapping, read_foreign
 
 ARM = [f"fr3_joint{n}" for n in range(1, 8)]
 FINGERS = ["fr3_finger_joint1", "fr3_finger_joint2"]
@@ -95,6 +97,25 @@ def refused(tmp_path: Path, messages: Messages, text: str, **settings: Any) -> s
     return str(caught.value)
 
 
+@pytest.mark.parametrize(
+    ("frame", "expected", "known"),
+    [
+        *[(name, "base", True) for name in ("base", "fr3_link0", "FR3_LINK0", "/robot1/base_link", "left_panda_link0")],
+        *[(f"{body}_base", "base", False) for body in ("camera", "table", "gripper", "tool", "wrist", "robot/mobile")],
+        ("robotiq_85_base_link", "base", False),
+        ("camera_link0", "base", False),
+        *[(name, "tcp", True) for name in ("tcp", "fr3_hand_tcp", "gripper_tcp", "left/tool0", "fr3_K")],
+        *[(name, "tcp", False) for name in ("camera_tool0", "ft_sensor_ee", "table_tcp")],
+    ],
+)
+def test_a_base_or_a_tool_of_another_body_is_not_the_arms(frame: str, expected: Any, known: bool) -> None:
+    if known:
+        return check_frame(frame, expected)
+    with pytest.raises(ValueError, match=f"frame_id is '{frame}', expected the {expected} frame .*say `frame_id: "):
+        check_frame(frame, expected)
+    check_frame(frame, expected, declared=frame)
+
+
 @pytest.mark.parametrize("order", ["sorted", "fingers first", "two messages"])
 def test_joints_and_fingers_go_by_their_names(tmp_path: Path, order: str) -> None:
     values = {**{name: 0.1 * n for n, name in enumerate(ARM)}, FINGERS[0]: 0.01, FINGERS[1]: 0.012}
@@ -109,6 +130,55 @@ def test_joints_and_fingers_go_by_their_names(tmp_path: Path, order: str) -> Non
     for step in steps:
         np.testing.assert_allclose(step.observation.joint_positions, np.arange(7) * 0.1)
         assert step.observation.gripper_width_m == pytest.approx(0.022)
+
+
+def number(value: float) -> Any:
+    return T["std_msgs/msg/Float64"](data=value)
+
+
+@pytest.mark.parametrize(("width_m", "before"), [(0.0, -1.0), (0.08, 1.0), (None, 1.0)])
+def test_before_its_first_command_a_gripper_is_what_was_measured(
+    tmp_path: Path, width_m: float | None, before: float
+) -> None:
+    """Commands are often published at changes alone."""
+    messages = [*good(), ("/command", at(8.5), number(0.08 - (width_m or 0.0)))]
+    settings: dict[str, Any] = {"gripper_action": {"topic": "/command", "open": 0.08, "closed": 0.0}}
+    if width_m is not None:
+        fingers = [width_m / 2] * 2
+        messages += every_tick("/fingers", lambda k: joint_state(at(k), FINGERS, fingers))
+        settings["gripper_width"] = {"topic": "/fingers"}
+    steps = only(mapping(**settings), write_bag(tmp_path / "theirs", messages))
+    after = -1.0 if width_m == 0.08 else 1.0
+    np.testing.assert_allclose(executed(steps)[:, 6], [before] * 8 + [after] * 3)
+
+
+@pytest.mark.parametrize("field", ["position.fr3_finger_joint1", "position.1"])
+def test_one_of_two_fingers_is_half_the_width(tmp_path: Path, field: str) -> None:
+    messages = good() + every_tick("/fingers", lambda k: joint_state(at(k), FINGERS, [0.02, 0.02]))
+    width = {"topic": "/fingers", "field": field}
+    refused(tmp_path / "half", messages, f"field '{field}' is one of two fingers: .*`scale: 2.0`", gripper_width=width)
+    bag = write_bag(tmp_path / "theirs", messages)
+    steps = only(mapping(gripper_width={**width, "scale": 2.0}), bag)
+    assert steps[0].observation.gripper_width_m == pytest.approx(0.04)
+
+
+@pytest.mark.parametrize(
+    ("change", "text"),
+    [
+        ({"instruction": "  "}, "instruction: .*must not be empty"),
+        ({"instruction": "x" * 2048}, "instruction: .*2048 characters, at most 500"),
+        ({"instruction": "insert\nit"}, "instruction: .*line break"),
+        ({"episodes": [{"to_s": 1.0, "instruction": "a\x00b"}]}, "instruction: .*control character"),
+        ({"cameras": {"../x": {"topic": "/image"}}}, "cameras"),
+        ({"cameras": {"": {"topic": "/image"}}}, "cameras"),
+    ],
+)
+def test_texts_that_no_policy_takes_are_refused_with_the_mapping(
+    tmp_path: Path, change: dict[str, Any], text: str
+) -> None:
+    (tmp_path / "mapping.yaml").write_text(yaml.safe_dump({**MAPPING, **change}))
+    with pytest.raises(UserError, match=text):
+        load_mapping(tmp_path / "mapping.yaml")
 
 
 @pytest.mark.parametrize(
@@ -127,6 +197,7 @@ def test_joints_and_fingers_go_by_their_names(tmp_path: Path, order: str) -> Non
             "field 'position.0' is joint 'fr3_joint1' of the arm, expected a finger",
         ),
         (ARM, {"joints": {"topic": "/j", "field": "position"}, "wrench": {"topic": "/j"}}, "is no wrench"),
+        (ARM, {"joints": {"topic": "/j", "field": "effort"}}, "field 'effort': joints are positions"),
     ],
 )
 def test_joints_that_do_not_fit_are_named(tmp_path: Path, names: list[str], settings: Any, text: str) -> None:

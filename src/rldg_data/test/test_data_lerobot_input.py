@@ -164,7 +164,7 @@ REFUSED: dict[str, tuple[Callable[[Path], Any], str]] = {
             (f"videos/{layout.IMAGE_PREFIX}image/from_timestamp", float("nan"), "cannot convert float NaN"),
             (f"videos/{layout.IMAGE_PREFIX}image/from_timestamp", 9.0, "the video has no more frames"),
             ("tasks", [], "list index out of range"),
-            ("tasks", [""], "empty instruction"),
+            ("tasks", [""], "instruction: must not be empty"),
             ("length", 0, "are not in it"),
             ("dataset_from_index", -5, "disagree"),
             ("episode_index", 7, "episode_index 7, expected 0"),

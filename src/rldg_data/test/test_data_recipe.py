@@ -277,7 +277,7 @@ def test_observations_that_no_dataset_may_hold(tmp_path: Path, change: dict[str,
 
 
 def test_an_empty_instruction_is_refused(tmp_path: Path) -> None:
-    assert refused(tmp_path, [replace(s, instruction=" ") for s in make_episode()]).startswith("empty instruction")
+    assert refused(tmp_path, [replace(s, instruction=" ") for s in make_episode()]) == "instruction: must not be empty"
 
 
 def refused(folder: Path, steps: list[Step]) -> str:

@@ -16,7 +16,7 @@ from safetensors.torch import load_file, save_file
 
 from rldg_core.errors import UserError
 from rldg_core.files import sha256_hex
-from rldg_core.policy_checks import MAX_INSTRUCTION
+from rldg_core.instructions import MAX_INSTRUCTION
 from rldg_policy.checkpoint.manifest import MANIFEST_FILE, read_manifest, write_manifest
 from rldg_policy.checkpoint.statistics import STATISTICS_FILE, ActionStatistics, choose_statistics, to_unit_actions
 from rldg_policy.compact import checkpoint as compact_files

@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 
 from rldg_core.errors import UserError
 from rldg_core.files import parse_json
+from rldg_core.instructions import fault
 from rldg_core.plausible import check_observation
 from rldg_core.types import Float64, Step
 from rldg_data.bags.episode_info import EpisodeInfo
@@ -21,7 +22,7 @@ from rldg_data.episodes.episode import ACTION_DIM, Episode, Float32
 from rldg_data.episodes.gripper import opening
 from rldg_data.episodes.images import conform
 from rldg_data.episodes.provenance import MadeOf
-from rldg_data.plausibility import Limits, rate, refuse, usual_period_s
+from rldg_data.plausibility import Limits, known_throughout, rate, refuse, usual_period_s
 from rldg_data.recipe.plan import EpisodePlan
 
 ARM_DIM = 6
@@ -57,8 +58,8 @@ def build_episode(plan: EpisodePlan) -> Episode:
     for bag, part in zip(plan.bags[1:], parts[1:], strict=True):
         MadeOf.of([part.provenance]).check(MadeOf.of([parts[0].provenance]), str(bag), str(plan.bags[0]))
     instruction = plan.instruction or recordings[0].steps[0].instruction
-    if not instruction.strip():
-        raise UserError(f"{plan.name}: empty instruction: generalists would skip the episode without a word")
+    if reason := fault(instruction):
+        raise UserError(f"{plan.name}: instruction: {reason}")
     episode = _joined(parts, instruction, bool(recordings[-1].steps[-1].terminated))
     images = {key: conform(files, plan.images, f"{plan.name}: {key}") for key, files in episode.images.items()}
     return replace(episode, images=images)
@@ -92,6 +93,7 @@ def _part(bag: Path, recording: Recording, end: int, plan: EpisodePlan) -> _Part
     seen = [step.observation for step in kept]
     pose = np.array([s.pose_base_tcp for s in seen])
     width_m = np.array([s.gripper_width_m for s in seen])
+    refuse(known_throughout("gripper width", ~np.isnan(width_m)), str(bag))
     width_m[np.isnan(width_m)] = 0.0
     return _Part(
         images={key: _images(kept, camera, bag) for key, camera in plan.cameras},

@@ -50,13 +50,19 @@ def switching(opened: Float64, what: str) -> Float64:
     return commands
 
 
+def at_start(width_m: float) -> float:
+    """0 or 1: what a gripper is before its first command; of a width that nobody measures (NaN) open.
+
+    The gripper node sees it like this, too.
+    """
+    return 0.0 if width_m <= OPEN_WIDTH_M else 1.0
+
+
 def opening(commands: Float64, sources: Sequence[Source], start_width_m: float) -> Float64:
     """(N,) commands in [-1, 1] -> (N,) 0 or 1; NaN stays NaN. start_width_m: measured at the first step, may be NaN."""
     acts = np.array([source not in (Source.HOLD, Source.NONE) for source in sources], dtype=np.bool_)
     moves = acts & (np.abs(commands) > COMMAND)
-    # A hand whose width nobody measures is open until it is told otherwise, as the gripper node sees it.
-    start = 0.0 if start_width_m <= OPEN_WIDTH_M else 1.0
     told: NDArray[np.intp] = np.maximum.accumulate(np.where(moves, np.arange(len(commands)), -1))
-    opened: Float64 = np.where(told < 0, start, commands[told] > 0).astype(np.float64)
+    opened: Float64 = np.where(told < 0, at_start(start_width_m), commands[told] > 0).astype(np.float64)
     opened[np.isnan(commands)] = np.nan
     return opened

@@ -11,6 +11,7 @@ from rldg_core.errors import UserError
 from rldg_core.frames import delta_between, rotation_of
 from rldg_core.from_msg import NS_PER_S
 from rldg_core.types import Float32, Float64
+from rldg_data.episodes.gripper import at_start
 from rldg_data.foreign.cutting import Cutout
 from rldg_data.foreign.mapping import (
     ForeignMapping,
@@ -28,8 +29,12 @@ def actions_between(
     asked: Mapping[str, Series],
     ticks: NDArray[np.int64],
     poses: list[Float64],
+    start_width_m: float,
 ) -> list[Float32]:
-    """Normalised actions, not clipped, of all ticks but the last."""
+    """Normalised actions, not clipped, of all ticks but the last.
+
+    start_width_m: measured at the first tick, or NaN: it says what the gripper is before its first command.
+    """
     config = mapping.action_config
     # What was asked for in the episode before has no say in this one; the gripper stays as it was told.
     series = asked["action"].within(episode.begin_ns, episode.end_ns)
@@ -37,13 +42,14 @@ def actions_between(
         raise UserError(f"{episode.where}: topic {series.topic}: no message between the first and the last image")
     if "gripper" in asked and asked["gripper"].newest(int(ticks[-1]) - 1) < 0:
         raise UserError(f"{episode.where}: topic {asked['gripper'].topic}: no message before the last image")
+    start = 2 * at_start(start_width_m) - 1
     actions = []
     for k, pose in enumerate(poses[:-1]):
         delta_tcp = _delta(mapping, series, int(ticks[k]), int(ticks[k + 1]), pose)
         action = list(config.from_delta_tcp(delta_tcp))
         if mapping.gripper_action:
             index = asked["gripper"].newest(int(ticks[k + 1]) - 1)
-            action.append(asked["gripper"].values[index] if index >= 0 else 1.0)
+            action.append(asked["gripper"].values[index] if index >= 0 else start)
         actions.append(np.array(action, dtype=np.float32))
     return actions
 

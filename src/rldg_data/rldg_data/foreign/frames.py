@@ -7,7 +7,7 @@ from typing import Any, Literal
 
 Frame = Literal["base", "tcp"]
 
-_PREFIX = r"/?(?:.*[/_])?"
+_PREFIX = r"/?(?P<prefix>(?:.*[/_])?)"
 _KNOWN = {
     "base": re.compile(rf"{_PREFIX}(?:base|base_link|link_?0)", re.IGNORECASE | re.DOTALL),
     "tcp": re.compile(
@@ -15,6 +15,14 @@ _KNOWN = {
         re.IGNORECASE | re.DOTALL,
     ),
 }
+_OTHER_BODY = re.compile(
+    r"cam(?:era)?|realsense|d4\d\d|gripper|hand|fingers?|robotiq|schunk|onrobot|wsg\d*|sensor|ft|ati|table|bench|"
+    r"wrist|tool|tcp|mobile|cart|platform|torso|object|board|marker|tag",
+    re.IGNORECASE,
+)
+"""Words that say that a base is not the arm's, or a tool not the one that moves the tcp: `robotiq_85_base_link`."""
+_TCP_WORDS = frozenset({"hand", "tool", "tcp", "gripper", "wrist"})
+"""Of them, what a tcp may well be named after: `fr3_hand_tcp`."""
 _EXAMPLES = {"base": "base, base_link, fr3_link0", "tcp": "tcp, fr3_hand_tcp, tool0, stiffness_frame"}
 
 
@@ -27,11 +35,20 @@ def check_frame(found: str, expected: Frame, declared: str = "", key: str = "fra
         if found != declared:
             raise ValueError(f"{key} is {_short(found)}, the mapping says {declared!r}")
         return
-    if not found or _KNOWN[expected].fullmatch(found):
+    if not found or _is(found, expected):
         return
-    other = next((name for name, known in _KNOWN.items() if known.fullmatch(found)), "")
+    other = next((name for name in _KNOWN if _is(found, name)), "")
     advice = f"it is the {other} frame" if other else f"if that is it, say `{key}: {_short(found)}` in the mapping"
     raise ValueError(f"{key} is {_short(found)}, expected the {expected} frame ({_EXAMPLES[expected]}): {advice}")
+
+
+def _is(found: str, frame: str) -> bool:
+    """Whether it is one of the known names, and no word before it names another body than the arm."""
+    if not (match := _KNOWN[frame].fullmatch(found)):
+        return False
+    words = re.split(r"[/_]", match["prefix"].lower())
+    others = {word for word in words if _OTHER_BODY.fullmatch(word)}
+    return not (others - _TCP_WORDS if frame == "tcp" else others)
 
 
 def frame_of(visited: list[Any], name: Literal["frame_id", "child_frame_id"]) -> str:

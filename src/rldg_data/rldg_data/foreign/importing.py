@@ -112,7 +112,9 @@ def read_foreign(mapping: ForeignMapping, path: Path) -> list[Found]:
             seen["wrench"] = [into_tcp(*pair) for pair in zip(seen["pose"], seen["wrench"], strict=True)]
         for camera in cameras.values():
             at_ticks(mapping, episode, camera, ticks)  # a further camera may pause, too
-        actions = actions_between(mapping, episode, series["asked"], ticks, seen["pose"])
+        scale = mapping.gripper_width.scale if mapping.gripper_width else 1.0
+        start_width_m = scale * seen.get("gripper_width", [float("nan")])[0]
+        actions = actions_between(mapping, episode, series["asked"], ticks, seen["pose"], start_width_m)
         _check(episode, ticks, seen["pose"], actions, mapping)
         images = {name: each.files[begun : begun + len(ticks)] for name, each in frames.items()}
         begun += len(ticks)

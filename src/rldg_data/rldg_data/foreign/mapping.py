@@ -9,10 +9,11 @@ from typing import Annotated, Literal
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
 from rldg_core.configuration import load_model
-from rldg_core.task import ActionConfig, CropConfig
+from rldg_core.task import ActionConfig, CropConfig, Instruction
 from rldg_data.foreign.frames import Frame
 
 Name = Annotated[str, Field(pattern=r"^/?[a-zA-Z_][a-zA-Z0-9_/]*$")]
+Word = Annotated[str, Field(pattern=r"^[A-Za-z0-9_]+$")]
 Path_ = Annotated[str, Field(pattern=r"^([A-Za-z_]\w*|\d+)?(\.([A-Za-z_]\w*|\d+))*$")]
 Finite = Annotated[float, Field(ge=-1e9, le=1e9, allow_inf_nan=False)]
 Positive = Annotated[float, Field(gt=0, le=1e9, allow_inf_nan=False)]
@@ -118,7 +119,7 @@ class EpisodeRange(_Model):
     to_s: Positive
     success: bool | None = None
     object: Annotated[str, Field(min_length=1)] | None = None
-    instruction: Annotated[str, Field(min_length=1)] | None = None
+    instruction: Instruction | None = None
 
     @model_validator(mode="after")
     def _ordered(self) -> EpisodeRange:
@@ -153,9 +154,9 @@ class ForeignMapping(_Model):
     topic may be recorded after its stamps than another, default `rldg_data.plausibility.Limits`.
     """
 
-    task: Annotated[str, Field(pattern=r"^[A-Za-z0-9_]+$")]
+    task: Word
     object: Annotated[str, Field(min_length=1)]
-    instruction: Annotated[str, Field(min_length=1)]
+    instruction: Instruction
     success: bool
     source: Literal["human", "policy", "scripted"] = "human"
     rate_hz: Annotated[float, Field(ge=1, le=100)] = 10.0
@@ -166,7 +167,7 @@ class ForeignMapping(_Model):
     cut: Cut | None = None
     scale_m: Annotated[float, Field(gt=0, le=0.1)] = 0.015
     scale_rad: Annotated[float, Field(gt=0, le=0.5)] = 0.1
-    cameras: Annotated[dict[str, CameraMapping], Field(min_length=1)]
+    cameras: Annotated[dict[Word, CameraMapping], Field(min_length=1)]
     pose: PoseMapping
     action: Annotated[TargetAction | TwistAction | DeltaAction, Field(discriminator="kind")]
     wrench: WrenchMapping | None = None

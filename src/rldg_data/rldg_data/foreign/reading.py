@@ -29,6 +29,7 @@ from rldg_data.foreign.topics import (
     as_numbers,
     as_pose,
     as_twist,
+    as_width,
     as_wrench,
     visit,
 )
@@ -58,7 +59,8 @@ def read_series(mapping: ForeignMapping, bag: ForeignBag, path: Path) -> dict[st
     if mapping.joints:
         seen["joints"] = by_name(mapping.joints, as_joints)
     if mapping.gripper_width:
-        seen["gripper_width"] = by_name(mapping.gripper_width, as_gripper)
+        convert = as_width if mapping.gripper_width.scale == 1.0 else as_gripper
+        seen["gripper_width"] = by_name(mapping.gripper_width, convert)
     action = mapping.action
     if isinstance(action, TargetAction):
         asked = {"action": read(action, as_pose, "base")}

@@ -20,7 +20,7 @@ from rldg_core.configuration import parse_yaml, read_yaml
 from rldg_core.errors import UserError
 from rldg_core.files import check_tree
 from rldg_core.from_msg import stamp_ns, twist_array, wrench_array
-from rldg_core.joints import arm_positions, finger_width_m
+from rldg_core.joints import arm_positions, finger_width_m, is_one_of_two_fingers
 from rldg_core.types import Float64
 from rldg_data.bags.reading import first_line
 from rldg_data.plausibility import Delay, delay
@@ -224,9 +224,11 @@ def is_joint_state(type_name: str) -> bool:
 def as_joints(message: Any, type_name: str, path: str) -> Float64:
     """(7,) of the arm: by the names of a JointState; by their order only where a message has none and a path is given.
 
-    Raises ValueError.
+    Raises ValueError, also where the path leads to something else than positions.
     """
     if is_joint_state(type_name) and (len(message.name) or not path):
+        if path not in ("", "position"):
+            raise ValueError(f"field {path!r}: joints are positions [rad], found by their names: leave `field` away")
         return arm_positions(list(message.name), message.position)
     return as_numbers(visit(message, type_name, path)[-1])
 
@@ -247,6 +249,17 @@ def as_gripper(message: Any, type_name: str, path: str) -> float:
                 "leave `field` and `scale` away, or name the joint, `field: position.NAME`"
             )
     return as_number(visit(message, type_name, path)[-1])
+
+
+def as_width(message: Any, type_name: str, path: str) -> float:
+    """As `as_gripper`. Raises ValueError also where the path leads to one of two fingers: half the distance."""
+    value = as_gripper(message, type_name, path)
+    if is_joint_state(type_name) and path:
+        part, names = path.rpartition(".")[2], list(message.name)
+        name = names[int(part)] if part.isdecimal() and int(part) < len(names) else part
+        if path.startswith("position.") and is_one_of_two_fingers(name, names):
+            raise ValueError(f"field {path!r} is one of two fingers: leave `field` away, or say `scale: 2.0`")
+    return value
 
 
 def as_pose(value: Any) -> Float64:

@@ -14,6 +14,7 @@ from numpy.typing import NDArray
 
 from rldg_core.errors import UserError
 from rldg_core.image_codec import Image, crop, encode_jpeg, resize
+from rldg_core.instructions import fault
 from rldg_core.plausible import check_observation
 from rldg_core.task import Task
 from rldg_core.types import ExecutedAction, Observation, Source, Step
@@ -126,8 +127,8 @@ def to_steps(
     metadata = episode.metadata
     if metadata["task"] not in ("", task.name):
         raise UserError(f"{where}: is of task {metadata['task']!r}, importing as {task.name!r}")
-    if not episode.instruction:
-        raise UserError(f"{where}: empty instruction")
+    if reason := fault(episode.instruction):
+        raise UserError(f"{where}: instruction: {reason}")
     if metadata["source"] not in {source.name.lower() for source in Source}:
         raise UserError(f"{where}: source {metadata['source']!r} is unknown")
     source = Source[metadata["source"].upper()]

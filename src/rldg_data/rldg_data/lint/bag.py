@@ -9,6 +9,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 
 import numpy as np
 
+from rldg_core.instructions import fault
 from rldg_core.plausible import check_observation
 from rldg_core.task import Task
 from rldg_core.types import Source, Step
@@ -34,7 +35,7 @@ DESCRIPTIONS: Mapping[str, str] = {
     "jump": "the tcp moves farther in a step than its action can ask for",
     "log_time": "a log time of 0; warning: log times more than 1 s after the stamps, or before them",
     "stamp_offset": "two of the drivers' topics are stamped by different clocks",
-    "observation": "pose, quaternion, twist, wrench, joints or width that no arm has, NaN, Inf",
+    "observation": "pose, quaternion, twist, wrench, joints or width that no arm has, NaN, Inf, or known in some Steps",
     "image": "no complete JPEG, another size or other cameras than in the Steps before",
     "frozen": "warning: the image stays while the tcp moves",
     "action": "an action that is not finite, leaves [-1, 1], has no source, another length, or another observation",
@@ -42,7 +43,7 @@ DESCRIPTIONS: Mapping[str, str] = {
     "no_action": "nothing but holds: no result",
     "reward": "not finite; warning: a success without one",
     "contents": "`custom_data` says something else than the Steps",
-    "instruction": "empty",
+    "instruction": "empty, longer than 500 characters, or with a line break or control character",
     "task": "cameras, image size, action or scale are not the task's; warning: recorded with another configuration",
     "episode_id": "two bags of the folder have the same",
 }
@@ -151,6 +152,14 @@ def observations(bag: BagContents, limits: Limits) -> Problems:
     found = [(s.index, str(error)) for s in bag.steps if (error := _implausible(s))]
     if found:
         yield Problem("error", "observation", f"{len(found)} Steps, first Step {found[0][0]}: {found[0][1]}")
+    yield from plausibility.known_throughout("gripper width", [_knows_width(s) for s in bag.steps])
+    yield from plausibility.known_throughout(
+        "joint positions", [bool(s.observation.joint_positions.size) for s in bag.steps]
+    )
+
+
+def _knows_width(step: Step) -> bool:
+    return not np.isnan(step.observation.gripper_width_m)
 
 
 def _implausible(step: Step) -> ValueError | None:
@@ -275,9 +284,9 @@ def contents(bag: BagContents, limits: Limits) -> Problems:
 
 
 def instruction(bag: BagContents, limits: Limits) -> Problems:
-    """Generalists pass over episodes without one."""
-    if not bag.steps[0].instruction.strip():
-        yield Problem("error", "instruction", "empty instruction")
+    """Generalists pass over episodes without one, and refuse those with a fault."""
+    if reason := fault(bag.steps[0].instruction):
+        yield Problem("error", "instruction", reason)
 
 
 BAG_CHECKS: tuple[Callable[[BagContents, Limits], Problems], ...] = (

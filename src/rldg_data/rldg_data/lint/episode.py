@@ -7,6 +7,7 @@ from collections.abc import Callable, Mapping, Sequence
 import numpy as np
 from numpy.typing import NDArray
 
+from rldg_core.instructions import fault
 from rldg_core.plausible import check_pose, check_twist, check_width, check_wrench
 from rldg_data import plausibility
 from rldg_data.episodes import provenance
@@ -110,9 +111,9 @@ def flags(episode: Episode, limits: Limits) -> Problems:
 
 
 def instruction(episode: Episode, limits: Limits) -> Problems:
-    """OpenVLA passes over episodes without one, Octo learns them as unconditioned."""
-    if not episode.instruction.strip():
-        yield Problem("error", "instruction", "empty instruction")
+    """OpenVLA passes over episodes without one, Octo learns them as unconditioned; all refuse those with a fault."""
+    if reason := fault(episode.instruction):
+        yield Problem("error", "instruction", reason)
 
 
 def still(episode: Episode, limits: Limits) -> Problems:

@@ -37,7 +37,7 @@ DESCRIPTIONS: Mapping[str, str] = {
     "jump": "the tcp moves farther in a step than 1.5 of the longest actions: several episodes in one, or a wrong unit",
     "motion": "the arm moves against its actions, or four times as far: another frame, sign or unit; not if relabelled",
     "flags": "`is_first`, `is_last`, `is_terminal` contradict their place",
-    "instruction": "empty",
+    "instruction": "empty, longer than 500 characters, or with a line break or control character",
     "no_op": "warning: more than half of the steps move nothing",
     "gripper": "commands outside 0 .. 1, or fingers that answer the other way",
     "image": "no complete 8-bit RGB JPEG",

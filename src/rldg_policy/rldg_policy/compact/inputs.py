@@ -12,7 +12,7 @@ from torch import Tensor
 
 from rldg_core.errors import UserError
 from rldg_core.image_codec import decode_jpeg, resize
-from rldg_core.policy_checks import check_instruction, shown
+from rldg_core.instructions import check_instruction, shown
 from rldg_policy.compact.config import ModelConfig
 
 NGRAM = 3

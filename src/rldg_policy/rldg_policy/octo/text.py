@@ -18,7 +18,7 @@ from tokenizers import Tokenizer
 from rldg_core.configuration import validated
 from rldg_core.errors import UserError
 from rldg_core.files import MAX_TEXT_BYTES, read_bytes, read_json
-from rldg_core.policy_checks import check_instruction, shown
+from rldg_core.instructions import check_instruction, shown
 from rldg_policy.octo.config import T5_BASE, T5Config, TextConfig
 
 TOKENIZER_FILE = "tokenizer.json"

@@ -16,7 +16,7 @@ from tokenizers import AddedToken, Tokenizer, decoders, models, processors
 
 from rldg_core.errors import UserError
 from rldg_core.files import MAX_TEXT_BYTES, read_bytes, write_json
-from rldg_core.policy_checks import check_instruction, shown
+from rldg_core.instructions import check_instruction, shown
 from rldg_policy.openvla.config import ACTION_DIM, BINS
 
 Int64 = NDArray[np.int64]

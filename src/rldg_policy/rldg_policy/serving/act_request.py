@@ -23,7 +23,7 @@ from numpy.typing import NDArray
 
 from rldg_core.errors import UserError
 from rldg_core.image_codec import Image
-from rldg_core.policy_checks import MAX_INSTRUCTION, check_instruction
+from rldg_core.instructions import MAX_INSTRUCTION, check_instruction
 from rldg_core.task import ActionConfig, Task
 from rldg_core.types import Observation
 from rldg_policy.serving.inference import Result, Session

@@ -13,7 +13,7 @@ import numpy as np
 
 from rldg_core.errors import UserError
 from rldg_core.files import open_regular, sha256_hex
-from rldg_core.policy_checks import check_instruction
+from rldg_core.instructions import check_instruction
 from rldg_data.episodes import provenance
 from rldg_data.lint import lint
 from rldg_data.plausibility import Limits, usual_period_s
