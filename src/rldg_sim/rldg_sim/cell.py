@@ -18,6 +18,7 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from rldg_core.task import Task
+from rldg_sim.camera_view import CameraView
 from rldg_sim.drawing import Drawing
 from rldg_sim.kinds import make_kind
 from rldg_sim.kinematics import site_pose, solve_ik
@@ -189,6 +190,12 @@ class Cell:
     def image(self) -> Image:
         """Image of the wrist camera now, (height, width, 3) uint8 RGB."""
         return self._scene.image("wrist", *self._image_size_px)
+
+    def wrist_view(self) -> CameraView:
+        """Where the wrist camera was when it took the last image, and how it projects; call `image` first."""
+        drawing = self._scene.drawing
+        assert drawing is not None
+        return drawing.wrist_view()
 
     def render_scene(self, width: int, height: int) -> Image:
         """Third-person view, (height, width, 3) uint8 RGB, drawn at twice the size for smooth edges."""

@@ -9,6 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from rldg_sim import gl
+from rldg_sim.camera_view import CameraView, camera_view
 from rldg_sim.randomisation import Looks
 
 Array = NDArray[np.float64]
@@ -40,6 +41,11 @@ class Drawing:
         flags[mujoco.mjtRndFlag.mjRND_SKYBOX] = pretty
         image: Image = renderer.render()
         return image
+
+    def wrist_view(self) -> CameraView:
+        """The wrist camera as it took the last image."""
+        position, axes = self.data.cam_xpos[self.wrist], self.data.cam_xmat[self.wrist]
+        return camera_view(position, axes, float(self.model.cam_fovy[self.wrist]))
 
     def _renderer(self, width: int, height: int) -> Any:
         if (width, height) not in self._renderers:

@@ -19,9 +19,9 @@ from rclpy.context import Context
 from rclpy.executors import SingleThreadedExecutor
 from rclpy.node import Node
 from rosgraph_msgs.msg import Clock
-from sensor_msgs.msg import Image, JointState
+from sensor_msgs.msg import CameraInfo, Image, JointState
 
-from rldg_core.frames import pose_at
+from rldg_core.frames import pose_at, rotation_of
 from rldg_core.from_msg import pose_array, stamp_ns
 from rldg_core.seeding import derive_seed
 from rldg_core.task import Task, find_task
@@ -42,6 +42,7 @@ LISTENED = {
     "joints": (JointState, f"{STATE}/measured_joint_states", VENDOR_STATE),
     "gripper": (JointState, "/franka_gripper/joint_states", VENDOR_STATE),
     "image": (Image, "/camera/camera/color/image_raw", VENDOR_IMAGE),
+    "camera_info": (CameraInfo, "/camera/camera/color/camera_info", VENDOR_IMAGE),
     "scene": (Image, "/scene", VENDOR_IMAGE),
     "reward": (Reward, "reward", STREAM),
     "truth": (PoseArray, "cell/truth", STREAM),
@@ -164,6 +165,12 @@ def test_lockstep_is_the_library_frame_by_frame(make_rig: Callable[[int], Rig], 
         expected = library.step_to(target)
         stamp += PERIOD_NS
     rig.until_heard("pose", 7)
+    rig.until_heard("camera_info", 1)
+    info = rig.heard["camera_info"][-1]
+    assert stamp_ns(info.header.stamp) in [stamp_ns(image.header.stamp) for image in rig.heard["image"]]
+    assert info.header.frame_id == rig.heard["image"][-1].header.frame_id == "camera_color_optical_frame"
+    library.image()
+    np.testing.assert_allclose(info.k, library.wrist_view().intrinsics(info.width, info.height).ravel())
     second = rig.reset(12)
     assert stamp_ns(second.stamp) == stamp + 2 * PERIOD_NS
     refused = rig.reset(1, "hdmi2")
@@ -193,6 +200,24 @@ def test_real_time_runs_at_the_drivers_rates_and_holds_the_last_target(make_rig:
     assert near(), "the last target holds"
     answer = rig.reset(5, "xlr")
     assert answer.success
+
+
+def test_transforms_lead_from_base_to_the_camera(make_rig: Callable[[int], Rig]) -> None:
+    tf2_msgs = pytest.importorskip("tf2_msgs.msg", reason="tf2_msgs comes with a ROS installation, not from PyPI")
+    rig = make_rig(17)
+    heard: list[Any] = []
+    rig.node.create_subscription(tf2_msgs.TFMessage, "/tf", heard.append, 100)
+    rig.start("cell")
+    rig.until(lambda: bool(heard), "/tf")
+    frames = [(t.header.frame_id, t.child_frame_id) for t in heard[-1].transforms]
+    assert frames == [("base", "fr3_hand_tcp"), ("fr3_hand_tcp", "camera_color_optical_frame")]
+    # The camera sits on the hand, a hand's breadth from the tcp, and looks along its z.
+    at_tcp = heard[-1].transforms[1].transform
+    place = np.array([at_tcp.translation.x, at_tcp.translation.y, at_tcp.translation.z])
+    assert 0.05 < np.linalg.norm(place) < 0.2
+    turn = at_tcp.rotation
+    sight = rotation_of([0, 0, 0, turn.x, turn.y, turn.z, turn.w]).apply([0, 0, 1])
+    assert sight @ -place / np.linalg.norm(place) > 0.8
 
 
 def test_targets_are_ignored_while_two_nodes_publish_them(make_rig: Callable[[int], Rig]) -> None:

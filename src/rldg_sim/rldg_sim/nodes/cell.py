@@ -6,6 +6,7 @@ view, rgb8; empty: off), base_frame, camera_frame, first_stamp_ns (lock-step: wh
 goes on), reward_topic (default: `reward` where the task takes its reward from the ground truth, else
 `cell/ground_truth_reward`). Service: cell/reset (ResetCell). Publishes ground truth on the reward topic and, for
 the scripted operator and evaluation only, on `cell/truth`: poses of the object in the goal's and the tcp's frame.
+Beside the image, for those who listen: `camera_info` and `tf` (camera_topics).
 
 Lock-step: nothing happens before the first reset; then one control period per target whose stamp equals the last
 frame's (where the task has a gripper: per target and `gripper_width` of that stamp, whichever comes first), and
@@ -39,6 +40,7 @@ from rldg_ros.runner import run_node
 from rldg_ros.subscriptions import subscribe
 from rldg_ros.vendors import vendor_topic
 from rldg_sim.gl import no_gl_error
+from rldg_sim.nodes.camera_topics import CameraTopics
 
 try:
     from rldg_sim.cell import Cell, SensorFrame
@@ -93,7 +95,9 @@ class CellNode(Node):
         make = self.create_publisher
         # The drivers' best effort may lose a message, and one lost part of a frame would stop a lock-step run.
         state, image = (STREAM, STREAM) if self._lockstep else (VENDOR_STATE, VENDOR_IMAGE)
-        self._image_out = make(Image, vendor("image_topic", camera.topic, "Colour image of the wrist camera."), image)
+        image_topic = vendor("image_topic", camera.topic, "Colour image of the wrist camera.")
+        self._image_out = make(Image, image_topic, image)
+        self._camera = CameraTopics(self, image_topic, image, self._base_frame, TCP_FRAME, self._camera_frame)
         pose_topic = vendor("pose_topic", f"{STATE}/current_pose", "Measured pose of the tcp in the base frame.")
         self._pose_out = make(PoseStamped, pose_topic, state)
         wrench_topic = vendor("wrench_topic", f"{STATE}/external_wrench_in_stiffness_frame", "External wrench.")
@@ -218,7 +222,10 @@ class CellNode(Node):
     def _show_images(self, frame: SensorFrame) -> None:
         poses = [to_msg.pose(frame.object_to_goal), to_msg.pose(frame.object_to_tcp)]
         self._truth_out.publish(PoseArray(header=to_msg.header(self._stamp_ns, "goal"), poses=poses))
-        self._publish_image(self._image_out, self._cell.image(), self._camera_frame)
+        pixels = self._cell.image()
+        self._publish_image(self._image_out, pixels, self._camera_frame)
+        height, width, _ = pixels.shape
+        self._camera.publish(self._stamp_ns, self._cell.wrist_view, (width, height), frame.pose_base_tcp)
         reward = Reward(header=to_msg.header(self._stamp_ns), success=frame.success, failure=frame.failure)
         reward.probability, reward.source = float(frame.success), "ground_truth"
         self._reward_out.publish(reward)

@@ -1,0 +1,84 @@
+"""What a camera's driver and the robot's description publish beside images: `camera_info` and `tf`."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import numpy as np
+from geometry_msgs.msg import Quaternion, Transform, TransformStamped, Vector3
+from rclpy.node import Node
+from rclpy.qos import QoSProfile
+from sensor_msgs.msg import CameraInfo
+
+from rldg_core.frames import pose, rotation_of
+from rldg_ros import to_msg
+from rldg_ros.vendors import vendor_topic
+from rldg_sim.camera_view import Array, CameraView
+
+try:
+    from tf2_msgs.msg import TFMessage
+except ImportError:  # in every ROS installation, not on PyPI
+    TFMessage = None
+
+TF_DEPTH = 100
+"""As tf2_ros publishes and subscribes it."""
+
+
+class CameraTopics:
+    """Publishes only while somebody listens: the loop itself needs neither, and lock-step pays for every message.
+
+    Transforms: base frame -> tcp frame -> optical frame, with each image. `tf` exists where tf2_msgs is installed.
+    """
+
+    def __init__(self, node: Node, image_topic: str, qos: QoSProfile, base: str, tcp: str, optical: str) -> None:
+        self._frames = (base, tcp, optical)
+        self._info = node.create_publisher(CameraInfo, f"{image_topic.rpartition('/')[0]}/camera_info", qos)
+        self._tf = node.create_publisher(TFMessage, vendor_topic(node, "tf"), TF_DEPTH) if TFMessage else None
+
+    def publish(
+        self, stamp_ns: int, look: Callable[[], CameraView], size_px: tuple[int, int], pose_base_tcp: Array
+    ) -> None:
+        """look: the camera as it took the image of this stamp; size_px: width and height of that image."""
+        outputs = [self._info] if self._tf is None else [self._info, self._tf]
+        if not any(output.get_subscription_count() for output in outputs):
+            return
+        view = look()
+        base, tcp, optical = self._frames
+        if self._info.get_subscription_count():
+            self._info.publish(camera_info(stamp_ns, optical, view, size_px))
+        if self._tf and self._tf.get_subscription_count():
+            at_tcp = _relative(pose_base_tcp, view.pose_base_optical)
+            transforms = [
+                _transform(stamp_ns, base, tcp, pose_base_tcp),
+                _transform(stamp_ns, tcp, optical, at_tcp),
+            ]
+            self._tf.publish(TFMessage(transforms=transforms))
+
+
+def camera_info(stamp_ns: int, frame_id: str, view: CameraView, size_px: tuple[int, int]) -> CameraInfo:
+    """A camera without distortion."""
+    width, height = size_px
+    k = view.intrinsics(width, height)
+    return CameraInfo(
+        header=to_msg.header(stamp_ns, frame_id),
+        width=width,
+        height=height,
+        distortion_model="plumb_bob",
+        d=[0.0] * 5,
+        k=k.ravel().tolist(),
+        r=np.eye(3).ravel().tolist(),
+        p=np.hstack([k, np.zeros((3, 1))]).ravel().tolist(),
+    )
+
+
+def _relative(reference_base: Array, pose_base: Array) -> Array:
+    """`pose_base` seen from `reference_base`, (7,) each."""
+    back = rotation_of(reference_base).inv()
+    turned = back * rotation_of(pose_base)
+    return pose(back.apply(pose_base[:3] - reference_base[:3]), turned.as_quat())
+
+
+def _transform(stamp_ns: int, parent: str, child: str, values: Array) -> TransformStamped:
+    x, y, z, qx, qy, qz, qw = values.tolist()
+    transform = Transform(translation=Vector3(x=x, y=y, z=z), rotation=Quaternion(x=qx, y=qy, z=qz, w=qw))
+    return TransformStamped(header=to_msg.header(stamp_ns, parent), child_frame_id=child, transform=transform)
