@@ -45,8 +45,11 @@ class RecorderWatch:
         for status in message.status:
             if status.name == self._name:
                 values = {value.key: value.value for value in status.values}
-                lost = int(values["failed"]) + int(values["dropped"])
-                self.state = RecorderState(lost, values["last_error"], values["newest_episode"])
+                try:
+                    lost = int(values["failed"]) + int(values["dropped"])
+                    self.state = RecorderState(lost, values["last_error"], values["newest_episode"])
+                except (KeyError, ValueError) as error:
+                    raise UserError(f"recorder: its report on /diagnostics lacks {error}: is it another version?") from error
                 self.first = self.first or self.state
 
 

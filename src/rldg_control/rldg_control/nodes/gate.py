@@ -188,6 +188,8 @@ class Gate(LifecycleNode):
             return
         if message.kind == EpisodeEvent.END:
             self._logic.on_end(message.episode_id)
+        elif message.kind != EpisodeEvent.START:
+            raise ValueError(f"kind: {message.kind}, expected {EpisodeEvent.START} or {EpisodeEvent.END}")
         else:
             self._check_publishers()
             first = stamp_ns(message.first_observation_stamp)

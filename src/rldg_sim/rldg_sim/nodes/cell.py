@@ -173,6 +173,8 @@ class CellNode(Node):
     def _on_width(self, message: JointState) -> None:
         """Lock-step: the stamp says which frame's action the width belongs to."""
         if self._task.action.gripper and stamp_ns(message.header.stamp) == self._stamp_ns:
+            if not np.isfinite(message.position[0]):
+                raise ValueError(f"position: {message.position[0]}, expected a finite width [m]")
             self._width_m = message.position[0]
             self._advance()
 
