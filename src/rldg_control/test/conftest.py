@@ -6,7 +6,7 @@ import os
 import signal
 import subprocess
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Container, Iterator
 from pathlib import Path
 from time import monotonic
 from typing import Any
@@ -90,11 +90,16 @@ class Bench(Node):
         listen(EpisodeEvent, "episode_event", self._on_event, EVENTS)
         listen(TeleopAction, "teleop_action", self.teleop.append, STREAM)
 
-    def publish_state(self, stamp: int) -> None:
+    def publish_state(self, stamp: int, without: Container[Any] = ()) -> None:
+        """`without`: publishers that are left out."""
         head = to_msg.header(stamp, "base")
-        self.pose_out.publish(to_msg.pose_stamped(self.pose, stamp, "base"))
-        self.wrench_out.publish(WrenchStamped(header=to_msg.header(stamp, "fr3_hand_tcp")))
-        self.joints_out.publish(JointState(header=head, name=JOINTS, position=[0.1] * 7))
+        for publisher, message in (
+            (self.pose_out, to_msg.pose_stamped(self.pose, stamp, "base")),
+            (self.wrench_out, WrenchStamped(header=to_msg.header(stamp, "fr3_hand_tcp"))),
+            (self.joints_out, JointState(header=head, name=JOINTS, position=[0.1] * 7)),
+        ):
+            if publisher not in without:
+                publisher.publish(message)
 
     def publish_image(self, stamp: int, **changes: Any) -> None:
         pixels = (

@@ -48,7 +48,7 @@ from rldg_ros.vendors import Changes, PolledTopics, vendor_topic
 SETTLE_S = 0.5
 """Connections must have stood so long at first: discovery between two other nodes is not visible from here."""
 FIRST_OBSERVATION_S = 30.0
-OBSERVER_FAULT_S = 5.0
+OBSERVER_FAULT_S = 10.0
 """A fault that the observer has reported for so long after a reset does not go away by waiting."""
 RESET_S = 60.0
 FOREVER_S = 1e9
@@ -244,7 +244,10 @@ class Episode(Node):
                 self._gate_latched = values.get("state") == "latched"
                 self._gate_reason = values.get("reason", "")
             elif status.name == f"{prefix}observer":
-                self._observer.update("" if status.level == OK else status.message, monotonic())
+                # While drivers start, the observer reports no fault, but says what it has not received.
+                self._observer.update(
+                    values.get("missing") or ("" if status.level == OK else status.message), monotonic()
+                )
 
     # --- run_episodes -------------------------------------------------------------------------------
 
