@@ -49,7 +49,7 @@ class RecorderWatch:
                     lost = int(values["failed"]) + int(values["dropped"])
                     self.state = RecorderState(lost, values["last_error"], values["newest_episode"])
                 except (KeyError, ValueError) as error:
-                    raise UserError(f"recorder: its report on /diagnostics lacks {error}: is it another version?") from error
+                    raise UserError(f"recorder: no {error} in its report on /diagnostics: another version?") from error
                 self.first = self.first or self.state
 
 
