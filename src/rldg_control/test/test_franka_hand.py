@@ -141,9 +141,7 @@ def hand(make_rig: Callable[..., Any]) -> Iterator[Hand]:
 
 
 def test_ready_means_that_the_servers_of_this_namespace_were_seen(hand: Hand) -> None:
-    expected = (
-        "waiting: no action server /robot1/franka_gripper/move; no action server /robot1/franka_gripper/grasp"
-    )
+    expected = "waiting: no action server /robot1/franka_gripper/move; no action server /robot1/franka_gripper/grasp"
     hand.rig.until(lambda: hand.status.message == expected, what=expected)
     assert hand.status.level == DiagnosticStatus.WARN
     hand.ask(-1)

@@ -113,9 +113,7 @@ def test_on_ctrl_c_a_launched_node_goes_on_until_the_gate_has_ended(
         assert ended["gate"] < ended["observer"]
 
 
-def test_sigterm_ends_a_launched_node_although_the_gate_runs(
-    tmp_path: Path, launcher: subprocess.Popen[bytes]
-) -> None:
+def test_sigterm_ends_a_launched_node_although_the_gate_runs(tmp_path: Path, launcher: subprocess.Popen[bytes]) -> None:
     with started("gate", tmp_path, launcher.pid) as gate, started("observer", tmp_path, launcher.pid) as observer:
         wait_for(tmp_path / "gate.made")
         wait_for(tmp_path / "observer.made")
