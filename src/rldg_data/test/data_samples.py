@@ -11,6 +11,7 @@ from scipy.spatial.transform import Rotation
 
 from rldg_core.frames import compose_delta
 from rldg_core.image_codec import encode_jpeg
+from rldg_core.instructions import fault
 from rldg_core.task import Task
 from rldg_core.types import ExecutedAction, Observation, Source, Step
 
@@ -115,6 +116,7 @@ def make_episode(
 finite32 = st.floats(-1e6, 1e6, width=32)
 stamps = st.integers(0, 2**31 - 10).flatmap(lambda s: st.integers(0, 10**9 - 1).map(lambda n: s * 10**9 + n))
 text = st.text(st.characters(codec="utf-8", exclude_characters="\0"), max_size=12)
+instructions = st.text(st.characters(codec="utf-8"), min_size=1, max_size=12).filter(lambda said: not fault(said))
 
 
 @st.composite
@@ -124,9 +126,10 @@ def episodes(draw: st.DrawFn, min_transitions: int = 0) -> list[Step]:
     common = {
         "episode_id": draw(text),
         "object": draw(text),
-        "instruction": draw(text.filter(bool)),
+        "instruction": draw(instructions),
         "seed": draw(st.integers(0, 2**64 - 1)),
     }
+    widths = draw(st.sampled_from([st.just(float("nan")), st.floats(0, 0.125, width=32)]))  # known in all or in none
     begin = draw(stamps) + 1_000_000_000
     times = [begin + k * 100_000_000 + draw(st.integers(-20_000_000, 20_000_000)) for k in range(len(steps))]
     sources = st.sampled_from([Source.POLICY, Source.HUMAN, Source.SCRIPTED, Source.HOLD])
@@ -135,7 +138,7 @@ def episodes(draw: st.DrawFn, min_transitions: int = 0) -> list[Step]:
         seen = replace(
             step.observation,
             stamp_ns=stamp_ns,
-            gripper_width_m=draw(st.one_of(st.just(float("nan")), st.floats(0, 0.125, width=32))),
+            gripper_width_m=draw(widths),
             joint_positions=draw(st.sampled_from([step.observation.joint_positions, np.empty(0)])),
         )
         action = step.action

@@ -175,6 +175,8 @@ def test_custom_data_tells_the_episode(tmp_path: Path) -> None:
         "wall_time": "2026-01-01T00:00:00+00:00",
         "action_scale_m": "0.015",
         "action_scale_rad": "0.1",
+        "rate_hz": "10.0",
+        "views": '{"wrist": {"crop": null, "height": 480, "image_size": 256, "width": 640}}',
     }
 
 

@@ -41,7 +41,7 @@ def exported(tmp_path_factory: pytest.TempPathFactory) -> Path:
             image_size=64,
         )
         write_episode(root / "run" / "bags", steps, make_task(), wall_time="now")
-    texts = ["a | b\n# <b>", *[""] * 6]
+    texts = ["a | b # <b>", *[""] * 6]
     plans = [
         EpisodePlan("val" if number >= 5 else "train", (bag,), texts[number], num_bytes=1)
         for number, bag in enumerate(find_bags(root / "run" / "bags"))

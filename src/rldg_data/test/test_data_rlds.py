@@ -12,7 +12,7 @@ import pytest
 from data_samples import episodes, jpeg, make_task
 from export_samples import plan_of, record
 from google.protobuf import descriptor_pb2, descriptor_pool, message_factory
-from hypothesis import assume, given, settings
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as npst
 from rlds_samples import assert_same_episode, random_episodes, write_dataset
@@ -144,7 +144,6 @@ def test_discount_ends_with_the_episode(episode: Episode) -> None:
 @settings(max_examples=25, deadline=None)
 @given(steps=episodes(min_transitions=1), size_px=st.sampled_from([None, 24]))
 def test_steps_survive_bag_and_dataset(steps: list[Step], size_px: int | None) -> None:
-    assume(steps[0].instruction.strip())
     with tempfile.TemporaryDirectory() as folder:
         bag = write_episode(Path(folder) / "bags", steps, make_task())
         result = export_plan(plan_of(bag.parent, size_px=size_px), Path(folder))

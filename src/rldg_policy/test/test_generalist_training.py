@@ -40,7 +40,7 @@ def test_a_training_set_knows_what_a_checkpoint_says(tmp_path):
 @pytest.mark.parametrize(
     ("change", "reason"),
     [
-        ({"instruction": " "}, "instruction: train 1 .*empty instruction"),
+        ({"instruction": " "}, "instruction: train 1 .*must not be empty"),
         ({"action": np.full((9, 7), np.nan, np.float32)}, "not_finite: train 1 .*action is not finite"),
         ({"is_first": np.zeros(9, bool)}, "flags: train 1 .*is_first is missing"),
     ],

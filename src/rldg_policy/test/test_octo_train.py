@@ -243,7 +243,7 @@ def test_a_folder_that_is_no_checkpoint_is_not_replaced(dataset, base, tmp_path)
 
 def test_a_dataset_without_instruction_is_refused(base, tmp_path):
     dirty = generalist_samples.insertion_dataset(tmp_path, episodes=2, instruction=" ")
-    with pytest.raises(UserError, match=r"not fit for training: .*empty instruction"):
+    with pytest.raises(UserError, match=r"not fit for training: .*must not be empty"):
         train.finetune(dirty, tmp_path / "out", CONFIG, base=base)
 
 

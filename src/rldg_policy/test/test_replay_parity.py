@@ -53,7 +53,7 @@ def photographed(steps: list[Step], rng: np.random.Generator) -> list[Step]:
             observation=replace(
                 step.observation,
                 images={"wrist": encode_jpeg(rng.integers(0, 256, (256, 256, 3), dtype=np.uint8), 90)},
-                gripper_width_m=float("nan") if step.index % 2 else step.observation.gripper_width_m,
+                gripper_width_m=float("nan") if step.seed % 2 else step.observation.gripper_width_m,
             ),
         )
         for step in steps
