@@ -11,8 +11,6 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-import pytest
-
 from rldg_bringup.runner import executable_path
 from rldg_data.bags.reading import find_bags
 
@@ -70,19 +68,18 @@ def test_a_lost_episode_is_one_line_and_code_2(tmp_path: Path) -> None:
     assert f"{out}/episode_000000: cannot write: Not a directory" in line
 
 
-@pytest.mark.parametrize("number", [signal.SIGKILL, signal.SIGSTOP])
-def test_a_recorder_that_dies_or_hangs_is_noticed(tmp_path: Path, number: signal.Signals) -> None:
+def test_a_recorder_that_hangs_is_noticed(tmp_path: Path) -> None:
+    """What becomes of one that dies: test_kills.py."""
     out = tmp_path / "bags"
     with rldg("record", "insertion", "--episodes", 2, "--out", out) as process:
         wait_until(lambda: list(out.glob("*episode_*")), "the first bag")
         pid = recorder_of(process)
         assert pid is not None
-        os.kill(pid, number)
+        os.kill(pid, signal.SIGSTOP)
         _, errors = process.communicate(timeout=DEADLINE_S)
     assert process.returncode == 2
     (line,) = [line for line in errors.splitlines() if line.startswith("rldg: ")]
-    expected = "node recorder ended with code -9" if number == signal.SIGKILL else "episodes have no bag"
-    assert expected in line
+    assert "episodes have no bag" in line
 
 
 def test_rldg_run_beside_a_stack_counts_its_bags(tmp_path: Path) -> None:
