@@ -19,7 +19,7 @@ from sensor_msgs.msg import CompressedImage, Joy
 from rldg_msgs.msg import Observation
 from rldg_ros import to_msg
 rclpy.init()
-node = rclpy.create_node("drivers")
+node = rclpy.create_node("observer", namespace="/robot1/rldg")
 joy = node.create_publisher(Joy, "/robot1/spacenav/joy", 10)
 seen = node.create_publisher(Observation, "/robot1/rldg/observation", 10)
 while not (joy.get_subscription_count() and seen.get_subscription_count()):
@@ -30,6 +30,8 @@ for k in range({FRAMES}):
     image = CompressedImage(format="jpeg", data=b"x")
     seen.publish(Observation(header=to_msg.header(k + 1), camera_names=["wrist"], images=[image]))
     time.sleep(1 / {RATE_HZ})
+while True:  # the observer goes on living: its end would end the command
+    time.sleep(1)
 """
 
 

@@ -107,12 +107,13 @@ def demonstration() -> list[Step]:
     """A made-up successful episode: the learner of this test looks at numbers alone."""
     rng = np.random.default_rng(0)
     steps = []
+    period_ns = 100_000_000
     for index in range(8):
         is_last = index == 7
         pose = np.array([0.5, 0.0, 0.2 - 0.005 * index, 1.0, 0.0, 0.0, 0.0])
-        observation = Observation(index, {}, pose, np.zeros(6), np.zeros(6), np.zeros(7), 0.04)
+        observation = Observation(index * period_ns, {}, pose, np.zeros(6), np.zeros(6), np.zeros(7), 0.04)
         action = rng.uniform(-1, 1, 0 if is_last else 6).astype(np.float32)
-        executed = ExecutedAction(index, action, action, Source.NONE if is_last else Source.SCRIPTED)
+        executed = ExecutedAction(index * period_ns, action, action, Source.NONE if is_last else Source.SCRIPTED)
         step = Step(
             episode_id="demonstration/000000",
             index=index,
