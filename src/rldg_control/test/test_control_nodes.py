@@ -576,6 +576,7 @@ def test_a_latch_truncates_and_stop_on_hold_ends_the_goal(hardware: tuple[Any, D
     )
     rig.until(lambda: rig.bench.steps[-1].is_last, what="last step")
     assert (rig.bench.steps[-1].truncated, rig.bench.steps[-1].terminated) == (True, False)
+    rig.until(lambda: rig.bench.events[-1].kind == EpisodeEvent.END, what="END")
     assert rig.bench.events[-1].reason == "operator_stop"
 
 
