@@ -15,7 +15,7 @@ import pytest
 from rldg_bringup.runner import executable_path
 from rldg_data.bags.reading import find_bags, read_episode
 
-DOMAIN = 137
+DOMAIN = 209
 DEADLINE_S = 90.0
 
 

@@ -76,7 +76,7 @@ class Outcome:
 
     @property
     def is_result(self) -> bool:
-        """Whether it says something about the policy: it acted, and the task, a label or the time limit ended it."""
+        """True if the episode counts for the policy: the task, a label or the time limit ended it."""
         return self.reason not in (PERSON, STACK)
 
 

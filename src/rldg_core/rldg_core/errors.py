@@ -30,6 +30,11 @@ def one_line(text: object, limit: int = MAX_LINE) -> str:
     return line if len(line) <= limit else line[: limit - 4] + " ..."
 
 
+def quoted(text: str) -> str:
+    """Return a text that somebody else chose as messages quote it: one line, at most 60 characters of it."""
+    return repr(text if len(text) <= 60 else f"{text[:57]}...")
+
+
 class UserError(Exception):
     """Bad input. The message is one clear line that names the file, topic or field.
 

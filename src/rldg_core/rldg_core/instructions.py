@@ -5,7 +5,7 @@ A generalist refuses or skips the others, so they are refused before anything is
 
 from __future__ import annotations
 
-from rldg_core.errors import UserError
+from rldg_core.errors import UserError, quoted
 
 MAX_INSTRUCTION = 500
 """Characters. The instructions of the public robot datasets have fewer than 200."""
@@ -18,7 +18,7 @@ def fault(instruction: str) -> str:
     if len(instruction) > MAX_INSTRUCTION:
         return f"{len(instruction)} characters, at most {MAX_INSTRUCTION}: say it shorter"
     if not instruction.isprintable():
-        return f"{shown(instruction)}: holds a control character or a line break"
+        return f"{quoted(instruction)}: holds a control character or a line break"
     return ""
 
 
@@ -26,8 +26,3 @@ def check_instruction(instruction: str) -> None:
     """Raise UserError `instruction: reason` on one that has a fault."""
     if reason := fault(instruction):
         raise UserError(f"instruction: {reason}")
-
-
-def shown(instruction: str) -> str:
-    """An instruction as messages quote it: one line, at most 60 characters of it."""
-    return repr(instruction if len(instruction) <= 60 else f"{instruction[:57]}...")

@@ -19,7 +19,7 @@ SHARED_MEMORY = Path("/dev/shm")
 MAKERS = ("fastdds", "fastrtps")
 """How Fast DDS 3 (Kilted) and 2 (Jazzy) call their files."""
 MIN_AGE_S = 10.0
-"""What is younger may not be locked yet by the process that is making it."""
+"""Younger files are kept: the process that creates one may not have locked it yet."""
 
 
 class ScratchFolder:

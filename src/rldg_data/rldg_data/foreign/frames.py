@@ -5,6 +5,8 @@ from __future__ import annotations
 import re
 from typing import Any, Literal
 
+from rldg_core.errors import quoted
+
 Frame = Literal["base", "tcp"]
 
 _PREFIX = r"/?(?P<prefix>(?:.*[/_])?)"
@@ -33,13 +35,13 @@ def check_frame(found: str, expected: Frame, declared: str = "", key: str = "fra
     """
     if declared:
         if found != declared:
-            raise ValueError(f"{key} is {_short(found)}, the mapping says {declared!r}")
+            raise ValueError(f"{key} is {quoted(found)}, the mapping says {declared!r}")
         return
     if not found or _is(found, expected):
         return
     other = next((name for name in _KNOWN if _is(found, name)), "")
-    advice = f"it is the {other} frame" if other else f"if that is it, say `{key}: {_short(found)}` in the mapping"
-    raise ValueError(f"{key} is {_short(found)}, expected the {expected} frame ({_EXAMPLES[expected]}): {advice}")
+    advice = f"it is the {other} frame" if other else f"if that is it, say `{key}: {quoted(found)}` in the mapping"
+    raise ValueError(f"{key} is {quoted(found)}, expected the {expected} frame ({_EXAMPLES[expected]}): {advice}")
 
 
 def _is(found: str, frame: str) -> bool:
@@ -58,7 +60,3 @@ def frame_of(visited: list[Any], name: Literal["frame_id", "child_frame_id"]) ->
         if isinstance(found := getattr(holder, name, None), str):
             return found
     return ""
-
-
-def _short(name: str) -> str:
-    return repr(name if len(name) <= 60 else f"{name[:57]}...")

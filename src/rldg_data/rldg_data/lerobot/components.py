@@ -15,7 +15,7 @@ from typing import Any, Literal
 
 import numpy as np
 
-from rldg_core.errors import UserError
+from rldg_core.errors import UserError, quoted
 from rldg_core.types import Float64
 
 Kind = Literal["state", "action", "twist", "wrench"]
@@ -158,26 +158,26 @@ def components(kind: Kind, names: Any, count: int, where: str) -> Components:
         component = next((k for k, accepted in enumerate(forms) if core in accepted), None)
         if component is None:
             if kind == "action":
-                raise UserError(f"{where}: {_short(name)} {_what(name, core)}, expected {expected}; {_ADVICE}")
+                raise UserError(f"{where}: {quoted(name)} {_what(name, core)}, expected {expected}; {_ADVICE}")
             continue
         if component in found:
             raise UserError(
-                f"{where}: {_short(listed[found[component]])} and {_short(name)} are the same component, expected one"
+                f"{where}: {quoted(listed[found[component]])} and {quoted(name)} are the same component, expected one"
             )
         if wrong := words & _FOREIGN_FRAME[kind]:
             axes = "tcp" if kind != "twist" else "base"
-            raise UserError(f"{where}: {_short(name)} is in the {min(wrong)} frame, expected {axes} axes; {_ADVICE}")
+            raise UserError(f"{where}: {quoted(name)} is in the {min(wrong)} frame, expected {axes} axes; {_ADVICE}")
         expected_unit = _UNIT_OF[kind][component]
         if unit and unit[0] != expected_unit:
             raise UserError(
-                f"{where}: {_short(name)} is in {unit[0]}, expected {expected_unit or 'no unit'}; {_ADVICE}"
+                f"{where}: {quoted(name)} is in {unit[0]}, expected {expected_unit or 'no unit'}; {_ADVICE}"
             )
         found[component] = index
         factors[index], units[index] = (unit[1], True) if unit else (1.0, False)
     missing = [k for k in range(needed) if k not in found]
     if missing:
         strange = next((name for k, name in enumerate(listed) if k not in found.values()), "")
-        said = f"{_short(strange)} {_what(strange, _parsed(strange)[0])}" if strange else "a component is missing"
+        said = f"{quoted(strange)} {_what(strange, _parsed(strange)[0])}" if strange else "a component is missing"
         raise UserError(f"{where}: {said}, expected {expected}; {_ADVICE}")
     order = [found[k] for k in sorted(found)]
     return Components(
@@ -226,7 +226,3 @@ def _what(name: str, core: str) -> str:
     if core in absolute:
         return "is absolute"
     return "is a velocity" if "vel" in core else "is none of its components"
-
-
-def _short(name: str) -> str:
-    return repr(name if len(name) <= 60 else f"{name[:57]}...")

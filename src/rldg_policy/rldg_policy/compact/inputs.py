@@ -10,9 +10,9 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from rldg_core.errors import UserError
+from rldg_core.errors import UserError, quoted
 from rldg_core.image_codec import decode_jpeg, resize
-from rldg_core.instructions import check_instruction, shown
+from rldg_core.instructions import check_instruction
 from rldg_policy.compact.config import ModelConfig
 
 NGRAM = 3
@@ -66,16 +66,16 @@ def instruction_tokens(instruction: str, buckets: int) -> NDArray[np.int64]:
     foreign = next((c for c in instruction.lower() if c.isalnum() and not c.isascii()), None)
     if foreign:
         raise UserError(
-            f"instruction: {shown(instruction)}: the compact generalist reads the letters a-z and digits alone, "
+            f"instruction: {quoted(instruction)}: the compact generalist reads the letters a-z and digits alone, "
             f"not {foreign!r}: ask in English, or use openvla"
         )
     words = re.findall(r"[a-z0-9]+", instruction.lower())
     if not words:
-        raise UserError(f"instruction: {shown(instruction)}: holds no word")
+        raise UserError(f"instruction: {quoted(instruction)}: holds no word")
     grams = [g for w in words for g in (w, *(f"#{w}#"[i : i + NGRAM] for i in range(len(w))))]
     if len(grams) > MAX_TOKENS:
         raise UserError(
-            f"instruction: {shown(instruction)}: {len(grams)} words and trigrams, the compact generalist takes "
+            f"instruction: {quoted(instruction)}: {len(grams)} words and trigrams, the compact generalist takes "
             f"{MAX_TOKENS} (about 90 letters): say it shorter"
         )
     tokens = [1 + zlib.crc32(gram.encode()) % buckets for gram in grams]

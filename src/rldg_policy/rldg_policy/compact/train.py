@@ -26,7 +26,7 @@ from rldg_policy.training.report import Progress, account, curve
 from rldg_policy.training.torch_state import flatten_optimizer, read_state, restore_optimizer, write_state
 
 FREE = {"save_every", "cached_images"}
-"""What may change when a training is resumed: the weights do not depend on it."""
+"""Options that may change when a training is resumed, because the weights do not depend on them."""
 
 
 @dataclass(frozen=True)

@@ -16,9 +16,9 @@ from numpy.typing import NDArray
 from tokenizers import Tokenizer
 
 from rldg_core.configuration import validated
-from rldg_core.errors import UserError
+from rldg_core.errors import UserError, quoted
 from rldg_core.files import MAX_TEXT_BYTES, read_bytes, read_json
-from rldg_core.instructions import check_instruction, shown
+from rldg_core.instructions import check_instruction
 from rldg_policy.octo.config import T5_BASE, T5Config, TextConfig
 
 TOKENIZER_FILE = "tokenizer.json"
@@ -67,9 +67,9 @@ class InstructionTokenizer:
         for instruction, one in zip(instructions, found, strict=True):
             if len(one.ids) > length:
                 count = f"{len(one.ids)} tokens, this Octo takes {length}"
-                raise UserError(f"instruction: {shown(instruction)}: {count}: say it shorter")
+                raise UserError(f"instruction: {quoted(instruction)}: {count}: say it shorter")
             if self._unknown is not None and self._unknown in one.ids:
-                raise UserError(f"instruction: {shown(instruction)}: holds what this Octo's tokenizer does not know")
+                raise UserError(f"instruction: {quoted(instruction)}: holds what this Octo's tokenizer does not know")
         return {
             "input_ids": np.array([one.ids for one in found], dtype=np.int32),
             "attention_mask": np.array([one.attention_mask for one in found], dtype=np.int32),

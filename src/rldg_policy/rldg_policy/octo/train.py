@@ -41,7 +41,7 @@ from rldg_policy.training.report import Progress, account, curve
 ENCODER = ".hf_model."
 """In the path of every parameter of the language encoder."""
 FREE = {"save_every", "validation_batches", "workers"}
-"""What may change when a training is resumed: the parameters do not depend on it."""
+"""Options that may change when a training is resumed, because the parameters do not depend on them."""
 
 
 @dataclass(frozen=True)

@@ -14,9 +14,9 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 from tokenizers import AddedToken, Tokenizer, decoders, models, processors
 
-from rldg_core.errors import UserError
+from rldg_core.errors import UserError, quoted
 from rldg_core.files import MAX_TEXT_BYTES, read_bytes, write_json
-from rldg_core.instructions import check_instruction, shown
+from rldg_core.instructions import check_instruction
 from rldg_policy.openvla.config import ACTION_DIM, BINS
 
 Int64 = NDArray[np.int64]
@@ -139,10 +139,12 @@ class PromptTokenizer:
         control = next((token for token in ids[1:] if token in _NO_WORDS or token >= ACTION_BEGIN), None)
         if control is not None:
             name = self._tokenizer.id_to_token(control)
-            raise UserError(f"instruction: {shown(instruction)}: a part of it becomes token {name!r}, which is no word")
+            raise UserError(
+                f"instruction: {quoted(instruction)}: a part of it becomes token {name!r}, which is no word"
+            )
         if len(ids) > MAX_PROMPT_TOKENS:
             raise UserError(
-                f"instruction: {shown(instruction)}: {len(ids)} tokens with the prompt, OpenVLA takes "
+                f"instruction: {quoted(instruction)}: {len(ids)} tokens with the prompt, OpenVLA takes "
                 f"{MAX_PROMPT_TOKENS}: say it shorter"
             )
         return ids
