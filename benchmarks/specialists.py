@@ -7,7 +7,7 @@
 A run: 20 successful demonstrations by the scripted operator, then RLPD on the simulated cell with interventions by
 the same operator, until two evaluations in a row (20 deterministic episodes, held-out seeds) succeed 20 of 20 by
 ground truth, or until the time is up. wall_s counts everything after the demonstrations, evaluations included. Weights
-reach the policy with the lag that lock-step gives them (docs/architecture.md, rule 7), so control steps are
+reach the policy with the lag that lock-step gives them (docs/explanation/architecture.md, rule 7), so control steps are
 comparable with the stack's. Writes out/bench/specialists/<run>.json after every evaluation, and `train` merges what
 it measured into benchmarks/results/specialists.json.
 """

@@ -11,7 +11,7 @@ unset CDPATH
 root=$(cd -- "$(dirname -- "${BASH_SOURCE[0]}")/.." && pwd -P)
 cd -- "$root"
 venv=$root/.venv
-# Measured (docs/dependencies.md), in GB: what .venv holds, and what pip downloads and keeps beside it while it installs.
+# Measured, in GB (docs/reference/dependencies.md): what .venv holds, and what pip downloads and keeps beside it meanwhile.
 declare -A written_gb=([cpu]=2.6 [cuda]=6.9) downloaded_gb=([cpu]=0.9 [cuda]=3.3)
 
 fail() { echo "setup: $1" >&2; exit 1; }
@@ -243,7 +243,7 @@ install_python() {
     build=$(torch_build)
     say "downloads about ${downloaded_gb[$build]} GB and writes ${written_gb[$build]} GB to .venv (torch: $build build)"
     if [[ $build == cuda ]]; then
-      echo "setup: for the smaller CPU build of torch, stop here and see docs/dependencies.md, 'torch without CUDA'"
+      echo "setup: for the smaller CPU build of torch, stop here and see docs/reference/dependencies.md, 'torch without CUDA'"
       need_disk "$(sum "${written_gb[cuda]}" "${downloaded_gb[cuda]}")" "for .venv with the CUDA build of torch and its downloads"
     fi
   fi

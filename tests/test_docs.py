@@ -1,4 +1,4 @@
-"""The YAML examples of docs/data.md are what the commands take."""
+"""The YAML examples of docs/reference/data.md are what the commands take."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from rldg_data.foreign.mapping import load_mapping
 from rldg_data.lerobot.names import load_feature_names
 from rldg_data.recipe.recipe import load_recipe
 
-TEXT = (Path(__file__).resolve().parents[1] / "docs" / "data.md").read_text()
+TEXT = (Path(__file__).resolve().parents[1] / "docs/reference/data.md").read_text()
 EXAMPLES = re.findall(r"```yaml\n# (\w+)\n(.*?)```", TEXT, re.DOTALL)
 LOADERS = {"mapping": load_mapping, "recipe": load_recipe, "names": load_feature_names}
 

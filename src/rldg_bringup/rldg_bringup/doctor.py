@@ -185,7 +185,7 @@ def network_finding(environment: Mapping[str, str]) -> Finding:
         return Finding("network", Status.OK, "this machine alone: Fast DDS is bound to 127.0.0.1")
     remedy = f"if no second computer takes part: unset {decides}"
     if environment.get("ROS_SECURITY_ENABLE", "").lower() != "true":
-        remedy += "; else a network of its own, or SROS2 (docs/hardware.md)"
+        remedy += "; else a network of its own, or SROS2 (docs/how-to/hardware.md)"
     return Finding("network", Status.NOTE, f"{decides}={environment[decides]}: other machines may join", remedy)
 
 

@@ -1,6 +1,6 @@
 """Joining observations, executed actions and rewards into Steps. Free of ROS; messages pass through unopened.
 
-The contract is docs/architecture.md, 'Step semantics': Step k = observation k, the executed action that
+The contract is docs/explanation/architecture.md, 'Step semantics': Step k = observation k, the executed action that
 answers it, and the verdict on observation k+1. Lock-step joins by equal stamps and waits; real time takes
 the newest reward that is not newer than the observation (a classifier's: that of the observation itself, awaited
 until the next one comes) and skips observations that were never answered.

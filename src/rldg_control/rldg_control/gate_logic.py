@@ -4,7 +4,7 @@ Every input method returns at most one `Command`, in the order in which they mus
 command of a latch (the safety action) is therefore always the last one until the latch is released.
 Times `now_s` are monotonic, so neither clock jumps nor simulated time can fool a time-out; stamps only
 identify observations. Lock-step: no time-out acts, an observation is executed exactly when everything
-it waits for is there (docs/architecture.md, 'Lock-step'). Real time: newest data wins.
+it waits for is there (docs/explanation/architecture.md, 'Lock-step'). Real time: newest data wins.
 """
 
 from __future__ import annotations
@@ -307,7 +307,7 @@ class GateLogic:
             self.phase = Phase.IDLE
 
     def on_publishers(self, others: tuple[str, ...], topic: str, now_s: float) -> Command | None:
-        """Who else publishes targets. The controller ignores every target while there are two (docs/hardware.md)."""
+        """Who else publishes targets. With two, the controller ignores every target (docs/how-to/hardware.md)."""
         self._other_publishers = others
         if not others:
             return None

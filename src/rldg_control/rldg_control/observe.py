@@ -24,7 +24,7 @@ from rldg_core.task import CameraConfig
 from rldg_core.types import Float64, Observation
 
 STALE_PERIODS = 2.0
-"""An input older than this many control periods is refused (docs/architecture.md, step semantics)."""
+"""An input older than this many control periods is refused (docs/explanation/architecture.md, step semantics)."""
 
 GAP_PERIODS = 1.5
 """A longer gap between two observations is a reset or a drop-out: no velocity is computed over it."""
@@ -106,7 +106,7 @@ def of_topic(topic: str) -> Iterator[None]:
 class TwistEstimator:
     """Twist of the tcp (6,) in base axes [m/s, rad/s] by differentiating the measured pose.
 
-    franka_ros2 publishes no measured twist (docs/hardware.md). The filter is the backward difference over
+    franka_ros2 publishes no measured twist (docs/how-to/hardware.md). The filter is the backward difference over
     one control period - the mean twist between two observations - so it has no state beyond the previous
     pose, needs no tuning and gives the same numbers in lock-step and in real time. Zero for the first
     pose, after a gap of more than `GAP_PERIODS` periods (a drop-out; a simulated reset, which must therefore
@@ -224,7 +224,8 @@ class NewestInputs:
     """The newest serialised message of every input with the time it came (real time).
 
     Nothing is deserialised before a tick needs it: at vendor rates (state 1 kHz, images 30 Hz) that
-    would cost half a core (docs/hardware.md). Ages are on the monotonic clock: a clock that jumps does not matter.
+    would cost half a core (docs/how-to/hardware.md). Ages are on the monotonic clock: a clock that jumps does not
+    matter.
     """
 
     def __init__(self, inputs: Mapping[str, Input]) -> None:

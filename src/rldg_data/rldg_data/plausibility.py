@@ -24,7 +24,7 @@ Severity = Literal["error", "warning"]
 
 
 class Problem(NamedTuple):
-    """What a check says; where it was is added by the caller. check: its name in docs/data.md."""
+    """What a check says; where it was is added by the caller. check: its name in docs/reference/data.md."""
 
     severity: Severity
     check: str

@@ -29,7 +29,7 @@ from rldg_data.bags.schemas import STEP_TYPE
 from rldg_data.lint import Finding, lint
 from rldg_data.lint.bag import DESCRIPTIONS, variants
 
-DOCUMENT = Path(__file__).parents[3] / "docs" / "data.md"
+DOCUMENT = Path(__file__).parents[3] / "docs/reference/data.md"
 SMALL = make_task().cameras["wrist"].model_copy(update={"image_size": 64})
 TASK = make_task().model_copy(update={"cameras": {"wrist": SMALL}})
 STEPS = 21

@@ -273,7 +273,7 @@ def test_a_copy_in_another_split_is_duplicate_and_leak() -> None:
 
 
 def test_the_document_lists_every_check_and_every_check_is_tested() -> None:
-    document = Path(__file__).parents[3] / "docs/data.md"
+    document = Path(__file__).parents[3] / "docs/reference/data.md"
     table = document.read_text().partition("## Lint\n")[2].partition("### Bags\n")[0]
     assert dict(re.findall(r"^\| `(\w+)` \| (.+) \|$", table, re.M)) == DESCRIPTIONS
     source = Path(__file__).read_text()

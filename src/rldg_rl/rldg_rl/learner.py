@@ -2,7 +2,7 @@
 
 Rules it enforces:
 * updates <= updates_per_step x online transitions (demonstration updates are counted apart);
-* weights fall due after every `period_steps` online transitions (docs/architecture.md, Lock-step, rule 7);
+* weights fall due after every `period_steps` online transitions (docs/explanation/architecture.md, Lock-step, rule 7);
 * a human's or the operator's transitions go to both replays, so half of every batch is demonstrations;
 * a Step is learned from once, whichever stream brings it first (episode id and index).
 """

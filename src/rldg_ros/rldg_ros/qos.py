@@ -1,4 +1,4 @@
-"""QoS profiles of the suite's topics and of the vendors' (see docs/architecture.md, docs/hardware.md)."""
+"""QoS profiles of our topics and of the vendors' (docs/explanation/architecture.md, docs/how-to/hardware.md)."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ STREAM = _profile(10, latched=True)
 
 Latched, since in lock-step one lost message stops the clock: a subscriber that is discovered late - at the start,
 or again after a process stood still for longer than the DDS lease of 20 s - gets what it missed. Receivers
-therefore ignore what they have had (docs/architecture.md, Lock-step 9)."""
+therefore ignore what they have had (docs/explanation/architecture.md, Lock-step 9)."""
 
 STEPS = _profile(1000)
 """`step` for learner and recorder: who computes for a while must not lose transitions."""
@@ -44,7 +44,7 @@ VENDOR_STATE = _profile(1, reliable=False)
 """franka_ros2 since 3.3.0 publishes best_effort, depth 1; a reliable subscriber would receive nothing."""
 
 VENDOR_IMAGE = _profile(1)
-"""realsense2_camera publishes SYSTEM_DEFAULT (reliable); best_effort loses large images (docs/hardware.md)."""
+"""realsense2_camera publishes SYSTEM_DEFAULT (reliable); best_effort loses large images (docs/how-to/hardware.md)."""
 
 TARGET = _profile(1)
 """crisp_controllers subscribes `target_pose` with QoS(1), reliable."""

@@ -27,7 +27,7 @@ from rldg_ros.clock import watch_clock
 from rldg_ros.parameters import parameter
 
 try:
-    # Half the CPU of the default executor per message (docs/architecture.md, Speed); not in every Jazzy.
+    # Half the CPU of the default executor per message (docs/explanation/architecture.md, Speed); not in every Jazzy.
     from rclpy.experimental import EventsExecutor as DefaultExecutor
 except ImportError:
     DefaultExecutor = SingleThreadedExecutor

@@ -252,7 +252,7 @@ class Episode(Node):
     # --- run_episodes -------------------------------------------------------------------------------
 
     def _on_goal(self, goal: RunEpisodes.Goal) -> GoalResponse:
-        if goal.episodes == 0:  # a client that tries whether answers reach it (docs/architecture.md, Clients)
+        if goal.episodes == 0:  # a client tests whether answers reach it (docs/explanation/architecture.md, Clients)
             return GoalResponse.REJECT
         if self._busy:
             self.get_logger().warning("run_episodes: rejected, another goal is running (one at a time)")

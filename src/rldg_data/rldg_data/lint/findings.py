@@ -51,7 +51,7 @@ DESCRIPTIONS: Mapping[str, str] = {
     "statistics": "`dataset_statistics.json` is not that of the data",
     "bag": "a bag that cannot be exported",
 }
-"""Every check of datasets; an error unless said otherwise. docs/data.md has the same table."""
+"""Every check of datasets; an error unless said otherwise. docs/reference/data.md has the same table."""
 
 
 def at(episode: str, problem: Problem) -> Finding:

@@ -25,14 +25,15 @@ class ModelConfig(_Model):
     head: `bins` (256 per action component, OpenVLA's parametrisation) or `diffusion` (DDPM, Octo's); decode: how
     actions are taken from it: `sample`, `mean` (expected value; of diffusion, what no noise ends at) or `mode` (the
     likeliest bin, as OpenVLA). The default samples: what stands still at its mean where it is stuck gets out by
-    chance (measured: docs/generalists.md).
+    chance (measured: docs/explanation/generalists.md).
     camera: which image it sees; image_size: the square image it was made for [px]; whole_px: side that the whole
     image is shrunk to; tip_px, tip_x, tip_y: side and upper left corner of a window at full resolution around the
     plug's tip, which stands still in a wrist image: a pixel of the 256 px image is about 0.4 mm there, and shrinking
     loses the sub-millimetre error that decides an insertion. window: observations, horizon: actions per chunk.
     channels: of the three convolution stages; squeeze: channels kept when the last map is flattened; width: of the
     trunk; instruction_buckets, instruction_width: hashed n-gram embeddings. diffusion_steps: levels of noise that are
-    trained; denoising_steps: how many of them an action passes through (docs/generalists.md: 12 act as well as 20).
+    trained; denoising_steps: how many of them an action passes through (12 act as well as 20:
+    docs/explanation/generalists.md).
     diffusion_width, diffusion_blocks, time_features: the denoiser, an MLP ResNet.
     """
 

@@ -1,7 +1,7 @@
 """The policy server as a state machine without ROS: events in, at most one action per observation out.
 
 Which observation is acted on depends on the content of the events alone, never on their order of arrival
-(docs/architecture.md, Lock-step 3, 4, 7): observations wait until START and, when the active policy trains
+(docs/explanation/architecture.md, Lock-step 3, 4, 7): observations wait until START and, when the active policy trains
 live in lock-step, until the weights that are due have arrived. In lock-step the answer to observation k > 0
 is held until Step k-1 is known to go on: otherwise the first observation of the next episode, when it overtakes
 END, would be answered as a part of the episode before.

@@ -1,4 +1,4 @@
-"""Weights from the learner: checks, and the rule which version acts when (docs/architecture.md, Lock-step 7)."""
+"""Weights from the learner: checks, and which version acts when (docs/explanation/architecture.md, Lock-step 7)."""
 
 from __future__ import annotations
 
