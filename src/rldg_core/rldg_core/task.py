@@ -10,16 +10,18 @@ from __future__ import annotations
 import hashlib
 import json
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import numpy as np
-from numpy.typing import ArrayLike
+from numpy.typing import ArrayLike, NDArray
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError, model_validator
 
 from rldg_core.configuration import load_model
 from rldg_core.errors import UserError
-from rldg_core.frames import Array, SafetyBox
 from rldg_core.instructions import fault
+
+if TYPE_CHECKING:
+    from rldg_core.frames import SafetyBox
 
 Positive = Annotated[float, Field(gt=0, le=1e9, allow_inf_nan=False)]
 NotNegative = Annotated[float, Field(ge=0, le=1e9, allow_inf_nan=False)]
@@ -38,7 +40,7 @@ Instruction = Annotated[str, AfterValidator(_without_fault)]
 
 
 class _Model(BaseModel):
-    model_config = ConfigDict(extra="forbid", frozen=True)
+    model_config = ConfigDict(extra="forbid", frozen=True, defer_build=True)
 
 
 class ObjectConfig(_Model):
@@ -72,18 +74,18 @@ class ActionConfig(_Model):
         """Length of an action."""
         return 7 if self.gripper else 6
 
-    def to_delta_tcp(self, action: ArrayLike) -> Array:
+    def to_delta_tcp(self, action: ArrayLike) -> NDArray[np.float64]:
         """Normalised action -> delta_tcp (6,) [m, rad]."""
-        delta_tcp: Array = np.asarray(action, dtype=np.float64)[:6] * self._scale
+        delta_tcp: NDArray[np.float64] = np.asarray(action, dtype=np.float64)[:6] * self._scale
         return delta_tcp
 
-    def from_delta_tcp(self, delta_tcp: ArrayLike) -> Array:
+    def from_delta_tcp(self, delta_tcp: ArrayLike) -> NDArray[np.float64]:
         """delta_tcp (6,) [m, rad] -> normalised action, not clipped."""
-        action: Array = np.asarray(delta_tcp, dtype=np.float64)[:6] / self._scale
+        action: NDArray[np.float64] = np.asarray(delta_tcp, dtype=np.float64)[:6] / self._scale
         return action
 
     @property
-    def _scale(self) -> Array:
+    def _scale(self) -> NDArray[np.float64]:
         return np.array([self.scale_m] * 3 + [self.scale_rad] * 3)
 
 
@@ -260,6 +262,9 @@ class Task(_Model):
     @property
     def box(self) -> SafetyBox:
         """The safety box around the target pose."""
+        # Here, since SciPy's rotations are half of the start of every command and node that has no use for them.
+        from rldg_core.frames import SafetyBox
+
         return SafetyBox(
             np.array(self.target_pose_base_tcp), np.array(self.safety_box.low), np.array(self.safety_box.high)
         )
