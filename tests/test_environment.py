@@ -8,6 +8,7 @@ import shutil
 import string
 import subprocess
 import sys
+import sysconfig
 from pathlib import Path
 
 import pytest
@@ -58,10 +59,11 @@ def checkout(tmp_path: Path) -> Path:
     return copy_checkout(tmp_path / "rldg")
 
 
-def environment_of(checkout: Path, choice: str, stamp: str = "0") -> Path:
+def environment_of(checkout: Path, choice: str, stamp: str = "0", system_packages: bool = False) -> Path:
     """A virtual environment as an earlier set-up left it."""
     venv = checkout / ".venv"
-    subprocess.run([BASE_PYTHON, "-m", "venv", "--without-pip", venv], check=True)
+    options = ["--system-site-packages"] if system_packages else []
+    subprocess.run([BASE_PYTHON, "-m", "venv", "--without-pip", *options, venv], check=True)
     # `python -m pip` answers without pip's 10 MB.
     (venv / f"lib/python{VERSION}/site-packages/pip.py").write_text("")
     (venv / "rldg-choice").write_text(choice + "\n")
@@ -259,6 +261,39 @@ def test_env_refuses_a_moved_checkout(checkout: Path, tmp_path: Path) -> None:
     assert done.stderr == (
         f"rldg: the checkout was moved from {checkout} to {tmp_path}/moved: run 'make setup' there\n"
     )
+
+
+def checkout_as_set_up(checkout: Path, choice: str, system_packages: bool) -> Path:
+    """A checkout after set-up: the packages and the workspace are those that run this test."""
+    venv = environment_of(checkout, choice, system_packages=system_packages)
+    packages = venv / f"lib/python{VERSION}/site-packages"
+    shutil.rmtree(packages)
+    packages.symlink_to(sysconfig.get_path("purelib"))
+    (checkout / "install").symlink_to(ROOT / "install")
+    return packages
+
+
+def test_the_systems_python_finds_what_the_launch_file_imports(checkout: Path, tmp_path: Path) -> None:
+    # `ros2` of an installation has `#!/usr/bin/python3` as its first line, whatever PATH says.
+    sourced = installation(tmp_path / "jazzy")
+    packages = checkout_as_set_up(checkout, f"jazzy {tmp_path}/jazzy {VERSION}", system_packages=True)
+    imports = "import sys, numpy, pydantic, yaml, rclpy; from rldg_bringup import stack"
+    imports += "; print(pydantic.__file__, sys.prefix)"
+    script = f"source scripts/env.sh && source scripts/env.sh && {BASE_PYTHON} -c '{imports}' && echo $PYTHONPATH"
+    done = run("bash", "-c", script, cwd=checkout, **sourced)
+    assert done.returncode == 0, done.stderr
+    modules, paths = done.stdout.splitlines()
+    assert modules == f"{packages}/pydantic/__init__.py {sys.base_prefix}"
+    order = paths.split(":")
+    assert order.count(str(packages)) == 1
+    assert order.index(sourced["PYTHONPATH"]) < order.index(str(packages)), "ROS comes before what .venv holds"
+
+
+def test_without_an_installation_python_finds_nothing_of_venv_by_itself(checkout: Path) -> None:
+    checkout_as_set_up(checkout, f"kilted wheels {VERSION}", system_packages=False)
+    done = run("bash", "-c", "source scripts/env.sh && echo PYTHONPATH=$PYTHONPATH", cwd=checkout)
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.startswith("PYTHONPATH=") and "/.venv/" not in done.stdout
 
 
 def test_the_command_runs_from_any_folder_and_through_a_link(tmp_path: Path) -> None:
