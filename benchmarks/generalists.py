@@ -81,8 +81,8 @@ def write_openvla(folder: Path, decoding: str) -> None:
 
 
 def train_openvla(dataset: Path, base: Path, out: Path, progress: Callable[[int, int], None]) -> int:
+    from rldg_policy.openvla.config import OpenVLATrainConfig
     from rldg_policy.openvla.train import finetune
-    from rldg_policy.openvla.train_config import OpenVLATrainConfig
 
     config = OpenVLATrainConfig(steps=12)
     finetune(dataset, out, config, base=base, progress=progress)
@@ -97,8 +97,8 @@ def write_octo(folder: Path) -> None:
 
 
 def train_octo(dataset: Path, base: Path, out: Path, progress: Callable[[int, int], None]) -> int:
+    from rldg_policy.octo.config import OctoTrainConfig
     from rldg_policy.octo.train import finetune
-    from rldg_policy.octo.train_config import OctoTrainConfig
 
     config = OctoTrainConfig(steps=8, warmup_steps=2, workers=1, validation_batches=0)
     finetune(dataset, out, config, base=base, progress=progress)

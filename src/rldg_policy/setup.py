@@ -22,6 +22,11 @@ setup(
         "console_scripts": [
             "policy = rldg_policy.nodes.policy:main",
         ],
+        "rldg.generalists": [
+            "compact = rldg_policy.compact.generalist:COMPACT",
+            "octo = rldg_policy.octo.generalist:OCTO",
+            "openvla = rldg_policy.openvla.generalist:OPENVLA",
+        ],
         "rldg.policies": [
             "hold = rldg_policy.hold:HoldPolicy",
             "scripted = rldg_policy.scripted:ScriptedPolicy",

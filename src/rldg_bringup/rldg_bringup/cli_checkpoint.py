@@ -1,48 +1,64 @@
-"""`rldg checkpoint`: folders of generalists."""
+"""`rldg checkpoint`: checkpoint folders of generalists."""
 
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import Annotated
 
 import typer
 
 from rldg_bringup.cli_common import Json, emit, existing, sub_app
+from rldg_policy.generalist import adoptable
 
 app = sub_app()
 
 Folder = Annotated[Path, typer.Argument(help="Checkpoint folder.")]
 
 
+def _check_backend(name: str) -> str:
+    if name not in adoptable():
+        raise typer.BadParameter(f"{name!r} is not one of {', '.join(map(repr, adoptable()))}.")
+    return name
+
+
 @app.callback()
 def _group() -> None:
-    """Checkpoints of generalists: what they expect, and adopting one that was trained elsewhere."""
+    """Checkpoints of generalists: show what one expects, and adopt one that was trained elsewhere."""
 
 
 @app.command()
 def adopt(
     folder: Folder,
-    backend: Annotated[Literal["openvla", "octo"], typer.Option(help="What it is a checkpoint of.")],
-    statistics_key: Annotated[
-        str, typer.Option(help="Which entry of its dataset_statistics.json its actions belong to (unnorm_key).")
+    backend: Annotated[
+        str, typer.Option(help=f"Generalist that wrote it: {' or '.join(adoptable())}.", callback=_check_backend)
     ],
-    camera: Annotated[str, typer.Option(help="Which image of the observation it sees: the camera of its data.")],
+    statistics_key: Annotated[
+        str,
+        typer.Option(help="Entry of its dataset_statistics.json that its actions were normalised with (unnorm_key)."),
+    ],
+    camera: Annotated[
+        str, typer.Option(help="Camera of its training data: the image of the observation that it gets.")
+    ],
     rate_hz: Annotated[
         float,
-        typer.Option(min=0.01, max=1000, help="Steps per second in its data: the control rate of its actions."),
+        typer.Option(
+            min=0.01, max=1000, help="Steps per second in its training data: the control rate of its actions."
+        ),
     ],
     window: Annotated[
         int | None,
-        typer.Option(min=1, max=1000, help="Observations that Octo sees; default: as many as it was trained with."),
+        typer.Option(min=1, max=1000, help="Observations per inference of Octo; default: as in training."),
     ] = None,
     inference_hz: Annotated[
         float | None,
         typer.Option(min=0.01, max=1000, help="Inferences per second; default: openvla 4, octo one per control step."),
     ] = None,
-    task: Annotated[list[str] | None, typer.Option(help="A task it may serve; repeat. Default: any.")] = None,
+    task: Annotated[
+        list[str] | None, typer.Option(help="Task that it may serve; may be repeated. Default: any.")
+    ] = None,
     as_json: Json = False,
 ) -> None:
-    """Write rldg.json into an upstream checkpoint, so that it can be served; its own files stay as they are."""
+    """Write rldg.json into an upstream checkpoint, so that it can be served; its own files are not changed."""
     from rldg_policy.checkpoint.adopt import adopt as run
 
     existing(folder)
@@ -56,11 +72,11 @@ def adopt(
 def rate(
     folder: Folder,
     control_hz: Annotated[
-        float, typer.Argument(min=0.01, max=1000, help="Control rate of the stack that is to run it.")
+        float, typer.Argument(min=0.01, max=1000, help="Control rate of the stack that will run it [Hz].")
     ],
     as_json: Json = False,
 ) -> None:
-    """Allow a control rate other than that of its data: every action then takes 1 / CONTROL_HZ seconds."""
+    """Allow a control rate other than that of the training data: each action then takes 1 / CONTROL_HZ seconds."""
     from rldg_policy.checkpoint.manifest import allow_rate
 
     existing(folder)
@@ -70,7 +86,7 @@ def rate(
 
 @app.command()
 def info(folder: Folder, as_json: Json = False) -> None:
-    """Show what a checkpoint expects to see and how far its actions reach."""
+    """Show what input a checkpoint expects and how large its actions are."""
     from rldg_policy.checkpoint.adopt import describe
 
     existing(folder)

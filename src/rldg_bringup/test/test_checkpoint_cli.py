@@ -82,7 +82,7 @@ def test_an_octo_checkpoint_is_adopted(tmp_path):
     assert told["rate_hz"] == 5.0 and told["camera"] == "side"
     told = rldg("checkpoint", "info", tmp_path)
     assert told["largest_step_m"] == pytest.approx(0.012) and told["largest_step_rad"] == pytest.approx(0.05)
-    with pytest.raises(UserError, match=r"rldg\.json: there already"):
+    with pytest.raises(UserError, match=r"rldg\.json: exists already"):
         adopt(tmp_path, "octo", "bridge")
 
 
@@ -90,7 +90,7 @@ def test_what_cannot_be_adopted_stays_as_it_was(tmp_path):
     openvla(tmp_path)
     for arguments, reason in [
         (("openvla", "libero"), r"config\.json: no statistics for 'libero', it has bridge, fractal"),
-        (("octo", "bridge"), r"config\.json: not one of Octo"),
+        (("octo", "bridge"), r"config\.json: not an Octo configuration: \'model\' is missing"),
         (("openvla", "bridge", "--camera", ""), r"rldg\.json: camera"),
     ]:
         with pytest.raises(UserError, match=reason) as error:
@@ -99,7 +99,7 @@ def test_what_cannot_be_adopted_stays_as_it_was(tmp_path):
     with pytest.raises(UserError, match="no such file or folder"):
         rldg("checkpoint", "info", tmp_path / "nowhere")
     (tmp_path / "config.json").write_text('{"model_type": "llama"}')
-    with pytest.raises(UserError, match="model_type: 'llama' is not 'openvla'"):
+    with pytest.raises(UserError, match="model_type: found 'llama', expected 'openvla'"):
         adopt(tmp_path, "openvla", "bridge")
     assert [path.name for path in tmp_path.iterdir()] == ["config.json"]
 
@@ -114,5 +114,5 @@ def test_damaged_octo_folders_are_named(tmp_path):
         adopt(tmp_path, "octo", "bridge")
     for step in ("500", "1000"):
         (tmp_path / step).rmdir()
-    with pytest.raises(UserError, match="no <step>/ with the weights"):
+    with pytest.raises(UserError, match="no folder <step>/ with weights"):
         adopt(tmp_path, "octo", "bridge")

@@ -19,8 +19,8 @@ from rldg_core.registry import load_policy
 from rldg_core.task import load_task
 from rldg_core.types import Observation
 from rldg_policy.compact.config import TrainConfig
-from rldg_policy.octo.train_config import OctoTrainConfig
-from rldg_policy.openvla.train_config import OpenVLATrainConfig
+from rldg_policy.octo.config import OctoTrainConfig
+from rldg_policy.openvla.config import OpenVLATrainConfig
 
 sys.path.insert(0, str(Path(__file__).parents[2] / "rldg_policy/test"))
 from generalist_samples import INSTRUCTION, insertion_dataset, picture
@@ -188,12 +188,12 @@ def test_only_a_checkpoint_is_replaced(trainings, folders):
         rldg("finetune", "compact", data / "nothing", "--out", out)
     out.mkdir()
     (out / "thesis.tex").write_text("")
-    with pytest.raises(UserError, match="out: exists and is no checkpoint of a generalist: it would be replaced"):
+    with pytest.raises(UserError, match="out: exists and is not a checkpoint of a generalist: it would be replaced"):
         rldg("finetune", "compact", data, "--out", out)
-    with pytest.raises(UserError, match="exists and is no checkpoint"):
+    with pytest.raises(UserError, match="exists and is not a checkpoint"):
         rldg("finetune", "compact", data, "--out", out / "thesis.tex")
     (out / "rldg.json").write_text("{}")
     rldg("finetune", "compact", data, "--out", out)
     (out / ".training").mkdir()
-    with pytest.raises(UserError, match="holds an unfinished training: go on with --resume"):
+    with pytest.raises(UserError, match="holds an unfinished training: continue with --resume"):
         rldg("finetune", "compact", data, "--out", out)

@@ -207,11 +207,12 @@ def test_a_dirty_dataset(capfd, monkeypatch, tmp_path, written, backend):
 @pytest.mark.parametrize("backend", ["compact", "openvla"], indirect=True)  # Octo's: test_octo_train.py (compilation)
 def test_a_loss_that_is_not_finite_keeps_the_last_good_checkpoint(tmp_path, written, dataset, backend, task):
     from rldg_policy.compact.config import TrainConfig
-    from rldg_policy.openvla.train_config import OpenVLATrainConfig
+    from rldg_policy.openvla.config import OpenVLATrainConfig
 
     out = tmp_path / "out"
-    largest = {"steps": 12, "batch": 2, "learning_rate": 1e9, "save_every": 1}
-    config = TrainConfig(**largest) if backend == "compact" else OpenVLATrainConfig(**largest, accumulation=1)
+    short = {"steps": 12, "batch": 2, "save_every": 1}
+    config = TrainConfig(**short) if backend == "compact" else OpenVLATrainConfig(**short, accumulation=1)
+    config = config.model_copy(update={"learning_rate": 1e9})  # validation would refuse it
     base = None if backend == "compact" else written
     with pytest.raises(UserError) as error:
         import_module(f"rldg_policy.{backend}.train").finetune(dataset, out, config, base=base)

@@ -9,9 +9,8 @@ import generalist_samples
 import numpy as np
 
 from rldg_data.rlds.layout import shard_name
-from rldg_policy.octo.config import T5Config
+from rldg_policy.octo.config import OctoTrainConfig, T5Config
 from rldg_policy.octo.random import OctoSize
-from rldg_policy.octo.train_config import OctoTrainConfig
 
 SIZE = OctoSize(
     image_size=32,

@@ -13,6 +13,7 @@ from hypothesis import strategies as st
 
 from rldg_core.errors import UserError
 from rldg_core.image_codec import encode_jpeg
+from rldg_policy.action_bins import bin_values, from_bins, to_bins
 from rldg_policy.checkpoint.statistics import ActionStatistics
 from rldg_policy.compact.batches import MIRRORED
 from rldg_policy.compact.checkpoint import read_checkpoint, write_random
@@ -22,7 +23,6 @@ from rldg_policy.compact.heads import DiffusionHead, DiffusionSampler, cosine_be
 from rldg_policy.compact.inputs import instruction_tokens, mirrored, to_input, view_images, views
 from rldg_policy.compact.model import parameter_count, random_model
 from rldg_policy.compact.policy import CompactPolicy
-from rldg_policy.compact.tokenize import bin_values, from_bins, to_bins
 
 INSTRUCTION = "insert the VGA connector into the port"
 

@@ -36,7 +36,7 @@ def base_of(path: Path, backend: str) -> Path | None:
 
 def finetune(backend: str, out: Path, base: Path | None = None, resume: bool = False) -> Any:
     """Call the back-end's; it must end before the dataset, which is not there, is looked for."""
-    config = import_module(f"rldg_policy.{'compact.config' if backend == 'compact' else f'{backend}.train_config'}")
+    config = import_module(f"rldg_policy.{backend}.config")
     kind = {"compact": "TrainConfig", "openvla": "OpenVLATrainConfig", "octo": "OctoTrainConfig"}[backend]
     train = import_module(f"rldg_policy.{backend}.train")
     return train.finetune(out / "no dataset", out, getattr(config, kind)(), base=base, resume=resume)
@@ -63,11 +63,11 @@ def contents(folder: Path) -> dict[str, bytes | None]:
             ("out/.training/state",),
             "out",
             False,
-            "{out}: holds an unfinished training: go on with --resume, or remove the folder",
+            "{out}: holds an unfinished training: continue with --resume, or remove the folder",
         ),
-        (("out/thesis",), "out", False, "{out}: exists and is no checkpoint of a generalist: it would be replaced"),
-        (("thesis",), "thesis", False, "{out}: exists and is no checkpoint of a generalist: it would be replaced"),
-        (("thesis",), "thesis/a/out", False, "{out}: cannot be written: {out.parent.parent} is no folder"),
+        (("out/thesis",), "out", False, "{out}: exists and is not a checkpoint of a generalist: it would be replaced"),
+        (("thesis",), "thesis", False, "{out}: exists and is not a checkpoint of a generalist: it would be replaced"),
+        (("thesis",), "thesis/a/out", False, "{out}: cannot be written: {out.parent.parent} is not a folder"),
     ],
 )
 def test_what_cannot_be_written_is_refused_before_anything_else(tmp_path, backend, there, name, resume, reason):
@@ -111,7 +111,7 @@ def test_an_unfinished_training_of_another_kind_stays(tmp_path, backend, begun, 
     if backend == begun:
         assert NO_DATASET in told
     else:
-        assert told == f"{out}: an unfinished training of {name}: go on with `rldg finetune {begun} --resume`"
+        assert told == f"{out}: an unfinished training of {name}: continue with `rldg finetune {begun} --resume`"
     assert contents(out) == before
 
 
@@ -128,7 +128,7 @@ def test_accelerate_launch_says_the_same(tmp_path, capsys):
 
     (tmp_path / "thesis").write_text("years of work")
     assert main(["data", "--base", str(tmp_path / "base"), "--out", str(tmp_path / "thesis")]) == 2
-    reason = "exists and is no checkpoint of a generalist: it would be replaced"
+    reason = "exists and is not a checkpoint of a generalist: it would be replaced"
     assert capsys.readouterr().err == f"error: {tmp_path / 'thesis'}: {reason}\n"
 
 

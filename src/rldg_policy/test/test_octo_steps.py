@@ -19,12 +19,12 @@ from octo_train_samples import CONFIG
 from pydantic import ValidationError
 
 from rldg_core.errors import UserError
+from rldg_policy.octo.config import OctoTrainConfig
 from rldg_policy.octo.fit import Record, fit
 from rldg_policy.octo.freezing import count, optimiser, partition, schedule, unflatten
 from rldg_policy.octo.random import OCTO_BASE
 from rldg_policy.octo.resume import read_state, write_state
 from rldg_policy.octo.step import Steps, TrainState
-from rldg_policy.octo.train_config import OctoTrainConfig
 
 pytestmark = pytest.mark.timeout(300)  # XLA compiles for half a minute, longer on a busy machine
 

@@ -25,9 +25,9 @@ from rldg_policy.checkpoint.statistics import choose_statistics
 from rldg_policy.octo import output as output_module
 from rldg_policy.octo import train
 from rldg_policy.octo.checkpoint import read_checkpoint, write_random
+from rldg_policy.octo.config import OctoTrainConfig
 from rldg_policy.octo.freezing import flatten, partition
 from rldg_policy.octo.step import Steps
-from rldg_policy.octo.train_config import OctoTrainConfig
 from rldg_policy.training.dataset import open_training_set
 
 pytestmark = pytest.mark.timeout(300)  # XLA compiles for half a minute, longer on a busy machine

@@ -8,9 +8,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from rldg_core.errors import UserError
+from rldg_policy.action_bins import CENTRES, EDGES
 from rldg_policy.openvla.tokens import (
-    CENTRES,
-    EDGES,
     PromptTokenizer,
     action_ids,
     action_values,

@@ -23,14 +23,13 @@ from rldg_policy.checkpoint.manifest import read_manifest
 from rldg_policy.openvla import saving, train
 from rldg_policy.openvla.batch import Batch
 from rldg_policy.openvla.checkpoint import read_checkpoint, read_model, write_random
-from rldg_policy.openvla.config import PATCHES, DecodingConfig
+from rldg_policy.openvla.config import PATCHES, DecodingConfig, OpenVLATrainConfig
 from rldg_policy.openvla.images import pixel_values
 from rldg_policy.openvla.objective import Objective, classification, regression
 from rldg_policy.openvla.policy import OpenVLAPolicy
 from rldg_policy.openvla.starting import action_head
 from rldg_policy.openvla.tokens import EOS, IGNORED, action_ids, action_values, with_slots
 from rldg_policy.openvla.train import finetune, main
-from rldg_policy.openvla.train_config import OpenVLATrainConfig
 
 torch.set_num_threads(1)
 
@@ -238,10 +237,10 @@ def test_the_checkpoint_acts_as_it_was_trained(base, dataset, tmp_path, mode, ta
 def test_a_loss_that_is_no_number_keeps_the_last_good_checkpoint(base, dataset, tmp_path):
     out = tmp_path / "out"
     with pytest.raises(UserError, match=rf"step \d+: loss is nan.*last good checkpoint: {out}$"):
-        finetune(dataset, out, short(learning_rate=1e9, save_every=1), base=base)
+        finetune(dataset, out, short(save_every=1).model_copy(update={"learning_rate": 1e9}), base=base)
     assert read_manifest(out).version == 1
     with pytest.raises(UserError, match=r"step 2: loss is nan.*no checkpoint was written"):
-        finetune(dataset, tmp_path / "none", short(learning_rate=1e9), base=base)
+        finetune(dataset, tmp_path / "none", short().model_copy(update={"learning_rate": 1e9}), base=base)
     assert not (tmp_path / "none").exists()
 
 

@@ -7,27 +7,24 @@ from __future__ import annotations
 
 import math
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import Field
 
 from rldg_core.configuration import validated
 from rldg_core.errors import UserError
 from rldg_core.files import read_json, write_json
 from rldg_core.task import CropConfig, Task
+from rldg_policy.config_types import Count, FrozenModel
 
 MANIFEST_FILE = "rldg.json"
 
-Backend = Literal["compact", "openvla", "octo"]
-Count = Annotated[int, Field(ge=1, le=1_000_000_000)]
 Name = Annotated[str, Field(min_length=1)]
 Rate = Annotated[float, Field(gt=0, le=1000, allow_inf_nan=False)]
 
 
-class View(BaseModel):
+class View(FrozenModel):
     """Which part of the scene the images of a camera show (`rldg_core.task.CameraConfig.view`)."""
-
-    model_config = ConfigDict(extra="forbid", frozen=True)
 
     width: Count
     height: Count
@@ -40,16 +37,14 @@ class View(BaseModel):
         return f"{part}{self.width}x{self.height} px as {self.image_size} px"
 
 
-class MadeOf(BaseModel):
+class MadeOf(FrozenModel):
     """How one task was recorded. view: of the camera (None: the recordings do not say); gripper: actions moved one."""
-
-    model_config = ConfigDict(extra="forbid", frozen=True)
 
     view: View | None
     gripper: bool
 
 
-class Manifest(BaseModel):
+class Manifest(FrozenModel):
     """Content of rldg.json.
 
     tasks: names of the tasks in the data (empty: any); camera: which image of the observation is seen; image_size:
@@ -61,10 +56,8 @@ class Manifest(BaseModel):
     file's bytes; version: optimiser steps.
     """
 
-    model_config = ConfigDict(extra="forbid", frozen=True)
-
     format: Literal["rldg-generalist-1"] = "rldg-generalist-1"
-    backend: Backend
+    backend: Name
     tasks: tuple[Name, ...] = ()
     camera: Name = "wrist"
     image_size: Count
@@ -73,7 +66,7 @@ class Manifest(BaseModel):
     rate_hz: Rate
     allowed_rates_hz: tuple[Rate, ...] = ()
     inference_hz: Rate | None = None
-    made_of: dict[Name, MadeOf] = {}
+    made_of: dict[Name, MadeOf] = Field(default_factory=dict)
     dataset_sha256: Annotated[str, Field(pattern=r"^([0-9a-f]{64})?$")] = ""
     statistics_key: Name
     statistics_sha256: Annotated[str, Field(pattern=r"^[0-9a-f]{64}$")]
@@ -89,15 +82,20 @@ class Manifest(BaseModel):
         return min(self.inference_hz or math.inf, task.rates.control_hz)
 
 
+def read_object(path: Path) -> dict[str, Any]:
+    """Read a JSON file that holds an object. Raises UserError naming the file."""
+    data = read_json(path)
+    if not isinstance(data, dict):
+        raise UserError(f"{path}: expected a JSON object")
+    return data
+
+
 def read_manifest(folder: Path) -> Manifest | None:
     """Manifest of a checkpoint folder; None when it has none. Raises UserError on one that is malformed."""
     path = folder / MANIFEST_FILE
     if not path.is_file():
         return None
-    data = read_json(path)
-    if not isinstance(data, dict):
-        raise UserError(f"{path}: expected a JSON object")
-    return validated(Manifest, data, str(path))
+    return validated(Manifest, read_object(path), str(path))
 
 
 def write_manifest(folder: Path, manifest: Manifest) -> None:
@@ -105,7 +103,7 @@ def write_manifest(folder: Path, manifest: Manifest) -> None:
     write_json(folder / MANIFEST_FILE, manifest.model_dump(mode="json"))
 
 
-def check_backend(folder: Path, manifest: Manifest | None, backend: Backend) -> None:
+def check_backend(folder: Path, manifest: Manifest | None, backend: str) -> None:
     """Raise UserError when the checkpoint is one of another back-end."""
     if manifest and manifest.backend != backend:
         raise UserError(f"{folder / MANIFEST_FILE}: backend: a checkpoint of {manifest.backend}, not of {backend}")

@@ -13,8 +13,15 @@ from safetensors.torch import load, save
 
 from rldg_core.configuration import validated
 from rldg_core.errors import UserError
-from rldg_core.files import read_bytes, read_json, sha256_hex, write_json, writing_aside
-from rldg_policy.checkpoint.manifest import MANIFEST_FILE, Manifest, check_backend, read_manifest, write_manifest
+from rldg_core.files import read_bytes, sha256_hex, write_json, writing_aside
+from rldg_policy.checkpoint.manifest import (
+    MANIFEST_FILE,
+    Manifest,
+    check_backend,
+    read_manifest,
+    read_object,
+    write_manifest,
+)
 from rldg_policy.checkpoint.statistics import STATISTICS_FILE, ActionStatistics, choose_statistics
 from rldg_policy.compact.config import CheckpointConfig, ModelConfig
 from rldg_policy.compact.model import CompactModel, random_model
@@ -88,9 +95,7 @@ def write_random(folder: Path, config: ModelConfig, seed: int) -> None:
 def read_checkpoint(folder: Path) -> Checkpoint:
     """Read and check a folder. Raises UserError `file: reason` on the first thing that is wrong."""
     path = folder / "config.json"
-    raw = read_json(path)
-    if not isinstance(raw, dict):
-        raise UserError(f"{path}: expected a JSON object")
+    raw = read_object(path)
     manifest = read_manifest(folder)
     check_backend(folder, manifest, "compact")
     config = validated(CheckpointConfig, raw, str(path))

@@ -1,52 +1,57 @@
-"""Configuration of the compact generalist: what its checkpoint's config.json holds, and how it is trained."""
+"""Configuration of the compact generalist: its network and its training."""
 
 from __future__ import annotations
 
 from typing import Annotated, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, model_validator
+from pydantic import Field, model_validator
 
-Count = Annotated[int, Field(ge=1, le=1_000_000_000)]
-Index = Annotated[int, Field(ge=0, le=1_000_000_000)]
-NotNegative = Annotated[float, Field(ge=0, le=1e9, allow_inf_nan=False)]
-Share = Annotated[float, Field(ge=0, lt=1)]
+from rldg_policy.config_types import (
+    BatchSize,
+    Count,
+    FrozenModel,
+    LearningRate,
+    NonNegative,
+    NonNegativeCount,
+    SaveEvery,
+    Share,
+    ShuffleBuffer,
+    Steps,
+)
 
-BINS = 256
-"""Tokens per action component (generalists.md)."""
 
+class ModelConfig(FrozenModel):
+    """Architecture of the network.
 
-class _Model(BaseModel):
-    model_config = ConfigDict(extra="forbid", frozen=True)
-
-
-class ModelConfig(_Model):
-    """Shape of the network.
-
-    head: `bins` (256 per action component, OpenVLA's parametrisation) or `diffusion` (DDPM, Octo's); decode: how
-    actions are taken from it: `sample`, `mean` (expected value; of diffusion, what no noise ends at) or `mode` (the
-    likeliest bin, as OpenVLA). The default samples: what stands still at its mean where it is stuck gets out by
-    chance (measured: docs/explanation/generalists.md).
-    camera: which image it sees; image_size: the square image it was made for [px]; whole_px: side that the whole
-    image is shrunk to; tip_px, tip_x, tip_y: side and upper left corner of a window at full resolution around the
-    plug's tip, which stands still in a wrist image: a pixel of the 256 px image is about 0.4 mm there, and shrinking
-    loses the sub-millimetre error that decides an insertion. window: observations, horizon: actions per chunk.
-    channels: of the three convolution stages; squeeze: channels kept when the last map is flattened; width: of the
-    trunk; instruction_buckets, instruction_width: hashed n-gram embeddings. diffusion_steps: levels of noise that are
-    trained; denoising_steps: how many of them an action passes through (12 act as well as 20:
-    docs/explanation/generalists.md).
-    diffusion_width, diffusion_blocks, time_features: the denoiser, an MLP ResNet.
+    head: `bins` (256 per action component, as OpenVLA) or `diffusion` (DDPM, as Octo). decode: how an action is taken
+    from the predicted distribution: `sample`, `mean` (expected value; with diffusion, denoising without noise) or
+    `mode` (most likely bin, as OpenVLA). The default samples, because a policy that is stuck at the mean action stays
+    stuck (measured: docs/explanation/generalists.md).
+    camera: name of the camera; image_size: side of the square input image [px]; whole_px: side to which the whole image
+    is downscaled; tip_px, tip_x, tip_y: side and upper left corner of a full-resolution crop around the tip of the
+    plug, which does not move in a wrist image. A pixel of the 256 px image is about 0.4 mm there, and downscaling loses
+    the sub-millimetre error that decides an insertion.
+    window: observations; horizon: actions per chunk. channels: of the three convolutions; squeeze: channels kept before
+    the last feature map is flattened; width: of the trunk; instruction_buckets, instruction_width: hashed n-gram
+    embeddings. diffusion_steps: noise levels in training; denoising_steps: noise levels at inference (12 act as well as
+    20: docs/explanation/generalists.md). diffusion_width, diffusion_blocks, time_features: the denoiser, an MLP ResNet.
     """
 
-    head: Literal["bins", "diffusion"] = "bins"
-    decode: Literal["sample", "mean", "mode"] = "sample"
+    head: Annotated[
+        Literal["bins", "diffusion"], Field(description="Action head: 256 bins as OpenVLA, or diffusion as Octo.")
+    ] = "bins"
+    decode: Annotated[
+        Literal["sample", "mean", "mode"],
+        Field(description="How an action is taken from the head's distribution; mode: with bins only."),
+    ] = "sample"
     camera: str = "wrist"
     image_size: Count = 256
     whole_px: Count = 64
     tip_px: Count = 96
-    tip_x: Index = 80
-    tip_y: Index = 96
-    window: Annotated[int, Field(ge=1, le=2)] = 1
-    horizon: Count = 4
+    tip_x: NonNegativeCount = 80
+    tip_y: NonNegativeCount = 96
+    window: Annotated[int, Field(ge=1, le=2, description="Observations per inference: 1 or 2.")] = 1
+    horizon: Annotated[int, Field(ge=1, le=1000, description="Actions per chunk.")] = 4
     channels: tuple[Count, Count, Count] = (16, 32, 32)
     squeeze: Count = 12
     width: Count = 256
@@ -59,77 +64,81 @@ class ModelConfig(_Model):
     time_features: Annotated[int, Field(ge=2, le=65_536, multiple_of=2)] = 32
 
     @model_validator(mode="after")
-    def _mode_of_bins(self) -> ModelConfig:
+    def _mode_needs_bins(self) -> ModelConfig:
         if self.decode == "mode" and self.head != "bins":
-            raise ValueError("decode: mode is of bins")
+            raise ValueError("decode: mode needs head bins")
         return self
 
     @model_validator(mode="after")
-    def _levels_there(self) -> ModelConfig:
+    def _denoising_steps_exist(self) -> ModelConfig:
         if self.denoising_steps > self.diffusion_steps:
             raise ValueError(f"denoising_steps: more than the {self.diffusion_steps} diffusion_steps")
         return self
 
     @model_validator(mode="after")
-    def _tip_inside(self) -> ModelConfig:
+    def _tip_crop_inside_image(self) -> ModelConfig:
         if max(self.tip_x, self.tip_y) + self.tip_px > self.image_size:
-            raise ValueError(f"tip_x, tip_y, tip_px: the window leaves the image of {self.image_size} px")
+            raise ValueError(f"tip_x, tip_y, tip_px: the crop leaves the image of {self.image_size} px")
         return self
 
     @property
     def pixels(self) -> int:
-        """Of both views of one image."""
+        """Number of pixels in both views of one image."""
         return self.whole_px**2 + self.tip_px**2
 
 
-class TrainConfig(_Model):
-    """Training: AdamW, linear warm-up then cosine to zero; the mean of the weights over the last steps is kept.
+class TrainConfig(FrozenModel):
+    """Training: AdamW with linear warm-up, then cosine decay to zero; an exponential moving average of the weights is
+    kept.
 
-    What is varied is the look of things and never where they are: a shifted or cropped image would ask for another
-    action than its label (OpenVLA's and Octo's crops move the port by millimetres), so the crop is left out here.
-    jitter: strength of contrast, brightness and tint; recolour: of a random mixing of the colour channels, wave: of a
-    random wave over colour space, which gives every material a new colour of its own; grey: share of samples without
-    colour. So an unseen port with other colours is nothing new. instruction_dropout: share of samples that are not
-    told the instruction: one that was never heard then leaves the decision to the image.
-    mirror: share of samples that are seen in a mirror, left and right exchanged in images and actions: right for a
-    camera in the hand's plane of symmetry, when left and right differ in nothing that matters.
-    target_sigma_bins: width of the Gaussian around the true bin (HL-Gauss, Imani and White 2018): neighbouring bins
-    are neighbouring actions, and a few thousand steps of data do not fill 256 of them; 0 is plain cross-entropy.
-    l1_weight: of the error of the expected value. noise_draws: noise levels per sample and step (diffusion).
-    average: decay of the moving average of the weights. save_every: steps between saves that a training can be
-    resumed from. shuffle_buffer: samples; cached_images: decoded views that are kept (40 kB each).
+    Augmentation changes colours and light, never positions: a shifted or cropped image would need another action than
+    its label, so the crops of OpenVLA and Octo, which move the port by millimetres, are left out.
+    jitter: strength of contrast, brightness and tint; recolour: strength of a random mixing of the colour channels;
+    wave: strength of a random wave over colour space, which gives every material a new colour; grey: share of samples
+    without colour. Ports of unseen colours are then inside the training distribution. instruction_dropout: share of
+    samples without an instruction, so that with an unseen instruction the image decides. mirror: share of samples that
+    are mirrored left to right, images and actions alike; valid for a camera in the hand's plane of symmetry when left
+    and right do not differ in anything that matters.
+    target_sigma_bins: standard deviation of the Gaussian target around the true bin (HL-Gauss, Imani and White 2018):
+    neighbouring bins are similar actions, and a few thousand steps of data do not fill 256 bins; 0: cross-entropy with
+    the true bin. l1_weight: weight of the error of the expected value. noise_draws: noise levels per sample and step
+    (diffusion). average: decay of the moving average. save_every: steps between checkpoints to resume from.
+    shuffle_buffer: samples; cached_images: decoded views kept in memory (40 kB each).
     """
 
-    steps: Count = 3000
-    batch: Count = 32
-    learning_rate: Annotated[float, Field(gt=0, le=1e9)] = 1e-3
-    warmup_steps: Index = 50
-    weight_decay: NotNegative = 1e-2
+    model: ModelConfig = ModelConfig()
+    steps: Steps = 3000
+    batch: BatchSize = 32
+    learning_rate: LearningRate = 1e-3
+    warmup_steps: NonNegativeCount = 50
+    weight_decay: NonNegative = 1e-2
     clip_norm: Annotated[float, Field(gt=0, le=1e9)] = 1.0
     average: Share = 0.995
-    jitter: NotNegative = 0.15
-    recolour: NotNegative = 0.35
-    wave: NotNegative = 0.1
+    jitter: NonNegative = 0.15
+    recolour: NonNegative = 0.35
+    wave: NonNegative = 0.1
     grey: Share = 0.1
     instruction_dropout: Share = 0.3
-    mirror: Share = 0.0
-    target_sigma_bins: NotNegative = 3.0
-    l1_weight: NotNegative = 1.0
+    mirror: Annotated[
+        Share,
+        Field(description="Share of samples that are mirrored: for a camera in the hand's plane of symmetry."),
+    ] = 0.0
+    target_sigma_bins: NonNegative = 3.0
+    l1_weight: NonNegative = 1.0
     noise_draws: Count = 8
-    save_every: Count = 250
-    shuffle_buffer: Count = 10_000
-    cached_images: Index = 16_000
-    model: ModelConfig = ModelConfig()
+    shuffle_buffer: ShuffleBuffer = 10_000
+    save_every: SaveEvery = 250
+    cached_images: NonNegativeCount = 16_000
 
     @model_validator(mode="after")
-    def _mirror_in_the_middle(self) -> TrainConfig:
+    def _mirror_needs_centred_crop(self) -> TrainConfig:
         if self.mirror and 2 * self.model.tip_x + self.model.tip_px != self.model.image_size:
-            raise ValueError("mirror: the window around the tip (tip_x, tip_px) is not in the middle of the image")
+            raise ValueError("mirror: the crop around the tip (tip_x, tip_px) is not centred in the image")
         return self
 
 
-class CheckpointConfig(_Model):
-    """config.json of a checkpoint; what it expects of a stack is in rldg.json."""
+class CheckpointConfig(FrozenModel):
+    """config.json of a checkpoint; rldg.json holds what the checkpoint expects of a stack."""
 
     format: Literal["rldg-compact-2"] = "rldg-compact-2"
     weights_sha256: str

@@ -18,9 +18,9 @@ from torch import Generator, Tensor, nn
 from torch.nn import functional as F
 
 from rldg_data.rlds import ACTION_DIM
+from rldg_policy.action_bins import BINS, bin_values, to_bins
 from rldg_policy.checkpoint.statistics import ActionStatistics
-from rldg_policy.compact.config import BINS, ModelConfig, TrainConfig
-from rldg_policy.compact.tokenize import bin_values, to_bins
+from rldg_policy.compact.config import ModelConfig, TrainConfig
 
 Float32 = NDArray[np.float32]
 Sampler = Callable[[Tensor, Generator | None], Tensor]

@@ -19,10 +19,11 @@ from rldg_policy.compact.colours import recoloured
 from rldg_policy.compact.config import TrainConfig
 from rldg_policy.compact.inputs import instruction_tokens
 from rldg_policy.compact.model import CompactModel, parameter_count, random_model
+from rldg_policy.generalist import Progress
 from rldg_policy.training.dataset import open_training_set
 from rldg_policy.training.folders import TRAINING_FOLDER, check_out
 from rldg_policy.training.guards import check_loss, check_same_training, explain_out_of_memory, training_identity
-from rldg_policy.training.report import Progress, account, curve
+from rldg_policy.training.report import account, curve
 from rldg_policy.training.torch_state import flatten_optimizer, read_state, restore_optimizer, write_state
 
 FREE = {"save_every", "cached_images"}

@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 
 from rldg_core.image_codec import decode_jpeg
 from rldg_core.seeding import derive_seed
-from rldg_policy.octo.train_config import OctoTrainConfig
+from rldg_policy.octo.config import OctoTrainConfig
 from rldg_policy.training.augment import OCTO_PRIMARY_AUGMENT, augment, resize_lanczos
 from rldg_policy.training.dataset import TrainingSet
 from rldg_policy.training.samples import Sample, batches, stream_samples

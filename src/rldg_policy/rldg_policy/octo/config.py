@@ -13,15 +13,26 @@ from typing import Annotated, Any, Literal
 
 from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, model_validator
 
+from rldg_policy import config_types
+from rldg_policy.config_types import (
+    BatchSize,
+    FrozenModel,
+    LearningRate,
+    NonNegative,
+    NonNegativeCount,
+    Positive,
+    SaveEvery,
+    Share,
+    ShuffleBuffer,
+    Steps,
+)
+from rldg_policy.generalist import Option
+
 Count = Annotated[int, Field(ge=1, le=100_000)]
-Rate = Annotated[float, Field(ge=0, lt=1)]
+"""Sizes of a network: bounded, because they decide how much memory is allocated."""
 Counts = Annotated[tuple[Count, ...], Field(min_length=1, max_length=8)]
 
 COMPONENTS = "octo.model.components"
-
-
-class _Frozen(BaseModel):
-    model_config = ConfigDict(extra="forbid", frozen=True)
 
 
 def _arguments_of(module: str, name: str) -> BeforeValidator:
@@ -50,7 +61,7 @@ def _compiles(pattern: str) -> str:
 Pattern = Annotated[str, AfterValidator(_compiles)]
 
 
-class StemConfig(_Frozen):
+class StemConfig(FrozenModel):
     """Convolutions that turn an image into patches of 16 x 16 pixels, one token each."""
 
     patch_size: Literal[16] = 16
@@ -69,7 +80,7 @@ class StemConfig(_Frozen):
         return self
 
 
-class ImageTokenizerConfig(_Frozen):
+class ImageTokenizerConfig(FrozenModel):
     """obs_stack_keys, task_stack_keys: patterns of the images that are stacked on channels."""
 
     encoder: Annotated[StemConfig, _arguments_of(f"{COMPONENTS}.vit_encoders", "SmallStem16")]
@@ -82,7 +93,7 @@ class ImageTokenizerConfig(_Frozen):
     proper_pad_mask: Literal[True] = True
 
 
-class LanguageTokenizerConfig(_Frozen):
+class LanguageTokenizerConfig(FrozenModel):
     """encoder: name of a T5 (its sizes: `T5Config`)."""
 
     encoder: str
@@ -90,7 +101,7 @@ class LanguageTokenizerConfig(_Frozen):
     proper_pad_mask: Literal[True] = True
 
 
-class HeadConfig(_Frozen):
+class HeadConfig(FrozenModel):
     """Diffusion head."""
 
     readout_key: str
@@ -101,33 +112,33 @@ class HeadConfig(_Frozen):
     loss_type: Literal["mse"] = "mse"
     time_dim: Annotated[Count, Field(multiple_of=2)] = 32
     num_blocks: Count = 3
-    dropout_rate: Rate = 0.0
+    dropout_rate: Share = 0.0
     hidden_dim: Count = 256
     use_layer_norm: bool = True
     diffusion_steps: Count = 20
     n_diffusion_samples: Count = 1
 
 
-class TransformerConfig(_Frozen):
+class TransformerConfig(FrozenModel):
     """Pre-norm encoder."""
 
     num_layers: Count
     mlp_dim: Count
     num_attention_heads: Count
-    dropout_rate: Rate = 0.1
-    attention_dropout_rate: Rate = 0.1
+    dropout_rate: Share = 0.1
+    attention_dropout_rate: Share = 0.1
     add_position_embedding: Literal[False] = False
 
 
-class _TaskTokenizers(_Frozen):
+class _TaskTokenizers(FrozenModel):
     language: Annotated[LanguageTokenizerConfig, _arguments_of(f"{COMPONENTS}.tokenizers", "LanguageTokenizer")]
 
 
-class _Heads(_Frozen):
+class _Heads(FrozenModel):
     action: Annotated[HeadConfig, _arguments_of(f"{COMPONENTS}.action_heads", "DiffusionActionHead")]
 
 
-class ModelConfig(_Frozen):
+class ModelConfig(FrozenModel):
     """config.json's `model`. Octo 1.0 (use_correct_attention off) is refused."""
 
     observation_tokenizers: Annotated[
@@ -153,14 +164,14 @@ class ModelConfig(_Frozen):
         return hash(self.model_dump_json())
 
 
-class _TokenizerArguments(_Frozen):
+class _TokenizerArguments(FrozenModel):
     max_length: Annotated[int, Field(ge=1, le=512)] = 64
     padding: Literal["max_length"] = "max_length"
     truncation: Literal[True] = True
     return_tensors: str = "np"
 
 
-class TextConfig(_Frozen):
+class TextConfig(FrozenModel):
     """config.json's `text_processor`."""
 
     tokenizer_name: str
@@ -195,3 +206,57 @@ class T5Config(BaseModel):
 
 
 T5_BASE = T5Config(vocab_size=32128, d_model=768, d_ff=3072, d_kv=64, num_heads=12, num_layers=12)
+
+Mode = Literal["full", "head_only", "head_mlp_only"]
+
+FROZEN_PATTERNS: dict[Mode, tuple[str, ...]] = {
+    "full": ("*hf_model*",),
+    "head_only": ("octo_transformer.*",),
+    "head_mlp_only": (
+        "octo_transformer.*",
+        "heads_*.map_head.probe",
+        "heads_*.map_head.MultiHeadDotProductAttention_0.*",
+    ),
+}
+"""Parameters frozen in each of upstream's modes; `full` freezes the language encoder, as in Octo 1.5's training."""
+
+
+class OctoTrainConfig(FrozenModel):
+    """Training: AdamW with linear warm-up to `learning_rate`, then cosine decay to zero at `steps`. Defaults are
+    upstream's (scripts/configs/finetune_config.py) with RLDG's batch of 64.
+
+    mode: which parameters are trained; frozen: further patterns (fnmatch over dotted parameter paths) of frozen
+    parameters; window: observations per sample; augment: upstream's random crop and colours; shuffle_buffer: samples
+    (JPEG) in memory; save_every: steps between saves, each a checkpoint, a training state and a validation;
+    validation_batches: at most this many batches of the split `val`; workers: threads that decode and augment images.
+    """
+
+    mode: Annotated[Mode, Field(description="Which parameters are trained.")] = "full"
+    frozen: Annotated[
+        tuple[str, ...],
+        Option("freeze"),
+        Field(description="Further parameters to freeze: a pattern over dotted paths; may be repeated."),
+    ] = ()
+    steps: Steps = 50_000
+    batch: BatchSize = 64
+    window: Annotated[int, Field(ge=1, le=1000, description="Observations per sample.")] = 1
+    learning_rate: LearningRate = 3e-4
+    warmup_steps: Annotated[NonNegativeCount, Field(description="Steps until the peak learning rate.")] = 2000
+    weight_decay: NonNegative = 0.01
+    clip_norm: Positive = 1.0
+    shuffle_buffer: ShuffleBuffer = 10_000
+    save_every: SaveEvery = 5000
+    validation_batches: NonNegativeCount = 16
+    augment: bool = True
+    workers: config_types.Count = 4
+
+    @model_validator(mode="after")
+    def _warm_up_ends(self) -> OctoTrainConfig:
+        if self.warmup_steps >= self.steps:
+            raise ValueError(f"warmup_steps ({self.warmup_steps}) must be less than steps ({self.steps})")
+        return self
+
+    @property
+    def patterns(self) -> tuple[str, ...]:
+        """Patterns of the frozen parameters."""
+        return FROZEN_PATTERNS[self.mode] + self.frozen

@@ -10,12 +10,12 @@ from pathlib import Path
 
 import jax
 
+from rldg_policy.generalist import Progress
 from rldg_policy.octo.batch import Batch
+from rldg_policy.octo.config import OctoTrainConfig
 from rldg_policy.octo.freezing import Flat
 from rldg_policy.octo.step import Steps, TrainState
-from rldg_policy.octo.train_config import OctoTrainConfig
 from rldg_policy.training.guards import check_loss
-from rldg_policy.training.report import Progress
 
 
 @dataclass

@@ -11,7 +11,7 @@ import optax
 from flax.traverse_util import flatten_dict, unflatten_dict
 
 from rldg_core.errors import UserError
-from rldg_policy.octo.train_config import OctoTrainConfig
+from rldg_policy.octo.config import OctoTrainConfig
 
 Flat = dict[str, Any]
 """Dotted parameter path -> array."""

@@ -22,21 +22,21 @@ from rldg_core.errors import UserError
 from rldg_core.seeding import derive_seed
 from rldg_data.rlds import ACTION_DIM
 from rldg_policy.checkpoint.manifest import Manifest
+from rldg_policy.generalist import Progress
 from rldg_policy.octo.batch import PRIMARY, BatchSource
 from rldg_policy.octo.checkpoint import OctoCheckpoint, read_checkpoint
-from rldg_policy.octo.config import OctoConfig
+from rldg_policy.octo.config import OctoConfig, OctoTrainConfig
 from rldg_policy.octo.example import make_example_batch
 from rldg_policy.octo.fit import Record, fit
 from rldg_policy.octo.freezing import Flat, count, optimiser, partition, unflatten
 from rldg_policy.octo.model import OctoModule, diffusion_loss
 from rldg_policy.octo.output import Output
 from rldg_policy.octo.step import Steps, TrainState
-from rldg_policy.octo.train_config import OctoTrainConfig
 from rldg_policy.octo.variant import rldg_variant
 from rldg_policy.training.dataset import TrainingSet, open_training_set
 from rldg_policy.training.folders import check_base, check_out
 from rldg_policy.training.guards import check_same_training, explain_out_of_memory, training_identity
-from rldg_policy.training.report import Progress, account, curve
+from rldg_policy.training.report import account, curve
 
 ENCODER = ".hf_model."
 """In the path of every parameter of the language encoder."""

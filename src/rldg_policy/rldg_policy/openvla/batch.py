@@ -16,10 +16,9 @@ from torch import Tensor
 from rldg_core.image_codec import Image
 from rldg_core.seeding import derive_seed
 from rldg_policy.checkpoint.statistics import ActionStatistics
-from rldg_policy.openvla.config import ACTION_DIM, PATCHES
+from rldg_policy.openvla.config import ACTION_DIM, PATCHES, OpenVLATrainConfig
 from rldg_policy.openvla.images import pixel_values, training_view
 from rldg_policy.openvla.tokens import IGNORED, PAD, PromptTokenizer, ar_example, parallel_example
-from rldg_policy.openvla.train_config import OpenVLATrainConfig
 from rldg_policy.training.samples import Sample
 
 

@@ -28,14 +28,20 @@ from rldg_core.seeding import derive_seed
 from rldg_policy.checkpoint.manifest import MANIFEST_FILE, Manifest, check_backend, read_manifest, write_manifest
 from rldg_policy.checkpoint.statistics import STATISTICS_FILE, ActionStatistics, choose_statistics
 from rldg_policy.openvla import images
-from rldg_policy.openvla.config import ACTION_DIM, IMAGE_SIZE, DecodingConfig, OpenVLAConfig
+from rldg_policy.openvla.config import (
+    ACTION_DIM,
+    DECODING_FILE,
+    IMAGE_SIZE,
+    INFERENCE_HZ,
+    DecodingConfig,
+    OpenVLAConfig,
+)
 from rldg_policy.openvla.model import OpenVLA, empty_model, place_buffers
 from rldg_policy.openvla.tokens import ACTION_BEGIN, TOKENIZER_FILE, VOCABULARY, PromptTokenizer, write_byte_tokenizer
 from rldg_policy.openvla.weight_files import SHARD_BYTES, check_shapes, read_shapes, read_tensors, write_tensors
 from rldg_policy.training.torch_state import check_finite
 
 CONFIG_FILE = "config.json"
-DECODING_FILE = "rldg_openvla.json"
 HEAD_FILE = "action_head.safetensors"
 HEAD_PREFIX = "action_head."
 TOKENIZER_FILES = (
@@ -45,8 +51,6 @@ TOKENIZER_FILES = (
     "special_tokens_map.json",
     "added_tokens.json",
 )
-INFERENCE_HZ = 4.0
-"""Inferences per second in the paper's deployment; how fast its data were recorded is the data's."""
 
 
 @dataclass(frozen=True)

@@ -15,12 +15,23 @@ from typing_extensions import Self
 
 from rldg_core.configuration import validated
 from rldg_core.errors import UserError
+from rldg_policy.action_bins import BINS
+from rldg_policy.config_types import (
+    BatchSize,
+    Count,
+    FrozenModel,
+    LearningRate,
+    NonNegative,
+    NonNegativeCount,
+    Positive,
+    SaveEvery,
+    ShuffleBuffer,
+    Steps,
+)
 
-Count = Annotated[int, Field(ge=1, le=1_000_000_000)]
 Shapes = Mapping[str, tuple[int, ...]]
 
 ACTION_DIM = 7
-BINS = 256
 IMAGE_SIZE = 224
 PATCH = 14
 PATCHES = (IMAGE_SIZE // PATCH) ** 2
@@ -28,24 +39,29 @@ PATCHES = (IMAGE_SIZE // PATCH) ** 2
 BACKBONE_ID = "dinosiglip-vit-so-224px"
 TIMM_IDS = ("vit_large_patch14_reg4_dinov2.lvd142m", "vit_so400m_patch14_siglip_224")
 HEADS_OF_WIDTH = {1024: 16, 1152: 16, 64: 4, 48: 4}
-"""No tensor's shape tells the number of heads: timm's two towers, and those of the golden reference."""
+"""The number of heads cannot be read from the shapes: timm's two towers, and those of the golden reference."""
+DECODING_FILE = "rldg_openvla.json"
+INFERENCE_HZ = 4.0
+"""Inferences per second in the paper's deployment; the control rate is that of the training data."""
 
 
-class _Model(BaseModel):
+class _UpstreamModel(BaseModel):
+    """Part of an upstream configuration: keys that are not read are ignored."""
+
     model_config = ConfigDict(extra="ignore", frozen=True)
 
 
-class TowerConfig(_Model):
+class TowerConfig(_UpstreamModel):
     """A vision transformer. registers: DINOv2's; 0 is SigLIP (no class token, no layer scale, attention pooling)."""
 
     width: Count
     depth: Annotated[int, Field(ge=2, le=1_000_000_000)]
     heads: Count
     mlp_width: Count
-    registers: Annotated[int, Field(ge=0, le=1_000_000_000)]
+    registers: NonNegativeCount
 
 
-class LanguageConfig(_Model):
+class LanguageConfig(_UpstreamModel):
     """Llama, by the names of config.json's `text_config`; the defaults are transformers'."""
 
     vocab_size: Count = 32064
@@ -61,7 +77,7 @@ class LanguageConfig(_Model):
     tie_word_embeddings: Literal[False] = False
 
 
-class OpenVLAConfig(_Model):
+class OpenVLAConfig(_UpstreamModel):
     """dino, siglip: the vision towers; language: the Llama behind them."""
 
     dino: TowerConfig
@@ -132,27 +148,68 @@ class OpenVLAConfig(_Model):
         }
 
 
-class DecodingConfig(BaseModel):
-    """How a checkpoint's actions come out, as it was trained; its `rldg_openvla.json`. The defaults are upstream's.
+class _Decoding(FrozenModel):
+    """How actions are predicted.
 
-    decoding: `ar`, one action of seven tokens, one after another, or `parallel`, `horizon` actions in one pass
-    (OpenVLA-OFT); head: of `parallel`, the 256 `bins` or continuous values (`l1`); centre_crop: trained on random
-    crops of 90 % of the area, so that it must see the middle of the image.
+    decoding: `ar`, the seven tokens of one action in sequence, or `parallel`, `horizon` actions in one pass
+    (OpenVLA-OFT); head: with `parallel`, 256 `bins` or continuous values by `l1` regression; horizon: actions.
     """
 
-    model_config = ConfigDict(extra="forbid", frozen=True)
-
-    format: Literal["rldg-openvla-1"] = "rldg-openvla-1"
-    decoding: Literal["ar", "parallel"] = "ar"
-    head: Literal["bins", "l1"] = "bins"
-    horizon: Count = 1
-    centre_crop: bool = True
+    decoding: Annotated[
+        Literal["ar", "parallel"],
+        Field(description="ar: one token after another; parallel: chunks in one pass (OpenVLA-OFT)."),
+    ] = "ar"
+    head: Annotated[
+        Literal["bins", "l1"],
+        Field(description="With parallel decoding: 256 bins, or continuous values by L1 regression."),
+    ] = "bins"
+    horizon: Annotated[int, Field(ge=1, le=1000, description="With parallel decoding: actions per chunk.")] = 1
 
     @model_validator(mode="after")
-    def _one_way_of_decoding(self) -> Self:
+    def _chunks_need_parallel_decoding(self) -> Self:
         if self.decoding == "ar" and (self.horizon > 1 or self.head != "bins"):
-            raise ValueError("a checkpoint for decoding ar has horizon 1 and head bins")
+            raise ValueError("horizon above 1 and head l1 need decoding parallel")
         return self
+
+
+class DecodingConfig(_Decoding):
+    """rldg_openvla.json: how a checkpoint was trained to predict actions. The defaults are upstream's.
+
+    centre_crop: trained on random crops of 90 % of the area, so inference crops the centre of the image.
+    """
+
+    format: Literal["rldg-openvla-1"] = "rldg-openvla-1"
+    centre_crop: bool = True
+
+
+class OpenVLATrainConfig(_Decoding):
+    """Training: LoRA adapters and AdamW at a constant rate. Defaults are the paper's (LoRA rank 32, batch 2 x 3) and
+    those of upstream's finetune.py.
+
+    steps: optimiser steps; batch: samples per process and micro-batch; accumulation: micro-batches per optimiser
+    step; clip_norm: of the gradient (None, as upstream: not clipped); rank, alpha: of the adapters; precision: `auto`
+    is bfloat16 autocast on a GPU that supports it, else float32; gradient_checkpointing: recompute activations to save
+    memory (None: on a GPU); augment: upstream's random crop and colours; shuffle_buffer: samples (JPEG) in memory;
+    save_every: optimiser steps between saved checkpoints.
+    """
+
+    steps: Steps = 10_000
+    batch: Annotated[BatchSize, Field(description="Samples per process and micro-batch.")] = 2
+    accumulation: Annotated[Count, Field(description="Micro-batches per optimiser step.")] = 3
+    learning_rate: LearningRate = 5e-4
+    weight_decay: NonNegative = 0.01
+    clip_norm: Positive | None = None
+    rank: Annotated[int, Field(ge=1, le=10_000, description="Rank of the LoRA adapters.")] = 32
+    alpha: Annotated[int, Field(ge=1, le=1_000_000, description="Scale of the LoRA adapters.")] = 16
+    precision: Annotated[
+        Literal["auto", "bf16", "fp32"], Field(description="auto: bf16 on a GPU that supports it, else fp32.")
+    ] = "auto"
+    gradient_checkpointing: Annotated[
+        bool | None, Field(description="Recompute activations to save memory; default: on a GPU.")
+    ] = None
+    augment: Annotated[bool, Field(description="Random crop and colours, as upstream.")] = True
+    shuffle_buffer: ShuffleBuffer = 10_000
+    save_every: SaveEvery = 1000
 
 
 _FIXED: dict[str, Any] = {

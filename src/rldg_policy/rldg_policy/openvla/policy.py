@@ -16,8 +16,8 @@ from rldg_core.task import Task
 from rldg_core.types import Observation
 from rldg_policy.checkpoint.manifest import check_task
 from rldg_policy.checkpoint.statistics import check_scale, to_unit_actions
-from rldg_policy.openvla.checkpoint import INFERENCE_HZ, Checkpoint, read_checkpoint
-from rldg_policy.openvla.config import IMAGE_SIZE
+from rldg_policy.openvla.checkpoint import Checkpoint, read_checkpoint
+from rldg_policy.openvla.config import IMAGE_SIZE, INFERENCE_HZ
 from rldg_policy.openvla.decoding import decode_ar, decode_parallel
 from rldg_policy.openvla.images import pixel_values, serving_view
 from rldg_policy.openvla.tokens import inference_ids, with_slots

@@ -16,12 +16,11 @@ from torch import Tensor
 
 from rldg_core.files import write_json, writing_aside
 from rldg_policy.checkpoint.manifest import Manifest
-from rldg_policy.openvla.checkpoint import INFERENCE_HZ, write_files
-from rldg_policy.openvla.config import IMAGE_SIZE, DecodingConfig
+from rldg_policy.openvla.checkpoint import write_files
+from rldg_policy.openvla.config import IMAGE_SIZE, INFERENCE_HZ, DecodingConfig, OpenVLATrainConfig
 from rldg_policy.openvla.lora import write_adapter
 from rldg_policy.openvla.report import OpenVLATrainResult
 from rldg_policy.openvla.starting import Start
-from rldg_policy.openvla.train_config import OpenVLATrainConfig
 from rldg_policy.training.dataset import TrainingSet
 from rldg_policy.training.folders import TRAINING_FILE, TRAINING_FOLDER
 from rldg_policy.training.report import account

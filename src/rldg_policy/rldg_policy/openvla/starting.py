@@ -10,12 +10,12 @@ from peft import LoraConfig
 
 from rldg_core.seeding import derive_seed
 from rldg_policy.openvla.checkpoint import read_model
+from rldg_policy.openvla.config import OpenVLATrainConfig
 from rldg_policy.openvla.heads import L1Head
 from rldg_policy.openvla.lora import add_adapters
 from rldg_policy.openvla.model import OpenVLA
 from rldg_policy.openvla.resume import fingerprint
 from rldg_policy.openvla.tokens import PromptTokenizer
-from rldg_policy.openvla.train_config import OpenVLATrainConfig
 
 
 @dataclass(frozen=True)

@@ -17,7 +17,8 @@ from tokenizers import AddedToken, Tokenizer, decoders, models, processors
 from rldg_core.errors import UserError, quoted
 from rldg_core.files import MAX_TEXT_BYTES, read_bytes, write_json
 from rldg_core.instructions import check_instruction
-from rldg_policy.openvla.config import ACTION_DIM, BINS
+from rldg_policy.action_bins import BINS, from_bins, to_bins
+from rldg_policy.openvla.config import ACTION_DIM
 
 Int64 = NDArray[np.int64]
 Float32 = NDArray[np.float32]
@@ -37,22 +38,16 @@ MAX_PROMPT_TOKENS = 512
 """Upstream's prompts have under 60; positions end at 2048, of which an image takes 256."""
 TOKENIZER_FILE = "tokenizer.json"
 
-EDGES = np.linspace(-1.0, 1.0, BINS)
-CENTRES = (EDGES[:-1] + EDGES[1:]) / 2
-"""255: the first of the 256 bins by id, the value 1 alone, decodes to the last centre."""
-
 
 def action_ids(normalised: ArrayLike) -> Int64:
-    """Normalised actions (...,) -> ids 31744..31999; values beyond [-1, 1] count as its ends."""
-    bins: Int64 = np.digitize(np.clip(np.asarray(normalised), -1.0, 1.0), EDGES).astype(np.int64)
-    return VOCABULARY - bins
+    """Return the token ids 31744..31999 of normalised actions (...,); values outside [-1, 1] are clipped."""
+    return VOCABULARY - 1 - to_bins(normalised)
 
 
 def action_values(ids: ArrayLike) -> Float32:
-    """Ids (...,) -> normalised actions, the bins' centres; any other token counts as the nearest end, as upstream."""
-    index = np.clip(VOCABULARY - np.asarray(ids, dtype=np.int64) - 1, 0, len(CENTRES) - 1)
-    values: Float32 = CENTRES[index].astype(np.float32)
-    return values
+    """Return the normalised actions (bin centres) of token ids (...,); other ids are clipped to the nearest action
+    token, as upstream."""
+    return from_bins(VOCABULARY - 1 - np.asarray(ids, dtype=np.int64))
 
 
 def is_action(ids: Any) -> Any:

@@ -27,18 +27,19 @@ from accelerate.utils import DistributedDataParallelKwargs
 from rldg_core.configuration import validated
 from rldg_core.errors import UserError
 from rldg_core.seeding import derive_seed
+from rldg_policy.generalist import Progress
 from rldg_policy.openvla.batch import Batch, Collator
+from rldg_policy.openvla.config import OpenVLATrainConfig
 from rldg_policy.openvla.lora import adapter_tensors, merged_tensors, trainable, whole
 from rldg_policy.openvla.objective import Objective
 from rldg_policy.openvla.report import OpenVLATrainResult
 from rldg_policy.openvla.resume import gather, restore
 from rldg_policy.openvla.saving import Contents, remove_leftovers, write_save
 from rldg_policy.openvla.starting import read_start, uses_bfloat16
-from rldg_policy.openvla.train_config import OpenVLATrainConfig
 from rldg_policy.training.dataset import TrainingSet, open_training_set
 from rldg_policy.training.folders import TRAINING_FOLDER, check_base, check_out
 from rldg_policy.training.guards import check_loss, check_same_training, explain_out_of_memory, training_identity
-from rldg_policy.training.report import Progress, curve
+from rldg_policy.training.report import curve
 from rldg_policy.training.samples import batches, stream_samples
 from rldg_policy.training.torch_state import read_state
 

@@ -19,7 +19,7 @@ from rldg_data.lint import lint
 from rldg_data.plausibility import Limits, usual_period_s
 from rldg_data.rlds import IMAGE_KEY, Dataset, Episode, read_dataset
 from rldg_data.rlds.layout import shard_name
-from rldg_policy.checkpoint.manifest import Backend, MadeOf, Manifest, View
+from rldg_policy.checkpoint.manifest import MadeOf, Manifest, View
 from rldg_policy.checkpoint.statistics import STATISTICS_FILE, ActionStatistics
 
 SPLIT = "train"
@@ -47,7 +47,7 @@ class TrainingSet:
     image_size: int
     rate_hz: float
 
-    def manifest(self, backend: Backend, version: int, **more: Any) -> Manifest:
+    def manifest(self, backend: str, version: int, **more: Any) -> Manifest:
         """rldg.json of a checkpoint that was trained on it. more: image_size, window, horizon, inference_hz."""
         return Manifest(
             backend=backend,

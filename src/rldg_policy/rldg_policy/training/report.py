@@ -2,15 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from statistics import fmean
 from typing import Any
 
 from pydantic import BaseModel
 
-Progress = Callable[[int, int], None]
-"""(optimiser steps done, steps)."""
 CURVE_EVERY = 50
 """Optimiser steps per point of a curve."""
 
