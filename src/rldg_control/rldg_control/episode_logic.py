@@ -1,35 +1,26 @@
 """Joining observations, executed actions and rewards into Steps. Free of ROS; messages pass through unopened.
 
 The contract is docs/explanation/architecture.md, 'Step semantics': Step k = observation k, the executed action that
-answers it, and the verdict on observation k+1. Lock-step joins by equal stamps and waits; real time takes
-the newest reward that is not newer than the observation (a classifier's: that of the observation itself, awaited
-until the next one comes) and skips observations that were never answered.
+answers it, and the verdict on observation k+1. Which reward belongs to an observation, and which time-outs act, is
+decided by the pace (`rldg_control.pace`).
 """
 
 from __future__ import annotations
 
 from collections import deque
-from dataclasses import dataclass
-from typing import Any
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any, Protocol
 
 from rldg_core.frames import offset_from
 from rldg_core.task import ResetConfig
 from rldg_core.types import Float64
 
-REWARD_PERIODS = 2
-"""Real time: a reward older than this says nothing about an observation."""
-
 IDLE_KEPT = 16
 """Observations kept while no episode runs: the first frame may come before the answer of the reset service."""
 
-STOP_PERIODS = 3.0
-"""After a stop, the next observation is awaited for so long; then the episode ends with what there is."""
-
-PROGRESS_S = 2.0
-"""Real time: an episode that gains no Step for so long is ended (observer, policy or gate is gone)."""
-
 MISSING_REWARDS = 20
-"""Real time: so many observations in a row without a reward, and the reward's source is taken for dead."""
+"""After so many observations in a row without a reward, the source of rewards is considered dead."""
 
 PERSON, STACK = "operator_stop", "stack_fault"
 """Reasons of an end that says nothing about the policy: a stop (person, cancel, latch of the gate), a part of the
@@ -85,10 +76,53 @@ Event = Started | StepRecord | Outcome
 
 @dataclass(frozen=True)
 class Verdict:
-    """What a Reward message says about its stamp."""
+    """What a Reward message says about its stamp. missing: no reward arrived for the observation."""
 
     success: bool = False
     failure: bool = False
+    missing: bool = False
+
+
+class StepPace(Protocol):
+    """How observations, rewards and time-outs are handled. Times are monotonic [s]."""
+
+    stop_grace_s: float
+    """After a stop, the next observation is awaited for so long; then the episode ends with what there is."""
+    progress_timeout_s: float
+    """An episode that gains no Step for so long is ended: observer, policy or gate is gone."""
+    skips_unanswered: bool
+    """Observations that were never answered are left out of the Steps."""
+
+    def accepts(self, stamp_ns: int, newest_ns: int) -> bool:
+        """Return whether an observation is used; `newest_ns`: stamp of the one before."""
+
+    def verdict(self, rewards: Mapping[int, Verdict], stamp_ns: int, first_ns: int, has_later: bool) -> Verdict | None:
+        """Choose the verdict on the observation of that stamp; None: it is still awaited.
+
+        first_ns: stamp of the episode's first observation; has_later: a later observation has arrived.
+        """
+
+
+@dataclass
+class _Episode:
+    """State of one episode: made by `begin`, dropped at its end."""
+
+    first_ns: int
+    running: bool = False
+    index: int = 0
+    label: bool | None = None
+    hold_ns: int | None = None
+    stop_reason: str = PERSON
+    stop_detail: str = ""
+    stop_s: float | None = None
+    progress_s: float = 0.0
+    missing_in_a_row: int = 0
+    actions: dict[int, Any] = field(default_factory=dict)
+
+    def request_stop(self, detail: str, now_s: float, reason: str = PERSON) -> None:
+        """Keep the first request to stop."""
+        if self.stop_s is None:
+            self.stop_reason, self.stop_detail, self.stop_s = reason, detail, now_s
 
 
 def start_fault(pose_base_tcp: Float64, reset: ResetConfig) -> str:
@@ -107,36 +141,22 @@ def start_fault(pose_base_tcp: Float64, reset: ResetConfig) -> str:
 class EpisodeLogic:
     """One episode at a time: `begin`, then feed messages; every method returns what to publish, in order."""
 
-    def __init__(self, max_steps: int, period_s: float, lockstep: bool, rewarded: bool, exact: bool = False) -> None:
-        """rewarded: success comes from Reward messages; otherwise from `label` alone.
-
-        exact: each Reward carries the stamp of the observation that it judges (a classifier's).
-        """
-        self._max_steps, self._period_s = max_steps, period_s
-        self._period_ns = round(period_s * 1e9)
-        self._lockstep, self._rewarded, self._exact = lockstep, rewarded, exact
+    def __init__(self, max_steps: int, rewarded: bool, pace: StepPace) -> None:
+        """rewarded: success comes from Reward messages; otherwise from `label` alone."""
+        self._max_steps, self._rewarded, self._pace = max_steps, rewarded, pace
         self.step_count = 0
         self.skipped_observations = 0
         self.missing_rewards = 0
         self._observations: deque[tuple[int, Any]] = deque()
-        self._actions: dict[int, Any] = {}
         self._rewards: dict[int, Verdict] = {}
-        self._begun = self._running = False
-        self._first_ns = 0
         self._newest_ns = -1
-        self._index = 0
-        self._label: bool | None = None
-        self._hold_ns: int | None = None
-        self._stop_reason = PERSON
-        self._stop_detail = ""
-        self._stop_s: float | None = None
-        self._progress_s = self._observed_s = self._executed_s = 0.0
-        self._missing_in_a_row = 0
+        self._observed_s = self._executed_s = 0.0
+        self._episode: _Episode | None = None
 
     @property
     def running(self) -> bool:
         """Whether START was announced and END was not."""
-        return self._running
+        return self._episode is not None and self._episode.running
 
     def newest_observation(self) -> Any | None:
         """The newest observation message, or None."""
@@ -144,40 +164,37 @@ class EpisodeLogic:
 
     def begin(self, not_before_ns: int, now_s: float) -> list[Event]:
         """Start the next episode at the first observation of this stamp or later."""
-        self._begun, self._running = True, False
-        self._first_ns = not_before_ns
-        self._index, self._label, self._hold_ns = 0, None, None
-        self._stop_reason, self._stop_detail, self._stop_s = PERSON, "", None
-        self._missing_in_a_row = 0
-        self._actions.clear()
-        return self._advance(now_s)
+        self._episode = _Episode(not_before_ns)
+        return self._advance(self._episode, now_s)
 
     def abandon(self) -> None:
         """Give up an episode that never started."""
-        self._begun = False
+        if not self.running:
+            self._episode = None
 
     def on_observation(self, stamp_ns: int, message: Any, now_s: float) -> list[Event]:
-        """An observation. In lock-step one that was received before (a latched topic sent it again) is ignored."""
-        if self._lockstep and stamp_ns <= self._newest_ns:
+        """An observation."""
+        if not self._pace.accepts(stamp_ns, self._newest_ns):
             return []
         self._newest_ns, self._observed_s = stamp_ns, now_s
         self._observations.append((stamp_ns, message))
-        if not self._begun:
-            while len(self._observations) > IDLE_KEPT:
-                self._observations.popleft()
-            return []
-        return self._advance(now_s)
+        if self._episode:
+            return self._advance(self._episode, now_s)
+        while len(self._observations) > IDLE_KEPT:
+            self._observations.popleft()
+        return []
 
     def on_executed(self, observation_stamp_ns: int, message: Any, latched: bool, now_s: float) -> list[Event]:
         """What the gate did; when it latched, the episode ends as truncated."""
-        if not self._running or observation_stamp_ns < self._first_ns:
+        episode = self._episode
+        if episode is None or not episode.running or observation_stamp_ns < episode.first_ns:
             return []
-        self._actions.setdefault(observation_stamp_ns, message)
+        episode.actions.setdefault(observation_stamp_ns, message)
         self._executed_s = now_s
         if latched:
-            self._hold_ns = observation_stamp_ns
-            self._request_stop("the gate latched", now_s)
-        return self._advance(now_s)
+            episode.hold_ns = observation_stamp_ns
+            episode.request_stop("the gate latched", now_s)
+        return self._advance(episode, now_s)
 
     def on_reward(self, stamp_ns: int, verdict: Verdict, now_s: float) -> list[Event]:
         """A verdict on the observation (lock-step) or the time (real time) of that stamp."""
@@ -186,90 +203,85 @@ class EpisodeLogic:
         self._rewards[stamp_ns] = verdict
         while len(self._rewards) > IDLE_KEPT:
             del self._rewards[next(iter(self._rewards))]
-        return self._advance(now_s)
+        return self._advance(self._episode, now_s) if self._episode else []
 
     def label(self, success: bool) -> bool:
         """A person's verdict: terminates the episode at the next observation. False when none is running."""
-        if self._running:
-            self._label = success
-        return self._running
+        if self._episode and self._episode.running:
+            self._episode.label = success
+            return True
+        return False
 
     def stop(self, detail: str, now_s: float) -> None:
         """End as truncated at the next observation (cancel)."""
-        if self._running:
-            self._request_stop(detail, now_s)
+        if self._episode and self._episode.running:
+            self._episode.request_stop(detail, now_s)
 
     def close(self, detail: str, now_s: float) -> list[Event]:
         """End as truncated at once (the node is going down), so that a recorder can close its bag."""
-        if not self._running:
+        if not self._episode or not self._episode.running:
             return []
-        self._request_stop(detail, now_s)
-        return self._close()
+        self._episode.request_stop(detail, now_s)
+        return self._close(self._episode)
 
     def on_time(self, now_s: float) -> list[Event]:
-        """Call a few times per second. Ends an episode that was stopped, or (real time) that makes no progress."""
-        if not self._running:
+        """Call a few times per second. Ends an episode that was stopped or that makes no progress."""
+        episode, pace = self._episode, self._pace
+        if episode is None or not episode.running:
             return []
-        # In lock-step only a stop by a person may be cut short by the wall clock: nothing else depends on it.
-        stop_after_s = max(STOP_PERIODS * self._period_s, PROGRESS_S if self._lockstep else 0.0)
-        if self._stop_s is not None and now_s - self._stop_s > stop_after_s:
-            return self._close()
-        if not self._lockstep and now_s - self._progress_s > PROGRESS_S:
-            self._request_stop(self._standstill(now_s), now_s, STACK)
-            return self._close()
+        if episode.stop_s is not None and now_s - episode.stop_s > pace.stop_grace_s:
+            return self._close(episode)
+        if now_s - episode.progress_s > pace.progress_timeout_s:
+            episode.request_stop(self._standstill(episode, now_s), now_s, STACK)
+            return self._close(episode)
         return []
 
     # --- the join -----------------------------------------------------------------------------------
 
-    def _request_stop(self, detail: str, now_s: float, reason: str = PERSON) -> None:
-        if self._stop_s is None:
-            self._stop_reason, self._stop_detail, self._stop_s = reason, detail, now_s
-
-    def _standstill(self, now_s: float) -> str:
+    def _standstill(self, episode: _Episode, now_s: float) -> str:
         """Say which part of the stack is silent."""
-        if now_s - self._observed_s > PROGRESS_S:
+        limit_s = self._pace.progress_timeout_s
+        if now_s - self._observed_s > limit_s:
             return f"no observation for {now_s - self._observed_s:.1f} s: does the observer run?"
-        if self._executed_s < self._progress_s or now_s - self._executed_s > PROGRESS_S:
-            return f"no executed action for {PROGRESS_S:.0f} s: does the gate run?"
-        return f"no observation was answered for {PROGRESS_S:.0f} s"
+        if self._executed_s < episode.progress_s or now_s - self._executed_s > limit_s:
+            return f"no executed action for {limit_s:.0f} s: does the gate run?"
+        return f"no observation was answered for {limit_s:.0f} s"
 
-    def _advance(self, now_s: float) -> list[Event]:
+    def _advance(self, episode: _Episode, now_s: float) -> list[Event]:
         events: list[Event] = []
-        if not self._begun:
-            return events
-        if not self._running:
-            while self._observations and self._observations[0][0] < self._first_ns:
+        if not episode.running:
+            while self._observations and self._observations[0][0] < episode.first_ns:
                 self._observations.popleft()
             if not self._observations:
                 return events
-            self._first_ns = self._observations[0][0]
-            self._running, self._progress_s = True, now_s
-            events.append(Started(self._first_ns, self.step_count))
-        while self._running and (joined := self._join()):
+            episode.first_ns = self._observations[0][0]
+            episode.running, episode.progress_s = True, now_s
+            events.append(Started(episode.first_ns, self.step_count))
+        while self.running and (joined := self._join(episode)):
             events += joined
-            self._progress_s = now_s
-        if self._running and self._hold_ns is not None and self._observations[0][0] > self._hold_ns:
+            episode.progress_s = now_s
+        if self.running and episode.hold_ns is not None and self._observations[0][0] > episode.hold_ns:
             # The gate is silent after its hold: this observation will never be answered.
-            events += self._close()
+            events += self._close(episode)
         return events
 
-    def _join(self) -> list[Event]:
+    def _join(self, episode: _Episode) -> list[Event]:
         """Publish the next transition, if it is complete."""
-        observations = self._observations
-        if not self._lockstep:
-            while len(observations) > 1 and observations[0][0] not in self._actions and self._answered_later():
+        observations, actions = self._observations, episode.actions
+        if self._pace.skips_unanswered:
+            while len(observations) > 1 and observations[0][0] not in actions and self._answered_later(episode):
                 observations.popleft()
                 self.skipped_observations += 1
-        if len(observations) < 2 or observations[0][0] not in self._actions:
+        if len(observations) < 2 or observations[0][0] not in actions:
             return []
-        verdict = self._verdict(observations[1][0])
+        verdict = self._verdict(episode, observations[1][0])
         if verdict is None:
             return []
         stamp_ns, observation = observations.popleft()
-        action = self._actions.pop(stamp_ns)
-        success, terminated, truncated, reason = self._judge(verdict)
+        action = actions.pop(stamp_ns)
+        success, terminated, truncated, reason = self._judge(episode, verdict)
         record = StepRecord(
-            self._index,
+            episode.index,
             self.step_count,
             observation,
             action,
@@ -279,65 +291,64 @@ class EpisodeLogic:
             success,
             is_last=False,
         )
-        self._index += 1
+        episode.index += 1
         self.step_count += 1
-        return [record, *(self._end(success, terminated, truncated, reason) if reason else [])]
+        return [record, *(self._end(episode, success, terminated, truncated, reason) if reason else [])]
 
-    def _answered_later(self) -> bool:
-        return any(stamp_ns in self._actions for stamp_ns, _ in self._observations)
+    def _answered_later(self, episode: _Episode) -> bool:
+        return any(stamp_ns in episode.actions for stamp_ns, _ in self._observations)
 
-    def _verdict(self, stamp_ns: int) -> Verdict | None:
+    def _verdict(self, episode: _Episode, stamp_ns: int) -> Verdict | None:
         """Verdict on an observation (always the second one kept); None: it is still to come."""
         if not self._rewarded:
             return Verdict()
-        if self._lockstep or (self._exact and (stamp_ns in self._rewards or len(self._observations) < 3)):
-            verdict = self._rewards.get(stamp_ns)
-            if verdict is not None:
-                self._missing_in_a_row = 0
-            return verdict
-        oldest_ns = max(self._first_ns, stamp_ns - REWARD_PERIODS * self._period_ns)
-        fitting = [] if self._exact else [s for s in self._rewards if oldest_ns <= s <= stamp_ns]
-        if not fitting:
-            self.missing_rewards += 1
-            self._missing_in_a_row += 1
-            return Verdict()
-        self._missing_in_a_row = 0
-        return self._rewards[max(fitting)]
+        verdict = self._pace.verdict(self._rewards, stamp_ns, episode.first_ns, len(self._observations) > 2)
+        if verdict is not None:
+            self.missing_rewards += verdict.missing
+            episode.missing_in_a_row = episode.missing_in_a_row + 1 if verdict.missing else 0
+        return verdict
 
-    def _judge(self, verdict: Verdict) -> tuple[bool, bool, bool, str]:
+    def _judge(self, episode: _Episode, verdict: Verdict) -> tuple[bool, bool, bool, str]:
         """(success, terminated, truncated, reason); "" while the episode goes on. Ends of the task come first."""
-        if self._label is not None:
-            return self._label, True, False, "label"
+        if episode.label is not None:
+            return episode.label, True, False, "label"
         if verdict.success:
             return True, True, False, "success"
         if verdict.failure:
             return False, True, False, "failure"
-        if self._stop_s is not None:
-            return False, False, True, self._stop_reason
-        at_limit = self._index + 1 >= self._max_steps
-        if self._missing_in_a_row >= (min(MISSING_REWARDS, self._max_steps) if at_limit else MISSING_REWARDS):
-            self._stop_reason = STACK
-            self._stop_detail = f"no reward for {self._missing_in_a_row} observations: does its source run?"
+        if episode.stop_s is not None:
+            return False, False, True, episode.stop_reason
+        at_limit = episode.index + 1 >= self._max_steps
+        if episode.missing_in_a_row >= (min(MISSING_REWARDS, self._max_steps) if at_limit else MISSING_REWARDS):
+            episode.stop_reason = STACK
+            episode.stop_detail = f"no reward for {episode.missing_in_a_row} observations: does its source run?"
             return False, False, True, STACK
         if at_limit:
             return False, False, True, "time_limit"
         return False, False, False, ""
 
-    def _close(self) -> list[Event]:
+    def _close(self, episode: _Episode) -> list[Event]:
         """End after the last published Step: the pending observation is the final one."""
-        return self._end(False, False, True, self._stop_reason)
+        return self._end(episode, False, False, True, episode.stop_reason)
 
-    def _end(self, success: bool, terminated: bool, truncated: bool, reason: str) -> list[Event]:
+    def _end(self, episode: _Episode, success: bool, terminated: bool, truncated: bool, reason: str) -> list[Event]:
         events: list[Event] = []
-        if self._index:
+        if episode.index:
             observation = self._observations[0][1]
             events.append(
                 StepRecord(
-                    self._index, self.step_count, observation, None, 0.0, terminated, truncated, success, is_last=True
+                    episode.index,
+                    self.step_count,
+                    observation,
+                    None,
+                    0.0,
+                    terminated,
+                    truncated,
+                    success,
+                    is_last=True,
                 )
             )
-        detail = self._stop_detail if reason in (PERSON, STACK) else ""
-        events.append(Outcome(self._index, self.step_count, success, terminated, truncated, reason, detail))
-        self._begun = self._running = False
-        self._actions.clear()
+        detail = episode.stop_detail if reason in (PERSON, STACK) else ""
+        events.append(Outcome(episode.index, self.step_count, success, terminated, truncated, reason, detail))
+        self._episode = None
         return events

@@ -8,7 +8,6 @@ from hypothesis import strategies as st
 
 from rldg_control.episode_logic import (
     MISSING_REWARDS,
-    PROGRESS_S,
     STACK,
     EpisodeLogic,
     Event,
@@ -18,6 +17,8 @@ from rldg_control.episode_logic import (
     Verdict,
     start_fault,
 )
+from rldg_control.pace.lock_step import LockStepSteps
+from rldg_control.pace.real_time import PROGRESS_S, RealTimeSteps
 from rldg_core.frames import pose_at
 from rldg_core.task import ResetConfig
 
@@ -25,12 +26,12 @@ NO, YES, LOST = Verdict(), Verdict(success=True), Verdict(failure=True)
 PERIOD_NS = 100_000_000
 
 
-def lockstep(max_steps: int = 10, rewarded: bool = True) -> EpisodeLogic:
-    return EpisodeLogic(max_steps, 0.1, lockstep=True, rewarded=rewarded)
+def lock_step(max_steps: int = 10, rewarded: bool = True) -> EpisodeLogic:
+    return EpisodeLogic(max_steps, rewarded, LockStepSteps(0.1))
 
 
 def realtime(max_steps: int = 10, rewarded: bool = True) -> EpisodeLogic:
-    return EpisodeLogic(max_steps, 0.1, lockstep=False, rewarded=rewarded)
+    return EpisodeLogic(max_steps, rewarded, RealTimeSteps(0.1))
 
 
 def check_contract(events: list[Event], max_steps: int) -> Outcome:
@@ -57,7 +58,7 @@ def check_contract(events: list[Event], max_steps: int) -> Outcome:
     return outcome
 
 
-def run_lockstep(logic: EpisodeLogic, first: int, verdicts: list[Verdict], rng: random.Random) -> list[Event]:
+def run_lock_step(logic: EpisodeLogic, first: int, verdicts: list[Verdict], rng: random.Random) -> list[Event]:
     """A cell, gate and reward that answer at once, each pair in random order."""
     events = logic.begin(first, 0.0)
     for k, verdict in enumerate(verdicts):
@@ -80,12 +81,12 @@ def run_lockstep(logic: EpisodeLogic, first: int, verdicts: list[Verdict], rng: 
 @given(
     st.lists(st.sampled_from([NO, NO, NO, YES, LOST]), min_size=1, max_size=12), st.integers(1, 8), st.integers(0, 99)
 )
-def test_lockstep_steps_keep_the_contract_in_any_order(verdicts: list[Verdict], max_steps: int, seed: int) -> None:
+def test_lock_step_steps_keep_the_contract_in_any_order(verdicts: list[Verdict], max_steps: int, seed: int) -> None:
     verdicts = [NO, *verdicts, *[NO] * max_steps]
     results = []
     for order in (seed, seed + 1):
-        logic = lockstep(max_steps)
-        events = run_lockstep(logic, 100, verdicts, random.Random(order))
+        logic = lock_step(max_steps)
+        events = run_lock_step(logic, 100, verdicts, random.Random(order))
         results.append(events)
     assert results[0] == results[1], "the result depends on the order of arrival"
     outcome = check_contract(results[0], max_steps)
@@ -96,15 +97,15 @@ def test_lockstep_steps_keep_the_contract_in_any_order(verdicts: list[Verdict], 
 
 
 def test_episodes_follow_each_other_and_count_on() -> None:
-    logic = lockstep(3)
-    first = run_lockstep(logic, 100, [NO] * 4, random.Random(0))
-    second = run_lockstep(logic, 200, [NO, YES], random.Random(0))
+    logic = lock_step(3)
+    first = run_lock_step(logic, 100, [NO] * 4, random.Random(0))
+    second = run_lock_step(logic, 200, [NO, YES], random.Random(0))
     assert check_contract(first, 3).step_count == 3
     assert check_contract(second, 3).step_count == 4 and second[0] == Started(200, 3)
 
 
 def test_the_first_frame_may_come_before_the_answer_of_the_reset_service() -> None:
-    logic = lockstep()
+    logic = lock_step()
     logic.on_observation(99, ("o", 99), 0.0)
     logic.on_observation(100, ("o", 100), 0.0)
     assert logic.begin(100, 0.0) == [Started(100, 0)]
@@ -134,7 +135,7 @@ def test_realtime_takes_the_newest_reward_within_two_periods(age: int, success: 
 
 
 def test_a_classifiers_verdict_is_awaited_and_belongs_to_its_observation() -> None:
-    logic = EpisodeLogic(10, 0.1, lockstep=False, rewarded=True, exact=True)
+    logic = EpisodeLogic(10, True, RealTimeSteps(0.1, exact_rewards=True))
     logic.begin(0, 0.0)
     logic.on_observation(0, "o", 0.0)
     logic.on_executed(0, "a", False, 0.0)
@@ -166,9 +167,9 @@ def test_realtime_skips_an_observation_that_was_never_answered() -> None:
 
 @pytest.mark.parametrize("success", [True, False])
 def test_a_label_terminates_at_the_next_observation(success: bool) -> None:
-    logic = lockstep(rewarded=False)
+    logic = lock_step(rewarded=False)
     assert not logic.label(success)
-    events = run_lockstep(logic, 100, [NO] * 3, random.Random(0))
+    events = run_lock_step(logic, 100, [NO] * 3, random.Random(0))
     assert logic.label(success)
     events += logic.on_executed(102, ("a", 102), False, 0.0)
     events += logic.on_observation(103, ("o", 103), 0.0)
@@ -177,8 +178,8 @@ def test_a_label_terminates_at_the_next_observation(success: bool) -> None:
 
 
 def test_cancel_truncates_at_the_next_observation() -> None:
-    logic = lockstep()
-    events = run_lockstep(logic, 100, [NO] * 3, random.Random(0))
+    logic = lock_step()
+    events = run_lock_step(logic, 100, [NO] * 3, random.Random(0))
     logic.stop("cancelled", 0.0)
     events += logic.on_executed(102, ("a", 102), False, 0.0)
     events += logic.on_observation(103, ("o", 103), 0.0) + logic.on_reward(103, NO, 0.0)
@@ -187,8 +188,8 @@ def test_cancel_truncates_at_the_next_observation() -> None:
 
 
 def test_hold_that_answers_the_observation_is_the_action_of_the_last_transition() -> None:
-    logic = lockstep()
-    events = run_lockstep(logic, 100, [NO] * 3, random.Random(0))
+    logic = lock_step()
+    events = run_lock_step(logic, 100, [NO] * 3, random.Random(0))
     events += logic.on_executed(102, ("a", 102), True, 0.0)
     events += logic.on_reward(103, NO, 0.0) + logic.on_observation(103, ("o", 103), 0.0)
     outcome = check_contract(events, 10)
@@ -197,8 +198,8 @@ def test_hold_that_answers_the_observation_is_the_action_of_the_last_transition(
 
 def test_hold_after_the_answer_closes_with_the_pending_observation() -> None:
     for late in (False, True):
-        logic = lockstep()
-        events = run_lockstep(logic, 100, [NO] * 3, random.Random(0))  # 101 answered, 102 pending
+        logic = lock_step()
+        events = run_lock_step(logic, 100, [NO] * 3, random.Random(0))  # 101 answered, 102 pending
         if late:
             events += logic.on_executed(101, ("a", 101), True, 0.0)
         else:
@@ -248,7 +249,7 @@ def test_a_silent_part_of_the_stack_is_named_and_is_no_result(observed: bool, ex
 )
 @pytest.mark.parametrize("exact", [True, False])
 def test_an_episode_without_rewards_is_no_failure_of_the_policy(max_steps: int, steps: int, exact: bool) -> None:
-    logic = EpisodeLogic(max_steps, 0.1, lockstep=False, rewarded=True, exact=exact)
+    logic = EpisodeLogic(max_steps, True, RealTimeSteps(0.1, exact_rewards=exact))
     events = logic.begin(0, 0.0)
     for k in range(steps + 3):
         events += logic.on_observation(k * PERIOD_NS, ("o", k * PERIOD_NS), k / 10)
@@ -270,9 +271,9 @@ def test_late_rewards_of_some_observations_end_nothing() -> None:
     assert (outcome.reason, outcome.is_result) == ("time_limit", True) and logic.missing_rewards > 30
 
 
-def test_lockstep_has_no_time_out_but_a_person_can_stop() -> None:
-    logic = lockstep()
-    run_lockstep(logic, 100, [NO] * 3, random.Random(0))
+def test_lock_step_has_no_time_out_but_a_person_can_stop() -> None:
+    logic = lock_step()
+    run_lock_step(logic, 100, [NO] * 3, random.Random(0))
     assert logic.on_time(1e9) == []
     logic.stop("cancelled", 10.0)
     assert logic.on_time(11.0) == [] and isinstance(logic.on_time(13.0)[-1], Outcome)
@@ -291,9 +292,9 @@ kinds = st.lists(
 @settings(max_examples=150, deadline=None)
 @given(kinds, st.booleans(), st.booleans())
 def test_any_sequence_gives_whole_episodes(
-    sequence: list[tuple[str, int, bool]], is_lockstep: bool, rewarded: bool
+    sequence: list[tuple[str, int, bool]], in_lock_step: bool, rewarded: bool
 ) -> None:
-    logic = EpisodeLogic(4, 0.1, is_lockstep, rewarded)
+    logic = EpisodeLogic(4, rewarded, LockStepSteps(0.1) if in_lock_step else RealTimeSteps(0.1))
     now_s, stamp = 0.0, 0
     events = logic.begin(0, now_s)
     for kind, back, flag in sequence:

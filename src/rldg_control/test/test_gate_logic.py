@@ -9,7 +9,10 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from rldg_control.gate_logic import HUMAN_WINDOW_S, Command, GateConfig, GateLogic, Phase
+from rldg_control.gate.logic import GateLogic
+from rldg_control.gate.state import Command, GateConfig, Phase
+from rldg_control.pace.lock_step import LockStepGate
+from rldg_control.pace.real_time import HUMAN_WINDOW_S, RealTimeGate
 from rldg_core.commands import command_of
 from rldg_core.errors import UserError
 from rldg_core.frames import SafetyBox, compose_delta, delta_between, offset_from, pose
@@ -32,7 +35,7 @@ def act(x: float = 0.0, dim: int = 6) -> np.ndarray:
 
 
 def running(**changes: object) -> GateLogic:
-    gate = GateLogic(config(**changes))
+    gate = GateLogic(config(**changes), RealTimeGate)
     assert gate.on_start("e/0", 0, 0.0) is None
     return gate
 
@@ -271,7 +274,7 @@ def test_second_publisher_latches_names_the_node_and_blocks_release() -> None:
 
 def test_between_episodes_only_a_person_moves_the_arm() -> None:
     for allowed in (True, False):
-        gate = GateLogic(config(teleop_without_episode=allowed))
+        gate = GateLogic(config(teleop_without_episode=allowed), RealTimeGate)
         gate.on_observation(1, TARGET, 0.0)
         assert gate.on_policy_action(1, act(), "p", 0, 0.0) is None
         gate.on_teleop(0, act(1.0), True, Source.HUMAN, 0.01)
@@ -287,7 +290,7 @@ def test_teleoperation_alone_records_a_still_hand() -> None:
 
 
 def test_stop_with_an_old_observation_sends_nothing() -> None:
-    gate = GateLogic(config())
+    gate = GateLogic(config(), RealTimeGate)
     gate.on_observation(1, TARGET, 0.0)
     assert gate.hold("stop", 5.0) is None and gate.phase is Phase.LATCHED
 
@@ -295,7 +298,7 @@ def test_stop_with_an_old_observation_sends_nothing() -> None:
 # --- lock-step ------------------------------------------------------------------------------------
 
 
-def test_lockstep_waits_for_everything_in_any_order() -> None:
+def test_lock_step_waits_for_everything_in_any_order() -> None:
     inputs = {
         "start": lambda g: g.on_start("e/0", 100, 0.0),
         "observation": lambda g: g.on_observation(100, TARGET, 0.0),
@@ -305,14 +308,14 @@ def test_lockstep_waits_for_everything_in_any_order() -> None:
     from itertools import permutations
 
     for order in permutations(inputs):
-        gate = GateLogic(config(lockstep=True, wait_for_operator=True))
+        gate = GateLogic(config(wait_for_operator=True), LockStepGate)
         results = [inputs[name](gate) for name in order]
         assert results[:3] == [None] * 3
         assert results[3].executed.source is Source.SCRIPTED and results[3].executed.observation_stamp_ns == 100
 
 
-def test_lockstep_needs_the_verdict_on_the_previous_step() -> None:
-    gate = GateLogic(config(lockstep=True))
+def test_lock_step_needs_the_verdict_on_the_previous_step() -> None:
+    gate = GateLogic(config(), LockStepGate)
     gate.on_start("e/0", 1, 0.0)
     gate.on_observation(1, TARGET, 0.0)
     assert gate.on_policy_action(1, act(), "p", 0, 0.0)
@@ -326,8 +329,8 @@ def test_lockstep_needs_the_verdict_on_the_previous_step() -> None:
     assert gate.hold("stop", 0.0) is None, "the cell must not move on between episodes"
 
 
-def test_lockstep_executes_once_what_latched_topics_send_again() -> None:
-    gate = GateLogic(config(lockstep=True))
+def test_lock_step_executes_once_what_latched_topics_send_again() -> None:
+    gate = GateLogic(config(), LockStepGate)
     inputs = []
 
     def put(*calls: object) -> list[int]:
@@ -347,16 +350,16 @@ def test_lockstep_executes_once_what_latched_topics_send_again() -> None:
     assert gate.counters.executed == 3
 
 
-def test_lockstep_bad_answer_latches_at_its_turn() -> None:
-    gate = GateLogic(config(lockstep=True))
+def test_lock_step_bad_answer_latches_at_its_turn() -> None:
+    gate = GateLogic(config(), LockStepGate)
     gate.on_start("e/0", 1, 0.0)
     assert gate.on_policy_action(1, [np.nan] * 6, "p", 0, 0.0) is None
     held = gate.on_observation(1, TARGET, 0.0)
     assert held and held.executed.source is Source.HOLD and gate.reason.startswith("policy p: action holds NaN")
 
 
-def test_lockstep_inactive_operator_leaves_the_policy_and_time_does_not_act() -> None:
-    gate = GateLogic(config(lockstep=True, wait_for_operator=True))
+def test_lock_step_inactive_operator_leaves_the_policy_and_time_does_not_act() -> None:
+    gate = GateLogic(config(wait_for_operator=True), LockStepGate)
     gate.on_start("e/0", 1, 0.0)
     gate.on_observation(1, TARGET, 0.0)
     assert gate.on_time(1e6) is None
@@ -365,9 +368,26 @@ def test_lockstep_inactive_operator_leaves_the_policy_and_time_does_not_act() ->
     assert done and done.executed.source is Source.POLICY
 
 
-def test_lockstep_without_any_source_is_refused() -> None:
+def test_lock_step_without_any_source_is_refused() -> None:
     with pytest.raises(UserError, match="wait_for_policy"):
-        GateLogic(config(lockstep=True, wait_for_policy=False))
+        GateLogic(config(wait_for_policy=False), LockStepGate)
+
+
+# --- between episodes -----------------------------------------------------------------------------
+
+
+def test_an_episode_does_not_report_the_policy_of_the_one_before() -> None:
+    gate = running()
+    gate.on_observation(1, TARGET, 0.0)
+    first = gate.on_policy_action(1, act(), "old", 7, 0.01)
+    assert first and (first.executed.policy_id, first.executed.policy_version) == ("old", 7)
+    gate.on_end("e/0")
+    # The policy is swapped, and a person acts before the new one has answered.
+    gate.on_start("e/1", 2, 0.1)
+    gate.on_teleop(2, act(0.5), True, Source.HUMAN, 0.11)
+    done = gate.on_observation(2, TARGET, 0.12)
+    assert done and done.executed.source is Source.HUMAN
+    assert (done.executed.policy_id, done.executed.policy_version) == ("", 0)
 
 
 # --- any sequence ---------------------------------------------------------------------------------
@@ -389,15 +409,15 @@ inputs = st.lists(
 @settings(max_examples=150, deadline=None)
 @given(inputs, st.booleans(), st.booleans(), st.booleans())
 def test_promises_hold_over_any_sequence(
-    sequence: list[tuple[str, int, float, float, bool]], lockstep: bool, policy: bool, operator: bool
+    sequence: list[tuple[str, int, float, float, bool]], in_lock_step: bool, policy: bool, operator: bool
 ) -> None:
     gate = GateLogic(
         config(
-            lockstep=lockstep,
-            wait_for_policy=policy or (lockstep and not operator),
+            wait_for_policy=policy or (in_lock_step and not operator),
             wait_for_operator=operator,
             teleop_without_episode=False,
-        )
+        ),
+        LockStepGate if in_lock_step else RealTimeGate,
     )
     now_s, silent, in_episode = 0.0, False, False
     for kind, number, value, dt_s, flag in sequence:

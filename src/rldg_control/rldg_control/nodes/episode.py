@@ -32,6 +32,8 @@ from rldg_control.episode_logic import STACK, EpisodeLogic, Event, Outcome, Star
 from rldg_control.nodes.reporting import OK, Fault, Report, Reporter, steady_timer
 from rldg_control.nodes.waiting import Routine
 from rldg_control.observe import NO_CLOCK
+from rldg_control.pace.lock_step import LockStepSteps
+from rldg_control.pace.real_time import RealTimeSteps
 from rldg_core.errors import UserError
 from rldg_core.from_msg import pose_array, stamp_ns
 from rldg_core.seeding import derive_seed
@@ -88,7 +90,8 @@ class Episode(Node):
                 "In real time, rewards carry the stamps of observations; the default depends on the task.",
             )
         )
-        self._logic = EpisodeLogic(task.episode.max_steps, task.period_s, self._lockstep, self._rewarded, exact)
+        pace = LockStepSteps(task.period_s) if self._lockstep else RealTimeSteps(task.period_s, exact)
+        self._logic = EpisodeLogic(task.episode.max_steps, self._rewarded, pace)
         self._logic.step_count = int(
             parameter(self, "first_step", 0, "step_count of the first Step, of a resumed run.", low=0)
         )

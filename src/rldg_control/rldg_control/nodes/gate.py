@@ -20,9 +20,12 @@ from rclpy.duration import Duration
 from rclpy.lifecycle import LifecycleNode, LifecycleState, TransitionCallbackReturn
 from std_srvs.srv import Trigger
 
-from rldg_control.gate_logic import Command, GateConfig, GateLogic, Phase
+from rldg_control.gate.logic import GateLogic
+from rldg_control.gate.state import Command, GateConfig, Phase
 from rldg_control.nodes.frame_check import FrameCheck
 from rldg_control.nodes.reporting import ERROR, OK, WARN, Report, Reporter, steady_timer, unpublished
+from rldg_control.pace.lock_step import LockStepGate
+from rldg_control.pace.real_time import RealTimeGate
 from rldg_core.from_msg import pose_array, stamp_ns
 from rldg_core.types import Source
 from rldg_msgs.msg import EpisodeEvent, ExecutedAction, Observation, PolicyAction, Step, TeleopAction
@@ -50,11 +53,12 @@ class Gate(LifecycleNode):
         self._base_frame = str(parameter(self, "base_frame", "base", "Frame of the target pose."))
         target_topic = parameter(self, "target_topic", "target_pose", "Cartesian target of the controller.")
         self._topic = vendor_topic(self, str(target_topic))
+        self._lockstep = lockstep_parameter(self)
+        self._pace = LockStepGate if self._lockstep else RealTimeGate
         self._config = GateConfig(
             action=task.action,
             box=task.box,
             period_s=task.period_s,
-            lockstep=lockstep_parameter(self),
             wait_for_policy=bool(
                 parameter(self, "wait_for_policy", True, "A policy acts; in lock-step each tick waits for it.")
             ),
@@ -70,7 +74,7 @@ class Gate(LifecycleNode):
         description = "URDF of the robot, for that check."
         self._description_topic = str(parameter(self, "description_topic", "robot_description", description))
         self._frame_check: FrameCheck | None = None
-        self._logic = GateLogic(self._config)
+        self._logic = GateLogic(self._config, self._pace)
         self._stale_teleop = 0
         self._active = False
         self._shown = ""
@@ -79,7 +83,7 @@ class Gate(LifecycleNode):
 
     def on_configure(self, state: LifecycleState) -> TransitionCallbackReturn:
         """Create everything; nothing is published before activation."""
-        target_qos = STREAM if self._config.lockstep else TARGET
+        target_qos = STREAM if self._lockstep else TARGET
         self._target = self.create_lifecycle_publisher(PoseStamped, self._topic, target_qos)
         self._executed = self.create_lifecycle_publisher(ExecutedAction, "executed_action", STREAM)
         self._gate_inputs = [
@@ -89,9 +93,9 @@ class Gate(LifecycleNode):
         ]
         if self._config.wait_for_policy:
             self._gate_inputs.append(subscribe(self, PolicyAction, "policy_action", self._on_policy, STREAM))
-        if self._config.wait_for_operator or not self._config.lockstep:
+        if self._config.wait_for_operator or not self._lockstep:
             self._gate_inputs.append(subscribe(self, TeleopAction, "teleop_action", self._on_teleop, STREAM))
-        if self._config.lockstep:
+        if self._lockstep:
             self._gate_inputs.append(subscribe(self, Step, "step", self._on_step, LAST_STEPS))
         if self._controller:
             self._frame_check = FrameCheck(self, self._controller, self._description_topic)
@@ -100,7 +104,7 @@ class Gate(LifecycleNode):
             self.create_service(Trigger, "gate/stop", self._on_stop_service),
         ]
         self._gate_timers = [steady_timer(self, PUBLISHER_CHECK_S, self._check_publishers)]
-        if not self._config.lockstep:
+        if not self._lockstep:
             self._gate_timers.append(steady_timer(self, self._config.period_s / 4, self._on_time))
         self._reporter = Reporter(self, self._report)
         return TransitionCallbackReturn.SUCCESS
@@ -108,7 +112,7 @@ class Gate(LifecycleNode):
     def on_activate(self, state: LifecycleState) -> TransitionCallbackReturn:
         """Start with a clean slate."""
         result = super().on_activate(state)
-        self._logic, self._active = GateLogic(self._config), True
+        self._logic, self._active = GateLogic(self._config, self._pace), True
         self._check_publishers()
         return result
 
@@ -146,7 +150,7 @@ class Gate(LifecycleNode):
             return
         stamp = stamp_ns(message.header.stamp)
         now_ns = self.get_clock().now().nanoseconds
-        age_s = 0.0 if self._config.lockstep else (now_ns - stamp) * 1e-9 if now_ns else math.inf
+        age_s = 0.0 if self._lockstep else (now_ns - stamp) * 1e-9 if now_ns else math.inf
         pose_base_tcp = pose_array(message.pose_base_tcp)
         if self._frame_check:
             fault = self._frame_check.on_observation(pose_base_tcp, np.asarray(message.joint_positions))
@@ -172,7 +176,7 @@ class Gate(LifecycleNode):
         if self._active:
             source = Source.SCRIPTED if message.source == TeleopAction.SCRIPTED else Source.HUMAN
             stamp = stamp_ns(message.header.stamp)
-            age_s = 0.0 if self._config.lockstep else (self.get_clock().now().nanoseconds - stamp) * 1e-9
+            age_s = 0.0 if self._lockstep else (self.get_clock().now().nanoseconds - stamp) * 1e-9
             if age_s > TELEOP_STALE_S:
                 self._stale_teleop += 1
                 return
@@ -235,7 +239,7 @@ class Gate(LifecycleNode):
             report, target = command.executed, command.target_base_tcp
             self._target.publish(to_msg.pose_stamped(target, report.observation_stamp_ns, self._base_frame))
             # Lock-step: simulated time stands still from the observation to here, whatever /clock has brought.
-            lockstep = self._config.lockstep
+            lockstep = self._lockstep
             sent_ns = report.observation_stamp_ns if lockstep else self.get_clock().now().nanoseconds
             self._executed.publish(to_msg.executed_action(report, sent_ns, target))
         if self._logic.reason != self._shown:
