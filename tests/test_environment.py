@@ -279,7 +279,7 @@ def test_the_systems_python_finds_what_the_launch_file_imports(checkout: Path, t
     packages = checkout_as_set_up(checkout, f"jazzy {tmp_path}/jazzy {VERSION}", system_packages=True)
     imports = "import sys, numpy, pydantic, yaml, rclpy; from rldg_bringup import stack"
     imports += "; print(pydantic.__file__, sys.prefix)"
-    script = f"source scripts/env.sh && source scripts/env.sh && {BASE_PYTHON} -c '{imports}' && echo $PYTHONPATH"
+    script = f"source scripts/env.sh && {BASE_PYTHON} -c '{imports}' && echo $PYTHONPATH"
     done = run("bash", "-c", script, cwd=checkout, **sourced)
     assert done.returncode == 0, done.stderr
     modules, paths = done.stdout.splitlines()

@@ -1,7 +1,8 @@
-"""A clock that may not run: `use_sim_time` is true, and nobody publishes /clock."""
+"""A clock that may not run: `use_sim_time` is true, and nobody publishes /clock. Nor may it be changed on the way."""
 
 from __future__ import annotations
 
+from rcl_interfaces.msg import ParameterDescriptor, ParameterType
 from rclpy.clock import Clock
 from rclpy.clock_type import ClockType
 from rclpy.node import Node
@@ -27,3 +28,17 @@ def watch_clock(node: Node, patience_s: float = CLOCK_PATIENCE_S) -> None:
             )
 
     timer = node.create_timer(patience_s, look, clock=Clock(clock_type=ClockType.STEADY_TIME))
+
+
+def keep_clock(node: Node) -> None:
+    """Make `use_sim_time` read-only, as every parameter of ours is; rclpy leaves it writable.
+
+    Changed while the node runs, its time would jump to 0, or back by decades: stamps and ages would be wrong.
+    """
+    descriptor = ParameterDescriptor(
+        name="use_sim_time",
+        type=ParameterType.PARAMETER_BOOL,
+        description="Time from /clock in place of the system's.",
+        read_only=True,
+    )
+    node.set_descriptor("use_sim_time", descriptor)

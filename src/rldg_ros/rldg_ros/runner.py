@@ -23,7 +23,7 @@ from rclpy.signals import SignalHandlerOptions
 
 from rldg_core.errors import UserError, report
 from rldg_core.network import prepare_network
-from rldg_ros.clock import watch_clock
+from rldg_ros.clock import keep_clock, watch_clock
 from rldg_ros.parameters import parameter
 
 try:
@@ -84,6 +84,7 @@ def run_node(
         rclpy.init(args=sys.argv, signal_handler_options=SignalHandlerOptions.NO)
         node = make_node()
         starting = False
+        keep_clock(node)
         watch_clock(node)
         executor = make_executor()
         executor.add_node(node)

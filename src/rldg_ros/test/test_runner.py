@@ -34,6 +34,8 @@ def make():
 
 def stop(node):
     time.sleep(stopping_s)
+    if not node.describe_parameter("use_sim_time").read_only:
+        (folder / f"{name}.writable").touch()
     (folder / f"{name}.stopped").write_text(str(time.monotonic()))
 
 sys.exit(run_node(make, stop))
@@ -78,6 +80,7 @@ def test_a_node_ends_when_its_launcher_is_killed(tmp_path: Path, launcher: subpr
         launcher.kill()  # not waited for: a zombie has ended, too
         assert node.wait(LIMIT_S) == 0
         assert (tmp_path / "probe.stopped").exists()
+        assert not (tmp_path / "probe.writable").exists(), "use_sim_time can be set while a node runs"
 
 
 def test_a_node_ends_at_once_when_its_launcher_has_ended_before(tmp_path: Path) -> None:
