@@ -108,7 +108,7 @@ def test_a_missing_node_is_one_line(make_rig: Callable[..., Any]) -> None:
 
 def test_a_node_that_is_discovered_late_gets_what_it_missed(make_rig: Callable[..., Any]) -> None:
     """Observation, answer and START are out before the gate exists: a volatile topic would have lost them for good."""
-    rig = make_rig(DOMAIN + 3, lockstep=True)
+    rig = make_rig(DOMAIN + 1, lockstep=True)
     rig.start("observer", lockstep=True)
     rig.start("episode", lockstep=True, needs="[bench]")
     stand_in = rig.bench.create_publisher(ExecutedAction, "executed_action", STREAM)

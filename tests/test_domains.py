@@ -1,0 +1,58 @@
+"""Test files run side by side, each in ROS domains of its own: a number that occurs in two files would join them."""
+
+from __future__ import annotations
+
+import ast
+from collections import defaultdict
+from pathlib import Path
+
+ROOT = Path(__file__).parents[1]
+LARGEST = 232
+
+
+def number(node: ast.expr, names: dict[str, int]) -> int | None:
+    """Value of an integer, a string of digits, a name of one, or such a name plus an integer."""
+    if isinstance(node, ast.Constant) and isinstance(node.value, int | str) and str(node.value).isdecimal():
+        return int(node.value)
+    if isinstance(node, ast.Name):
+        return names.get(node.id)
+    if isinstance(node, ast.BinOp) and isinstance(node.op, ast.Add):
+        parts = number(node.left, names), number(node.right, names)
+        return parts[0] + parts[1] if parts[0] is not None and parts[1] is not None else None
+    return None
+
+
+def domains(path: Path) -> set[int]:
+    """ROS domains that a test file names: *DOMAIN* constants, ROS_DOMAIN_ID in an environment, rigs, rclpy.init."""
+    names: dict[str, int] = {}
+    found: set[int | None] = set()
+    for node in ast.walk(ast.parse(path.read_text())):
+        match node:
+            case ast.Assign(targets=[ast.Name(id=name)], value=value) if "DOMAIN" in name:
+                if (own := number(value, names)) is not None:
+                    names[name] = own
+                    found.add(own)
+            case ast.Dict(keys=keys, values=values):
+                for key, value in zip(keys, values, strict=True):
+                    if isinstance(key, ast.Constant) and key.value == "ROS_DOMAIN_ID":
+                        found.add(number(value, names))
+            case ast.Call(func=ast.Name(id="make_rig" | "Rig"), args=[first, *_]):
+                found.add(number(first, names))
+            case ast.Call(func=ast.Name(id="ros2_launch"), args=[_, second, *_]):
+                found.add(number(second, names))
+            case ast.Call(func=ast.Attribute(attr="setenv"), args=[ast.Constant(value="ROS_DOMAIN_ID"), value, *_]):
+                found.add(number(value, names))
+            case ast.keyword(arg="domain_id", value=value):
+                found.add(number(value, names))
+    return {one for one in found if one is not None and one <= LARGEST}
+
+
+def test_no_domain_is_used_by_two_files() -> None:
+    users = defaultdict(set)
+    for path in [*ROOT.glob("src/*/test/*.py"), *ROOT.glob("tests/*.py")]:
+        for one in domains(path):
+            users[one].add(path.name)
+    shared = {one: sorted(names) for one, names in users.items() if len(names) > 1}
+    assert len(users) > 30, "the search finds next to none: has the way to name a domain changed?"
+    # 232 is the largest that the border accepts: tested there without a node.
+    assert not {one: names for one, names in shared.items() if one != LARGEST}
