@@ -1,8 +1,8 @@
-# make setup | demo | test | test-compat | lint | bench | clean
+# make setup | demo | test | test-compat | lint | docs | bench | clean
 SHELL := /bin/bash
 .SHELLFLAGS := -euo pipefail -c
 .DEFAULT_GOAL := setup
-.PHONY: setup demo test test-compat lint bench clean
+.PHONY: setup demo test test-compat lint docs bench clean
 
 setup:
 	@bash scripts/setup.sh
@@ -23,6 +23,9 @@ test-compat: setup
 
 lint: setup
 	@source scripts/env.sh && bash scripts/lint.sh
+
+docs: setup
+	@source scripts/env.sh && bash scripts/docs.sh
 
 bench: setup
 	@source scripts/env.sh && bash scripts/bench.sh

@@ -1,6 +1,6 @@
 """60 s of the real-time stack at 10 Hz with a trivial policy: missed ticks, interval error, latency.
 
-Times are DDS source time stamps, i.e. when the observer published the Observation and when the gate
+Times are DDS source timestamps, i.e. when the observer published the Observation and when the gate
 published the target that answers it; goals: 0 missed ticks, 5 ms, 5 / 15 ms.
 """
 

@@ -3,7 +3,7 @@
 Goals: state only <= 0.03, one 128x128 image with cached frozen features <= 0.3, small CNN trained end to end <= 1.8,
 inference with image (JPEG decoding, encoder, head, actor) p50 <= 3 ms. An update is the mean of one with and one
 without the actor (2:1). `*_over_*` are ratios to figures of peers, quoted (measured on another machine) and so
-labelled; floors are measured in the same run. CPU time, so that a busy machine does not count.
+labelled; lower bounds are measured in the same run. CPU time, so that a busy machine does not count.
 """
 
 from __future__ import annotations

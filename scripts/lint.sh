@@ -1,5 +1,5 @@
 #!/usr/bin/env bash
-# Style, types, floors and package types. Needs the sourced environment; imports none of our packages.
+# Style, types, layers and package types. Needs the sourced environment; imports none of our packages.
 set -euo pipefail
 unset CDPATH
 cd -- "$(dirname -- "${BASH_SOURCE[0]}")/.."
@@ -9,7 +9,7 @@ ruff check --output-format concise .
 echo "lint: mypy --strict"
 pure=$(find src -name '*.py' -path 'src/*/rldg_*/*' -not -path '*/nodes/*' -not -path '*/test/*' | sort)
 MYPYPATH=${sources%:} mypy $pure
-echo "lint: floors"
+echo "lint: layers"
 PYTHONPATH=${sources%:} lint-imports
 echo "lint: package types"
 python scripts/check_package_types.py

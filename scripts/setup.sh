@@ -128,8 +128,8 @@ layers=(build core jax torch dev)
 [[ $ros_from != wheels ]] || layers=("ros-$ros" "${layers[@]}")
 python_key=$( (
   echo "$root ${wanted[*]}"
-  # What the environments of `make test-compat` want is none of ours.
-  find requirements -name '*.txt' -not -name 'compat*' -not -name 'lerobot*' -print0 | sort -z | xargs -0 cat
+  # Without what `make test-compat` and `make docs` install.
+  find requirements -name '*.txt' -not -name 'compat*' -not -name 'lerobot*' -not -name 'docs*' -print0 | sort -z | xargs -0 cat
   cat scripts/setup.sh scripts/repair_wheels.py
 ) | digest)
 workspace_key=$( (

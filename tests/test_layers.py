@@ -1,4 +1,4 @@
-"""The floors are enforced: an import that breaks a contract makes lint-imports fail and is named.
+"""The layers are enforced: lint-imports fails on an import that breaks a contract, and names it.
 
 Works on a copy of the tree; import-linter reads source, so nothing heavy is imported.
 """
@@ -37,7 +37,7 @@ def lint_imports(tree: Path) -> subprocess.CompletedProcess[str]:
     )
 
 
-def test_the_tree_keeps_the_floors(tree: Path) -> None:
+def test_the_tree_keeps_the_layers(tree: Path) -> None:
     result = lint_imports(tree)
     assert result.returncode == 0, result.stdout
 
