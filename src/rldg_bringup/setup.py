@@ -24,7 +24,7 @@ setup(
     extras_require={"test": ["pytest"]},
     zip_safe=True,
     maintainer="RLDG for ROS 2 maintainers",
-    maintainer_email="maintainers@example.com",
+    maintainer_email="rldg-maintainers@users.noreply.github.com",
     description="Stacks, launch files, task configuration, the rldg command and the demo.",
     license="Apache-2.0",
     entry_points={

@@ -15,7 +15,7 @@ setup(
     extras_require={"test": ["pytest"]},
     zip_safe=True,
     maintainer="RLDG for ROS 2 maintainers",
-    maintainer_email="maintainers@example.com",
+    maintainer_email="rldg-maintainers@users.noreply.github.com",
     description="The policy server, the compact generalist and its fine-tuning.",
     license="Apache-2.0",
     entry_points={
