@@ -20,16 +20,23 @@ from launch.substitutions import LaunchConfiguration
 from launch_ros.actions import Node
 
 from launch import LaunchContext, LaunchDescription, LaunchDescriptionEntity
-from rldg_bringup.stack import (
-    IncludeSpec,
-    NodeSpec,
-    Stack,
-    StackArguments,
-    arguments_from_text,
-    check_argument_names,
-)
-from rldg_core.errors import UserError
-from rldg_ros.runner import LAUNCHER_PID
+
+try:
+    from rldg_bringup.stack import (
+        IncludeSpec,
+        NodeSpec,
+        Stack,
+        StackArguments,
+        arguments_from_text,
+        check_argument_names,
+    )
+    from rldg_core.errors import UserError
+    from rldg_ros.runner import LAUNCHER_PID
+except ModuleNotFoundError as error:
+    # `ros2` runs the system's Python, which finds what .venv holds through scripts/env.sh alone.
+    raise ModuleNotFoundError(
+        f"{error}: source scripts/env.sh of the checkout; install/setup.bash is not enough"
+    ) from None
 
 SIGTERM_TIMEOUT_S = 10.0
 SIGKILL_TIMEOUT_S = 5.0

@@ -166,3 +166,20 @@ def test_a_misspelt_argument_of_an_outer_launch_file_is_refused(tmp_path: Path) 
     )
     assert done.returncode == 1
     assert "unknown argument 'target_topc', expected target_topic" in done.stdout + done.stderr
+
+
+def test_a_shell_without_env_sh_is_told_to_source_it() -> None:
+    # As after install/setup.bash alone: ROS and the workspace are found, what .venv holds is not.
+    paths = [p for p in os.environ["PYTHONPATH"].split(os.pathsep) if ".venv" not in p]
+    python = str(Path(sys.base_prefix) / "bin" / f"python3.{sys.version_info.minor}")
+    done = subprocess.run(
+        [python, "-c", "import launch_ros; import rldg_bringup.launching"],
+        env={**os.environ, "PYTHONPATH": os.pathsep.join(paths)},
+        capture_output=True,
+        text=True,
+        timeout=60,
+    )
+    if "'launch_ros'" in done.stderr:
+        pytest.skip("launch_ros is in .venv itself")
+    last = done.stderr.strip().splitlines()[-1]
+    assert last.startswith("ModuleNotFoundError: No module named ") and "source scripts/env.sh" in last, done.stderr
