@@ -90,6 +90,7 @@ def record(bag_dir: Path, episodes: int) -> float:
     """Write bags and return the mean size of an image [bytes]."""
     import numpy as np
 
+    from rldg_core.frames import compose_delta, twists_of
     from rldg_core.image_codec import encode_jpeg
     from rldg_core.task import load_task
     from rldg_core.types import ExecutedAction, Observation, Source, Step
@@ -106,20 +107,24 @@ def record(bag_dir: Path, episodes: int) -> float:
     for episode in range(episodes):
         last = 44 + episode * 7 % 55
         steps = []
+        pose, twist = np.array([*rng.uniform(-0.5, 0.5, 3), 1.0, 0.0, 0.0, 0.0]), np.zeros(6)
         for index in range(last + 1):
             stamp_ns = 1_700_000_000_000_000_000 + (episode * 100 + index) * task.period_ns
             action = np.empty(0, np.float32) if index == last else rng.uniform(-1, 1, 6).astype(np.float32)
             seen = Observation(
                 stamp_ns=stamp_ns,
                 images={"wrist": images[(episode + index) % len(images)]},
-                pose_base_tcp=np.concatenate([rng.uniform(-1, 1, 3), [1.0, 0.0, 0.0, 0.0]]),
-                twist_base_tcp=rng.normal(size=6),
+                pose_base_tcp=pose,
+                twist_base_tcp=twist,
                 wrench_tcp=rng.normal(size=6),
                 joint_positions=rng.normal(size=7),
                 gripper_width_m=0.0,
             )
             source = Source.NONE if index == last else Source.POLICY
             executed = ExecutedAction(stamp_ns, action, action, source, policy_id="specialist", policy_version=7)
+            if index < last:
+                reached = compose_delta(pose, task.action.to_delta_tcp(action))
+                pose, twist = reached, twists_of([0.0, task.period_s], [pose, reached])[1]
             ends = index >= last - 1
             steps.append(
                 Step(

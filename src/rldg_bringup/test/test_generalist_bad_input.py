@@ -177,9 +177,7 @@ def test_another_action_dimension(checkpoint, backend, task):
     change(checkpoint / STATISTICS_FILE, widen)
     digest = sha256_hex((checkpoint / STATISTICS_FILE).read_bytes())
     change(checkpoint / MANIFEST_FILE, lambda m: m.update(statistics_sha256=digest))
-    refused(
-        lambda: load_policy("x", backend, checkpoint, False, task), "expected 7 finite numbers, one per action comp.*8"
-    )
+    refused(lambda: load_policy("x", backend, checkpoint, False, task), "expected 7 finite numbers, one per comp.*8")
 
 
 def test_a_checkpoint_of_another_task_or_back_end(checkpoint, backend, task):

@@ -52,6 +52,19 @@ def delta_between(pose_base_tcp: ArrayLike, target_base_tcp: ArrayLike) -> Array
     return np.concatenate([translation, (rotation.inv() * rotation_of(target)).as_rotvec()])
 
 
+def twists_of(stamps_s: ArrayLike, poses_base_tcp: ArrayLike) -> Array:
+    """Twists (N, 6) in base axes [m/s, rad/s] of poses (N, 7) at increasing stamps (N,): backward differences.
+
+    Zero at the first pose. As the observer computes them: the mean over the period that ends at the stamp.
+    """
+    poses = np.asarray(poses_base_tcp, dtype=np.float64)
+    periods_s = np.diff(np.asarray(stamps_s, dtype=np.float64))[:, None]
+    rotations = Rotation.from_quat(poses[:, 3:7])
+    turns = (rotations[1:] * rotations[:-1].inv()).as_rotvec().reshape(-1, 3)
+    moved = np.concatenate([np.diff(poses[:, :3], axis=0), turns], axis=1) / periods_s
+    return np.concatenate([np.zeros((1, DELTA_DIM)), moved])
+
+
 def offset_from(reference_base: ArrayLike, pose_base_tcp: ArrayLike) -> Array:
     """Offset of a pose from a reference, (6,): translation in base axes [m], rotation vector in the reference [rad]."""
     reference = np.asarray(reference_base, dtype=np.float64)

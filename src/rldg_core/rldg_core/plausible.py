@@ -41,9 +41,15 @@ def check_pose(pose_base_tcp: ArrayLike, field: str = "pose_base_tcp") -> None:
     distance_m = _length(values[:3])
     if distance_m > REACH_M:
         raise ValueError(f"{field}: {distance_m:.4g} m from base, expected at most {REACH_M:g} m (positions in m?)")
-    norm = _length(values[3:])
+    check_quaternion(values[3:], field)
+
+
+def check_quaternion(quaternion_xyzw: ArrayLike, field: str = "orientation") -> None:
+    """Check a unit quaternion, (4,)."""
+    values = _finite(quaternion_xyzw, 4, field)
+    norm = _length(values)
     if abs(norm - 1.0) > QUATERNION_TOLERANCE:
-        raise ValueError(f"{field}: quaternion xyzw {_text(values[3:])} has length {norm:.4g}, expected 1")
+        raise ValueError(f"{field}: quaternion xyzw {_text(values)} has length {norm:.4g}, expected 1")
 
 
 def check_twist(twist_base_tcp: ArrayLike, field: str = "twist_base_tcp") -> None:

@@ -9,8 +9,9 @@ from __future__ import annotations
 
 import hashlib
 import json
+from collections.abc import Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, Literal
+from typing import TYPE_CHECKING, Annotated, Any, Literal, Protocol
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
@@ -19,6 +20,7 @@ from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationErr
 from rldg_core.configuration import load_model
 from rldg_core.errors import UserError
 from rldg_core.instructions import fault
+from rldg_core.plausible import check_quaternion
 
 if TYPE_CHECKING:
     from rldg_core.frames import SafetyBox
@@ -230,6 +232,28 @@ SceneConfig = Annotated[
 """One model per kind of scene, so that each kind has its own keys."""
 
 
+class _Camera(Protocol):
+    """A camera of a task or of an external bag."""
+
+    @property
+    def topic(self) -> str: ...
+
+    @property
+    def crop(self) -> CropConfig | None: ...
+
+
+def check_distinct(cameras: Mapping[str, _Camera]) -> None:
+    """Raise ValueError where two cameras are the same part of the same topic; crops of one stereo image are not."""
+    seen: dict[tuple[str, CropConfig | None], str] = {}
+    for name, camera in cameras.items():
+        first = seen.setdefault((camera.topic.removeprefix("/"), camera.crop), name)
+        if first != name:
+            raise ValueError(
+                f"cameras: {first} and {name} are both topic {camera.topic}: expected a topic of its own for each, "
+                "or another crop"
+            )
+
+
 class Task(_Model):
     """A task, as read from `<name>.yaml`."""
 
@@ -255,8 +279,8 @@ class Task(_Model):
             ("reset.pose_base_tcp", self.reset.pose_base_tcp),
             ("target_pose_base_tcp", self.target_pose_base_tcp),
         ):
-            if abs(float(np.linalg.norm(value[3:])) - 1.0) > 1e-3:
-                raise ValueError(f"{name}: the quaternion (last four, xyzw) must have length 1")
+            check_quaternion(value[3:], name)
+        check_distinct(self.cameras)
         return self
 
     @property

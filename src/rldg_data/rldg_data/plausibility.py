@@ -13,7 +13,6 @@ from typing import Literal, NamedTuple
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
-from scipy.spatial.transform import Rotation
 
 from rldg_core.errors import UserError
 
@@ -46,15 +45,22 @@ class Limits:
     A delta per step means another speed at another rate; timers of one robot agree within some per cent.
     max_jump: longest motion of a step, in full-scale actions; compliant arms overshoot by less than a half.
     min_jump_m, min_jump_rad: what is no jump at any scale: twice the paper's full-scale action of one axis.
-    min_motion_m, min_motion_steps: what an episode must have moved before its motion is compared with its actions.
-    min_cosine: of the angle between what was asked for and the motion, over the episode; simulated arms reach 0.78.
-    Below its negative the arm moves the other way, which contact alone does not explain.
-    max_motion: how much farther than its actions an arm may have moved; simulated ones reach 1.0, of which 0.76 or more
-    is along the actions, even in contact.
+    min_motion_m, min_turn_rad, min_motion_steps, min_axis_steps: what an episode, and one axis of it, must have moved
+    before its motion is compared with actions and twists (`rldg_data.motion`).
+    moving_m, turning_rad: motion of an axis in a step that counts: thrice the noise of an FR3's measured pose.
+    min_cosine: of the angle between what was asked for and the motion; simulated arms reach 0.65, an axis in contact
+    0.46. Below its negative the arm moves the other way, which contact alone does not explain.
+    clear_cosine, nearer_rad: another axis or frame explains the motion from that cosine on, where its angle is so much
+    smaller than the own one: 0.8 against 0.3, 0.98 against 0.7.
+    max_motion: how much farther than its actions an arm may have moved; simulated ones reach 1.0.
+    same_cosine: from which on a twist that is too slow is in proportion to the poses: another unit.
+    max_twist_ratio: how much faster or slower; mm/s (1000), deg/s (57), deltas per step (a tenth at 10 Hz) are beyond.
     max_clipped: share of steps whose action was beyond the scale before it was clipped. People push a SpaceMouse
     beyond it now and then; a wrong unit or absolute actions reach far more than a tenth.
     max_stamp_offset_s: how much later one topic may be recorded after its stamps than another: a camera's exposure
     and transport take below 0.1 s, in which the arm moves 15 mm at full speed.
+    min_torque_nm, max_lever_m: torques from which on they are compared with the forces, and the longest lever that a
+    hand and what it holds make. Plugging a connector stays below 2 N m.
     still_m, still_rad: a delta below both is a no-op, by the recipes' filter, too (`rldg_data.recipe.selecting`).
     max_no_op_ratio: share of still steps in an episode. Insertions wait and probe; above a half a policy that
     learns from it tends to stand still (the reason why OpenVLA's authors filtered LIBERO).
@@ -64,6 +70,14 @@ class Limits:
     switch_steps: steps within which the width follows a command (0.5 s at 10 Hz).
     max_wrong_switches: share of switches that the fingers answer the other way. Slips and late fingers stay below a
     quarter, another convention reaches nearly all.
+    decoded_frames: of a camera in an episode, evenly spaced: 1 ms each, and what hangs or is black is so for longer.
+    min_contrast: standard deviation of the brightness of an image, of 255. The darkest scene of the simulation has 20,
+    a covered lens with the noise of its sensor below 3.
+    seen_step_m, seen_motion_m: motion of the tcp, in a step and between two decoded frames, that changes some pixels
+    of every camera that sees the arm; min_change, min_changed: by how much, in how many of them (compression alone
+    changes none by more).
+    max_repeated, max_hanging: share of moving steps whose image may stay: a camera of half the rate repeats a half.
+    min_moved_frames: pairs of decoded frames below which nothing is said.
     min_image_px: OpenVLA and Octo resize to 224 and 256; what is below 64 has lost the connector's edges.
     statistics_tolerance: relative; sums in another order differ by 1e-12, a forgotten episode by far more.
     """
@@ -74,12 +88,22 @@ class Limits:
     max_jump: float = 1.5
     min_jump_m: float = 0.03
     min_jump_rad: float = 0.3
-    min_motion_m: float = 0.03
+    min_motion_m: float = 0.02
+    min_turn_rad: float = 0.05
     min_motion_steps: int = 10
+    min_axis_steps: int = 8
+    moving_m: float = 3e-4
+    turning_rad: float = 1e-3
     min_cosine: float = 0.3
+    clear_cosine: float = 0.8
+    nearer_rad: float = 0.6
     max_motion: float = 4.0
+    same_cosine: float = 0.95
+    max_twist_ratio: float = 5.0
     max_clipped: float = 0.1
     max_stamp_offset_s: float = 0.1
+    min_torque_nm: float = 5.0
+    max_lever_m: float = 1.0
     still_m: float = NO_OP_M
     still_rad: float = NO_OP_RAD
     max_no_op_ratio: float = 0.5
@@ -87,6 +111,15 @@ class Limits:
     min_switch_m: float = 0.005
     switch_steps: int = 5
     max_wrong_switches: float = 0.75
+    decoded_frames: int = 8
+    min_contrast: float = 3.0
+    seen_step_m: float = 0.002
+    seen_motion_m: float = 0.01
+    min_change: int = 12
+    min_changed: float = 1e-4
+    max_repeated: float = 0.2
+    max_hanging: float = 0.6
+    min_moved_frames: int = 3
     min_image_px: int = 64
     statistics_tolerance: float = 1e-6
 
@@ -187,33 +220,6 @@ def jumps(
             return
 
 
-def motion(poses: ArrayLike, deltas_tcp: ArrayLike, limits: Limits) -> Problems:
-    """Whether the arm follows its actions: deltas (N - 1, 6) in tcp axes [m, rad] between poses (N, 7).
-
-    Deltas that are in base axes, of another unit, or of other times show here alone: each value for itself can be.
-    """
-    values, deltas = np.asarray(poses, np.float64), np.asarray(deltas_tcp, np.float64)
-    if len(deltas) < limits.min_motion_steps or not (np.isfinite(values).all() and np.isfinite(deltas).all()):
-        return
-    if (np.linalg.norm(values[:, 3:], axis=1) < 0.5).any():
-        return
-    asked_m = Rotation.from_quat(values[:-1, 3:]).apply(deltas[:, :3])
-    moved_m = np.diff(values[:, :3], axis=0)
-    asked, moved = float(np.linalg.norm(asked_m)), float(np.linalg.norm(moved_m))
-    if np.linalg.norm(moved_m, axis=1).sum() < limits.min_motion_m or asked == 0:
-        return
-    # A controller that lags answers one period later.
-    along, late = (float(np.sum(part)) / (asked * moved) for part in (asked_m * moved_m, asked_m[:-1] * moved_m[1:]))
-    if along < -limits.min_cosine and late < limits.min_cosine:
-        yield Problem(
-            "error", "motion", f"the arm moves against its actions (cosine {along:.2f}): another frame or other signs"
-        )
-    elif moved > limits.max_motion * asked:
-        yield Problem(
-            "error", "motion", f"the arm moves {moved / asked:.3g} times as far as its actions ask for: a wrong unit"
-        )
-
-
 def known_throughout(what: str, known: ArrayLike) -> Problems:
     """known (N,): whether a step has a value that a whole episode has or lacks: in a dataset a 0 stands for a lack."""
     values = np.asarray(known, np.bool_)
@@ -234,6 +240,42 @@ def clipped(beyond: ArrayLike, limits: Limits) -> Problems:
             f"the actions of {steps.sum()} of {len(steps)} steps are beyond the scale "
             f"(limit {limits.max_clipped:.0%}): a wrong unit or frame, absolute values for deltas, or a small scale",
         )
+
+
+def wrench(wrenches: ArrayLike, limits: Limits) -> Problems:
+    """Torques [N m] that the forces [N] of the same steps could not cause on any lever of a hand: wrenches (N, 6).
+
+    Only a warning: opening a lid needs such a couple, too. Signs cannot be told: drivers differ in whether the arm or
+    the environment pushes, and an offset of the payload can be larger than what is pushed.
+    """
+    values = np.asarray(wrenches, np.float64)
+    if not np.isfinite(values).all():
+        return
+    force_n, torque_nm = np.linalg.norm(values[:, :3], axis=1), np.linalg.norm(values[:, 3:], axis=1)
+    strong = torque_nm > limits.min_torque_nm
+    if strong.sum() >= limits.min_axis_steps and np.median(torque_nm[strong] - limits.max_lever_m * force_n[strong]) > 0:
+        worst = int(np.argmax(torque_nm))
+        found = f"{torque_nm[worst]:.3g} N m with {force_n[worst]:.3g} N in step {worst}"
+        yield Problem("warning", "wrench", f"{found}, likewise in most of {strong.sum()} steps: force and torque swapped?")
+
+
+def outcome(rewards: ArrayLike, success: bool) -> Problems:
+    """Rewards (T,) of an episode's transitions against its outcome: RL learns by the one, filters go by the other.
+
+    A reward in the middle of a failure may be a partial one; a success may be what costs least.
+    """
+    values = np.asarray(rewards, np.float64)
+    if not len(values) or not np.isfinite(values).all():
+        return
+    if not success and values[-1] > 0:
+        yield Problem("error", "reward", f"a failure whose last transition has reward {values[-1]:g}, expected 0")
+    elif not success and (values > 0).any():
+        where = np.flatnonzero(values > 0)
+        yield Problem(
+            "warning", "reward", f"a failure with a reward over 0 in {len(where)} Steps, first Step {where[0]}"
+        )
+    elif success and not (values > 0).any():
+        yield Problem("warning", "reward", "a success without a reward: RL learns nothing from it")
 
 
 class Delay(NamedTuple):

@@ -9,7 +9,7 @@ import numpy as np
 from hypothesis import strategies as st
 from scipy.spatial.transform import Rotation
 
-from rldg_core.frames import compose_delta
+from rldg_core.frames import compose_delta, twists_of
 from rldg_core.image_codec import encode_jpeg
 from rldg_core.instructions import fault
 from rldg_core.task import Task
@@ -78,7 +78,7 @@ def make_episode(
             stamp_ns=stamp,
             images={"wrist": jpeg(image_size, seed + index)},
             pose_base_tcp=pose,
-            twist_base_tcp=rng.normal(size=6),
+            twist_base_tcp=np.zeros(6),
             wrench_tcp=rng.normal(size=6),
             joint_positions=rng.normal(size=7),
             gripper_width_m=float(np.float32(rng.uniform(0, 0.08))),
@@ -110,7 +110,31 @@ def make_episode(
                 success=success and index >= transitions - 1,
             )
         )
-    return steps
+    return with_twists(steps)
+
+
+def with_twists(steps: list[Step]) -> list[Step]:
+    """The Steps with the twists of their poses and stamps."""
+    seen = [step.observation for step in steps]
+    stamps_s = [(one.stamp_ns - seen[0].stamp_ns) / 1e9 for one in seen]
+    twists = twists_of(stamps_s, np.array([one.pose_base_tcp for one in seen]))
+    return [
+        replace(step, observation=replace(step.observation, twist_base_tcp=twist))
+        for step, twist in zip(steps, twists, strict=True)
+    ]
+
+
+def driven(steps: list[Step]) -> list[Step]:
+    """The Steps with poses that do what their actions say, from the first one on."""
+    poses = [steps[0].observation.pose_base_tcp]
+    for step in steps[:-1]:
+        poses.append(compose_delta(poses[-1], step.action.executed[:6] * SCALE))
+    return with_twists(
+        [
+            replace(step, observation=replace(step.observation, pose_base_tcp=pose))
+            for step, pose in zip(steps, poses, strict=True)
+        ]
+    )
 
 
 finite32 = st.floats(-1e6, 1e6, width=32)
@@ -125,7 +149,7 @@ def episodes(draw: st.DrawFn, min_transitions: int = 0) -> list[Step]:
     steps = make_episode(draw(st.integers(min_transitions, 4)), seed=draw(st.integers(0, 20)))
     common = {
         "episode_id": draw(text),
-        "object": draw(text),
+        "object": draw(instructions),
         "instruction": draw(instructions),
         "seed": draw(st.integers(0, 2**64 - 1)),
     }

@@ -9,7 +9,7 @@ from data_samples import jpeg
 from scipy.spatial.transform import Rotation
 
 from rldg_core.files import sha256_hex
-from rldg_core.frames import compose_delta
+from rldg_core.frames import compose_delta, twists_of
 from rldg_data.episodes.episode import Episode
 
 SCALE = np.array([0.015] * 3 + [0.1] * 3)
@@ -29,14 +29,15 @@ def good_episode(number: int, *, steps: int = 21, seed: int = 0, image_px: int =
     state[:, 7] = np.where(np.arange(steps) > opens, 0.08, 0.01)
     index = np.arange(steps)
     episode_id = f"run-{seed}/{number}"
+    stamps_s = index * 0.1 + rng.uniform(-0.005, 0.005, steps)
     images = {"image": {"camera": "wrist", "view": {"width": 640}}}
     bag = {"bag": f"run/bags/episode_{number:06d}", "blake3": sha256_hex(episode_id.encode())}
     provenance = [{**bag, "images": images, "rate_hz": 10.0}]
     return Episode(
         images={"image": [jpeg(image_px, (number * 31 + i) % 50) for i in range(steps)]},
-        timestamp_s=(index * 0.1 + rng.uniform(-0.005, 0.005, steps)).astype(np.float32),
+        timestamp_s=stamps_s.astype(np.float32),
         state=state.astype(np.float32),
-        twist=rng.normal(size=(steps, 6)).astype(np.float32),
+        twist=twists_of(stamps_s, state[:, :7]).astype(np.float32),
         wrench=rng.normal(size=(steps, 6)).astype(np.float32),
         action=action.astype(np.float32),
         reward=(index == steps - 2).astype(np.float32) * success,

@@ -11,12 +11,13 @@ from typing import Any
 
 import numpy as np
 import pytest
-from data_samples import assert_same_steps, jpeg, make_episode, make_task
+from data_samples import assert_same_steps, jpeg, make_episode, make_task, with_twists
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from scipy.spatial.transform import Rotation
 
 from rldg_core.frames import compose_delta
+from rldg_core.image_codec import encode_jpeg
 from rldg_core.task import Task
 from rldg_core.types import ExecutedAction, Source, Step
 from rldg_data.bags.cdr import encode_step
@@ -34,6 +35,8 @@ SMALL = make_task().cameras["wrist"].model_copy(update={"image_size": 64})
 TASK = make_task().model_copy(update={"cameras": {"wrist": SMALL}})
 STEPS = 21
 PERIOD_NS = 100_000_000
+BLACK = encode_jpeg(np.zeros((64, 64, 3), np.uint8))
+ROTATION_BACK = np.array([1, 1, 1, -1, -1, -1], np.float32)
 
 
 def good_steps(number: int = 0) -> list[Step]:
@@ -47,7 +50,6 @@ def good_steps(number: int = 0) -> list[Step]:
             stamp_ns=step.observation.stamp_ns + number * 3600 * 10**9,
             images={"wrist": jpeg(64, 100 * number + i)},
             pose_base_tcp=pose,
-            twist_base_tcp=rng.normal(size=6) * 0.01,
             gripper_width_m=float(np.float32(0.04 + 0.0001 * i)),
         )
         action = replace(step.action, observation_stamp_ns=seen.stamp_ns)
@@ -56,7 +58,7 @@ def good_steps(number: int = 0) -> list[Step]:
             action = replace(action, requested=done, executed=done)
             pose = compose_delta(pose, TASK.action.to_delta_tcp(done))
         steps.append(replace(step, observation=seen, action=action))
-    return steps
+    return with_twists(steps)
 
 
 @dataclass(frozen=True)
@@ -216,9 +218,21 @@ WRONG_STEPS: dict[str, tuple[Change, str, str, str]] = {
     ),
     "a camera that hangs": (
         lambda s: [seen([x], 0, images={"wrist": jpeg(64, 1)})[0] for x in s],
-        "warning",
+        "error",
         "frozen",
         "stays in 20 of 20 steps",
+    ),
+    "black images": (
+        lambda s: [seen([x], 0, images={"wrist": BLACK})[0] for x in s],
+        "error",
+        "pixels",
+        "'wrist' of step 0: nothing but one level of brightness (0 of 255",
+    ),
+    "one topic for two cameras": (
+        lambda s: [seen([x], 0, images={"wrist": jpeg(64, i), "side": jpeg(64, i)})[0] for i, x in enumerate(s)],
+        "error",
+        "pixels",
+        "'side' and 'wrist' are the same images",
     ),
     "NaN in an action": (
         lambda s: acted(s, 9, executed=np.full(6, np.nan, np.float32)),
@@ -264,6 +278,24 @@ WRONG_STEPS: dict[str, tuple[Change, str, str, str]] = {
         "no_action",
         "0 transitions",
     ),
+    "turned against its actions": (
+        lambda s: [x if x.is_last else acted([x], 0, executed=x.action.executed * ROTATION_BACK)[0] for x in s],
+        "error",
+        "motion",
+        "the arm turns against its actions (cosine -1.00)",
+    ),
+    "linear and angular twist swapped": (
+        lambda s: [seen([x], 0, twist_base_tcp=np.roll(x.observation.twist_base_tcp, 3))[0] for x in s],
+        "error",
+        "twist",
+        "linear and angular are swapped; expected base axes, m/s",
+    ),
+    "a twist of zeros": (
+        lambda s: [seen([x], 0, twist_base_tcp=np.zeros(6))[0] for x in s],
+        "warning",
+        "twist",
+        "linear twist of zeros while the tcp moves 0.06",
+    ),
     "NaN as reward": (lambda s: at(s, 9, reward=float("nan")), "error", "reward", "not finite in Step 9"),
     "a success without reward": (
         lambda s: [replace(x, reward=0.0) for x in s],
@@ -271,6 +303,13 @@ WRONG_STEPS: dict[str, tuple[Change, str, str, str]] = {
         "reward",
         "without a reward",
     ),
+    "a failure with a reward": (
+        lambda s: [replace(x, success=False) for x in s],
+        "error",
+        "reward",
+        "a failure whose last transition has reward 1, expected 0",
+    ),
+    "no object": (lambda s: [replace(x, object="") for x in s], "error", "names", "object: must not be empty"),
     "no instruction": (lambda s: [replace(x, instruction=" ") for x in s], "error", "instruction", "empty"),
     "a book for an instruction": (
         lambda s: [replace(x, instruction="x" * 2048) for x in s],

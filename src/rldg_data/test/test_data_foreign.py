@@ -345,7 +345,7 @@ def unchanged(messages: Messages) -> Messages:
 @pytest.mark.parametrize(
     ("change", "settings", "message"),
     [
-        (nan_pose, {}, r"topic /pose: message \d+: .*nan.* is no pose"),
+        (nan_pose, {}, r"topic /pose: message \d+: .*nan.* is not finite"),
         (depth_png, {}, r"topic /image: message \d+: a PNG of 16 bits"),
         (corrupt_jpeg, {}, r"topic /image: message \d+: a cut off or corrupt JPEG"),
         (raw_16_bit, {}, r"topic /image: message \d+: image encoding is '16UC1', expected one of rgb8"),
@@ -401,6 +401,12 @@ def test_damaged_bags_are_one_line(tmp_path: Path) -> None:
         ({"cameras": {"wrist": {"topic": "no topic"}}}, r"cameras\.wrist\.topic: "),
         ({"action": {"kind": "dance", "topic": "/a"}}, "action: "),
         ({"pose": {"topic": "/pose", "field": "a..b"}}, r"pose\.field: "),
+        (
+            {"cameras": {"wrist": {"topic": "/image"}, "side": {"topic": "image"}}},
+            "cameras: wrist and side are both topic image",
+        ),
+        ({"action": {"kind": "target", "topic": "/pose"}}, "action: topic /pose is that of the measured pose"),
+        ({"object": " "}, "object: must not be empty"),
         ({"rate_hz": 0}, "rate_hz: "),
         ({"success": "perhaps"}, "success: "),
         ({"gripper_action": {"topic": "/a", "open": 1, "closed": 1}}, "gripper_action: open and closed must differ"),

@@ -98,6 +98,13 @@ def test_order_and_units_are_converted(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
+    "form", ["{}", "dim_{}", "action.{}", "state {}", "observation.state_{}", "feature{}", "Dim{}"]
+)
+def test_names_that_are_places_say_nothing(form: str) -> None:
+    assert components("action", [form.format(k) for k in range(6)], 6, "here").indices == tuple(range(6))
+
+
+@pytest.mark.parametrize(
     ("names", "text"),
     [
         (["x", "y", "z", "rx", "ry", "rz"], "control: 'x' is absolute, expected deltas dx, dy, dz"),
@@ -117,6 +124,14 @@ def test_order_and_units_are_converted(tmp_path: Path) -> None:
             "is a joint",
         ),
         ([f"panda_joint{n}" for n in range(1, 7)], "control: 'panda_joint1' is a joint"),
+        ([f"j{n}" for n in range(1, 7)], "control: 'j1' is a joint"),
+        ([f"arm.J_{n}" for n in range(6)], r"control: 'arm\.J_0' is a joint"),
+        ([f"A{n}" for n in range(1, 7)], "control: 'A1' is a joint"),
+        ([f"q{n}" for n in range(6)], "control: 'q0' is a joint"),
+        ([f"dof_{n}" for n in range(6)], "control: 'dof_0' is a joint"),
+        ([f"Axis {n}" for n in range(6)], "control: 'Axis 0' is a joint"),
+        ([f"rev{n}" for n in range(6)], "control: 'rev0' is none of its components"),
+        ([f"x{n}" for n in range(6)], "control: 'x0' is none of its components"),
         (["x.vel", "y.vel", "z.vel", "wx.vel", "wy.vel", "wz.vel"], r"control: 'x\.vel' is a velocity"),
         ([*DELTAS[:5], "dx"], "control: 'dx' and 'dx' are the same component"),
         (DELTAS[:5], "control: 5 names for 6 values"),
@@ -243,7 +258,7 @@ def test_wrench_and_twist_by_name(tmp_path: Path, feature: str, names: list[str]
             np.tile([50.0, 0, 20, 1, 0, 0, 0], (FRAMES, 1)) * np.linspace(0, 1, FRAMES)[:, None] ** [1]
             + [0, 0, 0, 0, 0, 0, 0],
             None,
-            "unit quaternion",
+            "observation.state of frame 0, values 3 to 6: quaternion xyzw [0, 0, 0, 0] has length 0, expected 1",
         ),
         (
             np.array([[0.5 + 0.05 * (k > 3), 0, 0.2, 1, 0, 0, 0] for k in range(FRAMES)]),

@@ -12,6 +12,7 @@ from lint_samples import good_episode
 from rldg_core.errors import UserError
 from rldg_data import plausibility
 from rldg_data.episodes.gripper import switching
+from rldg_data.motion import motion
 from rldg_data.plausibility import Delay, Limits, Problem
 
 LIMITS = Limits()
@@ -123,7 +124,7 @@ def test_no_array_raises(count: int, data: st.DataObject) -> None:
             *plausibility.gaps(stamps, LIMITS),
             *plausibility.rate(stamps, 10.0, LIMITS),
             *plausibility.jumps(stamps, poses, LIMITS),
-            *plausibility.motion(poses, drawn(max(count - 1, 0), 6), LIMITS),
+            *motion(poses, drawn(max(count - 1, 0), 6), LIMITS),
             *plausibility.clipped(drawn(count) > 1, LIMITS),
         ]
     assert all("\n" not in problem.message for problem in found)

@@ -74,3 +74,22 @@ def test_bag_with_an_unreadable_image_is_one_line(tmp_path: Path) -> None:
     with pytest.raises(UserError, match="Step 1: camera 'wrist': 8 bytes that are no JPEG"):
         show(path, tmp_path / "a.png")
     assert not (tmp_path / "a.png").exists()
+
+
+@pytest.mark.parametrize(
+    ("old", "new"),
+    [
+        ("nanoseconds_since_epoch: 17", "nanoseconds_since_epoch: 9999999999999999999917"),
+        ("nanoseconds_since_epoch: 17", "nanoseconds_since_epoch: -99999999999917"),
+        ("message_count: 6", "message_count: -5"),
+        ("message_count: 6", f"message_count: {'9' * 90}"),
+    ],
+)
+def test_numbers_that_no_bag_has_are_one_line(tmp_path: Path, old: str, new: str) -> None:
+    bag = write_episode(tmp_path, make_episode(5), make_task(), wall_time="now")
+    file = bag / "metadata.yaml"
+    assert old in file.read_text()
+    file.write_text(file.read_text().replace(old, new, 1))
+    with pytest.raises(UserError, match="not the metadata of a rosbag2 bag: ValueError .*, expected a number from") as said:
+        summarize(bag)
+    assert "\n" not in str(said.value)

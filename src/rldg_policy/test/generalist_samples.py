@@ -10,6 +10,7 @@ from typing import Any
 
 import numpy as np
 
+from rldg_core.frames import twists_of
 from rldg_core.image_codec import encode_jpeg
 from rldg_data.rlds import METADATA_TYPES, Dataset, Episode, read_dataset
 from rldg_data.rlds.examples import to_features
@@ -69,7 +70,7 @@ def make_episode(
         images={"image": [picture(int(c), int(r), size, seed) for c, r in zip(columns, rows, strict=True)]},
         timestamp_s=(np.arange(steps) * 0.1).astype(np.float32),
         state=state.astype(np.float32),
-        twist=rng.normal(0, 0.1, (steps, 6)).astype(np.float32),
+        twist=twists_of(np.arange(steps) * 0.1, state[:, :7]).astype(np.float32),
         wrench=rng.normal(size=(steps, 6)).astype(np.float32),
         action=action,
         reward=np.roll(last, -1).astype(np.float32),

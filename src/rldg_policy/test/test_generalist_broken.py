@@ -139,11 +139,16 @@ def test_openvla_that_answers_with_words_gives_no_action(tmp_path: Path, task, o
 @pytest.mark.parametrize(
     ("changes", "reason"),
     [
-        ({"q01": "q99", "q99": "q01"}, r"q01\[0\] is 0\.01, above q99 \(swapped\?\) -0\.01"),
+        ({"q01": "q99", "q99": "q01"}, r"q99\[0\] is -0\.01, below q01 0\.01: .* \(swapped\?\)"),
         ({"q99": "q01"}, r"q01\[0\] is -0\.01, equal to q99 -0\.01"),
         ({"std": "zero"}, r"std\[0\] is 0, not above 0"),
-        ({"std": "q01"}, r"std\[0\] is -0\.01, not above 0"),
-        ({"min": "max", "max": "min"}, r"min\[0\] is .*, above max"),
+        ({"std": "q01"}, r"std\[0\] is -0\.01, below 0"),
+        ({"min": "max", "max": "min"}, r"\[0\] is .*, below min"),
+        ({"q99": "far"}, r"max\[0\] is 0\.02, below q99 1"),
+        ({"q01": "low"}, r"q01\[0\] is -1, below min -0\.02"),
+        ({"mean": "far"}, r"max\[0\] is 0\.02, below mean 1"),
+        ({"mask": "nothing"}, "mask: all false"),
+        ({"std": "six"}, "std: expected 7 finite numbers, one per component, got 6"),
         ({"q01": "nan"}, "q01: expected 7 finite numbers"),
         ({"mean": "nan"}, "mean: expected 7 finite numbers"),
     ],
@@ -161,7 +166,8 @@ def test_statistics_that_are_broken(tmp_path: Path, kind: str, changes: dict[str
         "q01": [-0.01] * 6 + [0.0], "q99": [0.01] * 6 + [1.0], "min": [-0.02] * 6 + [0.0], "max": [0.02] * 6 + [1.0],
         "mean": [0.0] * 7, "std": [0.004] * 7, "mask": [True] * 6 + [False],
     }  # fmt: skip
-    values = {**before, "zero": [0.0] * 7, "nan": [float("nan")] * 7}
+    more = {"far": [1.0] * 7, "low": [-1.0] * 7, "nothing": [False] * 7, "six": [0.1] * 6}
+    values = {**before, **more, "zero": [0.0] * 7, "nan": [float("nan")] * 7}
     action = {**before, **{name: values[of] for name, of in changes.items()}}
     statistics["random"]["action"] = action
     (folder / STATISTICS_FILE).write_text(json.dumps(statistics))
@@ -179,7 +185,7 @@ def test_components_that_never_varied_or_are_masked_may_have_no_width() -> None:
     fixed = {name: [0.25] * 7 for name in ("mean", "min", "max", "q01", "q99")} | {"std": [0.0] * 7}
     found = ActionStatistics.read(fixed, "x")
     assert found.bounds_denormalise(np.zeros(7)).tolist() == [0.25] * 7
-    ActionStatistics.read({"q01": [1.0] * 7, "q99": [1.0] * 7, "mask": [False] * 7}, "x")
+    ActionStatistics.read({"q01": [0.0] + [1.0] * 6, "q99": [1.0] * 7, "mask": [True] + [False] * 6}, "x")
 
 
 @pytest.mark.parametrize("value", BROKEN)

@@ -32,7 +32,7 @@ from rldg_policy.checkpoint.statistics import (
 
 ENTRY: dict[str, Any] = {
     "action": {
-        "mean": [0.1, -0.2, 0.3, 0.0, 0.5, -0.1, 0.5],
+        "mean": [0.1, -0.2, 0.3, 0.0, 0.5, 0.25, 0.5],
         "std": [0.5, 0.25, 1.0, 2.0, 0.1, 0.0, 0.4],
         "min": [-1.0, -2.0, -3.0, -4.0, -1.0, 0.25, 0.0],
         "max": [1.0, 2.0, 3.0, 4.0, 1.0, 0.25, 1.0],
@@ -115,7 +115,7 @@ def test_what_is_absent_is_refused_when_it_is_used():
 @pytest.mark.parametrize(
     ("entry", "reason"),
     [
-        ({"q01": [0.0] * 6}, "q01: expected 7 finite numbers, one per action component, got 6"),
+        ({"q01": [0.0] * 6}, "q01: expected 7 finite numbers, one per component, got 6"),
         ({"q01": [0.0] * 6 + [float("nan")]}, "q01: expected 7 finite numbers"),
         ({"p99": ["a"] * 7}, "p99: expected 7 numbers"),
         ({"q01": [0.0] * 7, "mask": [1] * 7}, "mask: expected 7 times true or false"),

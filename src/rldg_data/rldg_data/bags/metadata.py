@@ -11,7 +11,7 @@ from typing import Any
 import yaml
 
 from rldg_core.configuration import parse_yaml, read_yaml
-from rldg_core.errors import UserError
+from rldg_core.errors import UserError, one_line
 from rldg_data.bags.schemas import schema_text, type_hash
 
 FILE_NAME = "metadata.yaml"
@@ -251,21 +251,31 @@ def _parse(folder: Path, info: Mapping[str, Any], storage: str | None) -> BagInf
         if Path(name).name != name or name in ("", "..") or not name.isprintable():
             raise UserError(f"{folder / FILE_NAME}: relative_file_paths: {name!r} is no name of a file in the bag")
     topics = {
-        str(t["topic_metadata"]["name"]): (str(t["topic_metadata"]["type"]), int(t["message_count"]))
+        str(t["topic_metadata"]["name"]): (str(t["topic_metadata"]["type"]), _int64(t["message_count"], 0))
         for t in info["topics_with_message_count"]
     }
     for text in {*topics, *(kind for kind, _ in topics.values())}:
         if not text.isprintable():
             raise ValueError(f"a topic has the name or type {text!r}")
+    count = _int64(info["message_count"], 0)
+    # A bag without messages has no start: rosbag2 writes whatever its clock's least and greatest values are.
+    earliest = 0 if count else -(2**63)
     return BagInfo(
         path=folder,
         files=tuple(folder / name for name in names),
-        start_ns=int(info["starting_time"]["nanoseconds_since_epoch"]),
-        duration_ns=int(info["duration"]["nanoseconds"]),
-        message_count=int(info["message_count"]),
+        start_ns=_int64(info["starting_time"]["nanoseconds_since_epoch"], earliest),
+        duration_ns=_int64(info["duration"]["nanoseconds"], earliest),
+        message_count=count,
         topics=topics,
         custom_data=_custom_data(info),
     )
+
+
+def _int64(value: Any, low: int) -> int:
+    number = int(value)
+    if not low <= number < 2**63:
+        raise ValueError(f"{one_line(value, 60)}, expected a number from {low} to 2^63")
+    return number
 
 
 def _dump(value: Any) -> str:

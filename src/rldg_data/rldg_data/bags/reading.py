@@ -27,6 +27,7 @@ from rldg_data.bags.episode_info import EpisodeInfo
 from rldg_data.bags.mcap_messages import messages
 from rldg_data.bags.metadata import BagInfo
 from rldg_data.bags.schemas import STEP_TYPE
+from rldg_data.bags.unpacking import check_chunks
 
 UNFINISHED = "unfinished"
 """Folder beside the bags for what a killed recorder left."""
@@ -162,6 +163,7 @@ def _refuse_incomplete(info: BagInfo) -> None:
 
 
 def _read_file(file: Path, topic: str) -> list[Step]:
+    check_chunks(file)
     with open_regular(file) as stream:
         try:
             return list(_steps(stream, topic))

@@ -25,6 +25,7 @@ from rldg_data.bags.metadata import Storage
 from rldg_data.bags.reading import CORRUPT, INCOMPLETE, UNFINISHED, bag_info, is_episode
 from rldg_data.bags.salvage import Salvage
 from rldg_data.bags.schemas import STEP_TYPE
+from rldg_data.bags.unpacking import check_chunks
 
 DAMAGED = ".damaged"
 """Ending of the hidden folder that keeps the original of a repaired bag; hidden from the globs of recipes."""
@@ -86,6 +87,7 @@ def is_sound(bag: Path) -> bool:
         info = bag_info(bag)
         count = 0
         for file in info.files:
+            check_chunks(file)
             with open_regular(file) as stream:
                 count += sum(1 for _ in make_reader(stream, validate_crcs=True).iter_messages(log_time_order=False))
     except (UserError, OSError, *CORRUPT):

@@ -19,6 +19,7 @@ from rldg_core.files import open_regular
 from rldg_data.bags.mcap_file import MAGIC
 from rldg_data.bags.metadata import GivenTopic, Topic, custom_data_of
 from rldg_data.bags.reading import CORRUPT
+from rldg_data.bags.unpacking import check_chunks
 
 _HEAD = struct.Struct("<BQ")
 _PLAIN: dict[int, type[Schema] | type[Channel] | type[Metadata]] = {
@@ -45,6 +46,7 @@ class Salvage:
 
     def messages(self) -> Iterator[tuple[Topic, Message]]:
         """All messages that can be read. Raises UserError when the file cannot be opened or is no MCAP file."""
+        check_chunks(self.file)
         try:
             with open_regular(self.file) as stream:
                 if stream.read(len(MAGIC)) != MAGIC:

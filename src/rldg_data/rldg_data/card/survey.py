@@ -12,8 +12,9 @@ from numpy.typing import NDArray
 
 from rldg_core.errors import UserError
 from rldg_data.episodes import provenance
-from rldg_data.episodes.episode import ACTION_DIM, IMAGE_KEY, Episode
+from rldg_data.episodes.episode import ACTION_DIM, IMAGE_KEY, STATE_DIM, Episode
 from rldg_data.rlds import Dataset
+from rldg_data.rlds.statistics import read_columns
 
 BINS = 60
 SAMPLES, FRAMES = 6, 7
@@ -100,12 +101,21 @@ def survey(dataset: Dataset) -> Survey:
 
 
 def _edges(dataset: Dataset) -> NDArray[np.float64]:
-    try:
-        action = dataset.statistics["action"]
-        low, high = (np.array(action[key], np.float64).reshape(ACTION_DIM) for key in ("min", "max"))
-    except (LookupError, TypeError, ValueError) as error:
-        raise UserError(f"{dataset.path / 'dataset_statistics.json'}: no min and max of the action: {error}") from error
+    columns = action_and_state(dataset)[0]
+    low, high = columns["min"], columns["max"]
     # A constant dimension gets a bin in the middle; the gripper has its own range.
     low, high = np.where(high > low, low, low - 0.5), np.where(high > low, high, high + 0.5)
     low[-1], high[-1] = -0.05, 1.05
     return np.linspace(low, high, BINS + 1, axis=1)
+
+
+def action_and_state(dataset: Dataset) -> tuple[Mapping[str, Any], Mapping[str, Any]]:
+    """Stored statistics of actions and states. Raises UserError where they are not there or are broken."""
+    file = dataset.path / "dataset_statistics.json"
+    found = []
+    for key, dim in (("action", ACTION_DIM), ("proprio", STATE_DIM)):
+        stored = dataset.statistics.get(key)
+        if not isinstance(stored, dict) or not {"min", "max"} <= stored.keys():
+            raise UserError(f"{file}: no min and max of {key}")
+        found.append(read_columns(stored, dim, f"{file}: {key}"))
+    return found[0], found[1]

@@ -22,7 +22,8 @@ from rldg_data.episodes.episode import ACTION_DIM, Episode, Float32
 from rldg_data.episodes.gripper import opening
 from rldg_data.episodes.images import conform
 from rldg_data.episodes.provenance import MadeOf
-from rldg_data.plausibility import Limits, known_throughout, rate, refuse, usual_period_s
+from rldg_data.motion import motion, twist
+from rldg_data.plausibility import Limits, known_throughout, outcome, rate, refuse, usual_period_s
 from rldg_data.recipe.plan import EpisodePlan
 
 ARM_DIM = 6
@@ -61,6 +62,7 @@ def build_episode(plan: EpisodePlan) -> Episode:
     if reason := fault(instruction):
         raise UserError(f"{plan.name}: instruction: {reason}")
     episode = _joined(parts, instruction, bool(recordings[-1].steps[-1].terminated))
+    refuse(outcome(episode.reward[:-1], bool(episode.metadata["success"])), plan.name)
     images = {key: conform(files, plan.images, f"{plan.name}: {key}") for key, files in episode.images.items()}
     return replace(episode, images=images)
 
@@ -85,6 +87,9 @@ def _part(bag: Path, recording: Recording, end: int, plan: EpisodePlan) -> _Part
     if end < len(recording.steps):
         # What ends here is a part of the task: its success is not the episode's.
         reward[-1] = 0.0
+    for what, text in (("task", kept[0].task), ("object", kept[0].object)):
+        if reason := fault(text):
+            raise UserError(f"{bag}: {what}: {reason}")
     for step in kept:
         try:
             check_observation(step.observation)
@@ -92,6 +97,11 @@ def _part(bag: Path, recording: Recording, end: int, plan: EpisodePlan) -> _Part
             raise UserError(f"{bag}: Step {step.index}: {error}") from error
     seen = [step.observation for step in kept]
     pose = np.array([s.pose_base_tcp for s in seen])
+    twists = np.array([s.twist_base_tcp for s in seen])
+    # Where a policy relabelled the actions, they need not agree with what was done.
+    if not relabelled_by:
+        refuse(motion(pose, action[: len(pose) - 1, :ARM_DIM], Limits()), str(bag))
+    refuse(twist((stamps[:end] - stamps[0]) / 1e9, pose, twists, Limits()), str(bag))
     width_m = np.array([s.gripper_width_m for s in seen])
     refuse(known_throughout("gripper width", ~np.isnan(width_m)), str(bag))
     width_m[np.isnan(width_m)] = 0.0
@@ -100,7 +110,7 @@ def _part(bag: Path, recording: Recording, end: int, plan: EpisodePlan) -> _Part
         time_s=(stamps[:end] - stamps[0]) / 1e9,
         length_s=float(stamps[-1] - stamps[0]) / 1e9,
         state=np.column_stack([pose, width_m]).astype(np.float32),
-        twist=np.array([s.twist_base_tcp for s in seen], dtype=np.float32),
+        twist=twists.astype(np.float32),
         wrench=np.array([s.wrench_tcp for s in seen], dtype=np.float32),
         action=action,
         reward=_finite("a reward", reward, bag),

@@ -9,7 +9,8 @@ from typing import Annotated, Literal
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
 from rldg_core.configuration import load_model
-from rldg_core.task import ActionConfig, CropConfig, Instruction
+from rldg_core.instructions import fault
+from rldg_core.task import ActionConfig, CropConfig, Instruction, check_distinct
 from rldg_data.foreign.frames import Frame
 
 Name = Annotated[str, Field(pattern=r"^/?[a-zA-Z_][a-zA-Z0-9_/]*$")]
@@ -184,6 +185,19 @@ class ForeignMapping(_Model):
                 raise ValueError(
                     f"episodes: from_s {after.from_s:g} lies before to_s {before.to_s:g} of the one before"
                 )
+        return self
+
+    @model_validator(mode="after")
+    def _distinct(self) -> ForeignMapping:
+        check_distinct(self.cameras)
+        if isinstance(self.action, TargetAction) and (self.action.topic, self.action.field) == (
+            self.pose.topic,
+            self.pose.field,
+        ):
+            raise ValueError(f"action: topic {self.pose.topic} is that of the measured pose, expected one of targets")
+        for name in (self.task, self.object, *(one.object for one in self.episodes if one.object)):
+            if reason := fault(name):
+                raise ValueError(f"object: {reason}")
         return self
 
     @property

@@ -9,7 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from rldg_core.errors import UserError
-from rldg_core.frames import rotation_of
+from rldg_core.frames import rotation_of, twists_of
 from rldg_core.from_msg import NS_PER_S
 from rldg_core.plausible import check_observation
 from rldg_core.types import ExecutedAction, Float32, Float64, Observation, Source, Step
@@ -31,7 +31,7 @@ def steps_of(
 
     Raises UserError naming the step whose numbers no arm has.
     """
-    twists = _twists(ticks, seen["pose"])
+    twists = twists_of((ticks - ticks[0]) / NS_PER_S, seen["pose"])
     last = len(ticks) - 1
     width = mapping.gripper_width.scale if mapping.gripper_width else 1.0
     success = mapping.success if episode.success is None else episode.success
@@ -79,15 +79,6 @@ def steps_of(
             )
         )
     return steps
-
-
-def _twists(ticks: NDArray[np.int64], poses: list[Float64]) -> list[Float64]:
-    """Backward differences in base axes, zero at the first tick, as the observer computes them."""
-    twists = [np.zeros(6)]
-    for before, after, start, end in zip(poses, poses[1:], ticks, ticks[1:], strict=False):
-        turn = (rotation_of(after) * rotation_of(before).inv()).as_rotvec()
-        twists.append(np.concatenate([after[:3] - before[:3], turn]) * (NS_PER_S / int(end - start)))
-    return twists
 
 
 def into_tcp(pose: Float64, wrench: Float64) -> Float64:

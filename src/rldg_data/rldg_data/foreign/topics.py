@@ -21,8 +21,10 @@ from rldg_core.errors import UserError
 from rldg_core.files import check_tree
 from rldg_core.from_msg import stamp_ns, twist_array, wrench_array
 from rldg_core.joints import arm_positions, finger_width_m, is_one_of_two_fingers
+from rldg_core.plausible import check_quaternion
 from rldg_core.types import Float64
 from rldg_data.bags.reading import first_line
+from rldg_data.bags.unpacking import check_chunks, check_compressed, unpack_message
 from rldg_data.plausibility import Delay, delay
 
 _DEFAULT_FIELDS = {
@@ -78,6 +80,9 @@ class ForeignBag:
         self._header_stamps = header_stamps
         self._offset_ns = 0
         self._stores: dict[str, Typestore] = {}
+        self._packed = reader.metadata.compression_mode == "message"
+        # rosbags would unpack each message without a limit.
+        reader.metadata = reader.metadata._replace(compression_mode=None)
 
     def follow_clock(self, series: Series) -> None:
         """From now on move log times, where they must do for stamps, to the clock of these headers.
@@ -124,7 +129,8 @@ class ForeignBag:
 
     def _messages(self, connections: list[Connection]) -> Iterator[tuple[Connection, int, bytes]]:
         with _one_line(self._path):
-            yield from self._reader.messages(connections)
+            for connection, log_ns, raw in self._reader.messages(connections):
+                yield connection, log_ns, unpack_message(raw) if self._packed else raw
 
     def _decoded(self, connection: Connection, raw: bytes) -> Any:
         kind = connection.msgtype
@@ -142,8 +148,13 @@ class ForeignBag:
 
 
 def _check_files(path: Path) -> None:
-    """rosbags opens whatever lies there, and reads YAML without limits."""
+    """rosbags opens whatever lies there, reads YAML without limits, and unpacks all that unpacks."""
     check_tree(path)
+    for file in sorted(path.rglob("*")) if path.is_dir() else [path]:
+        if file.suffix == ".mcap":
+            check_chunks(file, every_frame=True)
+        elif file.suffix == ".zstd":
+            check_compressed(file)
     metadata = path / "metadata.yaml"
     if metadata.is_file():
         document = read_yaml(metadata)
@@ -166,6 +177,10 @@ def opened(path: Path, header_stamps: bool = True) -> Iterator[ForeignBag]:
         reader = Reader(path)
         reader.open()  # bounded: checked above
     try:
+        if reader.metadata.compression_mode == "file":
+            for unpacked in [getattr(storage, "path", path) for storage in reader.storages]:
+                if unpacked.suffix == ".mcap":
+                    check_chunks(unpacked, every_frame=True)
         yield ForeignBag(path, reader, header_stamps)
     finally:
         with _one_line(path):
@@ -269,10 +284,8 @@ def as_pose(value: Any) -> Float64:
     if place is None or turn is None:
         raise ValueError(f"{type(value).__name__} is no pose")
     pose = np.array([place.x, place.y, place.z, turn.x, turn.y, turn.z, turn.w], dtype=np.float64)
-    norm = float(np.linalg.norm(pose[3:]))
-    if not np.isfinite(pose).all() or abs(norm - 1.0) > 1e-2:
-        raise ValueError(f"{pose.round(4).tolist()} is no pose (position, unit quaternion)")
-    pose[3:] /= norm
+    check_quaternion(_finite(pose)[3:])
+    pose[3:] /= np.linalg.norm(pose[3:])
     return pose
 
 

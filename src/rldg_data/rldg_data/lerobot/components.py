@@ -65,8 +65,15 @@ _FOREIGN_FRAME: Mapping[Kind, frozenset[str]] = {
     "wrench": frozenset({"base", "world"}),
     "twist": frozenset({"tcp", "tool", "body"}),
 }
-_GENERIC = re.compile(r"(?:[a-z]+[ _.-]?)?\d+|actions?|states?|observation[._]state|values?|vector|dim", re.IGNORECASE)
-_JOINT = re.compile(r"joint|motor|shoulder|elbow|wrist|servo|knuckle|\.pos$|^q_?\d", re.IGNORECASE)
+_GENERIC = re.compile(
+    r"(?:(?:observation[ ._])?(?:actions?|states?|observations?|obs|values?|vector|dim(?:ension)?|features?|"
+    r"components?|elements?|items?|index|col(?:umn)?|channel)?[ ._-]?\d*)",
+    re.IGNORECASE,
+)
+"""Names that say nothing but a place. Any other word means something: `j1` and `a1` are joints, `x0` is not x."""
+_JOINT = re.compile(
+    r"joint|motor|shoulder|elbow|wrist|servo|knuckle|axis|dof|theta|\.pos$|(?:^|[ ._-])[ajq]_?\d+$", re.IGNORECASE
+)
 
 
 def _each(forms: Sequence[str], axes: Sequence[str] = _AXES) -> list[frozenset[str]]:

@@ -21,11 +21,13 @@ from rldg_core.types import ExecutedAction, Observation, Source, Step
 from rldg_data.bags.episode_info import ImportedTask
 from rldg_data.bags.recording import write_episode
 from rldg_data.episodes.episode import IMAGE_KEY, Episode, Float32
+from rldg_data.episodes.pixels import pixels
 from rldg_data.episodes.gripper import MIN_SPAN, switching
 from rldg_data.episodes.provenance import parts
 from rldg_data.lerobot.names import FeatureNames
 from rldg_data.lerobot.reading import read_dataset
-from rldg_data.plausibility import Limits, gaps, jumps, motion, refuse
+from rldg_data.motion import motion, twist
+from rldg_data.plausibility import Limits, gaps, jumps, outcome, refuse
 from rldg_data.plausibility import clipped as clipped_actions
 
 ROUNDING = 1e-4
@@ -142,6 +144,11 @@ def to_steps(
     if (np.diff(stamps) <= 0).any():
         raise UserError(f"{where}: stamps do not advance")
     _check(episode, task, where)
+    refuse(pixels(episode.images, episode.state[:, :3].astype(np.float64), Limits()), where)
+    refuse(outcome(episode.reward[:-1], bool(metadata["success"])), where)
+    object_name = metadata["object"] or task.default_object
+    if reason := fault(object_name):
+        raise UserError(f"{where}: object: {reason}")
     actions, clipped = normalised(episode, task, where)
     last = len(episode) - 1
     terminal = bool(episode.is_terminal[-1])
@@ -176,7 +183,7 @@ def to_steps(
                 index=index,
                 step_count=step_count + index,
                 task=task.name,
-                object=metadata["object"] or task.default_object,
+                object=object_name,
                 instruction=episode.instruction,
                 seed=int(metadata["seed"]),
                 observation=seen,
@@ -199,6 +206,7 @@ def _check(episode: Episode, task: Task, where: str) -> None:
     refuse(gaps(stamps_s, Limits()), where)
     refuse(jumps(stamps_s, episode.state[:, :7], Limits(), longest_m, longest_rad), where)
     refuse(motion(episode.state[:, :7], episode.action[:-1, :6], Limits()), where)
+    refuse(twist(stamps_s, episode.state[:, :7], episode.twist, Limits()), where)
     opening = episode.action[:-1, 6]
     if not task.action.gripper and len(opening) and float(np.ptp(opening)) > MIN_SPAN:
         raise UserError(f"{where}: its actions move a gripper, task {task.name} has none")

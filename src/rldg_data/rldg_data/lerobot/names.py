@@ -16,10 +16,11 @@ class FeatureNames(BaseModel):
     """images: feature -> camera; empty: every image and video feature that is no depth map.
 
     components: feature -> what each of its values is (`rldg_data.lerobot.components`), instead of the names that the
-    dataset gives them. state: 7 or 8 values, tcp in base [m], quaternion xyzw, gripper width [m]; twist, wrench: zeros
-    where a dataset has none. action: 6 or 7 values, delta of the tcp in tcp axes and the gripper. action_unit: "m_rad",
-    or "normalised" in [-1, 1], to be multiplied by the task's scale. gripper_closed_open: values of the action that
-    mean closed and open. assume_success: what an episode is that has neither next.success nor next.reward.
+    dataset gives them. state: 7 or 8 values, tcp in base [m], quaternion xyzw, gripper width [m]. twist: differences of
+    the poses where a dataset has none; wrench: zeros where it has none. action: 6 or 7 values, delta of the tcp in tcp
+    axes and the gripper. action_unit: "m_rad", or "normalised" in [-1, 1], to be multiplied by the task's scale.
+    gripper_closed_open: values of the action that mean closed and open. assume_success: what an episode is that has
+    neither next.success nor next.reward.
     """
 
     model_config = ConfigDict(extra="forbid", frozen=True)

@@ -14,7 +14,9 @@ import numpy as np
 import pyarrow as pa
 
 from rldg_core.errors import UserError
+from rldg_core.frames import twists_of
 from rldg_core.image_codec import Image, decode_jpeg, encode_jpeg
+from rldg_core.plausible import check_quaternion
 from rldg_data.episodes.episode import ACTION_DIM, METADATA_TYPES, STATE_DIM, Episode, Float32
 from rldg_data.lerobot.components import Components, Kind, components
 from rldg_data.lerobot.layout import FINAL, FINAL_PREFIX, IMAGE_PREFIX, METADATA_PREFIX
@@ -154,15 +156,18 @@ class Dataset:
         state, action = values[names.state], self._action(values[names.action])
         if state.shape[1] < STATE_DIM:
             state = np.pad(state, ((0, 0), (0, STATE_DIM - state.shape[1])))
-        if np.abs(np.linalg.norm(state[:, 3:7], axis=1) - 1).max() > 1e-2:
-            raise UserError(f"{where}: {names.state}: values 3 .. 6 are no unit quaternion x y z w")
+        worst = int(np.argmax(np.abs(np.linalg.norm(state[:, 3:7], axis=1) - 1)))
+        try:
+            check_quaternion(state[worst, 3:7], f"{names.state} of frame {worst}, values 3 to 6")
+        except ValueError as error:
+            raise UserError(f"{where}: {error}") from error
         if "timestamp" in values:
             refuse(rate(values["timestamp"], self.info.fps, Limits()), f"{where}: timestamp")
         stamps = values.get("stamp_s", (np.arange(length) / self.info.fps).astype(np.float32))
         reward, success, terminal = self._outcome(values, length)
         columns = {
             "observation.state": state,
-            "observation.twist": values.get(names.twist, np.zeros((length, 6), np.float32)),
+            "observation.twist": values.get(names.twist, twists_of(np.arange(length) / self.info.fps, state[:, :7])),
             "observation.wrench": values.get(names.wrench, np.zeros((length, 6), np.float32)),
             "action": action,
             "next.reward": reward,
@@ -225,7 +230,8 @@ class Dataset:
         reward = values.get("next.reward", (np.arange(length) == length - 1) * np.float32(success))
         done = bool(values["next.done"][-1]) if "next.done" in values else success
         truncated = "next.truncated" in values and bool(values["next.truncated"][-1])
-        return reward.astype(np.float32), success, done and not truncated
+        # A success ends the task, also on the step at which the time was up.
+        return reward.astype(np.float32), success, success or (done and not truncated)
 
     def _metadata(self, row: Mapping[str, Any], success: bool) -> dict[str, Any]:
         name = f"{self.info.path.name}-{row['episode_index']:06d}"

@@ -20,6 +20,7 @@ import numpy as np
 
 from rldg_core.errors import UserError
 from rldg_core.image_codec import Image
+from rldg_core.image_header import MAX_PIXELS
 
 CRF = 14
 """Constant rate factor. Measured on 606 frames of 256 px of the simulated wrist camera: 43.8 dB on average, 41.4 dB at
@@ -94,6 +95,8 @@ class FrameReader:
         header = [process.stdout.readline() for _ in range(3)]
         try:
             magic, (width, height), depth = header[0].strip(), map(int, header[1].split()), header[2].strip()
+            if width * height > MAX_PIXELS:
+                raise ValueError
             pixels = process.stdout.read(width * height * 3)
             if magic != b"P6" or depth != b"255" or len(pixels) != width * height * 3:
                 raise ValueError
@@ -113,7 +116,20 @@ class FrameReader:
         self._errors.seek(0)
         self._errors.truncate()
         self._position = 0
-        source = ["-xerror", "-err_detect", "explode", "-threads", "1", "-i", f"file:{self.path}", "-map", "0:v:0"]
+        # The size stands in the headers of the file: nothing is decoded beyond the limit.
+        source = [
+            "-max_pixels",
+            str(MAX_PIXELS),
+            "-xerror",
+            "-err_detect",
+            "explode",
+            "-threads",
+            "1",
+            "-i",
+            f"file:{self.path}",
+            "-map",
+            "0:v:0",
+        ]
         sink = [
             "-fps_mode",
             "passthrough",

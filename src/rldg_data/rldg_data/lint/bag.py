@@ -17,7 +17,9 @@ from rldg_data import plausibility
 from rldg_data.bags.episode_info import dominant_source
 from rldg_data.bags.schemas import STEP_TYPE
 from rldg_data.episodes import jpeg
+from rldg_data.episodes.pixels import pixels
 from rldg_data.lint.bag_file import BagContents, Times
+from rldg_data.motion import motion, twist
 from rldg_data.plausibility import Limits, Problem, Problems
 
 DESCRIPTIONS: Mapping[str, str] = {
@@ -33,15 +35,19 @@ DESCRIPTIONS: Mapping[str, str] = {
     "gap": "a pause between two Steps: warning; from five periods on an error",
     "rate": "the rate by the stamps is not the task's (or not that of the other bags)",
     "jump": "the tcp moves farther in a step than its action can ask for",
+    "motion": "the arm moves or turns against its actions, along other axes, or four times as far; not if relabelled",
+    "twist": "the twist is not that of the poses: swapped, another frame or unit; warning: zeros while the tcp moves",
     "log_time": "a log time of 0; warning: log times more than 1 s after the stamps, or before them",
     "stamp_offset": "two of the drivers' topics are stamped by different clocks",
     "observation": "pose, quaternion, twist, wrench, joints or width that no arm has, NaN, Inf, or known in some Steps",
     "image": "no complete JPEG, another size or other cameras than in the Steps before",
-    "frozen": "warning: the image stays while the tcp moves",
+    "pixels": "an image that does not decode or shows one brightness alone; two cameras with the same images",
+    "frozen": "the image stays while the tcp moves: warning; in more than 60 % of the steps an error",
     "action": "an action that is not finite, leaves [-1, 1], has no source, another length, or another observation",
     "clipped": "too many requests were beyond [-1, 1]",
     "no_action": "nothing but holds: no result",
-    "reward": "not finite; warning: a success without one",
+    "reward": "not finite, or a failure that ends with one; warning: a failure with one before, a success without",
+    "names": "task, object or episode id is empty, longer than 500 characters, or has a line break",
     "contents": "`custom_data` says something else than the Steps",
     "instruction": "empty, longer than 500 characters, or with a line break or control character",
     "task": "cameras, image size, action or scale are not the task's; warning: recorded with another configuration",
@@ -53,10 +59,6 @@ MAX_LOG_DELAY_S = 1.0
 """A Step is logged a period after its stamp; what comes later has waited in a queue, or another clock stamped it."""
 MAX_CLOCK_LEAD_S = 0.005
 """How far a stamp may be ahead of the recorder's clock: synchronised clocks (NTP on a local network) agree better."""
-MAX_FROZEN = 0.2
-"""Share of moving steps that may show the bytes of the image before: a camera at half the rate repeats every second."""
-MOVING_M = 0.002
-"""A motion of the tcp between two steps that changes some pixels of a wrist camera."""
 FULL_SCALE = 1.0 + 1e-6
 TARGET_TYPE = "geometry_msgs/msg/PoseStamped"
 
@@ -119,6 +121,17 @@ def stamps(bag: BagContents, limits: Limits) -> Problems:
     yield from plausibility.jumps(stamps_s, poses, limits, *longest)
 
 
+def moves(bag: BagContents, limits: Limits) -> Problems:
+    """Actions, poses and twists tell of one motion; an action that a policy relabelled need not."""
+    poses = np.array([s.observation.pose_base_tcp for s in bag.steps])
+    done = [s.action.executed for s in bag.steps[:-1]]
+    if not bag.info.relabelled_by and all(len(values) in (6, 7) for values in done):
+        scale = [bag.info.action_scale_m] * 3 + [bag.info.action_scale_rad] * 3
+        yield from motion(poses, np.array([values[:6] for values in done]).reshape(-1, 6) * scale, limits)
+    stamps_s = np.array([s.observation.stamp_ns - bag.steps[0].observation.stamp_ns for s in bag.steps]) / 1e9
+    yield from twist(stamps_s, poses, np.array([s.observation.twist_base_tcp for s in bag.steps]), limits)
+
+
 def log_times(bag: BagContents, limits: Limits) -> Problems:
     """Log times are there and fit the stamps; the drivers' topics are stamped by one clock."""
     for topic, times in bag.times.items():
@@ -172,7 +185,7 @@ def _implausible(step: Step) -> ValueError | None:
 
 def images(bag: BagContents, limits: Limits) -> Problems:
     """The same cameras in every Step, each image a whole JPEG, of one size."""
-    cameras = list(bag.steps[0].observation.images)
+    cameras = _cameras(bag)
     if not cameras:
         yield Problem("error", "image", "no camera")
     for camera in cameras:
@@ -195,19 +208,14 @@ def images(bag: BagContents, limits: Limits) -> Problems:
         yield Problem("error", "image", f"cameras of Step {extra.index}: {names}; before {', '.join(cameras)}")
 
 
-def frozen(bag: BagContents, limits: Limits) -> Problems:
-    """Images that stay while the arm moves."""
-    pairs = list(zip(bag.steps, bag.steps[1:], strict=False))
-    moving = [
-        (one.observation.images, other.observation.images)
-        for one, other in pairs
-        if np.linalg.norm(other.observation.pose_base_tcp[:3] - one.observation.pose_base_tcp[:3]) > MOVING_M
-    ]
-    for camera in bag.steps[0].observation.images:
-        same = sum(one.get(camera) == other.get(camera) for one, other in moving)
-        if same > max(1, MAX_FROZEN * len(moving)):
-            found = f"{_short(camera)}: the image stays in {same} of {len(moving)} steps in which the tcp moves"
-            yield Problem("warning", "frozen", f"{found}: a camera that hangs, or is slower than the steps")
+def shown(bag: BagContents, limits: Limits) -> Problems:
+    """Images show something, and not the same while the arm moves."""
+    files = {camera: [s.observation.images.get(camera, b"") for s in bag.steps] for camera in _cameras(bag)}
+    yield from pixels(files, np.array([s.observation.pose_base_tcp[:3] for s in bag.steps]), limits)
+
+
+def _cameras(bag: BagContents) -> list[str]:
+    return list(bag.steps[0].observation.images)
 
 
 def actions(bag: BagContents, limits: Limits) -> Problems:
@@ -252,12 +260,11 @@ def executed(bag: BagContents, limits: Limits) -> Problems:
 
 
 def rewards(bag: BagContents, limits: Limits) -> Problems:
-    """Finite; a success has one."""
+    """Finite; they say the same as the outcome."""
     values = np.array([s.reward for s in bag.steps])
     if not np.isfinite(values).all():
         yield Problem("error", "reward", f"not finite in Step {np.flatnonzero(~np.isfinite(values))[0]}")
-    elif bag.steps[-1].success and not (values > 0).any():
-        yield Problem("warning", "reward", "a success without a reward: RL learns nothing from it")
+    yield from plausibility.outcome(values[:-1], bag.steps[-1].success)
 
 
 def contents(bag: BagContents, limits: Limits) -> Problems:
@@ -289,20 +296,30 @@ def instruction(bag: BagContents, limits: Limits) -> Problems:
         yield Problem("error", "instruction", reason)
 
 
+def names(bag: BagContents, limits: Limits) -> Problems:
+    """Datasets are balanced, filtered and told apart by them."""
+    first = bag.steps[0]
+    for what, text in (("task", first.task), ("object", first.object), ("episode_id", first.episode_id)):
+        if reason := fault(text):
+            yield Problem("error", "names", f"{what}: {reason}")
+
+
 BAG_CHECKS: tuple[Callable[[BagContents, Limits], Problems], ...] = (
     order,
     flags,
     stamps,
+    moves,
     log_times,
     observations,
     images,
-    frozen,
+    shown,
     actions,
     clipped,
     executed,
     rewards,
     contents,
     instruction,
+    names,
 )
 
 

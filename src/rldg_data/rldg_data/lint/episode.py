@@ -12,8 +12,10 @@ from rldg_core.plausible import check_pose, check_twist, check_width, check_wren
 from rldg_data import plausibility
 from rldg_data.episodes import provenance
 from rldg_data.episodes.episode import Episode
+from rldg_data.episodes.pixels import pixels
 from rldg_data.episodes.provenance import MadeOf
 from rldg_data.lint.findings import Limits, Problem, Problems
+from rldg_data.motion import motion, twist
 
 Numbers = Mapping[str, NDArray[np.float32]]
 
@@ -78,8 +80,12 @@ def pose(episode: Episode, limits: Limits) -> Problems:
     found = list(plausibility.jumps(episode.timestamp_s, state[:, :7], limits, longest_m, longest_rad))
     yield from found
     # Where a policy relabelled the actions, they need not agree with what was done.
-    if not found and not _relabelled(episode):
-        yield from plausibility.motion(state[:, :7], episode.action[:-1, :6], limits)
+    if found:
+        return
+    if not _relabelled(episode):
+        yield from motion(state[:, :7], episode.action[:-1, :6], limits)
+    yield from twist(episode.timestamp_s, state[:, :7], episode.twist, limits)
+    yield from plausibility.wrench(episode.wrench, limits)
 
 
 def _relabelled(episode: Episode) -> bool:
@@ -116,6 +122,27 @@ def instruction(episode: Episode, limits: Limits) -> Problems:
         yield Problem("error", "instruction", reason)
 
 
+def outcome(episode: Episode, limits: Limits) -> Problems:
+    """Rewards, `is_terminal` and the outcome in the metadata agree."""
+    success = bool(episode.metadata["success"])
+    yield from plausibility.outcome(episode.reward[:-1], success)
+    if success and not episode.is_terminal[-1:].any():
+        yield Problem("error", "flags", "a success that is not terminal: a success ends the task")
+
+
+def names(episode: Episode, limits: Limits) -> Problems:
+    """Datasets are balanced, filtered and told apart by them."""
+    for what in ("task", "object", "episode_id"):
+        if reason := fault(str(episode.metadata[what])):
+            yield Problem("error", "names", f"{what}: {reason}")
+
+
+def shown(episode: Episode, limits: Limits) -> Problems:
+    """Images show something, and not the same while the arm moves."""
+    if np.isfinite(episode.state).all():
+        yield from pixels(episode.images, episode.state[:, :3].astype(np.float64), limits)
+
+
 def still(episode: Episode, limits: Limits) -> Problems:
     """Steps that move nothing."""
     ratio = no_op_ratio(episode, limits)
@@ -148,6 +175,9 @@ CHECKS: tuple[Callable[[Episode, Limits], Problems], ...] = (
     pose,
     flags,
     instruction,
+    outcome,
+    names,
+    shown,
     still,
     gripper_range,
 )

@@ -16,6 +16,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from rldg_core.errors import UserError
 from rldg_data.episodes.episode import ACTION_DIM, STATE_DIM, Episode, Float32
 
 ACTION_MASK = (True, True, True, True, True, True, False)
@@ -45,6 +46,57 @@ def dataset_statistics(files: Sequence[Path], episodes: int) -> Mapping[str, Any
         "num_transitions": columns.count,
         "num_trajectories": episodes,
     }
+
+
+def read_columns(stored: Mapping[str, Any], dim: int, where: str) -> dict[str, NDArray[np.float64]]:
+    """Take apart statistics that somebody stored: name -> (dim,), of mean, std, min, max and QUANTILES what is there.
+
+    "mask": (dim,) of truth values; all true where there is none, as upstream has it. Raises UserError `where: reason`
+    unless all have `dim` finite numbers, min <= q01 <= q99 <= max (p01 and p99 likewise), the mean lies between min and
+    max, std >= 0, and the mask is not all false.
+    """
+    mask = stored.get("mask", [True] * dim)
+    if not isinstance(mask, list) or len(mask) != dim or not all(isinstance(value, bool) for value in mask):
+        raise UserError(f"{where}: mask: expected {dim} times true or false")
+    if not any(mask):
+        raise UserError(f"{where}: mask: all false: nothing would be normalised; expected true but for the gripper")
+    known = {name: _numbers(stored[name], dim, f"{where}: {name}") for name in _NAMES if name in stored}
+    if "std" in known:
+        _refuse_above("0", np.zeros(dim), "std", known["std"], where)
+    for low, high in _ORDER:
+        if low in known and high in known:
+            _refuse_above(low, known[low], high, known[high], where)
+    return {**known, "mask": np.array(mask)}
+
+
+def _numbers(values: Any, dim: int, where: str) -> NDArray[np.float64]:
+    try:
+        numbers = np.asarray(values, dtype=np.float64)
+    except (TypeError, ValueError) as error:
+        raise UserError(f"{where}: expected {dim} numbers") from error
+    if numbers.shape != (dim,) or not np.isfinite(numbers.astype(np.float32)).all():
+        got = f"{numbers.size}" if numbers.ndim == 1 else f"shape {numbers.shape}"
+        raise UserError(f"{where}: expected {dim} finite numbers, one per component, got {got}")
+    return numbers
+
+
+_NAMES = ("mean", "std", "min", "max", *QUANTILES)
+_ORDER = (
+    *(("min", name) for name in ("q01", "p01", "mean", "q99", "p99", "max")),
+    *((name, "max") for name in ("mean", "q01", "p01", "q99", "p99")),
+    ("q01", "q99"),
+    ("p01", "p99"),
+)
+_ROUNDING = 1e-5
+"""Relative, of statistics: sums and quantiles in float32."""
+
+
+def _refuse_above(low: str, lows: NDArray[np.float64], high: str, highs: NDArray[np.float64], where: str) -> None:
+    wrong = np.flatnonzero(lows - highs > _ROUNDING * np.maximum(np.abs(lows), np.abs(highs)) + 1e-9)
+    if len(wrong):
+        k = wrong[0]
+        found = f"{high}[{k}] is {highs[k]:g}, below {low}" + (f" {lows[k]:g}" if low != "0" else "")
+        raise UserError(f"{where}: {found}: the statistics are broken (swapped?); compute them anew from the data")
 
 
 @dataclass(frozen=True)

@@ -17,6 +17,7 @@ from rldg_core.errors import UserError
 from rldg_core.files import read_bytes, read_json, sha256_hex
 from rldg_core.task import Task
 from rldg_data.rlds import ACTION_DIM
+from rldg_data.rlds.statistics import read_columns
 from rldg_policy.checkpoint.manifest import MANIFEST_FILE, Manifest
 
 Float32 = NDArray[np.float32]
@@ -59,39 +60,33 @@ class ActionStatistics:
 
         Without a mask all components are normalised, as upstream does.
         """
+        columns = read_columns(mapping, ACTION_DIM, where)
         found = {
-            member: _numbers(mapping[name], name, where)
+            member: columns[name].astype(np.float32)
             for member, names in _NAMES.items()
             for name in names
-            if name in mapping
+            if name in columns
         }
         if not found:
             raise UserError(f"{where}: no action statistics, expected some of {', '.join(_NAMES)}")
-        mask = mapping.get("mask", [True] * ACTION_DIM)
-        if not isinstance(mask, list) or len(mask) != ACTION_DIM or not all(isinstance(v, bool) for v in mask):
-            raise UserError(f"{where}: mask: expected {ACTION_DIM} times true or false")
         members = {member: found.get(member) for member in _NAMES}
-        statistics = cls(**members, mask=np.array(mask, dtype=np.bool_), where=where)
+        statistics = cls(**members, mask=columns["mask"].astype(np.bool_), where=where)
         statistics._check()
         return statistics
 
     def _check(self) -> None:
-        """Raise UserError where a normalised component has bounds in the wrong order or no width.
+        """Raise UserError where a normalised component has no width.
 
         A component that never varied (min = max) is the exception: it is normalised to 0 and comes back as it was.
         """
         constant = np.zeros(ACTION_DIM, dtype=np.bool_)
         if self.min is not None and self.max is not None:
-            self._refuse("min", self.min, "above max", self.max, self.min > self.max)
             constant = self.min == self.max
         varied = self.mask & ~constant
         if self.q01 is not None and self.q99 is not None:
-            swapped, empty = self.q01 > self.q99, self.q01 == self.q99
-            self._refuse("q01", self.q01, "above q99 (swapped?)", self.q99, self.mask & swapped)
-            self._refuse("q01", self.q01, "equal to q99", self.q99, varied & empty)
+            self._refuse("q01", self.q01, "equal to q99", self.q99, varied & (self.q01 == self.q99))
         if self.std is not None:
-            too_small = (varied & (self.std <= 0)) | (self.std < 0)
-            self._refuse("std", self.std, "not above", np.zeros_like(self.std), too_small)
+            self._refuse("std", self.std, "not above", np.zeros_like(self.std), varied & (self.std <= 0))
 
     def _refuse(self, name: str, values: Float32, verdict: str, other: Float32, wrong: NDArray[np.bool_]) -> None:
         if wrong.any():
@@ -135,17 +130,6 @@ class ActionStatistics:
         if value is None:
             raise UserError(f"{self.where}: no {' or '.join(_NAMES[name])} among the action statistics")
         return value
-
-
-def _numbers(values: Any, name: str, where: str) -> Float32:
-    try:
-        numbers = np.asarray(values, dtype=np.float32)
-    except (TypeError, ValueError) as error:
-        raise UserError(f"{where}: {name}: expected {ACTION_DIM} numbers") from error
-    if numbers.shape != (ACTION_DIM,) or not np.isfinite(numbers).all():
-        got = f"{numbers.size}" if numbers.ndim == 1 else f"shape {numbers.shape}"
-        raise UserError(f"{where}: {name}: expected {ACTION_DIM} finite numbers, one per action component, got {got}")
-    return numbers
 
 
 def entries_of(statistics: Any, where: str) -> dict[str, Mapping[str, Any]]:
