@@ -172,7 +172,7 @@ REFUSED: dict[str, tuple[Callable[[Path], Any], str]] = {
     },
     "no quaternion": (
         partial(edit_data, name="observation.state", change=lambda v: [[1.0] * 8 for _ in v]),
-        "values 3 to 6: quaternion xyzw [1, 1, 1, 1] has length 2, expected 1",
+        r"values 3 to 6: quaternion xyzw \[1, 1, 1, 1\] has length 2, expected 1",
     ),
 }
 

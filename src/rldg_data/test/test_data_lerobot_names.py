@@ -258,7 +258,7 @@ def test_wrench_and_twist_by_name(tmp_path: Path, feature: str, names: list[str]
             np.tile([50.0, 0, 20, 1, 0, 0, 0], (FRAMES, 1)) * np.linspace(0, 1, FRAMES)[:, None] ** [1]
             + [0, 0, 0, 0, 0, 0, 0],
             None,
-            "observation.state of frame 0, values 3 to 6: quaternion xyzw [0, 0, 0, 0] has length 0, expected 1",
+            r"arm of frame 0, values 3 to 6: quaternion xyzw \[0, 0, 0, 0\] has length 0, expected 1",
         ),
         (
             np.array([[0.5 + 0.05 * (k > 3), 0, 0.2, 1, 0, 0, 0] for k in range(FRAMES)]),
