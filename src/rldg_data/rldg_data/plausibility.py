@@ -253,10 +253,15 @@ def wrench(wrenches: ArrayLike, limits: Limits) -> Problems:
         return
     force_n, torque_nm = np.linalg.norm(values[:, :3], axis=1), np.linalg.norm(values[:, 3:], axis=1)
     strong = torque_nm > limits.min_torque_nm
-    if strong.sum() >= limits.min_axis_steps and np.median(torque_nm[strong] - limits.max_lever_m * force_n[strong]) > 0:
+    if (
+        strong.sum() >= limits.min_axis_steps
+        and np.median(torque_nm[strong] - limits.max_lever_m * force_n[strong]) > 0
+    ):
         worst = int(np.argmax(torque_nm))
         found = f"{torque_nm[worst]:.3g} N m with {force_n[worst]:.3g} N in step {worst}"
-        yield Problem("warning", "wrench", f"{found}, likewise in most of {strong.sum()} steps: force and torque swapped?")
+        yield Problem(
+            "warning", "wrench", f"{found}, likewise in most of {strong.sum()} steps: force and torque swapped?"
+        )
 
 
 def outcome(rewards: ArrayLike, success: bool) -> Problems:

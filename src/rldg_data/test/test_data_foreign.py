@@ -403,7 +403,7 @@ def test_damaged_bags_are_one_line(tmp_path: Path) -> None:
         ({"pose": {"topic": "/pose", "field": "a..b"}}, r"pose\.field: "),
         (
             {"cameras": {"wrist": {"topic": "/image"}, "side": {"topic": "image"}}},
-            "cameras: wrist and side are both topic image",
+            "cameras: side and wrist are both topic /image",
         ),
         ({"action": {"kind": "target", "topic": "/pose"}}, "action: topic /pose is that of the measured pose"),
         ({"object": " "}, "object: must not be empty"),

@@ -265,7 +265,7 @@ WRONG: dict[str, tuple[Callable[[Placed], Placed], str, str | tuple[str, ...], s
         f"episode {BAD}",
     ),
     "constant action": (each(with_rows("action", (slice(None), 4), 0)), "warning", "constant", ""),
-    "constant state": (each(with_rows("state", (slice(None), 7), 0.03)), "warning", "constant", ""),
+    "one axis of a sensor": (each(with_rows("wrench", (slice(None), 3), 0.3)), "warning", "constant", ""),
     "no sensor": (each(with_rows("wrench", slice(None), 0)), "warning", "constant", ""),
     "duplicate": (add_copy("train"), "error", "duplicate", "episode 6"),
     "shared bag": (share_bag, "error", "leakage", "episode 5"),

@@ -90,6 +90,8 @@ def test_numbers_that_no_bag_has_are_one_line(tmp_path: Path, old: str, new: str
     file = bag / "metadata.yaml"
     assert old in file.read_text()
     file.write_text(file.read_text().replace(old, new, 1))
-    with pytest.raises(UserError, match="not the metadata of a rosbag2 bag: ValueError .*, expected a number from") as said:
+    with pytest.raises(
+        UserError, match=r"not the metadata of a rosbag2 bag: ValueError .*, expected a number from"
+    ) as said:
         summarize(bag)
     assert "\n" not in str(said.value)

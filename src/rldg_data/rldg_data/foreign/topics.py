@@ -80,9 +80,9 @@ class ForeignBag:
         self._header_stamps = header_stamps
         self._offset_ns = 0
         self._stores: dict[str, Typestore] = {}
-        self._packed = reader.metadata.compression_mode == "message"
+        self._packed = reader.compression_mode == "message"
         # rosbags would unpack each message without a limit.
-        reader.metadata = reader.metadata._replace(compression_mode=None)
+        reader.storage.metadata = reader.storage.metadata._replace(compression_mode=None)
 
     def follow_clock(self, series: Series) -> None:
         """From now on move log times, where they must do for stamps, to the clock of these headers.
@@ -177,8 +177,8 @@ def opened(path: Path, header_stamps: bool = True) -> Iterator[ForeignBag]:
         reader = Reader(path)
         reader.open()  # bounded: checked above
     try:
-        if reader.metadata.compression_mode == "file":
-            for unpacked in [getattr(storage, "path", path) for storage in reader.storages]:
+        if reader.compression_mode == "file":
+            for unpacked in [part.path for part in getattr(reader.storage, "storages", ())]:
                 if unpacked.suffix == ".mcap":
                     check_chunks(unpacked, every_frame=True)
         yield ForeignBag(path, reader, header_stamps)

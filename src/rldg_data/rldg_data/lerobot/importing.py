@@ -21,8 +21,8 @@ from rldg_core.types import ExecutedAction, Observation, Source, Step
 from rldg_data.bags.episode_info import ImportedTask
 from rldg_data.bags.recording import write_episode
 from rldg_data.episodes.episode import IMAGE_KEY, Episode, Float32
-from rldg_data.episodes.pixels import pixels
 from rldg_data.episodes.gripper import MIN_SPAN, switching
+from rldg_data.episodes.pixels import pixels
 from rldg_data.episodes.provenance import parts
 from rldg_data.lerobot.names import FeatureNames
 from rldg_data.lerobot.reading import read_dataset

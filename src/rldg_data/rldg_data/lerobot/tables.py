@@ -18,12 +18,11 @@ from rldg_core.errors import UserError
 from rldg_core.files import check_regular, read_json
 from rldg_data.lerobot.layout import INFO_PATH
 
-
 MAX_GROUP_BYTES = 2 * 2**30
 """Of the columns that are read of one row group, unpacked. lerobot writes a group per episode; images in a table take
 0.5 GB in files of its largest size."""
-MAX_GROUP_VALUES = 2**26
-"""Of one column of a row group: a value that repeats takes no bytes. 67 million are 8 values at 10 Hz for 9 days."""
+MAX_GROUP_VALUES = 2**25
+"""Of one column of a row group: a value that repeats takes no bytes. 33 million are 8 values at 10 Hz for 4 days."""
 
 
 @dataclass(frozen=True)
