@@ -52,6 +52,7 @@ WITHOUT_KEY = {
     "imageio_ffmpeg": "imageio-ffmpeg",
     "jax": "jax",
     "json_numpy": "json-numpy",
+    "lz4": "lz4",
     "mcap": "mcap",
     "optax": "optax",
     "orbax": "orbax-checkpoint",
