@@ -36,7 +36,7 @@ def _twins(images: Mapping[str, Sequence[bytes]]) -> Problems:
 
 def _repeated(camera: str, files: Sequence[bytes], positions: NDArray[np.float64], limits: Limits) -> Problems:
     """Files that stay, byte for byte, in steps that move: a camera of half the rate repeats every second one."""
-    moving = np.flatnonzero(np.linalg.norm(np.diff(positions, axis=0), axis=1) > limits.seen_step_m)
+    moving = np.flatnonzero(np.linalg.norm(np.diff(positions, axis=0), axis=1) > limits.seen_step_m).tolist()
     same = sum(files[k] == files[k + 1] for k in moving)
     if same > max(1, limits.max_repeated * len(moving)):
         hangs = same > limits.max_hanging * len(moving)

@@ -21,7 +21,6 @@ from rldg_core.from_msg import NS_PER_S
 from rldg_core.types import Float32, Float64, Step
 from rldg_data.bags.episode_info import ImportedTask
 from rldg_data.bags.recording import write_episode
-from rldg_data.episodes.pixels import pixels
 from rldg_data.foreign.actions import actions_between
 from rldg_data.foreign.cutting import Cutout, at_events, at_gaps, ranges
 from rldg_data.foreign.images import Frames, camera_frames
@@ -120,7 +119,6 @@ def read_foreign(mapping: ForeignMapping, path: Path) -> list[Found]:
         _check(episode, ticks, seen["pose"], actions, mapping)
         images = {name: each.files[begun : begun + len(ticks)] for name, each in frames.items()}
         begun += len(ticks)
-        refuse(pixels(images, np.array(seen["pose"])[:, :3], Limits()), episode.where)
         found.append(Found(steps_of(mapping, episode, ticks, images, seen, actions), repeated, views))
     return found
 

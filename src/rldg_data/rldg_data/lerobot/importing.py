@@ -22,7 +22,6 @@ from rldg_data.bags.episode_info import ImportedTask
 from rldg_data.bags.recording import write_episode
 from rldg_data.episodes.episode import IMAGE_KEY, Episode, Float32
 from rldg_data.episodes.gripper import MIN_SPAN, switching
-from rldg_data.episodes.pixels import pixels
 from rldg_data.episodes.provenance import parts
 from rldg_data.lerobot.names import FeatureNames
 from rldg_data.lerobot.reading import read_dataset
@@ -144,7 +143,6 @@ def to_steps(
     if (np.diff(stamps) <= 0).any():
         raise UserError(f"{where}: stamps do not advance")
     _check(episode, task, where)
-    refuse(pixels(episode.images, episode.state[:, :3].astype(np.float64), Limits()), where)
     refuse(outcome(episode.reward[:-1], bool(metadata["success"])), where)
     object_name = metadata["object"] or task.default_object
     if reason := fault(object_name):
