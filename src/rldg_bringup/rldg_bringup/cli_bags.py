@@ -125,7 +125,7 @@ def repair(
 
 @app.command(name="import")
 def import_(
-    mapping: Annotated[Path, typer.Argument(help="YAML: the topics of image, pose, action (docs/reference/data.md).")],
+    mapping: Annotated[Path, typer.Argument(help="YAML: topics of image, pose, action (docs/how-to/import_data.md).")],
     bags: Annotated[list[Path], typer.Argument(help="rosbag2 bags, MCAP or SQLite.")],
     out: Annotated[Path, typer.Option(help="Folder for the imported bags.")],
     as_json: Json = False,

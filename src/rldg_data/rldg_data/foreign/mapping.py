@@ -148,7 +148,7 @@ class Cut(_Model):
 
 
 class ForeignMapping(_Model):
-    """One bag is one episode, unless `episodes` (ranges of time) or `cut` says otherwise. See docs/reference/data.md.
+    """One bag is one episode, unless `episodes` (ranges of time) or `cut` says otherwise (docs/how-to/import_data.md).
 
     stamps: of the header where a message has one that is set, else (or with `log`, always) the log time;
     max_age_s: how old a pose, wrench, ... may be at a tick, default two periods. max_stamp_offset_s: how much later one
