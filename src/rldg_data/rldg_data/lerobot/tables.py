@@ -19,10 +19,10 @@ from rldg_core.files import check_regular, read_json
 from rldg_data.lerobot.layout import INFO_PATH
 
 MAX_GROUP_BYTES = 2 * 2**30
-"""Of the columns that are read of one row group, unpacked. lerobot writes a group per episode; images in a table take
-0.5 GB in files of its largest size."""
-MAX_GROUP_VALUES = 2**25
-"""Of one column of a row group: a value that repeats takes no bytes. 33 million are 8 values at 10 Hz for 4 days."""
+"""Of one row group, unpacked. lerobot writes a group per episode; images in a table take 0.5 GB in files of its largest
+size."""
+MAX_GROUP_ROWS = 2**22
+"""Of one row group: a value that repeats takes no bytes. 4 million frames are 4 days at 10 Hz."""
 
 
 @dataclass(frozen=True)
@@ -89,7 +89,7 @@ def read_episode_rows(path: Path, wanted: Sequence[str]) -> Iterator[dict[str, A
     for file in files:
         with _parquet(file) as table:
             columns = [n for n in table.schema_arrow.names if any(n == w or n.startswith(w + "/") for w in wanted)]
-            _check_size(file, table.metadata, range(table.num_row_groups), columns)
+            _check_size(file, table.metadata, range(table.num_row_groups))
             for batch in table.iter_batches(batch_size=32, columns=columns):
                 for row in batch.to_pylist():
                     if row.get("episode_index") != number:
@@ -128,7 +128,7 @@ class DataFile:
         )
         if not self._cached or self._cached[0] != groups:
             # Others write many episodes into one row group: it is decoded once, not once per episode.
-            _check_size(self.path, self._metadata, groups, columns)
+            _check_size(self.path, self._metadata, groups)
             with _parquet(self.path, self._metadata) as table:
                 self._cached = groups, table.read_row_groups(list(groups), columns=list(columns))
         before = int(self._ends[groups[0] - 1]) if groups[0] else 0
@@ -149,15 +149,17 @@ def numbers(table: pa.Table, name: str, where: object) -> NDArray[Any]:
         raise UserError(f"{where}: column {name!r}: {error}") from error
 
 
-def _check_size(path: Path, metadata: pq.FileMetaData, groups: Iterable[int], columns: Sequence[str]) -> None:
-    """Refuse a row group whose columns unpack, or decode, to more than fits. Raises UserError naming the file."""
+def _check_size(path: Path, metadata: pq.FileMetaData, groups: Iterable[int]) -> None:
+    """Refuse a row group that unpacks, or decodes, to more than fits. Raises UserError naming the file.
+
+    What a damaged footer says of single columns is left alone: pyarrow ends the process over it.
+    """
     for number in groups:
         group = metadata.row_group(number)
-        held = [group.column(k) for k in range(group.num_columns)]
-        read = [column for column in held if column.path_in_schema.split(".")[0] in columns]
-        unpacked = sum(max(column.total_uncompressed_size, column.total_compressed_size) for column in read)
-        values = max((column.num_values for column in read), default=0)
-        for found, limit, unit in ((unpacked, MAX_GROUP_BYTES, "bytes"), (values, MAX_GROUP_VALUES, "values")):
+        for found, limit, unit in (
+            (group.total_byte_size, MAX_GROUP_BYTES, "bytes"),
+            (group.num_rows, MAX_GROUP_ROWS, "rows"),
+        ):
             if found > limit:
                 said = f"row group {number} unpacks to {found:,} {unit}"
                 raise UserError(f"{path}: {said}, expected at most {limit:,}")
