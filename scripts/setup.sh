@@ -8,7 +8,9 @@
 set -euo pipefail
 unset CDPATH
 
-root=$(cd -- "$(dirname -- "${BASH_SOURCE[0]}")/.." && pwd -P)
+# The x keeps a newline at the end of the path, which $() would cut off.
+root=$(cd -- "$(dirname -- "${BASH_SOURCE[0]}")/.." && pwd -P && echo x)
+root=${root%$'\n'x}
 cd -- "$root"
 venv=$root/.venv
 # Measured, in GB (docs/reference/dependencies.md): what .venv holds, and what pip downloads and keeps beside it meanwhile.
