@@ -95,7 +95,9 @@ def _against_actions(part: _Part, asked: _Floats, moved: _Floats, limits: Limits
                 "another frame, order or sign of the actions, or of the quaternion"
             )
     turned = [_best_cosine(a, m) for a, m in pairs]
-    if _explains(max(turned), max(along), limits) and _is_planar(moved):
+    # The best of all turns is near to anything in a few steps.
+    enough = len(moved) >= 2 * limits.min_motion_steps and _is_planar(moved)
+    if enough and _explains(max(turned), max(along), limits):
         yield (
             f"the arm {part.verb} as its actions ask in other axes (cosine {max(turned):.2f}, in those of the tcp "
             f"{max(along):.2f}): another frame, or another order of the quaternion"

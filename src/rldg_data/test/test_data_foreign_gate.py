@@ -339,7 +339,9 @@ def two_episodes(pause: float, jump_m: float) -> Messages:
     """The second begins `pause` ticks later and elsewhere."""
     messages = good()
     poses, actions = trajectory(0)
-    away = [pose + np.array([jump_m, 0, 0, 0, 0, 0, 0]) for pose in poses[::-1]]
+    away = [poses[-1] + np.array([jump_m, 0, 0, 0, 0, 0, 0])]
+    for action in actions:
+        away.append(compose_delta(away[-1], action * SCALE))
     begin = TICKS - 1 + pause
     for k, pose in enumerate(away):
         ns = at(begin + k)

@@ -143,7 +143,8 @@ def test_statistics_of_openvla_may_lie_in_its_config(tmp_path):
 
 
 def test_several_datasets_are_ambiguous_until_the_manifest_says_which(tmp_path):
-    made = write(tmp_path, {"usb": ENTRY, "vga": {"action": {**ENTRY["action"], "q99": [9.0] * 7, "max": [9.0] * 7}}})
+    high = dict.fromkeys(("q99", "max"), [9.0] * 5 + [0.25, 9.0])
+    made = write(tmp_path, {"usb": ENTRY, "vga": {"action": {**ENTRY["action"], **high}}})
     with pytest.raises(UserError, match=r"statistics of 2 datasets \(usb, vga\).*rldg checkpoint adopt"):
         choose_statistics(tmp_path, None)
     assert choose_statistics(tmp_path, made)[1].need("q99")[0] == np.float32(0.8)
