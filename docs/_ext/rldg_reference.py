@@ -13,12 +13,14 @@ import sys
 from collections.abc import Iterable, Iterator
 from dataclasses import fields
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import typer
 from rosidl_adapter import parser as rosidl
-from sphinx.application import Sphinx
 from typer.cli import get_docs_for_click
+
+if TYPE_CHECKING:
+    from sphinx.application import Sphinx
 
 ROOT = Path(__file__).resolve().parents[2]
 PACKAGES = {
