@@ -31,4 +31,4 @@ bench: setup
 	@source scripts/env.sh && bash scripts/bench.sh
 
 clean:
-	rm -rf .venv .venv-compat .venv-lerobot build install log .pytest_cache .mypy_cache .ruff_cache .hypothesis .import_linter_cache
+	rm -rf .venv .venv-compat .venv-lerobot build install log docs/reference/generated .pytest_cache .mypy_cache .ruff_cache .hypothesis .import_linter_cache
