@@ -4,7 +4,7 @@
 
 Episodes of the simulated cell with an exploring policy and a scripted operator who steps in, recorded as bags by the
 recorder's own code. Every sampled transition is looked up in the recorded episodes. The peers keep what existing
-systems keep (rl.md, defects 1 and 2): one frame per row and a `done` flag instead of an episode link.
+systems keep: one frame per row and a `done` flag instead of an episode link.
 """
 
 from __future__ import annotations
@@ -45,7 +45,7 @@ FEATURES: dict[str, dict[str, Any]] = {"images": {"image_encoder": "small_cnn"},
 
 
 class Segments:
-    """A person who takes over for 5 of every 20 steps (the segments that rl.md's figures are from)."""
+    """A person who takes over for 5 of every 20 steps."""
 
     def __init__(self, operator: ScriptedOperator) -> None:
         self._operator, self._steps = operator, 0

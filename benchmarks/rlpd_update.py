@@ -47,7 +47,7 @@ PEERS = {
     "cpu_s_cnn": {"lerobot": 3.6},
     "inference_p50_ms": {"lerobot": 27.0, "hil_serl": 9.0},
 }
-"""The lower end of each quoted figure (shared/rl.md, "Measured costs")."""
+"""What LeRobot and HIL-SERL need for the same work on one CPU core: the lower end of what was measured."""
 
 
 def cpu_s(run: Callable[[], Any]) -> float:

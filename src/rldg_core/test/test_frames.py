@@ -28,7 +28,7 @@ def same_rotation(a: np.ndarray, b: np.ndarray) -> bool:
 
 
 def test_a_pure_translation_at_0_6_m_does_not_rotate() -> None:
-    """The full adjoint would turn the tool by 0.06 rad per step here (rl.md, defect 4)."""
+    """The full adjoint would turn the tool by 0.06 rad per step here."""
     measured = pose([0.6, 0.0, 0.2], Rotation.from_euler("xyz", [np.pi, 0.1, 0.4]).as_quat())
     target = compose_delta(measured, [0.01, -0.02, 0.015, 0, 0, 0])
     assert same_rotation(measured, target)

@@ -28,6 +28,26 @@ STATISTICS = {
 }
 
 
+@pytest.fixture(scope="session")
+def openvla_golden(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The tiny OpenVLA whose outputs the original classes gave; read only."""
+    from golden_references import write_openvla
+
+    folder = tmp_path_factory.mktemp("golden") / "openvla"
+    write_openvla(folder)
+    return folder
+
+
+@pytest.fixture(scope="session")
+def octo_golden(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The tiny Octo whose outputs the original classes gave; read only."""
+    from golden_references import write_octo
+
+    folder = tmp_path_factory.mktemp("golden") / "octo"
+    write_octo(folder)
+    return folder
+
+
 @pytest.fixture
 def task() -> Task:
     return load_task(TASK_FILE)

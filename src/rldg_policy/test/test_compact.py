@@ -29,7 +29,7 @@ INSTRUCTION = "insert the VGA connector into the port"
 
 @given(st.lists(st.floats(-1.5, 1.5, width=32), min_size=1, max_size=20))
 def test_tokens_are_those_of_openvla(values):
-    """Source: generalists.md: id = 32000 - digitize; decode centers[clip(32000 - id - 1, 0, 254)]."""
+    """Source: OpenVLA: id = 32000 - digitize; decode centers[clip(32000 - id - 1, 0, 254)]."""
     edges = np.linspace(-1, 1, 256)
     ids = 32000 - np.digitize(np.clip(np.array(values), -1, 1), edges)
     assert np.array_equal(31999 - to_bins(values), ids)

@@ -62,7 +62,7 @@ def write(folder: Path, statistics: Any, **manifest: Any) -> Manifest:
 @settings(max_examples=60)
 @given(actions)
 def test_bounds_are_those_of_openvla(values):
-    """Source: generalists.md: clip(2 (x - q01) / (q99 - q01 + 1e-8) - 1, -1, 1) where mask; min == max becomes 0."""
+    """Source: OpenVLA: clip(2 (x - q01) / (q99 - q01 + 1e-8) - 1, -1, 1) where mask; min == max becomes 0."""
     found = STATISTICS.bounds_normalise(values)
     for index, x in enumerate(values):
         low, high = ENTRY["action"]["q01"][index], ENTRY["action"]["q99"][index]
@@ -80,7 +80,7 @@ def test_bounds_are_those_of_openvla(values):
 @settings(max_examples=60)
 @given(actions)
 def test_gaussian_is_that_of_octo(values):
-    """Source: generalists.md: mean/std, the gripper masked."""
+    """Source: Octo: mean/std, the gripper masked."""
     mean, std = np.array(ENTRY["action"]["mean"]), np.array(ENTRY["action"]["std"])
     found = STATISTICS.gaussian_normalise(values)
     np.testing.assert_allclose(found[:5], ((values - mean) / (std + 1e-8))[:5], rtol=1e-5, atol=1e-5)

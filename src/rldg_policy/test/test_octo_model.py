@@ -8,8 +8,8 @@ from functools import partial
 
 import numpy as np
 import pytest
-from golden_references import OCTO_GOLDEN as GOLDEN
-from golden_references import needs_golden
+from golden_references import OCTO_BASE_PARAMS, tensor_shapes
+from golden_references import reference as golden_reference
 
 from rldg_core.configuration import validated
 from rldg_core.errors import UserError
@@ -27,7 +27,7 @@ def image_tokenizer(name: str) -> dict:
 
 
 def octo_base() -> dict:
-    """`model` of Octo-Base 1.5, sizes from generalists.md."""
+    """Return `model` of Octo-Base 1.5."""
     language = {"encoder": "t5-base", "finetune_encoder": False}
     head = {"readout_key": "readout_action", "use_map": False, "action_horizon": 4, "action_dim": 7}
     return {
@@ -64,24 +64,26 @@ def octo_base() -> dict:
     }
 
 
-@needs_golden
-def test_readouts_and_actions_are_those_of_the_original():
+def test_readouts_and_actions_are_those_of_the_original(octo_golden):
     import jax
 
     from rldg_policy.octo.checkpoint import read_checkpoint
     from rldg_policy.octo.model import OctoModule, encode_language, sample_actions
 
-    config = validated(OctoConfig, json.loads((GOLDEN / "config.json").read_text()), "config.json")
-    t5 = validated(T5Config, json.loads((GOLDEN / "tiny-t5" / "config.json").read_text()), "t5")
+    config = validated(OctoConfig, json.loads((octo_golden / "config.json").read_text()), "config.json")
+    t5 = validated(T5Config, json.loads((octo_golden / "tiny-t5" / "config.json").read_text()), "t5")
     module = OctoModule(config.model, t5)
-    params = read_checkpoint(GOLDEN).params
-    reference = np.load(GOLDEN / "reference.npz")
-    observations = {"image_primary": reference["img"], "pad_mask_dict": {"image_primary": np.ones((4, 2), bool)}}
+    params = read_checkpoint(octo_golden).params
+    reference = golden_reference("octo")
+    observations = {
+        "image_primary": reference["image_primary"],
+        "pad_mask_dict": {"image_primary": np.ones((4, 2), bool)},
+    }
     tasks = {
-        "language_instruction": {"input_ids": reference["ids"], "attention_mask": reference["am"]},
+        "language_instruction": {"input_ids": reference["ids"], "attention_mask": reference["attention_mask"]},
         "pad_mask_dict": {"language_instruction": np.ones(4, bool)},
     }
-    seen = np.ones((4, 2), bool)
+    seen = reference["timestep_pad_mask"]
 
     @jax.jit
     def run(params, observations, tasks, seen, key):
@@ -93,11 +95,10 @@ def test_readouts_and_actions_are_those_of_the_original():
     with jax.threefry_partitionable(False):
         readout, task, chunk = run(params, observations, tasks, seen, jax.random.PRNGKey(1))
     assert np.abs(readout - reference["readout"]).max() < 1e-5
-    assert np.abs(task - reference["taskt"]).max() < 1e-5
+    assert np.abs(task - reference["task_tokens"]).max() < 1e-5
     assert np.abs(np.asarray(chunk) * 0.5 + 0.1 - reference["action"]).max() < 1e-3
 
 
-@needs_golden
 def test_parameter_tree_of_octo_base():
     import jax
     import jax.numpy as jnp
@@ -116,9 +117,7 @@ def test_parameter_tree_of_octo_base():
         jax.ShapeDtypeStruct((1, 2), jnp.bool_),
     )["params"]
     flat = {name: value.shape for name, value in flatten_dict(shapes, sep="/").items()}
-    lines = (GOLDEN / "octo_base_params.txt").read_text().splitlines()
-    listed = dict(re.fullmatch(r"(\S+) \((.*)\)", line).groups() for line in lines if line)
-    assert flat == {name: tuple(int(n) for n in shape.split(",") if n.strip()) for name, shape in listed.items()}
+    assert flat == tensor_shapes(OCTO_BASE_PARAMS)
     count = sum(int(np.prod(shape)) for name, shape in flat.items() if "hf_model" not in name)
     assert 92.7e6 < count < 92.9e6
 

@@ -10,8 +10,6 @@ from pathlib import Path
 import jax
 import numpy as np
 import pytest
-from golden_references import OCTO_GOLDEN as GOLDEN
-from golden_references import needs_golden
 from octo_samples import SMALLEST
 
 from rldg_core.errors import UserError
@@ -171,11 +169,10 @@ def test_other_action_dimensions_are_refused(tmp_path, task):
         OctoPolicy(None, task)
 
 
-@needs_golden
-def test_actions_of_another_scale_are_refused(task):
+def test_actions_of_another_scale_are_refused(task, octo_golden):
     """The golden checkpoint's statistics reach from -1 to 1: metres, if they were believed."""
     with pytest.raises(UserError, match=r"made for actions up to 1\.0000 m per step"):
-        OctoPolicy(GOLDEN, task)
+        OctoPolicy(octo_golden, task)
 
 
 def test_which_camera_goes_where(task):

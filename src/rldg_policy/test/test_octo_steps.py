@@ -14,7 +14,7 @@ import numpy as np
 import octo_train_samples
 import optax
 import pytest
-from golden_references import OCTO_GOLDEN, needs_golden
+from golden_references import OCTO_BASE_PARAMS, tensor_shapes
 from octo_train_samples import CONFIG
 from pydantic import ValidationError
 
@@ -52,13 +52,9 @@ def train_modes():
     return ("full", "head_only", "head_mlp_only")
 
 
-@needs_golden
 def test_octo_base_in_rldgs_variant_trains_all_but_t5():
-    flat = {}
-    for line in (OCTO_GOLDEN / "octo_base_params.txt").read_text().splitlines():
-        path, _, shape = line.partition(" (")
-        sizes = [int(part) for part in shape.rstrip(")").split(",") if part.strip()]
-        flat[path.replace("/", ".")] = np.broadcast_to(np.float32(0), sizes)
+    shapes = tensor_shapes(OCTO_BASE_PARAMS)
+    flat = {path.replace("/", "."): np.broadcast_to(np.float32(0), shape) for path, shape in shapes.items()}
     from rldg_policy.octo.random import upstream_config
     from rldg_policy.octo.variant import rldg_variant
 

@@ -15,7 +15,6 @@ import numpy as np
 import octo_killed_training
 import octo_train_samples
 import pytest
-from golden_references import OCTO_GOLDEN, needs_golden
 from octo_train_samples import CONFIG, SEED, SIZE
 from safetensors import safe_open
 
@@ -253,9 +252,8 @@ def test_actions_of_another_dimension_are_refused(dataset, tmp_path):
         train.starting_point(tmp_path / "base", CONFIG)
 
 
-@needs_golden
-def test_the_golden_checkpoint_can_be_fine_tuned():
-    start = train.starting_point(OCTO_GOLDEN, OctoTrainConfig())
+def test_the_golden_checkpoint_can_be_fine_tuned(octo_golden):
+    start = train.starting_point(octo_golden, OctoTrainConfig())
     assert start.window == 1 and start.image_sizes == {"image_primary": 128}
     learning, frozen = partition(start.params, OctoTrainConfig().patterns)
     assert all(".hf_model." in path for path in frozen) and learning

@@ -7,8 +7,6 @@ import json
 import numpy as np
 import pytest
 import torch
-from golden_references import OPENVLA_GOLDEN as GOLDEN
-from golden_references import needs_golden
 from openvla_samples import copy_without, replace_file
 from safetensors.torch import load_file, save, save_file
 
@@ -54,9 +52,8 @@ def test_writes_upstreams_layout(written):
     assert len(load_file(written / "model.safetensors")) == 159
 
 
-@needs_golden
-def test_config_json_has_every_field_of_upstreams(written):
-    ours, upstream = (json.loads((folder / "config.json").read_text()) for folder in (written, GOLDEN))
+def test_config_json_has_every_field_of_upstreams(written, openvla_golden):
+    ours, upstream = (json.loads((folder / "config.json").read_text()) for folder in (written, openvla_golden))
     assert set(upstream) - set(ours) == {"transformers_version"}
     differing = {key for key in upstream if key in ours and ours[key] != upstream[key]}
     assert differing == {"norm_stats", "text_config"}
@@ -90,9 +87,8 @@ def test_random_weights_depend_on_the_seed_alone(written, tmp_path):
         assert same is equal
 
 
-@needs_golden
-def test_the_golden_folder_is_read_as_it_is():
-    model = read_model(GOLDEN)
+def test_the_golden_folder_is_read_as_it_is(openvla_golden):
+    model = read_model(openvla_golden)
     assert model.config == OpenVLAConfig.tiny()
     assert not model.training
     assert next(model.parameters()).device.type == "cpu"

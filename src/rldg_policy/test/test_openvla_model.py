@@ -7,8 +7,8 @@ import json
 import numpy as np
 import pytest
 import torch
-from golden_references import OPENVLA_GOLDEN as GOLDEN
-from golden_references import needs_golden
+from golden_references import OPENVLA_7B_TENSORS, tensor_shapes
+from golden_references import reference as golden_reference
 from safetensors.torch import load_file
 from torch import nn
 from torch.utils._python_dispatch import TorchDispatchMode
@@ -32,13 +32,13 @@ torch.set_num_threads(1)
 
 @pytest.fixture(scope="module")
 def reference():
-    return np.load(GOLDEN / "reference.npz")
+    return golden_reference("openvla")
 
 
-@pytest.fixture(scope="module")
-def golden() -> OpenVLA:
-    tensors = load_file(GOLDEN / "model.safetensors")
-    values = json.loads((GOLDEN / "config.json").read_text())
+@pytest.fixture
+def golden(openvla_golden) -> OpenVLA:
+    tensors = load_file(openvla_golden / "model.safetensors")
+    values = json.loads((openvla_golden / "config.json").read_text())
     config = OpenVLAConfig.read(values, {k: tuple(v.shape) for k, v in tensors.items()}, "golden")
     model = empty_model(config)
     model.load_state_dict(tensors, assign=True)
@@ -61,23 +61,17 @@ def image() -> torch.Tensor:
     return torch.randn(1, 6, 224, 224, generator=torch.Generator().manual_seed(1))
 
 
-@needs_golden
 def test_the_7b_has_exactly_the_tensors_of_upstream():
-    expected = (GOLDEN / "openvla_7b_state_dict.txt").read_text().splitlines()
     model = empty_model(OpenVLAConfig.seven_b())
-    assert sorted(f"{name} {tuple(t.shape)}" for name, t in model.state_dict().items()) == sorted(
-        filter(None, expected)
-    )
+    assert {name: tuple(t.shape) for name, t in model.state_dict().items()} == tensor_shapes(OPENVLA_7B_TENSORS)
     assert len(model.state_dict()) == 982
     assert parameter_count(model) == 7_541_237_184
 
 
-@needs_golden
 def test_golden_configuration_is_the_tiny_one(golden):
     assert golden.config == OpenVLAConfig.tiny()
 
 
-@needs_golden
 @torch.inference_mode()
 def test_vision_features_and_logits_equal_the_reference(golden, reference):
     pixels, ids = torch.from_numpy(reference["pixel_values"]), torch.from_numpy(reference["input_ids"])
@@ -86,11 +80,12 @@ def test_vision_features_and_logits_equal_the_reference(golden, reference):
     np.testing.assert_allclose(features.numpy(), reference["vision_features"], rtol=1e-6, atol=1e-5)
     logits = golden(ids, pixels).logits
     assert logits.shape == (1, 276, 32064)
-    np.testing.assert_allclose(logits[:, -24:].numpy(), reference["logits_last"], rtol=1e-6, atol=1e-5)
+    last = logits[:, -24:].numpy()
+    np.testing.assert_allclose(last[..., ::16], reference["logits"], rtol=1e-6, atol=1e-5)
+    np.testing.assert_allclose(last[..., 31744:32000], reference["action_logits"], rtol=1e-6, atol=1e-5)
 
 
-@needs_golden
-def test_action_equals_the_reference(golden, reference):
+def test_action_equals_the_reference(golden, reference, openvla_golden):
     """The reference's ids lack the 29871 that upstream's predict_action appends."""
     assert reference["input_ids"][0, -1] != SPACE
     ids = torch.from_numpy(inference_ids(reference["input_ids"][0].tolist())[None])
@@ -98,9 +93,22 @@ def test_action_equals_the_reference(golden, reference):
     normalised = action_values(ar_tokens(golden, ids, torch.from_numpy(reference["pixel_values"])).numpy())
     with pytest.raises(ValueError, match=r"the model answers with token \d+, which is no action token"):
         decode_ar(golden, ids, torch.from_numpy(reference["pixel_values"]), None)
-    key, statistics = choose_statistics(GOLDEN, None)
+    key, statistics = choose_statistics(openvla_golden, None)
     assert key == "rldg_demo"
     np.testing.assert_allclose(statistics.bounds_denormalise(normalised)[0], reference["action"], rtol=0, atol=1e-6)
+
+
+def test_action_of_a_model_that_answers_with_actions_equals_the_reference(golden, reference, openvla_golden):
+    """As in the reference, the rows of every other id in lm_head are zero."""
+    with torch.no_grad():
+        golden.language_model.lm_head.weight[:31744] = 0.0
+        golden.language_model.lm_head.weight[32000:] = 0.0
+    ids = torch.from_numpy(inference_ids(reference["input_ids"][0].tolist())[None])
+    pixels = torch.from_numpy(reference["pixel_values"])
+    assert ar_tokens(golden, ids, pixels)[0].tolist() == reference["action_ids"].tolist()
+    _, statistics = choose_statistics(openvla_golden, None)
+    denormalised = statistics.bounds_denormalise(decode_ar(golden, ids, pixels, None))
+    np.testing.assert_allclose(denormalised[0], reference["action_of_ids"], rtol=0, atol=1e-6)
 
 
 def ids_of(count: int) -> np.ndarray:

@@ -1,7 +1,7 @@
 """Architecture of an OpenVLA: what config.json says, and what only the shapes of the weights say.
 
 Upstream's config.json names its vision towers (timm's identifiers) without their sizes, and leaves out whatever of
-the language model equals transformers' defaults, which are those of Llama-2-7B (generalists.md, OpenVLA).
+the language model equals transformers' defaults, which are those of Llama-2-7B.
 """
 
 from __future__ import annotations

@@ -27,7 +27,7 @@ TARGETS = (
 )
 """Modules that get an adapter: those of upstream's published fine-tunes (vla-scripts/finetune.py, peft 0.11)."""
 PARAMETERS_7B = 110_828_288
-"""Of rank 32 on OpenVLA-7B (generalists.md)."""
+"""Of rank 32 on OpenVLA-7B."""
 
 _ADAPTER = "default"
 _WRAPPED = ".base_layer"
