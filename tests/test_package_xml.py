@@ -70,6 +70,9 @@ NOT_RELEASED = {"franka_msgs": "franka_ros2"}
 """Import name -> repository in franka.repos: not in the distribution, so rosdep would refuse the key. Imported only
 where the mode `franka` needs it."""
 
+OTHER_ENVIRONMENT = {"make_octo.py", "make_openvla.py"}
+"""Scripts that make the golden references with the original classes, in environments of their own."""
+
 
 def imports(files: Iterable[Path]) -> set[str]:
     """Return the top-level names that the files import, without those of the standard library."""
@@ -85,10 +88,11 @@ def imports(files: Iterable[Path]) -> set[str]:
 
 def needed(package: Path) -> tuple[set[str], set[str]]:
     """Return the keys that package.xml must name for the sources, and for the tests beyond them."""
-    helpers = {path.stem for path in (package / "test").rglob("*.py")} | {package.name}
+    scripts = [path for path in (package / "test").rglob("*.py") if path.name not in OTHER_ENVIRONMENT]
+    helpers = {name for path in scripts for name in (path.stem, path.parent.name)} | {package.name}
     helpers |= {path.stem for path in ROOT.glob("src/*/test/*.py")}
     sources = imports((package / package.name).rglob("*.py")) - {package.name}
-    tests = imports((package / "test").rglob("*.py")) - helpers - sources
+    tests = imports(scripts) - helpers - sources
     if package.name == "rldg_bringup":  # installs the launch files at the top
         sources |= imports((ROOT / "launch").glob("*.py")) - {package.name}
     return keys(sources), keys(tests)
