@@ -17,6 +17,7 @@ myst_heading_anchors = 3
 # Heads of modules are plain text; types are shown once, in the signature.
 autodoc_typehints = "signature"
 autodoc_preserve_defaults = True
+autodoc_type_aliases = {"ArrayLike": "ArrayLike", "Array": "Array"}  # numpy's union is seven lines long
 autodoc_default_options = {"members": True, "member-order": "bysource"}
 autodoc_mock_imports = ["launch", "launch_ros"]  # not on PyPI; every ROS installation has them
 

@@ -69,7 +69,8 @@ def test_every_public_module_is_in_the_api_and_no_node_is(reference: ModuleType)
 @pytest.mark.parametrize(
     ("text", "expected"),
     [
-        ("Return `x`, an *array* of a|b_.", r"Return  ``x``\ , an \*array\* of a\|b\_."),
+        ("Return `x`, an *array* of a|b_.", r"Return ``x``, an \*array\* of a\|b\_."),
+        ("`a`s and (`b`) is un`c`.", r"``a``\ s and (``b``) is un\ ``c``."),
         ("One\n    line.", "One line."),
         ("* one\n  goes on\n* two", "* one goes on\n\n* two"),
         ("Text:\n\n    code `x`", "Text:\n\n::\n\n    code `x`"),

@@ -201,10 +201,17 @@ _SPAN = re.compile(r"(`+[^`]*`+)")
 def _as_rst(text: str) -> str:
     """Escape what is markup to reStructuredText and nothing to the authors; `code` becomes ``code``."""
     parts = _SPAN.split(text)
+    result = ""
     for i, part in enumerate(parts):
         code = part.strip("`").strip()
-        parts[i] = f" ``{code}``\\ " if i % 2 and code else re.sub(r"([\\*_|`])", r"\\\1", part)
-    return re.sub(r"(?<=\S) {2,}", " ", "".join(parts)).strip()
+        if i % 2 and code:
+            # Inline markup must be set off from letters; an escaped blank does it and is not printed.
+            before = "\\ " if re.search(r"[^\s([{<'\"/:-]$", result) else ""
+            after = "\\ " if re.match(r"[^\s)\]}>'\"/:.,;!?-]", parts[i + 1]) else ""
+            result += f"{before}``{code}``{after}"
+        else:
+            result += re.sub(r"([\\*_|`])", r"\\\1", part)
+    return re.sub(r"(?<=\S) {2,}", " ", result).strip()
 
 
 def plain_text_docstring(*arguments: Any) -> None:
