@@ -34,5 +34,12 @@ setup(
             "octo = rldg_policy.octo.policy:OctoPolicy",
             "openvla = rldg_policy.openvla.policy:OpenVLAPolicy",
         ],
+        "rldg.policy_checks": [
+            "hold = rldg_policy.checkpoint.early:no_checkpoint",
+            "scripted = rldg_policy.checkpoint.early:no_checkpoint",
+            "compact = rldg_policy.checkpoint.early:check_generalist",
+            "octo = rldg_policy.checkpoint.early:check_generalist",
+            "openvla = rldg_policy.checkpoint.early:check_generalist",
+        ],
     },
 )

@@ -26,5 +26,8 @@ setup(
         "rldg.policies": [
             "specialist = rldg_rl.specialist:SpecialistPolicy",
         ],
+        "rldg.policy_checks": [
+            "specialist = rldg_rl.specialist_files:check_before_start",
+        ],
     },
 )

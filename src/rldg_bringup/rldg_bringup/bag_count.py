@@ -4,53 +4,54 @@ from __future__ import annotations
 
 import time
 from collections.abc import Sequence
-from dataclasses import dataclass
 from pathlib import Path
-
-from diagnostic_msgs.msg import DiagnosticArray
 
 from rldg_bringup.client import Episodes, StackClient
 from rldg_bringup.runner import StackProcess, last_line
 from rldg_core.errors import UserError, one_line
 from rldg_data.bags.reading import episode_info, find_bags
+from rldg_msgs.msg import RecorderStatus
+from rldg_ros import qos
 
 BAG_TIMEOUT_S = 20.0
 """From the end of an episode until its bag is closed: the last chunk is compressed, everything synced to the disk."""
-DIAGNOSTICS_TIMEOUT_S = 5.0
-"""The recorder reports every second."""
+STATUS_TIMEOUT_S = 5.0
+"""The recorder reports each bag when it is closed."""
 DISCOVERY_S = 3.0
 """From the start of this process until the nodes of a running stack are in its graph."""
 POLL_S = 0.02
 
 
-@dataclass(frozen=True)
-class RecorderState:
-    """Of `rldg_data.bags.recording.Counters`. lost: episodes that were dropped or failed."""
-
-    lost: int = 0
-    last_error: str = ""
-    newest_episode: str = ""
-
-
 class RecorderWatch:
-    """What the recorder in the client's namespace says of itself. first, state: None until it was heard."""
+    """What the recorder in the client's namespace says of itself. first, newest: None until it was heard."""
 
     def __init__(self, client: StackClient) -> None:
-        self.first: RecorderState | None = None
-        self.state: RecorderState | None = None
-        self._name = f"{client.node.get_namespace().rstrip('/')}/recorder"
-        client.node.create_subscription(DiagnosticArray, "/diagnostics", self._on_diagnostics, 10)
+        self.first: RecorderStatus | None = None
+        self.newest: RecorderStatus | None = None
+        client.node.create_subscription(RecorderStatus, "recorder_status", self._on_status, qos.LATCHED)
 
-    def _on_diagnostics(self, message: DiagnosticArray) -> None:
-        for status in message.status:
-            if status.name == self._name:
-                values = {value.key: value.value for value in status.values}
-                try:
-                    lost = int(values["failed"]) + int(values["dropped"])
-                    self.state = RecorderState(lost, values["last_error"], values["newest_episode"])
-                except (KeyError, ValueError) as error:
-                    raise UserError(f"recorder: no {error} in its report on /diagnostics: another version?") from error
-                self.first = self.first or self.state
+    def _on_status(self, message: RecorderStatus) -> None:
+        self.first = self.first or message
+        self.newest = message
+
+    @property
+    def lost(self) -> int:
+        """Episodes that the recorder has lost since it was first heard."""
+        return _lost(self.newest) - _lost(self.first)
+
+    @property
+    def newest_episode(self) -> str:
+        """Of the newest closed bag; "" before the first."""
+        return self.newest.newest_episode if self.newest else ""
+
+    @property
+    def last_error(self) -> str:
+        """Of the newest episode lost; "" when there is none."""
+        return self.newest.last_error if self.newest else ""
+
+
+def _lost(status: RecorderStatus | None) -> int:
+    return status.failed + status.dropped if status else 0
 
 
 class BagCount:
@@ -81,10 +82,9 @@ class BagCount:
         deadline = time.monotonic() + timeout_s
         while missing := self.missing(outcome.episode_ids):
             self._process.check()
-            state = self._watch.state
-            if time.monotonic() > deadline or (state and state.lost):
+            if time.monotonic() > deadline or _lost(self._watch.newest):
                 log = self._process.log_dir / "recorder.log"
-                reason = state.last_error if state and state.last_error else last_line(log)
+                reason = self._watch.last_error or last_line(log)
                 raise UserError(
                     f"{self._bag_dir}: {len(missing)} of {len(outcome.episode_ids)} episodes have no bag, first "
                     f"{missing[0]!r}: recorder: {reason} (log: {log})"
@@ -101,7 +101,7 @@ class RunningRecorder:
 
     def _is_there(self) -> bool:
         node = self._client.node
-        return self._watch.state is not None or (
+        return self._watch.newest is not None or (
             ("recorder", node.get_namespace()) in node.get_node_names_and_namespaces()
         )
 
@@ -116,13 +116,12 @@ class RunningRecorder:
         if not outcome.episode_ids or not self._is_there():
             return
         newest = outcome.episode_ids[-1]
-        deadline = time.monotonic() + DIAGNOSTICS_TIMEOUT_S
+        deadline = time.monotonic() + STATUS_TIMEOUT_S
         while True:
-            first, state = self._watch.first or RecorderState(), self._watch.state or RecorderState()
-            late = time.monotonic() > deadline
-            if state.lost > first.lost or (late and state.newest_episode != one_line(newest)):
-                reason = state.last_error or "no report of it on /diagnostics"
+            written = self._watch.newest_episode == one_line(newest)
+            if self._watch.lost or (time.monotonic() > deadline and not written):
+                reason = self._watch.last_error or "no report of it on recorder_status"
                 raise UserError(f"recorder: no bag of every episode, the newest is {newest!r}: {reason}")
-            if state.newest_episode == one_line(newest):
+            if written:
                 return
             self._client.spin(POLL_S)

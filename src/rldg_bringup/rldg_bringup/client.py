@@ -16,15 +16,16 @@ from rclpy.signals import SignalHandlerOptions
 from rclpy.task import Future
 
 from rldg_core.errors import StalledError, UserError
+from rldg_core.leftovers import stack_key, stack_started_s
 from rldg_core.network import prepare_network
 from rldg_msgs.action import RunEpisodes
-from rldg_msgs.msg import LearnerStatus, PolicyStatus
+from rldg_msgs.msg import GateStatus, LearnerStatus, PolicyStatus
 from rldg_msgs.srv import ActivatePolicy, Hold, LabelEpisode, ListPolicies, LoadPolicy, UnloadPolicy
 from rldg_ros import qos
 from rldg_ros.vendors import Changes, PolledTopics, vendor_topic
 
 RUNNING_TIMEOUT_S = 8.0
-"""Patience with a stack that should be running already."""
+"""Patience with a stack that should be running already; one that starts has READY_TIMEOUT_S from its start."""
 
 READY_TIMEOUT_S = 60.0
 """Starting nine Python processes on two busy cores takes up to about 20 s."""
@@ -92,10 +93,12 @@ class StackClient:
         self._episodes = ActionClient(self.node, RunEpisodes, "run_episodes")
         self.policy_status: PolicyStatus | None = None
         self.learner_status: LearnerStatus | None = None
+        self.gate_status: GateStatus | None = None
         self._silent_s: dict[str, float] = {}
         self._looked_s = 0.0
         self.node.create_subscription(PolicyStatus, "policy_status", self._on_policy, qos.LATCHED)
         self.node.create_subscription(LearnerStatus, "learner_status", self._on_learner, qos.LATCHED)
+        self.node.create_subscription(GateStatus, "gate_status", self._on_gate, qos.LATCHED)
         if check is None:
             self.node.create_subscription(DiagnosticArray, "/diagnostics", self._on_diagnostics, 10)
 
@@ -105,6 +108,9 @@ class StackClient:
 
     def _on_learner(self, message: LearnerStatus) -> None:
         self.learner_status = message
+
+    def _on_gate(self, message: GateStatus) -> None:
+        self.gate_status = message
 
     def listen_to_driver(
         self, kind: type[Any], topic: str, on_change: Callable[[Any], None], on_same: Callable[[], None]
@@ -147,6 +153,7 @@ class StackClient:
     ) -> None:
         """Spin until `condition`; UserError naming `what` after `timeout_s`, or when the stack dies.
 
+        A stack of somebody else that has started less than READY_TIMEOUT_S ago is waited for until then.
         server: the node that owes the answer, which must be in the graph already; in a stack of somebody else its
         end, or no report of it for `heartbeat_s`, is a UserError.
         """
@@ -160,9 +167,20 @@ class StackClient:
             elif server and now_s - self._looked_s > LOOK_S:
                 self._looked_s = now_s
                 self._check_server(server, what, heartbeat_s)
-            if now_s - started_s > timeout_s:
-                raise UserError(f"{what}: no answer within {timeout_s:.0f} s; is the stack running?")
+            if now_s - started_s > timeout_s and not self._starts():
+                raise UserError(f"{what}: no answer within {now_s - started_s:.0f} s; is the stack running?")
             self._spin_once(0.1)
+
+    def _starts(self) -> bool:
+        """Whether a process of this machine that lives has started the stack of somebody else a short while ago.
+
+        Not by the graph: it remembers killed nodes for the DDS lease of 20 s.
+        """
+        if self._check:
+            return False
+        key = stack_key(self.node.context.get_domain_id(), self.node.get_namespace())
+        started_s = stack_started_s(key)
+        return started_s is not None and time.time() - started_s < READY_TIMEOUT_S
 
     def _check_server(self, server: str, what: str, heartbeat_s: float) -> None:
         namespace = self.node.get_namespace()
@@ -320,7 +338,8 @@ class StackClient:
                 cancelled = True
             if time.monotonic() - progressed_s > STALL_TIMEOUT_S:
                 reason = self.policy_status.last_error if self.policy_status else ""
-                raise StalledError(f"no episode ended for {STALL_TIMEOUT_S:.0f} s; policy: {reason or None}")
+                latched = f"; gate: {self.gate_status.reason}" if self.gate_status and self.gate_status.reason else ""
+                raise StalledError(f"no episode ended for {STALL_TIMEOUT_S:.0f} s; policy: {reason or None}{latched}")
             return bool(result.done())
 
         try:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import atexit
 import os
 import shutil
 import sys
@@ -31,6 +32,8 @@ try:
         check_argument_names,
     )
     from rldg_core.errors import UserError
+    from rldg_core.leftovers import ScratchFolder, remove_leftovers, stack_key
+    from rldg_core.network import domain_id
     from rldg_ros.runner import LAUNCHER_PID
 except ModuleNotFoundError as error:
     # `ros2` runs the system's Python, which finds what .venv holds through scripts/env.sh alone.
@@ -66,6 +69,11 @@ def launch_description(file_name: str, declare: Callable[[StackArguments, Path],
         values = {f.name: LaunchConfiguration(f.name).perform(context) for f in fields(StackArguments)}
         arguments = arguments_from_text(values)
         stack = declare(arguments, Path(get_package_share_directory("rldg_bringup")))
+        remove_leftovers()
+        if stack.namespace:
+            # Until this process ends, clients see that the stack starts.
+            scratch = ScratchFolder(stack_key(domain_id(), stack.namespace))
+            atexit.register(scratch.cleanup)
         return [*map(_include, stack.includes), *(a for n in stack.nodes for a in _node(n, arguments))]
 
     return LaunchDescription([*declared, OpaqueFunction(function=start)])

@@ -23,7 +23,8 @@ from ament_index_python.packages import PackageNotFoundError, get_package_prefix
 from rldg_bringup.stack import IncludeSpec, NodeSpec, Stack
 from rldg_core.errors import UserError
 from rldg_core.files import open_regular
-from rldg_core.leftovers import ScratchFolder, remove_leftovers
+from rldg_core.leftovers import ScratchFolder, remove_leftovers, stack_key
+from rldg_core.network import domain_id
 from rldg_ros.runner import LAUNCHER_PID
 
 GATE_TIMEOUT_S = 3.0
@@ -60,7 +61,7 @@ class StackProcess:
         self.log_dir = log_dir
         log_dir.mkdir(parents=True, exist_ok=True)
         remove_leftovers()
-        self._scratch = ScratchFolder()
+        self._scratch = ScratchFolder(stack_key(domain_id(), stack.namespace) if stack.namespace else "")
         self._nodes: list[RunningNode] = []
         try:
             for include in stack.includes:

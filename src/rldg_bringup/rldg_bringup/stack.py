@@ -12,10 +12,18 @@ from dataclasses import dataclass, field, fields
 from pathlib import Path
 from typing import Any
 
+from rldg_bringup.artifacts import (
+    check_classifier,
+    check_learner_config,
+    check_output_folder,
+    check_params_file,
+    check_policy,
+)
 from rldg_bringup.franka import Arm, controllers_yaml
-from rldg_core.errors import UserError, one_line
+from rldg_core.errors import UserError, quoted
 from rldg_core.files import read_text
 from rldg_core.limits import check_name, check_value
+from rldg_core.seeding import MAX_SEED
 from rldg_core.task import Task, at_rate, find_task
 from rldg_data.bags.mcap_file import PRESETS
 from rldg_data.bags.resuming import ResumePoint, resume_point
@@ -64,6 +72,11 @@ class Stack:
     nodes: tuple[NodeSpec, ...]
     includes: tuple[IncludeSpec, ...]
 
+    @property
+    def namespace(self) -> str:
+        """Of our nodes; "" in a stack of drivers alone."""
+        return next((n.namespace for n in self.nodes if n.name == "gate"), "")
+
     def node(self, name: str) -> NodeSpec:
         """Find a node by name; KeyError when the stack has none."""
         return {n.name: n for n in self.nodes}[name]
@@ -86,7 +99,6 @@ TOPIC = r"/?[A-Za-z_][A-Za-z0-9_]*(/[A-Za-z_][A-Za-z0-9_]*)*"
 """Name of a topic or namespace, absolute or relative."""
 WORD = r"[A-Za-z][A-Za-z0-9_]*"
 HOST = r"[A-Za-z0-9]([A-Za-z0-9.:-]*[A-Za-z0-9])?"
-MAX_SEED = 2**63 - 1
 
 
 def _topic(default: str, help_text: str) -> Any:
@@ -193,7 +205,7 @@ def arguments_from_pairs(texts: Sequence[str]) -> StackArguments:
     """Build StackArguments from a command line of `name:=value`. Raises UserError for anything else in it."""
     for text in texts:
         if ":=" not in text:
-            raise UserError(f"argument {one_line(text, 80)!r}: expected name:=value")
+            raise UserError(f"argument {quoted(text)}: expected name:=value")
     check_argument_names(text.partition(":=")[0] for text in texts)
     return arguments_from_text(dict(text.split(":=", 1) for text in texts))
 
@@ -212,18 +224,18 @@ def check_argument_names(names: Iterable[str]) -> None:
 def _parse(name: str, text: str, default: Any) -> Any:
     if isinstance(default, bool):
         if text.lower() not in ("true", "false"):
-            raise UserError(f"argument {name}: expected true or false, got {one_line(text, 80)!r}")
+            raise UserError(f"argument {name}: expected true or false, got {quoted(text)}")
         return text.lower() == "true"
     if isinstance(default, int):
         try:
             return int(text)
         except ValueError:
-            raise UserError(f"argument {name}: expected an integer, got {one_line(text, 80)!r}") from None
+            raise UserError(f"argument {name}: expected an integer, got {quoted(text)}") from None
     if isinstance(default, float):
         try:
             return float(text)
         except ValueError:
-            raise UserError(f"argument {name}: expected a number, got {one_line(text, 80)!r}") from None
+            raise UserError(f"argument {name}: expected a number, got {quoted(text)}") from None
     return text
 
 
@@ -351,7 +363,7 @@ def insertion_stack(arguments: StackArguments, share: Path) -> Stack:
             http_port=a.http_port,
             live_weights=a.learner,
             # Importing torch or jax while ticks are due would miss some; in lock-step nothing can be missed.
-            preload=[""] if a.lockstep else [name.strip() for name in a.preload.split(",")],
+            preload=[""] if a.lockstep else _names(a.preload) or [""],
             autostart=a.autostart,
         )
     )
@@ -391,10 +403,14 @@ def insertion_stack(arguments: StackArguments, share: Path) -> Stack:
     return Stack(task, tuple(nodes), tuple(includes))
 
 
+def _names(listed: str) -> list[str]:
+    """Names of a list that is separated by commas."""
+    return [name.strip() for name in listed.split(",") if name.strip()]
+
+
 def _raw_topics(listed: str, vendor: list[str], absolute: Callable[[str], str]) -> list[str]:
     """Full names, each once; [""] for none, since an empty list has no type as a parameter."""
-    names = [name.strip() for name in listed.split(",") if name.strip()]
-    topics = [topic for name in names for topic in (vendor if name == "vendor" else [absolute(name)])]
+    topics = [topic for name in _names(listed) for topic in (vendor if name == "vendor" else [absolute(name)])]
     return list(dict.fromkeys(topics)) or [""]
 
 
@@ -421,6 +437,8 @@ def _check(a: StackArguments) -> None:
         path = getattr(a, name)
         if path and not Path(path).is_dir():
             raise UserError(f"argument {name}: no folder {path}")
+    if a.params_file:
+        check_params_file(Path(a.params_file))
     if a.record and not a.bag_dir:
         raise UserError("argument bag_dir: must not be empty (record:=true)")
 
@@ -432,7 +450,7 @@ def _check_limits(a: StackArguments) -> None:
         check_value(f"argument {f.name}", value, **f.metadata["limits"])
         if f.metadata["pattern"] and not re.fullmatch(f.metadata["pattern"], value):
             expected = f"a name like {f.default}" if f.default else f.metadata["help"]
-            raise UserError(f"argument {f.name}: expected {expected}, got {one_line(value, 80)!r}")
+            raise UserError(f"argument {f.name}: expected {expected}, got {quoted(value)}")
 
 
 def _check_task(a: StackArguments, task: Task) -> None:
@@ -454,6 +472,24 @@ def _check_task(a: StackArguments, task: Task) -> None:
         raise UserError(f"argument classifier: task {task.name} takes its reward from one; give its folder")
     if a.classifier and not (Path(a.classifier) / "config.json").is_file():
         raise UserError(f"argument classifier: no classifier in {a.classifier}")
+    _check_artifacts(a, task)
+
+
+def _check_artifacts(a: StackArguments, task: Task) -> None:
+    check_policy(a.policy, a.checkpoint, _names(a.preload), task)
+    if a.classifier:
+        check_classifier(Path(a.classifier), task)
+    if a.learner_config:
+        check_learner_config(Path(a.learner_config), task)
+    for name in ("bag_dir", "run_dir", "watch_dir"):
+        if getattr(a, name):
+            check_output_folder(name, Path(getattr(a, name)))
+    for name in _names(a.record_topics):
+        if not re.fullmatch(TOPIC, name):
+            raise UserError(
+                f"argument record_topics: {quoted(name)} is no name of a topic: separate them by commas, as in "
+                "camera/depth,/tf"
+            )
 
 
 def robot_stack(arguments: StackArguments, share: Path) -> Stack:

@@ -1,7 +1,11 @@
 """The declaration of the stacks: arguments, topics, and that it equals what is installed."""
 
+import json
+import subprocess
+import sys
 from contextlib import suppress
 from dataclasses import Field, fields
+from importlib.metadata import EntryPoint
 from pathlib import Path
 from typing import Any
 
@@ -20,6 +24,7 @@ from rldg_bringup.stack import (
     robot_stack,
 )
 from rldg_core.errors import UserError
+from rldg_core.files import sha256_hex
 from rldg_core.task import load_task
 
 SHARE = Path(get_package_share_directory("rldg_bringup"))
@@ -72,7 +77,7 @@ def test_the_arguments_that_users_know_exist() -> None:
         ({"http_port": "-1"}, "argument http_port: expected 0 to 65535, got -1"),
         ({"http_port": "70000"}, "argument http_port: expected 0 to 65535, got 70000"),
         ({"record_split_s": "-1"}, "argument record_split_s: expected 0 to 1000000, got -1"),
-        ({"seed": "-1"}, "argument seed: expected 0 to 9223372036854775807, got -1"),
+        ({"seed": "-1"}, "argument seed: expected 0 to 4294967295, got -1"),
         ({"patience_s": "inf"}, "argument patience_s: expected a finite number, got inf"),
         ({"chance_decay": "1.5"}, "argument chance_decay: expected 0.0 to 1.0, got 1.5"),
         ({"robot_ip": "172.16.0.2; reboot"}, "argument robot_ip: expected a name like 172.16.0.2, got"),
@@ -80,6 +85,22 @@ def test_the_arguments_that_users_know_exist() -> None:
         ({"namespace": "robot 1"}, "argument namespace: expected prefix of every topic, e.g. robot1, got 'robot 1'"),
         ({"run_id": "a/b"}, "argument run_id: expected prefix of episode ids"),
         ({"checkpoint": "/nowhere"}, "argument checkpoint: no file or folder /nowhere"),
+        ({"seed": str(2**32)}, "argument seed: expected 0 to 4294967295, got 4294967296"),
+        ({"policy": "compakt"}, "argument policy: unknown policy back-end 'compakt', expected one of compact, hold"),
+        ({"preload": "compact,torch"}, "argument preload: unknown policy back-end 'torch', expected one of compact"),
+        ({"policy": "compact"}, "argument checkpoint: policy compact: path: a checkpoint folder is needed"),
+        ({"checkpoint": "/proc"}, "argument checkpoint: policy hold takes no checkpoint, got /proc"),
+        ({"policy": "scripted", "checkpoint": "/proc"}, "argument checkpoint: policy scripted takes no checkpoint"),
+        ({"policy": "compact", "checkpoint": "/proc"}, "argument checkpoint: /proc/config.json: cannot read: No such"),
+        ({"policy": "octo", "checkpoint": "/proc"}, "argument checkpoint: /proc/config.json: cannot read: No such"),
+        ({"policy": "openvla", "checkpoint": "/proc"}, "argument checkpoint: /proc/config.json: cannot read: No such"),
+        ({"policy": "specialist", "checkpoint": "/proc"}, "argument checkpoint: /proc/config.json: cannot read: No s"),
+        ({"record_topics": "a b"}, "argument record_topics: 'a b' is no name of a topic"),
+        ({"record_topics": "/tf,,//x"}, "argument record_topics: '//x' is no name of a topic"),
+        ({"record": "true", "bag_dir": "/proc/version/bags"}, "argument bag_dir: /proc/version is a file, expected a"),
+        ({"watch_dir": "/proc/version"}, "argument watch_dir: /proc/version is a file, expected a folder"),
+        ({"params_file": "/proc/version"}, "argument params_file: /proc/version"),
+        ({"learner_config": "/proc/version"}, "argument learner_config: /proc/version"),
         ({"recrod": "true"}, "unknown argument 'recrod', expected record"),
         ({"sim": "false", "task": "pick_and_place", "load_gripper": "false"}, "argument load_gripper: task"),
     ],
@@ -88,6 +109,52 @@ def test_bad_arguments_are_one_line(values: dict[str, str], expected: str) -> No
     with pytest.raises(UserError, match=expected.replace("(", r"\(")) as caught:
         insertion_stack(arguments_from_text(values), SHARE)
     assert "\n" not in str(caught.value)
+
+
+def test_a_checkpoint_is_compared_with_the_stack_before_it_starts(tmp_path: Path) -> None:
+    """By its description alone: the weights of this one are no weights."""
+    statistics = b"{}"
+    manifest = {
+        "backend": "octo",
+        "image_size": 256,
+        "window": 1,
+        "horizon": 4,
+        "rate_hz": 10.0,
+        "statistics_key": "random",
+        "statistics_sha256": sha256_hex(statistics),
+        "version": 1,
+    }
+    (tmp_path / "config.json").write_text("{}")
+    (tmp_path / "dataset_statistics.json").write_bytes(statistics)
+    arguments = StackArguments(policy="openvla", checkpoint=str(tmp_path))
+    for change, message in (
+        ({}, "backend: a checkpoint of octo, not of openvla"),
+        ({"backend": "openvla", "tasks": ["pick"]}, "made for task 'pick', this stack runs 'insertion'"),
+        ({"backend": "openvla"}, "dataset_statistics.json: holds no dataset"),
+        ({"backend": "gpt"}, "rldg.json: backend: "),
+    ):
+        (tmp_path / "rldg.json").write_text(json.dumps({**manifest, **change}))
+        with pytest.raises(UserError, match=f"^argument checkpoint: .*{message}"):
+            insertion_stack(arguments, SHARE)
+
+
+def test_a_back_end_whose_module_is_missing_starts_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
+    missing = EntryPoint("gone", "rldg_policy.gone:Policy", "rldg.policies")
+    monkeypatch.setattr("rldg_core.registry.entry_points", lambda group: [missing])
+    with pytest.raises(UserError, match=r"^argument policy: policy back-end 'gone' .*no module rldg_policy\.gone"):
+        insertion_stack(StackArguments(policy="gone"), SHARE)
+
+
+def test_looking_at_checkpoints_imports_no_network() -> None:
+    code = (
+        "import sys\nfrom rldg_bringup.stack import *\nfrom pathlib import Path\nfrom rldg_core.errors import UserError\n"
+        "for name in ('hold', 'compact', 'octo', 'openvla', 'specialist'):\n"
+        "    try: insertion_stack(StackArguments(policy=name, checkpoint='/proc'), Path(sys.argv[1]))\n"
+        "    except UserError: pass\n"
+        "print(sorted({'torch', 'jax', 'flax', 'mujoco', 'rclpy'} & set(sys.modules)))"
+    )
+    done = subprocess.run([sys.executable, "-c", code, str(SHARE)], capture_output=True, text=True, timeout=60)
+    assert done.stdout.strip() == "[]", done.stderr
 
 
 @pytest.mark.parametrize(

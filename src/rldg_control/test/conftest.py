@@ -125,6 +125,9 @@ class Bench(Node):
         return [e.source for e in self.executed]
 
     def _on_reset(self, request: ResetCell.Request, response: ResetCell.Response) -> ResetCell.Response:
+        if request.object == "no such object":
+            response.message = "unknown object"
+            return response
         self._rng = np.random.default_rng(request.seed)
         self.pose = compose_delta(START_POSE, [*self._rng.uniform(-0.02, 0.02, 3), 0, 0, 0])
         self.stamp += 2 * PERIOD_NS  # the gap tells the observer that the motion was no motion

@@ -27,7 +27,7 @@ from rldg_core.frames import pose
 from rldg_core.from_msg import pose_array, stamp_ns
 from rldg_core.image_codec import decode_jpeg
 from rldg_msgs.action import RunEpisodes
-from rldg_msgs.msg import EpisodeEvent, ExecutedAction, Observation, TeleopAction
+from rldg_msgs.msg import EpisodeEvent, ExecutedAction, GateStatus, Observation, TeleopAction
 from rldg_msgs.srv import Hold, LabelEpisode
 from rldg_ros import to_msg
 from rldg_ros.qos import EVENTS, LATCHED, STREAM, TARGET, VENDOR_STATE
@@ -41,10 +41,15 @@ class Statuses:
     def __init__(self, rig: Any) -> None:
         self.messages: dict[str, list[DiagnosticStatus]] = {}
         rig.bench.create_subscription(DiagnosticArray, "/diagnostics", self._on, 50)
+        self.gate: list[tuple[int, int, str]] = []
+        rig.bench.create_subscription(GateStatus, "gate_status", self._on_gate, LATCHED)
 
     def _on(self, message: DiagnosticArray) -> None:
         for status in message.status:
             self.messages.setdefault(status.name, []).append(status)
+
+    def _on_gate(self, message: GateStatus) -> None:
+        self.gate.append((message.phase, message.cause, message.reason))
 
     def newest(self, node: str) -> str:
         """Of a node in /rldg, or of a full name."""
@@ -128,6 +133,7 @@ def test_gate_acts_holds_and_is_released(gate: tuple[Any, Driven, Statuses]) -> 
     held_once(rig)
     rig.until(lambda: statuses.newest("gate") == "latched: stop requested", what="diagnostics")
     assert statuses.value("gate", "reason") == "stop requested"
+    assert statuses.gate[-1] == (GateStatus.LATCHED, GateStatus.REQUEST, "stop requested")
     answer = rig.call(Hold, "gate/hold", Hold.Request(hold=False))
     assert (answer.success, answer.message) == (True, "released: stop requested")
     count = len(rig.bench.targets)
@@ -162,6 +168,7 @@ def test_gate_lets_a_person_override_within_one_tick(gate: tuple[Any, Driven, St
     rig.until(lambda: ExecutedAction.HUMAN in rig.bench.sources()[before:], 2.0)
     first_human = rig.bench.sources().index(ExecutedAction.HUMAN)
     assert first_human - before <= 2  # one was on its way, one is the tick that the push waits for
+    rig.until(lambda: len(rig.bench.targets) > first_human, what="its target")
     np.testing.assert_allclose(pose_array(rig.bench.targets[first_human].pose)[1], -0.015, atol=1e-9)
     rig.until(lambda: rig.bench.sources()[-1] == ExecutedAction.POLICY, 2.0, "release")
     assert monotonic() - sent_s > 0.15  # an upper bound would time the machine: ticks are counted instead

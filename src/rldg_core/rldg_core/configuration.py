@@ -11,7 +11,7 @@ import yaml
 from pydantic import BaseModel, ValidationError
 from yaml.constructor import ConstructorError
 
-from rldg_core.errors import UserError, one_line
+from rldg_core.errors import UserError, quoted
 from rldg_core.files import MAX_DEPTH, MAX_DIGITS, MAX_TEXT_BYTES, read_text
 
 M = TypeVar("M", bound=BaseModel)
@@ -38,7 +38,7 @@ class _Loader(yaml.CSafeLoader):
         for key, _ in node.value:
             if isinstance(key, yaml.ScalarNode) and key.tag != f"{_TAG}merge":
                 if (key.tag, key.value) in seen:
-                    problem = f"key {one_line(key.value, 100)!r} comes twice"
+                    problem = f"key {quoted(key.value)} comes twice"
                     raise _refusal(problem, key)
                 seen.add((key.tag, key.value))
         value: dict[Any, Any] = super().construct_mapping(node, deep)

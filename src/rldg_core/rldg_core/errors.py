@@ -30,9 +30,23 @@ def one_line(text: object, limit: int = MAX_LINE) -> str:
     return line if len(line) <= limit else line[: limit - 4] + " ..."
 
 
-def quoted(text: str) -> str:
-    """Return a text that somebody else chose as messages quote it: one line, at most 60 characters of it."""
-    return repr(text if len(text) <= 60 else f"{text[:57]}...")
+_QUOTED = 60
+
+
+def quoted(value: object) -> str:
+    """Return a name or value that somebody else chose as messages quote it: `repr` of its first 60 characters."""
+    if isinstance(value, str):
+        return repr(value if len(value) <= _QUOTED else f"{value[: _QUOTED - 3]}...")
+    text = repr(value)
+    return text if len(text) <= _QUOTED else f"{text[: _QUOTED - 3]}..."
+
+
+def cause(error: BaseException) -> str:
+    """Return type and first line of an exception, of a UserError its message: for a sentence about what failed."""
+    if isinstance(error, UserError):
+        return str(error)
+    text = str(error).splitlines()
+    return one_line(f"{type(error).__name__}: {text[0] if text else ''}")
 
 
 class UserError(Exception):

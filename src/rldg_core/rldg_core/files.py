@@ -22,7 +22,7 @@ from io import BufferedReader
 from pathlib import Path
 from typing import Any
 
-from rldg_core.errors import UserError, one_line
+from rldg_core.errors import UserError, quoted
 
 _AT_FDCWD, _RENAME_EXCHANGE = -100, 2
 """Of Linux's renameat2."""
@@ -237,7 +237,7 @@ def _unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
     if len(value) < len(pairs):
         seen: set[str] = set()
         twice = next(key for key, _ in pairs if key in seen or seen.add(key))  # type: ignore[func-returns-value]
-        raise ValueError(f"key {one_line(twice, 100)!r} comes twice")
+        raise ValueError(f"key {quoted(twice)} comes twice")
     return value
 
 
@@ -250,7 +250,7 @@ def _integer(text: str) -> int:
 def _finite(text: str) -> float:
     value = float(text)
     if math.isinf(value):
-        raise ValueError(f"{one_line(text, 100)} exceeds the range of a number")
+        raise ValueError(f"{quoted(text)} exceeds the range of a number")
     return value
 
 

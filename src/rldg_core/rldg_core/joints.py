@@ -12,6 +12,7 @@ from collections.abc import Sequence
 
 import numpy as np
 
+from rldg_core.errors import quoted
 from rldg_core.types import Float64
 
 ARM_JOINTS = 7
@@ -21,7 +22,6 @@ _PREFIX = r"(?P<prefix>(?:.*[_/])?)"
 _ARM_JOINT = re.compile(rf"{_PREFIX}(?<!finger_)joint_?(?P<number>[1-7])", re.DOTALL)
 _FINGER_JOINT = re.compile(rf"{_PREFIX}finger_joint_?(?P<number>[12])", re.DOTALL)
 _SHOWN_NAMES = 12
-_SHOWN_CHARACTERS = 40
 
 
 def arm_positions(names: Sequence[str], positions: Sequence[float]) -> Float64:
@@ -64,23 +64,18 @@ def _positions(
         if match := pattern.fullmatch(name):
             numbered, number = found.setdefault(match["prefix"], {}), int(match["number"])
             if number in numbered:
-                raise ValueError(f"joint {_short(name)} is there twice, expected {expected}")
+                raise ValueError(f"joint {quoted(name)} is there twice, expected {expected}")
             numbered[number] = float(position)
     if len(found) != 1 or len(next(iter(found.values()))) != count:
         raise ValueError(f"joints are {_list(names)}, expected {expected}")
     ((prefix, numbered),) = found.items()
     for number in range(1, count + 1):
         if not math.isfinite(numbered[number]):
-            raise ValueError(f"joint {_short(prefix)}{what}{number} is {numbered[number]}, expected a finite position")
+            name = quoted(f"{prefix}{what}{number}")
+            raise ValueError(f"joint {name} is {numbered[number]}, expected a finite position")
     return [numbered[number] for number in range(1, count + 1)]
 
 
 def _list(names: Sequence[str]) -> str:
-    shown = ", ".join(_short(name) for name in names[:_SHOWN_NAMES]) or "not named"
+    shown = ", ".join(quoted(name) for name in names[:_SHOWN_NAMES]) or "not named"
     return shown + (f" and {len(names) - _SHOWN_NAMES} more" if len(names) > _SHOWN_NAMES else "")
-
-
-def _short(name: str) -> str:
-    """A name that a stranger chose, for one line of text."""
-    text = name if name.isprintable() and name else repr(name)
-    return text if len(text) <= _SHOWN_CHARACTERS else f"{text[: _SHOWN_CHARACTERS - 3]}..."

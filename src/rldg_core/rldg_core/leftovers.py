@@ -14,6 +14,8 @@ import time
 from contextlib import suppress
 from pathlib import Path
 
+from rldg_core.files import sha256_hex
+
 PREFIX = "rldg_"
 SHARED_MEMORY = Path("/dev/shm")
 MAKERS = ("fastdds", "fastrtps")
@@ -23,10 +25,13 @@ MIN_AGE_S = 10.0
 
 
 class ScratchFolder:
-    """A temporary folder that is known to be in use while its process lives."""
+    """A temporary folder that is known to be in use while its process lives.
 
-    def __init__(self) -> None:
-        self.path = Path(tempfile.mkdtemp(prefix=PREFIX))
+    stack: `stack_key` of the stack that the process starts; others see by it that the stack starts.
+    """
+
+    def __init__(self, stack: str = "") -> None:
+        self.path = Path(tempfile.mkdtemp(prefix=f"{PREFIX}{stack}"))
         self._lock = os.open(self.path, os.O_RDONLY | os.O_CLOEXEC)  # bounded: our own folder
         fcntl.flock(self._lock, fcntl.LOCK_EX)
 
@@ -34,6 +39,26 @@ class ScratchFolder:
         """Remove it."""
         shutil.rmtree(self.path, ignore_errors=True)
         os.close(self._lock)
+
+
+def stack_key(domain: int, namespace: str) -> str:
+    """What the folders of those who start this stack are called: the same on one machine, and short."""
+    return f"stack_{sha256_hex(f'{domain} {namespace}'.encode())[:16]}_"
+
+
+def stack_started_s(stack: str, temporary: Path | None = None) -> float | None:
+    """Time at which a process that still lives has started this stack [s since the epoch]; None without one.
+
+    Seen are the processes of this user on this machine, whatever the graph of ROS remembers of dead ones.
+    """
+    folders = (temporary or Path(tempfile.gettempdir())).glob(f"{PREFIX}{stack}*")
+    started_s = []
+    for folder in folders:
+        with suppress(OSError):
+            found = folder.stat()
+            if found.st_uid == os.getuid() and not _unlocked(folder):
+                started_s.append(found.st_mtime)
+    return max(started_s, default=None)
 
 
 def remove_leftovers(temporary: Path | None = None, shared_memory: Path = SHARED_MEMORY) -> list[Path]:
@@ -64,11 +89,18 @@ def _is_abandoned(path: Path) -> bool:
         found = path.stat()
         if found.st_uid != os.getuid() or time.time() - found.st_mtime < MIN_AGE_S:
             return False
-        descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK)  # bounded: for its lock
-        try:
-            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        finally:
-            os.close(descriptor)
-    except OSError:  # somebody holds it, or it is gone
+        return _unlocked(path)
+    except OSError:  # it is gone
         return False
+
+
+def _unlocked(path: Path) -> bool:
+    """Whether no process holds its lock. Raises OSError when it cannot be opened."""
+    descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK)  # bounded: for its lock
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return False
+    finally:
+        os.close(descriptor)
     return True

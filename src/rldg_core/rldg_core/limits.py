@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from difflib import get_close_matches
 from typing import Any
 
-from rldg_core.errors import UserError, one_line
+from rldg_core.errors import UserError, quoted
 
 
 def check_value(
@@ -21,7 +21,7 @@ def check_value(
     """Raise UserError when a value, or an element of a list, is not finite, out of range (inclusive) or no choice."""
     for element in value if isinstance(value, list) else [value]:
         if choices and element not in choices:
-            raise UserError(f"{what}: expected {either(choices)}, got {_shown(element)}")
+            raise UserError(f"{what}: expected {either(choices)}, got {quoted(element)}")
         if isinstance(element, float) and not math.isfinite(element):
             raise UserError(f"{what}: expected a finite number, got {element}")
         if (low is not None and element < low) or (high is not None and element > high):
@@ -33,14 +33,10 @@ def check_name(kind: str, name: str, known: Sequence[str]) -> None:
     """Raise UserError for a name that is not known; it lists the nearest ones, or all where none is near."""
     if name not in known:
         near = get_close_matches(name, known, 3) or known
-        raise UserError(f"unknown {kind} {_shown(name)}, expected {either(near)}")
+        raise UserError(f"unknown {kind} {quoted(name)}, expected {either(near)}")
 
 
 def either(choices: Sequence[str]) -> str:
     """Join names as in "a, b or c"."""
     *others, last = choices
     return f"{', '.join(others)} or {last}" if others else last
-
-
-def _shown(value: Any) -> str:
-    return one_line(repr(value), 120)

@@ -10,7 +10,7 @@ import os
 from collections.abc import Mapping, MutableMapping
 from pathlib import Path
 
-from rldg_core.errors import UserError, one_line
+from rldg_core.errors import UserError, quoted
 
 PROFILE = Path(__file__).resolve().with_name("fastdds_localhost.xml")
 
@@ -43,11 +43,11 @@ def prepare_network(environment: MutableMapping[str, str] = os.environ) -> None:
     stay_on_this_machine(environment)
 
 
-def domain_id(environment: Mapping[str, str]) -> int:
+def domain_id(environment: Mapping[str, str] = os.environ) -> int:
     """ROS_DOMAIN_ID, 0 where it is not set. Raises UserError when it is no domain."""
     domain = environment.get("ROS_DOMAIN_ID", "")
     if domain and not (domain.isascii() and domain.isdecimal() and int(domain[:9]) <= MAX_DOMAIN):
-        raise UserError(f"ROS_DOMAIN_ID: {one_line(domain, 60)!r}, expected a number from 0 to {MAX_DOMAIN}")
+        raise UserError(f"ROS_DOMAIN_ID: {quoted(domain)}, expected a number from 0 to {MAX_DOMAIN}")
     return int(domain or 0)
 
 

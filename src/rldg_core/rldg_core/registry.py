@@ -3,17 +3,18 @@
 from __future__ import annotations
 
 from importlib.metadata import EntryPoint, entry_points
+from importlib.util import find_spec
 from pathlib import Path
 from typing import cast
 
-from rldg_core.errors import UserError
-from rldg_core.policy import ENTRY_POINT_GROUP, Policy, PolicyFactory
+from rldg_core.errors import UserError, cause, quoted
+from rldg_core.policy import CHECK_GROUP, ENTRY_POINT_GROUP, Policy, PolicyCheck, PolicyFactory
 from rldg_core.policy_checks import check_spec
 from rldg_core.task import Task
 
 
-def _entry_points() -> dict[str, EntryPoint]:
-    return {entry.name: entry for entry in entry_points(group=ENTRY_POINT_GROUP)}
+def _entry_points(group: str = ENTRY_POINT_GROUP) -> dict[str, EntryPoint]:
+    return {entry.name: entry for entry in entry_points(group=group)}
 
 
 def backends() -> list[str]:
@@ -21,16 +22,40 @@ def backends() -> list[str]:
     return sorted(_entry_points())
 
 
-def factory(backend: str) -> PolicyFactory:
-    """Import a back-end (this is where torch or jax gets imported). Raises UserError listing what exists."""
+def _entry_point(backend: str) -> EntryPoint:
     entry = _entry_points().get(backend)
     if entry is None:
         known = ", ".join(backends()) or "none installed"
-        raise UserError(f"unknown policy back-end {backend!r}, expected one of {known}")
+        raise UserError(f"unknown policy back-end {quoted(backend)}, expected one of {known}")
+    return entry
+
+
+def factory(backend: str) -> PolicyFactory:
+    """Import a back-end (this is where torch or jax gets imported). Raises UserError listing what exists."""
+    entry = _entry_point(backend)
     try:
         return cast(PolicyFactory, entry.load())
-    except (ImportError, AttributeError) as error:
-        raise UserError(f"policy back-end {backend!r} ({entry.value}) cannot be imported: {error}") from error
+    except Exception as error:  # a back-end is a plug-in: whatever its module raises becomes the answer
+        raise UserError(f"policy back-end {backend!r} ({entry.value}) cannot be imported: {cause(error)}") from error
+
+
+def check_backend(backend: str) -> None:
+    """Raise UserError when a back-end is unknown or its module is missing; the module itself is not imported."""
+    entry = _entry_point(backend)
+    try:
+        found = find_spec(entry.module)
+    except Exception as error:  # of the packages above the module
+        raise UserError(f"policy back-end {backend!r} ({entry.value}) cannot be imported: {cause(error)}") from error
+    if found is None:
+        raise UserError(f"policy back-end {backend!r} ({entry.value}): no module {entry.module}")
+
+
+def check_before_start(backend: str, path: Path | None, task: Task) -> None:
+    """Raise UserError for what can be told about a policy without importing it (entry points `rldg.policy_checks`)."""
+    check_backend(backend)
+    check = _entry_points(CHECK_GROUP).get(backend)
+    if check is not None:
+        cast(PolicyCheck, check.load())(backend, path, task)
 
 
 def load_policy(
@@ -50,11 +75,5 @@ def load_policy(
     except UserError:
         raise
     except Exception as error:  # a back-end is a plug-in: whatever it raises becomes the answer
-        raise UserError(f"policy {policy_id!r}: back-end {backend} failed to load: {one_line(error)}") from error
+        raise UserError(f"policy {policy_id!r}: back-end {backend} failed to load: {cause(error)}") from error
     return policy
-
-
-def one_line(error: BaseException) -> str:
-    """Type and first line of an exception; of a UserError its message."""
-    text = str(error).splitlines()
-    return str(error) if isinstance(error, UserError) else f"{type(error).__name__}: {text[0] if text else ''}"

@@ -131,7 +131,7 @@ words: [yes, null, ~, =, "1", it's]
         ('{"a":' * 65 + "1" + "}" * 65, "more than 64 levels of lists and objects"),
         ("[" + "1," * 4_100_000 + "1]", "more than 4,000,000 values"),
         ("9" * 5000, "a number of 5000 digits, expected at most 100"),
-        ("1e999", "1e999 exceeds the range of a number"),
+        ("1e999", "'1e999' exceeds the range of a number"),
         ('{"a": 1, "a": 2}', "key 'a' comes twice"),
         ('"' + "x" * (17 * 2**20) + '"', "bytes, expected at most"),
         ('{"a": ', "Expecting value"),

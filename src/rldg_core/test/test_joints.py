@@ -39,13 +39,13 @@ NAMES = [f"fr3_{name}" for name in (*ARM, *FINGERS)]
         ([], [], "joints are not named"),
         ([], [0.0] * 7, "0 joint names with 7 positions"),
         (NAMES, [], "9 joint names with 0 positions"),
-        (NAMES[:6], [0.0] * 6, "joints are fr3_joint1, fr3_joint2"),
-        (NAMES[7:], [0.0] * 2, "joints are fr3_finger_joint1, fr3_finger_joint2"),
-        (["shoulder_pan_joint", "elbow_joint"], [0.0] * 2, "joints are shoulder_pan_joint, elbow_joint"),
-        ([*NAMES[:7], "fr3_joint3"], [0.0] * 8, "joint fr3_joint3 is there twice"),
-        ([*NAMES[:7], "robot2_fr3_joint3"], [0.0] * 8, "joints are fr3_joint1"),
-        (NAMES[:7], [0.0, float("nan"), *[0.0] * 5], "joint fr3_joint2 is nan"),
-        (NAMES[:7], [0.0] * 6 + [float("inf")], "joint fr3_joint7 is inf"),
+        (NAMES[:6], [0.0] * 6, "joints are 'fr3_joint1', 'fr3_joint2'"),
+        (NAMES[7:], [0.0] * 2, "joints are 'fr3_finger_joint1', 'fr3_finger_joint2'"),
+        (["shoulder_pan_joint", "elbow_joint"], [0.0] * 2, "joints are 'shoulder_pan_joint', 'elbow_joint'"),
+        ([*NAMES[:7], "fr3_joint3"], [0.0] * 8, "joint 'fr3_joint3' is there twice"),
+        ([*NAMES[:7], "robot2_fr3_joint3"], [0.0] * 8, "joints are 'fr3_joint1'"),
+        (NAMES[:7], [0.0, float("nan"), *[0.0] * 5], "joint 'fr3_joint2' is nan"),
+        (NAMES[:7], [0.0] * 6 + [float("inf")], "joint 'fr3_joint7' is inf"),
         (["\n" * 5_000_000], [0.0], "joints are "),
     ],
 )
@@ -61,10 +61,10 @@ def test_what_is_no_arm_is_one_line_with_found_and_expected(
 @pytest.mark.parametrize(
     ("names", "positions", "found"),
     [
-        (NAMES[:8], [0.0] * 8, "joints are fr3_joint1"),
-        (NAMES[:7], [0.4] * 7, "joints are fr3_joint1"),
-        ([NAMES[7], NAMES[7]], [0.01] * 2, "joint fr3_finger_joint1 is there twice"),
-        (NAMES[7:], [0.01, float("nan")], "joint fr3_finger_joint2 is nan"),
+        (NAMES[:8], [0.0] * 8, "joints are 'fr3_joint1'"),
+        (NAMES[:7], [0.4] * 7, "joints are 'fr3_joint1'"),
+        ([NAMES[7], NAMES[7]], [0.01] * 2, "joint 'fr3_finger_joint1' is there twice"),
+        (NAMES[7:], [0.01, float("nan")], "joint 'fr3_finger_joint2' is nan"),
     ],
 )
 def test_a_merged_topic_without_both_fingers_gives_no_width(

@@ -12,11 +12,13 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable
+from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+import psutil
 import pytest
 from data_samples import jpeg
 from export_samples import content, plan_of, record
@@ -78,12 +80,31 @@ def test_statistics_are_those_of_the_training_transitions(tmp_path: Path, plan: 
         np.testing.assert_allclose(statistics[part]["std"], values.std(0), rtol=1e-10, atol=1e-12)
 
 
+def listening_addresses() -> set[str]:
+    """TCP addresses on which the children of this process listen."""
+    found = set()
+    for process in psutil.Process().children(recursive=True):
+        with suppress(psutil.Error):
+            found |= {c.laddr.ip for c in process.net_connections("tcp") if c.status == psutil.CONN_LISTEN}
+    return found
+
+
 @pytest.mark.parametrize(("engine", "workers"), [("processes", 2), ("processes", 3), ("ray", 2)])
 def test_same_bytes_from_every_engine(tmp_path: Path, plan: Plan, engine: Engine, workers: int) -> None:
     if engine == "ray":
         pytest.importorskip("ray")
     one = export_plan(plan, tmp_path / "one", shard_bytes=SMALL)
-    many = export_plan(plan, tmp_path / "many", shard_bytes=SMALL, engine=engine, workers=workers)
+    listening: set[str] = set()
+    many = export_plan(
+        plan,
+        tmp_path / "many",
+        shard_bytes=SMALL,
+        engine=engine,
+        workers=workers,
+        progress=lambda _done, _all: listening.update(listening_addresses()),
+    )
+    assert bool(listening) is (engine == "ray")
+    assert listening <= {"127.0.0.1", "::1", "::ffff:127.0.0.1"}
     assert content(one.path) == content(many.path)
     assert replace(one, path=many.path) == many
 

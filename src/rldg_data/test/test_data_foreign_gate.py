@@ -187,7 +187,7 @@ def test_texts_that_no_policy_takes_are_refused_with_the_mapping(
         (
             ARM[:6],
             {"joints": {"topic": "/j"}},
-            r"topic /j: message 0: joints are fr3_joint1, .* expected joint1 to joint7",
+            r"topic /j: message 0: joints are 'fr3_joint1', .* expected joint1 to joint7",
         ),
         ([], {"joints": {"topic": "/j"}}, "topic /j: message 0: .*0 joint names"),
         (ARM, {"gripper_width": {"topic": "/j"}}, "topic /j: message 0: joints are .* expected finger_joint1"),

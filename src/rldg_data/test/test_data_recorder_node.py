@@ -16,7 +16,6 @@ import pytest
 import rclpy
 import yaml
 from data_samples import assert_same_steps, make_episode, make_task
-from diagnostic_msgs.msg import DiagnosticArray
 from geometry_msgs.msg import PoseStamped
 from rclpy.duration import Duration
 from rclpy.node import Node
@@ -28,8 +27,10 @@ from std_msgs.msg import String
 from rldg_core.types import Step
 from rldg_data.bags.reading import UNFINISHED, bag_info, episode_info, find_bags, read_episode, read_steps
 from rldg_data.bags.repair import repair_bag
+from rldg_msgs.msg import RecorderStatus
 from rldg_msgs.msg import Step as StepMsg
 from rldg_ros import to_msg
+
 from rldg_ros.qos import LATCHED, STEPS
 
 DOMAIN = "100"
@@ -173,12 +174,8 @@ def test_kill_in_the_middle_of_an_episode(tmp_path: Path, node: Node, steps_out:
 
 def test_interrupted_episodes_are_dropped_and_counted(tmp_path: Path, node: Node, steps_out: Publisher) -> None:
     bag_dir = tmp_path / "bags"
-    counts: dict[str, str] = {}
-
-    def on_diagnostics(array: DiagnosticArray) -> None:
-        counts.update({value.key: value.value for value in array.status[0].values})
-
-    node.create_subscription(DiagnosticArray, "/diagnostics", on_diagnostics, 10)
+    told: list[RecorderStatus] = []
+    node.create_subscription(RecorderStatus, "/rldg/recorder_status", told.append, LATCHED)
     episodes = [make_episode(8, seed=seed) for seed in range(4)]
     with recorder(tmp_path) as process:
         connected(node, steps_out)
@@ -186,7 +183,8 @@ def test_interrupted_episodes_are_dropped_and_counted(tmp_path: Path, node: Node
         publish(steps_out, episodes[1])
         publish(steps_out, episodes[2][:3] + episodes[2][4:])
         publish(steps_out, episodes[3][:5])
-        wait_until(node, lambda: (counts.get("closed"), counts.get("dropped")) == ("1", "2"), "counters")
+        wait_until(node, lambda: bool(told) and (told[-1].closed, told[-1].dropped) == (1, 2), "counters")
+        assert told[-1].newest_episode == episodes[1][0].episode_id
         assert stop(process)[0] == 0
     (bag,) = find_bags(bag_dir)
     assert_same_steps(read_episode(bag), episodes[1])

@@ -10,12 +10,14 @@ from numpy.typing import NDArray
 from rldg_core.policy import PolicySpec
 from rldg_core.task import Task
 from rldg_core.types import Observation
+from rldg_policy.checkpoint.early import no_checkpoint
 
 
 class HoldPolicy:
-    """Zero delta for every observation: the gate's target is then the measured pose. `path` is not used."""
+    """Zero delta for every observation: the gate's target is then the measured pose. `path` must be None."""
 
     def __init__(self, path: Path | None, task: Task, explore: bool = False) -> None:
+        no_checkpoint("hold", path, task)
         self.spec = PolicySpec((), 0, 1, task.action.dim, 1, task.rates.control_hz)
 
     def warm_up(self) -> None:

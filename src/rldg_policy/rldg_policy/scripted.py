@@ -16,6 +16,7 @@ from rldg_core.policy import PolicySpec
 from rldg_core.seeding import derive_seed
 from rldg_core.task import Task
 from rldg_core.types import Observation
+from rldg_policy.checkpoint.early import no_checkpoint
 
 ALIGNED_M, ALIGNED_RAD = 0.0015, 0.02
 """Closer than this to the target's axis it descends."""
@@ -29,9 +30,10 @@ SPIRAL_STEP_M, SPIRAL_TURN_RAD, SPIRAL_MAX_M = 0.0001, 0.7, 0.0015
 
 
 class ScriptedPolicy:
-    """Align, descend, search. `path` is not used; `explore` adds noise of a tenth of full scale."""
+    """Align, descend, search. `path` must be None; `explore` adds noise of a tenth of full scale."""
 
     def __init__(self, path: Path | None, task: Task, explore: bool = False) -> None:
+        no_checkpoint("scripted", path, task)
         self.spec = PolicySpec((), 0, 1, task.action.dim, 1, task.rates.control_hz)
         self._task = task
         self._noise = 0.1 if explore else 0.0

@@ -16,7 +16,7 @@ from rldg_rl import config as configuration
 from rldg_rl.features import IMAGE_SIZE, input_spec, policy_inputs
 from rldg_rl.inference import choose_action
 from rldg_rl.inputs import Inputs
-from rldg_rl.specialist_files import MadeOf, read_specialist
+from rldg_rl.specialist_files import CONFIGURATIONS, check_task, read_specialist
 from rldg_rl.weights import Tensors, policy_shapes, unpack
 
 
@@ -34,11 +34,9 @@ class SpecialistPolicy:
         self._explore = explore
         self._tensors: Tensors | None = None
         self._version = 0
-        if path is not None and path.suffix not in (".yaml", ".yml", ".json"):
+        if path is not None and path.suffix not in CONFIGURATIONS:
             saved = read_specialist(path)
-            if saved.action_dim != task.action.dim:
-                raise UserError(f"{path}: made for {saved.action_dim} actions, task {task.name} has {task.action.dim}")
-            saved.made_of.check(MadeOf.of(task, saved.config.features), path)
+            check_task(saved, task, path)
             self._config, self._tensors, self._version = saved.config, saved.tensors, saved.version
         else:
             self._config = configuration.load(path, task)

@@ -10,7 +10,7 @@ from typing import Any
 from rldg_core.errors import UserError
 from rldg_core.files import read_bytes, read_json, sha256_hex, write_json, writing_aside
 from rldg_core.task import Task
-from rldg_rl.config import FeatureConfig, RLConfig, parse
+from rldg_rl.config import FeatureConfig, RLConfig, load, parse
 from rldg_rl.features import input_spec_for
 from rldg_rl.weights import Tensors, pack, policy_shapes, unpack
 
@@ -109,6 +109,32 @@ def write_specialist(folder: Path, specialist: SavedSpecialist) -> None:
 
 def read_specialist(folder: Path) -> SavedSpecialist:
     """Read and verify. Raises UserError naming the file on anything missing, altered or of another specification."""
+    described, path = _read_description(folder), folder / CONFIG_FILE
+    config, action_dim = described.config, described.action_dim
+    data = read_bytes(folder / ACTOR_FILE)
+    if sha256_hex(data) != described.actor_sha256:
+        raise UserError(f"{folder / ACTOR_FILE}: SHA-256 differs from the one in {CONFIG_FILE}: file damaged")
+    if config.spec_hash(action_dim) != described.spec_hash:
+        raise UserError(f"{path}: spec_hash does not fit its own configuration")
+    shapes = policy_shapes(config.network, input_spec_for(action_dim, config.features), action_dim)
+    tensors = unpack(data, shapes, str(folder / ACTOR_FILE))
+    return SavedSpecialist(config, tensors, action_dim, described.version, described.object, described.made_of)
+
+
+@dataclass(frozen=True)
+class _Description:
+    """Content of config.json."""
+
+    config: RLConfig
+    action_dim: int
+    version: int
+    spec_hash: str
+    actor_sha256: str
+    object: str
+    made_of: MadeOf
+
+
+def _read_description(folder: Path) -> _Description:
     path = folder / CONFIG_FILE
     value = read_json(path)
     try:
@@ -123,11 +149,23 @@ def read_specialist(folder: Path) -> SavedSpecialist:
         object_name, made_of = str(value["object"]), MadeOf.from_json(value["made_of"])
     except (KeyError, TypeError, ValueError) as error:
         raise UserError(f"{path}: not a specialist's configuration: {error!r}") from error
-    data = read_bytes(folder / ACTOR_FILE)
-    if sha256_hex(data) != expected[1]:
-        raise UserError(f"{folder / ACTOR_FILE}: SHA-256 differs from the one in {CONFIG_FILE}: file damaged")
-    if config.spec_hash(action_dim) != expected[0]:
-        raise UserError(f"{path}: spec_hash does not fit its own configuration")
-    shapes = policy_shapes(config.network, input_spec_for(action_dim, config.features), action_dim)
-    tensors = unpack(data, shapes, str(folder / ACTOR_FILE))
-    return SavedSpecialist(config, tensors, action_dim, version, object_name, made_of)
+    return _Description(config, action_dim, version, *expected, object_name, made_of)
+
+
+def check_task(specialist: SavedSpecialist | _Description, task: Task, where: object) -> None:
+    """Raise UserError unless the specialist was trained for the running task."""
+    if specialist.action_dim != task.action.dim:
+        raise UserError(f"{where}: made for {specialist.action_dim} actions, task {task.name} has {task.action.dim}")
+    specialist.made_of.check(MadeOf.of(task, specialist.config.features), where)
+
+
+CONFIGURATIONS = (".yaml", ".yml", ".json")
+"""Suffixes of a file with configuration overrides, which stands for a specialist that is still to be trained."""
+
+
+def check_before_start(_backend: str, path: Path | None, task: Task) -> None:
+    """Raise UserError unless config.json, or the file of overrides, is sound and of `task` (rldg_core.policy)."""
+    if path is None or path.suffix in CONFIGURATIONS:
+        load(path, task)
+    else:
+        check_task(_read_description(path), task, path)

@@ -24,6 +24,7 @@ from rclpy.signals import SignalHandlerOptions
 from rldg_core.errors import UserError, report
 from rldg_core.network import prepare_network
 from rldg_ros.clock import keep_clock, watch_clock
+from rldg_ros.log import Log
 from rldg_ros.parameters import parameter
 
 try:
@@ -157,7 +158,7 @@ def transition(callback: TransitionT) -> TransitionT:
         try:
             return callback(node, state)
         except UserError as error:
-            node.get_logger().error(str(error))
+            Log(node).error(str(error))
             _reasons[node] = str(error)
             return TransitionCallbackReturn.FAILURE
 

@@ -18,7 +18,8 @@ from rclpy.qos import QoSProfile
 from rclpy.serialization import deserialize_message
 from rclpy.subscription import Subscription
 
-from rldg_core.errors import UserError
+from rldg_core.errors import UserError, one_line
+from rldg_ros.log import Log
 
 REPORTED_CAUSES = 10
 """Different causes that one node logs; whoever sends garbage must not fill the log."""
@@ -49,7 +50,7 @@ class Refusals:
     def add(self, topic: str, cause: str) -> None:
         """Count a message; log each cause once, and no more than `REPORTED_CAUSES` of them."""
         self.count += 1
-        self.newest = f"{topic}: message refused: {cause}"[:LINE_CHARACTERS]
+        self.newest = one_line(f"{topic}: message refused: {cause}", LINE_CHARACTERS)
         if self.newest in self._causes or len(self._causes) >= REPORTED_CAUSES:
             return
         self._causes.add(self.newest)
@@ -63,7 +64,7 @@ _refusals: WeakKeyDictionary[Node, Refusals] = WeakKeyDictionary()
 def refusals(node: Node) -> Refusals:
     """The refusals of a node, shared by all its subscriptions shown in its diagnostics."""
     if node not in _refusals:
-        _refusals[node] = Refusals(node.get_logger().error)
+        _refusals[node] = Refusals(Log(node).error)
     return _refusals[node]
 
 

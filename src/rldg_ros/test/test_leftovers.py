@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 
 from rldg_core import leftovers
-from rldg_core.leftovers import SHARED_MEMORY, ScratchFolder, remove_leftovers
+from rldg_core.leftovers import SHARED_MEMORY, ScratchFolder, remove_leftovers, stack_key, stack_started_s
 
 DOMAIN = "97"
 NODE = """
@@ -89,3 +89,18 @@ def test_a_scratch_folder_goes_with_its_stack() -> None:
     assert folder.path.is_dir()
     folder.cleanup()
     assert not folder.path.exists()
+
+
+def test_a_stack_starts_while_its_starter_lives(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Told apart by domain and namespace; a folder that nobody locks is a rest."""
+    monkeypatch.setattr("tempfile.tempdir", str(tmp_path))
+    key = stack_key(97, "/rldg")
+    (tmp_path / f"rldg_{key}dead").mkdir()
+    assert stack_started_s(key) is None
+    before_s = time.time()
+    folder = ScratchFolder(key)
+    assert before_s - 1 < (stack_started_s(key) or 0) < time.time() + 1
+    for domain, namespace in ((98, "/rldg"), (97, "/robot1/rldg")):
+        assert stack_started_s(stack_key(domain, namespace)) is None
+    folder.cleanup()
+    assert stack_started_s(key) is None

@@ -17,6 +17,7 @@ import mujoco
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
+from rldg_core.errors import UserError
 from rldg_core.task import Task
 from rldg_sim.camera_view import CameraView
 from rldg_sim.drawing import Drawing
@@ -117,17 +118,19 @@ class Cell:
 
     task: configures scene, rates, action scale, box, gains, camera and variation; object_name "" is the task's
     default; render False skips images; image_size_px is (width, height), default the wrist camera's of the
-    task. Raises UserError on an unknown object or when no OpenGL is usable.
+    task. Raises UserError on an unknown object, a task of several cameras, or when no OpenGL is usable.
     """
 
     def __init__(
         self, task: Task, object_name: str = "", render: bool = True, image_size_px: tuple[int, int] | None = None
     ) -> None:
+        if len(task.cameras) > 1:
+            raise UserError(f"task {task.name}: cameras {', '.join(task.cameras)}: the simulated cell has one")
         self.task = task
         self.object_name = task.object_or_default(object_name)
         self._render = render
         if image_size_px is None:
-            camera = task.cameras.get("wrist") or next(iter(task.cameras.values()))
+            camera = next(iter(task.cameras.values()))
             image_size_px = (camera.width, camera.height)
         self._image_size_px = image_size_px
         self._scenes: dict[str, _Scene] = {}

@@ -19,12 +19,15 @@ from __future__ import annotations
 
 import sys
 import time
+from math import inf
 from time import monotonic
+from typing import Any
 
-from diagnostic_msgs.msg import DiagnosticArray
 from rclpy.action import ActionServer, CancelResponse, GoalResponse
 from rclpy.action.server import ServerGoalHandle
+from rclpy.client import Client
 from rclpy.node import Node
+from rclpy.task import Future
 from sensor_msgs.msg import Joy
 from std_srvs.srv import Trigger
 
@@ -38,17 +41,22 @@ from rldg_core.errors import UserError
 from rldg_core.from_msg import pose_array, stamp_ns
 from rldg_core.seeding import derive_seed
 from rldg_msgs.action import RunEpisodes
-from rldg_msgs.msg import EpisodeEvent, ExecutedAction, Observation, Reward, Step
+from rldg_msgs.msg import EpisodeEvent, ExecutedAction, GateStatus, Observation, ObserverStatus, Reward, Step
 from rldg_msgs.srv import LabelEpisode, ResetCell
 from rldg_ros import to_msg
+from rldg_ros.log import Log
 from rldg_ros.parameters import lockstep_parameter, parameter, task_parameter
-from rldg_ros.qos import EVENTS, STEPS_OUT, STREAM
+from rldg_ros.qos import EVENTS, LATCHED, STEPS_OUT, STREAM
 from rldg_ros.runner import run_node
 from rldg_ros.subscriptions import subscribe
 from rldg_ros.vendors import Changes, PolledTopics, vendor_topic
 
 SETTLE_S = 0.5
-"""Connections must have stood so long at first: discovery between two other nodes is not visible from here."""
+"""A released gate must have stayed so for this long."""
+ASK_AGAIN_S = 0.5
+"""An answer that is sent before its server knows this client is lost: what may be repeated is, after this time."""
+NOBODY = "no such object"
+"""A reset with it is refused and moves nothing."""
 FIRST_OBSERVATION_S = 30.0
 OBSERVER_FAULT_S = 10.0
 """A fault that the observer has reported for so long after a reset does not go away by waiting."""
@@ -97,7 +105,7 @@ class Episode(Node):
         )
         # Of the next episode, over all goals.
         self._index = int(parameter(self, "first_episode", 0, "Number of the first episode, of a resumed run.", low=0))
-        self._busy = self._settled = False
+        self._busy = self._met_cell = False
         self._gate_latched, self._gate_reason = False, ""
         self._observer = Fault()
         self._awaits_reset = self._reset_done = self._give_up = False
@@ -111,7 +119,8 @@ class Episode(Node):
         subscribe(self, ExecutedAction, "executed_action", self._on_executed, STREAM)
         if self._rewarded:
             subscribe(self, Reward, "reward", self._on_reward, STREAM)
-        subscribe(self, DiagnosticArray, "/diagnostics", self._on_diagnostics, 10)
+        subscribe(self, GateStatus, "gate_status", self._on_gate, LATCHED)
+        subscribe(self, ObserverStatus, "observer_status", self._on_observer, LATCHED)
         self.create_service(LabelEpisode, "episode/label", self._on_label)
         self.create_service(Trigger, "episode/reset", self._on_reset_done)
         self._reset_client = None
@@ -234,23 +243,17 @@ class Episode(Node):
         if self._logic.running and (start or stop):
             self._logic.label(success=start)
         elif start:
-            self.get_logger().info(f"start button: {self._confirm_reset()[1]}")
+            Log(self).info(f"start button: {self._confirm_reset()[1]}")
         elif stop and self._awaits_reset:
             # Only then: a press that came a moment too late for the episode would end the goal much later.
             self._give_up = True
 
-    def _on_diagnostics(self, message: DiagnosticArray) -> None:
-        prefix = f"{self.get_namespace().rstrip('/')}/"
-        for status in message.status:
-            values = {v.key: v.value for v in status.values}
-            if status.name == f"{prefix}gate":
-                self._gate_latched = values.get("state") == "latched"
-                self._gate_reason = values.get("reason", "")
-            elif status.name == f"{prefix}observer":
-                # While drivers start, the observer reports no fault, but says what it has not received.
-                self._observer.update(
-                    values.get("missing") or ("" if status.level == OK else status.message), monotonic()
-                )
+    def _on_gate(self, message: GateStatus) -> None:
+        self._gate_latched, self._gate_reason = message.phase == GateStatus.LATCHED, message.reason
+
+    def _on_observer(self, message: ObserverStatus) -> None:
+        # While drivers start, the observer reports no fault, but says what it has not received.
+        self._observer.update(message.missing or message.fault, monotonic())
 
     # --- run_episodes -------------------------------------------------------------------------------
 
@@ -258,7 +261,7 @@ class Episode(Node):
         if goal.episodes == 0:  # a client tests whether answers reach it (docs/explanation/architecture.md, Clients)
             return GoalResponse.REJECT
         if self._busy:
-            self.get_logger().warning("run_episodes: rejected, another goal is running (one at a time)")
+            Log(self).warning("run_episodes: rejected, another goal is running (one at a time)")
             return GoalResponse.REJECT
         self._busy = True
         return GoalResponse.ACCEPT
@@ -277,7 +280,7 @@ class Episode(Node):
             await self._run(handle, self._result)
         except UserError as error:
             self._result.message, self._failed = str(error), True
-            self.get_logger().warning(f"run_episodes: {error}")
+            Log(self).warning(f"run_episodes: {error}")
         self._logic.abandon()
         # Only now does rclpy learn that the goal executes: its task ends at once.
         handle.execute()
@@ -319,7 +322,7 @@ class Episode(Node):
             if outcome.reason == STACK:
                 raise UserError(f"{self._plan.episode_id}: {outcome.detail} The episode does not count.")
             if not outcome.is_result:
-                self.get_logger().warning(f"{self._plan.episode_id}: {outcome.detail}: the episode does not count")
+                Log(self).warning(f"{self._plan.episode_id}: {outcome.detail}: the episode does not count")
         result.message = f"{result.successes} of {result.episodes} episodes succeeded"
 
     async def _one_episode(self, handle: ServerGoalHandle, seed: int, object_name: str) -> Outcome:
@@ -371,12 +374,37 @@ class Episode(Node):
 
     async def _wait_until_ready(self, handle: ServerGoalHandle) -> None:
         """Wait until everybody is connected: in lock-step one lost message would stop the clock."""
-        stable_s = 0.0 if self._settled else SETTLE_S
         try:
-            await self._until(handle, lambda: not self._missing(), self._ready_timeout_s, "not ready", stable_s)
+            await self._until(handle, lambda: not self._missing(), self._ready_timeout_s, "not ready")
         except UserError as error:
             raise UserError(f"{error}: {'; '.join(self._missing())}") if self._missing() else error from error
-        self._settled = True
+        if self._reset_client and not self._met_cell:
+            await self._meet_cell(handle, self._reset_client)
+            self._met_cell = True
+
+    async def _meet_cell(self, handle: ServerGoalHandle, client: Client[Any, Any]) -> None:
+        """Wait until the cell answers a request that it refuses: a reset must not be sent twice (lock-step)."""
+        asked: list[Future[Any]] = []
+        asked_s = -inf
+
+        def answered() -> bool:
+            nonlocal asked_s
+            if monotonic() - asked_s > ASK_AGAIN_S:
+                asked_s = monotonic()
+                asked.append(client.call_async(ResetCell.Request(object=NOBODY)))
+                asked[-1].add_done_callback(lambda _future: self._routine.look())
+            return any(future.done() for future in asked)
+
+        try:
+            await self._until(
+                handle,
+                answered,
+                self._ready_timeout_s,
+                f"{client.srv_name}: no answer within {self._ready_timeout_s:.0f} s",
+            )
+        finally:
+            for future in asked:
+                client.remove_pending_request(future)
 
     def _missing(self) -> list[str]:
         """One line for each connection that an episode needs and that is not there.
@@ -403,15 +431,15 @@ class Episode(Node):
         if self._gate_latched:
             if stop_on_hold:
                 await self._routine.until(lambda: bool(self._gate_reason), SETTLE_S)
-                raise UserError(f"the gate latched: {self._gate_reason or 'see /diagnostics'}")
-            self.get_logger().warning("the gate is latched: waiting for its release (gate/hold with hold: false)")
+                raise UserError(f"the gate latched: {self._gate_reason or 'see gate_status'}")
+            Log(self).warning("the gate is latched: waiting for its release (gate/hold with hold: false)")
             await self._until(handle, lambda: not self._gate_latched, FOREVER_S, "", SETTLE_S)
 
     async def _reset(self, handle: ServerGoalHandle, seed: int, object_name: str) -> int:
         """Bring the scene to its start; return the stamp from which on observations count [ns]."""
         if self._reset_client is None:
             self._awaits_reset, self._reset_done = True, False
-            self.get_logger().info(
+            Log(self).info(
                 f"{self._plan.episode_id}: reset the scene ({object_name}), move the arm to the start pose, "
                 "then press the start button or call episode/reset"
             )

@@ -15,6 +15,7 @@ from rldg_control.gripper_logic import GripperConfig
 from rldg_control.hand import Cancel, HandConfig, HandLogic, Send
 from rldg_control.nodes.reporting import steady_timer
 from rldg_core.errors import UserError
+from rldg_ros.log import Log
 from rldg_ros.parameters import parameter
 from rldg_ros.vendors import vendor_topic
 
@@ -83,7 +84,7 @@ class FrankaHand:
         elif isinstance(command, Cancel):
             self._handle.cancel_goal_async().add_done_callback(partial(self._on_cancel_answered, command.number))
         if self._logic.fault and self._logic.fault != fault:
-            self._node.get_logger().warning(f"hand: {self._logic.fault}")
+            Log(self._node).warning(f"hand: {self._logic.fault}")
 
     def _goal(self, width_m: float) -> tuple[ActionClient, Any]:
         if width_m >= self._open_m:

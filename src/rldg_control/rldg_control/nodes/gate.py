@@ -14,25 +14,35 @@ import sys
 from time import monotonic
 
 import numpy as np
-from diagnostic_msgs.msg import DiagnosticArray
 from geometry_msgs.msg import PoseStamped
 from rclpy.duration import Duration
 from rclpy.lifecycle import LifecycleNode, LifecycleState, TransitionCallbackReturn
+from std_msgs.msg import Header
 from std_srvs.srv import Trigger
 
 from rldg_control.gate.logic import GateLogic
-from rldg_control.gate.state import Command, GateConfig, Phase
+from rldg_control.gate.state import Cause, Command, GateConfig, Phase
 from rldg_control.nodes.frame_check import FrameCheck
 from rldg_control.nodes.reporting import ERROR, OK, WARN, Report, Reporter, steady_timer, unpublished
 from rldg_control.pace.lock_step import LockStepGate
 from rldg_control.pace.real_time import RealTimeGate
+from rldg_core.errors import one_line
 from rldg_core.from_msg import pose_array, stamp_ns
 from rldg_core.types import Source
-from rldg_msgs.msg import EpisodeEvent, ExecutedAction, Observation, PolicyAction, Step, TeleopAction
+from rldg_msgs.msg import (
+    EpisodeEvent,
+    ExecutedAction,
+    GateStatus,
+    Observation,
+    ObserverStatus,
+    PolicyAction,
+    Step,
+    TeleopAction,
+)
 from rldg_msgs.srv import Hold
 from rldg_ros import to_msg
 from rldg_ros.parameters import lockstep_parameter, parameter, task_parameter
-from rldg_ros.qos import EVENTS, LAST_STEPS, STREAM, TARGET
+from rldg_ros.qos import EVENTS, LAST_STEPS, LATCHED, STREAM, TARGET
 from rldg_ros.runner import autostart, run_node
 from rldg_ros.subscriptions import subscribe
 from rldg_ros.vendors import vendor_topic
@@ -40,6 +50,14 @@ from rldg_ros.vendors import vendor_topic
 PUBLISHER_CHECK_S = 0.5
 TELEOP_STALE_S = 1.0
 """Older input is nobody's: the topic is latched, and a gate that restarts hears a person who left long ago."""
+PHASES = {Phase.IDLE: GateStatus.IDLE, Phase.RUNNING: GateStatus.RUNNING, Phase.LATCHED: GateStatus.LATCHED}
+CAUSES = {
+    Cause.REQUEST: GateStatus.REQUEST,
+    Cause.OBSERVATION: GateStatus.OBSERVATION,
+    Cause.ACTION: GateStatus.ACTION,
+    Cause.PUBLISHER: GateStatus.PUBLISHER,
+    Cause.FRAME: GateStatus.FRAME,
+}
 LAST_TARGET_S = 0.5
 """How long the last pose may take to reach the controller when the node ends."""
 
@@ -77,7 +95,7 @@ class Gate(LifecycleNode):
         self._logic = GateLogic(self._config, self._pace)
         self._stale_teleop = 0
         self._active = False
-        self._shown = ""
+        self._shown: tuple[int, int, str] | None = None
 
     # --- lifecycle ----------------------------------------------------------------------------------
 
@@ -86,10 +104,11 @@ class Gate(LifecycleNode):
         target_qos = STREAM if self._lockstep else TARGET
         self._target = self.create_lifecycle_publisher(PoseStamped, self._topic, target_qos)
         self._executed = self.create_lifecycle_publisher(ExecutedAction, "executed_action", STREAM)
+        self._status = self.create_publisher(GateStatus, "gate_status", LATCHED)
         self._gate_inputs = [
             subscribe(self, EpisodeEvent, "episode_event", self._on_event, EVENTS),
             subscribe(self, Observation, "observation", self._on_observation, STREAM),
-            subscribe(self, DiagnosticArray, "/diagnostics", self._on_diagnostics, 10),
+            subscribe(self, ObserverStatus, "observer_status", self._on_observer, LATCHED),
         ]
         if self._config.wait_for_policy:
             self._gate_inputs.append(subscribe(self, PolicyAction, "policy_action", self._on_policy, STREAM))
@@ -107,6 +126,7 @@ class Gate(LifecycleNode):
         if not self._lockstep:
             self._gate_timers.append(steady_timer(self, self._config.period_s / 4, self._on_time))
         self._reporter = Reporter(self, self._report)
+        self._show()
         return TransitionCallbackReturn.SUCCESS
 
     def on_activate(self, state: LifecycleState) -> TransitionCallbackReturn:
@@ -114,12 +134,14 @@ class Gate(LifecycleNode):
         result = super().on_activate(state)
         self._logic, self._active = GateLogic(self._config, self._pace), True
         self._check_publishers()
+        self._show()
         return result
 
     def on_deactivate(self, state: LifecycleState) -> TransitionCallbackReturn:
         """Measured pose once, then silence."""
         self.stop("gate deactivated")
         self._active = False
+        self._show()
         return super().on_deactivate(state)
 
     def on_cleanup(self, state: LifecycleState) -> TransitionCallbackReturn:
@@ -135,6 +157,8 @@ class Gate(LifecycleNode):
         self._reporter.close()
         self.destroy_lifecycle_publisher(self._target)
         self.destroy_lifecycle_publisher(self._executed)
+        self.destroy_publisher(self._status)
+        self._shown = None
         return TransitionCallbackReturn.SUCCESS
 
     def stop(self, reason: str) -> None:
@@ -157,11 +181,9 @@ class Gate(LifecycleNode):
             self._send(self._logic.on_frame(fault, monotonic()))
         self._send(self._logic.on_observation(stamp, pose_base_tcp, monotonic(), age_s))
 
-    def _on_diagnostics(self, message: DiagnosticArray) -> None:
-        observer = f"{self.get_namespace().rstrip('/')}/observer"
-        for status in message.status:
-            if status.name == observer:
-                self._logic.on_observer("" if status.level == OK else f"observer: {status.message}")
+    def _on_observer(self, message: ObserverStatus) -> None:
+        fault = message.fault or message.missing
+        self._logic.on_observer(f"observer: {fault}" if fault else "")
 
     def _on_policy(self, message: PolicyAction) -> None:
         if self._active:
@@ -192,6 +214,7 @@ class Gate(LifecycleNode):
             return
         if message.kind == EpisodeEvent.END:
             self._logic.on_end(message.episode_id)
+            self._show()
         elif message.kind != EpisodeEvent.START:
             raise ValueError(f"kind: {message.kind}, expected {EpisodeEvent.START} or {EpisodeEvent.END}")
         else:
@@ -219,7 +242,7 @@ class Gate(LifecycleNode):
         if not self._active:
             response.success, response.message = False, "gate is not active"
         elif request.hold:
-            self._send(self._logic.hold(request.reason or "hold requested", now_s))
+            self._send(self._logic.hold(one_line(request.reason) or "hold requested", now_s))
             response.success, response.message = True, f"latched: {self._logic.reason}"
         else:
             response.success, response.message = self._logic.release(now_s)
@@ -234,7 +257,7 @@ class Gate(LifecycleNode):
     # --- outputs ------------------------------------------------------------------------------------
 
     def _send(self, command: Command | None) -> None:
-        """Publish a command, target first; tell diagnostics of every latch and release."""
+        """Publish a command, target first, then the gate's status where it changed."""
         if command:
             report, target = command.executed, command.target_base_tcp
             self._target.publish(to_msg.pose_stamped(target, report.observation_stamp_ns, self._base_frame))
@@ -242,8 +265,20 @@ class Gate(LifecycleNode):
             lockstep = self._lockstep
             sent_ns = report.observation_stamp_ns if lockstep else self.get_clock().now().nanoseconds
             self._executed.publish(to_msg.executed_action(report, sent_ns, target))
-        if self._logic.reason != self._shown:
-            self._shown = self._logic.reason
+        self._show()
+
+    def _show(self) -> None:
+        """Publish the status when it has changed."""
+        logic = self._logic
+        phase = PHASES[logic.phase] if self._active else GateStatus.INACTIVE
+        cause = CAUSES[logic.cause] if logic.phase is Phase.LATCHED else GateStatus.NONE
+        now = (phase, cause, one_line(logic.reason))
+        if now == self._shown:
+            return
+        before, self._shown = self._shown, now
+        header = Header(stamp=self.get_clock().now().to_msg())
+        self._status.publish(GateStatus(header=header, phase=now[0], cause=now[1], reason=now[2]))
+        if before and before[2] != now[2]:
             self._reporter.publish()
 
     def _report(self) -> Report:

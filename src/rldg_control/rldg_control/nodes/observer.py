@@ -18,6 +18,7 @@ from typing import Any
 from geometry_msgs.msg import PoseStamped, WrenchStamped
 from rclpy.node import Node
 from sensor_msgs.msg import Image, JointState
+from std_msgs.msg import Header
 
 from rldg_control.nodes.reporting import ERROR, OK, WARN, Report, Reporter, steady_timer
 from rldg_control.observe import (
@@ -32,10 +33,10 @@ from rldg_control.observe import (
 )
 from rldg_core.errors import UserError
 from rldg_core.from_msg import stamp_ns
-from rldg_msgs.msg import Observation
+from rldg_msgs.msg import Observation, ObserverStatus
 from rldg_ros import to_msg
 from rldg_ros.parameters import lockstep_parameter, parameter, task_parameter
-from rldg_ros.qos import STREAM, VENDOR_IMAGE, VENDOR_STATE
+from rldg_ros.qos import LATCHED, STREAM, VENDOR_IMAGE, VENDOR_STATE
 from rldg_ros.runner import run_node
 from rldg_ros.subscriptions import decode, refusals, subscribe
 from rldg_ros.vendors import vendor_topic
@@ -95,6 +96,8 @@ class Observer(Node):
         self._published = self._refused = self._late = 0
         self._fault = ""
         self._publisher = self.create_publisher(Observation, "observation", STREAM)
+        self._status = self.create_publisher(ObserverStatus, "observer_status", LATCHED)
+        self._shown = ("", "")
         for part in frame_parts if self._lockstep else self._inputs:
             # Serialised: nothing is decoded that no tick needs (state may come at 1 kHz, images at 30 Hz).
             receive = partial(self._on_frame_part if self._lockstep else self._on_newest, part)
@@ -159,12 +162,20 @@ class Observer(Node):
         self._publisher.publish(to_msg.observation(value, self._base_frame, image_frames))
         self._published += 1
         self._set_fault("")
+        if self._published == 1:
+            self._reporter.publish()
 
     def _check_stamps(self, frame: dict[str, Any]) -> None:
         now_ns = self.get_clock().now().nanoseconds
         for part, message in frame.items():
             with of_topic(self._topics[part]):
                 check_stamp(stamp_ns(message.header.stamp), now_ns, self._inputs[part].limit_s)
+
+    def _missing(self) -> list[str]:
+        """What it waits for before the first observation."""
+        if self._published:
+            return []
+        return self._joiner.missing() if self._lockstep else self._newest.stale(monotonic())
 
     @property
     def _starting(self) -> bool:
@@ -175,12 +186,20 @@ class Observer(Node):
         if changed:
             self._reporter.publish()
 
+    def _show(self, fault: str, missing: str) -> None:
+        """Publish the status when it has changed."""
+        if (fault, missing) != self._shown:
+            self._shown = (fault, missing)
+            stamp = self.get_clock().now().to_msg()
+            self._status.publish(ObserverStatus(header=Header(stamp=stamp), fault=fault, missing=missing))
+
     def _report(self) -> Report:
+        missing = self._missing()
+        self._show(self._fault, "" if self._fault else ", ".join(missing))
         values = {"published": str(self._published), "refused": str(self._refused), "late_ticks": str(self._late)}
         if self._fault:
             return Report(ERROR, self._fault, values)
         if not self._published:
-            missing = self._joiner.missing() if self._lockstep else self._newest.stale(monotonic())
             message = "waiting for the drivers" if self._starting else f"waiting for {', '.join(missing)}"
             return Report(OK if self._starting else WARN, message, {**values, "missing": ", ".join(missing)})
         silent = [] if self._lockstep else self._newest.stale(monotonic(), needed=False)

@@ -12,6 +12,8 @@ from rclpy.clock_type import ClockType
 from rclpy.node import Node
 from rclpy.timer import Timer
 
+from rldg_core.errors import one_line
+from rldg_ros.log import Log
 from rldg_ros.subscriptions import refusals
 
 OK, WARN, ERROR = DiagnosticStatus.OK, DiagnosticStatus.WARN, DiagnosticStatus.ERROR
@@ -43,7 +45,7 @@ def unpublished(node: Node, topics: Iterable[str]) -> list[str]:
 
 @dataclass
 class Fault:
-    """What another node reports in /diagnostics, and since when [s, monotonic]."""
+    """What another node reports, and since when [s, monotonic]."""
 
     message: str = ""
     since_s: float = 0.0
@@ -76,23 +78,23 @@ class Reporter:
     def publish(self) -> None:
         """Read the status and publish it."""
         report, refused = self._read(), refusals(self._node)
+        text = one_line(report.message)
         values = dict(report.values)
         if refused.count:
             values |= {"refused_messages": str(refused.count), "refused_newest": refused.newest}
         starts = report.level == WARN and monotonic() - self._started_s < STARTING_S
-        if report.message != self._last and not starts:
-            self._last = report.message
-            # Two lines on purpose: rclpy ties a severity to the line of the call.
+        if text != self._last and not starts:
+            self._last = text
             if report.level == OK:
-                self._node.get_logger().info(report.message)
+                Log(self._node).info(text)
             else:
-                self._node.get_logger().warning(report.message)
+                Log(self._node).warning(text)
         status = DiagnosticStatus(
             level=report.level,
             name=self._node.get_fully_qualified_name(),
-            message=report.message,
+            message=text,
             hardware_id="rldg",
-            values=[KeyValue(key=key, value=value) for key, value in values.items()],
+            values=[KeyValue(key=key, value=one_line(value)) for key, value in values.items()],
         )
         array = DiagnosticArray(status=[status])
         array.header.stamp = self._node.get_clock().now().to_msg()

@@ -20,9 +20,10 @@ from rldg_data.bags.metadata import Storage, Topic
 from rldg_data.bags.recording import EpisodeRecorder
 from rldg_data.bags.repair import set_partials_aside
 from rldg_data.nodes.offered_qos import matching_qos, recorded_qos
-from rldg_msgs.msg import Step
+from rldg_msgs.msg import RecorderStatus, Step
+from rldg_ros.log import Log
 from rldg_ros.parameters import lockstep_parameter, parameter, required, task_parameter
-from rldg_ros.qos import STEPS
+from rldg_ros.qos import LATCHED, STEPS
 from rldg_ros.runner import run_node
 from rldg_ros.subscriptions import refusals, subscribe
 
@@ -54,12 +55,14 @@ class RecorderNode(Node):
             raise UserError(f"parameter bag_dir: {bag_dir}: {error.strerror}") from error
         self.recorder = EpisodeRecorder(bag_dir, task, self.resolve_topic_name("step"), storage)
         if moved := set_partials_aside(bag_dir):
-            self.get_logger().warning(
+            Log(self).warning(
                 f"an earlier recorder left {len(moved)} unfinished bags: `rldg bag repair {moved[0].parent}`"
             )
         self._reported = self.recorder.counters
         self._last_step_s = time.monotonic()
         self._diagnostics = self.create_publisher(DiagnosticArray, "/diagnostics", 10)
+        self._status = self.create_publisher(RecorderStatus, "recorder_status", LATCHED)
+        self._show()
         # In lock-step the simulated clock stands still between steps: these timers must not.
         steady = Clock(clock_type=ClockType.STEADY_TIME)
         self.create_timer(DISCOVERY_S, self._discover, clock=steady)
@@ -68,7 +71,7 @@ class RecorderNode(Node):
         self._clock_missed = False
         self._patience_until_s = time.monotonic() + RAW_PATIENCE_S
         self._discover()
-        self.get_logger().info(f"recording into {bag_dir}")
+        Log(self).info(f"recording into {bag_dir}")
 
     def _storage(self) -> Storage:
         size = "Size at which a further file of a bag begins [bytes]; 0: one file."
@@ -82,7 +85,7 @@ class RecorderNode(Node):
     def _on_step(self, data: bytes) -> None:
         path = self.recorder.add_step(data, self._step_time_ns())
         if path:
-            self.get_logger().info(f"closed {path.name}")
+            Log(self).info(f"closed {path.name}")
         self._report()
         # Taken after the Step is written: on a slow disk the next one waits in the queue meanwhile.
         self._last_step_s = time.monotonic()
@@ -94,7 +97,7 @@ class RecorderNode(Node):
         now_ns = self.get_clock().now().nanoseconds
         if not now_ns and not self._clock_missed:
             self._clock_missed = True
-            self.get_logger().error(
+            Log(self).error(
                 "use_sim_time is true and nobody publishes /clock: messages get their own stamps as log times; "
                 "set use_sim_time:=false on a robot"
             )
@@ -106,11 +109,24 @@ class RecorderNode(Node):
         if now == before:
             return
         self._reported = now
+        self._show()
         self._diagnose()
         if now.failed > before.failed:
-            self.get_logger().error(f"episode lost: {now.last_error}")
+            Log(self).error(f"episode lost: {now.last_error}")
         if now.dropped > before.dropped:
-            self.get_logger().warning("dropped an incomplete episode")
+            Log(self).warning("dropped an incomplete episode")
+
+    def _show(self) -> None:
+        now = self.recorder.counters
+        status = RecorderStatus(
+            closed=now.closed,
+            dropped=now.dropped,
+            failed=now.failed,
+            newest_episode=now.newest_episode,
+            last_error=now.last_error,
+        )
+        status.header.stamp = self.get_clock().now().to_msg()
+        self._status.publish(status)
 
     def _discover(self) -> None:
         """Subscribe to the listed topics that have a publisher by now, then to `step`.
@@ -126,19 +142,19 @@ class RecorderNode(Node):
         if not self._ready and (late or not self._missing):
             self._ready = True
             if self._missing:
-                self.get_logger().warning(f"nobody publishes {', '.join(sorted(self._missing))} yet: going on without")
+                Log(self).warning(f"nobody publishes {', '.join(sorted(self._missing))} yet: going on without")
             subscribe(self, Step, "step", self._on_step, STEPS, raw=True)
 
     def _subscribe(self, name: str, publishers: list[TopicEndpointInfo]) -> None:
         types = sorted({p.topic_type for p in publishers})
         if len(types) > 1:
-            self.get_logger().error(f"topic {name}: not recorded, it has several types: {', '.join(types)}")
+            Log(self).error(f"topic {name}: not recorded, it has several types: {', '.join(types)}")
             return
         package, _, type_name = types[0].split("/")
         try:
             message_class = getattr(importlib.import_module(f"{package}.msg"), type_name)
         except (ImportError, AttributeError):
-            self.get_logger().error(f"topic {name}: not recorded, its type {types[0]} is not installed")
+            Log(self).error(f"topic {name}: not recorded, its type {types[0]} is not installed")
             return
         profiles = [publisher.qos_profile for publisher in publishers]
         topic = Topic(name, types[0], recorded_qos(profiles))
@@ -151,7 +167,7 @@ class RecorderNode(Node):
             self._report()
 
         subscribe(self, message_class, name, on_message, matching_qos(profiles), raw=True)
-        self.get_logger().info(f"recording {name} ({types[0]})")
+        Log(self).info(f"recording {name} ({types[0]})")
 
     def _diagnose(self) -> None:
         counters = self.recorder.counters

@@ -16,7 +16,7 @@ from pathlib import Path
 
 from rldg_core import registry
 from rldg_core.commands import command_of
-from rldg_core.errors import UserError
+from rldg_core.errors import UserError, cause
 from rldg_core.files import open_regular, writing_aside
 from rldg_core.policy import Policy
 from rldg_core.policy_checks import check_chunk
@@ -135,7 +135,7 @@ class Relabeller:
         try:
             asked = check_chunk(self.policy.act(seen), self.policy.spec)[0]
         except Exception as error:  # plug-in border: whatever a policy raises is told with the Step
-            raise UserError(f"{bag}: Step {step.index}: {self.config.policy_id}: {registry.one_line(error)}") from error
+            raise UserError(f"{bag}: Step {step.index}: {self.config.policy_id}: {cause(error)}") from error
         if _source(step) not in self.config.sources:
             return action
         if len(asked) != len(action.executed):

@@ -21,6 +21,8 @@ Beat = Callable[[], None]
 
 Engine = Literal["processes", "ray"]
 _BEAT_S = 0.2
+LOOPBACK_VARIABLE = "RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER"
+"""Of Ray. 0: the address of a local Ray, on which all its processes listen, is 127.0.0.1."""
 
 
 class _Stopped(Exception):
@@ -119,6 +121,10 @@ def _run_ray(
     beat: Beat,
     workers: int,
 ) -> None:
+    if "RAY_ADDRESS" not in os.environ:
+        # Else every process of a local Ray listens on all interfaces, whatever address ray.init is given. Read when Ray
+        # is imported (ray/_private/ray_constants.py, services.get_node_ip_address), on Linux, too.
+        os.environ.setdefault(LOOPBACK_VARIABLE, "0")
     try:
         ray: Any = importlib.import_module("ray")
     except ImportError as error:

@@ -14,6 +14,7 @@ from pydantic import Field
 from rldg_core.configuration import validated
 from rldg_core.errors import UserError
 from rldg_core.files import read_json, write_json
+from rldg_core.policy import PolicySpec
 from rldg_core.task import CropConfig, Task
 from rldg_policy.config_types import Count, FrozenModel
 
@@ -132,6 +133,21 @@ def check_task(folder: Path, manifest: Manifest | None, task: Task) -> None:
         raise UserError(
             f"{folder}: trained on actions {has[made.gripper]}, task {task.name} is {has[task.action.gripper]}"
         )
+
+
+def manifest_spec(manifest: Manifest, task: Task) -> PolicySpec:
+    """What a checkpoint expects and delivers in a stack of `task`, by its manifest alone."""
+    return PolicySpec(
+        cameras=(manifest.camera,),
+        image_size=manifest.image_size,
+        window=manifest.window,
+        action_dim=task.action.dim,
+        horizon=manifest.horizon,
+        rate_hz=manifest.inferences_hz(task),
+        statistics_key=manifest.statistics_key,
+        version=manifest.version,
+        control_rates_hz=manifest.control_rates_hz,
+    )
 
 
 def allow_rate(folder: Path, control_hz: float) -> Manifest:

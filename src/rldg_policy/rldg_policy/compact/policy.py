@@ -12,11 +12,10 @@ from torch import Tensor
 
 from rldg_core.errors import UserError
 from rldg_core.image_codec import encode_jpeg
-from rldg_core.policy import PolicySpec
 from rldg_core.seeding import derive_seed
 from rldg_core.task import Task
 from rldg_core.types import Observation
-from rldg_policy.checkpoint.manifest import check_task
+from rldg_policy.checkpoint.manifest import check_task, manifest_spec
 from rldg_policy.checkpoint.statistics import check_scale, to_unit_actions
 from rldg_policy.compact.checkpoint import read_checkpoint
 from rldg_policy.compact.config import ModelConfig
@@ -41,17 +40,7 @@ class CompactPolicy:
         self._statistics = checkpoint.statistics
         self._task = task
         self._sample = explore or self.config.decode == "sample"
-        self.spec = PolicySpec(
-            cameras=(manifest.camera,),
-            image_size=manifest.image_size,
-            window=manifest.window,
-            action_dim=task.action.dim,
-            horizon=manifest.horizon,
-            rate_hz=manifest.inferences_hz(task),
-            statistics_key=manifest.statistics_key,
-            version=manifest.version,
-            control_rates_hz=manifest.control_rates_hz,
-        )
+        self.spec = manifest_spec(manifest, task)
 
     @property
     def config(self) -> ModelConfig:

@@ -34,6 +34,7 @@ from rldg_policy.serving.records import Action, Settings
 from rldg_policy.serving.server import PolicyServer
 from rldg_policy.serving.store import Served, load_policy
 from rldg_ros import qos
+from rldg_ros.log import Log
 from rldg_ros.parameters import lockstep_parameter, parameter, task_parameter
 from rldg_ros.runner import autostart, run_node, transition
 from rldg_ros.subscriptions import refusals, subscribe
@@ -105,9 +106,10 @@ class PolicyNode(LifecycleNode):
     @transition
     def on_configure(self, state: LifecycleState) -> TransitionCallbackReturn:
         """Load the initial policy (here, so that the first tick finds it warm) and open topics and services."""
+        # First: where it cannot be loaded, nobody waits for the imports of the others.
+        initial = load_policy(self._initial, self._initial, self._checkpoint, self._explore, self._task)
         for backend in self._preload:
             import_backend(backend)
-        initial = load_policy(self._initial, self._initial, self._checkpoint, self._explore, self._task)
         self._server.add(initial, activate=True)
         self._action_pub = self.create_publisher(PolicyAction, "policy_action", qos.STREAM)
         self._status_pub = self.create_publisher(PolicyStatus, "policy_status", qos.LATCHED)
@@ -214,7 +216,7 @@ class PolicyNode(LifecycleNode):
         try:
             self._server.receive_weights(messages.weights(message))
         except UserError as error:
-            self.get_logger().error(str(error))
+            Log(self).error(str(error))
             self._publish_status()
         self._act()
 
@@ -226,7 +228,7 @@ class PolicyNode(LifecycleNode):
         ):
             self._publish(action)
         for notice in self._server.take_notices():
-            self.get_logger().warning(notice)
+            Log(self).warning(notice)
 
     def _publish(self, action: Action) -> None:
         now_s = time.monotonic()

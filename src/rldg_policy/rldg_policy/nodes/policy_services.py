@@ -16,6 +16,7 @@ from rclpy.node import Node
 from rldg_core.errors import UserError
 from rldg_core.registry import backends
 from rldg_core.task import Task
+from rldg_ros.log import Log
 from rldg_msgs.srv import ActivatePolicy, ListPolicies, LoadPolicy, UnloadPolicy
 from rldg_policy.nodes import messages
 from rldg_policy.serving.server import PolicyServer
@@ -110,5 +111,5 @@ class PolicyServices:
 
     def _refuse(self, error: UserError, response: Any) -> None:
         self._server.last_error = response.message = str(error)
-        self._node.get_logger().error(str(error))
+        Log(self._node).error(str(error))
         self._changed()

@@ -15,10 +15,9 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from rldg_core.errors import UserError
+from rldg_core.errors import UserError, cause
 from rldg_core.policy import Policy, TrainablePolicy, WindowedPolicy
 from rldg_core.policy_checks import check_chunk
-from rldg_core.registry import one_line
 from rldg_core.types import Observation
 from rldg_policy.serving.expected import check_observation
 from rldg_policy.serving.memory import release_memory
@@ -164,7 +163,7 @@ class Worker:
         try:
             self._policy.reset(session.instruction, session.seed)
         except Exception as error:  # plug-in border: no observation of this session is answered
-            self._fault = f"{self._name}: reset failed: {one_line(error)}"
+            self._fault = f"{self._name}: reset failed: {cause(error)}"
             session.deliver(Result(session, error=self._fault))
 
     def _handle(self, session: Session, observation: Observation, infer: bool) -> Result | None:
@@ -183,7 +182,7 @@ class Worker:
             refused = self._apply_weights(policy)
             values = check_chunk(policy.act(observation), policy.spec)
         except Exception as error:  # plug-in border: the tick reports it, the next one goes on
-            return Result(session, observation.stamp_ns, error=one_line(error))
+            return Result(session, observation.stamp_ns, error=cause(error))
         duration_s = time.monotonic() - began_s
         return Result(session, observation.stamp_ns, values, policy.spec.version, duration_s, refused)
 

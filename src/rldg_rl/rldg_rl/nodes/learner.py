@@ -22,6 +22,7 @@ from rldg_rl.recordings import Start, prepare, read_bag
 from rldg_rl.runtime import use_one_core
 from rldg_rl.watching import Journal, WatchedFolder
 from rldg_ros import qos, to_msg
+from rldg_ros.log import Log
 from rldg_ros.parameters import lockstep_parameter, parameter, required, task_parameter
 from rldg_ros.runner import run_node
 from rldg_ros.subscriptions import refusals
@@ -84,7 +85,7 @@ class LearnerNode(Node):  # type: ignore[misc]
         return [Path(folder) for folder in parameter(self, name, [""], description) if folder]
 
     def _report_start(self, start: Start) -> None:
-        log, counters = self.get_logger(), self._learner.counters
+        log, counters = Log(self), self._learner.counters
         log.info(
             f"{start.demonstrations} demonstrations of {counters.demo_transitions} transitions, "
             f"{start.failed_demonstrations} failed ones left out; {start.earlier_episodes} episodes of earlier runs "
@@ -132,14 +133,14 @@ class LearnerNode(Node):  # type: ignore[misc]
             reason = f"topic step: step_count {step_count} after {expected - 1}: transitions were lost"
             if self._lockstep:
                 raise UserError(reason)
-            self.get_logger().error(reason)
+            Log(self).error(reason)
 
     def _report_rejections(self, where: str) -> None:
         """One line for every new reason why Steps are left out."""
         for reason, count in self._learner.rejections.items():
             if reason not in self._reported:
                 self._reported.add(reason)
-                self.get_logger().error(f"{where}: {reason}: {count} Steps left out so far")
+                Log(self).error(f"{where}: {reason}: {count} Steps left out so far")
 
     def _watch(self) -> None:
         """Look at watch_dir now and, in real time, every watch_period_s."""
@@ -161,13 +162,13 @@ class LearnerNode(Node):  # type: ignore[misc]
             try:
                 steps = read_bag(bag, self._learner)
             except UserError as error:
-                self.get_logger().error(str(error))
+                Log(self).error(str(error))
                 continue
             if all(self._learner.knows(step) for step in steps):
                 continue
             Journal(self._run_dir).append(bag, self._episode_id)
             new = self._learner.consume_recorded(steps)
-            self.get_logger().info(f"{bag}: {new} new Steps of {len(steps)}")
+            Log(self).info(f"{bag}: {new} new Steps of {len(steps)}")
             self._report_rejections(str(bag))
             if not self._lockstep:
                 self._publish_weights(self._learner.first_weights())
@@ -179,20 +180,20 @@ class LearnerNode(Node):  # type: ignore[misc]
         try:
             self.save()
         except UserError as error:
-            self.get_logger().error(f"no checkpoint: {error}")
+            Log(self).error(f"no checkpoint: {error}")
 
     def save(self) -> None:
         """Write a checkpoint and the specialist; within an episode the specialist alone."""
         self._checkpointed = self._learner.counters.env_steps
         if self._between_episodes:
-            self.get_logger().info(f"checkpoint {write_checkpoint(self._run_dir, self._learner)}")
+            Log(self).info(f"checkpoint {write_checkpoint(self._run_dir, self._learner)}")
         else:
             write_specialist_of(self._learner, self._run_dir / "specialist")
 
     def stop(self) -> None:
         """End in order. Raises UserError when the last checkpoint cannot be written."""
         if error := self._board.close():
-            self.get_logger().error(error)
+            Log(self).error(error)
         self.save()
 
     # --- out --------------------------------------------------------------------------------------------
@@ -216,7 +217,7 @@ class LearnerNode(Node):  # type: ignore[misc]
         self._rate_since = now, env_steps
         values = run_folder.figures(learner, (env_steps - steps) / max(1e-9, now - then))
         if error := self._board.write(values, learner.losses, env_steps):
-            self.get_logger().error(error)
+            Log(self).error(error)
         fields = LearnerStatus.get_fields_and_field_types()
         self._status.publish(
             LearnerStatus(

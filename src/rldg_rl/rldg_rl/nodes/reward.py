@@ -17,6 +17,7 @@ from rldg_msgs.msg import EpisodeEvent, Observation, Reward
 from rldg_rl.classifier.reward import RewardClassifier, SuccessJudge
 from rldg_rl.runtime import use_one_core
 from rldg_ros import qos
+from rldg_ros.log import Log
 from rldg_ros.parameters import lockstep_parameter, parameter, required, task_parameter
 from rldg_ros.runner import run_node
 from rldg_ros.subscriptions import subscribe
@@ -42,7 +43,7 @@ class RewardNode(Node):  # type: ignore[misc]
         self._publisher = self.create_publisher(Reward, "reward", qos.STREAM)
         subscribe(self, Observation, "observation", self._on_observation, qos.STREAM)
         subscribe(self, EpisodeEvent, "episode_event", self._on_event, qos.EVENTS)
-        log = self.get_logger()
+        log = Log(self)
         log.info(f"{self._source}: threshold {classifier.threshold:.3f}, {consecutive_frames} frames in a row")
         if task.default_object not in classifier.saved.objects:
             known = ", ".join(classifier.saved.objects) or "unnamed objects"
@@ -62,7 +63,7 @@ class RewardNode(Node):  # type: ignore[misc]
             judgement = self._judge.judge(from_msg.observation(message))
             reward.probability, reward.success = judgement.probability, judgement.success
         except ValueError as error:
-            self.get_logger().error(f"topic observation: {error}")
+            Log(self).error(f"topic observation: {error}")
         self._publisher.publish(reward)
 
 

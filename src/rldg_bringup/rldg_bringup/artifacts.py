@@ -1,0 +1,70 @@
+"""Files and back-ends that a stack's arguments name: what is wrong with them is told before any process starts.
+
+Each is looked at by the bounded readers of `rldg_core` alone, without torch, jax or ROS. What only loading can show (a
+damaged weights file) remains the node's to say.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+from rldg_core.configuration import MAX_CONFIGURATION_BYTES, read_yaml
+from rldg_core.errors import UserError, quoted
+from rldg_core.files import read_json
+from rldg_core.registry import check_backend, check_before_start
+from rldg_core.task import Task
+from rldg_rl import config as learner
+
+
+@contextmanager
+def _argument(name: str) -> Iterator[None]:
+    try:
+        yield
+    except UserError as error:
+        raise UserError(f"argument {name}: {error}") from error
+
+
+def check_policy(backend: str, checkpoint: str, preload: Iterable[str], task: Task) -> None:
+    """Raise UserError for an unknown back-end and for a checkpoint that is not one of it, or of another task."""
+    with _argument("policy"):
+        check_backend(backend)
+    with _argument("checkpoint"):
+        check_before_start(backend, Path(checkpoint) if checkpoint else None, task)
+    for name in preload:
+        with _argument("preload"):
+            check_backend(name)
+
+
+def check_classifier(folder: Path, task: Task) -> None:
+    """Raise UserError for a folder that holds no reward classifier, or one of another task."""
+    path = folder / "config.json"
+    with _argument("classifier"):
+        described = read_json(path)
+        found = described.get("task") if isinstance(described, dict) else None
+        if found != task.name:
+            raise UserError(f"{path}: task: found {quoted(found)}, expected {task.name!r}")
+
+
+def check_learner_config(file: Path, task: Task) -> None:
+    """Raise UserError naming file and key of a wrong override."""
+    with _argument("learner_config"):
+        learner.load(file, task)
+
+
+def check_params_file(file: Path) -> None:
+    """Raise UserError for a file that is no ROS parameter file: nodes by name, each with `ros__parameters`."""
+    with _argument("params_file"):
+        content = read_yaml(file, MAX_CONFIGURATION_BYTES)
+        if not isinstance(content, dict) or not all(isinstance(value, dict) for value in content.values()):
+            raise UserError(f"{file}: expected names of nodes, each with ros__parameters")
+
+
+def check_output_folder(name: str, folder: Path) -> None:
+    """Raise UserError when a file stands where the folder, or one above it, is to be made."""
+    for path in (folder, *folder.parents):
+        if path.exists():
+            if not path.is_dir():
+                raise UserError(f"argument {name}: {path} is a file, expected a folder")
+            return
