@@ -11,7 +11,6 @@ from rldg_bringup.runner import StackProcess, last_line
 from rldg_core.errors import UserError, one_line
 from rldg_data.bags.reading import episode_info, find_bags
 from rldg_msgs.msg import RecorderStatus
-from rldg_ros import qos
 
 BAG_TIMEOUT_S = 20.0
 """From the end of an episode until its bag is closed: the last chunk is compressed, everything synced to the disk."""
@@ -28,7 +27,7 @@ class RecorderWatch:
     def __init__(self, client: StackClient) -> None:
         self.first: RecorderStatus | None = None
         self.newest: RecorderStatus | None = None
-        client.node.create_subscription(RecorderStatus, "recorder_status", self._on_status, qos.LATCHED)
+        client.listen_to_status(RecorderStatus, "recorder_status", self._on_status)
 
     def _on_status(self, message: RecorderStatus) -> None:
         self.first = self.first or message

@@ -96,9 +96,9 @@ class StackClient:
         self.gate_status: GateStatus | None = None
         self._silent_s: dict[str, float] = {}
         self._looked_s = 0.0
-        self.node.create_subscription(PolicyStatus, "policy_status", self._on_policy, qos.LATCHED)
-        self.node.create_subscription(LearnerStatus, "learner_status", self._on_learner, qos.LATCHED)
-        self.node.create_subscription(GateStatus, "gate_status", self._on_gate, qos.LATCHED)
+        self.listen_to_status(PolicyStatus, "policy_status", self._on_policy)
+        self.listen_to_status(LearnerStatus, "learner_status", self._on_learner)
+        self.listen_to_status(GateStatus, "gate_status", self._on_gate)
         if check is None:
             self.node.create_subscription(DiagnosticArray, "/diagnostics", self._on_diagnostics, 10)
 
@@ -111,6 +111,10 @@ class StackClient:
 
     def _on_gate(self, message: GateStatus) -> None:
         self.gate_status = message
+
+    def listen_to_status(self, kind: type[Any], topic: str, on_status: Callable[[Any], None]) -> None:
+        """Subscribe to a latched topic of the stack."""
+        self.node.create_subscription(kind, topic, on_status, qos.LATCHED)
 
     def listen_to_driver(
         self, kind: type[Any], topic: str, on_change: Callable[[Any], None], on_same: Callable[[], None]

@@ -147,7 +147,8 @@ def test_a_back_end_whose_module_is_missing_starts_nothing(monkeypatch: pytest.M
 
 def test_looking_at_checkpoints_imports_no_network() -> None:
     code = (
-        "import sys\nfrom rldg_bringup.stack import *\nfrom pathlib import Path\nfrom rldg_core.errors import UserError\n"
+        "import sys\nfrom rldg_bringup.stack import *\nfrom pathlib import Path\n"
+        "from rldg_core.errors import UserError\n"
         "for name in ('hold', 'compact', 'octo', 'openvla', 'specialist'):\n"
         "    try: insertion_stack(StackArguments(policy=name, checkpoint='/proc'), Path(sys.argv[1]))\n"
         "    except UserError: pass\n"

@@ -383,7 +383,7 @@ def test_wrong_steps(tmp_path: Path, name: str) -> None:
         ({"policy_id": "x"}, "custom_data.policy_id is 'x', the Steps say 'specialist'"),
         ({"policy_version": "8"}, "custom_data.policy_version is 8"),
         ({"object": "hdmi"}, "custom_data.object is 'hdmi', the Steps say 'usb_a'"),
-        ({"episode_id": "y" * 5_000_000}, "(5000002 characters), the Steps say 'run-2'"),
+        ({"episode_id": "y" * 5_000_000}, "yyy...', the Steps say 'run-2'"),
         ({"seed": "9"}, "custom_data.seed is 9, the Steps say 2"),
         ({"instruction": "z"}, "custom_data.instruction is 'z'"),
     ],

@@ -30,7 +30,6 @@ from rldg_data.bags.repair import repair_bag
 from rldg_msgs.msg import RecorderStatus
 from rldg_msgs.msg import Step as StepMsg
 from rldg_ros import to_msg
-
 from rldg_ros.qos import LATCHED, STEPS
 
 DOMAIN = "100"

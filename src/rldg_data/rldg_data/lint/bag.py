@@ -9,6 +9,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 
 import numpy as np
 
+from rldg_core.errors import quoted
 from rldg_core.instructions import fault
 from rldg_core.plausible import check_observation
 from rldg_core.task import Task
@@ -69,7 +70,7 @@ def order(bag: BagContents, limits: Limits) -> Problems:
     for name in ("episode_id", "task", "object", "instruction", "seed"):
         other = next((s for s in bag.steps if getattr(s, name) != getattr(first, name)), None)
         if other is not None:
-            before, now = _short(getattr(first, name)), _short(getattr(other, name))
+            before, now = quoted(getattr(first, name)), quoted(getattr(other, name))
             yield Problem("error", "order", f"{name} is {now} in Step {other.index}, {before} before")
     for name, start in (("index", 0), ("step_count", first.step_count)):
         wrong = next((i for i, s in enumerate(bag.steps) if getattr(s, name) != start + i), None)
@@ -194,17 +195,17 @@ def images(bag: BagContents, limits: Limits) -> Problems:
             try:
                 found = jpeg.check(step.observation.images.get(camera, b""))
             except ValueError as error:
-                yield Problem("error", "image", f"{_short(camera)} of Step {step.index}: {error}")
+                yield Problem("error", "image", f"{quoted(camera)} of Step {step.index}: {error}")
                 break
             size = size or found
             if found != size:
                 yield Problem(
-                    "error", "image", f"{_short(camera)} of Step {step.index} is {_px(found)}, before {_px(size)}"
+                    "error", "image", f"{quoted(camera)} of Step {step.index} is {_px(found)}, before {_px(size)}"
                 )
                 break
     extra = next((s for s in bag.steps if list(s.observation.images) != cameras), None)
     if extra is not None:
-        names = ", ".join(map(_short, extra.observation.images))
+        names = ", ".join(map(quoted, extra.observation.images))
         yield Problem("error", "image", f"cameras of Step {extra.index}: {names}; before {', '.join(cameras)}")
 
 
@@ -286,7 +287,7 @@ def contents(bag: BagContents, limits: Limits) -> Problems:
     }
     for name, value in found.items():
         if getattr(told, name) != value:
-            wrong = f"custom_data.{name} is {_short(getattr(told, name))}, the Steps say {_short(value)}"
+            wrong = f"custom_data.{name} is {quoted(getattr(told, name))}, the Steps say {quoted(value)}"
             yield Problem("error", "contents", wrong)
 
 
@@ -343,7 +344,7 @@ def against_task(bag: BagContents, limits: Limits, tasks: Sequence[Task]) -> Pro
 def _differences(bag: BagContents, task: Task) -> Iterator[Problem]:
     seen = bag.steps[0].observation.images
     if sorted(seen) != sorted(task.cameras):
-        found = f"cameras {', '.join(map(_short, sorted(seen)))}, the task has {', '.join(sorted(task.cameras))}"
+        found = f"cameras {', '.join(map(quoted, sorted(seen)))}, the task has {', '.join(sorted(task.cameras))}"
         yield Problem("error", "task", found)
     for name in sorted({*seen} & {*task.cameras}):
         try:
@@ -367,8 +368,3 @@ def variants(task: Task) -> list[Task]:
 
 def _px(size: tuple[int, int]) -> str:
     return f"{size[1]}x{size[0]} px"
-
-
-def _short(value: object) -> str:
-    text = repr(value)
-    return text if len(text) <= 80 else f"{text[:60]}... ({len(text)} characters)"

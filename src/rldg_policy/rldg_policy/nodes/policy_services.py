@@ -16,11 +16,11 @@ from rclpy.node import Node
 from rldg_core.errors import UserError
 from rldg_core.registry import backends
 from rldg_core.task import Task
-from rldg_ros.log import Log
 from rldg_msgs.srv import ActivatePolicy, ListPolicies, LoadPolicy, UnloadPolicy
 from rldg_policy.nodes import messages
 from rldg_policy.serving.server import PolicyServer
 from rldg_policy.serving.store import load_policy
+from rldg_ros.log import Log
 
 NO_POLICY = "policy_id: must not be empty"
 """Clients ask without one to see whether answers reach them: nothing is logged or counted."""
