@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import cast
 
 from rldg_core.errors import UserError
 from rldg_core.files import read_json
@@ -12,7 +11,6 @@ from rldg_core.policy_checks import check_spec
 from rldg_core.task import Task
 from rldg_policy.checkpoint.manifest import (
     MANIFEST_FILE,
-    Backend,
     check_backend,
     check_task,
     manifest_spec,
@@ -37,7 +35,7 @@ def check_generalist(backend: str, path: Path | None, task: Task) -> None:
     manifest = read_manifest(path)
     if manifest is None and backend == "compact":
         raise UserError(f"{path / MANIFEST_FILE}: missing: not a complete checkpoint of a compact generalist")
-    check_backend(path, manifest, cast(Backend, backend))
+    check_backend(path, manifest, backend)
     check_task(path, manifest, task)
     _, statistics = choose_statistics(path, manifest)
     check_scale(path, statistics, task)
