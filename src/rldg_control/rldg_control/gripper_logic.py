@@ -59,7 +59,7 @@ class GripperLogic:
         return self.commanded_m
 
 
-class LockstepGripper:
+class LockStepGripper:
     """Executed actions of observations by stamp -> the width of each, once.
 
     A reset of the cell opens the hand and shows as a gap of two periods between stamps, as for the observer: an

@@ -218,6 +218,7 @@ class Input:
     topic: str
     limit_s: float
     needed: bool = True
+    is_camera: bool = False
 
 
 class NewestInputs:

@@ -10,7 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from sensor_msgs.msg import JointState
 
-from rldg_control.gripper_logic import GripperConfig, GripperLogic, LockstepGripper
+from rldg_control.gripper_logic import GripperConfig, GripperLogic, LockStepGripper
 from rldg_core.from_msg import stamp_ns
 from rldg_core.types import Source
 from rldg_msgs.msg import ExecutedAction
@@ -25,7 +25,7 @@ def grip(value: float) -> list[float]:
 
 
 def test_every_action_gets_its_width_once_and_a_reset_opens_the_hand() -> None:
-    gripper = LockstepGripper(GripperConfig(), PERIOD_NS)
+    gripper = LockStepGripper(GripperConfig(), PERIOD_NS)
     stamps = [2, 3, 4, 4, 3, 5, 7, 8]  # 4 and 3 come again; between 5 and 7 the cell was reset
     values = [0, -1, 0, 1, 1, 0, 0, -1]
     widths = [gripper.on_executed(k * PERIOD_NS, grip(v), Source.POLICY) for k, v in zip(stamps, values, strict=True)]
@@ -35,14 +35,14 @@ def test_every_action_gets_its_width_once_and_a_reset_opens_the_hand() -> None:
 @given(st.lists(st.sampled_from([-1.0, -0.5, 0.0, 0.5, 1.0]), max_size=30))
 def test_widths_are_those_of_the_cell(values: list[float]) -> None:
     """As Cell.step: over 0.5 opens, under -0.5 closes, between keeps what is."""
-    gripper, expected = LockstepGripper(GripperConfig(), PERIOD_NS), 0.08
+    gripper, expected = LockStepGripper(GripperConfig(), PERIOD_NS), 0.08
     for k, value in enumerate(values):
         expected = 0.08 if value > 0.5 else 0.0 if value < -0.5 else expected
         assert gripper.on_executed(k * PERIOD_NS, grip(value), Source.POLICY) == expected
 
 
 def test_a_hold_keeps_the_width() -> None:
-    gripper = LockstepGripper(GripperConfig(), PERIOD_NS)
+    gripper = LockStepGripper(GripperConfig(), PERIOD_NS)
     assert gripper.on_executed(PERIOD_NS, grip(-1), Source.POLICY) == 0.0
     assert gripper.on_executed(2 * PERIOD_NS, grip(1), Source.HOLD) == 0.0
 

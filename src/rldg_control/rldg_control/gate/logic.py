@@ -45,6 +45,9 @@ STARTS_KEPT = 10
 class GatePace(Protocol):
     """When an observation is answered and which time-outs act. One instance per GateLogic; it may keep answers."""
 
+    needs_steps: bool
+    """The gate must be told of every Step (`on_step`)."""
+
     def accepts(self, state: GateState, stamp_ns: int, now_s: float, age_s: float) -> bool:
         """Return whether an observation with this stamp and age is used. Counts the ones that are not."""
 
@@ -86,6 +89,11 @@ class GateLogic:
         self._starts: deque[tuple[str, int]] = deque(maxlen=STARTS_KEPT)
         self._other_publishers: tuple[str, ...] = ()
         self._frame_fault = ""
+
+    @property
+    def needs_steps(self) -> bool:
+        """Whether `on_step` must be called for every Step."""
+        return self._pace.needs_steps
 
     @property
     def phase(self) -> Phase:

@@ -10,9 +10,9 @@ from rclpy.node import Node
 from std_msgs.msg import String
 
 from rldg_control.controlled_frame import frame_fault, frame_pose
-from rldg_control.nodes.reporting import steady_timer
 from rldg_core.types import Float64
 from rldg_ros.qos import LATCHED
+from rldg_ros.reporting import steady_timer
 from rldg_ros.subscriptions import subscribe
 from rldg_ros.vendors import vendor_topic
 

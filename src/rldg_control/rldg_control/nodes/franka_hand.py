@@ -13,10 +13,10 @@ from rclpy.task import Future
 
 from rldg_control.gripper_logic import GripperConfig
 from rldg_control.hand import Cancel, HandConfig, HandLogic, Send
-from rldg_control.nodes.reporting import steady_timer
 from rldg_core.errors import UserError
 from rldg_ros.log import Log
 from rldg_ros.parameters import parameter
+from rldg_ros.reporting import steady_timer
 from rldg_ros.vendors import vendor_topic
 
 POLL_S = 0.05

@@ -9,7 +9,6 @@ A stop is the measured pose sent once, then silence; the emergency stop of the r
 
 from __future__ import annotations
 
-import math
 import sys
 from time import monotonic
 
@@ -23,9 +22,7 @@ from std_srvs.srv import Trigger
 from rldg_control.gate.logic import GateLogic
 from rldg_control.gate.state import Cause, Command, GateConfig, Phase
 from rldg_control.nodes.frame_check import FrameCheck
-from rldg_control.nodes.reporting import ERROR, OK, WARN, Report, Reporter, steady_timer, unpublished
-from rldg_control.pace.lock_step import LockStepGate
-from rldg_control.pace.real_time import RealTimeGate
+from rldg_control.pace.rules import RULES
 from rldg_core.errors import one_line
 from rldg_core.from_msg import pose_array, stamp_ns
 from rldg_core.types import Source
@@ -41,8 +38,10 @@ from rldg_msgs.msg import (
 )
 from rldg_msgs.srv import Hold
 from rldg_ros import to_msg
-from rldg_ros.parameters import lockstep_parameter, parameter, task_parameter
+from rldg_ros.pace import pace_parameter
+from rldg_ros.parameters import parameter, task_parameter
 from rldg_ros.qos import EVENTS, LAST_STEPS, LATCHED, STREAM, TARGET
+from rldg_ros.reporting import ERROR, OK, WARN, Report, Reporter, steady_timer, unpublished
 from rldg_ros.runner import autostart, run_node
 from rldg_ros.subscriptions import subscribe
 from rldg_ros.vendors import vendor_topic
@@ -71,8 +70,7 @@ class Gate(LifecycleNode):
         self._base_frame = str(parameter(self, "base_frame", "base", "Frame of the target pose."))
         target_topic = parameter(self, "target_topic", "target_pose", "Cartesian target of the controller.")
         self._topic = vendor_topic(self, str(target_topic))
-        self._lockstep = lockstep_parameter(self)
-        self._pace = LockStepGate if self._lockstep else RealTimeGate
+        self._pace = pace_parameter(self)
         self._config = GateConfig(
             action=task.action,
             box=task.box,
@@ -92,7 +90,7 @@ class Gate(LifecycleNode):
         description = "URDF of the robot, for that check."
         self._description_topic = str(parameter(self, "description_topic", "robot_description", description))
         self._frame_check: FrameCheck | None = None
-        self._logic = GateLogic(self._config, self._pace)
+        self._logic = GateLogic(self._config, RULES[self._pace.name].gate)
         self._stale_teleop = 0
         self._active = False
         self._shown: tuple[int, int, str] | None = None
@@ -101,7 +99,7 @@ class Gate(LifecycleNode):
 
     def on_configure(self, state: LifecycleState) -> TransitionCallbackReturn:
         """Create everything; nothing is published before activation."""
-        target_qos = STREAM if self._lockstep else TARGET
+        target_qos = self._pace.vendor_qos(TARGET)
         self._target = self.create_lifecycle_publisher(PoseStamped, self._topic, target_qos)
         self._executed = self.create_lifecycle_publisher(ExecutedAction, "executed_action", STREAM)
         self._status = self.create_publisher(GateStatus, "gate_status", LATCHED)
@@ -109,12 +107,11 @@ class Gate(LifecycleNode):
             subscribe(self, EpisodeEvent, "episode_event", self._on_event, EVENTS),
             subscribe(self, Observation, "observation", self._on_observation, STREAM),
             subscribe(self, ObserverStatus, "observer_status", self._on_observer, LATCHED),
+            subscribe(self, TeleopAction, "teleop_action", self._on_teleop, STREAM),
         ]
         if self._config.wait_for_policy:
             self._gate_inputs.append(subscribe(self, PolicyAction, "policy_action", self._on_policy, STREAM))
-        if self._config.wait_for_operator or not self._lockstep:
-            self._gate_inputs.append(subscribe(self, TeleopAction, "teleop_action", self._on_teleop, STREAM))
-        if self._lockstep:
+        if self._logic.needs_steps:
             self._gate_inputs.append(subscribe(self, Step, "step", self._on_step, LAST_STEPS))
         if self._controller:
             self._frame_check = FrameCheck(self, self._controller, self._description_topic)
@@ -122,9 +119,10 @@ class Gate(LifecycleNode):
             self.create_service(Hold, "gate/hold", self._on_hold),
             self.create_service(Trigger, "gate/stop", self._on_stop_service),
         ]
-        self._gate_timers = [steady_timer(self, PUBLISHER_CHECK_S, self._check_publishers)]
-        if not self._lockstep:
-            self._gate_timers.append(steady_timer(self, self._config.period_s / 4, self._on_time))
+        self._gate_timers = [
+            steady_timer(self, PUBLISHER_CHECK_S, self._check_publishers),
+            *self._pace.watch(self, self._config.period_s / 4, self._on_time),
+        ]
         self._reporter = Reporter(self, self._report)
         self._show()
         return TransitionCallbackReturn.SUCCESS
@@ -132,7 +130,7 @@ class Gate(LifecycleNode):
     def on_activate(self, state: LifecycleState) -> TransitionCallbackReturn:
         """Start with a clean slate."""
         result = super().on_activate(state)
-        self._logic, self._active = GateLogic(self._config, self._pace), True
+        self._logic, self._active = GateLogic(self._config, RULES[self._pace.name].gate), True
         self._check_publishers()
         self._show()
         return result
@@ -173,8 +171,7 @@ class Gate(LifecycleNode):
         if not self._active:
             return
         stamp = stamp_ns(message.header.stamp)
-        now_ns = self.get_clock().now().nanoseconds
-        age_s = 0.0 if self._lockstep else (now_ns - stamp) * 1e-9 if now_ns else math.inf
+        age_s = self._pace.age_s(self.get_clock(), stamp)
         pose_base_tcp = pose_array(message.pose_base_tcp)
         if self._frame_check:
             fault = self._frame_check.on_observation(pose_base_tcp, np.asarray(message.joint_positions))
@@ -198,7 +195,7 @@ class Gate(LifecycleNode):
         if self._active:
             source = Source.SCRIPTED if message.source == TeleopAction.SCRIPTED else Source.HUMAN
             stamp = stamp_ns(message.header.stamp)
-            age_s = 0.0 if self._lockstep else (self.get_clock().now().nanoseconds - stamp) * 1e-9
+            age_s = self._pace.age_s(self.get_clock(), stamp)
             if age_s > TELEOP_STALE_S:
                 self._stale_teleop += 1
                 return
@@ -261,9 +258,7 @@ class Gate(LifecycleNode):
         if command:
             report, target = command.executed, command.target_base_tcp
             self._target.publish(to_msg.pose_stamped(target, report.observation_stamp_ns, self._base_frame))
-            # Lock-step: simulated time stands still from the observation to here, whatever /clock has brought.
-            lockstep = self._lockstep
-            sent_ns = report.observation_stamp_ns if lockstep else self.get_clock().now().nanoseconds
+            sent_ns = self._pace.sent_ns(self.get_clock(), report.observation_stamp_ns)
             self._executed.publish(to_msg.executed_action(report, sent_ns, target))
         self._show()
 

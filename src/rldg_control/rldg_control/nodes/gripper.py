@@ -9,20 +9,23 @@ JointState with the stamp of the observation and the width as its only position.
 from __future__ import annotations
 
 import sys
+from collections.abc import Callable, Mapping
+from typing import Protocol
 
 from rclpy.node import Node
 from sensor_msgs.msg import JointState
 from std_msgs.msg import Float64, Header
 
-from rldg_control.gripper_logic import GripperConfig, GripperLogic, LockstepGripper
+from rldg_control.gripper_logic import GripperConfig, GripperLogic, LockStepGripper
 from rldg_control.nodes.franka_hand import FrankaHand
-from rldg_control.nodes.reporting import ERROR, OK, WARN, Report, Reporter, unpublished
 from rldg_core.errors import UserError
 from rldg_core.from_msg import stamp_ns
 from rldg_core.types import Source
 from rldg_msgs.msg import EpisodeEvent, ExecutedAction
-from rldg_ros.parameters import lockstep_parameter, parameter, task_parameter
+from rldg_ros.pace import pace_parameter
+from rldg_ros.parameters import parameter, task_parameter
 from rldg_ros.qos import EVENTS, STREAM, TARGET
+from rldg_ros.reporting import ERROR, OK, WARN, Report, Reporter, unpublished
 from rldg_ros.runner import run_node
 from rldg_ros.subscriptions import subscribe
 from rldg_ros.vendors import vendor_topic
@@ -43,7 +46,7 @@ class Gripper(Node):
         mode = str(
             parameter(self, "mode", "topic", "Width topic, or franka_gripper's actions.", choices=("topic", "franka"))
         )
-        lockstep = lockstep_parameter(self)
+        pace = pace_parameter(self)
         debounce_s = parameter(
             self,
             "debounce_s",
@@ -63,17 +66,8 @@ class Gripper(Node):
                 f"parameter closed_width_m: expected less than open_width_m, {config.open_width_m}, "
                 f"got {config.closed_width_m}"
             )
-        self._logic = GripperLogic(config)
-        self._lockstep = LockstepGripper(config, task.period_ns) if lockstep else None
-        self._hand: FrankaHand | WidthTopic
-        if self._lockstep:
-            self._widths = self.create_publisher(JointState, "gripper_width", STREAM)
-        elif mode == "franka":
-            self._hand = FrankaHand(self, config)
-        else:
-            self._hand = WidthTopic(self)
+        self._drive = DRIVES[pace.name](self, config, task.period_ns, mode)
         self._width_m: float | None = None
-        self._stale = 0
         self._idle = "" if task.action.gripper else f"idle: task {task.name} has no gripper action"
         subscribe(self, ExecutedAction, "executed_action", self._on_executed, STREAM)
         subscribe(self, EpisodeEvent, "episode_event", self._on_event, EVENTS)
@@ -83,48 +77,120 @@ class Gripper(Node):
         return float(parameter(self, name, default, description, low=0.0, high=0.2))
 
     def _on_executed(self, message: ExecutedAction) -> None:
-        action, source = list(message.executed), Source(message.source)
-        if self._lockstep:
-            stamp = message.observation_stamp
-            width_m = self._lockstep.on_executed(stamp_ns(stamp), action, source)
-            if width_m is not None:
-                self._widths.publish(JointState(header=Header(stamp=stamp), position=[width_m]))
-        else:
-            width_m = self._command(action, source, stamp_ns(message.header.stamp))
+        width_m = self._drive.on_executed(message)
         self._width_m = self._width_m if width_m is None else width_m
 
-    def _command(self, action: list[float], source: Source, sent_ns: int) -> float | None:
-        now_ns = self.get_clock().now().nanoseconds
-        if now_ns - sent_ns > STALE_S * 1e9:
+    def _on_event(self, message: EpisodeEvent) -> None:
+        if message.kind == EpisodeEvent.START:
+            self._drive.on_start()
+
+    def _report(self) -> Report:
+        values = {"commanded_width_m": str(self._width_m), **self._drive.values()}
+        if self._idle:
+            return Report(OK, self._idle, values)
+        missing = [*unpublished(self, ["executed_action"]), *self._drive.missing()]
+        if fault := self._drive.fault:
+            return Report(ERROR, "; ".join([fault, *missing]), values)
+        if missing:
+            return Report(WARN, f"waiting: {'; '.join(missing)}", values)
+        return Report(OK, "gripper ready", values)
+
+
+class Drive(Protocol):
+    """How executed actions move the hand. `fault`: what is wrong with it, or ""."""
+
+    @property
+    def fault(self) -> str:
+        """One line, or ""."""
+
+    def on_executed(self, message: ExecutedAction) -> float | None:
+        """Return the width [m] that was commanded, if any."""
+
+    def on_start(self) -> None:
+        """An episode starts."""
+
+    def missing(self) -> list[str]:
+        """One line for each connection that is not there."""
+
+    def values(self) -> dict[str, str]:
+        """Values for diagnostics."""
+
+
+class LockStepDrive:
+    """Every executed action gets its width, with the stamp of the observation: the cell waits for it."""
+
+    fault = ""
+
+    def __init__(self, node: Node, config: GripperConfig, period_ns: int, mode: str) -> None:
+        self._logic = LockStepGripper(config, period_ns)
+        self._widths = node.create_publisher(JointState, "gripper_width", STREAM)
+
+    def on_executed(self, message: ExecutedAction) -> float | None:
+        """Publish the width that belongs to the action, once."""
+        stamp = message.observation_stamp
+        width_m = self._logic.on_executed(stamp_ns(stamp), list(message.executed), Source(message.source))
+        if width_m is not None:
+            self._widths.publish(JointState(header=Header(stamp=stamp), position=[width_m]))
+        return width_m
+
+    def on_start(self) -> None:
+        """Nothing: the gap between stamps shows a reset, and an event would race with the first action."""
+
+    def missing(self) -> list[str]:
+        """Nothing."""
+        return []
+
+    def values(self) -> dict[str, str]:
+        """Nothing beyond what the node reports."""
+        return {}
+
+
+class RealTimeDrive:
+    """A width is commanded when it changes, through a topic or the actions of franka_gripper."""
+
+    def __init__(self, node: Node, config: GripperConfig, period_ns: int, mode: str) -> None:
+        self._clock, self._logic = node.get_clock(), GripperLogic(config)
+        self._hand: FrankaHand | WidthTopic = FrankaHand(node, config) if mode == "franka" else WidthTopic(node)
+        self._stale = 0
+
+    @property
+    def fault(self) -> str:
+        """What the hand reports."""
+        return self._hand.fault
+
+    def on_executed(self, message: ExecutedAction) -> float | None:
+        """Command the hand where a recent action asks for another width."""
+        now_ns = self._clock.now().nanoseconds
+        if now_ns - stamp_ns(message.header.stamp) > STALE_S * 1e9:
             self._stale += 1
             return None
         if self._hand.missing():
             # Nothing is kept for a hand that is not there: it would move at an unexpected time.
             self._logic.restart()
             return None
-        width_m = self._logic.on_executed(action, source, now_ns * 1e-9)
+        width_m = self._logic.on_executed(list(message.executed), Source(message.source), now_ns * 1e-9)
         if width_m is not None:
             self._hand.command(width_m)
         return width_m
 
-    def _on_event(self, message: EpisodeEvent) -> None:
-        if message.kind == EpisodeEvent.START:
-            # Whoever reset the scene may have moved the hand.
-            self._logic.restart()
+    def on_start(self) -> None:
+        """Forget what was commanded: whoever reset the scene may have moved the hand."""
+        self._logic.restart()
 
-    def _report(self) -> Report:
-        values = {"commanded_width_m": str(self._width_m), "stale_actions": str(self._stale)}
-        if self._idle:
-            return Report(OK, self._idle, values)
-        missing = unpublished(self, ["executed_action"])
-        if not self._lockstep:
-            values |= self._hand.values()
-            missing += self._hand.missing()
-            if self._hand.fault:
-                return Report(ERROR, "; ".join([self._hand.fault, *missing]), values)
-        if missing:
-            return Report(WARN, f"waiting: {'; '.join(missing)}", values)
-        return Report(OK, "gripper ready", values)
+    def missing(self) -> list[str]:
+        """Connections of the hand."""
+        return self._hand.missing()
+
+    def values(self) -> dict[str, str]:
+        """Values of the hand, and actions that came too late."""
+        return {"stale_actions": str(self._stale), **self._hand.values()}
+
+
+DRIVES: Mapping[str, Callable[[Node, GripperConfig, int, str], Drive]] = {
+    "real_time": RealTimeDrive,
+    "lock_step": LockStepDrive,
+}
+"""By the name of the pace."""
 
 
 class WidthTopic:

@@ -14,13 +14,13 @@ from rclpy.node import Node
 from sensor_msgs.msg import Joy
 from std_msgs.msg import Header
 
-from rldg_control.nodes.reporting import OK, WARN, Report, Reporter, steady_timer, unpublished
 from rldg_control.teleop_logic import TeleopLogic, TeleopMap
 from rldg_core.from_msg import twist_array
 from rldg_msgs.msg import ExecutedAction, TeleopAction
 from rldg_ros import to_msg
 from rldg_ros.parameters import parameter, task_parameter
 from rldg_ros.qos import STREAM
+from rldg_ros.reporting import OK, WARN, Report, Reporter, steady_timer, unpublished
 from rldg_ros.runner import run_node
 from rldg_ros.subscriptions import subscribe
 from rldg_ros.vendors import Changes, PolledTopics, vendor_topic

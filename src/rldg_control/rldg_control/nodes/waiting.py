@@ -12,11 +12,15 @@ from time import monotonic
 from types import coroutine
 from typing import Any
 
+from rclpy.action.server import ServerGoalHandle
 from rclpy.node import Node
 
-from rldg_control.nodes.reporting import steady_timer
+from rldg_core.errors import UserError
+from rldg_ros.reporting import steady_timer
 
 POLL_S = 0.05
+
+FOREVER_S = 1e9
 
 
 @dataclass
@@ -69,3 +73,25 @@ class Routine:
             self._wait = self._coroutine.send(value)
         except StopIteration:
             self._coroutine = None
+
+
+@dataclass(frozen=True)
+class GoalWait:
+    """Waits on behalf of a goal: a cancel ends every wait."""
+
+    routine: Routine
+    handle: ServerGoalHandle
+
+    async def holds(self, condition: Callable[[], bool], timeout_s: float, stable_s: float = 0.0) -> bool:
+        """Return whether the condition came to hold in time. Raises UserError on a cancel."""
+        done = await self.routine.until(lambda: self.handle.is_cancel_requested or condition(), timeout_s, stable_s)
+        if self.handle.is_cancel_requested:
+            raise UserError("cancelled")
+        return bool(done)
+
+    async def until(
+        self, condition: Callable[[], bool], timeout_s: float, complaint: str, stable_s: float = 0.0
+    ) -> None:
+        """Wait for a condition. Raises UserError on a time-out (with `complaint`) and on a cancel."""
+        if not await self.holds(condition, timeout_s, stable_s):
+            raise UserError(complaint)

@@ -19,6 +19,8 @@ STOP_GRACE_S = 2.0
 class LockStepGate:
     """The gate executes an observation when every declared source answered it and the previous Step is out."""
 
+    needs_steps = True
+
     def __init__(self, config: GateConfig) -> None:
         """Raises UserError when no source is declared."""
         if not (config.wait_for_policy or config.wait_for_operator):
@@ -89,7 +91,8 @@ class LockStepSteps:
     progress_timeout_s = inf
     skips_unanswered = False
 
-    def __init__(self, period_s: float) -> None:
+    def __init__(self, period_s: float, exact_rewards: bool = True) -> None:
+        """Rewards are always exact here: each carries the stamp of the observation that it judges."""
         self.stop_grace_s = max(STOP_GRACE_S, 3 * period_s)
 
     def accepts(self, stamp_ns: int, newest_ns: int) -> bool:

@@ -36,6 +36,8 @@ REWARD_PERIODS = 2
 class RealTimeGate:
     """The gate executes the policy's answer on arrival, unless a person acted within the last 0.2 s."""
 
+    needs_steps = False
+
     def __init__(self, config: GateConfig) -> None:
         self._operator: Answer | None = None
         self._active_s = -np.inf

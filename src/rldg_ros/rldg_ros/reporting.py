@@ -1,4 +1,4 @@
-"""What the nodes of this package share: diagnostics (REP-107) and steady timers."""
+"""What every node shares: diagnostics (REP-107) and steady timers."""
 
 from __future__ import annotations
 

@@ -1,0 +1,158 @@
+"""How the drivers' messages become the frames of `observer`: by equal stamps (lock-step) or the newest (real time)."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from functools import partial
+from time import monotonic
+from typing import Any, Protocol
+
+from rclpy.node import Node
+
+from rldg_control.observe import FrameJoiner, Input, NewestInputs, check_stamp, of_topic
+from rldg_core.errors import UserError
+from rldg_core.from_msg import stamp_ns
+from rldg_ros.pace import Pace
+from rldg_ros.qos import VENDOR_IMAGE, VENDOR_STATE
+from rldg_ros.reporting import steady_timer
+from rldg_ros.subscriptions import decode, refusals, subscribe
+
+Frame = Mapping[str, Any]
+"""Part (`pose`, `wrench`, `joints`, `gripper`, or the name of a camera) -> message."""
+
+
+class FrameSink(Protocol):
+    """What receives frames."""
+
+    def take(self, frame: Frame) -> None:
+        """A complete frame."""
+
+    def refuse(self, fault: str, late_start: bool) -> None:
+        """No frame at this tick, and why; late_start: the cause may be that drivers are still starting."""
+
+
+class SensorFrames(Protocol):
+    """`late`: ticks without a new image."""
+
+    late: int
+
+    def missing(self) -> list[str]:
+        """What the next frame waits for."""
+
+    def silent(self) -> list[str]:
+        """Inputs that a frame does not need and that do not arrive."""
+
+
+def _subscribe(
+    node: Node, pace: Pace, inputs: Mapping[str, Input], kinds: Mapping[str, type[Any]], receive: Callable[..., None]
+) -> None:
+    """Subscribe serialised: nothing is decoded that no tick needs (state may come at 1 kHz, images at 30 Hz)."""
+    for part, one in inputs.items():
+        qos = pace.vendor_qos(VENDOR_IMAGE if one.is_camera else VENDOR_STATE)
+        subscribe(node, kinds[part], one.topic, partial(receive, part), qos, raw=True)
+
+
+class StampedFrames:
+    """Lock-step: a frame is complete when every needed part with its stamp has arrived."""
+
+    late = 0
+
+    def __init__(
+        self,
+        node: Node,
+        pace: Pace,
+        inputs: Mapping[str, Input],
+        kinds: Mapping[str, type[Any]],
+        period_s: float,
+        sink: FrameSink,
+    ) -> None:
+        needed = {part: one for part, one in inputs.items() if one.needed}
+        self._kinds, self._sink, self._joiner = kinds, sink, FrameJoiner(tuple(needed))
+        _subscribe(node, pace, needed, kinds, self._receive)
+
+    def missing(self) -> list[str]:
+        """Parts that the newest open frame lacks."""
+        return self._joiner.missing()
+
+    def silent(self) -> list[str]:
+        """None: nothing else is subscribed."""
+        return []
+
+    def _receive(self, part: str, data: bytes) -> None:
+        message = decode(data, self._kinds[part])
+        if frame := self._joiner.add(part, stamp_ns(message.header.stamp), message):
+            self._sink.take(frame)
+
+
+class NewestFrames:
+    """Real time: at each tick the newest message of every part; without a new image, as soon as one arrives."""
+
+    def __init__(
+        self,
+        node: Node,
+        pace: Pace,
+        inputs: Mapping[str, Input],
+        kinds: Mapping[str, type[Any]],
+        period_s: float,
+        sink: FrameSink,
+    ) -> None:
+        self.late = 0
+        self._node, self._inputs, self._kinds, self._sink = node, inputs, kinds, sink
+        self._newest = NewestInputs(inputs)
+        self._first_camera = next(part for part, one in inputs.items() if one.is_camera)
+        self._due, self._last_image = False, b""
+        _subscribe(node, pace, inputs, kinds, self._receive)
+        steady_timer(node, period_s, self._tick)
+
+    def missing(self) -> list[str]:
+        """Needed inputs that never arrived or are too old."""
+        return self._newest.stale(monotonic())
+
+    def silent(self) -> list[str]:
+        """Other inputs that never arrived or are too old."""
+        return self._newest.stale(monotonic(), needed=False)
+
+    def _receive(self, part: str, data: bytes) -> None:
+        self._newest.add(part, data, monotonic())
+        if self._due and self._inputs[part].is_camera:
+            # The tick found no new image: do not make this one wait for the next tick.
+            self._observe()
+
+    def _tick(self) -> None:
+        self.late += self._due
+        self._due = True
+        self._observe()
+
+    def _observe(self) -> None:
+        if stale := self.missing():
+            self._sink.refuse("; ".join(stale), late_start=True)
+            return
+        fresh = self._newest.fresh(monotonic())
+        if fresh[self._first_camera] is self._last_image:
+            return
+        self._due, self._last_image = False, fresh[self._first_camera]
+        frame = {}
+        for part, data in fresh.items():
+            try:
+                frame[part] = decode(data, self._kinds[part])
+            except ValueError as error:
+                self._newest.discard(part)
+                refusals(self._node).add(self._inputs[part].topic, str(error))
+                self._sink.refuse(refusals(self._node).newest, late_start=False)
+                return
+        try:
+            self._check_stamps(frame)
+        except UserError as error:
+            self._sink.refuse(str(error), late_start=False)
+            return
+        self._sink.take(frame)
+
+    def _check_stamps(self, frame: Frame) -> None:
+        now_ns = self._node.get_clock().now().nanoseconds
+        for part, message in frame.items():
+            with of_topic(self._inputs[part].topic):
+                check_stamp(stamp_ns(message.header.stamp), now_ns, self._inputs[part].limit_s)
+
+
+FRAMES: Mapping[str, Callable[..., SensorFrames]] = {"real_time": NewestFrames, "lock_step": StampedFrames}
+"""By the name of the pace."""
