@@ -7,8 +7,8 @@ sources=$(printf '%s:' src/rldg_*/)
 echo "lint: ruff"
 ruff check --output-format concise .
 echo "lint: mypy --strict"
-pure=$(find src -name '*.py' -path 'src/*/rldg_*/*' -not -path '*/nodes/*' -not -path '*/test/*' | sort)
-MYPYPATH=${sources%:} mypy $pure
+modules=$(find src -name '*.py' -path 'src/*/rldg_*/*' -not -path '*/test/*' | sort)
+MYPYPATH=${sources%:} mypy $modules
 echo "lint: layers"
 PYTHONPATH=${sources%:} lint-imports
 echo "lint: package types"
