@@ -16,14 +16,18 @@ MAX_LINE = 1000
 _TAIL = 200
 """Characters kept of the end of a longer text: that is where a message says what to do."""
 
+_WORDS = 40
+"""Room for the words between the two ends."""
+
 
 def one_line(text: object, limit: int = MAX_LINE) -> str:
     """Return `text` as one printable line of at most `limit` characters; what is left out is counted in the middle."""
     line = str(text)
-    if len(line) > limit:
+    if len(line) > limit >= _WORDS * 2:
         tail = min(_TAIL, limit // 4)
-        head = limit - tail - 40  # for the words between them
+        head = limit - tail - _WORDS
         line = f"{line[:head]} ... ({len(line) - head - tail} characters left out) ... {line[-tail:]}"
+    line = line if len(line) <= limit else f"{line[: limit - 4]} ..."
     if line.isprintable():
         return line
     line = "".join(c if c.isprintable() else " " if c.isspace() else ascii(c)[1:-1] for c in line.strip())

@@ -39,6 +39,6 @@ def test_a_misspelt_name_is_refused_with_the_nearest_ones() -> None:
 
 
 def test_what_was_found_is_shown_shortened() -> None:
-    with pytest.raises(UserError, match=r"^x: expected a, got 'ccc.*characters left out.*ccc'$") as refused:
+    with pytest.raises(UserError, match=r"^x: expected a, got 'c+\.\.\.'$") as refused:
         check_value("x", "c" * 5_000_000, choices=("a",))
     assert len(str(refused.value)) < 200
