@@ -50,17 +50,18 @@ def evaluate(
     from importlib.metadata import entry_points
 
     import torch
-    from _rollout import Rollout
 
     from rldg_core.policy import ENTRY_POINT_GROUP
     from rldg_core.seeding import derive_seed
     from rldg_core.task import find_task
+    from rldg_sim.env import CellEnv
+    from rldg_sim.episodes import run_episode
 
     torch.set_num_threads(1)
     factory = next(iter(entry_points(group=ENTRY_POINT_GROUP, name=backend))).load()
     for connector in connectors:
         task = find_task(f"{TASK}:{connector}", [TASKS])
-        rollout = Rollout(task, connector, render=True)
+        env = CellEnv(task, connector)
         for decode in decodings:
             policy: Any = factory(checkpoint, task, decode == "sampled")
             policy.warm_up()
@@ -68,13 +69,13 @@ def evaluate(
             for k in range(trials):
                 seed = derive_seed(SEED, "distillation", connector, k)
                 policy.reset(task.instruction(connector), seed)
-                outcome = rollout.run("", seed, 0, lambda seen, policy=policy: policy.act(seen)[0])
+                outcome = run_episode(env, seed, lambda seen, policy=policy: policy.act(seen)[0])
                 if outcome.true_success:
                     steps.append(outcome.steps)
             policy.close()
             mean_s = round(sum(steps) / len(steps) * task.period_ns / 1e9, 3) if steps else None
             yield Score(connector, decode, connector in SEEN, len(steps), trials, mean_s, tuple(steps))
-        rollout.cell.close()
+        env.close()
 
 
 def main() -> None:

@@ -17,15 +17,16 @@ def record(source: str, reference: str, specialist: Path, bag_dir: Path, success
     Episode k begins the same whenever it is run, so a run that was killed goes on where it stopped. The specialist
     acts by the mode of its distribution, as it does in `rldg run`, but for `rldg_sampled`.
     """
-    from _rollout import Rollout, hold
-
     from rldg_core.seeding import derive_seed
     from rldg_core.task import find_task
     from rldg_core.types import Step
     from rldg_data.bags.recording import write_episode
     from rldg_rl.runtime import use_one_core
     from rldg_rl.specialist import SpecialistPolicy
-    from rldg_sim.operator import OperatorConfig, make_operator
+    from rldg_sim.env import CellEnv
+    from rldg_sim.episodes import hold, run_episode
+    from rldg_sim.operators.config import OperatorConfig
+    from rldg_sim.scene import make_operator
 
     use_one_core()
     task = find_task(reference, [tasks])
@@ -33,7 +34,7 @@ def record(source: str, reference: str, specialist: Path, bag_dir: Path, success
     kept = sum(success for success, _ in outcomes)
     if kept >= successes:
         return
-    rollout = Rollout(task, task.default_object, render=True)
+    env = CellEnv(task)
     operator = policy = None
     if source == "scripted":
         operator = make_operator(OperatorConfig(mode="demonstrate"), task)
@@ -47,11 +48,12 @@ def record(source: str, reference: str, specialist: Path, bag_dir: Path, success
         if policy:
             policy.reset(task.instruction(task.default_object), seed)
         act = (lambda seen: policy.act(seen)[0]) if policy else still
-        kept += rollout.run(f"{source}/{task.default_object}/{k}", seed, 0, act, operator, steps.append).success
+        name = f"{source}/{task.default_object}/{k}"
+        kept += run_episode(env, seed, act, operator, steps.append, episode_id=name).success
         write_episode(bag_dir, steps, task)
         if kept >= successes:
             break
-    rollout.cell.close()
+    env.close()
 
 
 def recorded(bag_dir: Path) -> list[tuple[bool, int]]:

@@ -21,7 +21,6 @@ use_one_core()
 
 import numpy as np  # noqa: E402
 from _report import OUT, report  # noqa: E402
-from _rollout import Rollout  # noqa: E402
 
 from rldg_core.seeding import derive_seed  # noqa: E402
 from rldg_core.task import BoxConfig, Task, find_task  # noqa: E402
@@ -33,7 +32,11 @@ from rldg_rl.classifier.model import ClassifierConfig  # noqa: E402
 from rldg_rl.classifier.reward import RewardClassifier  # noqa: E402
 from rldg_rl.classifier.success_box import in_box  # noqa: E402
 from rldg_rl.classifier.train import predict, train  # noqa: E402
-from rldg_sim.operator import OperatorConfig, make_operator  # noqa: E402
+from rldg_sim.cell import Cell  # noqa: E402
+from rldg_sim.env import CellEnv  # noqa: E402
+from rldg_sim.episodes import ask  # noqa: E402
+from rldg_sim.operators.config import OperatorConfig  # noqa: E402
+from rldg_sim.scene import make_operator  # noqa: E402
 
 TASKS = [Path(__file__).parents[1] / "src/rldg_bringup/config/tasks"]
 AFTER_SUCCESS = 8
@@ -54,15 +57,16 @@ class Episode:
     missing_m: list[float]
 
 
-def play(rollout: Rollout, seed: int, kind: str, name: str, full_m: float) -> Episode:
+def play(env: CellEnv, seed: int, kind: str, name: str, full_m: float) -> Episode:
     """One scripted episode of at most the task's length.
 
     beside: the operator aims at a spot up to 3 mm off; half: it stops for a while on the way in, as often as not in
     the last 4 mm. full_m: object_to_goal's z when the task succeeds.
     """
     rng = np.random.default_rng(derive_seed(seed, "play"))
-    operator = make_operator(OperatorConfig(speed=0.8, near_speed=0.35), rollout.task)
-    frame = rollout.cell.reset(seed)
+    operator = make_operator(OperatorConfig(speed=0.8, near_speed=0.35), env.task)
+    env.reset(seed=seed)
+    frame = env.frame
     operator.reset(seed)
     angle, radius_m = rng.uniform(0, 2 * np.pi), rng.uniform(0.0008, 0.003)
     bias = radius_m * np.array([np.cos(angle), np.sin(angle)]) * (kind == "beside")
@@ -70,8 +74,8 @@ def play(rollout: Rollout, seed: int, kind: str, name: str, full_m: float) -> Ep
     stopped = 0 if kind == "half" else STOPPED
     after = AFTER_SUCCESS
     episode = Episode(name, kind, [], [], [])
-    for _ in range(rollout.task.episode.max_steps + 1):
-        episode.observations.append(rollout.observe(frame))
+    for _ in range(env.task.episode.max_steps + 1):
+        episode.observations.append(env.observation)
         episode.truth.append(frame.success)
         episode.missing_m.append(round(full_m - float(frame.object_to_goal[2]), 5))
         after -= any(episode.truth)
@@ -83,26 +87,23 @@ def play(rollout: Rollout, seed: int, kind: str, name: str, full_m: float) -> Ep
             frame.pose_base_tcp, frame.wrench_tcp, seen, frame.object_to_tcp, frame.gripper_width_m, frame.time_s
         )
         if stopped < STOPPED and frame.object_to_goal[2] >= stop_m:
-            action, stopped = np.zeros(rollout.task.action.dim), stopped + 1
-        frame, _ = rollout.execute(frame, np.asarray(action, np.float32))
+            action, stopped = np.zeros(env.task.action.dim), stopped + 1
+        env.step(np.asarray(action, np.float32))
+        frame = env.frame
     return episode
 
 
 def play_all(task: Task, object_name: str, seed: int, count: int) -> list[Episode]:
     """`count` episodes of all kinds."""
-    rollout = Rollout(task, object_name, render=True)
-    blind = Rollout(task, object_name, render=False)
+    env, blind = CellEnv(task, object_name), Cell(task, object_name, render=False)
     full_m = 0.0
     operator = make_operator(OperatorConfig(), task)
     for attempt in range(20):
-        frame = blind.cell.reset(attempt)
+        frame = blind.reset(attempt)
         operator.reset(attempt)
         for _ in range(200):
-            action, _ = operator.act(
-                frame.pose_base_tcp, frame.wrench_tcp, frame.object_to_goal, frame.object_to_tcp,
-                frame.gripper_width_m, frame.time_s,
-            )  # fmt: skip
-            frame = blind.cell.step(action)
+            action, _ = ask(operator, frame)
+            frame = blind.step(action)
             if frame.success:
                 break
         if frame.success:
@@ -113,9 +114,9 @@ def play_all(task: Task, object_name: str, seed: int, count: int) -> list[Episod
     for number in range(count):
         kind = KINDS[number % len(KINDS)]
         name = f"{object_name}/{seed}/{number:04d}/{kind}"
-        episodes.append(play(rollout, derive_seed(seed, "classifier", number), kind, name, full_m))
-    rollout.cell.close()
-    blind.cell.close()
+        episodes.append(play(env, derive_seed(seed, "classifier", number), kind, name, full_m))
+    env.close()
+    blind.close()
     return episodes
 
 

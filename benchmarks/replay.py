@@ -24,7 +24,6 @@ use_one_core()
 
 import numpy as np  # noqa: E402
 from _report import report  # noqa: E402
-from _rollout import Rollout  # noqa: E402
 
 from rldg_core.seeding import derive_seed  # noqa: E402
 from rldg_core.task import Task, load_task  # noqa: E402
@@ -35,7 +34,10 @@ from rldg_rl.config import RLConfig, resolve  # noqa: E402
 from rldg_rl.intake import Reader  # noqa: E402
 from rldg_rl.learner import INTERVENTIONS  # noqa: E402
 from rldg_rl.replay import Replay, Row  # noqa: E402
-from rldg_sim.operator import OperatorConfig, ScriptedOperator, make_operator  # noqa: E402
+from rldg_sim.env import CellEnv  # noqa: E402
+from rldg_sim.episodes import run_episode  # noqa: E402
+from rldg_sim.operators.config import Operator, OperatorConfig  # noqa: E402
+from rldg_sim.scene import make_operator  # noqa: E402
 
 TASK_FILE = Path(__file__).resolve().parents[1] / "src/rldg_bringup/config/tasks/insertion.yaml"
 DISCOUNT = 0.97
@@ -47,7 +49,7 @@ FEATURES: dict[str, dict[str, Any]] = {"images": {"image_encoder": "small_cnn"},
 class Segments:
     """A person who takes over for 5 of every 20 steps."""
 
-    def __init__(self, operator: ScriptedOperator) -> None:
+    def __init__(self, operator: Operator) -> None:
         self._operator, self._steps = operator, 0
 
     def reset(self, seed: int) -> None:
@@ -65,7 +67,7 @@ class Segments:
 def record(task: Task, bag_dir: Path, steps: int, seed: int) -> None:
     """Bags with at least so many transitions of a wandering policy: with nobody, with an operator who steps in now and
     then, with one who does it all (and succeeds) in turns."""
-    rollout = Rollout(task, "", render=True)
+    env = CellEnv(task)
     rng = np.random.default_rng(derive_seed(seed, "wander"))
     drift = np.zeros(task.action.dim, np.float32)
 
@@ -79,7 +81,9 @@ def record(task: Task, bag_dir: Path, steps: int, seed: int) -> None:
     while done < steps:
         taken: list[Step] = []
         helper = operators[number % len(operators)]
-        done += rollout.run(f"bench/{number:06d}", derive_seed(seed, number), done, wander, helper, taken.append).steps
+        done += run_episode(
+            env, derive_seed(seed, number), wander, helper, taken.append, None, f"bench/{number:06d}", done
+        ).steps
         write_episode(bag_dir, taken, task)
         number += 1
 

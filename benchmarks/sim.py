@@ -16,7 +16,8 @@ from _report import report
 
 from rldg_core.task import find_task
 from rldg_sim.cell import Cell, SensorFrame
-from rldg_sim.operator import OperatorConfig, make_operator
+from rldg_sim.operators.config import OperatorConfig
+from rldg_sim.scene import make_operator
 
 TASKS = Path(__file__).parents[1] / "src" / "rldg_bringup" / "config" / "tasks"
 EPISODES = 6

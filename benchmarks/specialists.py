@@ -84,8 +84,6 @@ def execute(run: Run) -> dict[str, Any]:
     from rldg_rl.runtime import use_one_core
 
     use_one_core()
-    from _rollout import Rollout, episodes, hold
-
     from rldg_core.seeding import derive_seed
     from rldg_core.types import Step
     from rldg_rl import config as configuration
@@ -93,11 +91,14 @@ def execute(run: Run) -> dict[str, Any]:
     from rldg_rl.specialist import SpecialistPolicy
     from rldg_rl.specialist_files import MadeOf, SavedSpecialist, write_specialist
     from rldg_rl.weights import pack
-    from rldg_sim.operator import OperatorConfig, make_operator
+    from rldg_sim.env import CellEnv
+    from rldg_sim.episodes import hold, run_episode
+    from rldg_sim.operators.config import OperatorConfig
+    from rldg_sim.scene import make_operator
 
     task = find_task(run.reference, [TASKS])
-    config = configuration.resolve(run.preset or configuration.preset_for(task), run.overrides)
-    rollout = Rollout(task, task.default_object, render=config.features.image_encoder != "none")
+    config = configuration.for_task(task, {**({"preset": run.preset} if run.preset else {}), **run.overrides})
+    env = CellEnv(task, images=config.features.image_encoder != "none")
     learner = Learner(config, task, run.seed)
     began = time.perf_counter()
     attempts = kept = 0
@@ -105,7 +106,7 @@ def execute(run: Run) -> dict[str, Any]:
     while kept < run.demonstrations:
         steps: list[Step] = []
         seed = derive_seed(run.seed, "demonstration", attempts)
-        outcome = rollout.run(f"demonstration/{attempts}", seed, 0, hold(task), teacher, steps.append)
+        outcome = run_episode(env, seed, hold(task), teacher, steps.append, episode_id=f"demonstration/{attempts}")
         attempts += 1
         if outcome.success:  # as the learner does with bags
             learner.add_demonstration(steps)
@@ -151,7 +152,7 @@ def execute(run: Run) -> dict[str, Any]:
     while True:
         seed = derive_seed(run.seed, "online", len(trained))
         policy.reset("", seed)
-        outcome = rollout.run(f"online/{len(trained)}", seed, count, act, helper, take, judge)
+        outcome = run_episode(env, seed, act, helper, take, judge, f"online/{len(trained)}", count)
         trained.append(outcome)
         false_positives += outcome.success and not outcome.true_success
         wall_s = time.perf_counter() - began
@@ -165,16 +166,16 @@ def execute(run: Run) -> dict[str, Any]:
         for k in range(EVALUATIONS):
             examined.reset("", k)
             seed = derive_seed(987, "evaluation", k)
-            examination.append(rollout.run("", seed, 0, lambda seen: examined.act(seen)[0]))
+            examination.append(run_episode(env, seed, lambda seen: examined.act(seen)[0]))
         evaluating_s += time.perf_counter() - start
-        verdict = episodes(examination)
+        successes = sum(o.true_success for o in examination)
         recent = trained[-20:]
         curve.append(
             {
                 "env_steps": count,
                 "wall_s": round(time.perf_counter() - began, 1),
-                "success": verdict["successes"],
-                "mean_steps": verdict["mean_steps"],
+                "success": successes,
+                "mean_steps": round(sum(o.steps for o in examination) / EVALUATIONS, 1),
                 "train_success_20": round(sum(o.true_success for o in recent) / len(recent), 2),
                 "intervention_ratio_20": round(
                     sum(o.interventions for o in recent) / max(1, sum(o.steps for o in recent)), 3
@@ -182,14 +183,14 @@ def execute(run: Run) -> dict[str, Any]:
                 **{name: round(value, 4) for name, value in learner.losses.items()},
             }
         )
-        perfect = perfect + 1 if verdict["successes"] == EVALUATIONS else 0
+        perfect = perfect + 1 if successes == EVALUATIONS else 0
         result = {
             "task": run.reference,
             "seed": run.seed,
             "variant": run.name,
             "wall_s": curve[-1]["wall_s"],
             "env_steps": count,
-            "success": verdict["successes"],
+            "success": successes,
             "episodes": EVALUATIONS,
             "arrived": perfect == 2,
             "training_episodes": len(trained),
@@ -206,7 +207,7 @@ def execute(run: Run) -> dict[str, Any]:
         write_json(run.file, result)
         print(f"{run.file.stem}: {json.dumps(curve[-1])}", flush=True)
         if perfect == 2 or ends:
-            rollout.cell.close()
+            env.close()
             if run.keep:
                 updates, actor = learner.counters.updates, learner.actor_tensors
                 made_of = MadeOf.of(task, config.features)

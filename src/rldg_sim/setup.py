@@ -23,5 +23,12 @@ setup(
             "cell = rldg_sim.nodes.cell:main",
             "operator = rldg_sim.nodes.operator:main",
         ],
+        "rldg.scenes": [
+            "connector = rldg_sim.scenes.connector:ConnectorScene",
+            "fmb_insertion = rldg_sim.scenes.fmb_insertion:FmbInsertionScene",
+            "pick_and_place = rldg_sim.scenes.pick_and_place:PickAndPlaceScene",
+            "assembly = rldg_sim.scenes.assembly:AssemblyScene",
+            "default = rldg_sim.scenes.connector:ConnectorScene",
+        ],
     },
 )

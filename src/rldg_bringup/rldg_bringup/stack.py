@@ -28,7 +28,7 @@ from rldg_core.task import Task, at_rate, find_task
 from rldg_data.bags.mcap_file import PRESETS
 from rldg_data.bags.resuming import ResumePoint, resume_point
 from rldg_policy.serving.chunks import RULES
-from rldg_sim.schedule import MODES, InterventionSchedule
+from rldg_sim.operators.config import MODES, InterventionSchedule
 
 Parameters = Mapping[str, Any]
 

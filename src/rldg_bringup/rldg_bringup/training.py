@@ -132,9 +132,9 @@ def write_learner_config(plan: TrainPlan, task: Task, run_dir: Path) -> Path:
             configuration.resolve(plan.preset, where="option --preset")
         configuration.load(plan.learner_config, task)  # names the file and the key of what is wrong in it
         overrides = read_yaml(plan.learner_config)
-    preset = plan.preset or str(overrides.pop("preset", configuration.preset_for(task)))
-    overrides.pop("preset", None)
-    config = configuration.resolve(preset, overrides, str(plan.learner_config or "option --preset"))
+    if plan.preset:
+        overrides["preset"] = plan.preset
+    config = configuration.for_task(task, overrides, str(plan.learner_config or "option --preset"))
     config = configuration.with_learner(config, updates_per_step=plan.updates_per_step)
     # hil_serl has no differences from the defaults: every value is spelled out.
     resolved = {"preset": "hil_serl", **config.model_dump(mode="json")}

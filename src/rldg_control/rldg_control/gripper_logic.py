@@ -7,10 +7,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from rldg_core.types import Source
-
-THRESHOLD = 0.5
-"""Hysteresis: over +0.5 asks to open, under -0.5 to close, between keeps what is."""
+from rldg_core.types import GRIPPER_THRESHOLD, Source
 
 
 @dataclass(frozen=True)
@@ -47,7 +44,7 @@ class GripperLogic:
 
     def on_executed(self, action: list[float], source: Source, now_s: float) -> float | None:
         """Return the width [m] to command now, or None. HOLD and actions without a gripper never move it."""
-        if len(action) < 7 or source in (Source.HOLD, Source.NONE) or not abs(action[6]) > THRESHOLD:
+        if len(action) < 7 or source in (Source.HOLD, Source.NONE) or not abs(action[6]) > GRIPPER_THRESHOLD:
             return None
         opens = action[6] > 0
         if opens is not self._asked or now_s - self._asked_s > self._config.forget_s:

@@ -11,23 +11,18 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
 
-import numpy as np
-
 from rldg_core import from_msg
 from rldg_core.errors import UserError
-from rldg_core.frames import rotation_of
 from rldg_core.from_msg import NS_PER_S, pose_array, stamp_ns, wrench_array
-from rldg_core.image_codec import Image, crop, encode_jpeg, resize
+from rldg_core.image_codec import Image, policy_jpeg
 from rldg_core.joints import arm_positions, finger_width_m
 from rldg_core.plausible import check_joints, check_pose, check_twist, check_width, check_wrench
 from rldg_core.task import CameraConfig
-from rldg_core.types import Float64, Observation
+from rldg_core.twist import TwistEstimator
+from rldg_core.types import Observation
 
 STALE_PERIODS = 2.0
 """An input older than this many control periods is refused (docs/explanation/architecture.md, step semantics)."""
-
-GAP_PERIODS = 1.5
-"""A longer gap between two observations is a reset or a drop-out: no velocity is computed over it."""
 
 NO_CLOCK = "the clock does not run: use_sim_time is true and nothing publishes /clock"
 
@@ -58,10 +53,7 @@ def observe_camera(message: Any, camera: CameraConfig) -> bytes:
 
     Raises UserError as `decode_image` does.
     """
-    image = decode_image(message, camera)
-    if camera.crop:
-        image = crop(image, camera.crop.x, camera.crop.y, camera.crop.width, camera.crop.height)
-    return encode_jpeg(resize(image, camera.image_size), camera.jpeg_quality)
+    return policy_jpeg(decode_image(message, camera), camera)
 
 
 def check_frame(frame_id: str, expected: str, parameter: str, any_prefix: bool = False) -> None:
@@ -101,30 +93,6 @@ def of_topic(topic: str) -> Iterator[None]:
         yield
     except ValueError as error:
         raise UserError(f"{topic}: {error}") from error
-
-
-class TwistEstimator:
-    """Twist of the tcp (6,) in base axes [m/s, rad/s] by differentiating the measured pose.
-
-    franka_ros2 publishes no measured twist (docs/how-to/hardware.md). The filter is the backward difference over
-    one control period - the mean twist between two observations - so it has no state beyond the previous
-    pose, needs no tuning and gives the same numbers in lock-step and in real time. Zero for the first
-    pose, after a gap of more than `GAP_PERIODS` periods (a drop-out; a simulated reset, which must therefore
-    move the clock on by two periods: an event would race with the first frame), and when time goes back.
-    """
-
-    def __init__(self, period_ns: int) -> None:
-        self._gap_ns = int(GAP_PERIODS * period_ns)
-        self._previous: tuple[int, Float64] | None = None
-
-    def update(self, pose_stamp_ns: int, pose_base_tcp: Float64) -> Float64:
-        """Return the twist at this pose, (6,) linear, angular."""
-        previous, self._previous = self._previous, (pose_stamp_ns, pose_base_tcp)
-        if previous is None or not 0 < pose_stamp_ns - previous[0] <= self._gap_ns:
-            return np.zeros(6)
-        elapsed_s = (pose_stamp_ns - previous[0]) / NS_PER_S
-        turn_base = rotation_of(pose_base_tcp) * rotation_of(previous[1]).inv()
-        return np.concatenate([pose_base_tcp[:3] - previous[1][:3], turn_base.as_rotvec()]) / elapsed_s
 
 
 class ObservationBuilder:

@@ -8,9 +8,8 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from rldg_control.gripper_logic import THRESHOLD as GRIPPER_THRESHOLD
 from rldg_core.errors import UserError
-from rldg_core.types import Float32, Float64
+from rldg_core.types import GRIPPER_THRESHOLD, Float32, Float64
 
 ACTIVE_NORM = 1e-3
 """Norm of the mapped input over which a person acts (HIL-SERL's SpaceMouse intervention)."""

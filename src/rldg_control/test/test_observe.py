@@ -15,7 +15,6 @@ from rldg_control.observe import (
     Input,
     NewestInputs,
     ObservationBuilder,
-    TwistEstimator,
     check_stamp,
     decode_image,
     observe_camera,
@@ -25,6 +24,7 @@ from rldg_core.frames import pose
 from rldg_core.image_codec import decode_jpeg
 from rldg_core.raw_image import ENCODINGS
 from rldg_core.task import CameraConfig, CropConfig
+from rldg_core.twist import TwistEstimator
 from rldg_core.types import Observation
 
 PERIOD_NS = 100_000_000

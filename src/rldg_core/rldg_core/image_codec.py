@@ -2,11 +2,16 @@
 
 from __future__ import annotations
 
+from typing import TYPE_CHECKING
+
 import cv2
 import numpy as np
 from numpy.typing import NDArray
 
 from rldg_core.image_header import read_header
+
+if TYPE_CHECKING:
+    from rldg_core.task import CameraConfig
 
 Image = NDArray[np.uint8]
 
@@ -61,6 +66,13 @@ def crop(image: Image, x: int, y: int, width: int, height: int) -> Image:
     if x < 0 or y < 0 or width < 1 or height < 1 or x + width > columns or y + height > rows:
         raise ValueError(f"crop x={x} y={y} {width}x{height} leaves the image of {columns}x{rows}")
     return np.ascontiguousarray(image[y : y + height, x : x + width])
+
+
+def policy_jpeg(image: Image, camera: CameraConfig) -> bytes:
+    """Image of a driver (camera.height, camera.width, 3) -> JPEG as policies see it: cropped, a square, compressed."""
+    if camera.crop:
+        image = crop(image, camera.crop.x, camera.crop.y, camera.crop.width, camera.crop.height)
+    return encode_jpeg(resize(image, camera.image_size), camera.jpeg_quality)
 
 
 def _check(image: Image) -> None:

@@ -15,12 +15,22 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal, Protocol
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
-from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError, model_validator
+from pydantic import (
+    AfterValidator,
+    BaseModel,
+    BeforeValidator,
+    ConfigDict,
+    Field,
+    SerializeAsAny,
+    ValidationError,
+    model_validator,
+)
 
 from rldg_core.configuration import load_model
 from rldg_core.errors import UserError
 from rldg_core.instructions import fault
 from rldg_core.plausible import check_quaternion
+from rldg_core.scenes import SceneConfig, default_scene, validate_scene
 
 if TYPE_CHECKING:
     from rldg_core.frames import SafetyBox
@@ -123,8 +133,30 @@ class CropConfig(_Model):
     height: Annotated[int, Field(ge=1, le=1_000_000_000)]
 
 
+class FixedMount(_Model):
+    """A simulated camera that stands beside the arm: its position and the point it looks at, in base [m]."""
+
+    position_base_m: tuple[Finite, Finite, Finite]
+    aim_base_m: tuple[Finite, Finite, Finite]
+    fovy_deg: Annotated[float, Field(ge=5, le=120)] = 45.0
+    """Vertical angle of view."""
+
+    @model_validator(mode="after")
+    def _looks_somewhere(self) -> FixedMount:
+        if np.linalg.norm(np.subtract(self.aim_base_m, self.position_base_m)) < 1e-3:
+            raise ValueError("aim_base_m: at the camera's own position, expected the point it looks at")
+        return self
+
+
+def _is_none(value: object) -> bool:
+    return value is None
+
+
 class CameraConfig(_Model):
-    """One camera: the driver publishes width x height; crop (default: all) is resized to a square of `image_size`."""
+    """One camera: the driver publishes width x height; crop (default: all) is resized to a square of `image_size`.
+
+    mount: where the simulated cell puts it; absent: on the wrist, where the scene says.
+    """
 
     topic: Annotated[str, Field(pattern=r"^/?[a-zA-Z_][a-zA-Z0-9_/]*$")]
     width: Annotated[int, Field(ge=16, le=4096)] = 640
@@ -132,6 +164,8 @@ class CameraConfig(_Model):
     crop: CropConfig | None = None
     image_size: Annotated[int, Field(ge=32, le=1024)] = 256
     jpeg_quality: Annotated[int, Field(ge=30, le=100)] = 90
+    mount: FixedMount | None = Field(default=None, exclude_if=_is_none)
+    """Not part of the configuration (and of its hash) where it is absent."""
 
     @property
     def view(self) -> dict[str, Any]:
@@ -176,60 +210,8 @@ class RewardConfig(_Model):
     success_box: BoxConfig | None = None
 
 
-class SceneLooks(_Model):
-    """Visual randomisation of a simulated cell, 0 switches each off: light and colour relative, camera mount +-."""
-
-    light: Annotated[float, Field(ge=0, le=1)] = 0.3
-    colour: Annotated[float, Field(ge=0, le=1)] = 0.1
-    camera_m: Annotated[float, Field(ge=0, le=0.01)] = 0.001
-    camera_rad: Annotated[float, Field(ge=0, le=0.1)] = 0.005
-
-
-class ConnectorScene(SceneLooks):
-    """Connector in the hand, its port fixed on the table; random grasp offset (uniform +-)."""
-
-    kind: Literal["connector"] = "connector"
-    grasp_xy_m: Annotated[float, Field(ge=0, le=0.01)] = 0.0005
-    grasp_yaw_rad: Annotated[float, Field(ge=0, le=0.2)] = 0.01
-
-
-class FmbInsertionScene(SceneLooks):
-    """Peg in the hand, board on the table at random (uniform +-): the board's middle, its yaw, and the grasp.
-
-    grasp_x_m: along the finger pads; grasp_z_m: along the tool; grasp_pitch_rad: about the axis through both pads.
-    Across the pads and about the other axes the fingers leave no freedom.
-    """
-
-    kind: Literal["fmb_insertion"] = "fmb_insertion"
-    board_xy_m: Annotated[float, Field(ge=0, le=0.2)] = 0.075
-    board_yaw_rad: Annotated[float, Field(ge=0, le=np.pi)] = 0.2618
-    grasp_x_m: Annotated[float, Field(ge=0, le=0.02)] = 0.002
-    grasp_z_m: Annotated[float, Field(ge=0, le=0.01)] = 0.002
-    grasp_pitch_rad: Annotated[float, Field(ge=0, le=0.3)] = 0.02
-
-
-class PickAndPlaceScene(SceneLooks):
-    """Object on the table, at random (uniform +-) around the point below the reset pose; bowl below the target pose."""
-
-    kind: Literal["pick_and_place"] = "pick_and_place"
-    object_xy_m: Annotated[float, Field(ge=0, le=0.2)] = 0.09
-    object_yaw_rad: Annotated[float, Field(ge=0, le=np.pi)] = 0.5
-
-
-class AssemblyScene(SceneLooks):
-    """Peg that stands on the table, at random (uniform +-) below the reset pose, and a board around the target pose."""
-
-    kind: Literal["assembly"] = "assembly"
-    peg_xy_m: Annotated[float, Field(ge=0, le=0.2)] = 0.03
-    peg_yaw_rad: Annotated[float, Field(ge=0, le=np.pi)] = 0.2618
-    board_xy_m: Annotated[float, Field(ge=0, le=0.2)] = 0.025
-    board_yaw_rad: Annotated[float, Field(ge=0, le=np.pi)] = 0.2618
-
-
-SceneConfig = Annotated[
-    ConnectorScene | FmbInsertionScene | PickAndPlaceScene | AssemblyScene, Field(discriminator="kind")
-]
-"""One model per kind of scene, so that each kind has its own keys."""
+Scene = Annotated[SerializeAsAny[SceneConfig], BeforeValidator(validate_scene)]
+"""Validated by the class of its kind (`rldg_core.scenes`)."""
 
 
 class _Camera(Protocol):
@@ -269,7 +251,7 @@ class Task(_Model):
     cameras: Annotated[dict[str, CameraConfig], Field(min_length=1)]
     impedance: ImpedanceConfig
     reward: RewardConfig
-    scene: SceneConfig = ConnectorScene()
+    scene: Scene = Field(default_factory=default_scene)
 
     @model_validator(mode="after")
     def _consistent(self) -> Task:

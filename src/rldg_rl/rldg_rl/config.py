@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
@@ -256,21 +257,34 @@ PRESETS["tabletop"] = {
 }
 
 
-def preset_for(task: Task) -> str:
-    """The preset that was tuned on tasks of this kind."""
-    return "connector" if task.scene.kind == "connector" else "tabletop"
-
-
-def resolve(preset: str, overrides: _Overrides | None = None, where: str = "overrides") -> RLConfig:
+def resolve(preset: str, overrides: Mapping[str, Any] | None = None, where: str = "overrides") -> RLConfig:
     """A preset with overrides on top. Raises UserError `where: key.path: reason`."""
     if preset not in PRESETS:
         raise UserError(f"{where}: unknown preset {preset!r}, expected one of {', '.join(PRESETS)}")
-    merged: dict[str, Any] = {key: dict(value) for key, value in PRESETS[preset].items()}
-    for section, values in (overrides or {}).items():
+    return parse(_merged(PRESETS[preset], overrides or {}, where), where)
+
+
+def for_task(task: Task, overrides: Mapping[str, Any] | None = None, where: str = "overrides") -> RLConfig:
+    """The configuration that suits the task's scene, with overrides on top; their `preset` replaces the scene's choice.
+
+    Raises UserError `where: key.path: reason`.
+    """
+    values = dict(overrides or {})
+    if "preset" in values:
+        return resolve(str(values.pop("preset")), values, where)
+    scene = dict(task.scene.specialist)
+    preset, kind = str(scene.pop("preset", "hil_serl")), f"scene kind {task.scene.kind}: specialist"
+    resolve(preset, scene, kind)  # a mistake of the scene's author is told as theirs
+    return resolve(preset, _merged(scene, values, where), where)
+
+
+def _merged(base: Mapping[str, Any], overrides: Mapping[str, Any], where: str) -> dict[str, Any]:
+    merged: dict[str, Any] = {key: dict(value) for key, value in base.items()}
+    for section, values in overrides.items():
         if not isinstance(values, dict):
             raise UserError(f"{where}: {section}: expected a mapping")
         merged[section] = {**merged.get(section, {}), **values}
-    return parse(merged, where)
+    return merged
 
 
 def parse(value: Any, where: str) -> RLConfig:
@@ -284,18 +298,16 @@ def parse(value: Any, where: str) -> RLConfig:
 
 
 def load(path: Path | None, task: Task) -> RLConfig:
-    """Read a YAML (or JSON) file of overrides: keys of RLConfig plus an optional `preset` (default: the task's).
+    """Read a YAML (or JSON) file of overrides: keys of RLConfig plus an optional `preset` (default: the scene's).
 
     Raises UserError naming file and key.
     """
-    preset = preset_for(task)
     if path is None:
-        return resolve(preset)
+        return for_task(task)
     value = read_yaml(path, MAX_CONFIGURATION_BYTES)
     if not isinstance(value, dict):
         raise UserError(f"{path}: expected a mapping with the keys of RLConfig")
-    overrides = {key: section for key, section in value.items() if key != "preset"}
-    return resolve(str(value.get("preset", preset)), overrides, str(path))
+    return for_task(task, value, str(path))
 
 
 def with_learner(config: RLConfig, **changes: Any) -> RLConfig:

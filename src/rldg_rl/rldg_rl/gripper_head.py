@@ -10,6 +10,7 @@ import jax.numpy as jnp
 import numpy as np
 from numpy.typing import NDArray
 
+from rldg_core.types import GRIPPER_THRESHOLD
 from rldg_rl.config import NetworkConfig
 from rldg_rl.features import GRIPPER_OPEN_M
 from rldg_rl.networks import Params, mlp, mlp_init
@@ -17,8 +18,6 @@ from rldg_rl.weights import ARM_DIM, COMMANDS
 
 OPEN_WIDTH_M = 0.9 * GRIPPER_OPEN_M
 """Wider counts as open: 0.9 of the Franka Hand's width (HIL-SERL's wrapper of the USB task)."""
-THRESHOLD = 0.5
-"""Commands beyond +-0.5 open or close (HIL-SERL; `rldg_control.gripper_logic`)."""
 
 
 def gripper_init(key: jax.Array, inputs: int, config: NetworkConfig) -> Params:
@@ -53,6 +52,6 @@ def grasp_penalty(action: NDArray[np.float32], gripper_width_m: float, penalty: 
     """
     if len(action) <= ARM_DIM:
         return 0.0
-    closes = action[ARM_DIM] < -THRESHOLD and gripper_width_m > OPEN_WIDTH_M
-    opens = action[ARM_DIM] > THRESHOLD and gripper_width_m <= OPEN_WIDTH_M
+    closes = action[ARM_DIM] < -GRIPPER_THRESHOLD and gripper_width_m > OPEN_WIDTH_M
+    opens = action[ARM_DIM] > GRIPPER_THRESHOLD and gripper_width_m <= OPEN_WIDTH_M
     return penalty if closes or opens else 0.0

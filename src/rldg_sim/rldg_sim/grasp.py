@@ -14,9 +14,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from rldg_core.task import Task
+from rldg_sim.mjcf import CARTESIAN_ACTUATORS, PHYSICS_STEP_S, actuators
 from rldg_sim.panda import GRIPPER_MAX_WIDTH_M, HAND_TCP_M, arm_mjcf
 from rldg_sim.pose_math import wxyz
-from rldg_sim.scene import CARTESIAN_ACTUATORS, PHYSICS_STEP_S, actuators
+from rldg_sim.scene_model import SceneModel
 
 Array = NDArray[np.float64]
 
@@ -31,8 +32,8 @@ PAD_BELOW_TCP_M = 0.007
 FINGER_HALF_M = (0.0095, 0.007, 0.016)
 GRAVITY_M_S2 = 9.81
 SIDES = (("left", 1), ("right", -1))
-FELT_BODIES = ("hand", "finger_left", "finger_right")
-"""Bodies whose contacts the wrist feels."""
+OUT_OF_REACH_M = 0.06
+"""An object whose middle leaves the safety box's ground plan by more than this is lost."""
 
 _FINGERS = slice(7, 9)
 """The fingers' joints follow the arm's seven ..."""
@@ -154,3 +155,28 @@ def touch(model: Any, data: Any, body: int) -> bool:
     first, second = (model.geom_bodyid[data.contact.geom[:, k]] for k in (0, 1))
     pairs = (np.isin(first, fingers) & (second == body)) | (np.isin(second, fingers) & (first == body))
     return bool(np.any(pairs))
+
+
+class GraspedObject(SceneModel):
+    """A free object, and fingers that grasp it."""
+
+    felt_bodies: tuple[str, ...] = ("hand", "finger_left", "finger_right")
+
+    def __init__(self, task: Task) -> None:
+        super().__init__(task)
+        box = task.box
+        self._low = box.reference_base[:2] + box.low[:2] - OUT_OF_REACH_M
+        self._high = box.reference_base[:2] + box.high[:2] + OUT_OF_REACH_M
+
+    def lost(self, position_base: Array) -> bool:
+        """Whether something at this position (3,) is below the table or where the arm cannot go."""
+        below = position_base[2] < 0
+        return bool(below or np.any(position_base[:2] < self._low) or np.any(position_base[:2] > self._high))
+
+    def command_gripper(self, data: Any, width_m: float) -> None:
+        """See SceneModel."""
+        command(data, width_m)
+
+    def gripper_width_m(self, data: Any) -> float:
+        """See SceneModel."""
+        return width_m(data)

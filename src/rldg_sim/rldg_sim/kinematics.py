@@ -9,9 +9,18 @@ import numpy as np
 from numpy.typing import NDArray
 
 from rldg_core.errors import UserError
-from rldg_sim.pose_math import difference
+from rldg_sim.pose_math import wxyz
 
 Array = NDArray[np.float64]
+
+
+def difference(pose_base_tcp: Array, target_base_tcp: Array) -> Array:
+    """Translation [m] and rotation vector [rad] from a pose to a target, (6,), both in base axes."""
+    quaternion = wxyz(pose_base_tcp[3:])
+    local, turn = np.empty(3), np.empty(3)
+    mujoco.mju_subQuat(local, wxyz(target_base_tcp[3:]), quaternion)
+    mujoco.mju_rotVecQuat(turn, local, quaternion)
+    return np.concatenate([target_base_tcp[:3] - pose_base_tcp[:3], turn])
 
 
 def site_pose(data: Any, site: int) -> Array:

@@ -14,8 +14,9 @@ from numpy.typing import NDArray
 from scipy.spatial.transform import Rotation
 
 from rldg_core.frames import pose_at
+from rldg_core.scenes import SceneConfig
 from rldg_core.seeding import derive_seed
-from rldg_core.task import SceneLooks, Task
+from rldg_core.task import Task
 
 Array = NDArray[np.float64]
 
@@ -57,8 +58,8 @@ class Looks:
         )
 
 
-def vary_looks(model: Any, looks: Looks, scene: SceneLooks, camera: int, seed: int) -> None:
-    """Write this seed's light, colours and wrist camera pose into the model."""
+def vary_looks(model: Any, looks: Looks, scene: SceneConfig, seed: int) -> None:
+    """Write this seed's light and colours into the model."""
     light = stream(seed, "light")
     gain = 1.0 + scene.light * light.uniform(-1.0, 1.0, (len(looks.light_diffuse), 1))
     model.light_diffuse[:] = looks.light_diffuse * gain
@@ -72,7 +73,10 @@ def vary_looks(model: Any, looks: Looks, scene: SceneLooks, camera: int, seed: i
     shift = scene.colour * (draw[:, :1] + 0.4 * draw[:, 1:])  # brightness, and less of hue
     model.geom_rgba[:, :3] = np.clip(looks.geom_rgba[:, :3] + shift[material_of_geom], 0.0, 1.0)
 
-    mount = stream(seed, "camera")
+
+def vary_mount(model: Any, looks: Looks, scene: SceneConfig, camera: int, subject: str, seed: int) -> None:
+    """Write this seed's pose of a camera into the model."""
+    mount = stream(seed, subject)
     model.cam_pos[camera] = looks.camera_pos[camera] + mount.uniform(-scene.camera_m, scene.camera_m, 3)
     turn = Rotation.from_rotvec(mount.uniform(-scene.camera_rad, scene.camera_rad, 3))
     rotated = Rotation.from_quat(np.roll(looks.camera_quat[camera], -1)) * turn

@@ -72,7 +72,8 @@ def draw(job: Job) -> Renders:
     where a specialist in training sees it. Depends on the job alone.
     """
     from rldg_sim.cell import Cell
-    from rldg_sim.operator import OperatorConfig, make_operator
+    from rldg_sim.operators.config import OperatorConfig
+    from rldg_sim.scene import make_operator
 
     camera = next(iter(job.task.cameras.values()))
     cell = Cell(job.task, job.object_name, render=False)

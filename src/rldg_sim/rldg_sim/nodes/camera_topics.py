@@ -1,19 +1,21 @@
-"""What a camera's driver and the robot's description publish beside images: `camera_info` and `tf`."""
+"""What a camera's driver and the robot's description publish: the image, `camera_info` and `tf`."""
 
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import dataclass
 
 import numpy as np
 from geometry_msgs.msg import Quaternion, Transform, TransformStamped, Vector3
 from rclpy.node import Node
 from rclpy.qos import QoSProfile
-from sensor_msgs.msg import CameraInfo
+from sensor_msgs.msg import CameraInfo, Image
 
 from rldg_core.frames import pose, rotation_of
 from rldg_ros import to_msg
 from rldg_ros.vendors import vendor_topic
-from rldg_sim.camera_view import Array, CameraView
+from rldg_sim.cameras import Array, CameraView
+from rldg_sim.cameras import Image as Pixels
 
 try:
     from tf2_msgs.msg import TFMessage
@@ -24,35 +26,56 @@ TF_DEPTH = 100
 """As tf2_ros publishes and subscribes it."""
 
 
-class CameraTopics:
-    """Publishes only while somebody listens: the loop itself needs neither, and lock-step pays for every message.
+@dataclass(frozen=True)
+class CameraFrames:
+    """Names of frames. tcp: what the camera is mounted on; "": it stands in the base frame."""
 
-    Transforms: base frame -> tcp frame -> optical frame, with each image. `tf` exists where tf2_msgs is installed.
+    base: str
+    tcp: str
+    optical: str
+
+
+class CameraTopics:
+    """One camera. `camera_info` and `tf` are published only while somebody listens: lock-step pays for every message.
+
+    Transforms: base frame -> tcp frame -> optical frame, with each image; of a camera that stands, base -> optical.
+    `tf` exists where tf2_msgs is installed.
     """
 
-    def __init__(self, node: Node, image_topic: str, qos: QoSProfile, base: str, tcp: str, optical: str) -> None:
-        self._frames = (base, tcp, optical)
+    def __init__(self, node: Node, image_topic: str, qos: QoSProfile, frames: CameraFrames) -> None:
+        self._frames = frames
+        self._image = node.create_publisher(Image, image_topic, qos)
         self._info = node.create_publisher(CameraInfo, f"{image_topic.rpartition('/')[0]}/camera_info", qos)
         self._tf = node.create_publisher(TFMessage, vendor_topic(node, "tf"), TF_DEPTH) if TFMessage else None
 
-    def publish(
-        self, stamp_ns: int, look: Callable[[], CameraView], size_px: tuple[int, int], pose_base_tcp: Array
-    ) -> None:
-        """look: the camera as it took the image of this stamp; size_px: width and height of that image."""
+    def publish(self, stamp_ns: int, pixels: Pixels, find: Callable[[], CameraView], pose_base_tcp: Array) -> None:
+        """Publish an image (H, W, 3); find: returns the camera as it took this image."""
+        self._image.publish(image_message(stamp_ns, self._frames.optical, pixels))
         outputs = [self._info] if self._tf is None else [self._info, self._tf]
         if not any(output.get_subscription_count() for output in outputs):
             return
-        view = look()
-        base, tcp, optical = self._frames
+        view, frames = find(), self._frames
         if self._info.get_subscription_count():
-            self._info.publish(camera_info(stamp_ns, optical, view, size_px))
+            height, width, _ = pixels.shape
+            self._info.publish(camera_info(stamp_ns, frames.optical, view, (width, height)))
         if self._tf and self._tf.get_subscription_count():
-            at_tcp = _relative(pose_base_tcp, view.pose_base_optical)
-            transforms = [
-                _transform(stamp_ns, base, tcp, pose_base_tcp),
-                _transform(stamp_ns, tcp, optical, at_tcp),
-            ]
+            if frames.tcp:
+                at_tcp = _relative(pose_base_tcp, view.pose_base_optical)
+                transforms = [
+                    _transform(stamp_ns, frames.base, frames.tcp, pose_base_tcp),
+                    _transform(stamp_ns, frames.tcp, frames.optical, at_tcp),
+                ]
+            else:
+                transforms = [_transform(stamp_ns, frames.base, frames.optical, view.pose_base_optical)]
             self._tf.publish(TFMessage(transforms=transforms))
+
+
+def image_message(stamp_ns: int, frame_id: str, pixels: Pixels) -> Image:
+    """(H, W, 3) uint8 RGB -> sensor_msgs/Image."""
+    height, width, _ = pixels.shape
+    message = Image(header=to_msg.header(stamp_ns, frame_id), height=height, width=width, encoding="rgb8")
+    message.step, message.data = 3 * width, to_msg.octets(pixels.tobytes())
+    return message
 
 
 def camera_info(stamp_ns: int, frame_id: str, view: CameraView, size_px: tuple[int, int]) -> CameraInfo:

@@ -1,6 +1,7 @@
 """cell: the simulated Franka cell with the drivers' topics.
 
-Parameters: task, task_dirs, lockstep, seed (real time: of the first scene), image_topic, pose_topic,
+Parameters: task, task_dirs, lockstep, seed (real time: of the first scene), image_topic (of the first camera; others
+as the task says), pose_topic,
 wrench_topic, joint_topic, gripper_joint_topic, target_topic, gripper_command_topic, scene_topic (third-person
 view, rgb8; empty: off), base_frame, camera_frame, first_stamp_ns (lock-step: where the clock of a resumed run
 goes on), reward_topic (default: `reward` where the task takes its reward from the ground truth, else
@@ -18,6 +19,7 @@ the last target for ever and ignores targets while more than one node publishes 
 from __future__ import annotations
 
 import sys
+from functools import partial
 from time import monotonic
 
 import numpy as np
@@ -40,7 +42,7 @@ from rldg_ros.runner import run_node
 from rldg_ros.subscriptions import subscribe
 from rldg_ros.vendors import vendor_topic
 from rldg_sim.gl import no_gl_error
-from rldg_sim.nodes.camera_topics import CameraTopics
+from rldg_sim.nodes.camera_topics import CameraFrames, CameraTopics, image_message
 
 try:
     from rldg_sim.cell import Cell, SensorFrame
@@ -70,12 +72,11 @@ class CellNode(Node):
         super().__init__("cell")
         self._task = task_parameter(self)
         self._lockstep = lockstep_parameter(self)
-        camera = next(iter(self._task.cameras.values()))
         self._base_frame = str(parameter(self, "base_frame", "base", "Frame of poses and wrenches."))
-        frame = "Optical frame of the image."
-        self._camera_frame = str(parameter(self, "camera_frame", "camera_color_optical_frame", frame))
+        frame = "Optical frame of the first camera's image; others: <camera>_color_optical_frame."
+        first_frame = str(parameter(self, "camera_frame", "camera_color_optical_frame", frame))
         self._cell = Cell(self._task, render=False)
-        self._cell.image()  # no usable OpenGL is known now, not at the first frame
+        self._cell.images()  # no usable OpenGL is known now, not at the first frame
         self._seed = int(parameter(self, "seed", 0, "Seed of the scene that is shown before the first reset.", low=0))
         self._stamp_ns = int(
             parameter(self, "first_stamp_ns", 0, "Simulated time of the start [ns], of a resumed run.", low=0)
@@ -95,9 +96,14 @@ class CellNode(Node):
         make = self.create_publisher
         # The drivers' best effort may lose a message, and one lost part of a frame would stop a lock-step run.
         state, image = (STREAM, STREAM) if self._lockstep else (VENDOR_STATE, VENDOR_IMAGE)
-        image_topic = vendor("image_topic", camera.topic, "Colour image of the wrist camera.")
-        self._image_out = make(Image, image_topic, image)
-        self._camera = CameraTopics(self, image_topic, image, self._base_frame, TCP_FRAME, self._camera_frame)
+        first = next(iter(self._task.cameras))
+        first_topic = vendor("image_topic", self._task.cameras[first].topic, "Colour image of the first camera.")
+        self._cameras: dict[str, CameraTopics] = {}
+        for name, camera in self._task.cameras.items():
+            image_topic = first_topic if name == first else vendor_topic(self, camera.topic)
+            optical = first_frame if name == first else f"{name}_color_optical_frame"
+            frames = CameraFrames(self._base_frame, TCP_FRAME if camera.mount is None else "", optical)
+            self._cameras[name] = CameraTopics(self, image_topic, image, frames)
         pose_topic = vendor("pose_topic", f"{STATE}/current_pose", "Measured pose of the tcp in the base frame.")
         self._pose_out = make(PoseStamped, pose_topic, state)
         wrench_topic = vendor("wrench_topic", f"{STATE}/external_wrench_in_stiffness_frame", "External wrench.")
@@ -224,15 +230,14 @@ class CellNode(Node):
     def _show_images(self, frame: SensorFrame) -> None:
         poses = [to_msg.pose(frame.object_to_goal), to_msg.pose(frame.object_to_tcp)]
         self._truth_out.publish(PoseArray(header=to_msg.header(self._stamp_ns, "goal"), poses=poses))
-        pixels = self._cell.image()
-        self._publish_image(self._image_out, pixels, self._camera_frame)
-        height, width, _ = pixels.shape
-        self._camera.publish(self._stamp_ns, self._cell.wrist_view, (width, height), frame.pose_base_tcp)
+        for name, pixels in self._cell.images().items():
+            view = partial(self._cell.camera_view, name)
+            self._cameras[name].publish(self._stamp_ns, pixels, view, frame.pose_base_tcp)
         reward = Reward(header=to_msg.header(self._stamp_ns), success=frame.success, failure=frame.failure)
         reward.probability, reward.source = float(frame.success), "ground_truth"
         self._reward_out.publish(reward)
         if self._scene_out is not None and self._scene_due():
-            self._publish_image(self._scene_out, self._cell.render_scene(*SCENE_SIZE_PX), "scene")
+            self._scene_out.publish(image_message(self._stamp_ns, "scene", self._cell.render_scene(*SCENE_SIZE_PX)))
 
     def _scene_due(self) -> bool:
         if self._lockstep:
@@ -240,12 +245,6 @@ class CellNode(Node):
         due = monotonic() - self._scene_s >= SCENE_PERIOD_S
         self._scene_s = monotonic() if due else self._scene_s
         return due
-
-    def _publish_image(self, publisher, pixels, frame_id: str) -> None:  # type: ignore[no-untyped-def]
-        height, width, _ = pixels.shape
-        message = Image(header=to_msg.header(self._stamp_ns, frame_id), height=height, width=width, encoding="rgb8")
-        message.step, message.data = 3 * width, to_msg.octets(pixels.tobytes())
-        publisher.publish(message)
 
 
 def main() -> None:

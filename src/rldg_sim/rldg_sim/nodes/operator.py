@@ -1,7 +1,7 @@
 """operator (simulation only): the scripted operator as `teleop_action`, source SCRIPTED.
 
 Parameters: task, task_dirs, seed, mode (demonstrate, intervene, off) and every other field of
-rldg_sim.operator.OperatorConfig. It answers each observation of a running episode exactly once, with `active`
+rldg_sim.operators.config.OperatorConfig. It answers each observation of a running episode exactly once, with `active`
 true or false, as soon as it has the ground truth of the same stamp (`cell/truth`).
 """
 
@@ -25,7 +25,8 @@ from rldg_ros.qos import EVENTS, STREAM
 from rldg_ros.runner import run_node
 from rldg_ros.subscriptions import subscribe
 from rldg_sim.answering import Answering
-from rldg_sim.operator import OperatorConfig, make_operator
+from rldg_sim.operators.config import OperatorConfig
+from rldg_sim.scene import make_operator
 
 
 class OperatorNode(Node):

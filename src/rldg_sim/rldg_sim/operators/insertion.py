@@ -1,0 +1,161 @@
+"""A scripted operator that inserts what is held firmly in the hand."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from enum import Enum
+
+import numpy as np
+from numpy.typing import ArrayLike, NDArray
+from scipy.spatial.transform import Rotation
+
+from rldg_core.seeding import derive_seed
+from rldg_core.task import Task
+from rldg_sim.operators.config import OperatorConfig
+from rldg_sim.operators.person import Hand, Watch, limited
+
+Array = NDArray[np.float64]
+
+
+class Phase(Enum):
+    """What the operator is trying to do."""
+
+    ALIGN = "align"
+    DESCEND = "descend"
+    SEARCH = "search"
+    LIFT = "lift"
+
+
+HOVER_M = 0.006
+"""Height of the tip over the plate at which the operator aligns."""
+NEAR_M = 0.012
+"""Closer than this, along and across the tool, the operator slows down and sees better."""
+CENTRED_M = 1.2e-3
+"""Judged to be this near to the port's axis, the operator descends."""
+SUNK_M = 0.0003
+"""Depth at which the operator feels the plug give way into the lead-in."""
+
+
+def _offset_of(pose: ArrayLike) -> Array:
+    """Pose (7,) of the plug's tip in the port's frame -> translation [m] and rotation vector [rad], (6,)."""
+    values = np.asarray(pose, dtype=np.float64)
+    return np.concatenate([values[:3], Rotation.from_quat(values[3:]).as_rotvec()])
+
+
+class InsertionOperator:
+    """See Operator. length_scale: of all lengths, which are those for connectors; the coarser the fit, the larger."""
+
+    def __init__(self, config: OperatorConfig, task: Task, length_scale: float = 1.0) -> None:
+        self._scale = scale = length_scale
+        self.config = replace(
+            config,
+            misjudge_m=scale * config.misjudge_m,
+            search_m=scale * config.search_m,
+            progress_m=scale * config.progress_m,
+        )
+        self._hover_m, self._near_m = scale * HOVER_M, scale * NEAR_M
+        self._centred_m, self._sunk_m = scale * CENTRED_M, scale * SUNK_M
+        self._task = task
+        self._period_s = task.period_s
+        self._episodes = 0
+        self.reset(0)
+        self._episodes = config.first_episode
+
+    def reset(self, seed: int) -> None:
+        """Start an episode; everything the operator does in it derives from `seed` and the episode's number."""
+        self._random = np.random.default_rng(derive_seed(seed, "operator"))
+        self._watch = Watch(self.config.schedule, self.config.mode, self._period_s, self._random, self._episodes)
+        self._episodes += 1
+        self._take_hold()
+
+    def act(
+        self,
+        pose_base_tcp: ArrayLike,
+        wrench_tcp: ArrayLike,
+        object_to_goal: ArrayLike,
+        object_to_tcp: ArrayLike,
+        gripper_width_m: float,
+        time_s: float,
+    ) -> tuple[Array, bool]:
+        """Deflection of the mouse (6,) in [-1, 1], tcp axes, and whether it is touched.
+
+        object_to_goal, object_to_tcp (7,): pose of the plug's tip in the port's frame and in the hand (ground truth);
+        wrench_tcp (6,) positive when pressing. What is held firmly is neither seen in the hand nor let go.
+        """
+        offset = _offset_of(object_to_goal)
+        distance_m = float(np.linalg.norm(offset[:2]) + max(0.0, self._hover_m - offset[2]))
+        held, fresh = self._watch.holds(distance_m, time_s)
+        if not held:
+            return np.zeros(6), False
+        if fresh:
+            self._take_hold()
+        late = self._hand.late((offset, float(np.linalg.norm(np.asarray(wrench_tcp, dtype=np.float64)[:3]))))
+        return self._hand.move(np.zeros(6) if late is None else self._intention(*late, time_s)), True
+
+    def _take_hold(self) -> None:
+        """The hand comes to the mouse."""
+        self._hand: Hand[tuple[Array, float]] = Hand(self.config, self._period_s, self._random)
+        self._phase = Phase.ALIGN
+        self._phase_since_s = -np.inf
+        self._misjudged = self._random.standard_normal(6)
+        self._felt_contact = False
+
+    def _perceived(self, offset: Array) -> Array:
+        """The offset as the operator judges it."""
+        config = self.config
+        if self._random.uniform() < self._period_s / config.glance_s:
+            self._misjudged = self._random.standard_normal(6)
+        scale = np.array([config.misjudge_m] * 2 + [0.0] + [config.misjudge_rad] * 3)
+        if offset[2] > -self._near_m:
+            scale = scale / 3
+        return offset + scale * self._misjudged
+
+    def _intention(self, offset: Array, force_n: float, time_s: float) -> Array:
+        """Where the hand wants to push, (6,) in units of action."""
+        config = self.config
+        touched, self._felt_contact = force_n > config.contact_n and not self._felt_contact, force_n > config.contact_n
+        if touched:
+            self._hand.pause(time_s)
+            if self._phase is Phase.DESCEND and offset[2] < 1e-3 * self._scale:
+                self._enter(Phase.SEARCH, time_s)
+        distraction = self._hand.distraction(time_s)
+        if distraction is not None:
+            return distraction
+        return self._goal_directed(self._perceived(offset), offset, time_s)
+
+    def _enter(self, phase: Phase, time_s: float) -> None:
+        self._phase, self._phase_since_s = phase, time_s
+
+    def _goal_directed(self, perceived: Array, offset: Array, time_s: float) -> Array:
+        config = self.config
+        lateral_m = float(np.linalg.norm(perceived[:2]))
+        since_s = time_s - self._phase_since_s
+        centred = lateral_m < self._centred_m and abs(perceived[5]) < 0.03 and offset[2] > -2 * self._hover_m
+        sunk = offset[2] > self._sunk_m
+        if (self._phase is Phase.ALIGN and centred) or (self._phase is Phase.SEARCH and sunk):
+            self._enter(Phase.DESCEND, time_s)
+        elif self._phase in (Phase.DESCEND, Phase.SEARCH) and since_s > config.give_up_s and not sunk:
+            self._enter(Phase.LIFT, time_s)
+        elif self._phase is Phase.LIFT and offset[2] < -self._hover_m / 2:
+            self._enter(Phase.ALIGN, time_s)
+
+        wish = -perceived.copy()
+        if self._phase is Phase.ALIGN:
+            # Come down early only as far as the port is centred: nobody lands beside it on purpose.
+            wish[2] = -self._hover_m - max(0.0, lateral_m - 5e-3 * self._scale) - offset[2]
+        elif self._phase is Phase.LIFT:
+            wish[2] = -self._hover_m - offset[2]
+        else:
+            wish[2] = 0.0  # pressing is set below
+            if self._phase is Phase.SEARCH:
+                angle = 2 * np.pi * since_s / config.search_s
+                radius = config.search_m * min(1.0, since_s / config.search_s) / config.gain
+                wish[:2] += radius * np.array([np.cos(angle), np.sin(angle)])
+        # From the port's axes to the tool's.
+        wish[:3] = Rotation.from_rotvec(offset[3:]).inv().apply(wish[:3])
+        near = offset[2] > -self._near_m and lateral_m < self._near_m
+        limit = config.near_speed if near else config.speed
+        push = config.gain * self._task.action.from_delta_tcp(wish)
+        if self._phase in (Phase.DESCEND, Phase.SEARCH):
+            push[2] = config.press * (0.5 if self._phase is Phase.SEARCH else 1.0)
+        return limited(push, limit)

@@ -1,0 +1,96 @@
+"""The object and the bowl on the table."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+from scipy.spatial.transform import Rotation
+
+from rldg_core.frames import pose, rotation_of
+from rldg_core.task import Task
+from rldg_sim import grasp
+from rldg_sim.mjcf import TABLE_VIEW_MJCF, WristCamera, drawn_mjcf
+from rldg_sim.pose_math import relative_pose
+from rldg_sim.randomisation import stream
+from rldg_sim.scene_model import Truth
+from rldg_sim.scenes.pick_and_place import tabletop
+
+Array = NDArray[np.float64]
+
+CAMERA = WristCamera((0.09, 0.0, 0.05), (-0.015, 0.0, 0.2534), 80.0)
+"""As wide as a D405: sees the whole region of the object from the start pose, and the finger tips."""
+
+
+def bowl_pose_base(task: Task) -> Array:
+    """Pose (7,) of the goal in base: the middle of the bowl's rim, below the target pose; z leads into the bowl."""
+    x, y = task.target_pose_base_tcp[:2]
+    return pose((x, y, tabletop.BOWL_HEIGHT_M), (1.0, 0.0, 0.0, 0.0))
+
+
+def object_pose_base(task: Task, xy_m: float, yaw_rad: float, radius_m: float, seed: int) -> Array:
+    """Where the object of this seed lies, (7,) in base: uniform +- around the point below the reset pose."""
+    half = np.array([xy_m, xy_m, yaw_rad])
+    x, y, yaw = stream(seed, "object").uniform(-half, half)
+    middle_x, middle_y = task.reset.pose_base_tcp[:2]
+    down = Rotation.from_rotvec([0.0, 0.0, yaw]) * Rotation.from_quat([1.0, 0.0, 0.0, 0.0])
+    return pose((middle_x + x, middle_y + y, radius_m), down.as_quat())
+
+
+class PickAndPlaceModel(grasp.GraspedObject):
+    """One object, the bowl and the table. Raises UserError on an unknown object."""
+
+    def __init__(self, task: Task, object_name: str, object_xy_m: float, object_yaw_rad: float) -> None:
+        super().__init__(task)
+        self._region = object_xy_m, object_yaw_rad
+        self._item = tabletop.tabletop_item(object_name)
+        self._bowl = bowl_pose_base(task)
+        self._bowl_rotation = rotation_of(self._bowl).as_matrix()
+
+    def physics_mjcf(self) -> str:
+        """Arm, fingers, object, bowl and table."""
+        return grasp.grasping_physics_mjcf(
+            self._task,
+            f"""
+    {tabletop.table_contacts()}
+    {self._at_bowl(tabletop.bowl_contacts())}
+    <body name="object"><freejoint/>{tabletop.item_contacts(self._item)}</body>""",
+        )
+
+    def drawn_mjcf(self) -> str:
+        """What cameras see."""
+        world = self._at_bowl(tabletop.bowl_visuals())
+        item = f"""
+    <body name="object"><freejoint/><inertial pos="0 0 0" mass="1" diaginertia="1 1 1"/>
+      {tabletop.item_visuals(self._item)}</body>"""
+        table = tabletop.table_visuals(self._item.table)
+        return drawn_mjcf(
+            tabletop.bowl_mesh(), world, grasp.fingers_mjcf(drawn=True), CAMERA, table, TABLE_VIEW_MJCF, item
+        )
+
+    def _at_bowl(self, inside: str) -> str:
+        x, y, _ = self._bowl[:3]
+        return f'<frame pos="{x} {y} 0">{inside}</frame>'
+
+    def place(self, model: Any, seed: int) -> None:
+        """Nothing is fixed for an episode but the bowl, which never moves."""
+
+    def restart(self, model: Any, data: Any, seed: int) -> None:
+        """Open hand; the object lies in its region, and falls."""
+        grasp.open_fingers(data)
+        lies = object_pose_base(self._task, *self._region, self._item.radius_m, seed)
+        grasp.place_free(model, data, "object", lies, self._item.mass_kg)
+
+    def truth(self, model: Any, data: Any) -> Truth:
+        """Success: the object's middle is inside the bowl's wall and below its rim, and no finger holds it: the hand is
+        commanded open and does not touch it. Failure: it is off the table, or where the arm cannot go.
+        """
+        body = int(model.body("object").id)
+        position, rotation = data.xpos[body], data.xmat[body].reshape(3, 3)
+        in_bowl = relative_pose(self._bowl_rotation, self._bowl[:3], rotation, position)
+        inside = in_bowl[2] > 0 and np.hypot(in_bowl[0], in_bowl[1]) < tabletop.BOWL_RIM_M
+        released = grasp.commanded_m(data) > 0 and not grasp.touch(model, data, body)
+        tcp = int(model.site("tcp").id)
+        in_hand = relative_pose(data.site_xmat[tcp].reshape(3, 3), data.site_xpos[tcp], rotation, position)
+        return Truth(in_bowl, in_hand, bool(inside and released), self.lost(position))

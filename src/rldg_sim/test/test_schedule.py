@@ -1,0 +1,49 @@
+"""When the scripted operator steps in: for want of progress, and at random ever more rarely."""
+
+from __future__ import annotations
+
+import itertools
+
+import numpy as np
+import pytest
+
+from rldg_sim.operators.config import InterventionSchedule
+from rldg_sim.operators.person import Watch
+
+PERIOD_S = 0.125
+
+
+def run(
+    schedule: InterventionSchedule, episode: int, distances_m: list[float], seed: int = 0
+) -> list[tuple[bool, bool]]:
+    watch = Watch(schedule, "intervene", PERIOD_S, np.random.default_rng(seed), episode)
+    return [watch.holds(d, k * PERIOD_S) for k, d in enumerate(distances_m)]
+
+
+def test_the_documented_table() -> None:
+    rates = [60 * InterventionSchedule().chance_in(episode) for episode in (0, 20, 50, 100)]
+    assert rates == pytest.approx([6.0, 3.3, 1.3, 0.3], abs=0.05)
+
+
+def test_progress_keeps_the_hands_off_and_its_want_brings_them_back() -> None:
+    schedule = InterventionSchedule(patience_s=2.0, chance_hz=0.0, intervention_steps=(4, 4))
+    approaching = [0.5 - 0.003 * k for k in range(100)]
+    assert not any(held for held, _ in run(schedule, 0, approaching))
+    stuck = run(schedule, 0, [0.5] * 60)
+    assert [k for k, (_, fresh) in enumerate(stuck) if fresh] == [17, 34, 51]
+    assert [len(list(g)) for held, g in itertools.groupby(stuck, lambda s: s[0]) if held] == [4, 4, 4]
+
+
+def test_interventions_decrease_over_training() -> None:
+    schedule = InterventionSchedule(patience_s=1e9)
+    counts = [
+        sum(fresh for seed in range(40) for _, fresh in run(schedule, episode, [1.0] * 100, seed))
+        for episode in (0, 30, 100)
+    ]
+    assert counts[0] > 1.5 * counts[1] > 3 * counts[2] > 0
+
+
+def test_the_other_modes_need_no_schedule() -> None:
+    for mode, held in (("demonstrate", True), ("off", False)):
+        watch = Watch(InterventionSchedule(), mode, PERIOD_S, np.random.default_rng(0), 0)
+        assert [watch.holds(1.0, k * 10.0) for k in range(3)] == [(held, False)] * 3
