@@ -7,8 +7,8 @@ sources=$(printf '%s:' src/rldg_*/)
 echo "lint: ruff"
 ruff check --output-format concise .
 echo "lint: mypy --strict"
-modules=$(find src -name '*.py' -path 'src/*/rldg_*/*' -not -path '*/test/*' | sort)
-MYPYPATH=${sources%:} mypy $modules
+typed=$(find src -name '*.py' -path 'src/*/rldg_*/*' -not -path '*/test/*' | sort)
+MYPYPATH=${sources%:} mypy $typed $(find examples -name '*.py')
 echo "lint: layers"
 PYTHONPATH=${sources%:} lint-imports
 echo "lint: package types"

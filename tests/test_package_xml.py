@@ -27,6 +27,7 @@ KEYS = {
     "numpy": "python3-numpy",
     "psutil": "python3-psutil",
     "pydantic": "python3-pydantic",
+    "pydantic_core": "python3-pydantic",
     "pytest": "python3-pytest",
     "rich": "python3-rich",
     "rosbags": "python3-rosbags-pip",

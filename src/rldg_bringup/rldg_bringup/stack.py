@@ -29,6 +29,7 @@ from rldg_data.bags.mcap_file import PRESETS
 from rldg_data.bags.resuming import ResumePoint, resume_point
 from rldg_policy.serving.chunks import RULES
 from rldg_sim.operators.config import MODES, InterventionSchedule
+from rldg_sim.scene import fixed_cameras
 
 Parameters = Mapping[str, Any]
 
@@ -454,12 +455,11 @@ def _check_limits(a: StackArguments) -> None:
 
 
 def _check_task(a: StackArguments, task: Task) -> None:
-    if len(task.cameras) > 1:
+    if len(task.cameras) > 1 and a.image_topic:
         names = ", ".join(task.cameras)
-        if a.sim:
-            raise UserError(f"task {task.name}: cameras {names}: the simulated cell has one (argument sim)")
-        if a.image_topic:
-            raise UserError(f"argument image_topic: task {task.name} has cameras {names}; set their topics in its file")
+        raise UserError(f"argument image_topic: task {task.name} has cameras {names}; set their topics in its file")
+    if a.sim:
+        fixed_cameras(task)
     if not a.sim and task.action.gripper and not a.load_gripper:
         raise UserError(f"argument load_gripper: task {task.name} moves the gripper, expected true")
     source = task.reward.source

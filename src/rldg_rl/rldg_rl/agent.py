@@ -77,23 +77,28 @@ METRIC_NAMES = ("critic_loss", "actor_loss", "temperature", "entropy", "q_mean")
 """Tasks with a gripper add gripper_loss."""
 
 
-def init(config: RLConfig, spec: InputSpec, action_dim: int, seed: int) -> TrainState:
-    """Fresh state; depends on config, sizes and seed alone. action_dim 7: with a gripper head."""
-    state: TrainState = _init(config, spec, action_dim, jax.random.key_data(jax.random.key(seed % 2**32)))
+def init(config: RLConfig, spec: InputSpec, action_dim: int, seed: int, gripper: bool | None = None) -> TrainState:
+    """Fresh state; depends on config, sizes and seed alone.
+
+    gripper: whether the last component of an action is the gripper's command, which a head of its own chooses; None:
+    as in a task, where it is the 7th.
+    """
+    with_gripper = action_dim > ARM_DIM if gripper is None else gripper
+    key = jax.random.key_data(jax.random.key(seed % 2**32))
+    state: TrainState = _init(config, spec, action_dim - with_gripper, with_gripper, key)
     return state
 
 
-@partial(jax.jit, static_argnums=(0, 1, 2))
-def _init(config: RLConfig, spec: InputSpec, action_dim: int, key: jax.Array) -> TrainState:
+@partial(jax.jit, static_argnums=(0, 1, 2, 3))
+def _init(config: RLConfig, spec: InputSpec, arm_dim: int, gripper: bool, key: jax.Array) -> TrainState:
     head_key, actor_key, critic_key, gripper_key = jax.random.split(jax.random.wrap_key_data(key), 4)
     network, width = config.network, embedding_dim(spec, config.network)
-    arm_dim = min(action_dim, ARM_DIM)
     actor_params = actor_init(actor_key, width, arm_dim, network)
     critic_params = {
         "head": head_init(head_key, spec, network),
         "ensemble": critics_init(critic_key, width + arm_dim, network),
     }
-    gripper_params = gripper_init(gripper_key, width, network) if action_dim > ARM_DIM else {}
+    gripper_params = gripper_init(gripper_key, width, network) if gripper else {}
     # softplus(raw) = initial temperature
     temperature = {"raw": jnp.log(jnp.expm1(jnp.float32(config.agent.initial_temperature)))}
     adam = optax.adam(config.agent.learning_rate)
@@ -130,7 +135,7 @@ def update(state: TrainState, batch: Batch, config: RLConfig) -> tuple[TrainStat
     shift_key, target_key, actor_key = jax.random.split(key, 3)
     batch = _augmented(batch, shift_key)
     target, gripper_target = _targets(state, batch, target_key, config)
-    arm_actions = batch.actions[..., :ARM_DIM]
+    arm_actions = batch.actions[..., :-1] if state.gripper else batch.actions
 
     def loss_of(trained: Params) -> tuple[jax.Array, tuple[jax.Array, jax.Array, Metrics]]:
         head = trained["critic"]["head"]

@@ -12,7 +12,6 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy.spatial.transform import Rotation
 
-from rldg_core.errors import UserError
 from rldg_core.frames import pose
 from rldg_core.task import FixedMount, Task
 from rldg_sim import gl
@@ -45,17 +44,6 @@ def camera_view(position: Array, axes: Array, fovy_deg: float) -> CameraView:
     """Of MuJoCo's camera: position (3,) [m] and axes (9,), both in base, and vertical angle."""
     rotation = Rotation.from_matrix(np.reshape(axes, (3, 3)) @ _OPTICAL_FROM_MUJOCO)
     return CameraView(pose(np.array(position), rotation.as_quat()), math.radians(fovy_deg))
-
-
-def fixed_cameras(task: Task) -> dict[str, FixedMount]:
-    """Cameras of a task that stand beside the arm. Raises UserError when more than one is left for the wrist."""
-    wrist = [name for name, camera in task.cameras.items() if camera.mount is None]
-    if len(wrist) > 1:
-        raise UserError(
-            f"task {task.name}: cameras.{wrist[1]}: has no mount, and the simulated wrist carries {wrist[0]} already: "
-            "say where it stands (mount: position_base_m, aim_base_m)"
-        )
-    return {name: camera.mount for name, camera in task.cameras.items() if camera.mount is not None}
 
 
 class Drawing:

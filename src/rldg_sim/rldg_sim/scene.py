@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any, ClassVar
 
 from rldg_core.errors import UserError
 from rldg_core.scenes import SceneConfig
-from rldg_core.task import Task
+from rldg_core.task import FixedMount, Task
 
 if TYPE_CHECKING:
     from rldg_sim.operators.config import Operator, OperatorConfig
@@ -43,6 +43,17 @@ def simulated(task: Task) -> Scene:
             "simulated: expected a subclass of rldg_sim.scene.Scene"
         )
     return task.scene
+
+
+def fixed_cameras(task: Task) -> dict[str, FixedMount]:
+    """Cameras of a task that stand beside the arm. Raises UserError when more than one is left for the wrist."""
+    wrist = [name for name, camera in task.cameras.items() if camera.mount is None]
+    if len(wrist) > 1:
+        raise UserError(
+            f"task {task.name}: cameras.{wrist[1]}: has no mount, and the simulated wrist carries {wrist[0]} already: "
+            "say where it stands (mount: position_base_m, aim_base_m)"
+        )
+    return {name: camera.mount for name, camera in task.cameras.items() if camera.mount is not None}
 
 
 def make_operator(config: OperatorConfig, task: Task) -> Operator:

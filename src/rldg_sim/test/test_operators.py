@@ -10,10 +10,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from rldg_core.task import Task
-from rldg_sim.answering import Answering
 from rldg_sim.cell import Cell
 from rldg_sim.operators.config import OperatorConfig
 from rldg_sim.operators.insertion import InsertionOperator
+from rldg_sim.pairing import StampPairs
 from rldg_sim.scene import make_operator
 
 
@@ -124,26 +124,26 @@ arrivals = st.lists(st.tuples(st.sampled_from("qfs"), st.integers(0, 12)), max_s
 
 @given(arrivals)
 @settings(max_examples=100)
-def test_every_pair_of_the_episode_is_answered_once_in_order(events: list[tuple[str, int]]) -> None:
-    answering: Answering[int, int] = Answering()
-    answered: list[int] = []
+def test_every_pair_of_the_episode_is_returned_once_in_order(events: list[tuple[str, int]]) -> None:
+    pairs: StampPairs[int, int] = StampPairs()
+    returned: list[int] = []
     start: int | None = None
     for kind, stamp in events:
         if kind == "s":
             if start is not None:
                 continue
             start = stamp
-            answering.start(stamp)
+            pairs.start(stamp)
         elif kind == "q":
-            answering.add_question(stamp, stamp)
+            pairs.add_first(stamp, stamp)
         else:
-            answering.add_fact(stamp, stamp)
-        for due, question, fact in answering.due():
-            assert due == question == fact
-            answered.append(due)
-    assert answered == sorted(set(answered))
-    assert all(start is not None and stamp >= start for stamp in answered)
-    answering.stop()
-    answering.add_question(99, 99)
-    answering.add_fact(99, 99)
-    assert answering.due() == []
+            pairs.add_second(stamp, stamp)
+        for due, first, second in pairs.due():
+            assert due == first == second
+            returned.append(due)
+    assert returned == sorted(set(returned))
+    assert all(start is not None and stamp >= start for stamp in returned)
+    pairs.stop()
+    pairs.add_first(99, 99)
+    pairs.add_second(99, 99)
+    assert pairs.due() == []

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from rldg_sim.operators.config import InterventionSchedule
-from rldg_sim.operators.person import Watch
+from rldg_sim.operators.person import InterventionTimer
 
 PERIOD_S = 0.125
 
@@ -16,8 +16,8 @@ PERIOD_S = 0.125
 def run(
     schedule: InterventionSchedule, episode: int, distances_m: list[float], seed: int = 0
 ) -> list[tuple[bool, bool]]:
-    watch = Watch(schedule, "intervene", PERIOD_S, np.random.default_rng(seed), episode)
-    return [watch.holds(d, k * PERIOD_S) for k, d in enumerate(distances_m)]
+    watch = InterventionTimer(schedule, "intervene", PERIOD_S, np.random.default_rng(seed), episode)
+    return [watch.update(d, k * PERIOD_S) for k, d in enumerate(distances_m)]
 
 
 def test_the_documented_table() -> None:
@@ -45,5 +45,5 @@ def test_interventions_decrease_over_training() -> None:
 
 def test_the_other_modes_need_no_schedule() -> None:
     for mode, held in (("demonstrate", True), ("off", False)):
-        watch = Watch(InterventionSchedule(), mode, PERIOD_S, np.random.default_rng(0), 0)
-        assert [watch.holds(1.0, k * 10.0) for k in range(3)] == [(held, False)] * 3
+        watch = InterventionTimer(InterventionSchedule(), mode, PERIOD_S, np.random.default_rng(0), 0)
+        assert [watch.update(1.0, k * 10.0) for k in range(3)] == [(held, False)] * 3

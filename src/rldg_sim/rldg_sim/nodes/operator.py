@@ -24,8 +24,8 @@ from rldg_ros.parameters import lockstep_parameter, parameter, task_parameter
 from rldg_ros.qos import EVENTS, STREAM
 from rldg_ros.runner import run_node
 from rldg_ros.subscriptions import subscribe
-from rldg_sim.answering import Answering
 from rldg_sim.operators.config import OperatorConfig
+from rldg_sim.pairing import StampPairs
 from rldg_sim.scene import make_operator
 
 
@@ -38,7 +38,7 @@ class OperatorNode(Node):
         lockstep_parameter(self)  # the same in both modes
         self._seed = int(parameter(self, "seed", 0, "Seed of the operator, mixed with the episode's.", low=0))
         self._operator = make_operator(self._config(), self._task)
-        self._answering: Answering[Observation, PoseArray] = Answering()
+        self._pairs: StampPairs[Observation, PoseArray] = StampPairs()
         self._start_ns = 0
         self._publisher = self.create_publisher(TeleopAction, "teleop_action", STREAM)
         subscribe(self, Observation, "observation", self._on_observation, STREAM)
@@ -61,24 +61,24 @@ class OperatorNode(Node):
         if message.kind == EpisodeEvent.START:
             start_ns = stamp_ns(message.first_observation_stamp)
             if start_ns == self._start_ns:
-                return  # a latched topic sent it again
+                return  # the latched topic repeated it
             self._start_ns = start_ns
             self._operator.reset(derive_seed(int(message.seed), "operator", self._seed))
-            self._answering.start(self._start_ns)
+            self._pairs.start(self._start_ns)
         else:
-            self._answering.stop()
+            self._pairs.stop()
         self._answer()
 
     def _on_observation(self, message: Observation) -> None:
-        self._answering.add_question(stamp_ns(message.header.stamp), message)
+        self._pairs.add_first(stamp_ns(message.header.stamp), message)
         self._answer()
 
     def _on_truth(self, message: PoseArray) -> None:
-        self._answering.add_fact(stamp_ns(message.header.stamp), message)
+        self._pairs.add_second(stamp_ns(message.header.stamp), message)
         self._answer()
 
     def _answer(self) -> None:
-        for stamp, observation, truth in self._answering.due():
+        for stamp, observation, truth in self._pairs.due():
             action, active = self._operator.act(
                 pose_array(observation.pose_base_tcp),
                 wrench_array(observation.wrench_tcp),

@@ -12,7 +12,7 @@ from scipy.spatial.transform import Rotation
 from rldg_core.seeding import derive_seed
 from rldg_core.task import Task
 from rldg_sim.operators.config import OperatorConfig
-from rldg_sim.operators.person import Hand, Watch, limited
+from rldg_sim.operators.person import Hand, InterventionTimer, limited
 
 Array = NDArray[np.float64]
 
@@ -64,9 +64,11 @@ class InsertionOperator:
     def reset(self, seed: int) -> None:
         """Start an episode; everything the operator does in it derives from `seed` and the episode's number."""
         self._random = np.random.default_rng(derive_seed(seed, "operator"))
-        self._watch = Watch(self.config.schedule, self.config.mode, self._period_s, self._random, self._episodes)
+        self._timer = InterventionTimer(
+            self.config.schedule, self.config.mode, self._period_s, self._random, self._episodes
+        )
         self._episodes += 1
-        self._take_hold()
+        self._begin()
 
     def act(
         self,
@@ -84,16 +86,16 @@ class InsertionOperator:
         """
         offset = _offset_of(object_to_goal)
         distance_m = float(np.linalg.norm(offset[:2]) + max(0.0, self._hover_m - offset[2]))
-        held, fresh = self._watch.holds(distance_m, time_s)
-        if not held:
+        acts, starts = self._timer.update(distance_m, time_s)
+        if not acts:
             return np.zeros(6), False
-        if fresh:
-            self._take_hold()
-        late = self._hand.late((offset, float(np.linalg.norm(np.asarray(wrench_tcp, dtype=np.float64)[:3]))))
-        return self._hand.move(np.zeros(6) if late is None else self._intention(*late, time_s)), True
+        if starts:
+            self._begin()
+        delayed = self._hand.delayed((offset, float(np.linalg.norm(np.asarray(wrench_tcp, dtype=np.float64)[:3]))))
+        return self._hand.move(np.zeros(6) if delayed is None else self._intention(*delayed, time_s)), True
 
-    def _take_hold(self) -> None:
-        """The hand comes to the mouse."""
+    def _begin(self) -> None:
+        """Start to act: the reaction delay begins anew, and what is seen is misjudged anew."""
         self._hand: Hand[tuple[Array, float]] = Hand(self.config, self._period_s, self._random)
         self._phase = Phase.ALIGN
         self._phase_since_s = -np.inf

@@ -1,4 +1,4 @@
-"""What all scripted operators share: when the hand is on the mouse, and how it moves."""
+"""What all scripted operators share: when they act, and how a hand on the SpaceMouse moves."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ _TREMOR_SHAPE = np.array([1.0, 1.0, 1.0, 0.3, 0.3, 0.3])
 
 
 class Hand(Generic[Seen]):
-    """A hand on the mouse: sees late, follows with a limited bandwidth, trembles, pauses and slips."""
+    """A hand on the SpaceMouse: reaction delay, limited bandwidth, tremor, pauses and wrong pushes."""
 
     def __init__(self, config: OperatorConfig, period_s: float, random: np.random.Generator) -> None:
         self._config, self._period_s, self._random = config, period_s, random
@@ -29,17 +29,17 @@ class Hand(Generic[Seen]):
         self._pause_until_s = self._mistake_until_s = -np.inf
         self._mistake = np.zeros(6)
 
-    def late(self, seen: Seen) -> Seen | None:
-        """What the operator knows now: what was to be seen one reaction time ago, None before that."""
+    def delayed(self, seen: Seen) -> Seen | None:
+        """Return what was seen one reaction time ago, None before that."""
         self._seen.append(seen)
         return self._seen.popleft() if len(self._seen) > self._delay_steps else None
 
     def pause(self, time_s: float) -> None:
-        """Stop to think for a moment."""
+        """Start a pause of random length."""
         self._pause_until_s = time_s + self._random.uniform(*self._config.pause_s)
 
     def distraction(self, time_s: float) -> Array | None:
-        """What the hand does instead of what it should: nothing in a pause, a wrong push now and then, else None."""
+        """Return what replaces the intention: zeros in a pause, a wrong push now and then, else None."""
         config = self._config
         if time_s < self._pause_until_s:
             return np.zeros(6)
@@ -49,7 +49,7 @@ class Hand(Generic[Seen]):
         return self._mistake if time_s < self._mistake_until_s else None
 
     def move(self, intention: Array) -> Array:
-        """The hand follows the intention (6,) with its bandwidth and tremor."""
+        """Return the deflection (6,) that follows the intention (6,) with limited bandwidth and tremor."""
         config = self._config
         follow = 1.0 - np.exp(-2 * np.pi * config.bandwidth_hz * self._period_s)
         self._motion = self._motion + follow * (intention - self._motion)
@@ -60,37 +60,40 @@ class Hand(Generic[Seen]):
 
 
 def limited(push: Array, limit: float) -> Array:
-    """A push whose translation and rotation are each at most `limit` long."""
+    """Scale a push (6,) so that its translation and its rotation are each at most `limit` long."""
     size = np.array([np.linalg.norm(push[:3])] * 3 + [np.linalg.norm(push[3:])] * 3)
     return np.asarray(push * np.minimum(1.0, limit / np.maximum(size, 1e-9)), dtype=np.float64)
 
 
-class Watch:
-    """The schedule at work in one episode; draws from `random` in a fixed order, so that runs repeat."""
+class InterventionTimer:
+    """Applies the schedule of interventions to one episode; draws in a fixed order, so that runs repeat."""
 
     def __init__(
         self, schedule: InterventionSchedule, mode: Mode, period_s: float, random: np.random.Generator, episode: int
     ) -> None:
-        """mode: `demonstrate` always holds the mouse, `off` never does."""
+        """mode: `demonstrate` always acts, `off` never does."""
         self._schedule, self._mode, self._random, self._period_s = schedule, mode, random, period_s
         self._chance_hz = schedule.chance_in(episode)
         self._best_m = np.inf
         self._best_s: float | None = None
         self._left = 0
 
-    def holds(self, distance_m: float, time_s: float) -> tuple[bool, bool]:
-        """Whether the mouse is held now, and whether the hand came to it just now; distance_m: what is left to do."""
+    def update(self, distance_m: float, time_s: float) -> tuple[bool, bool]:
+        """Return whether the operator acts now, and whether it starts to at this step.
+
+        distance_m: a measure of what is left to do, which shrinks as the task progresses.
+        """
         schedule = self._schedule
         if self._mode != "intervene":
             return self._mode == "demonstrate", False
         if self._best_s is None or distance_m < self._best_m - schedule.progress_m:
             self._best_m, self._best_s = distance_m, time_s
         stuck = time_s - self._best_s > schedule.patience_s
-        lucky = self._random.uniform() < self._chance_hz * self._period_s
-        fresh = self._left == 0 and (stuck or lucky)
-        if fresh:
+        by_chance = self._random.uniform() < self._chance_hz * self._period_s
+        starts = self._left == 0 and (stuck or by_chance)
+        if starts:
             self._left = int(self._random.integers(*schedule.intervention_steps, endpoint=True))
             self._best_m, self._best_s = distance_m, time_s
-        held = self._left > 0
+        acts = self._left > 0
         self._left = max(0, self._left - 1)
-        return held, fresh
+        return acts, starts

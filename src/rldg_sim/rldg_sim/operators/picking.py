@@ -1,8 +1,8 @@
 """A scripted operator that picks and places like a person with a SpaceMouse. Its data is always labelled "scripted".
 
 It goes above the object, comes down, closes the hand, lifts, carries the object to the bowl and lets go; when the
-object is not in the hand afterwards, it starts over. The hand's imperfections are those of rldg_sim.human, and
-the same OperatorConfig sets them. A button of the mouse is pressed for a moment, not held: 7th component +-1
+object is not in the hand afterwards, it starts over. The hand's imperfections are those of rldg_sim.operators.person,
+and the same OperatorConfig sets them. A button of the mouse is pressed for a moment, not held: 7th component +-1
 for PRESS_S, else 0.
 """
 
@@ -19,7 +19,7 @@ from scipy.spatial.transform import Rotation
 from rldg_core.seeding import derive_seed
 from rldg_core.task import Task
 from rldg_sim.operators.config import OperatorConfig
-from rldg_sim.operators.person import Hand, Watch, limited
+from rldg_sim.operators.person import Hand, InterventionTimer, limited
 
 Array = NDArray[np.float64]
 
@@ -124,9 +124,11 @@ class PickOperator:
     def reset(self, seed: int) -> None:
         """Start an episode; everything the operator does in it derives from `seed` and the episode's number."""
         self._random = np.random.default_rng(derive_seed(seed, "operator"))
-        self._watch = Watch(self.config.schedule, self.config.mode, self._period_s, self._random, self._episodes)
+        self._timer = InterventionTimer(
+            self.config.schedule, self.config.mode, self._period_s, self._random, self._episodes
+        )
         self._episodes += 1
-        self._take_hold()
+        self._begin()
 
     def act(
         self,
@@ -142,13 +144,13 @@ class PickOperator:
         object_to_goal, object_to_tcp (7,): ground truth, see SensorFrame; wrench_tcp (6,) positive when pressing.
         """
         seen = seen_from(wrench_tcp, object_to_goal, object_to_tcp, gripper_width_m, self._carrying.grasp_m)
-        held, fresh = self._watch.holds(self._left_to_do(seen), time_s)
-        if not held:
+        acts, starts = self._timer.update(self._left_to_do(seen), time_s)
+        if not acts:
             return np.zeros(7), False
-        if fresh:
-            self._take_hold()
-        late = self._hand.late(seen)
-        intention = np.zeros(6) if late is None else self._intention(late, time_s)
+        if starts:
+            self._begin()
+        delayed = self._hand.delayed(seen)
+        intention = np.zeros(6) if delayed is None else self._intention(delayed, time_s)
         button = self._button if time_s < self._press_until_s else 0.0
         return np.append(self._hand.move(intention), button), True
 
@@ -157,8 +159,8 @@ class PickOperator:
         """Way that is left, of the hand to the object and of the object to the bowl [m]; shrinks in all phases."""
         return float(np.linalg.norm(seen.to_object) + np.linalg.norm(seen.to_goal[:2]) + seen.width_m)
 
-    def _take_hold(self) -> None:
-        """The hand comes to the mouse."""
+    def _begin(self) -> None:
+        """Start to act: the reaction delay begins anew, and what is seen is misjudged anew."""
         self._hand: Hand[Seen] = Hand(self.config, self._period_s, self._random)
         self._misjudged = self._random.standard_normal(3)
         self._phase = Phase.APPROACH

@@ -104,7 +104,7 @@ def board_contacts(peg: Peg) -> str:
 
 
 def edge_contacts(peg: Peg, tail_m: float = 0.0, attributes: str = "") -> str:
-    """One capsule along each edge of the peg, which is exact in a convex hole (see rldg_sim.port); z = 0 at the tcp."""
+    """One capsule along each edge of the peg, exact in a convex hole (see rldg_sim.cavity); z = 0 at the tcp."""
     return "\n".join(
         f'<geom type="capsule" fromto="{x:.9g} {y:.9g} {-tail_m} {x:.9g} {y:.9g} {TIP_M - EDGE_RADIUS_M}" '
         f'size="{EDGE_RADIUS_M}" {attributes}/>'
