@@ -22,10 +22,9 @@ from rldg_core.commands import command_of
 from rldg_core.task import Task
 from rldg_core.types import GRIPPER_THRESHOLD
 from rldg_sim.cameras import SCENE, WRIST, CameraView, Drawing, Image
-from rldg_sim.kinematics import site_pose, solve_ik
 from rldg_sim.mjcf import CARTESIAN_ACTUATORS, PHYSICS_STEP_S, impedance_parameters
 from rldg_sim.panda import ARM_JOINTS, GRIPPER_MAX_WIDTH_M, NOMINAL_Q
-from rldg_sim.pose_math import wxyz
+from rldg_sim.pose_math import site_pose, solve_ik, wxyz
 from rldg_sim.scene import fixed_cameras, simulated
 from rldg_sim.scene_model import SceneModel
 

@@ -101,7 +101,7 @@ class CellEnv(gymnasium.Env[dict[str, Any], NDArray[np.float32]]):
         return {"success": self.frame.success, "object_to_goal": self.frame.object_to_goal}
 
     def _take(self, frame: SensorFrame) -> dict[str, Any]:
-        """Make a sensor frame the present one, and return what it shows."""
+        """Set the current frame and return its observation."""
         jpegs = {name: policy_jpeg(image, self.task.cameras[name]) for name, image in frame.images.items()}
         twist = self._twist.update(frame.stamp_ns, frame.pose_base_tcp)
         self.frame = frame

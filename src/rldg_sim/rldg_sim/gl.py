@@ -15,10 +15,10 @@ def choose_backend() -> None:
     if not os.environ.get("MUJOCO_GL"):
         egl = ctypes.util.find_library("EGL") or not ctypes.util.find_library("OSMesa")
         os.environ["MUJOCO_GL"] = "egl" if egl else "osmesa"
-    # Mesa's software renderer: for images this small, handing tiles to threads costs more than drawing them.
+    # Mesa's software renderer: for images this small, distributing tiles to threads costs more than it saves.
     os.environ.setdefault("LP_NUM_THREADS", "0")
 
 
 def no_gl_error(cause: BaseException) -> UserError:
-    """The one line that tells a user how to get OpenGL."""
+    """Return the error that says how to install OpenGL."""
     return UserError(f"{NO_GL} ({type(cause).__name__}: {' '.join(str(cause).split())[:120]})")

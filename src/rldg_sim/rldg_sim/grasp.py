@@ -135,22 +135,22 @@ def place_free(model: Any, data: Any, name: str, pose_base: Array, mass_kg: floa
 
 
 def command(data: Any, width_m: float) -> None:
-    """Command a width [m]; it stays commanded."""
+    """Command a width [m] until the next command."""
     data.ctrl[_MOTOR] = min(max(width_m, 0.0), GRIPPER_MAX_WIDTH_M)
 
 
 def commanded_m(data: Any) -> float:
-    """The commanded width."""
+    """Return the commanded width [m]."""
     return float(data.ctrl[_MOTOR])
 
 
 def width_m(data: Any) -> float:
-    """Distance of the pads."""
+    """Return the distance of the pads [m]."""
     return float(data.qpos[_FINGERS].sum())
 
 
 def touch(model: Any, data: Any, body: int) -> bool:
-    """Whether a finger touches this body now."""
+    """Return whether a finger touches this body now."""
     fingers = [int(model.body(f"finger_{side}").id) for side, _ in SIDES]
     first, second = (model.geom_bodyid[data.contact.geom[:, k]] for k in (0, 1))
     pairs = (np.isin(first, fingers) & (second == body)) | (np.isin(second, fingers) & (first == body))

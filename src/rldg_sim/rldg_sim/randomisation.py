@@ -1,6 +1,6 @@
-"""What differs from one episode to the next in every kind of scene: start pose, light, colours and camera pose.
+"""Randomisation that all scenes share: start pose, light, colours and camera mounts.
 
-Everything derives from the episode's seed alone; each subject draws from its own stream, so that switching
+Everything derives from the seed of the episode alone; each subject has a random stream of its own, so that switching
 one off does not change the others.
 """
 
@@ -22,7 +22,7 @@ Array = NDArray[np.float64]
 
 
 def stream(seed: int, subject: str) -> np.random.Generator:
-    """Random numbers of one subject in the episode of this seed."""
+    """Return the random generator of one subject in the episode of this seed."""
     return np.random.default_rng(derive_seed(seed, "cell", subject))
 
 
@@ -36,7 +36,7 @@ def start_pose(task: Task, seed: int) -> Array:
 
 @dataclass(frozen=True)
 class Looks:
-    """The model's own looks, restored before each variation so that nothing adds up over episodes."""
+    """The looks of the model as compiled; each variation starts from them, so that none accumulates."""
 
     geom_rgba: Any
     light_diffuse: Any
@@ -47,7 +47,7 @@ class Looks:
 
     @classmethod
     def of(cls, model: Any) -> Looks:
-        """Remember the looks of a freshly compiled model."""
+        """Copy the looks of a model that was just compiled."""
         return cls(
             model.geom_rgba.copy(),
             model.light_diffuse.copy(),

@@ -68,7 +68,7 @@ class SceneModel(ABC):
 
     @abstractmethod
     def command_gripper(self, data: Any, width_m: float) -> None:
-        """Command the fingers' distance [m]; it stays commanded."""
+        """Command the fingers' distance [m] until the next command."""
 
     @abstractmethod
     def gripper_width_m(self, data: Any) -> float:
@@ -81,10 +81,10 @@ class HeldObject(SceneModel):
     grip_m: float
 
     def restart(self, model: Any, data: Any, seed: int) -> None:
-        """Nothing moves but the arm."""
+        """Do nothing: only the arm moves."""
 
     def command_gripper(self, data: Any, width_m: float) -> None:
-        """The hand does not let go."""
+        """Do nothing: the object cannot be released."""
 
     def gripper_width_m(self, data: Any) -> float:
         """Return the width of the grip."""

@@ -20,7 +20,7 @@ from rldg_core import frames
 from rldg_core.errors import UserError
 from rldg_core.frames import delta_between, pose_at
 from rldg_core.task import Task
-from rldg_sim import kinematics, polygon
+from rldg_sim import polygon, pose_math
 from rldg_sim.cell import Cell, SensorFrame
 from rldg_sim.mjcf import impedance_parameters
 from rldg_sim.panda import LINKS
@@ -202,7 +202,7 @@ def test_the_difference_of_poses_is_that_of_the_core(insertion: Task, first: lis
     start = pose_at(insertion.target_pose_base_tcp, np.array(first) * [0.1, 0.1, 0.1, 0.3, 0.3, 0.3])
     delta = np.array(second) * [0.05, 0.05, 0.05, 0.3, 0.3, 0.3]
     composed = frames.compose_delta(start, delta)
-    moved = kinematics.difference(start, composed)
+    moved = pose_math.difference(start, composed)
     np.testing.assert_allclose(moved[:3], composed[:3] - start[:3], atol=1e-12)
     np.testing.assert_allclose(moved[3:], frames.rotation_of(start).apply(delta[3:]), atol=1e-9)
 

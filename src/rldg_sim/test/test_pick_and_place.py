@@ -12,7 +12,7 @@ from rldg_core.errors import UserError
 from rldg_core.task import Task, find_task
 from rldg_sim.cell import Cell, SensorFrame
 from rldg_sim.operators.config import OperatorConfig
-from rldg_sim.operators.picking import seen_from
+from rldg_sim.operators.picking import perceive
 from rldg_sim.scene import make_operator
 from rldg_sim.scenes.pick_and_place import tabletop
 
@@ -43,7 +43,7 @@ def pick_up(cell: Cell, seed: int, object_name: str = "") -> SensorFrame:
     frame = cell.reset(seed, object_name)
     for height, steps in ((0.05, 16), (0.0, 9)):
         for _ in range(steps):
-            turn = seen_from(frame.wrench_tcp, frame.object_to_goal, frame.object_to_tcp, 0.08).turn_rad
+            turn = perceive(frame.wrench_tcp, frame.object_to_goal, frame.object_to_tcp, 0.08).turn_rad
             frame = towards(cell, frame.object_to_tcp[:3] - [0, 0, height], turn, OPEN)
     for _ in range(6):
         frame = towards(cell, np.zeros(3), 0.0, CLOSE)
@@ -54,7 +54,7 @@ def pick_up(cell: Cell, seed: int, object_name: str = "") -> SensorFrame:
 
 def carry_over_the_bowl(cell: Cell, frame: SensorFrame) -> SensorFrame:
     for _ in range(40):
-        seen = seen_from(frame.wrench_tcp, frame.object_to_goal, frame.object_to_tcp, frame.gripper_width_m)
+        seen = perceive(frame.wrench_tcp, frame.object_to_goal, frame.object_to_tcp, frame.gripper_width_m)
         frame = towards(cell, seen.to_goal * [1, 1, 0] + [0, 0, seen.height_m - 0.04], 0.0, KEEP)
     return frame
 
@@ -89,7 +89,7 @@ def test_a_grasped_object_is_lifted_carried_and_released(cell: Cell, object_name
 def test_an_object_held_in_the_bowl_is_no_success_until_it_is_released(cell: Cell) -> None:
     frame = carry_over_the_bowl(cell, pick_up(cell, 2))
     for _ in range(12):
-        seen = seen_from(frame.wrench_tcp, frame.object_to_goal, frame.object_to_tcp, frame.gripper_width_m)
+        seen = perceive(frame.wrench_tcp, frame.object_to_goal, frame.object_to_tcp, frame.gripper_width_m)
         frame = towards(cell, np.array([0, 0, seen.height_m + 0.012]), 0.0, KEEP)
     assert frame.object_to_goal[2] > 0 and not frame.success
     successes = [towards(cell, np.zeros(3), 0.0, OPEN).success for _ in range(6)]

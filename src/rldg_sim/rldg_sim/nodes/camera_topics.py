@@ -19,11 +19,11 @@ from rldg_sim.cameras import Image as Pixels
 
 try:
     from tf2_msgs.msg import TFMessage
-except ImportError:  # in every ROS installation, not on PyPI
+except ImportError:  # part of every ROS installation, but not on PyPI
     TFMessage = None
 
 TF_DEPTH = 100
-"""As tf2_ros publishes and subscribes it."""
+"""Queue depth of tf2_ros."""
 
 
 @dataclass(frozen=True)

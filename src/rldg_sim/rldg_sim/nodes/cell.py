@@ -55,18 +55,18 @@ STATE_PERIOD_S = 0.01
 IMAGE_PERIOD_S = 1 / 30
 RESET_PERIODS = 2
 SCENE_PERIOD_S = 0.5
-"""Of the third-person view in real time; in lock-step it comes with every frame."""
+"""Period of the third-person view in real time; in lock-step it is published with every frame."""
 SCENE_SIZE_PX = (480, 360)
 MAX_LAG_S = 0.1
-"""Wall time that the physics makes up for at most; a machine that is slower runs in slow motion."""
+"""Largest lag behind the wall clock that is caught up [s]; a slower machine runs in slow motion."""
 TCP_FRAME = "fr3_hand_tcp"
-"""franka_ros2 names the stiffness frame so (franka_semantic_components)."""
+"""Name of the stiffness frame in franka_ros2 (franka_semantic_components)."""
 JOINTS = [f"fr3_joint{k}" for k in range(1, 8)]
 FINGERS = ["fr3_finger_joint1", "fr3_finger_joint2"]
 
 
 class CellNode(Node):
-    """See the module's text."""
+    """See the docstring of the module."""
 
     def __init__(self) -> None:
         super().__init__("cell")
@@ -130,7 +130,7 @@ class CellNode(Node):
         else:
             subscribe(self, Float64, gripper_topic, self._on_gripper, TARGET)
             self._simulated_s = self._image_s = self._scene_s = monotonic()
-            self._show(self._cell.reset(self._seed), with_image=True)
+            self._publish_frame(self._cell.reset(self._seed), with_image=True)
             self._ready = True
             self.create_timer(STATE_PERIOD_S, self._on_tick, clock=Clock(clock_type=ClockType.STEADY_TIME))
         self.get_logger().info(f"{self._task.name}: {'lock-step' if self._lockstep else 'real time'}")
@@ -147,7 +147,7 @@ class CellNode(Node):
         self._target = self._width_m = None
         self._stamp_ns += RESET_PERIODS * self._task.period_ns
         self._simulated_s = monotonic()
-        self._show(frame, with_image=True)
+        self._publish_frame(frame, with_image=True)
         response.success, response.stamp = True, to_msg.time(self._stamp_ns)
         return response
 
@@ -193,7 +193,7 @@ class CellNode(Node):
         target, self._target, self._width_m = self._target, None, None
         frame = self._cell.step_to(target)
         self._stamp_ns += self._task.period_ns
-        self._show(frame, with_image=True)
+        self._publish_frame(frame, with_image=True)
 
     def _on_tick(self) -> None:
         now_s = monotonic()
@@ -205,11 +205,11 @@ class CellNode(Node):
         with_image = now_s - self._image_s >= IMAGE_PERIOD_S
         if with_image:
             self._image_s = max(self._image_s + IMAGE_PERIOD_S, now_s - IMAGE_PERIOD_S)
-        self._show(self._cell.advance(due_s), with_image)
+        self._publish_frame(self._cell.advance(due_s), with_image)
 
     # --- out --------------------------------------------------------------------------------------------
 
-    def _show(self, frame: SensorFrame, with_image: bool) -> None:
+    def _publish_frame(self, frame: SensorFrame, with_image: bool) -> None:
         """Publish what the drivers would, all with one stamp."""
         if self._lockstep:
             self._clock_out.publish(ClockMsg(clock=to_msg.time(self._stamp_ns)))
@@ -225,9 +225,9 @@ class CellNode(Node):
         half = frame.gripper_width_m / 2
         self._gripper_out.publish(JointState(header=head, name=FINGERS, position=[half, half]))
         if with_image:
-            self._show_images(frame)
+            self._publish_images(frame)
 
-    def _show_images(self, frame: SensorFrame) -> None:
+    def _publish_images(self, frame: SensorFrame) -> None:
         poses = [to_msg.pose(frame.object_to_goal), to_msg.pose(frame.object_to_tcp)]
         self._truth_out.publish(PoseArray(header=to_msg.header(self._stamp_ns, "goal"), poses=poses))
         for name, pixels in self._cell.images().items():

@@ -30,7 +30,7 @@ from rldg_sim.scene import make_operator
 
 
 class OperatorNode(Node):
-    """See the module's text."""
+    """See the docstring of the module."""
 
     def __init__(self) -> None:
         super().__init__("operator")

@@ -6,14 +6,14 @@ react late, move slowly and not quite steadily, stop to think when they touch so
 then push the wrong way. Every one of these is a parameter of OperatorConfig.
 
 In mode `intervene` the operator steps in while a policy learns, less and less over the training run.
-A person watches and takes the mouse for two reasons: nothing gets better for a while (`patience_s`), or just so, to
-show something (`chance_hz`), which they do ever more rarely: the rate shrinks by `chance_decay` with each episode.
-They let go after `intervention_steps`. With the defaults and no want of progress:
+A person intervenes for two reasons: there is no progress for `patience_s`, or at random, to demonstrate something, at
+the rate `chance_hz`, which shrinks by `chance_decay` with each episode. An intervention lasts `intervention_steps`.
+With the defaults, and where progress is made:
 
     episode              0     20     50    100
-    stepping in, 1/min   6.0   3.3    1.3   0.3
+    at random, 1/min     6.0   3.3    1.3   0.3
 
-As a policy succeeds, want of progress goes, and with it the other reason.
+As a policy succeeds, it makes progress, and interventions for the first reason end, too.
 """
 
 from __future__ import annotations
@@ -43,12 +43,12 @@ class InterventionSchedule:
     intervention_steps: tuple[int, int] = (5, 20)
 
     def chance_in(self, episode: int) -> float:
-        """Rate [1/s] of stepping in without a reason in the training episode of this number."""
+        """Return the rate [1/s] of interventions at random in the training episode of this number."""
         return float(self.chance_hz * self.chance_decay**episode)
 
 
 SMALLEST = 1e-6
-"""Lower limit of what the operator divides by."""
+"""Lower limit of values that are divisors."""
 
 
 def _setting(default: Any, description: str, low: float = 0.0, high: float | None = None) -> Any:
@@ -118,7 +118,7 @@ class OperatorConfig:
 
     @property
     def schedule(self) -> InterventionSchedule:
-        """When mode `intervene` steps in."""
+        """The schedule of mode `intervene`."""
         return InterventionSchedule(
             self.patience_s, self.progress_m, self.chance_hz, self.chance_decay, self.intervention_steps
         )

@@ -113,7 +113,7 @@ class InsertionOperator:
         return offset + scale * self._misjudged
 
     def _intention(self, offset: Array, force_n: float, time_s: float) -> Array:
-        """Where the hand wants to push, (6,) in units of action."""
+        """Return the intended deflection, (6,) in units of action."""
         config = self.config
         touched, self._felt_contact = force_n > config.contact_n and not self._felt_contact, force_n > config.contact_n
         if touched:
@@ -143,7 +143,7 @@ class InsertionOperator:
 
         wish = -perceived.copy()
         if self._phase is Phase.ALIGN:
-            # Come down early only as far as the port is centred: nobody lands beside it on purpose.
+            # Descend only as far as the port is centred.
             wish[2] = -self._hover_m - max(0.0, lateral_m - 5e-3 * self._scale) - offset[2]
         elif self._phase is Phase.LIFT:
             wish[2] = -self._hover_m - offset[2]

@@ -11,25 +11,25 @@ from numpy.typing import NDArray
 from rldg_sim.operators.config import InterventionSchedule, Mode, OperatorConfig
 
 Array = NDArray[np.float64]
-Seen = TypeVar("Seen")
+Perception = TypeVar("Perception")
 
 _TREMOR_SHAPE = np.array([1.0, 1.0, 1.0, 0.3, 0.3, 0.3])
 """The cap of a SpaceMouse turns less readily than it slides."""
 
 
-class Hand(Generic[Seen]):
+class Hand(Generic[Perception]):
     """A hand on the SpaceMouse: reaction delay, limited bandwidth, tremor, pauses and wrong pushes."""
 
     def __init__(self, config: OperatorConfig, period_s: float, random: np.random.Generator) -> None:
         self._config, self._period_s, self._random = config, period_s, random
         self._delay_steps = round(config.reaction_s / period_s)
-        self._seen: deque[Seen] = deque()
+        self._seen: deque[Perception] = deque()
         self._motion = np.zeros(6)
         self._tremor = np.zeros(6)
         self._pause_until_s = self._mistake_until_s = -np.inf
         self._mistake = np.zeros(6)
 
-    def delayed(self, seen: Seen) -> Seen | None:
+    def delayed(self, seen: Perception) -> Perception | None:
         """Return what was seen one reaction time ago, None before that."""
         self._seen.append(seen)
         return self._seen.popleft() if len(self._seen) > self._delay_steps else None

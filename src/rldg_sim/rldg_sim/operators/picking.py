@@ -26,9 +26,9 @@ Array = NDArray[np.float64]
 HOVER_M = 0.06
 """Height of the tcp over the object's middle at which the operator aligns."""
 ALIGNED_M = 0.008
-"""Good enough across the tool to come down ..."""
+"""Largest lateral error at which the operator descends ..."""
 ALIGNED_RAD = 0.2
-"""... and around it."""
+"""... and largest error about the tool axis."""
 CLOSE_S = 0.6
 """Time that the operator gives the hand to close, and to open."""
 PRESS_S = 0.3
@@ -71,7 +71,7 @@ class Phase(Enum):
     RELEASE = "release"
 
 
-class Seen(NamedTuple):
+class Perception(NamedTuple):
     """What there is to see of the object and its goal."""
 
     to_object: Array  # (3,) [m], tcp axes: from the tcp to the point to grasp
@@ -83,22 +83,22 @@ class Seen(NamedTuple):
     force_n: float
 
 
-def seen_from(
+def perceive(
     wrench_tcp: ArrayLike,
     object_to_goal: ArrayLike,
     object_to_tcp: ArrayLike,
     gripper_width_m: float,
     grasp_m: float = 0.0,
-) -> Seen:
+) -> Perception:
     """Poses (7,) of the object in the goal's frame and in the tcp's -> what the operator works with."""
     in_goal, in_tcp = np.asarray(object_to_goal, dtype=np.float64), np.asarray(object_to_tcp, dtype=np.float64)
     turn_tcp_goal = Rotation.from_quat(in_tcp[3:]) * Rotation.from_quat(in_goal[3:]).inv()
     axis, _, along = Rotation.from_quat(in_tcp[3:]).as_matrix().T
-    # An axis has no front: the smaller of both turns will do.
+    # The object is symmetric about this axis: take the smaller of the two rotations.
     turn = float(np.arctan2(axis[1], axis[0]))
     turn = (turn + np.pi / 2) % np.pi - np.pi / 2
     down = turn_tcp_goal.apply([0.0, 0.0, 1.0])
-    return Seen(
+    return Perception(
         to_object=in_tcp[:3] - grasp_m * along,
         turn_rad=turn,
         to_goal=turn_tcp_goal.apply(-in_goal[:3]),
@@ -143,7 +143,7 @@ class PickOperator:
 
         object_to_goal, object_to_tcp (7,): ground truth, see SensorFrame; wrench_tcp (6,) positive when pressing.
         """
-        seen = seen_from(wrench_tcp, object_to_goal, object_to_tcp, gripper_width_m, self._carrying.grasp_m)
+        seen = perceive(wrench_tcp, object_to_goal, object_to_tcp, gripper_width_m, self._carrying.grasp_m)
         acts, starts = self._timer.update(self._left_to_do(seen), time_s)
         if not acts:
             return np.zeros(7), False
@@ -155,13 +155,13 @@ class PickOperator:
         return np.append(self._hand.move(intention), button), True
 
     @staticmethod
-    def _left_to_do(seen: Seen) -> float:
-        """Way that is left, of the hand to the object and of the object to the bowl [m]; shrinks in all phases."""
+    def _left_to_do(seen: Perception) -> float:
+        """Remaining way of the hand to the object and of the object to the bowl [m]; shrinks in all phases."""
         return float(np.linalg.norm(seen.to_object) + np.linalg.norm(seen.to_goal[:2]) + seen.width_m)
 
     def _begin(self) -> None:
         """Start to act: the reaction delay begins anew, and what is seen is misjudged anew."""
-        self._hand: Hand[Seen] = Hand(self.config, self._period_s, self._random)
+        self._hand: Hand[Perception] = Hand(self.config, self._period_s, self._random)
         self._misjudged = self._random.standard_normal(3)
         self._phase = Phase.APPROACH
         self._since_s = self._press_until_s = -np.inf
@@ -175,8 +175,8 @@ class PickOperator:
     def _press(self, button: float, time_s: float) -> None:
         self._button, self._press_until_s = button, time_s + PRESS_S
 
-    def _intention(self, seen: Seen, time_s: float) -> Array:
-        """Where the hand wants to push, (6,) in units of action."""
+    def _intention(self, seen: Perception, time_s: float) -> Array:
+        """Return the intended deflection, (6,) in units of action."""
         touched = seen.force_n > self.config.contact_n and not self._felt_contact
         self._felt_contact = seen.force_n > self.config.contact_n
         if touched and self._phase in (Phase.APPROACH, Phase.DESCEND):
@@ -185,7 +185,7 @@ class PickOperator:
         if distraction is not None:
             return distraction
         if self._fresh:
-            self._look(seen, time_s)
+            self._choose_first_phase(seen, time_s)
         if self._random.uniform() < self._period_s / self.config.glance_s:
             self._misjudged = self._random.standard_normal(3)
         before = self._phase
@@ -194,27 +194,27 @@ class PickOperator:
             self._hand.pause(time_s)
         return self._push(seen)
 
-    def _look(self, seen: Seen, time_s: float) -> None:
-        """Which phase it is for somebody who comes to the mouse now."""
+    def _choose_first_phase(self, seen: Perception, time_s: float) -> None:
+        """Enter the phase that the state of the task asks for when the operator starts to act."""
         self._fresh = False
         held = self.holds(seen)
         self._enter(Phase.LIFT if held else Phase.APPROACH, time_s)
         if not held and seen.width_m < OPEN_WIDTH_M:
             self._press(1.0, time_s)
 
-    def holds(self, seen: Seen) -> bool:
-        """Whether the object is in the closed hand."""
+    def holds(self, seen: Perception) -> bool:
+        """Return whether the object is in the closed hand."""
         return self._in_hand(seen) and seen.width_m < OPEN_WIDTH_M
 
-    def carries(self, seen: Seen) -> bool:
-        """Whether it holds the object near enough to its goal."""
+    def carries(self, seen: Perception) -> bool:
+        """Return whether it holds the object near enough to its goal."""
         return self.holds(seen) and float(np.linalg.norm(seen.to_goal[:2])) < self._carrying.arrived_m
 
     @staticmethod
-    def _in_hand(seen: Seen) -> bool:
+    def _in_hand(seen: Perception) -> bool:
         return bool(np.linalg.norm(seen.to_object) < LOST_M and seen.width_m > EMPTY_WIDTH_M)
 
-    def _choose_phase(self, seen: Seen, time_s: float) -> None:
+    def _choose_phase(self, seen: Perception, time_s: float) -> None:
         across_m = float(np.linalg.norm(self._to_object(seen)[:2]))
         waited = time_s - self._since_s > CLOSE_S
         if self._phase is Phase.APPROACH:
@@ -242,18 +242,18 @@ class PickOperator:
         elif waited and np.linalg.norm(seen.to_goal[:2]) > 2 * self._carrying.arrived_m:
             self._enter(Phase.APPROACH, time_s)
 
-    def _arrived(self, seen: Seen) -> bool:
+    def _arrived(self, seen: Perception) -> bool:
         return float(np.linalg.norm(self._to_goal(seen)[:2])) < self._carrying.arrived_m
 
-    def _to_object(self, seen: Seen) -> Array:
+    def _to_object(self, seen: Perception) -> Array:
         """Way from the tcp to the object as the operator judges it; near it, three times better."""
         scale = MISJUDGE * self.config.misjudge_m / (3.0 if seen.to_object[2] < HOVER_M else 1.0)
         return seen.to_object + scale * self._misjudged * [1.0, 1.0, 0.0]
 
-    def _to_goal(self, seen: Seen) -> Array:
+    def _to_goal(self, seen: Perception) -> Array:
         return seen.to_goal + MISJUDGE * self.config.misjudge_m * self._misjudged * [1.0, 1.0, 0.0]
 
-    def _push(self, seen: Seen) -> Array:
+    def _push(self, seen: Perception) -> Array:
         config = self.config
         wish = np.zeros(6)
         wish[3:] = seen.level

@@ -23,7 +23,7 @@ Array = NDArray[np.float64]
 
 PEG_MASS_KG = 0.06
 FALLEN_RAD = 1.0
-"""A peg that leans further lies on the table: this hand cannot raise it again."""
+"""A peg that is tilted further counts as fallen: the gripper cannot raise it."""
 
 
 def peg_pose_base(task: Task, xy_m: float, yaw_rad: float, seed: int) -> Array:
@@ -85,7 +85,7 @@ class AssemblyModel(grasp.GraspedObject):
         board.pos[:], board.quat[:] = lies[:3], wxyz(lies[3:])
 
     def restart(self, model: Any, data: Any, seed: int) -> None:
-        """Open hand; the peg stands in its region, and could fall."""
+        """Open the gripper and put the peg, upright, in its region."""
         grasp.open_fingers(data)
         grasp.place_free(model, data, "peg", peg_pose_base(self._task, *self._peg_range, seed), PEG_MASS_KG)
 

@@ -8,7 +8,7 @@ from numpy.typing import ArrayLike, NDArray
 from rldg_core.task import Task
 from rldg_sim.operators.config import OperatorConfig
 from rldg_sim.operators.insertion import InsertionOperator
-from rldg_sim.operators.picking import Carrying, PickOperator, seen_from
+from rldg_sim.operators.picking import Carrying, PickOperator, perceive
 from rldg_sim.scenes.fmb_insertion import LENGTH_SCALE
 from rldg_sim.scenes.fmb_insertion.model import TIP_M
 
@@ -20,7 +20,7 @@ TO_THE_BOARD = Carrying(grasp_m=TIP_M + 0.011, carry_height_m=0.12, arrived_m=0.
 
 
 class AssemblyOperator:
-    """Whichever of both has the mouse, the other one starts afresh when its turn comes (again)."""
+    """One of the two acts at a time; each starts anew when it takes over."""
 
     def __init__(self, config: OperatorConfig, task: Task) -> None:
         self._pick = PickOperator(config, task, TO_THE_BOARD)
@@ -42,8 +42,8 @@ class AssemblyOperator:
         gripper_width_m: float,
         time_s: float,
     ) -> tuple[Array, bool]:
-        """As PickOperator.act: (7,) in [-1, 1], and whether the mouse is touched."""
-        seen = seen_from(wrench_tcp, object_to_goal, object_to_tcp, gripper_width_m, TO_THE_BOARD.grasp_m)
+        """See Operator."""
+        seen = perceive(wrench_tcp, object_to_goal, object_to_tcp, gripper_width_m, TO_THE_BOARD.grasp_m)
         facts = (pose_base_tcp, wrench_tcp, object_to_goal, object_to_tcp, gripper_width_m, time_s)
         self._inserting = self._pick.holds(seen) if self._inserting else self._pick.carries(seen)
         if not self._inserting:

@@ -151,7 +151,7 @@ CONNECTORS: dict[str, Connector] = {
 
 
 def connector(name: str) -> Connector:
-    """Look a connector up. Raises UserError naming those that exist."""
+    """Return the connector of this name. Raises UserError naming those that exist."""
     try:
         return CONNECTORS[name]
     except KeyError:

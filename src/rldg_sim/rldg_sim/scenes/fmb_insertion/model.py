@@ -65,7 +65,7 @@ SUCCESS_LATERAL_M = 2e-3
 SUCCESS_TILT_RAD = 0.1
 """... and the peg is turned away from the hole by less than this."""
 CAMERA = WristCamera((0.09, 0.0, 0.05), (0.01, 0.0, 0.23), 80.0)
-"""As wide as a D405; sees the tip, and from the start every place of the hole."""
+"""Field of view of a D405; sees the tip, and from the start pose every possible position of the hole."""
 BORDER_M = 6e-3
 """Coloured ring around the mouth, which is still seen beside the peg when the peg hides the hole."""
 BOARD_COLOUR: Colour = (0.58, 0.59, 0.57)
@@ -74,7 +74,7 @@ HOLE_COLOUR: Colour = (0.10, 0.11, 0.13)
 
 
 def find_peg(name: str) -> Peg:
-    """Look a peg up. Raises UserError naming those that exist."""
+    """Return the peg of this name. Raises UserError naming those that exist."""
     if name not in PEGS:
         raise UserError(f"object {name!r}: no such peg, expected one of {', '.join(PEGS)}")
     return PEGS[name]

@@ -20,7 +20,7 @@ from rldg_sim.scenes.pick_and_place import tabletop
 Array = NDArray[np.float64]
 
 CAMERA = WristCamera((0.09, 0.0, 0.05), (-0.015, 0.0, 0.2534), 80.0)
-"""As wide as a D405: sees the whole region of the object from the start pose, and the finger tips."""
+"""Field of view of a D405: sees the whole region of the object from the start pose, and the finger tips."""
 
 
 def bowl_pose_base(task: Task) -> Array:
@@ -74,10 +74,10 @@ class PickAndPlaceModel(grasp.GraspedObject):
         return f'<frame pos="{x} {y} 0">{inside}</frame>'
 
     def place(self, model: Any, seed: int) -> None:
-        """Nothing is fixed for an episode but the bowl, which never moves."""
+        """Do nothing: only the object moves between episodes (see restart)."""
 
     def restart(self, model: Any, data: Any, seed: int) -> None:
-        """Open hand; the object lies in its region, and falls."""
+        """Open the gripper and put the object in its region."""
         grasp.open_fingers(data)
         lies = object_pose_base(self._task, *self._region, self._item.radius_m, seed)
         grasp.place_free(model, data, "object", lies, self._item.mass_kg)

@@ -51,7 +51,7 @@ _BOWL_INSIDE_RGBA = ".34 .52 .82 1"
 
 
 def tabletop_item(name: str) -> Item:
-    """Look an object up. Raises UserError naming those that exist."""
+    """Return the object of this name. Raises UserError naming those that exist."""
     try:
         return ITEMS[name]
     except KeyError:
