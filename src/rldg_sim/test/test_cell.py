@@ -302,13 +302,6 @@ def test_time_and_twist_are_those_of_the_motion(steady: Task) -> None:
     np.testing.assert_allclose(fine[1].twist_base_tcp[:3], velocity, atol=1e-3)
 
 
-def test_a_task_of_two_cameras_is_refused_by_name(insertion: Task) -> None:
-    wrist = insertion.cameras["wrist"]
-    task = insertion.model_copy(update={"cameras": {"wrist": wrist, "side": wrist}})
-    with pytest.raises(UserError, match="task insertion: cameras wrist, side: the simulated cell has one"):
-        Cell(task, render=False)
-
-
 def test_unknown_objects_are_one_line(insertion: Task) -> None:
     with pytest.raises(UserError, match="unknown object 'hdmi2'"):
         Cell(insertion, "hdmi2")
