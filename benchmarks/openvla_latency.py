@@ -27,11 +27,8 @@ from torch import Tensor
 
 from rldg_core.image_codec import encode_jpeg
 from rldg_policy.openvla.config import ACTION_DIM, OpenVLAConfig
-from rldg_policy.openvla.decoding import ar_tokens, parallel_answer
-from rldg_policy.openvla.heads import L1Head
-from rldg_policy.openvla.images import pixel_values, serving_view
-from rldg_policy.openvla.model import OpenVLA, empty_model, parameter_count
-from rldg_policy.openvla.tokens import BOS, SPACE, with_slots
+from rldg_policy.openvla.model import L1Head, OpenVLA, ar_tokens, empty_model, parallel_prediction, parameter_count
+from rldg_policy.openvla.processing import BOS, SPACE, pixel_values, serving_view, with_slots
 
 MODES = ("eager", "compile", "graph", "compile+graph")
 GOAL_HZ = 10.0
@@ -105,7 +102,7 @@ def inference(model: OpenVLA, case: Case, prompt_tokens: int, pixels: Tensor) ->
     input_ids, slot_mask = (torch.from_numpy(x[None]).to(pixels.device) for x in (ids, slots))
     if case.decoding == "ar":
         return lambda: ar_tokens(model, input_ids, pixels)
-    return lambda: parallel_answer(model, input_ids, pixels, slot_mask, case.chunk)
+    return lambda: parallel_prediction(model, input_ids, pixels, slot_mask, case.chunk)
 
 
 def captured(function: Callable[[], Tensor]) -> Callable[[], Tensor]:

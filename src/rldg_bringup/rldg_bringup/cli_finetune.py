@@ -15,7 +15,7 @@ from rldg_bringup.config_options import ConfigOption, nested_values, options_of
 from rldg_core.configuration import validated
 from rldg_core.errors import UserError
 from rldg_policy.generalist import Finetune, Generalist, find_generalist, generalist_names
-from rldg_policy.training.folders import check_base, check_out
+from rldg_policy.training.run import check_base, check_out
 
 Dataset = Annotated[Path, typer.Argument(help="Dataset folder <root>/<name>/<version>.")]
 Out = Annotated[Path, typer.Option(help="Checkpoint folder to write.")]

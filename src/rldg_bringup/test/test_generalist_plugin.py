@@ -71,7 +71,7 @@ from rldg_core.files import write_json, writing_aside
 from rldg_policy.checkpoint.manifest import write_manifest
 from rldg_policy.checkpoint.statistics import STATISTICS_FILE
 from rldg_policy.training.dataset import open_training_set
-from rldg_policy.training.folders import check_out
+from rldg_policy.training.run import check_out
 
 
 @dataclass(frozen=True)
@@ -243,9 +243,10 @@ def test_a_broken_package_spoils_only_its_own_command(installed, name, reason):
 
 @pytest.mark.parametrize(
     ("its_options", "value", "reason"),
-    [(("--its-option", "9"), "9", "its-option"), (("--kind", "max"), "max", "mean"), (("--factor", "0"), "", "factor")],
+    [(("--its-option", "9"), "9", "equal to 8"), (("--kind", "max"), "max", "mean"), (("--factor", "0"), "", "factor")],
 )
-def test_values_out_of_range_are_refused(installed, dataset, tmp_path, its_options, value, reason):
+def test_values_out_of_range_are_refused(installed, dataset, tmp_path, monkeypatch, its_options, value, reason):
+    monkeypatch.setenv("COLUMNS", "300")
     arguments = ["mine", str(dataset), "--out", str(tmp_path / "out"), *its_options]
     done = CliRunner().invoke(finetune_app(), arguments)
     said = f"{done.output} {done.exception}"

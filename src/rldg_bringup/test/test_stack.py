@@ -88,7 +88,7 @@ def test_the_arguments_that_users_know_exist() -> None:
         ({"seed": str(2**32)}, "argument seed: expected 0 to 4294967295, got 4294967296"),
         ({"policy": "compakt"}, "argument policy: unknown policy back-end 'compakt', expected one of compact, hold"),
         ({"preload": "compact,torch"}, "argument preload: unknown policy back-end 'torch', expected one of compact"),
-        ({"policy": "compact"}, "argument checkpoint: policy compact: path: a checkpoint folder is needed"),
+        ({"policy": "compact"}, "argument checkpoint: policy compact: path: expected a checkpoint folder"),
         ({"checkpoint": "/proc"}, "argument checkpoint: policy hold takes no checkpoint, got /proc"),
         ({"policy": "scripted", "checkpoint": "/proc"}, "argument checkpoint: policy scripted takes no checkpoint"),
         ({"policy": "compact", "checkpoint": "/proc"}, "argument checkpoint: /proc/config.json: cannot read: No such"),

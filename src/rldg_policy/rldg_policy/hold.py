@@ -1,4 +1,4 @@
-"""The back-end `hold`: never moves. What a stack starts with, and what a person falls back to."""
+"""The back-end `hold` does not move the arm: the default of a stack, and the fallback of an operator."""
 
 from __future__ import annotations
 
@@ -14,21 +14,21 @@ from rldg_policy.checkpoint.early import no_checkpoint
 
 
 class HoldPolicy:
-    """Zero delta for every observation: the gate's target is then the measured pose. `path` must be None."""
+    """Return a zero delta for every observation; the gate then targets the measured pose. `path` must be None."""
 
     def __init__(self, path: Path | None, task: Task, explore: bool = False) -> None:
         no_checkpoint("hold", path, task)
         self.spec = PolicySpec((), 0, 1, task.action.dim, 1, task.rates.control_hz)
 
     def warm_up(self) -> None:
-        """Nothing to compile."""
+        """Do nothing: there is nothing to compile."""
 
     def reset(self, instruction: str, seed: int) -> None:
-        """Nothing depends on the episode."""
+        """Do nothing: no state depends on the episode."""
 
     def act(self, observation: Observation) -> NDArray[np.float32]:
-        """Zeros (1, A)."""
+        """Return zeros (1, A)."""
         return np.zeros((1, self.spec.action_dim), dtype=np.float32)
 
     def close(self) -> None:
-        """Nothing is held open."""
+        """Do nothing: no resources are held."""

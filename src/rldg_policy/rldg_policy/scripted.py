@@ -1,7 +1,6 @@
-"""The back-end `scripted`: inserts at the nominal target pose, searching in a spiral where the port blocks it.
+"""The back-end `scripted`: insert at the nominal target pose, with a spiral search when the plug is blocked.
 
-It sees pose and wrench only, so it stands for what a person programs without vision: the baseline that a
-learned policy has to beat.
+It uses pose and wrench only. It represents a controller programmed without vision, the baseline for learned policies.
 """
 
 from __future__ import annotations
@@ -19,18 +18,18 @@ from rldg_core.types import Observation
 from rldg_policy.checkpoint.early import no_checkpoint
 
 ALIGNED_M, ALIGNED_RAD = 0.0015, 0.02
-"""Closer than this to the target's axis it descends."""
+"""Misalignment with the target axis below which the plug descends."""
 CLEARANCE_M = 0.02
-"""Above the target pose by more than this nothing can touch: it descends while it aligns."""
+"""Height above the target pose without contact: above it, the plug aligns and descends at the same time."""
 DESCENT_M = 0.004
-"""Per step, once aligned and low."""
+"""Descent per step, once aligned and within the clearance."""
 BLOCKED_N = 5.0
-"""Force along the tool's axis that means: the plug stands on the port's face."""
+"""Force along the tool axis above which the plug rests on the face of the port."""
 SPIRAL_STEP_M, SPIRAL_TURN_RAD, SPIRAL_MAX_M = 0.0001, 0.7, 0.0015
 
 
 class ScriptedPolicy:
-    """Align, descend, search. `path` must be None; `explore` adds noise of a tenth of full scale."""
+    """Align, descend, search. `path` must be None; `explore` adds noise with a tenth of the action scale."""
 
     def __init__(self, path: Path | None, task: Task, explore: bool = False) -> None:
         no_checkpoint("scripted", path, task)
@@ -40,16 +39,16 @@ class ScriptedPolicy:
         self.reset("", 0)
 
     def warm_up(self) -> None:
-        """Nothing to compile."""
+        """Do nothing: there is nothing to compile."""
 
     def reset(self, instruction: str, seed: int) -> None:
-        """Start an episode: the spiral's direction and the noise depend on `seed`."""
+        """Start an episode: `seed` determines the start of the spiral and the noise."""
         self._rng = np.random.default_rng(derive_seed(seed, "scripted"))
         self._angle_rad = float(self._rng.uniform(-np.pi, np.pi))
         self._radius_m = 0.0
 
     def act(self, observation: Observation) -> NDArray[np.float32]:
-        """(1, A) in [-1, 1]: one step towards the target pose of the task."""
+        """Return one step towards the target pose of the task, (1, A) in [-1, 1]."""
         delta_tcp = delta_between(observation.pose_base_tcp, self._task.target_pose_base_tcp)
         aligned = np.hypot(*delta_tcp[:2]) < ALIGNED_M + self._radius_m and abs(delta_tcp[5]) < ALIGNED_RAD
         if aligned:
@@ -67,4 +66,4 @@ class ScriptedPolicy:
         return chunk
 
     def close(self) -> None:
-        """Nothing is held open."""
+        """Do nothing: no resources are held."""

@@ -13,7 +13,7 @@ from pathlib import Path
 
 from octo_train_samples import CONFIG, SEED
 
-from rldg_policy.octo import resume, train
+from rldg_policy.octo import train, training_state
 
 
 def at_the_second(call, then_die=lambda *_: None):
@@ -32,7 +32,9 @@ def at_the_second(call, then_die=lambda *_: None):
 
 def kill_at(point: str) -> None:
     if point == "state":
-        resume.save_file = at_the_second(resume.save_file, lambda _, path: os.truncate(path, path.stat().st_size // 2))
+        training_state.save_file = at_the_second(
+            training_state.save_file, lambda _, path: os.truncate(path, path.stat().st_size // 2)
+        )
     elif point == "moved":
         os.rename = at_the_second(os.rename)
     else:

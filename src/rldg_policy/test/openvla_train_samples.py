@@ -10,7 +10,7 @@ from generalist_samples import make_episode
 from rldg_policy.checkpoint.statistics import ActionStatistics
 from rldg_policy.openvla.batch import Batch, Collator
 from rldg_policy.openvla.config import LanguageConfig, OpenVLAConfig, OpenVLATrainConfig, TowerConfig
-from rldg_policy.openvla.tokens import PromptTokenizer
+from rldg_policy.openvla.processing import PromptTokenizer
 from rldg_policy.training.samples import episode_samples
 
 SMALLEST = OpenVLAConfig(

@@ -168,7 +168,7 @@ def test_the_gripper_is_1_when_open(task):
 @pytest.mark.parametrize(("height", "width"), [(40, 90), (64, 64), (256, 255), (1, 1)])
 def test_an_image_that_the_camera_would_not_give_is_refused(port, policy, height, width):
     status, text = ask(port, body(image=image(height, width)))
-    assert status == 400 and f"image: {width}x{height} px, expected 256x256 px: what camera 'wrist'" in text
+    assert status == 400 and f"image: {width}x{height} px, expected 256x256 px, the size of camera 'wrist'" in text
     assert not policy.asked
 
 
@@ -179,7 +179,7 @@ def test_an_image_that_the_camera_would_not_give_is_refused(port, policy, height
         (b"[1]", 400, "expected a JSON object"),
         (b"[" * 100_000, 400, "not valid JSON"),
         (b"\xff\xfe\x00", 400, "not valid JSON"),
-        (body(instruction=None), 400, "instruction: expected a text"),
+        (body(instruction=None), 400, "instruction: expected a string"),
         (body(instruction="  "), 400, "instruction: must not be empty"),
         (body(instruction="x" * 501), 413, "instruction: 501 characters, at most 500"),
         (body(instruction="a\nb"), 400, "holds a control character"),
@@ -190,7 +190,7 @@ def test_an_image_that_the_camera_would_not_give_is_refused(port, policy, height
         (body(image=image()[..., :2]), 400, "image: expected shape [height, width, 3]"),
         (body(image=image()[:0]), 400, "image: 256x0 px"),
         (body(unnorm_key="bridge_orig"), 400, "unnorm_key: 'bridge_orig', policy 'g' has 'toy'"),
-        (body(unnorm_key=3), 400, "unnorm_key: expected a text"),
+        (body(unnorm_key=3), 400, "unnorm_key: expected a string"),
         (body(proprio=1), 400, "unknown field 'proprio'"),
         (b'{"encoded": "{}", "image": 1}', 400, "encoded: expected a string"),
         (b'{"encoded": "{"}', 400, "not valid JSON"),
@@ -199,7 +199,7 @@ def test_an_image_that_the_camera_would_not_give_is_refused(port, policy, height
         (
             b'{"instruction":"a","image":{"__numpy__":"","dtype":"|u1","shape":[2,2,3]}}',
             400,
-            "its base64 does not hold",
+            "the base64 data are not",
         ),
         (b'{"instruction":"a","image":{"__numpy__":"####","dtype":"|u1","shape":[1,1,3]}}', 400, "cannot be decoded"),
         (b'{"instruction":"a","image":{"__numpy__":"AA==","dtype":"|u1","shape":[1,1,3]}}', 400, "cannot be decoded"),
@@ -312,7 +312,8 @@ def test_a_process_that_ends_is_replaced(task, capfd):
     second = server._process
     server.stop()
     worker.close()
-    assert second.poll() is not None and "http: its process ended with code -9: started again" in capfd.readouterr().err
+    assert second.poll() is not None
+    assert "http: the HTTP process ended with code -9: restarting it" in capfd.readouterr().err
 
 
 def test_it_ends_with_the_process_that_holds_the_policy():
@@ -337,12 +338,12 @@ time.sleep(600)
 
 @pytest.mark.parametrize("host", ["0.0.0.0", "192.168.1.7", "::", "robot.example.com", ""])
 def test_addresses_that_others_reach_are_refused(task, host):
-    with pytest.raises(UserError, match=r"not an address of the loopback: nobody is authenticated.*ssh -L"):
+    with pytest.raises(UserError, match=r"not a loopback address, and there is no authentication.*ssh -L"):
         ActServer(ActService(task, lambda: None, threading.Lock()), 0, host)
 
 
 def test_a_policy_that_is_none_for_clients_is_refused(task):
-    for made, reason in ((Generalist(key=""), "no generalist"), (Generalist(cameras=("a", "b")), "a request has one")):
+    for made, reason in ((Generalist(key=""), "not a generalist"), (Generalist(cameras=("a", "b")), "has one")):
         worker = Worker("g", made, threaded=False)
         service = ActService(task, lambda: Served(Loaded("g", "toy", "", made), worker), threading.Lock())  # noqa: B023
         with pytest.raises(RefusedError, match=reason) as caught:
@@ -373,7 +374,7 @@ def test_an_episode_comes_first(task, observe):
 
     def between_episodes() -> Served:
         if server.episode_runs:
-            raise RefusedError(409, "an episode runs")
+            raise RefusedError(409, "an episode is running")
         return server.store.served
 
     service = ActService(task, between_episodes, lock)

@@ -15,14 +15,13 @@ from rldg_core.errors import UserError
 from rldg_core.image_codec import encode_jpeg
 from rldg_policy.action_bins import bin_values, from_bins, to_bins
 from rldg_policy.checkpoint.statistics import ActionStatistics
-from rldg_policy.compact.batches import MIRRORED
 from rldg_policy.compact.checkpoint import read_checkpoint, write_random
-from rldg_policy.compact.colours import recoloured
 from rldg_policy.compact.config import ModelConfig, TrainConfig
 from rldg_policy.compact.heads import DiffusionHead, DiffusionSampler, cosine_betas, make_head, soft_targets
 from rldg_policy.compact.inputs import instruction_tokens, mirrored, to_input, view_images, views
 from rldg_policy.compact.model import parameter_count, random_model
 from rldg_policy.compact.policy import CompactPolicy
+from rldg_policy.compact.train import MIRRORED, recoloured
 
 INSTRUCTION = "insert the VGA connector into the port"
 
@@ -136,7 +135,7 @@ def test_the_mirror_exchanges_left_and_right():
     assert np.abs(mirrored(seen, config).astype(int) - flipped).max() <= 12  # two JPEG files
     assert np.array_equal(mirrored(mirrored(seen, config), config), seen)
     assert MIRRORED.tolist() == [1, -1, 1, -1, 1, -1, 1]
-    with pytest.raises(ValueError, match="not in the middle"):
+    with pytest.raises(ValueError, match="not centred in the image"):
         TrainConfig(mirror=0.5, model=ModelConfig(tip_x=70))
 
 
@@ -219,7 +218,7 @@ def test_expected_value_and_mode_decoding(checkpoint):
         ("config.json", {"weights_sha256": "0"}, "model.safetensors: sha256 does not match"),
         ("config.json", {"format": "octo"}, "config.json: format"),
         ("config.json", {"model": {"width": 64}}, "model.safetensors: does not fit config.json"),
-        ("config.json", {"model": {"head": "diffusion", "decode": "mode"}}, "config.json: .*mode is of bins"),
+        ("config.json", {"model": {"head": "diffusion", "decode": "mode"}}, "config.json: .*mode needs head bins"),
         ("config.json", {"model": {"denoising_steps": 21}}, "more than the 20 diffusion_steps"),
         ("config.json", {"model": {"head": "diffusion"}}, "does not fit config.json: .*Missing key"),
         ("dataset_statistics.json", {"toy": {"action": {}}}, "its sha256 differs"),
@@ -236,7 +235,7 @@ def test_a_checkpoint_of_another_specification_is_refused(checkpoint, task, file
 def test_a_missing_checkpoint_is_named(task, checkpoint):
     with pytest.raises(UserError, match=r"nowhere/config\.json: cannot read"):
         CompactPolicy(checkpoint / "nowhere", task)
-    with pytest.raises(UserError, match="a checkpoint folder is needed"):
+    with pytest.raises(UserError, match="expected a checkpoint folder"):
         CompactPolicy(None, task)
     (checkpoint / "rldg.json").unlink()
     with pytest.raises(UserError, match=r"rldg\.json: missing"):
@@ -248,7 +247,7 @@ def test_bad_input_of_an_episode(checkpoint, task, observe):
     with pytest.raises(UserError, match=r"^instruction: must not be empty$"):
         policy.reset("  ", 0)
     policy.reset(INSTRUCTION, 0)
-    with pytest.raises(ValueError, match="without an image of camera 'wrist'"):
+    with pytest.raises(ValueError, match="no image of camera 'wrist'"):
         policy.act(replace(observe(), images={}))
     with pytest.raises(ValueError, match="no JPEG"):
         policy.act(replace(observe(), images={"wrist": b"nonsense"}))

@@ -12,10 +12,10 @@ from generalist_samples import Stopped, insertion_dataset, make_episode, stop_at
 
 from rldg_core.errors import UserError
 from rldg_policy.compact import train
-from rldg_policy.compact.batches import MIRRORED, BatchSource
 from rldg_policy.compact.config import TrainConfig
 from rldg_policy.compact.heads import make_head
 from rldg_policy.compact.policy import CompactPolicy
+from rldg_policy.compact.train import MIRRORED, BatchSource
 from rldg_policy.training.dataset import open_training_set
 
 SMALL = {
@@ -135,7 +135,7 @@ def test_memory_and_base(data, tmp_path, monkeypatch):
     monkeypatch.setattr(train, "loss_of", full)
     with pytest.raises(UserError, match=r"^out of memory: lower batch \(8\), cached_images"):
         train.finetune(data, tmp_path / "a", config_of("bins"))
-    with pytest.raises(UserError, match="starts from nothing"):
+    with pytest.raises(UserError, match="is trained from random weights"):
         train.finetune(data, tmp_path / "a", config_of("bins"), base=tmp_path)
     assert not (tmp_path / "a").exists()
 

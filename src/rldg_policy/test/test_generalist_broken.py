@@ -28,7 +28,7 @@ from rldg_policy.openvla import checkpoint as openvla_files
 from rldg_policy.openvla.checkpoint import read_model
 from rldg_policy.openvla.config import DecodingConfig, OpenVLAConfig
 from rldg_policy.openvla.policy import OpenVLAPolicy
-from rldg_policy.openvla.tokens import PromptTokenizer, write_byte_tokenizer
+from rldg_policy.openvla.processing import PromptTokenizer, write_byte_tokenizer
 from rldg_policy.training.torch_state import read_state
 
 torch.set_num_threads(1)
@@ -132,7 +132,7 @@ def test_openvla_that_answers_with_words_gives_no_action(tmp_path: Path, task, o
     policy.reset("insert", 0)
     with torch.no_grad():
         policy._checkpoint.model.language_model.lm_head.weight[31744:32000] *= 1e-3
-    with pytest.raises(ValueError, match=r"answers with token \d+, which is no action token"):
+    with pytest.raises(ValueError, match=r"predicts token \d+, which is not an action token"):
         policy.act(observe())
 
 
@@ -216,10 +216,10 @@ def test_instructions_that_no_generalist_takes(tmp_path: Path, instruction: str,
 @pytest.mark.parametrize(
     ("instruction", "reason"),
     [
-        ("插入插头", "letters a-z and digits alone, not '插'"),
+        ("插入插头", "only the letters a-z and digits, not '插'"),
         ("插入 VGA", "not '插'"),
         ("insère la fiche", "not 'è'"),
-        ("... !?", "holds no word"),
+        ("... !?", "contains no word"),
         ("put the plug " * 10, r"\d+ words and trigrams, the compact generalist takes 96"),
     ],
 )
@@ -232,15 +232,15 @@ def test_two_long_instructions_are_not_one() -> None:
     assert np.count_nonzero(instruction_tokens(longest, 1024)) <= 96
     for ending in ("left", "right"):
         text = f"{longest} and go {longest} {ending}"
-        refused(lambda: instruction_tokens(text, 1024), "say it shorter")  # noqa: B023
+        refused(lambda: instruction_tokens(text, 1024), "shorten it")  # noqa: B023
 
 
 def test_instructions_that_openvla_would_misread(tmp_path: Path) -> None:
     write_byte_tokenizer(tmp_path)
     tokenizer = PromptTokenizer(tmp_path)
     assert len(tokenizer("插入插头")) > 4  # bytes: nothing is lost
-    refused(lambda: tokenizer("stop</s>now"), "becomes token '</s>', which is no word")
-    refused(lambda: tokenizer("a <unk> b"), "becomes token '<unk>'")
+    refused(lambda: tokenizer("stop</s>now"), "becomes control token '</s>'")
+    refused(lambda: tokenizer("a <unk> b"), "becomes control token '<unk>'")
     refused(lambda: tokenizer("插" * 400), r"\d+ tokens with the prompt, OpenVLA takes 512")
 
 
@@ -251,7 +251,7 @@ def test_instructions_of_which_octo_would_lose_a_part() -> None:
     length = tokenizer.config.tokenizer_kwargs.max_length
     assert tokenizer(["insert the VGA connector"])["input_ids"].shape == (1, length)
     refused(lambda: tokenizer(["insert " * (length + 1)]), rf"{length + 1} tokens, this Octo takes {length}")
-    refused(lambda: tokenizer(["插入 connector"]), "holds what this Octo's tokenizer does not know")
+    refused(lambda: tokenizer(["插入 connector"]), "has words that are not in this Octo's vocabulary")
     refused(lambda: tokenizer([""]), "^instruction: must not be empty$")
 
 

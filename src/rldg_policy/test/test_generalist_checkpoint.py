@@ -118,7 +118,7 @@ def test_what_is_absent_is_refused_when_it_is_used():
         ({"q01": [0.0] * 6}, "q01: expected 7 finite numbers, one per component, got 6"),
         ({"q01": [0.0] * 6 + [float("nan")]}, "q01: expected 7 finite numbers"),
         ({"p99": ["a"] * 7}, "p99: expected 7 numbers"),
-        ({"q01": [0.0] * 7, "mask": [1] * 7}, "mask: expected 7 times true or false"),
+        ({"q01": [0.0] * 7, "mask": [1] * 7}, "mask: expected 7 times"),
         ({"q01": [0.0] * 7, "mask": [True] * 6}, "mask: expected 7 times"),
         ({}, "no action statistics"),
     ],
@@ -188,7 +188,7 @@ def test_the_manifest_survives_the_disk(tmp_path):
 @pytest.mark.parametrize(
     ("change", "reason"),
     [
-        ({"backend": "rt-2"}, "backend: Input should be 'compact', 'openvla' or 'octo'"),
+        ({"backend": ""}, "backend: String should have at least 1 character"),
         ({"more": 1}, "more: Extra inputs"),
         ({"image_size": 0}, "image_size"),
         ({"rate_hz": "x"}, "rate_hz"),

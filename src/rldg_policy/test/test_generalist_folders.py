@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 
 from rldg_core.errors import UserError
-from rldg_policy.octo import resume as octo_state
+from rldg_policy.octo import training_state as octo_state
 from rldg_policy.training import torch_state
 
 BACKENDS = ("compact", "openvla", "octo")

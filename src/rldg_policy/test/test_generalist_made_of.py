@@ -146,7 +146,7 @@ def test_datasets_of_mixed_cameras_views_or_rates_are_refused(tmp_path: Path) ->
 def test_a_view_of_another_form_is_one_line(tmp_path: Path) -> None:
     one = make_episode(0)
     spoiled = replace(one, metadata={**one.metadata, "provenance": made_of(0, width="x")})
-    with pytest.raises(UserError, match=r"provenance\.images: not of this suite") as error:
+    with pytest.raises(UserError, match=r"provenance\.images: not written by this suite") as error:
         open_training_set(write_dataset(tmp_path, [spoiled], shards=1))
     assert "\n" not in str(error.value)
 
@@ -154,11 +154,11 @@ def test_a_view_of_another_form_is_one_line(tmp_path: Path) -> None:
 def test_a_dataset_that_does_not_say_its_camera_needs_to_be_told(tmp_path: Path) -> None:
     one = make_episode(0)
     path = write_dataset(tmp_path, [replace(one, metadata={**one.metadata, "provenance": "[]"})], shards=1)
-    with pytest.raises(UserError, match="does not say which camera took its images: name it with --camera"):
+    with pytest.raises(UserError, match="no camera in its recording metadata: name it with --camera"):
         open_training_set(path)
     found = open_training_set(path, "side")
     assert found.camera == "side" and not found.made_of
-    with pytest.raises(UserError, match="its images are of camera 'wrist', not of 'side'"):
+    with pytest.raises(UserError, match="its images are from camera 'wrist', not from 'side'"):
         open_training_set(insertion_dataset(tmp_path / "b"), "side")
 
 
@@ -168,7 +168,7 @@ def test_resuming_on_other_images_or_instructions_is_refused(tmp_path: Path) -> 
         finetune(first, tmp_path / "out", replaced(CONFIG, steps=40), progress=stop_at(10))
     for name, changes in (("text", {"instruction": "pull the plug"}), ("view", {"camera": "wrist", "width": 640})):
         again = dataset(tmp_path / name, **changes)
-        with pytest.raises(UserError, match=r"cannot resume: the dataset is another one .* put the old one back"):
+        with pytest.raises(UserError, match=r"cannot resume: the dataset is not the one .* restore the old dataset"):
             finetune(again, tmp_path / "out", replaced(CONFIG, steps=40), resume=True)
     moved = dataset(tmp_path / "elsewhere")
     assert content_sha256(read_dataset(moved)) == content_sha256(read_dataset(first))
@@ -182,7 +182,7 @@ def replaced(config: TrainConfig, **changes: Any) -> TrainConfig:
 def test_an_instruction_that_would_lose_a_part_is_refused_before_training(tmp_path: Path) -> None:
     for number, (instruction, reason) in enumerate(
         (
-            ("插入插头", "letters a-z and digits alone"),
+            ("插入插头", "only the letters a-z and digits"),
             ("insert " * 30, "words and trigrams"),
             ("x" * 501, "501 characters"),
         )

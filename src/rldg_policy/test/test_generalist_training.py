@@ -16,8 +16,14 @@ from rldg_core.errors import UserError
 from rldg_policy.checkpoint.statistics import ActionStatistics
 from rldg_policy.compact.config import TrainConfig
 from rldg_policy.training.dataset import open_training_set
-from rldg_policy.training.guards import check_loss, check_same_training, explain_out_of_memory, training_identity
-from rldg_policy.training.report import account, curve
+from rldg_policy.training.run import (
+    account,
+    check_loss,
+    check_same_training,
+    curve,
+    explain_out_of_memory,
+    training_identity,
+)
 from rldg_policy.training.torch_state import (
     flatten_optimizer,
     generator_tensors,
@@ -111,7 +117,7 @@ def test_what_may_change_in_a_resumed_training_and_what_may_not(tmp_path):
     before = json.loads(json.dumps(identity()))
     check_same_training(tmp_path, before, identity(save_every=7))
     for change, reason in (
-        ({"data": other}, r"the dataset is another one .* \(sha256 [0-9a-f]{12}, now [0-9a-f]{12}\).*"),
+        ({"data": other}, r"the dataset is not the one .* \(sha256 [0-9a-f]{12}, now [0-9a-f]{12}\).*"),
         ({"seed": 1}, "seed was 0, now it is 1"),
         ({"base": "y"}, "base was x, now it is y"),
         ({"batch": 3}, "batch was 32, now it is 3"),

@@ -23,8 +23,8 @@ from rldg_policy.checkpoint.statistics import choose_statistics
 from rldg_policy.octo import checkpoint as under_test
 from rldg_policy.octo.checkpoint import random_checkpoint, read_checkpoint, write_checkpoint, write_random
 from rldg_policy.octo.config import T5_BASE, TextConfig
-from rldg_policy.octo.text import find_t5, find_tokenizer
-from rldg_policy.octo.variant import rldg_variant
+from rldg_policy.octo.tokenizer import find_t5, find_tokenizer
+from rldg_policy.octo.train import rldg_variant
 
 pytestmark = pytest.mark.timeout(300)  # XLA compiles for half a minute, longer on a busy machine
 
@@ -171,16 +171,16 @@ def bad_stem(config) -> None:
         (lambda f: (f / "config.json").unlink(), "config.json: cannot read"),
         (lambda f: (f / "config.json").write_text("[1]"), "config.json: Input should be"),
         (lambda f: edit(f / "config.json", lambda c: c.pop("text_processor")), "config.json: text_processor: Field"),
-        (lambda f: edit(f / "config.json", bad_stem), "kernel_sizes, strides, features and padding must be of one"),
+        (lambda f: edit(f / "config.json", bad_stem), "kernel_sizes, strides, features and padding must have the same"),
         (lambda f: (f / "example_batch.msgpack").unlink(), "example_batch.msgpack: cannot read"),
-        (without_instruction, "example_batch.msgpack: no example batch of Octo"),
+        (without_instruction, "example_batch.msgpack: not an example batch of Octo"),
         (longer_window, "example_batch.msgpack: does not fit config.json"),
         (lambda f: (f / "tiny-t5" / "tokenizer.json").unlink(), "tiny-t5/tokenizer.json: missing: put the tokenizer"),
-        (lambda f: (f / "tiny-t5" / "tokenizer.json").write_text("{}"), "tokenizer.json: no tokenizer: "),
+        (lambda f: (f / "tiny-t5" / "tokenizer.json").write_text("{}"), "tokenizer.json: not a tokenizer: "),
         (lambda f: (f / "tiny-t5" / "config.json").unlink(), "tiny-t5/config.json: missing: put the configuration"),
         (lambda f: edit(f / "tiny-t5" / "config.json", lambda c: c.update(vocab_size=5)), "ids up to 2[0-9]"),
-        (lambda f: shutil.rmtree(f / "0"), "no weights: expected a folder <step>/default"),
-        (damage_weights, "/0/default/.*: damaged, or of another checkpoint"),
+        (lambda f: shutil.rmtree(f / "0"), "no weights found, expected a folder <step>/default"),
+        (damage_weights, "/0/default/.*: damaged or from another checkpoint"),
         (lambda f: (f / "0" / "default" / "checkpoint").unlink(), "default/checkpoint: missing, weights.sha256 lists"),
         (lambda f: edit(f / "rldg.json", lambda m: m.update(backend="openvla")), "a checkpoint of openvla, not of"),
     ],
@@ -230,7 +230,7 @@ def test_a_tokenizer_is_found_in_the_hub_cache(folder, tmp_path, monkeypatch):
 
 @pytest.mark.parametrize("name", ["../secret", "/etc", "a/../b", ""])
 def test_names_do_not_leave_the_folder(tmp_path, name):
-    with pytest.raises(UserError, match="is no name of a model"):
+    with pytest.raises(UserError, match="is not the name of a model"):
         find_t5(tmp_path, name)
 
 

@@ -20,11 +20,10 @@ from pydantic import ValidationError
 
 from rldg_core.errors import UserError
 from rldg_policy.octo.config import OctoTrainConfig
-from rldg_policy.octo.fit import Record, fit
-from rldg_policy.octo.freezing import count, optimiser, partition, schedule, unflatten
 from rldg_policy.octo.random import OCTO_BASE
-from rldg_policy.octo.resume import read_state, write_state
-from rldg_policy.octo.step import Steps, TrainState
+from rldg_policy.octo.train import History, fit
+from rldg_policy.octo.train_state import Steps, TrainState, count, optimiser, partition, schedule, unflatten
+from rldg_policy.octo.training_state import read_state, write_state
 
 pytestmark = pytest.mark.timeout(300)  # XLA compiles for half a minute, longer on a busy machine
 
@@ -42,7 +41,7 @@ def test_modes_freeze_what_upstream_freezes():
     assert learns["full"] == {"octo_transformer.a.kernel", *head}
     assert learns["head_only"] == head
     assert learns["head_mlp_only"] == {"heads_action.mean_proj.kernel"}
-    with pytest.raises(UserError, match="leave no parameter to learn"):
+    with pytest.raises(UserError, match="freeze all parameters"):
         partition(tree, OctoTrainConfig(frozen=("*",)).patterns)
     learning, frozen = partition(tree, CONFIG.patterns)
     assert jax.tree.all(jax.tree.map(np.array_equal, unflatten(learning | frozen), tree))
@@ -56,7 +55,7 @@ def test_octo_base_in_rldgs_variant_trains_all_but_t5():
     shapes = tensor_shapes(OCTO_BASE_PARAMS)
     flat = {path.replace("/", "."): np.broadcast_to(np.float32(0), shape) for path, shape in shapes.items()}
     from rldg_policy.octo.random import upstream_config
-    from rldg_policy.octo.variant import rldg_variant
+    from rldg_policy.octo.train import rldg_variant
 
     _, params = rldg_variant(upstream_config(OCTO_BASE), unflatten(flat))
     learning, frozen = partition(params, OctoTrainConfig().patterns)
@@ -130,7 +129,7 @@ def test_a_loss_that_is_no_number_stops_before_the_next_save(bad):
     losses = [1.0] * 10
     losses[bad] = float("nan")
     config = OctoTrainConfig(steps=10, warmup_steps=0, save_every=5)
-    record, saved = Record(), []
+    record, saved = History(), []
 
     def save(step, state):
         saved.append((step, state))
@@ -145,7 +144,7 @@ def test_a_loss_that_is_no_number_stops_before_the_next_save(bad):
 def test_the_loop_saves_reports_and_keeps_every_loss():
     config = OctoTrainConfig(steps=120, warmup_steps=0, save_every=50)
     saved, told = [], []
-    record = Record(losses=[float(n) for n in range(30)])
+    record = History(losses=[float(n) for n in range(30)])
     fit(
         ScriptedSteps([float(n) for n in range(120)]),
         30,
@@ -180,7 +179,7 @@ def test_state_file_round_trip_and_what_is_wrong_with_one(tmp_path):
 
 def test_a_batch_that_does_not_divide(monkeypatch):
     monkeypatch.setattr(jax, "local_devices", lambda: ["a", "b"])
-    with pytest.raises(UserError, match="batch: 3 does not divide over the 2 devices"):
+    with pytest.raises(UserError, match="batch: 3 is not divisible by the 2 devices"):
         Steps(lambda *_: 0, optax.identity(), 3, 0)
 
 

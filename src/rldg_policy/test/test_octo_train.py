@@ -21,12 +21,10 @@ from safetensors import safe_open
 from rldg_core.errors import UserError
 from rldg_core.files import sha256_hex
 from rldg_policy.checkpoint.statistics import choose_statistics
-from rldg_policy.octo import output as output_module
-from rldg_policy.octo import train
+from rldg_policy.octo import train, training_state
 from rldg_policy.octo.checkpoint import read_checkpoint, write_random
 from rldg_policy.octo.config import OctoTrainConfig
-from rldg_policy.octo.freezing import flatten, partition
-from rldg_policy.octo.step import Steps
+from rldg_policy.octo.train_state import Steps, flatten, partition
 from rldg_policy.training.dataset import open_training_set
 
 pytestmark = pytest.mark.timeout(300)  # XLA compiles for half a minute, longer on a busy machine
@@ -182,12 +180,12 @@ def test_an_interrupted_training_is_resumed_as_what_it_was(trained, dataset, bas
 
 def test_a_step_that_is_published_again_is_there_all_the_time(dataset, base, tmp_path, monkeypatch):
     """As a resumed training does first: whoever serves the folder may load it at any moment."""
-    start = train.starting_point(base, CONFIG)
+    start = train.initial_checkpoint(base, CONFIG)
     manifest = train._manifest(open_training_set(dataset), start, CONFIG, 8)
     statistics = open_training_set(dataset).statistics_json
 
     def publish():
-        output_module.Output(tmp_path, (tmp_path / ".training").is_dir()).publish(start, statistics, manifest)
+        training_state.Output(tmp_path, (tmp_path / ".training").is_dir()).publish(start, statistics, manifest)
 
     publish()
     looks = []
@@ -221,7 +219,7 @@ def test_out_of_memory_says_what_to_lower(dataset, base, tmp_path, monkeypatch):
 @pytest.mark.parametrize(
     ("change", "reason"),
     [
-        ({"config": CONFIG.model_copy(update={"window": 11})}, "window: 11, but .* has positions for at most 10"),
+        ({"config": CONFIG.model_copy(update={"window": 11})}, "window: 11, but .* position embeddings for at most 10"),
         ({"base": None}, "base: Octo is fine-tuned from a checkpoint"),
         ({"base": Path("/nowhere")}, "/nowhere/config.json: cannot read"),
         ({"dataset": Path("/nowhere")}, "/nowhere: not a dataset"),
@@ -236,7 +234,7 @@ def test_what_cannot_be_used_is_told_in_one_line(change, reason, dataset, base, 
 
 def test_a_folder_that_is_no_checkpoint_is_not_replaced(dataset, base, tmp_path):
     (tmp_path / "thesis.tex").write_text("years of work")
-    with pytest.raises(UserError, match="exists and is no checkpoint"):
+    with pytest.raises(UserError, match="exists and is not a checkpoint"):
         train.finetune(dataset, tmp_path, CONFIG, base=base)
 
 
@@ -249,11 +247,11 @@ def test_a_dataset_without_instruction_is_refused(base, tmp_path):
 def test_actions_of_another_dimension_are_refused(dataset, tmp_path):
     write_random(tmp_path / "base", SIZE.model_copy(update={"action_dim": 8}), 0)
     with pytest.raises(UserError, match="predicts actions of 8 components, the datasets have 7"):
-        train.starting_point(tmp_path / "base", CONFIG)
+        train.initial_checkpoint(tmp_path / "base", CONFIG)
 
 
 def test_the_golden_checkpoint_can_be_fine_tuned(octo_golden):
-    start = train.starting_point(octo_golden, OctoTrainConfig())
+    start = train.initial_checkpoint(octo_golden, OctoTrainConfig())
     assert start.window == 1 and start.image_sizes == {"image_primary": 128}
     learning, frozen = partition(start.params, OctoTrainConfig().patterns)
     assert all(".hf_model." in path for path in frozen) and learning

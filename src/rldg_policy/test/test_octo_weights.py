@@ -16,9 +16,7 @@ from hypothesis import strategies as st
 from octo_samples import SMALLEST
 
 from rldg_core.errors import UserError
-from rldg_policy.octo.checkpoint import random_checkpoint
-from rldg_policy.octo.example import parameter_shapes
-from rldg_policy.octo.weights import read_params, write_params
+from rldg_policy.octo.checkpoint import parameter_shapes, random_checkpoint, read_params, write_params
 
 CHECKPOINT = random_checkpoint(SMALLEST, 3)
 EXPECTED = parameter_shapes(CHECKPOINT.module, CHECKPOINT.example_batch)
@@ -91,13 +89,13 @@ def largest(folder: Path) -> Path:
 @pytest.mark.parametrize(
     ("form", "damage", "reason"),
     [
-        ("written", lambda f: (f / "checkpoint").unlink(), "neither checkpoint nor manifest.ocdbt is there"),
+        ("written", lambda f: (f / "checkpoint").unlink(), "neither checkpoint nor manifest.ocdbt found"),
         ("written", lambda f: cut_in_half(f / "checkpoint"), "Unpack failed: incomplete"),
         ("written", lambda f: (f / "checkpoint").write_bytes(b""), "cannot mmap an empty file"),
         (
             "written",
             lambda f: (f / "checkpoint").write_bytes(b"\x81\xa1a\x07"),
-            "checkpoint does not consist of arrays",
+            "checkpoint holds values that are not arrays",
         ),
         ("stored", lambda f: cut_in_half(f / "manifest.ocdbt"), "DATA_LOSS: "),
         ("stored", lambda f: cut_in_half(largest(f)), "OUT_OF_RANGE: "),

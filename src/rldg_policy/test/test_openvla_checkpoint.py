@@ -12,9 +12,15 @@ from safetensors.torch import load_file, save, save_file
 
 from rldg_core.errors import UserError
 from rldg_policy.checkpoint.manifest import read_manifest
-from rldg_policy.openvla.checkpoint import read_checkpoint, read_decoding, read_model, write_random
+from rldg_policy.openvla.checkpoint import (
+    read_checkpoint,
+    read_decoding,
+    read_model,
+    read_shapes,
+    write_random,
+    write_tensors,
+)
 from rldg_policy.openvla.config import DecodingConfig, LanguageConfig, OpenVLAConfig
-from rldg_policy.openvla.weight_files import read_shapes, write_tensors
 
 torch.set_num_threads(1)
 SMALL = OpenVLAConfig.tiny().model_copy(
@@ -148,7 +154,7 @@ def eight_components(folder):
     ("damage", "message"),
     [
         (lambda f: (f / "config.json").unlink(), r"config\.json: cannot read"),
-        (lambda f: edited(f, "config.json", model_type="llava"), r"config\.json: model_type: not an OpenVLA"),
+        (lambda f: edited(f, "config.json", model_type="llava"), r"config\.json: model_type: expected"),
         (lambda f: edited(f, "config.json", image_sizes=[384, 384]), r"image_sizes: is \[384, 384\], .* \[224, 224\]"),
         (lambda f: edited(f, "config.json", vision_heads=[5, 4]), "vision_heads: 5 does not fit the tower of width 64"),
         (lambda f: edited(f, "config.json", text_config={"hidden_size": 0}), r"text_config: hidden_size: .*greater"),
@@ -159,7 +165,7 @@ def eight_components(folder):
         (lambda f: reweighted(f, drop_two), r"weights: 2 of 159 tensors missing, first projector\.fc2\.bias"),
         (lambda f: reweighted(f, add_one), r"weights: 1 tensors unexpected, first projector\.fc4\.bias"),
         (lambda f: reweighted(f, misshape), r"1 of 159 .* another shape, first projector\.fc2\.bias \(3,\), expected"),
-        (lambda f: reweighted(f, other_patches), r"pos_embed: made for images of 378 px, this back-end reads 224"),
+        (lambda f: reweighted(f, other_patches), r"pos_embed: made for images of 378 px, this back-end supports 224"),
         (lambda f: replace_file(f, "model.safetensors", b"x" * 99), r"model\.safetensors: damaged"),
         (lambda f: (f / "model.safetensors").unlink(), r"model\.safetensors: missing"),
         (lambda f: (f / "tokenizer.json").unlink(), r"tokenizer\.json: missing"),
@@ -168,7 +174,7 @@ def eight_components(folder):
         (lambda f: edited(f, "rldg.json", image_size=384), r"rldg\.json: image_size 384"),
         (lambda f: edited(f, "rldg.json", backend="octo"), r"rldg\.json: backend: a checkpoint of octo"),
         (lambda f: edited(f, "rldg.json", horizon=4), r"horizon 1 differs from 4"),
-        (lambda f: edited(f, "rldg_openvla.json", horizon=4), r"rldg_openvla\.json: .*decoding ar has horizon 1"),
+        (lambda f: edited(f, "rldg_openvla.json", horizon=4), r"rldg_openvla\.json: .*need decoding parallel"),
         (lambda f: edited(f, "rldg_openvla.json", decoding="parallel", head="l1"), r"action_head\.safetensors"),
     ],
 )
@@ -187,7 +193,7 @@ def test_damaged_shards(sharded, tmp_path):
     folder = copy_without(sharded, tmp_path / "b")
     save_file({"other": torch.zeros(1)}, tmp_path / "other.safetensors")
     replace_file(folder, "model-00002-of-00003.safetensors", (tmp_path / "other.safetensors").read_bytes())
-    with pytest.raises(UserError, match=r"does not hold what model\.safetensors\.index\.json says"):
+    with pytest.raises(UserError, match=r"its tensors differ from those in model\.safetensors\.index\.json"):
         read_model(folder)
     folder = copy_without(sharded, tmp_path / "c")
     replace_file(folder, "model.safetensors.index.json", json.dumps({"weight_map": {"a": "../x"}}).encode())
@@ -200,7 +206,7 @@ def test_other_formats_of_weights_are_named(tmp_path):
     with pytest.raises(UserError, match="pickle"):
         read_shapes(tmp_path)
     (tmp_path / "adapter_model.safetensors").write_bytes(b"")
-    with pytest.raises(UserError, match="adapters alone"):
+    with pytest.raises(UserError, match="only LoRA adapters"):
         read_shapes(tmp_path)
 
 

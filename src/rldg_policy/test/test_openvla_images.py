@@ -7,7 +7,7 @@ import pytest
 from PIL import Image as PillowImage
 
 from rldg_core.image_codec import decode_jpeg, encode_jpeg
-from rldg_policy.openvla.images import pixel_values, serving_view, training_view
+from rldg_policy.openvla.processing import pixel_values, serving_view, training_view
 from rldg_policy.training.augment import OPENVLA_AUGMENT, augment, resize_lanczos
 
 MEAN = [0.484375, 0.455078125, 0.40625, 0.5, 0.5, 0.5]

@@ -16,16 +16,20 @@ from torch.utils._pytree import tree_leaves
 
 from rldg_policy.checkpoint.statistics import choose_statistics
 from rldg_policy.openvla.config import OpenVLAConfig
-from rldg_policy.openvla.decoding import (
+from rldg_policy.openvla.model import (
+    OpenVLA,
     ar_tokens,
     decode_ar,
     decode_parallel,
-    parallel_answer,
+    empty_model,
+    parallel_prediction,
+    parameter_count,
+    place_buffers,
+    slot_attention,
     slot_hidden,
     slot_logits,
 )
-from rldg_policy.openvla.model import OpenVLA, empty_model, parameter_count, place_buffers, slot_attention
-from rldg_policy.openvla.tokens import PAD, SPACE, action_values, inference_ids, with_slots
+from rldg_policy.openvla.processing import PAD, SPACE, action_values, inference_ids, with_slots
 
 torch.set_num_threads(1)
 
@@ -91,7 +95,7 @@ def test_action_equals_the_reference(golden, reference, openvla_golden):
     ids = torch.from_numpy(inference_ids(reference["input_ids"][0].tolist())[None])
     # Random weights answer with words, of which upstream makes the nearest action and decode_ar none.
     normalised = action_values(ar_tokens(golden, ids, torch.from_numpy(reference["pixel_values"])).numpy())
-    with pytest.raises(ValueError, match=r"the model answers with token \d+, which is no action token"):
+    with pytest.raises(ValueError, match=r"the model predicts token \d+, which is not an action token"):
         decode_ar(golden, ids, torch.from_numpy(reference["pixel_values"]), None)
     key, statistics = choose_statistics(openvla_golden, None)
     assert key == "rldg_demo"
@@ -217,6 +221,6 @@ def test_decoding_neither_waits_for_values_nor_copies_between_devices():
     pixels = torch.zeros(1, 6, 224, 224, dtype=torch.bfloat16, device="meta")
     with NoTensorOnTheCpu(), torch.no_grad():
         assert ar_tokens(model, ids, pixels).shape == (1, 7)
-        assert parallel_answer(model, ids, pixels, ids.bool(), 2).shape == (1, 2, 7)
+        assert parallel_prediction(model, ids, pixels, ids.bool(), 2).shape == (1, 2, 7)
         model.action_head = None
-        assert parallel_answer(model, ids, pixels, ids.bool(), 2).shape == (1, 2, 7)
+        assert parallel_prediction(model, ids, pixels, ids.bool(), 2).shape == (1, 2, 7)

@@ -19,10 +19,9 @@ from rldg_core.task import RatesConfig
 from rldg_policy.checkpoint.statistics import choose_statistics, to_unit_actions
 from rldg_policy.openvla.checkpoint import read_checkpoint, write_random
 from rldg_policy.openvla.config import DecodingConfig, OpenVLAConfig
-from rldg_policy.openvla.decoding import decode_ar
-from rldg_policy.openvla.images import pixel_values, serving_view
+from rldg_policy.openvla.model import decode_ar
 from rldg_policy.openvla.policy import OpenVLAPolicy
-from rldg_policy.openvla.tokens import inference_ids
+from rldg_policy.openvla.processing import inference_ids, pixel_values, serving_view
 
 torch.set_num_threads(1)
 

@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 
 from rldg_core.errors import UserError
 from rldg_policy.action_bins import CENTRES, EDGES
-from rldg_policy.openvla.tokens import (
+from rldg_policy.openvla.processing import (
     PromptTokenizer,
     action_ids,
     action_values,

@@ -20,16 +20,14 @@ from torch.nn import functional as F
 from rldg_core.errors import UserError
 from rldg_core.image_codec import decode_jpeg
 from rldg_policy.checkpoint.manifest import read_manifest
-from rldg_policy.openvla import saving, train
+from rldg_policy.openvla import train, training_state
 from rldg_policy.openvla.batch import Batch
 from rldg_policy.openvla.checkpoint import read_checkpoint, read_model, write_random
 from rldg_policy.openvla.config import PATCHES, DecodingConfig, OpenVLATrainConfig
-from rldg_policy.openvla.images import pixel_values
-from rldg_policy.openvla.objective import Objective, classification, regression
 from rldg_policy.openvla.policy import OpenVLAPolicy
-from rldg_policy.openvla.starting import action_head
-from rldg_policy.openvla.tokens import EOS, IGNORED, action_ids, action_values, with_slots
-from rldg_policy.openvla.train import finetune, main
+from rldg_policy.openvla.processing import EOS, IGNORED, action_ids, action_values, pixel_values, with_slots
+from rldg_policy.openvla.train import Objective, classification, finetune, main, regression
+from rldg_policy.openvla.training_state import action_head
 
 torch.set_num_threads(1)
 
@@ -176,14 +174,14 @@ def test_a_save_that_is_killed_leaves_the_one_before(base, dataset, tmp_path):
     killed = tmp_path / "killed"
     child = os.fork()
     if child == 0:
-        write = saving.write_adapter
+        write = training_state.write_adapter
 
         def write_adapter(folder, *arguments):
             if killed.exists():
                 os.kill(os.getpid(), signal.SIGKILL)
             write(folder, *arguments)
 
-        saving.write_adapter = write_adapter
+        training_state.write_adapter = write_adapter
         finetune(dataset, killed, config, base=base)
         os._exit(1)
     assert os.WTERMSIG(os.waitpid(child, 0)[1]) == signal.SIGKILL
@@ -206,7 +204,7 @@ def test_the_checkpoint_acts_as_it_was_trained(base, dataset, tmp_path, mode, ta
 
     def write_save(out, contents, *arguments):
         trained["model"] = contents.start.model
-        saving.write_save(out, contents, *arguments)
+        training_state.write_save(out, contents, *arguments)
 
     monkeypatch.setattr(train, "write_save", write_save)
     config = short(steps=2, batch=1, learning_rate=5e-3, augment=False, **MODES[mode])
@@ -266,8 +264,8 @@ def test_resuming_something_else_is_refused(base, dataset, tmp_path):
         "cannot resume: seed was 0, now it is 1": {"seed": 1},
         "cannot resume: accumulation was 1, now it is 2": {"config": short()},
         "cannot resume: base was": {"base": other},
-        "cannot resume: the dataset is another one": {"dataset": data},
-        "steps: 2, but .* has done 2": {"config": short(accumulation=1, steps=2)},
+        "cannot resume: the dataset is not the one": {"dataset": data},
+        "steps: 2, but .* is already at step 2": {"config": short(accumulation=1, steps=2)},
     }.items():
         options = {"dataset": dataset, "config": short(accumulation=1), "base": base, "resume": True, **changed}
         with pytest.raises(UserError, match=reason) as error:

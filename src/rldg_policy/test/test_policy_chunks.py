@@ -31,7 +31,7 @@ def played(rule: str, horizon: int, arriving: list[tuple[int, int]], k: float = 
                 queue.put(chunk(made, horizon))
                 here.append(made)
         covered = queue.covers(tick * P)
-        got = queue.at(tick * P)
+        got = queue.action_at(tick * P)
         assert covered == (got is not None)
         yield tick, None if got is None else got.values, list(here)
 
@@ -87,7 +87,7 @@ def test_ensemble_with_a_chunk_every_tick_equals_octos_wrapper() -> None:
         weights = np.exp(-k * np.arange(len(history)))
         predictions = [v[len(history) - 1 - i] for i, v in enumerate(history)]
         expected = np.sum((weights / weights.sum())[:, None] * np.stack(predictions), axis=0)
-        np.testing.assert_allclose(queue.at(tick * P).values[0], expected, atol=1e-6)
+        np.testing.assert_allclose(queue.action_at(tick * P).values[0], expected, atol=1e-6)
 
 
 @settings(max_examples=30, deadline=None)
@@ -96,7 +96,7 @@ def test_jitter_of_stamps_does_not_move_a_tick(rule: str, jitter_ms: list[int], 
     queue = ActionQueue(rule, P)
     queue.put(chunk(1, 8, made_ms * 1_000_000))
     for place, ms in enumerate(jitter_ms):
-        assert queue.at((1 + place) * P + ms * 1_000_000).values[0, 1] == place
+        assert queue.action_at((1 + place) * P + ms * 1_000_000).values[0, 1] == place
 
 
 def test_a_cleared_queue_is_empty_and_old_chunks_are_ignored() -> None:
@@ -104,6 +104,6 @@ def test_a_cleared_queue_is_empty_and_old_chunks_are_ignored() -> None:
         queue = ActionQueue(rule, P)
         queue.put(chunk(3, 4))
         queue.put(chunk(2, 4))
-        assert queue.newest_ns == 3 * P and queue.at(3 * P).values[0, 0] == 3
+        assert queue.newest_ns == 3 * P and queue.action_at(3 * P).values[0, 0] == 3
         queue.clear()
-        assert queue.at(3 * P) is None and queue.newest_ns == -1
+        assert queue.action_at(3 * P) is None and queue.newest_ns == -1

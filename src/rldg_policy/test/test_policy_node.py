@@ -294,7 +294,7 @@ def test_act_answers_between_episodes(real_time_ring, policy_node, checkpoint, o
     real_time_ring.observation(stamp)
     real_time_ring.until(lambda: real_time_ring.actions)
     status, text = ask()
-    assert status == 409 and "an episode runs" in json.loads(text)["error"]
+    assert status == 409 and "an episode is running" in json.loads(text)["error"]
     real_time_ring.end()
     deadline_s = time.monotonic() + 20
     while ask()[0] != 200:
@@ -421,7 +421,7 @@ def test_observations_that_cannot_be_are_counted_and_end_nothing(real_time_ring,
     ("parameters", "reason"),
     [
         ({"policy": "compact", "checkpoint": "/nowhere"}, "/nowhere"),
-        ({"policy": "compact"}, "path: a checkpoint folder is needed"),
+        ({"policy": "compact"}, "path: expected a checkpoint folder"),
         ({"policy": "nothing"}, "unknown policy back-end 'nothing'"),
     ],
 )

@@ -182,7 +182,7 @@ def test_real_time_counts_stale_lost_and_broken_ticks(task, observe):
     assert (server.counts.ticks, server.counts.missed, server.counts.rejected) == (9, 8, 2)
 
 
-@pytest.mark.parametrize(("now_ns", "reason"), [(0, "no clock to know its age by"), (PERIOD_NS, "-0.900 s old")])
+@pytest.mark.parametrize(("now_ns", "reason"), [(0, "age unknown"), (PERIOD_NS, "-0.900 s old")])
 def test_an_observation_from_the_future_is_not_answered(task, observe, now_ns, reason):
     """use_sim_time without /clock: the time is 0 and no observation would ever be stale."""
     server = started(server_with(task, Fake()))
@@ -285,7 +285,7 @@ def test_newest_weights_win_in_real_time():
 
 def use_factory(monkeypatch, factory) -> None:
     """Every back-end is this one."""
-    for module in ("rldg_core.registry", "rldg_policy.serving.memory"):
+    for module in ("rldg_core.registry", "rldg_policy.serving.inference"):
         monkeypatch.setattr(f"{module}.factory", lambda name: factory)
 
 

@@ -30,11 +30,11 @@ from rldg_data.recipe.relabelling import relabel_bags
 from rldg_data.rlds import read_dataset
 from rldg_data.rlds.export import export_plan
 from rldg_msgs.msg import Step as StepMsg
-from rldg_policy.compact.batches import BatchSource
 from rldg_policy.compact.config import ModelConfig, TrainConfig
 from rldg_policy.compact.heads import make_head
 from rldg_policy.compact.inputs import instruction_tokens, to_input, views
 from rldg_policy.compact.policy import CompactPolicy
+from rldg_policy.compact.train import BatchSource
 from rldg_policy.training.dataset import open_training_set
 from rldg_policy.training.samples import episode_samples
 from rldg_ros import to_msg

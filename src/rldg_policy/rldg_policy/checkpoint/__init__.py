@@ -1,1 +1,1 @@
-"""What the checkpoint folder of every generalist holds beside its weights: manifest and statistics."""
+"""Manifest and action statistics, which every generalist's checkpoint folder holds beside its weights."""

@@ -1,4 +1,4 @@
-"""What can be told about a checkpoint without torch and jax: entry points `rldg.policy_checks` (rldg_core.policy)."""
+"""Checks of a checkpoint without importing torch or jax: entry points `rldg.policy_checks` (rldg_core.policy)."""
 
 from __future__ import annotations
 
@@ -22,19 +22,19 @@ from rldg_policy.checkpoint.statistics import check_scale, choose_statistics
 def no_checkpoint(backend: str, path: Path | None, task: Task) -> None:
     """Raise UserError for a checkpoint of a back-end that reads none."""
     if path is not None:
-        raise UserError(f"policy {backend} takes no checkpoint, got {path}: give the back-end that it was made by")
+        raise UserError(f"policy {backend} takes no checkpoint, got {path}: name the back-end that wrote it")
 
 
 def check_generalist(backend: str, path: Path | None, task: Task) -> None:
     """Raise UserError unless configuration, manifest and statistics of a checkpoint fit the back-end and the task."""
     if path is None:
-        raise UserError(f"policy {backend}: path: a checkpoint folder is needed")
+        raise UserError(f"policy {backend}: path: expected a checkpoint folder")
     config = path / "config.json"
     if not isinstance(read_json(config), dict):
         raise UserError(f"{config}: expected a JSON object")
     manifest = read_manifest(path)
     if manifest is None and backend == "compact":
-        raise UserError(f"{path / MANIFEST_FILE}: missing: not a complete checkpoint of a compact generalist")
+        raise UserError(f"{path / MANIFEST_FILE}: missing: not a complete checkpoint of the compact generalist")
     check_backend(path, manifest, backend)
     check_task(path, manifest, task)
     _, statistics = choose_statistics(path, manifest)
@@ -43,5 +43,5 @@ def check_generalist(backend: str, path: Path | None, task: Task) -> None:
 
 
 def _undescribed(task: Task) -> PolicySpec:
-    """Of a checkpoint that does not say at which rate its data were recorded."""
+    """Return the specification of a checkpoint that does not say at which rate its data were recorded."""
     return PolicySpec((), 0, 1, task.action.dim, 1, task.rates.control_hz, control_rates_hz=())

@@ -1,6 +1,6 @@
-"""rldg.json: what a generalist's checkpoint expects to see and which statistics its actions belong to.
+"""rldg.json: the input that a generalist's checkpoint expects, and the statistics that denormalise its actions.
 
-Our fine-tuning writes it; `rldg checkpoint adopt` writes it for a checkpoint that was trained elsewhere.
+Fine-tuning writes it; `rldg checkpoint adopt` writes it for a checkpoint trained elsewhere.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ Rate = Annotated[float, Field(gt=0, le=1000, allow_inf_nan=False)]
 
 
 class View(FrozenModel):
-    """Which part of the scene the images of a camera show (`rldg_core.task.CameraConfig.view`)."""
+    """Crop and size of a camera's images (`rldg_core.task.CameraConfig.view`)."""
 
     width: Count
     height: Count
@@ -39,7 +39,7 @@ class View(FrozenModel):
 
 
 class MadeOf(FrozenModel):
-    """How one task was recorded. view: of the camera (None: the recordings do not say); gripper: actions moved one."""
+    """How one task was recorded. view: of the camera (None: unknown); gripper: whether actions include a gripper."""
 
     view: View | None
     gripper: bool
@@ -48,13 +48,13 @@ class MadeOf(FrozenModel):
 class Manifest(FrozenModel):
     """Content of rldg.json.
 
-    tasks: names of the tasks in the data (empty: any); camera: which image of the observation is seen; image_size:
-    side of that image [px]; window: observations per inference; horizon: actions per inference; rate_hz: steps per
-    second in the data, hence the control rate that its actions are for; allowed_rates_hz: other control rates that
-    somebody has allowed (`rldg checkpoint rate`); inference_hz: inferences per second (None: one per control step);
-    made_of: task -> how it was recorded (empty: trained elsewhere, or before this was written); dataset_sha256: of the
-    training data ("": as for made_of); statistics_key: entry of dataset_statistics.json; statistics_sha256: of that
-    file's bytes; version: optimiser steps.
+    backend: name of the generalist; tasks: names of the tasks in the training data (empty: any); camera: the image of
+    the observation that it gets; image_size: side of that image [px]; window: observations per inference; horizon:
+    actions per inference; rate_hz: steps per second in the training data, hence the control rate of its actions;
+    allowed_rates_hz: further control rates allowed by `rldg checkpoint rate`; inference_hz: inferences per second
+    (None: one per control step); made_of: task -> how it was recorded (empty: unknown, for a checkpoint trained
+    elsewhere or by an older version); dataset_sha256: of the training data ("": unknown); statistics_key: entry of
+    dataset_statistics.json; statistics_sha256: of that file; version: optimiser steps.
     """
 
     format: Literal["rldg-generalist-1"] = "rldg-generalist-1"
@@ -75,11 +75,11 @@ class Manifest(FrozenModel):
 
     @property
     def control_rates_hz(self) -> tuple[float, ...]:
-        """Control rates that it may be served at."""
+        """Control rates [Hz] at which the checkpoint may be served."""
         return self.rate_hz, *self.allowed_rates_hz
 
     def inferences_hz(self, task: Task) -> float:
-        """Inferences per second in a stack that runs `task`."""
+        """Return the inferences per second in a stack that runs `task`."""
         return min(self.inference_hz or math.inf, task.rates.control_hz)
 
 
@@ -92,7 +92,7 @@ def read_object(path: Path) -> dict[str, Any]:
 
 
 def read_manifest(folder: Path) -> Manifest | None:
-    """Manifest of a checkpoint folder; None when it has none. Raises UserError on one that is malformed."""
+    """Return the manifest of a checkpoint folder, None if there is none. Raises UserError if it is malformed."""
     path = folder / MANIFEST_FILE
     if not path.is_file():
         return None
@@ -100,20 +100,20 @@ def read_manifest(folder: Path) -> Manifest | None:
 
 
 def write_manifest(folder: Path, manifest: Manifest) -> None:
-    """Write rldg.json into a folder that exists, atomically."""
+    """Write rldg.json atomically into an existing folder."""
     write_json(folder / MANIFEST_FILE, manifest.model_dump(mode="json"))
 
 
 def check_backend(folder: Path, manifest: Manifest | None, backend: str) -> None:
-    """Raise UserError when the checkpoint is one of another back-end."""
+    """Raise UserError when another back-end wrote the checkpoint."""
     if manifest and manifest.backend != backend:
         raise UserError(f"{folder / MANIFEST_FILE}: backend: a checkpoint of {manifest.backend}, not of {backend}")
 
 
 def check_task(folder: Path, manifest: Manifest | None, task: Task) -> None:
-    """Raise UserError when the checkpoint's data are of other tasks or of another view, or differ in having a gripper.
+    """Raise UserError when the training data differ from `task` in its name, camera view or gripper.
 
-    Rates and the camera's name are compared by `rldg_core.policy_checks.check_spec`.
+    `rldg_core.policy_checks.check_spec` compares control rate and camera name.
     """
     if manifest is None:
         return
@@ -126,7 +126,7 @@ def check_task(folder: Path, manifest: Manifest | None, task: Task) -> None:
     if made.view and camera and made.view != (now := View.model_validate(camera.view)):
         raise UserError(
             f"{folder}: trained on images of camera {manifest.camera!r} that show {made.view}; task {task.name} has "
-            f"{now}: serve it with the camera as it was, or record and train anew"
+            f"{now}: restore the camera settings, or record and train again"
         )
     if made.gripper != task.action.gripper:
         has = {True: "with a gripper", False: "without a gripper"}
@@ -151,9 +151,9 @@ def manifest_spec(manifest: Manifest, task: Task) -> PolicySpec:
 
 
 def allow_rate(folder: Path, control_hz: float) -> Manifest:
-    """Let a checkpoint be served at another control rate than that of its data: each action then takes 1 / control_hz.
+    """Allow serving at a control rate other than that of the training data: each action then takes 1 / control_hz.
 
-    Raises UserError when the folder holds no manifest or the rate is out of range.
+    Raises UserError when the folder has no manifest or the rate is out of range.
     """
     manifest = read_manifest(folder)
     if manifest is None:

@@ -1,6 +1,6 @@
-"""Action statistics of a checkpoint: which ones, and what they make of an action.
+"""Action statistics of a checkpoint: selection, normalisation and denormalisation.
 
-Physical actions are (..., 7): delta of the tcp in tcp axes [m, rad] and gripper, 0 closed .. 1 open.
+Physical actions are (..., 7): tcp delta in the tcp frame [m, rad] and gripper, 0 closed .. 1 open.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ Float32 = NDArray[np.float32]
 
 STATISTICS_FILE = "dataset_statistics.json"
 UNNAMED_KEY = "default"
-"""Name of the one entry of a file without names, as Octo's fine-tuning writes it."""
+"""Key of the single entry of a file without dataset names, as Octo's fine-tuning writes it."""
 SCALE_TOLERANCE = 1.05
 _EPSILON = 1e-8
 _NAMES: Mapping[str, tuple[str, ...]] = {
@@ -40,10 +40,8 @@ _NAMES: Mapping[str, tuple[str, ...]] = {
 
 @dataclass(frozen=True)
 class ActionStatistics:
-    """Each (7,) float32, or None where the file has it not; mask (7,): which components are normalised.
-
-    where: file and key, for messages.
-    """
+    """Each statistic is (7,) float32, or None if it is not in the file; mask (7,): which components are normalised;
+    where: file and key, for messages."""
 
     mean: Float32 | None
     std: Float32 | None
@@ -56,9 +54,9 @@ class ActionStatistics:
 
     @classmethod
     def read(cls, mapping: Mapping[str, Any], where: str) -> ActionStatistics:
-        """From `{"q01": [...], "q99": [...], "mask": [...], ...}`. Raises UserError `where: reason`.
+        """Parse `{"q01": [...], "q99": [...], "mask": [...], ...}`. Raises UserError `where: reason`.
 
-        Without a mask all components are normalised, as upstream does.
+        Without a mask all components are normalised, as upstream.
         """
         columns = read_columns(mapping, ACTION_DIM, where)
         found = {
@@ -75,9 +73,9 @@ class ActionStatistics:
         return statistics
 
     def _check(self) -> None:
-        """Raise UserError where a normalised component has no width.
+        """Raise UserError when a normalised component has equal bounds or no deviation.
 
-        A component that never varied (min = max) is the exception: it is normalised to 0 and comes back as it was.
+        A component that is constant in the data (min = max) is allowed: it is normalised to 0.
         """
         constant = np.zeros(ACTION_DIM, dtype=np.bool_)
         if self.min is not None and self.max is not None:
@@ -93,13 +91,14 @@ class ActionStatistics:
             index = int(np.flatnonzero(wrong)[0])
             raise UserError(
                 f"{self.where}: {name}[{index}] is {values[index]:g}, {verdict} {other[index]:g}: "
-                "the statistics are broken; compute them anew from the data (mask[i] false leaves a component as it is)"
+                "the statistics are invalid; compute them again from the data (mask[i] false: i is not normalised)"
             )
 
     def bounds_normalise(self, action: ArrayLike) -> Float32:
-        """(..., 7) physical -> [-1, 1] between q01 and q99; masked components stay, such that never vary become 0.
+        """Scale physical actions (..., 7) so that q01..q99 maps to [-1, 1], clipped; constant components become 0.
 
-        OpenVLA, bounds_q99 of prismatic/vla/datasets/rlds/utils/data_utils.py, in float32 as there.
+        Components with mask false are unchanged. Source: OpenVLA, bounds_q99 of
+        prismatic/vla/datasets/rlds/utils/data_utils.py, in float32 as there.
         """
         low, high = self.need("q01"), self.need("q99")
         values = np.asarray(action, dtype=np.float32)
@@ -108,24 +107,27 @@ class ActionStatistics:
         return np.where(constant, 0, np.where(self.mask, scaled, values)).astype(np.float32)
 
     def bounds_denormalise(self, x: ArrayLike) -> Float32:
-        """(..., 7) in [-1, 1] -> physical (OpenVLA, predict_action of modeling_prismatic.py)."""
+        """Return the physical actions of (..., 7) in [-1, 1] (OpenVLA, predict_action of modeling_prismatic.py)."""
         low, high = (self.need(name).astype(np.float64) for name in ("q01", "q99"))
         values = np.asarray(x, dtype=np.float64)
         return np.where(self.mask, 0.5 * (values + 1) * (high - low) + low, values).astype(np.float32)
 
     def gaussian_normalise(self, action: ArrayLike) -> Float32:
-        """(..., 7) physical -> mean 0, standard deviation 1; masked components stay (Octo, data_utils.py)."""
+        """Scale physical actions (..., 7) to mean 0 and standard deviation 1 (Octo, data_utils.py).
+
+        Components with mask false are unchanged.
+        """
         values = np.asarray(action, dtype=np.float32)
         scaled = (values - self.need("mean")) / (self.need("std") + _EPSILON)
         return np.where(self.mask, scaled, values).astype(np.float32)
 
     def gaussian_denormalise(self, x: ArrayLike) -> Float32:
-        """Inverse of `gaussian_normalise`, without its epsilon (Octo, OctoModel.sample_actions)."""
+        """Invert `gaussian_normalise`, without its epsilon (Octo, OctoModel.sample_actions)."""
         values = np.asarray(x, dtype=np.float32)
         return np.where(self.mask, values * self.need("std") + self.need("mean"), values).astype(np.float32)
 
     def need(self, name: str) -> Float32:
-        """A member by its name. Raises UserError when the file has it not."""
+        """Return a statistic by its name. Raises UserError when it is not in the file."""
         value: Float32 | None = getattr(self, name)
         if value is None:
             raise UserError(f"{self.where}: no {' or '.join(_NAMES[name])} among the action statistics")
@@ -133,7 +135,7 @@ class ActionStatistics:
 
 
 def entries_of(statistics: Any, where: str) -> dict[str, Mapping[str, Any]]:
-    """Key -> entry of what a dataset_statistics.json holds; a file without names has one, UNNAMED_KEY.
+    """Return dataset key -> entry of a dataset_statistics.json; a file without names has the key UNNAMED_KEY.
 
     Raises UserError `where: reason`.
     """
@@ -149,9 +151,10 @@ def entries_of(statistics: Any, where: str) -> dict[str, Mapping[str, Any]]:
 
 
 def read_entries(folder: Path) -> tuple[Path, dict[str, Mapping[str, Any]]]:
-    """(file, key -> entry) of a checkpoint: dataset_statistics.json, or else `norm_stats` of an OpenVLA config.json.
+    """Return (file, dataset key -> entry) of a checkpoint.
 
-    Raises UserError when there is neither.
+    The file is dataset_statistics.json, else an OpenVLA config.json with `norm_stats`. Raises UserError when there is
+    neither.
     """
     path = folder / STATISTICS_FILE
     if path.is_file():
@@ -160,14 +163,16 @@ def read_entries(folder: Path) -> tuple[Path, dict[str, Mapping[str, Any]]]:
     inside = read_json(config) if config.is_file() else None
     if isinstance(inside, dict) and "norm_stats" in inside:
         return config, entries_of(inside["norm_stats"], f"{config}: norm_stats")
-    raise UserError(f"{path}: missing: without the statistics of its dataset a checkpoint's actions mean nothing")
+    raise UserError(
+        f"{path}: missing: the checkpoint's actions cannot be denormalised without the statistics of its dataset"
+    )
 
 
 def choose_statistics(folder: Path, manifest: Manifest | None) -> tuple[str, ActionStatistics]:
-    """(key, action statistics) of a checkpoint. Nothing is guessed.
+    """Return (key, action statistics) of a checkpoint.
 
-    Raises UserError when the file or the key is missing, when there are several keys and no manifest says which,
-    or when the file is not the one that the manifest was written with.
+    Raises UserError when the file or the key is missing, when there are several keys and no manifest names one, or when
+    the checksum of the file is not the one in the manifest.
     """
     if manifest is None:
         path, entries = read_entries(folder)
@@ -191,7 +196,7 @@ def choose_statistics(folder: Path, manifest: Manifest | None) -> tuple[str, Act
 
 
 def action_statistics(entries: Mapping[str, Mapping[str, Any]], key: str, path: Path) -> ActionStatistics:
-    """Those of one key. Raises UserError `path: reason`."""
+    """Return the action statistics of one key. Raises UserError `path: reason`."""
     if key not in entries:
         raise UserError(f"{path}: no statistics for {key!r}, it has {_listed(entries)}")
     action = entries[key].get("action")
@@ -206,9 +211,9 @@ def _listed(entries: Mapping[str, Any]) -> str:
 
 
 def check_scale(where: object, statistics: ActionStatistics, task: Task) -> None:
-    """Raise UserError when the data's actions are larger than one unit of the task's action.
+    """Raise UserError when the actions in the training data exceed the action scale of the task.
 
-    A scale smaller than the one of the data would silently shorten every motion.
+    A smaller scale would shorten every motion without notice.
     """
     low, high = (statistics.need(name) for name in ("q01", "q99"))
     largest = np.maximum(np.abs(low), np.abs(high))[:6]
@@ -221,9 +226,9 @@ def check_scale(where: object, statistics: ActionStatistics, task: Task) -> None
 
 
 def to_unit_actions(physical: ArrayLike, task: Task, action_dim: int) -> Float32:
-    """(H, 7) physical -> (H, action_dim) in [-1, 1] of the task's scale; gripper 0 .. 1 -> -1 .. 1.
+    """Scale physical actions (H, 7) to (H, action_dim) in [-1, 1] of the task's scale; gripper 0..1 -> -1..1.
 
-    Raises ValueError where a value is not finite: clipping would make the largest motion of an infinite one.
+    Raises ValueError on a value that is not finite: clipping would turn an infinite value into the largest motion.
     """
     values = np.asarray(physical, dtype=np.float64)
     if not np.isfinite(values).all():

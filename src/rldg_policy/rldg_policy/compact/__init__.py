@@ -1,1 +1,1 @@
-"""The compact generalist: wrist image + instruction -> chunk of tokenised actions, trained in minutes on one core."""
+"""The compact generalist: from a wrist image and an instruction to an action chunk; trained in minutes on one core."""

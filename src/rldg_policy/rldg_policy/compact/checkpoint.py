@@ -25,12 +25,12 @@ from rldg_policy.checkpoint.manifest import (
 from rldg_policy.checkpoint.statistics import STATISTICS_FILE, ActionStatistics, choose_statistics
 from rldg_policy.compact.config import CheckpointConfig, ModelConfig
 from rldg_policy.compact.model import CompactModel, random_model
-from rldg_policy.training.folders import TRAINING_FILE
+from rldg_policy.training.run import TRAINING_FILE
 from rldg_policy.training.torch_state import check_finite
 
 WEIGHTS_FILE = "model.safetensors"
 RANDOM_ACTION = [0.0015] * 3 + [0.01] * 3
-"""Of a random checkpoint [m, rad]: a tenth of the insertion's scale."""
+"""Largest actions of a random checkpoint [m, rad]: a tenth of the insertion task's scale."""
 
 
 @dataclass(frozen=True)
@@ -49,9 +49,9 @@ def write_checkpoint(
     manifest: Manifest,
     training: Mapping[str, Any],
 ) -> None:
-    """Write the folder; it appears when it is complete. training: content of training.json.
+    """Write a checkpoint folder atomically. training: content of training.json.
 
-    Raises UserError when a weight is not finite; what stood there before stays.
+    Raises UserError when a weight is not finite; an existing folder is then unchanged.
     """
     check_finite(f"{folder}: not written", model.state_dict().items())
     data = save({name: value.contiguous() for name, value in model.state_dict().items()})
@@ -66,7 +66,7 @@ def write_checkpoint(
 
 
 def write_random(folder: Path, config: ModelConfig, seed: int) -> None:
-    """A valid checkpoint with random weights for any task, whose actions are small."""
+    """Write a valid checkpoint with random weights and small actions, for any task."""
     high = [*RANDOM_ACTION, 1.0]
     action = {
         "mean": [0.0] * 7,
@@ -93,14 +93,14 @@ def write_random(folder: Path, config: ModelConfig, seed: int) -> None:
 
 
 def read_checkpoint(folder: Path) -> Checkpoint:
-    """Read and check a folder. Raises UserError `file: reason` on the first thing that is wrong."""
+    """Read and validate a checkpoint folder. Raises UserError `file: reason` on the first error."""
     path = folder / "config.json"
     raw = read_object(path)
     manifest = read_manifest(folder)
     check_backend(folder, manifest, "compact")
     config = validated(CheckpointConfig, raw, str(path))
     if manifest is None:
-        raise UserError(f"{folder / MANIFEST_FILE}: missing: not a complete checkpoint of a compact generalist")
+        raise UserError(f"{folder / MANIFEST_FILE}: missing: not a complete checkpoint of the compact generalist")
     for name in ("camera", "image_size", "window", "horizon"):
         if getattr(manifest, name) != getattr(config.model, name):
             raise UserError(f"{folder / MANIFEST_FILE}: {name} differs from that of config.json")
@@ -111,7 +111,9 @@ def read_checkpoint(folder: Path) -> Checkpoint:
 def _read_model(path: Path, sha256: str, config: ModelConfig) -> CompactModel:
     data = read_bytes(path)
     if sha256_hex(data) != sha256:
-        raise UserError(f"{path}: sha256 does not match config.json: the weights are damaged or of another checkpoint")
+        raise UserError(
+            f"{path}: sha256 does not match config.json: the weights are damaged or from another checkpoint"
+        )
     model = random_model(config, 0)
     try:
         model.load_state_dict(load(data))

@@ -1,7 +1,7 @@
-"""Two interchangeable heads: features (B, F) -> chunk of normalised actions (B, H, 7).
+"""Two interchangeable action heads: features (B, F) -> chunk of normalised actions (B, H, 7).
 
-Each has `normalise` and `denormalise` (physical <-> what it predicts), `loss`, and `sampler`, which acts with the
-weights of the moment.
+Each has `normalise` and `denormalise` (physical actions <-> its predictions), `loss`, and `sampler`, which predicts
+actions with the current weights.
 """
 
 from __future__ import annotations
@@ -24,15 +24,15 @@ from rldg_policy.compact.config import ModelConfig, TrainConfig
 
 Float32 = NDArray[np.float32]
 Sampler = Callable[[Tensor, Generator | None], Tensor]
-"""Features (B, F) and a generator to sample with, or None to be deterministic -> normalised chunk (B, H, 7)."""
+"""Features (B, F) and a random generator (None: deterministic) -> normalised chunk (B, H, 7)."""
 SLOT_WIDTH = 32
-"""Of an action component before its bins."""
+"""Features of one action component, before its logits."""
 CLIP = 5.0
 """Largest normalised action in diffusion (Octo)."""
 NORM_EPSILON = 1e-5
-"""Of torch's LayerNorm."""
+"""Epsilon of torch's LayerNorm."""
 TIME_FREQUENCY = 0.2
-"""Standard deviation of the Fourier features' frequencies at the start (Octo)."""
+"""Initial standard deviation of the frequencies of the Fourier features (Octo)."""
 
 
 class BinsHead(nn.Module):
@@ -48,22 +48,23 @@ class BinsHead(nn.Module):
 
     @staticmethod
     def normalise(statistics: ActionStatistics, physical: Float32) -> Float32:
-        """(..., 7) -> [-1, 1]; the gripper 0..1 as it is."""
+        """Scale physical actions (..., 7) to [-1, 1]; the gripper 0..1 is unchanged."""
         return np.clip(statistics.bounds_normalise(physical), -1.0, 1.0)
 
     @staticmethod
     def denormalise(statistics: ActionStatistics, normalised: Float32) -> Float32:
-        """Inverse of `normalise` inside the percentiles."""
+        """Invert `normalise` within the percentiles."""
         return statistics.bounds_denormalise(normalised)
 
     def forward(self, features: Tensor) -> Tensor:
-        """Logits (B, H, 7, 256)."""
+        """Return logits (B, H, 7, 256)."""
         slots = self.slots(features).reshape(len(features), self.config.horizon, ACTION_DIM, SLOT_WIDTH)
         logits: Tensor = self.bins(F.silu(slots))
         return logits
 
     def loss(self, features: Tensor, actions: Tensor, weight: Tensor, config: TrainConfig, rng: Generator) -> Tensor:
-        """Cross-entropy + weighted error of the expected value; weight (B, H, 1) sums to 1 / 7; `rng` is not used."""
+        """Return cross-entropy plus L1 error of the expected value; weight (B, H, 1) sums to 1 / 7; `rng` is not used.
+        """
         logits = self(features)
         cross_entropy = -(soft_targets(actions, config.target_sigma_bins) * logits.log_softmax(-1)).sum(-1)
         error = (logits.softmax(-1) @ self.values - actions).abs()
@@ -71,12 +72,12 @@ class BinsHead(nn.Module):
         return loss
 
     def sampler(self) -> Sampler:
-        """Samples at temperature 1; without a generator the likeliest bin or, unless that is configured, the mean."""
+        """Return a sampler at temperature 1; without a generator it returns the mode (decode `mode`) or the mean."""
         return self._action
 
     def _action(self, features: Tensor, rng: Generator | None) -> Tensor:
         logits = self(features)
-        if not bool(torch.isfinite(logits).all()):  # the likeliest of NaN is bin 0
+        if not bool(torch.isfinite(logits).all()):  # arg-max of NaN would be bin 0
             raise ValueError("the logits of the action bins are not finite")
         if rng is None and self.config.decode == "mode":
             return self.values[logits.argmax(-1)]
@@ -88,7 +89,7 @@ class BinsHead(nn.Module):
 
 
 def soft_targets(actions: Tensor, sigma_bins: float) -> Tensor:
-    """Normalised actions (...) -> distribution over the bins (..., 256): Gaussian around the value; 0: the true bin."""
+    """Return the target distribution (..., 256) of normalised actions (...): a Gaussian; sigma 0: one-hot."""
     if sigma_bins == 0:
         return F.one_hot(torch.from_numpy(to_bins(actions.numpy())), BINS).float()
     position = (actions + 1) * (BINS - 1) / 2 - 0.5
@@ -97,7 +98,7 @@ def soft_targets(actions: Tensor, sigma_bins: float) -> Tensor:
 
 
 def cosine_betas(steps: int) -> NDArray[np.float64]:
-    """Variance of the noise added in each step (Nichol and Dhariwal 2021, as Octo uses it)."""
+    """Return the noise variance of each diffusion step (Nichol and Dhariwal 2021, as in Octo)."""
     times = np.linspace(0.0, 1.0, steps + 1)
     kept = np.cos((times + 0.008) / 1.008 * np.pi / 2) ** 2
     betas: NDArray[np.float64] = np.clip(1 - kept[1:] / kept[:-1], 0.0, 0.999)
@@ -105,9 +106,12 @@ def cosine_betas(steps: int) -> NDArray[np.float64]:
 
 
 class DenoisingStep(NamedTuple):
-    """x, v -> clean = noisy x - velocity v -> clean clean + stay x + noise N(0, 1): the posterior's mean and, as Octo
-    does, beta's deviation; none in the last step. Levels of the training that are left out make beta larger (Nichol
-    and Dhariwal 2021, section 4)."""
+    """Coefficients of one denoising step.
+
+    With noisy action x and predicted velocity v: x0 = noisy x - velocity v; next x = clean x0 + stay x + noise N(0, 1).
+    This is the posterior mean with the standard deviation of beta, as in Octo, and without noise in the last step.
+    Skipped noise levels make beta larger (Nichol and Dhariwal 2021, section 4).
+    """
 
     noisy: float
     velocity: float
@@ -117,7 +121,7 @@ class DenoisingStep(NamedTuple):
 
     @classmethod
     def between(cls, kept: float, kept_next: float) -> DenoisingStep:
-        """From where the share `kept` of the action's variance is left to where it is `kept_next`; 1: the end."""
+        """Return the coefficients from alpha_bar `kept` to alpha_bar `kept_next`; 1: the last step."""
         beta = 1 - kept / kept_next
         return cls(
             noisy=math.sqrt(kept),
@@ -129,11 +133,11 @@ class DenoisingStep(NamedTuple):
 
 
 class DiffusionHead(nn.Module):
-    """DDPM over the whole chunk, which an MLP ResNet denoises (Octo's, narrower); actions by mean and deviation.
+    """DDPM over the whole chunk with an MLP ResNet as denoiser (Octo's, narrower); actions are standardised.
 
-    The network predicts v = sqrt(kept) noise - sqrt(1 - kept) action (Salimans and Ho 2022) where Octo's predicts the
-    noise: the first of 20 denoising steps multiplies an error of the noise by 32, which a training of minutes does
-    not make small enough (measured: samples as wide as the data).
+    The network predicts v = sqrt(alpha_bar) noise - sqrt(1 - alpha_bar) action (Salimans and Ho 2022), Octo's predicts
+    the noise: the first of 20 denoising steps multiplies an error of the noise by 32, and after minutes of training the
+    error is still too large (measured: samples spread as widely as the data).
     """
 
     def __init__(self, config: ModelConfig) -> None:
@@ -146,7 +150,7 @@ class DiffusionHead(nn.Module):
             nn.SiLU(),
             nn.Linear(2 * config.time_features, config.time_features),
         )
-        # One linear layer on [features, time, action] in three parts: only the last changes with every step.
+        # One linear layer on [features, time, action], split because only the action changes between steps.
         self.from_features = nn.Linear(config.width, width)
         self.from_time = nn.Linear(config.time_features, width, bias=False)
         self.from_action = nn.Linear(chunk, width, bias=False)
@@ -160,16 +164,16 @@ class DiffusionHead(nn.Module):
 
     @staticmethod
     def normalise(statistics: ActionStatistics, physical: Float32) -> Float32:
-        """(..., 7) -> mean 0, deviation 1, at most 5; the gripper 0..1 as it is."""
+        """Scale physical actions (..., 7) to mean 0 and deviation 1, clipped to 5; the gripper 0..1 is unchanged."""
         return np.clip(statistics.gaussian_normalise(physical), -CLIP, CLIP)
 
     @staticmethod
     def denormalise(statistics: ActionStatistics, normalised: Float32) -> Float32:
-        """Inverse of `normalise`."""
+        """Invert `normalise`."""
         return statistics.gaussian_denormalise(normalised)
 
     def forward(self, condition: Tensor, action: Tensor) -> Tensor:
-        """condition (B, D) of features and time, noisy chunk (B, H * 7) -> v (B, H * 7)."""
+        """Predict v (B, H * 7) from the condition (B, D) of features and time, and the noisy chunk (B, H * 7)."""
         x = condition + self.from_action(action)
         for block in self.blocks:
             x = x + block(x)
@@ -177,7 +181,7 @@ class DiffusionHead(nn.Module):
         return velocity
 
     def loss(self, features: Tensor, actions: Tensor, weight: Tensor, config: TrainConfig, rng: Generator) -> Tensor:
-        """Squared error of v at `noise_draws` random levels; weight (B, H, 1) sums to 1 / 7."""
+        """Return the squared error of v at `noise_draws` random noise levels; weight (B, H, 1) sums to 1 / 7."""
         draws = config.noise_draws
         count = draws * len(features)
         step = torch.randint(0, self.config.diffusion_steps, (count,), generator=rng)
@@ -185,30 +189,29 @@ class DiffusionHead(nn.Module):
         kept = torch.from_numpy(self.kept).float()[step][:, None]
         clean = actions.flatten(1).repeat(draws, 1)
         noisy = kept.sqrt() * clean + (1 - kept).sqrt() * noise
-        wanted = kept.sqrt() * noise - (1 - kept).sqrt() * clean
+        target = kept.sqrt() * noise - (1 - kept).sqrt() * clean
         condition = self.from_features(features).repeat(draws, 1) + self.times()[step]
-        error = (self(condition, noisy) - wanted).square().reshape(draws, *actions.shape)
+        error = (self(condition, noisy) - target).square().reshape(draws, *actions.shape)
         loss: Tensor = (error.mean(0) * weight).sum()
         return loss
 
     def sampler(self) -> Sampler:
-        """Samples; without a generator it starts from no noise and adds none: the middle of the distribution."""
+        """Return a sampler; without a generator it starts from zero noise and adds none."""
         return DiffusionSampler(self)
 
     def times(self) -> Tensor:
-        """What each step adds to the condition (steps, D)."""
+        """Return the time embedding of each step, which is added to the condition (steps, D)."""
         phase = 2 * torch.pi * torch.arange(self.config.diffusion_steps)[:, None] * self.frequencies
         times: Tensor = self.from_time(self.time(torch.cat([phase.cos(), phase.sin()], 1)))
         return times
 
 
 class DiffusionSampler:
-    """Denoising with the weights that the head has now, in numpy: for one chunk torch's calls cost more than their
-    work.
+    """Denoises in numpy with the head's weights at construction: for one chunk, torch's call overhead dominates.
 
-    What an operation on a hundred numbers costs is the call, so the weights are folded until few are left: LayerNorm's
-    affine part and its mean into the matrix behind it, biases into a column for a constant 1, and the sign in
-    silu(x) = x / (1 + exp(-x)) into the matrices on its two sides.
+    To reduce the number of calls, weights are folded: the affine part and the mean of LayerNorm into the following
+    matrix, biases into a column for a constant input 1, and the sign in silu(x) = x / (1 + exp(-x)) into the matrices
+    on both sides.
     """
 
     def __init__(self, head: DiffusionHead) -> None:
@@ -226,7 +229,7 @@ class DiffusionSampler:
         self._bias = head.velocity.bias.detach().numpy()
         width = config.diffusion_width
         self._mean = np.full(width, 1 / width, dtype=np.float32)
-        # Behind the last number stands the 1 of the bias.
+        # The last element is the constant 1 of the bias.
         self._normed = np.ones(width + 1, dtype=np.float32)
         self._hidden = np.ones(4 * width + 1, dtype=np.float32)
         kept = [*head.kept[head.levels], 1.0]
@@ -234,26 +237,28 @@ class DiffusionSampler:
         self._chunk = (config.horizon, ACTION_DIM)
 
     def __call__(self, features: Tensor, rng: Generator | None) -> Tensor:
-        """Features (B, F) -> normalised chunk (B, H, 7)."""
+        """Return the normalised chunk (B, H, 7) of features (B, F)."""
         shape = (len(self._steps) + 1, len(features), self._chunk[0] * self._chunk[1])
         noise = (torch.zeros(shape) if rng is None else torch.randn(shape, generator=rng)).numpy()
-        seen = self._from_features(features).detach().numpy()
-        chunks = [self._denoise(row, noise[:, i]) for i, row in enumerate(seen)]
+        condition = self._from_features(features).detach().numpy()
+        chunks = [self._denoise(row, noise[:, i]) for i, row in enumerate(condition)]
         return torch.from_numpy(np.stack(chunks)).reshape(len(features), *self._chunk)
 
-    def _denoise(self, seen: Float32, noise: Float32) -> Float32:
-        """What is seen (D,), noise of every step and of the start (steps + 1, H * 7) -> chunk (H * 7,)."""
-        conditions = seen + self._times
+    def _denoise(self, condition: Float32, noise: Float32) -> Float32:
+        """Denoise one chunk (H * 7,). condition (D,): of the features; noise (steps + 1, H * 7): per step, last:
+        initial.
+        """
+        conditions = condition + self._times
         x: Float32 = noise[-1]
-        for of, condition, fresh in zip(self._steps, conditions, noise[-2::-1], strict=True):
-            clean = of.noisy * x - of.velocity * self.velocity(condition, x)
-            if not np.isfinite(clean).all():  # clipped, Inf would be the largest action
+        for step, at_step, fresh in zip(self._steps, conditions, noise[-2::-1], strict=True):
+            clean = step.noisy * x - step.velocity * self.velocity(at_step, x)
+            if not np.isfinite(clean).all():  # clipping would turn Inf into the largest action
                 raise ValueError("the denoiser's output is not finite")
-            x = of.clean * np.minimum(np.maximum(clean, -CLIP), CLIP) + of.stay * x + of.noise * fresh
+            x = step.clean * np.minimum(np.maximum(clean, -CLIP), CLIP) + step.stay * x + step.noise * fresh
         return x
 
     def velocity(self, condition: Float32, action: Float32) -> Float32:
-        """What the head's forward gives: condition (D,), noisy chunk (H * 7,) -> v (H * 7,)."""
+        """Return v (H * 7,) as the head's `forward` does, from condition (D,) and noisy chunk (H * 7,)."""
         x = condition + self._from_action.dot(action)
         normed, hidden = self._normed, self._hidden
         wide = hidden[:-1]
@@ -272,5 +277,5 @@ Head = BinsHead | DiffusionHead
 
 
 def make_head(config: ModelConfig) -> Head:
-    """The configured one."""
+    """Return the configured head."""
     return BinsHead(config) if config.head == "bins" else DiffusionHead(config)

@@ -1,4 +1,4 @@
-"""What the network sees: two views of the wrist image, and the instruction as hashed n-grams."""
+"""Inputs of the network: two views of the wrist image, and the instruction as hashed n-grams."""
 
 from __future__ import annotations
 
@@ -20,9 +20,9 @@ MAX_TOKENS = 96
 
 
 def views(jpeg: bytes, config: ModelConfig) -> NDArray[np.uint8]:
-    """JPEG -> (P, 3) uint8 RGB: pixels of the whole image shrunk, then of the window around the tip, row by row.
+    """Decode a JPEG to (P, 3) uint8 RGB: the pixels of the downscaled image, then of the crop around the tip.
 
-    Raises ValueError when the bytes are no image.
+    Raises ValueError when the bytes are not an image.
     """
     image = resize(decode_jpeg(jpeg), config.image_size)
     tip = image[config.tip_y : config.tip_y + config.tip_px, config.tip_x : config.tip_x + config.tip_px]
@@ -30,12 +30,12 @@ def views(jpeg: bytes, config: ModelConfig) -> NDArray[np.uint8]:
 
 
 def to_input(pixels: NDArray[np.uint8]) -> Tensor:
-    """(..., P, 3) uint8 -> float in [0, 1]."""
+    """Convert (..., P, 3) uint8 to float in [0, 1]."""
     return torch.from_numpy(pixels).float() / 255.0
 
 
 def view_images(pixels: Tensor, config: ModelConfig) -> tuple[Tensor, Tensor]:
-    """(N, P, 3) -> (N, 3, S, S) of the whole image and of the window; channels last in memory."""
+    """Split (N, P, 3) into the whole image and the crop, each (N, 3, S, S) with channels last in memory."""
     whole, tip = (
         part.reshape(len(pixels), side, side, 3).permute(0, 3, 1, 2)
         for part, side in (
@@ -47,7 +47,7 @@ def view_images(pixels: Tensor, config: ModelConfig) -> tuple[Tensor, Tensor]:
 
 
 def mirrored(pixels: NDArray[np.uint8], config: ModelConfig) -> NDArray[np.uint8]:
-    """(..., P, 3): left and right exchanged in both views."""
+    """Mirror both views of (..., P, 3) left to right."""
     parts = np.split(pixels, [config.whole_px**2], axis=-2)
     flipped = []
     for part, side in zip(parts, (config.whole_px, config.tip_px), strict=True):
@@ -56,27 +56,27 @@ def mirrored(pixels: NDArray[np.uint8], config: ModelConfig) -> NDArray[np.uint8
 
 
 def instruction_tokens(instruction: str, buckets: int) -> NDArray[np.int64]:
-    """Instruction -> (96,) bucket numbers 1..buckets, 0 where there is none.
+    """Return the hash buckets (96,) of an instruction: 1..buckets, padded with 0.
 
-    Words and their letter trigrams, hashed: needs no vocabulary, and an instruction that was never seen shares
-    the buckets of the words and parts of words that it has in common with seen ones. Raises UserError on an instruction
-    of which a part would be lost: letters or digits that are not a-z, 0-9, or more than MAX_TOKENS words and trigrams.
+    Words and their letter trigrams are hashed. This needs no vocabulary, and an unseen instruction shares buckets with
+    the seen ones it has words or parts of words in common with. Raises UserError on an instruction of which a part
+    would be lost: letters or digits other than a-z and 0-9, or more than MAX_TOKENS words and trigrams.
     """
     check_instruction(instruction)
-    foreign = next((c for c in instruction.lower() if c.isalnum() and not c.isascii()), None)
-    if foreign:
+    unsupported = next((c for c in instruction.lower() if c.isalnum() and not c.isascii()), None)
+    if unsupported:
         raise UserError(
-            f"instruction: {quoted(instruction)}: the compact generalist reads the letters a-z and digits alone, "
-            f"not {foreign!r}: ask in English, or use openvla"
+            f"instruction: {quoted(instruction)}: the compact generalist reads only the letters a-z and digits, "
+            f"not {unsupported!r}: use English, or openvla"
         )
     words = re.findall(r"[a-z0-9]+", instruction.lower())
     if not words:
-        raise UserError(f"instruction: {quoted(instruction)}: holds no word")
+        raise UserError(f"instruction: {quoted(instruction)}: contains no word")
     grams = [g for w in words for g in (w, *(f"#{w}#"[i : i + NGRAM] for i in range(len(w))))]
     if len(grams) > MAX_TOKENS:
         raise UserError(
             f"instruction: {quoted(instruction)}: {len(grams)} words and trigrams, the compact generalist takes "
-            f"{MAX_TOKENS} (about 90 letters): say it shorter"
+            f"{MAX_TOKENS} (about 90 letters): shorten it"
         )
     tokens = [1 + zlib.crc32(gram.encode()) % buckets for gram in grams]
     return np.array(tokens + [0] * (MAX_TOKENS - len(tokens)), dtype=np.int64)

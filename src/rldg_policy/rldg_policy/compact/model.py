@@ -1,6 +1,6 @@
-"""The network: two convolution stems with FiLM from the instruction, a small trunk, one of two heads.
+"""The network: two convolutional encoders with FiLM from the instruction, a small trunk, and an action head.
 
-The generalist of the paper sees the wrist image and the instruction, no proprioception; neither does this one.
+Like the generalists of the paper, it gets the wrist image and the instruction, but no proprioception.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ VIEWS = 2
 
 
 class InstructionEncoder(nn.Module):
-    """Mean of hashed n-gram embeddings. They start at zero: a bucket that was never trained says nothing."""
+    """Mean of hashed n-gram embeddings, initialised to zero so that untrained buckets have no effect."""
 
     def __init__(self, config: ModelConfig) -> None:
         super().__init__()
@@ -28,14 +28,14 @@ class InstructionEncoder(nn.Module):
         self.output = nn.Sequential(nn.Linear(width, width), nn.SiLU(), nn.Linear(width, film))
 
     def forward(self, tokens: Tensor) -> Tensor:
-        """(B, 96) int64 -> FiLM scale and shift (B, views, 2, C)."""
+        """Return FiLM scale and shift (B, views, 2, C) of tokens (B, 96) int64."""
         count = (tokens > 0).sum(1, keepdim=True).clamp(min=1)
         film: Tensor = self.output(self.embedding(tokens).sum(1) / count)
         return film.reshape(len(tokens), VIEWS, 2, -1)
 
 
-class Stem(nn.Module):
-    """One view -> features that keep where things are: the flattened map, and soft-argmax points finer than a cell."""
+class ImageEncoder(nn.Module):
+    """Encodes one view so that positions are kept: the flattened feature map, and soft-argmax points (subpixel)."""
 
     def __init__(self, config: ModelConfig, view_px: int) -> None:
         super().__init__()
@@ -47,14 +47,14 @@ class Stem(nn.Module):
         self.norm3 = nn.GroupNorm(4, third)
         self.squeeze = nn.Conv2d(third, config.squeeze, 3, stride=2, padding=1)
         side = -(-view_px // 4)
-        # Sharper than 1 from the start: a broad soft-argmax averages the position away.
+        # Initialised above 1: a broad soft-argmax loses the position.
         self.sharpness = nn.Parameter(torch.full((third, 1), 4.0))
         self.axis: Tensor
         self.register_buffer("axis", torch.linspace(-1.0, 1.0, side), persistent=False)
         self.features = 2 * third + config.squeeze * ((side + 1) // 2) ** 2
 
     def forward(self, image: Tensor, film: Tensor) -> Tensor:
-        """image (B, 3, S, S), film (B, 2, C) -> (B, features)."""
+        """Encode image (B, 3, S, S) with film (B, 2, C) to (B, features)."""
         x = F.silu(self.conv1(image))
         x = F.silu(self.norm2(self.conv2(x)))
         x = self.norm3(self.conv3(x))
@@ -65,16 +65,16 @@ class Stem(nn.Module):
 
 
 class CompactModel(nn.Module):
-    """Pixels and instruction -> features, which the head turns into actions.
+    """Encodes pixels and instruction to features, from which the head predicts actions.
 
-    An instruction is encoded once per episode and an image once, also when the window is 2.
+    An instruction is encoded once per episode, and an image once, also with window 2.
     """
 
     def __init__(self, config: ModelConfig) -> None:
         super().__init__()
         self.config = config
         self.instruction = InstructionEncoder(config)
-        stems = [Stem(config, side) for side in (config.whole_px, config.tip_px)]
+        stems = [ImageEncoder(config, side) for side in (config.whole_px, config.tip_px)]
         self.stems = nn.ModuleList(stems)
         inputs = config.window * sum(stem.features for stem in stems)
         self.trunk = nn.Sequential(
@@ -88,29 +88,29 @@ class CompactModel(nn.Module):
         self.head = make_head(config)
         self.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
 
-    def seen(self, pixels: Tensor, film: Tensor) -> Tensor:
-        """Images (N, P, 3) in [0, 1] and their FiLM (N, views, 2, C) -> what is seen in each (N, D)."""
+    def encode_images(self, pixels: Tensor, film: Tensor) -> Tensor:
+        """Encode images (N, P, 3) in [0, 1] with FiLM (N, views, 2, C) to embeddings (N, D)."""
         images = view_images((pixels - 0.5) * 4.0, self.config)
         return torch.cat([stem(x, film[:, i]) for i, (stem, x) in enumerate(zip(self.stems, images, strict=True))], 1)
 
-    def features(self, seen: Tensor, mask: Tensor) -> Tensor:
-        """Windows (B, W, D) and which of their images are real (B, W) -> (B, width)."""
-        features: Tensor = self.trunk((seen * mask[..., None]).flatten(1))
+    def encode_window(self, embeddings: Tensor, mask: Tensor) -> Tensor:
+        """Encode windows of embeddings (B, W, D) to features (B, width); mask (B, W): 0 for padding."""
+        features: Tensor = self.trunk((embeddings * mask[..., None]).flatten(1))
         return features
 
     def forward(self, pixels: Tensor, mask: Tensor, tokens: Tensor) -> Tensor:
-        """(B, W, P, 3), (B, W), (B, 96) -> features (B, width)."""
+        """Encode pixels (B, W, P, 3), mask (B, W) and tokens (B, 96) to features (B, width)."""
         film = self.instruction(tokens).repeat_interleave(self.config.window, 0)
-        return self.features(self.seen(pixels.flatten(0, 1), film).reshape(*mask.shape, -1), mask)
+        return self.encode_window(self.encode_images(pixels.flatten(0, 1), film).reshape(*mask.shape, -1), mask)
 
 
 def parameter_count(model: nn.Module) -> int:
-    """Number of trained values."""
+    """Return the number of trained values."""
     return sum(p.numel() for p in model.parameters())
 
 
 def random_model(config: ModelConfig, seed: int) -> CompactModel:
-    """Untrained; the same seed gives the same weights."""
+    """Return an untrained model; the same seed gives the same weights."""
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
         return CompactModel(config)

@@ -1,4 +1,4 @@
-"""The back-end `compact`: a trained compact generalist behind the Policy interface."""
+"""The back-end `compact`: the compact generalist as a Policy."""
 
 from __future__ import annotations
 
@@ -23,14 +23,14 @@ from rldg_policy.compact.inputs import instruction_tokens, to_input, views
 
 
 class CompactPolicy:
-    """Samples every chunk, seeded by `reset`, when its configuration says so (`decode`) or with `explore`.
+    """Policy from a checkpoint folder. It samples chunks with `explore` or decode `sample`, seeded by `reset`.
 
-    Raises UserError when the checkpoint is of another task, or when its actions leave the task's action scale.
+    Raises UserError when the checkpoint is for another task, or when its actions exceed the task's action scale.
     """
 
     def __init__(self, path: Path | None, task: Task, explore: bool = False) -> None:
         if path is None:
-            raise UserError("policy compact: path: a checkpoint folder is needed")
+            raise UserError("policy compact: path: expected a checkpoint folder")
         checkpoint = read_checkpoint(path)
         manifest = checkpoint.manifest
         check_task(path, manifest, task)
@@ -44,15 +44,15 @@ class CompactPolicy:
 
     @property
     def config(self) -> ModelConfig:
-        """Shape of the network."""
+        """Architecture of the network."""
         return self._model.config
 
     def warm_up(self) -> None:
-        """Two inferences on a grey image: the first one allocates."""
+        """Run two inferences on a grey image, because the first one allocates memory."""
         grey = encode_jpeg(np.full((self.config.image_size,) * 2 + (3,), 128, dtype=np.uint8))
         self.reset("warm up", 0)
         for _ in range(2):
-            self._see(grey)
+            self._encode(grey)
             self._infer()
 
     @torch.inference_mode()
@@ -61,39 +61,39 @@ class CompactPolicy:
         tokens = instruction_tokens(instruction, self.config.instruction_buckets)
         self._film = self._model.instruction(torch.from_numpy(tokens[None]))
         self._rng = torch.Generator().manual_seed(derive_seed(seed, "compact"))
-        self._seen: deque[Tensor] = deque(maxlen=self.config.window)
+        self._embeddings: deque[Tensor] = deque(maxlen=self.config.window)
 
     def remember(self, observation: Observation) -> None:
-        """Take note of an observation that is not answered. Raises ValueError as `act` does."""
+        """Add an observation without inference to the window. Raises ValueError as `act`."""
         if self.config.window > 1:
-            self._see(self._jpeg(observation))
+            self._encode(self._jpeg(observation))
 
     def act(self, observation: Observation) -> NDArray[np.float32]:
-        """(H, A) in [-1, 1] of the task's scale. Raises ValueError when the camera's image is missing or broken."""
-        self._see(self._jpeg(observation))
+        """Return a chunk (H, A) in [-1, 1] of the task's scale. Raises ValueError on a missing or damaged image."""
+        self._encode(self._jpeg(observation))
         physical = self._model.head.denormalise(self._statistics, self._infer())
         return to_unit_actions(physical, self._task, self.spec.action_dim)
 
     def _jpeg(self, observation: Observation) -> bytes:
         jpeg = observation.images.get(self.config.camera)
         if jpeg is None:
-            raise ValueError(f"observation without an image of camera {self.config.camera!r}")
+            raise ValueError(f"observation: no image of camera {self.config.camera!r}")
         return jpeg
 
     @torch.inference_mode()
-    def _see(self, jpeg: bytes) -> None:
-        torch.set_num_threads(1)  # per thread, and this one is the tick's
-        self._seen.append(self._model.seen(to_input(views(jpeg, self.config)[None]), self._film))
+    def _encode(self, jpeg: bytes) -> None:
+        torch.set_num_threads(1)  # a setting per thread
+        self._embeddings.append(self._model.encode_images(to_input(views(jpeg, self.config)[None]), self._film))
 
     @torch.inference_mode()
     def _infer(self) -> NDArray[np.float32]:
         window = self.config.window
-        missing = window - len(self._seen)
-        seen = torch.stack([self._seen[0]] * missing + list(self._seen), 1)
+        missing = window - len(self._embeddings)
+        embeddings = torch.stack([self._embeddings[0]] * missing + list(self._embeddings), 1)
         mask = (torch.arange(window) >= missing)[None].float()
-        features = self._model.features(seen, mask)
+        features = self._model.encode_window(embeddings, mask)
         normalised: NDArray[np.float32] = self._sampler(features, self._rng if self._sample else None)[0].numpy()
         return normalised
 
     def close(self) -> None:
-        """Nothing is held open."""
+        """Do nothing: no resources are held."""

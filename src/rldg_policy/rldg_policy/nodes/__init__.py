@@ -1,1 +1,1 @@
-"""Thin rclpy adapters: parameters, topics, timers."""
+"""ROS nodes: parameters, topics, services, timers."""

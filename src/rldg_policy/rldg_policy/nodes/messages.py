@@ -1,4 +1,4 @@
-"""Messages of the policy node <-> the server's types."""
+"""Conversion between the messages of the policy node and the types of the server."""
 
 from __future__ import annotations
 
@@ -15,13 +15,13 @@ from rldg_ros import to_msg
 
 
 def episode(message: EpisodeEvent) -> Episode:
-    """EpisodeEvent START -> Episode."""
+    """Convert EpisodeEvent START to Episode."""
     first_stamp_ns = from_msg.stamp_ns(message.first_observation_stamp)
     return Episode(message.episode_id, message.instruction, int(message.seed), first_stamp_ns, int(message.step_count))
 
 
 def weights(message: PolicyWeights) -> Weights:
-    """PolicyWeights -> Weights."""
+    """Convert PolicyWeights to Weights."""
     return Weights(
         spec_hash=message.spec_hash,
         version=int(message.version),
@@ -33,7 +33,7 @@ def weights(message: PolicyWeights) -> Weights:
 
 
 def action(value: Action, latency_s: float) -> PolicyAction:
-    """Action -> PolicyAction."""
+    """Convert Action to PolicyAction."""
     return PolicyAction(
         header=to_msg.header(value.stamp_ns),
         action=to_msg.floats(value.values),
@@ -45,7 +45,7 @@ def action(value: Action, latency_s: float) -> PolicyAction:
 
 
 def info(loaded: Loaded, server: PolicyServer) -> PolicyInfo:
-    """One loaded policy."""
+    """Return the description of a loaded policy."""
     spec = loaded.spec
     return PolicyInfo(
         policy_id=loaded.policy_id,
@@ -64,7 +64,7 @@ def info(loaded: Loaded, server: PolicyServer) -> PolicyInfo:
 
 
 def status(server: PolicyServer, window: TickWindow, stamp_ns: int) -> PolicyStatus:
-    """Health of the node."""
+    """Return the status of the node."""
     active, counts = server.store.active, server.counts
     served = server.store.served if active else None
     return PolicyStatus(

@@ -1,7 +1,7 @@
-"""Node `policy` (lifecycle): observations in, actions out, policies swapped between two ticks.
+"""Lifecycle node `policy`: it answers observations with actions and swaps policies between two ticks.
 
-The main thread ticks. In lock-step it infers, too; in real time every policy infers on a thread of its own, which
-publishes what it found. A lock keeps the server's calls apart.
+In lock-step, inference runs on the main thread; in real time, each policy infers on its own thread, which also
+publishes the result. A lock serialises the calls of the server.
 """
 
 from __future__ import annotations
@@ -27,9 +27,9 @@ from rldg_policy.nodes.policy_services import PolicyServices
 from rldg_policy.serving.act_http import LOOPBACK, ActServer
 from rldg_policy.serving.act_request import ActService, RefusedError
 from rldg_policy.serving.chunks import RULES
-from rldg_policy.serving.expected import check_message
+from rldg_policy.serving.inference import import_backend
+from rldg_policy.serving.input_checks import check_message
 from rldg_policy.serving.latency import TickWindow
-from rldg_policy.serving.memory import import_backend
 from rldg_policy.serving.records import Action, Settings
 from rldg_policy.serving.server import PolicyServer
 from rldg_policy.serving.store import Served, load_policy
@@ -42,17 +42,17 @@ from rldg_ros.subscriptions import refusals, subscribe
 CallbackT = TypeVar("CallbackT", bound=Callable[..., Any])
 
 SWITCH_INTERVAL_S = 0.0005
-"""How long a thread may hold the interpreter before a tick gets its turn (Python's default: 5 ms)."""
+"""Longest time that another thread holds the interpreter while a tick waits (Python's default: 5 ms)."""
 
-WATCHES_PER_PERIOD = 10
-"""How often a tick that waits for an inference is looked at."""
+POLLS_PER_PERIOD = 10
+"""How often per control period a tick that waits for an inference is checked."""
 
 CLOSE_TIMEOUT_S = 2.0
-"""For inferences that are under way when the node ends."""
+"""Time for running inferences to end when the node stops."""
 
 
 def _between_ticks(callback: CallbackT) -> CallbackT:
-    """Run a callback of the node while no other one changes the server."""
+    """Run a callback of the node with its lock held."""
 
     @functools.wraps(callback)
     def locked(self: PolicyNode, *arguments: Any) -> Any:
@@ -72,25 +72,40 @@ class PolicyNode(LifecycleNode):
         self._settings = Settings(
             task=self._task,
             lockstep=lockstep_parameter(self),
-            live_weights=bool(parameter(self, "live_weights", False, "Take new weights from the learner.")),
-            chunks=str(parameter(self, "chunks", "newest", "What happens where chunks overlap.", choices=RULES)),
+            live_weights=bool(parameter(self, "live_weights", False, "Take weights from the learner.")),
+            chunks=str(parameter(self, "chunks", "newest", "Rule for overlapping action chunks.", choices=RULES)),
             ensemble_k=float(
-                parameter(self, "ensemble_k", 0.0, "With ensemble, an action of age t has the weight exp(k t).")
+                parameter(
+                    self, "ensemble_k", 0.0, "With rule ensemble: a prediction of age n ticks has the weight exp(k n)."
+                )
             ),
             watchdog_s=float(
-                parameter(self, "watchdog_s", 2.0, "How long the arm is held while no action comes [s].", low=0.0)
+                parameter(
+                    self, "watchdog_s", 2.0, "How long the arm is held without an action from the policy [s].", low=0.0
+                )
             ),
         )
-        self._initial = str(parameter(self, "policy", "hold", "Back-end that is active at the start."))
-        self._checkpoint = str(parameter(self, "checkpoint", "", "Its checkpoint folder; empty: none."))
-        self._explore = bool(parameter(self, "explore", False, "Sample actions instead of taking the mode."))
-        preload = parameter(self, "preload", [""], "Back-ends that are imported before ticks are due.")
+        self._initial = str(parameter(self, "policy", "hold", "Back-end to load and activate at the start."))
+        self._checkpoint = str(parameter(self, "checkpoint", "", "Checkpoint folder of the policy; empty: none."))
+        self._explore = bool(parameter(self, "explore", False, "Sample actions instead of using the mode."))
+        preload = parameter(self, "preload", [""], "Back-ends to import at the start, before ticks are due.")
         self._preload = [str(b) for b in preload if b]
-        host = str(parameter(self, "http_host", LOOPBACK, "Address that http_port is opened on."))
-        port = int(parameter(self, "http_port", 0, "Port of /act between episodes; 0: off.", low=0, high=65535))
+        host = str(parameter(self, "http_host", LOOPBACK, "Loopback address for http_port."))
+        port = int(
+            parameter(
+                self,
+                "http_port",
+                0,
+                "Port of the HTTP interface /act, which answers between episodes; 0: off.",
+                low=0,
+                high=65535,
+            )
+        )
         self._http_address = host, port
         if self._http_address[1] and self._settings.lockstep:
-            raise UserError("parameter http_port: lock-step has no thread to answer it on")
+            raise UserError(
+                "parameter http_port: lock-step: inference has no thread of its own, so /act cannot be served"
+            )
         self._http: ActServer | None = None
         self._lock = threading.RLock()
         self._server = self._make_server()
@@ -105,8 +120,8 @@ class PolicyNode(LifecycleNode):
     # -- lifecycle --------------------------------------------------------------------------------------
     @transition
     def on_configure(self, state: LifecycleState) -> TransitionCallbackReturn:
-        """Load the initial policy (here, so that the first tick finds it warm) and open topics and services."""
-        # First: where it cannot be loaded, nobody waits for the imports of the others.
+        """Load and warm up the initial policy, and create topics and services."""
+        # First, so that a policy that cannot be loaded is reported before the other back-ends are imported.
         initial = load_policy(self._initial, self._initial, self._checkpoint, self._explore, self._task)
         for backend in self._preload:
             import_backend(backend)
@@ -127,15 +142,15 @@ class PolicyNode(LifecycleNode):
         if port:
             self._http = ActServer(ActService(self._task, self._serving_between_episodes, self._lock), port, host)
             self._http.start()
-        # Wall clock: the status goes on while a lock-step simulation waits.
+        # Steady clock: the status is also published while a lock-step simulation waits.
         steady = Clock(clock_type=ClockType.STEADY_TIME)
         self._timer = self.create_timer(1.0, self._publish_status, clock=steady)
-        self._watch = self.create_timer(self._task.period_s / WATCHES_PER_PERIOD, self._on_watch, clock=steady)
+        self._watch = self.create_timer(self._task.period_s / POLLS_PER_PERIOD, self._on_watch, clock=steady)
         self._watch.cancel()
         return TransitionCallbackReturn.SUCCESS
 
     def on_activate(self, state: LifecycleState) -> TransitionCallbackReturn:
-        """Begin to act."""
+        """Start to act."""
         result = super().on_activate(state)
         self._running = True
         self._publish_status()
@@ -147,7 +162,7 @@ class PolicyNode(LifecycleNode):
         return super().on_deactivate(state)
 
     def on_cleanup(self, state: LifecycleState) -> TransitionCallbackReturn:
-        """Forget everything."""
+        """Release everything."""
         self.close()
         for entity in self._entities:
             self.destroy_subscription(entity)
@@ -159,19 +174,19 @@ class PolicyNode(LifecycleNode):
         return TransitionCallbackReturn.SUCCESS
 
     def close(self) -> None:
-        """End services and policies."""
+        """Stop services and policies."""
         if self._http:
             self._http.stop()
             self._http = None
         if self._policy_services:
             self._policy_services.close()
             self._policy_services = None
-        # Without the lock: an inference that ends now still delivers.
+        # Without the lock, because a running inference needs it to deliver its result.
         self._server.store.close(CLOSE_TIMEOUT_S)
 
     def _serving_between_episodes(self) -> Served:
         if self._server.episode_runs:
-            raise RefusedError(409, "an episode runs: /act answers between episodes")
+            raise RefusedError(409, "an episode is running: /act answers between episodes")
         return self._server.store.served
 
     # -- events -----------------------------------------------------------------------------------------
@@ -207,8 +222,8 @@ class PolicyNode(LifecycleNode):
 
     @_between_ticks
     def _on_step(self, message: StepMsg) -> None:
-        goes_on = not (message.terminated or message.truncated or message.is_last)
-        self._server.step(from_msg.stamp_ns(message.header.stamp), goes_on)
+        continues = not (message.terminated or message.truncated or message.is_last)
+        self._server.step(from_msg.stamp_ns(message.header.stamp), continues)
         self._act()
 
     @_between_ticks
@@ -222,7 +237,7 @@ class PolicyNode(LifecycleNode):
 
     @_between_ticks
     def _act(self) -> None:
-        """Publish what there is to answer. In real time policies call it, too, from their threads."""
+        """Publish all available actions. In real time the policies' threads call it as well."""
         while self._running and (
             action := self._server.next_action(self.get_clock().now().nanoseconds, time.monotonic())
         ):
@@ -248,7 +263,7 @@ class PolicyNode(LifecycleNode):
 
 def main() -> None:
     """Console script `policy`."""
-    # Before torch is imported: one thread, the other core belongs to the simulator.
+    # Before torch is imported: one thread, to leave a core for the simulator.
     os.environ.setdefault("OMP_NUM_THREADS", "1")
     sys.setswitchinterval(SWITCH_INTERVAL_S)
     sys.exit(run_node(PolicyNode, on_stop=PolicyNode.close))

@@ -1,7 +1,7 @@
 """Services of the policy node: load, activate, unload, list.
 
-`policy/load` is served by a second node on a thread of its own (`policy_loader`), so that importing, reading and
-warming never cost a tick; a lock makes a swap fall between two ticks.
+A second node on its own thread (`policy_loader`) serves `policy/load`, so that importing, reading and warming up do not
+delay a tick; a lock makes swaps happen between two ticks.
 """
 
 from __future__ import annotations
@@ -23,11 +23,11 @@ from rldg_policy.serving.store import load_policy
 from rldg_ros.log import Log
 
 NO_POLICY = "policy_id: must not be empty"
-"""Clients ask without one to see whether answers reach them: nothing is logged or counted."""
+"""Clients call without an id to test the connection: nothing is logged or counted."""
 
 
 class PolicyServices:
-    """changed: called after a policy was loaded or swapped, with the lock held."""
+    """Services of the policy node. changed: called with the lock held after a policy was loaded or swapped."""
 
     def __init__(
         self, node: Node, server: PolicyServer, task: Task, lock: threading.RLock, changed: Callable[[], None]
@@ -46,7 +46,7 @@ class PolicyServices:
         self._thread.start()
 
     def close(self) -> None:
-        """End the services; a load in progress ends with the process."""
+        """Stop the services; a load in progress ends with the process."""
         for service in self._services:
             self._node.destroy_service(service)
         self._executor.shutdown(timeout_sec=1.0)
@@ -59,7 +59,7 @@ class PolicyServices:
             return
 
     def _on_load(self, request: LoadPolicy.Request, response: LoadPolicy.Response) -> LoadPolicy.Response:
-        """On the loader's thread."""
+        """Load a policy, on the loader's thread."""
         if not request.policy_id:
             response.message = NO_POLICY
             return response

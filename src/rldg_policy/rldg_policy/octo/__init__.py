@@ -1,4 +1,4 @@
-"""The back-end `octo`: Octo 1.5 on today's jax and flax.linen, with upstream's checkpoints and parameter names."""
+"""The back-end `octo`: Octo 1.5 on current jax and flax.linen, with upstream's checkpoints and parameter names."""
 
 from rldg_core.jax_runtime import cache_compilations
 

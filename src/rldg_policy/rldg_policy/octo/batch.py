@@ -1,4 +1,4 @@
-"""Batches that Octo is fine-tuned on: wrist image in the primary tokenizer, instruction, normalised action chunks."""
+"""Batches for the fine-tuning of Octo: wrist image for the primary tokenizer, instruction, normalised action chunks."""
 
 from __future__ import annotations
 
@@ -25,13 +25,13 @@ VALIDATION = "val"
 Batch = dict[str, Any]
 """observation {image_primary (B, W, S, S, 3) uint8, timestep_pad_mask (B, W), pad_mask_dict},
 task {language_instruction (B, L, D) float32, pad_mask_dict}, action (B, W, H, 7) float32 normalised,
-action_pad_mask (B, W, H, 7) bool; names are upstream's. No goal image: the tokenizer sees zeros for it."""
+action_pad_mask (B, W, H, 7) bool; names are upstream's. There is no goal image: the tokenizer uses zeros."""
 
 
 @dataclass(frozen=True)
 class BatchSource:
-    """Batches of a dataset. image_size: side [px]; horizon: actions per chunk; language: instruction -> its
-    embeddings (L, D); pool: decodes and augments images; seed: of the order and of the augmentation."""
+    """Batches of a dataset. image_size: side [px]; horizon: actions per chunk; language: instruction -> embeddings
+    (L, D); pool: decodes and augments images; seed: of order and augmentation."""
 
     data: TrainingSet
     config: OctoTrainConfig
@@ -42,7 +42,7 @@ class BatchSource:
     seed: int
 
     def training(self, steps_done: int) -> Iterator[Batch]:
-        """Endless; goes on where the batches of `steps_done` steps ended."""
+        """Yield training batches without end, after those of `steps_done` steps."""
         size = self.config.batch
         stream = stream_samples(
             self.data.dataset,
@@ -56,7 +56,7 @@ class BatchSource:
             yield self.make(samples, number * size if self.config.augment else None)
 
     def validation(self) -> Iterator[Batch]:
-        """Whole batches of the split `val`, always the same ones; one that is repeated where it has fewer samples."""
+        """Yield full batches of the split `val`, always the same; samples are repeated if there are too few for one."""
         size, most = self.config.batch, self.config.validation_batches
         if not self.data.dataset.splits.get(VALIDATION) or not most:
             return
@@ -74,17 +74,17 @@ class BatchSource:
                 yield self.make(list(islice(cycle(samples), size)), None)
 
     def make(self, samples: Sequence[Sample], position: int | None) -> Batch:
-        """position: number of the first sample in the stream, which its augmentation depends on; None: not varied."""
+        """Make a batch. position: number of the first sample in the stream, which seeds augmentation; None: none."""
         numbers = range(position, position + len(samples)) if position is not None else [None] * len(samples)
         images = np.stack(list(self.pool.map(self._images, samples, numbers)))
-        seen = np.stack([sample.image_mask for sample in samples])
+        timestep_pad_mask = np.stack([sample.image_mask for sample in samples])
         actions = self.data.actions.gaussian_normalise(np.stack([sample.actions for sample in samples]))
         valid = np.stack([sample.action_mask for sample in samples])[..., None]
         return {
             "observation": {
                 PRIMARY: images,
-                "timestep_pad_mask": seen,
-                "pad_mask_dict": {PRIMARY: np.ones_like(seen)},
+                "timestep_pad_mask": timestep_pad_mask,
+                "pad_mask_dict": {PRIMARY: np.ones_like(timestep_pad_mask)},
             },
             "task": {
                 LANGUAGE: np.stack([self.language(sample.instruction) for sample in samples]),

@@ -1,37 +1,223 @@
-"""Checkpoint folders of Octo, as upstream lays them out, read strictly and written whole.
+"""Checkpoint folders of Octo in upstream's layout, read strictly and written atomically.
 
-    config.json  example_batch.msgpack  dataset_statistics.json  <step>/default/ (weights.py)
+    config.json  example_batch.msgpack  dataset_statistics.json  <step>/default/ (weights)
     <tokenizer's name>/ (tokenizer.json, config.json of the T5)  ours: rldg.json (manifest), <step>/weights.sha256
-Source: octo-models/octo, octo/model/octo_model.py (load_pretrained, save_pretrained).
+
+The weights are written in the format that upstream's loader (orbax 0.4.4) needs: all arrays in one msgpack file
+`checkpoint`, and their names in `_METADATA`. They are read from this format and from the one that orbax writes from
+several hosts, or currently: a tensorstore database with one zarr array a.b.c per parameter. orbax itself is not used,
+because its current version cannot write the former and leaves half a megabyte of files after reading the latter.
+Sources: octo-models/octo, octo/model/octo_model.py (load_pretrained, save_pretrained); google/orbax 0.4.4,
+PyTreeCheckpointHandler.
 """
 
 from __future__ import annotations
 
+import hashlib
 import json
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
+from functools import lru_cache
+from mmap import ACCESS_READ, mmap
 from pathlib import Path
-from typing import Any
+from types import MappingProxyType
+from typing import Any, BinaryIO
 
+import jax
+import msgpack
 import numpy as np
+import tensorstore as ts
 from flax.errors import FlaxError
 from flax.serialization import msgpack_restore, msgpack_serialize
-from flax.traverse_util import flatten_dict
+from flax.traverse_util import flatten_dict, unflatten_dict
+from numpy.typing import DTypeLike
 
 from rldg_core.configuration import validated
 from rldg_core.errors import UserError
-from rldg_core.files import read_bytes, read_json, sha256_hex, writing_aside
+from rldg_core.files import check_tree, open_regular, read_bytes, read_json, read_text, sha256_hex, writing_aside
 from rldg_core.policy_checks import check_finite
 from rldg_policy.checkpoint.manifest import Manifest, check_backend, read_manifest, write_manifest
 from rldg_policy.checkpoint.statistics import STATISTICS_FILE
-from rldg_policy.octo.config import OctoConfig
-from rldg_policy.octo.example import image_sizes, make_example_batch, parameter_shapes
+from rldg_policy.octo.config import HeadConfig, OctoConfig
 from rldg_policy.octo.model import OctoModule, Params
 from rldg_policy.octo.random import OctoSize, draw_params, small_actions, upstream_config, word_tokenizer
-from rldg_policy.octo.sums import check_sums, write_sums
-from rldg_policy.octo.text import T5_FILE, TOKENIZER_FILE, InstructionTokenizer, find_t5, find_tokenizer, t5_json
+from rldg_policy.octo.tokenizer import T5_FILE, TOKENIZER_FILE, InstructionTokenizer, find_t5, find_tokenizer, t5_json
 from rldg_policy.octo.transformer import LANGUAGE
-from rldg_policy.octo.weights import read_params, write_params
+
+
+def parameter_shapes(module: OctoModule, example_batch: Mapping[str, Any]) -> Mapping[str, jax.ShapeDtypeStruct]:
+    """Return path a/b/c -> shape and dtype of every parameter, without computing anything."""
+    observations, instruction = example_batch["observation"], example_batch["task"][LANGUAGE]
+    sizes = tuple(image_sizes(observations).items())
+    return _shapes(module, sizes, observations["timestep_pad_mask"].shape[1], instruction["input_ids"].shape[1])
+
+
+@lru_cache(maxsize=8)
+def _shapes(
+    module: OctoModule, sizes: tuple[tuple[str, int], ...], window: int, length: int
+) -> Mapping[str, jax.ShapeDtypeStruct]:
+    images = {key: _like((1, window, size, size, 3), np.uint8) for key, size in sizes}
+    ids = _like((1, length), np.int32)
+    tasks = {LANGUAGE: {"input_ids": ids, "attention_mask": ids}}
+    tree = jax.eval_shape(module.init, jax.random.PRNGKey(0), images, tasks, _like((1, window), np.bool_))
+    return MappingProxyType(flatten_dict(tree["params"], sep="/"))
+
+
+def _like(shape: tuple[int, ...], dtype: DTypeLike) -> jax.ShapeDtypeStruct:
+    return jax.ShapeDtypeStruct(shape, dtype)  # type: ignore[no-untyped-call]
+
+
+def make_example_batch(sizes: Mapping[str, int], window: int, head: HeadConfig, text_length: int) -> dict[str, Any]:
+    """Return upstream's example_batch: one sample of zeros. sizes: image_primary ... -> side [px]."""
+    timestep_pad_mask = np.ones((1, window), dtype=bool)
+    chunk = (1, window, head.action_horizon, head.action_dim)
+    images = {key: np.zeros((1, window, size, size, 3), np.uint8) for key, size in sizes.items()}
+    goals = {key: image[:, 0] for key, image in images.items()}
+    instruction = {name: np.zeros((1, text_length), np.int32) for name in ("input_ids", "attention_mask")}
+    no_goal = {key: np.zeros(1, dtype=bool) for key in goals}
+    return {
+        "observation": images
+        | {"timestep_pad_mask": timestep_pad_mask, "pad_mask_dict": dict.fromkeys(images, timestep_pad_mask)},
+        "task": goals
+        | {
+            LANGUAGE: instruction,
+            "pad_mask_dict": no_goal | {LANGUAGE: np.ones(1, dtype=bool)},
+        },
+        "action": np.zeros(chunk, np.float32),
+        "action_pad_mask": np.ones(chunk, dtype=bool),
+    }
+
+
+def image_sizes(observations: Mapping[str, Any]) -> dict[str, int]:
+    """Return image (image_primary ...) -> side [px]."""
+    return {key: int(value.shape[2]) for key, value in observations.items() if key.startswith("image_")}
+
+
+ARRAYS_FILE, NAMES_FILE = "checkpoint", "_METADATA"
+STORE_FILE = "manifest.ocdbt"
+
+
+def write_params(folder: Path, params: Params) -> None:
+    """Write the arrays of `params` into a new folder."""
+    folder.mkdir(parents=True)
+    with (folder / ARRAYS_FILE).open("wb") as file:
+        _write_tree(file, params)
+    names = {str(path): _described(path) for path in flatten_dict(params)}
+    (folder / NAMES_FILE).write_text(json.dumps({"tree_metadata": names}))
+
+
+def read_params(folder: Path, expected: Mapping[str, jax.ShapeDtypeStruct]) -> Params:
+    """Read the weights as numpy arrays. expected: path a/b/c -> shape and dtype.
+
+    Raises UserError when files are damaged or hold other arrays.
+    """
+    try:
+        found = _read_one_file(folder / ARRAYS_FILE)
+        if found is None:
+            found = _read_store(folder, expected)
+    except (ValueError, TypeError, LookupError, AttributeError, OSError) as error:
+        raise UserError(f"{folder}: damaged weights: {' '.join(str(error).split())[:200]}") from error
+    flat = flatten_dict(found, sep="/")
+    _check_names(folder, flat, expected)
+    for name, value in flat.items():
+        spec = expected[name]
+        if value.shape != spec.shape or value.dtype != spec.dtype:
+            raise UserError(
+                f"{folder}: {name}: {value.dtype} {value.shape}, config.json describes {spec.dtype} {spec.shape}"
+            )
+    check_finite(folder, flat.items())
+    return found
+
+
+def _write_tree(file: BinaryIO, tree: Any) -> None:
+    """Write flax's msgpack array by array; serialising everything at once would need three times the memory."""
+    if not isinstance(tree, Mapping):
+        file.write(msgpack_serialize(np.asarray(tree)))
+        return
+    file.write(msgpack.Packer().pack_map_header(len(tree)))
+    for name, value in tree.items():
+        file.write(msgpack.packb(name))
+        _write_tree(file, value)
+
+
+def _described(path: tuple[str, ...]) -> dict[str, Any]:
+    keys = [{"key": key, "key_type": 2} for key in path]  # 2: key of a dictionary
+    return {"key_metadata": keys, "value_metadata": {"value_type": "jax.Array", "skip_deserialize": True}}
+
+
+def _read_one_file(path: Path) -> Params | None:
+    """Read the msgpack file; None when the arrays are in tensorstore files (no msgpack file, or names in it)."""
+    if not path.is_file():
+        if not (path.parent / STORE_FILE).is_file():
+            raise ValueError(f"neither {ARRAYS_FILE} nor {STORE_FILE} found")
+        return None
+    with open_regular(path) as file, mmap(file.fileno(), 0, access=ACCESS_READ) as data:
+        found: Params = msgpack_restore(data)  # bounded: by its length
+    values = list(flatten_dict(found).values())
+    if any(isinstance(value, str) for value in values):
+        return None
+    if not values or not all(isinstance(value, np.ndarray) for value in values):
+        raise ValueError(f"{ARRAYS_FILE} holds values that are not arrays")
+    return found
+
+
+def _read_store(folder: Path, expected: Mapping[str, Any]) -> Params:
+    """Read the tensorstore files; names are checked before any array is read."""
+    check_tree(folder)
+    store = {"driver": "ocdbt", "base": {"driver": "file", "path": f"{folder}/"}}
+    keys = ts.KvStore.open(store).result().list().result()
+    names = {key.decode().partition("/")[0].replace(".", "/") for key in keys}
+    _check_names(folder, names, expected)
+    reading = {
+        name: ts.open({"driver": "zarr", "kvstore": {**store, "path": name.replace("/", ".")}}).result().read()
+        for name in names
+    }
+    found: Params = unflatten_dict({name: array.result() for name, array in reading.items()}, sep="/")
+    return found
+
+
+def _check_names(folder: Path, names: Iterable[str], expected: Mapping[str, Any]) -> None:
+    found = set(names)
+    missing, unknown = sorted(set(expected) - found), sorted(found - set(expected))
+    if missing or unknown:
+        first = f"first missing: {missing[0]}" if missing else f"first unknown: {unknown[0]}"
+        raise UserError(f"{folder}: {len(found)} arrays, config.json describes {len(expected)}: {first}")
+
+
+CHECKSUM_FILE = "weights.sha256"
+
+
+def write_checksums(folder: Path) -> None:
+    """Write folder/weights.sha256 with the checksums of all files in the folder, in the format of sha256sum."""
+    (folder / CHECKSUM_FILE).write_text("".join(f"{value}  {name}\n" for name, value in _checksums(folder).items()))
+
+
+def check_checksums(folder: Path) -> None:
+    """Raise UserError naming the first file whose checksum differs. Without weights.sha256, nothing is checked."""
+    path = folder / CHECKSUM_FILE
+    if not path.is_file():
+        return
+    lines = [line.partition("  ") for line in read_text(path).splitlines()]
+    written = {name: value for value, _, name in lines}
+    found = _checksums(folder)
+    for name in sorted({*written, *found}):
+        if name not in found:
+            raise UserError(f"{folder / name}: missing, {CHECKSUM_FILE} lists it")
+        if written.get(name) != found[name]:
+            raise UserError(
+                f"{folder / name}: damaged or from another checkpoint: its sha256 is not in {CHECKSUM_FILE}"
+            )
+
+
+def _checksums(folder: Path) -> dict[str, str]:
+    files = sorted(path for path in folder.rglob("*") if path.is_file() and path.name != CHECKSUM_FILE)
+    return {str(path.relative_to(folder)): _sha256(path) for path in files}
+
+
+def _sha256(path: Path) -> str:
+    with open_regular(path) as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
 
 CONFIG_FILE, EXAMPLE_FILE, ITEM = "config.json", "example_batch.msgpack", "default"
 RANDOM_KEY = "random"
@@ -39,8 +225,8 @@ RANDOM_KEY = "random"
 
 @dataclass(frozen=True)
 class OctoCheckpoint:
-    """config: config.json as it is; params: arrays; example_batch: upstream's, one sample; manifest: None for a
-    checkpoint of upstream; step: optimiser steps."""
+    """A checkpoint in memory. config: content of config.json; params: arrays; example_batch: upstream's, one sample;
+    manifest: None for a checkpoint of upstream; step: optimiser steps."""
 
     config: Mapping[str, Any]
     module: OctoModule
@@ -52,19 +238,19 @@ class OctoCheckpoint:
 
     @property
     def window(self) -> int:
-        """Observations that it was trained with."""
+        """Window that the checkpoint was trained with."""
         return int(self.example_batch["observation"]["timestep_pad_mask"].shape[1])
 
     @property
     def image_sizes(self) -> dict[str, int]:
-        """Image (image_primary ...) -> its side [px]."""
+        """Return image (image_primary ...) -> side [px]."""
         return image_sizes(self.example_batch["observation"])
 
 
 def read_checkpoint(folder: Path) -> OctoCheckpoint:
-    """Read a folder: the weights of the manifest's step, or of the last one.
+    """Read a folder with the weights of the manifest's step, else of the last step.
 
-    Raises UserError `file: reason` on the first thing that is wrong.
+    Raises UserError `file: reason` on the first error.
     """
     manifest = read_manifest(folder)
     check_backend(folder, manifest, "octo")
@@ -85,7 +271,7 @@ def read_checkpoint(folder: Path) -> OctoCheckpoint:
         reason = " ".join(str(error).split())[:200]
         raise UserError(f"{folder / EXAMPLE_FILE}: does not fit {CONFIG_FILE}: {reason}") from error
     step = _step(folder, manifest)
-    check_sums(folder / str(step))
+    check_checksums(folder / str(step))
     params = read_params(folder / str(step) / ITEM, shapes)
     return OctoCheckpoint(raw, module, params, example, tokenizer, manifest, step)
 
@@ -93,11 +279,11 @@ def read_checkpoint(folder: Path) -> OctoCheckpoint:
 def write_checkpoint(
     folder: Path, checkpoint: OctoCheckpoint, statistics_json: bytes, manifest: Manifest | None
 ) -> None:
-    """Write the folder; it appears when it is complete.
+    """Write the folder atomically.
 
-    statistics_json: bytes of dataset_statistics.json, whose SHA-256 the manifest holds; manifest: None writes none.
-    The weights' step is the manifest's version, without a manifest that of `checkpoint`. Raises UserError when a weight
-    is not finite.
+    statistics_json: content of dataset_statistics.json, whose SHA-256 is in the manifest; manifest: None for none. The
+    step of the weights is the manifest's version, without a manifest that of `checkpoint`. Raises UserError when a
+    weight is not finite.
     """
     weights = flatten_dict(checkpoint.params, sep="/")
     check_finite(f"{folder}: not written", ((name, np.asarray(value)) for name, value in weights.items()))
@@ -114,13 +300,13 @@ def write_checkpoint(
         (aside / EXAMPLE_FILE).write_bytes(msgpack_serialize(checkpoint.example_batch))
         (aside / STATISTICS_FILE).write_bytes(statistics_json)
         write_params(aside / str(step) / ITEM, checkpoint.params)
-        write_sums(aside / str(step))
+        write_checksums(aside / str(step))
         if manifest:
             write_manifest(aside, manifest)
 
 
 def write_random(folder: Path, config: OctoSize, seed: int) -> None:
-    """Write a checkpoint whose weights depend on `seed` alone, with statistics of key "random" for small actions."""
+    """Write a checkpoint with random weights from `seed`, and statistics with key "random" for small actions."""
     statistics = json.dumps({RANDOM_KEY: {"action": small_actions()}}).encode()
     manifest = Manifest(
         backend="octo",
@@ -136,7 +322,7 @@ def write_random(folder: Path, config: OctoSize, seed: int) -> None:
 
 
 def random_checkpoint(config: OctoSize, seed: int) -> OctoCheckpoint:
-    """The same in memory, without manifest."""
+    """Return a checkpoint with random weights from `seed`, without manifest."""
     raw = upstream_config(config)
     parsed = validated(OctoConfig, raw, "OctoSize")
     module = OctoModule(parsed.model, config.t5)
@@ -153,21 +339,21 @@ def _read_example(path: Path) -> dict[str, Any]:
         example = msgpack_restore(read_bytes(path))  # bounded: by its length
         observations = example["observation"]
         if observations["timestep_pad_mask"].ndim != 2 or example["task"][LANGUAGE]["input_ids"].ndim != 2:
-            raise ValueError(f"timestep_pad_mask or {LANGUAGE} of another form")
+            raise ValueError(f"timestep_pad_mask or {LANGUAGE} has another shape")
         sizes = image_sizes(observations)
     except (ValueError, TypeError, LookupError, AttributeError) as error:
-        raise UserError(f"{path}: no example batch of Octo: {' '.join(str(error).split())[:200]}") from error
+        raise UserError(f"{path}: not an example batch of Octo: {' '.join(str(error).split())[:200]}") from error
     if not sizes:
-        raise UserError(f"{path}: no image among the observations")
+        raise UserError(f"{path}: no image in the observation")
     result: dict[str, Any] = example
     return result
 
 
 def _step(folder: Path, manifest: Manifest | None) -> int:
-    """The step that the manifest names, so that its weights may be replaced under a reader; else the last one."""
+    """Return the manifest's step, so that weights can be replaced while they are read; else the last step."""
     if manifest and (folder / str(manifest.version) / ITEM).is_dir():
         return manifest.version
     steps = [int(path.name) for path in folder.iterdir() if path.name.isdecimal() and (path / ITEM).is_dir()]
     if not steps:
-        raise UserError(f"{folder}: no weights: expected a folder <step>/{ITEM}")
+        raise UserError(f"{folder}: no weights found, expected a folder <step>/{ITEM}")
     return max(steps)

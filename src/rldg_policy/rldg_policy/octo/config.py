@@ -1,7 +1,7 @@
-"""What a checkpoint's config.json says of the network, checked.
+"""Configuration of Octo: its network, as in a checkpoint's config.json, and its training.
 
-Upstream describes its network as nested import strings with arguments ({module, name, args, kwargs}). Here every
-one that Octo 1.5 uses has a model below, and nothing is imported by name: another one is a UserError.
+Upstream describes its network with nested import strings and arguments ({module, name, args, kwargs}). Each one that
+Octo 1.5 uses has a model here and nothing is imported by name; others raise a UserError.
 Source: octo-models/octo, octo/model/octo_module.py and octo/utils/spec.py.
 """
 
@@ -36,7 +36,7 @@ COMPONENTS = "octo.model.components"
 
 
 def _arguments_of(module: str, name: str) -> BeforeValidator:
-    """Take the keyword arguments out of an upstream specification of exactly this class."""
+    """Extract the keyword arguments of an upstream specification of exactly this class."""
 
     def unwrap(value: Any) -> Any:
         if not isinstance(value, Mapping):
@@ -54,7 +54,7 @@ def _compiles(pattern: str) -> str:
     try:
         re.compile(pattern)
     except re.error as error:
-        raise ValueError(f"{pattern!r} is no pattern: {error}") from error
+        raise ValueError(f"{pattern!r} is not a pattern: {error}") from error
     return pattern
 
 
@@ -62,7 +62,7 @@ Pattern = Annotated[str, AfterValidator(_compiles)]
 
 
 class StemConfig(FrozenModel):
-    """Convolutions that turn an image into patches of 16 x 16 pixels, one token each."""
+    """Convolutional stem with one token per patch of 16 x 16 pixels."""
 
     patch_size: Literal[16] = 16
     kernel_sizes: Counts = (3, 3, 3, 3)
@@ -76,12 +76,12 @@ class StemConfig(FrozenModel):
     @model_validator(mode="after")
     def _one_of_each(self) -> StemConfig:
         if len({len(self.kernel_sizes), len(self.strides), len(self.features), len(self.padding)}) > 1:
-            raise ValueError("kernel_sizes, strides, features and padding must be of one length")
+            raise ValueError("kernel_sizes, strides, features and padding must have the same length")
         return self
 
 
 class ImageTokenizerConfig(FrozenModel):
-    """obs_stack_keys, task_stack_keys: patterns of the images that are stacked on channels."""
+    """obs_stack_keys, task_stack_keys: patterns of the images that are concatenated on channels."""
 
     encoder: Annotated[StemConfig, _arguments_of(f"{COMPONENTS}.vit_encoders", "SmallStem16")]
     obs_stack_keys: tuple[Pattern, ...]
@@ -94,7 +94,7 @@ class ImageTokenizerConfig(FrozenModel):
 
 
 class LanguageTokenizerConfig(FrozenModel):
-    """encoder: name of a T5 (its sizes: `T5Config`)."""
+    """encoder: name of a T5, whose sizes are in `T5Config`."""
 
     encoder: str
     finetune_encoder: bool = False
@@ -139,7 +139,7 @@ class _Heads(FrozenModel):
 
 
 class ModelConfig(FrozenModel):
-    """config.json's `model`. Octo 1.0 (use_correct_attention off) is refused."""
+    """config.json's `model`. Octo 1.0 (without use_correct_attention) is refused."""
 
     observation_tokenizers: Annotated[
         dict[str, Annotated[ImageTokenizerConfig, _arguments_of(f"{COMPONENTS}.tokenizers", "ImageTokenizer")]],
@@ -157,7 +157,7 @@ class ModelConfig(FrozenModel):
     @model_validator(mode="after")
     def _reads_a_readout(self) -> ModelConfig:
         if (key := self.heads.action.readout_key) not in (known := [f"readout_{name}" for name in self.readouts]):
-            raise ValueError(f"heads.action.readout_key is {key!r}, there is {', '.join(known)}")
+            raise ValueError(f"heads.action.readout_key is {key!r}, expected one of {', '.join(known)}")
         return self
 
     def __hash__(self) -> int:
@@ -180,7 +180,7 @@ class TextConfig(FrozenModel):
 
 
 class OctoConfig(BaseModel):
-    """config.json: what is read of it."""
+    """The parts of config.json that are used."""
 
     model_config = ConfigDict(extra="ignore", frozen=True)
 
@@ -189,7 +189,7 @@ class OctoConfig(BaseModel):
 
 
 class T5Config(BaseModel):
-    """Sizes of a T5 encoder, as its own config.json names them."""
+    """Sizes of a T5 encoder, with the names of its config.json."""
 
     model_config = ConfigDict(extra="ignore", frozen=True)
 

@@ -1,8 +1,8 @@
-"""The back-end `octo`: a trained Octo behind the Policy interface.
+"""The back-end `octo`: an Octo checkpoint as a Policy.
 
-Sampling starts from noise that depends on the episode's seed: without `explore` every inference of an episode
-starts from the same noise, so that the chunk is a function of what was seen alone; with it each one draws anew.
-Either way the same seed and the same observations give the same chunks.
+Sampling starts from noise that depends on the episode's seed. Without `explore`, every inference of an episode starts
+from the same noise, so that the chunk is a function of the observations; with `explore`, each inference draws new
+noise. In both cases the same seed and observations give the same chunks.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ from rldg_policy.checkpoint.manifest import Manifest, check_task
 from rldg_policy.checkpoint.statistics import check_scale, choose_statistics, to_unit_actions
 from rldg_policy.octo.checkpoint import OctoCheckpoint, read_checkpoint
 from rldg_policy.octo.model import encode_language, sample_actions
-from rldg_policy.octo.stem import Inputs
+from rldg_policy.octo.transformer import Inputs
 from rldg_policy.training.augment import centre_crop, resize_lanczos
 
 PRIMARY, WRIST = "image_primary", "image_wrist"
@@ -39,16 +39,16 @@ Image = NDArray[np.uint8]
 
 
 class OctoPolicy:
-    """One loaded checkpoint; see `PolicyFactory`.
+    """Policy from a checkpoint folder.
 
-    The primary tokenizer sees the manifest's camera (RLDG: `wrist`); without a manifest the task's camera `primary`,
-    or else `wrist`. A wrist tokenizer sees camera `wrist`, and is left out where the primary one has it already.
-    Raises UserError when the checkpoint is damaged, has no statistics, or does not fit the task.
+    The primary tokenizer gets the manifest's camera (RLDG: `wrist`), without a manifest the task's camera `primary`,
+    else `wrist`. A wrist tokenizer gets camera `wrist`, unless the primary tokenizer gets it. Raises UserError when the
+    checkpoint is damaged, has no statistics, or does not fit the task.
     """
 
     def __init__(self, path: Path | None, task: Task, explore: bool = False) -> None:
         if path is None:
-            raise UserError("policy octo: path: a checkpoint folder is needed")
+            raise UserError("policy octo: path: expected a checkpoint folder")
         _start_jax()
         checkpoint = read_checkpoint(path)
         manifest = checkpoint.manifest
@@ -79,26 +79,32 @@ class OctoPolicy:
         self._module = checkpoint.module
 
     def warm_up(self) -> None:
-        """Compile with a made-up instruction and grey images; an episode that has begun goes on undisturbed."""
+        """Compile with an example instruction and grey images; the state of a running episode is not changed."""
         grey = {name: np.full((self._sizes[name],) * 2 + (3,), 128, np.uint8) for name in self._cameras}
         instruction = self._encode("insert")
         for _ in range(2):
             self._infer([grey], instruction, 0)
 
     def reset(self, instruction: str, seed: int) -> None:
-        """Encode the instruction, once per episode, and forget what was seen. Raises UserError where a part is lost."""
+        """Encode the instruction, once per episode, and clear the window.
+
+        Raises UserError when it is not representable.
+        """
         self._instruction = self._encode(instruction)
         self._history.clear()
         self._seed, self._inferences = seed, 0
 
     def remember(self, observation: Observation) -> None:
-        """Take the observation into the window. Raises ValueError when a camera's image is missing or broken."""
+        """Add the observation to the window. Raises ValueError on a missing or damaged image."""
         self._history.append({name: self._image(observation, name) for name in self._cameras})
 
     def act(self, observation: Observation) -> NDArray[np.float32]:
-        """(H, A) in [-1, 1] of the task's scale. Raises ValueError before `reset` and on a missing or broken image."""
+        """Return a chunk (H, A) in [-1, 1] of the task's scale.
+
+        Raises ValueError before `reset` and on a missing or damaged image.
+        """
         if self._instruction is None:
-            raise ValueError("no episode: reset must come first")
+            raise ValueError("no episode: call reset first")
         self.remember(observation)
         labels = (self._inferences,) if self._explore else ()
         chunk = self._infer(list(self._history), self._instruction, derive_seed(self._seed, "octo", *labels))
@@ -107,7 +113,7 @@ class OctoPolicy:
         return to_unit_actions(physical, self._task, self.spec.action_dim)
 
     def close(self) -> None:
-        """Give back the weights. What was compiled stays for the next policy of the same shape. Safe to call twice."""
+        """Release the weights; compiled functions stay for the next policy of the same shape. Safe to call twice."""
         for leaf in jax.tree.leaves(self._params):
             leaf.delete()
         self._params = self._instruction = None
@@ -118,26 +124,28 @@ class OctoPolicy:
         return embeddings
 
     def _image(self, observation: Observation, name: str) -> Image:
-        """Image for a tokenizer, resized as upstream's loader does, and cut as its training crops on average."""
+        """Return the image for a tokenizer: resized as in upstream's loader, with the centre crop of its training."""
         camera, size = self._cameras[name], self._sizes[name]
         jpeg = observation.images.get(camera)
         if jpeg is None:
-            raise ValueError(f"observation without an image of camera {camera!r}")
+            raise ValueError(f"observation: no image of camera {camera!r}")
         image = decode_jpeg(jpeg)
         if image.shape[:2] != (size, size):
             image = resize_lanczos(image, size)
         return centre_crop(image) if name == PRIMARY else image
 
-    def _infer(self, seen: list[dict[str, Image]], instruction: jax.Array, seed: int) -> NDArray[np.float32]:
-        """(H, 7) normalised. Before the window is full its first observation is repeated and masked."""
-        missing = self.spec.window - len(seen)
-        window = [seen[0]] * missing + seen
-        mask = np.array([[False] * missing + [True] * len(seen)])
+    def _infer(
+        self, images_in_window: list[dict[str, Image]], instruction: jax.Array, seed: int
+    ) -> NDArray[np.float32]:
+        """Predict normalised actions (H, 7). A window that is not full is padded with its first observation, masked."""
+        missing = self.spec.window - len(images_in_window)
+        window = [images_in_window[0]] * missing + images_in_window
+        mask = np.array([[False] * missing + [True] * len(images_in_window)])
         observations: Inputs = {name: np.stack([images[name] for images in window])[None] for name in self._cameras}
         observations["pad_mask_dict"] = dict.fromkeys(self._cameras, mask)
         tasks = {"language_instruction": instruction}
         key = np.array([seed >> 32, seed & 0xFFFFFFFF], dtype=np.uint32)
-        # Upstream's random numbers: the key's stream was another one before jax 0.5.
+        # Upstream's random numbers: jax 0.5 changed the default stream of a key.
         with jax.threefry_partitionable(False):
             chunk = sample_actions(self._module, self._params, observations, tasks, mask, key)
         values = np.asarray(chunk[0], dtype=np.float32)
@@ -148,16 +156,16 @@ class OctoPolicy:
 
 @cache
 def _start_jax() -> None:
-    """Share the machine: one core stays for the control loop, and no more of a GPU's memory is taken than is used.
+    """Leave one core for the control loop, and do not preallocate GPU memory.
 
-    With both of two busy cores an inference waited for its other half three times as long as it worked (measured).
+    With threads on both of two busy cores, an inference waited three times as long as it computed (measured).
     """
     os.environ.setdefault("XLA_PYTHON_CLIENT_PREALLOCATE", "false")
     limit_cpu_threads(max(1, len(os.sched_getaffinity(0)) - 1))
 
 
 def _cameras(checkpoint: OctoCheckpoint, task: Task) -> dict[str, str]:
-    """Image of the network -> camera of the task."""
+    """Return image of the network -> camera of the task."""
     if checkpoint.manifest:
         primary = checkpoint.manifest.camera
     else:
@@ -169,20 +177,22 @@ def _cameras(checkpoint: OctoCheckpoint, task: Task) -> dict[str, str]:
 
 
 def _check_shapes(path: Path, checkpoint: OctoCheckpoint) -> None:
-    """Raise UserError when network and manifest disagree, or when it is not made for one arm with a gripper."""
+    """Raise UserError when network and manifest differ, or when the network is not for one arm with a gripper."""
     head = checkpoint.module.config.heads.action
     if head.action_dim != ACTION_DIM:
         raise UserError(f"{path}: its actions have {head.action_dim} components, expected {ACTION_DIM}")
     if PRIMARY not in checkpoint.image_sizes:
-        raise UserError(f"{path}: it sees {', '.join(checkpoint.image_sizes)}, expected {PRIMARY}")
+        raise UserError(f"{path}: its inputs are {', '.join(checkpoint.image_sizes)}, expected {PRIMARY}")
     manifest: Manifest | None = checkpoint.manifest
     if manifest is None:
         return
-    for name, said, found in (
+    for name, declared, found in (
         ("image_size", manifest.image_size, checkpoint.image_sizes[PRIMARY]),
         ("horizon", manifest.horizon, head.action_horizon),
     ):
-        if said != found:
-            raise UserError(f"{path}: rldg.json says {name} {said}, the checkpoint has {found}")
+        if declared != found:
+            raise UserError(f"{path}: rldg.json: {name} {declared}, the checkpoint has {found}")
     if manifest.window > checkpoint.window:
-        raise UserError(f"{path}: rldg.json says window {manifest.window}, it was trained with {checkpoint.window}")
+        raise UserError(
+            f"{path}: rldg.json: window {manifest.window}, the checkpoint was trained with {checkpoint.window}"
+        )

@@ -1,4 +1,4 @@
-"""What checkpoints with random weights consist of, for tests, benchmarks and the harness: any size."""
+"""Parts of checkpoints with random weights of any size, for tests and benchmarks."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ WORDS = "insert the usb a ethernet vga hdmi connector into port pick up object a
 
 
 class OctoSize(BaseModel):
-    """Sizes of a network; the defaults are tiny. wrist: a wrist tokenizer for 128 px images beside the primary one."""
+    """Sizes of a network; the defaults are tiny. wrist: with a wrist tokenizer for 128 px images."""
 
     model_config = ConfigDict(extra="forbid", frozen=True)
 
@@ -55,14 +55,14 @@ OCTO_SMALL = OCTO_BASE.model_copy(update={"width": 384, "heads": 6, "mlp": 1536}
 
 
 def draw_params(shapes: Mapping[str, jax.ShapeDtypeStruct], seed: int) -> Params:
-    """Weights drawn with numpy, leaf by leaf: compiling flax's own initialisers takes longer than drawing."""
+    """Draw weights with numpy; compiling flax's initialisers takes longer."""
     flat = {name: _draw(name, value.shape, derive_seed(seed, "octo", name)) for name, value in shapes.items()}
     params: Params = unflatten_dict(flat, sep="/")
     return params
 
 
 def upstream_config(config: OctoSize) -> dict[str, Any]:
-    """config.json as upstream writes it."""
+    """Return config.json as upstream writes it."""
 
     def image_tokenizer(name: str) -> dict[str, Any]:
         stem = {"features": list(config.stem), "num_features": config.stem_features}
@@ -133,7 +133,7 @@ def _draw(name: str, shape: tuple[int, ...], seed: int) -> NDArray[np.float32]:
 
 
 def small_actions() -> dict[str, list[float] | list[bool]]:
-    """Action statistics of motions that fit every task's scale."""
+    """Return action statistics within the action scale of every task."""
     unit = np.array([0.01] * 3 + [0.05] * 3 + [0.5])
     middle = np.array([0.0] * 6 + [0.5])
     return {
@@ -148,7 +148,7 @@ def small_actions() -> dict[str, list[float] | list[bool]]:
 
 
 def word_tokenizer() -> bytes:
-    """Whole words that our tasks' instructions consist of; any other is <unk>."""
+    """Return a tokenizer of the words in our tasks' instructions; other words are <unk>."""
     vocabulary = {word: number for number, word in enumerate(["<pad>", "</s>", "<unk>", *WORDS.split()])}
     tokenizer = Tokenizer(models.WordLevel(vocabulary, unk_token="<unk>"))
     tokenizer.normalizer = normalizers.Lowercase()

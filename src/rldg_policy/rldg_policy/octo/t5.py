@@ -1,7 +1,7 @@
 """The T5 encoder, with the parameter names of transformers' former FlaxT5EncoderModel.
 
-Nested names (encoder/block/3/layer/0/SelfAttention/q) make one small module per level. Dropout is left out: the
-encoder is frozen, and upstream never runs it in training mode. Source: Raffel et al. 2020; transformers 4.40.
+Nested names (encoder/block/3/layer/0/SelfAttention/q) need one small module per level. There is no dropout, because the
+encoder is frozen and upstream never runs it in training mode. Source: Raffel et al. 2020; transformers 4.40.
 """
 
 # Modules of flax are untyped for mypy.
@@ -21,7 +21,7 @@ from rldg_policy.octo.config import T5Config
 
 
 class T5Encoder(nn.Module):
-    """Token ids (B, L) and their mask (B, L) -> embeddings (B, L, d_model) float32."""
+    """Encodes token ids (B, L) with their mask (B, L) to embeddings (B, L, d_model) float32."""
 
     config: T5Config
 
@@ -82,7 +82,7 @@ class _AttentionLayer(nn.Module):
 
 
 class _SelfAttention(nn.Module):
-    """Attention without scaling. The first layer adds its position bias to `bias`, all others reuse the sum."""
+    """Attention without scaling. The first layer adds its position bias to `bias`; the other layers reuse the sum."""
 
     config: T5Config
     has_position_bias: bool
@@ -133,7 +133,7 @@ class _RootMeanSquareNorm(nn.Module):
 
 
 def position_buckets(length: int, buckets: int, max_distance: int) -> NDArray[np.int32]:
-    """(query, key) -> bucket of their distance: half the buckets for each direction, exact when near, then by log."""
+    """Return the bucket of the distance (query, key): half for each direction, exact when near, then logarithmic."""
     distance = np.arange(length)[None, :] - np.arange(length)[:, None]
     half = buckets // 2
     exact = half // 2

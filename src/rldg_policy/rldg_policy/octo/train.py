@@ -1,14 +1,18 @@
-"""Fine-tuning of Octo as RLDG does it: wrist image and instruction; all parameters learn but the language encoder's.
+"""Fine-tuning of Octo as in RLDG: wrist image and instruction; all parameters except the language encoder are trained.
 
-Source: paper, appendix; octo-models/octo, scripts/finetune.py.
+The wrist image goes into the primary tokenizer, and the wrist tokenizer is removed. No goal image is given, so the
+primary tokenizer uses zeros in its place. Source: paper, appendix; octo-models/octo, scripts/finetune.py.
 """
 
 from __future__ import annotations
 
+import copy
+import time
 import zlib
-from collections.abc import Callable
+from collections import deque
+from collections.abc import Callable, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass, field, replace
 from functools import cache, partial
 from pathlib import Path
 from typing import Any
@@ -23,31 +27,106 @@ from rldg_core.seeding import derive_seed
 from rldg_data.rlds import ACTION_DIM
 from rldg_policy.checkpoint.manifest import Manifest
 from rldg_policy.generalist import Progress
-from rldg_policy.octo.batch import PRIMARY, BatchSource
-from rldg_policy.octo.checkpoint import OctoCheckpoint, read_checkpoint
+from rldg_policy.octo.batch import PRIMARY, Batch, BatchSource
+from rldg_policy.octo.checkpoint import OctoCheckpoint, make_example_batch, read_checkpoint
 from rldg_policy.octo.config import OctoConfig, OctoTrainConfig
-from rldg_policy.octo.example import make_example_batch
-from rldg_policy.octo.fit import Record, fit
-from rldg_policy.octo.freezing import Flat, count, optimiser, partition, unflatten
-from rldg_policy.octo.model import OctoModule, diffusion_loss
-from rldg_policy.octo.output import Output
-from rldg_policy.octo.step import Steps, TrainState
-from rldg_policy.octo.variant import rldg_variant
+from rldg_policy.octo.model import OctoModule, Params, diffusion_loss
+from rldg_policy.octo.train_state import Flat, Steps, TrainState, count, optimiser, partition, unflatten
+from rldg_policy.octo.training_state import Output
 from rldg_policy.training.dataset import TrainingSet, open_training_set
-from rldg_policy.training.folders import check_base, check_out
-from rldg_policy.training.guards import check_same_training, explain_out_of_memory, training_identity
-from rldg_policy.training.report import account, curve
+from rldg_policy.training.run import (
+    account,
+    check_base,
+    check_loss,
+    check_out,
+    check_same_training,
+    curve,
+    explain_out_of_memory,
+    training_identity,
+)
+
+PRIMARY_TOKENIZER = "primary"
+
+
+def rldg_variant(config: Mapping[str, Any], params: Params) -> tuple[dict[str, Any], Params]:
+    """Return (config.json, parameters) with the observation tokenizer `primary` only; arrays are not copied.
+
+    Raises UserError when there is no primary tokenizer.
+    """
+    variant = copy.deepcopy(dict(config))
+    tokenizers = variant["model"]["observation_tokenizers"]
+    if PRIMARY_TOKENIZER not in tokenizers:
+        raise UserError(f"config.json: model.observation_tokenizers: no {PRIMARY_TOKENIZER!r}: {', '.join(tokenizers)}")
+    dropped = [name for name in tokenizers if name != PRIMARY_TOKENIZER]
+    variant["model"]["observation_tokenizers"] = {PRIMARY_TOKENIZER: tokenizers[PRIMARY_TOKENIZER]}
+    removed = {
+        part
+        for name in dropped
+        for part in (f"observation_tokenizers_{name}", f"obs_{name}_projection", f"obs_{name}_pos_embedding")
+    }
+    transformer = {name: value for name, value in params["octo_transformer"].items() if name not in removed}
+    return variant, {**params, "octo_transformer": transformer}
+
+
+@dataclass
+class History:
+    """History of a training. losses: of every step; validation_losses: of every save; last_checkpoint: newest one."""
+
+    losses: list[float] = field(default_factory=list)
+    validation_losses: list[float] = field(default_factory=list)
+    last_checkpoint: Path | None = None
+
+
+def fit(
+    steps: Steps,
+    state: TrainState,
+    frozen: Flat,
+    batches: Iterator[Batch],
+    config: OctoTrainConfig,
+    history: History,
+    save: Callable[[int, TrainState], None],
+    progress: Progress | None = None,
+) -> float:
+    """Train from step len(history.losses) to the last one; call save(step, state) every `save_every` steps and at the
+    end.
+
+    Returns samples per second without the first step, which compiles, and without saving (0: no other step). Raises
+    UserError when a loss is not finite; that step is not saved.
+    """
+    first = len(history.losses)
+    running: deque[jax.Array] = deque()
+    busy_s, started = 0.0, time.perf_counter()
+    for number in range(first + 1, config.steps + 1):
+        state, loss = steps.train(state, frozen, next(batches))
+        running.append(loss)
+        save_now = number % config.save_every == 0 or number == config.steps
+        # Asynchronous: the device computes this step while the previous loss is read and the next batch is decoded.
+        while len(running) > (0 if save_now or number == first + 1 else 1):
+            value = float(running.popleft())
+            check_loss(len(history.losses) + 1, value, history.last_checkpoint)
+            history.losses.append(value)
+            if progress:
+                progress(len(history.losses), config.steps)
+        if number == first + 1:
+            started = time.perf_counter()
+        if save_now:
+            busy_s += time.perf_counter() - started
+            save(number, state)
+            started = time.perf_counter()
+    timed = config.steps - first - 1
+    return timed * config.batch / busy_s if timed > 0 else 0.0
+
 
 ENCODER = ".hf_model."
-"""In the path of every parameter of the language encoder."""
+"""Part of the path of every parameter of the language encoder."""
 FREE = {"save_every", "validation_batches", "workers"}
-"""Options that may change when a training is resumed, because the parameters do not depend on them."""
+"""Options that may change when a training is resumed: the parameters do not depend on them."""
 
 
 @dataclass(frozen=True)
 class OctoTrainResult:
-    """samples: drawn in all; parameters: all, trained: those that learn; losses: mean of every 50 steps;
-    validation_losses: at every save, empty without a split `val`; samples_per_s: 0 when this process made one step."""
+    """Result of a training. samples: total drawn; parameters: all; trained: trainable ones; losses: mean of every 50
+    steps; validation_losses: of every save, empty without a split `val`; samples_per_s: 0 if only one step was made."""
 
     checkpoint: Path
     steps: int
@@ -72,69 +151,73 @@ def finetune(
     progress: Progress | None = None,
     camera: str | None = None,
 ) -> OctoTrainResult:
-    """Fine-tune the checkpoint `base` on an RLDS dataset `<root>/<name>/<version>`; `out` can be served afterwards.
+    """Fine-tune the checkpoint `base` on an RLDS dataset `<root>/<name>/<version>` and write a checkpoint to `out`.
 
-    resume: go on from the last save in `out`, with the same dataset, base, configuration and seed; the result is that
-    of an uninterrupted run. camera: see `open_training_set`. Raises UserError on what cannot be used, on a loss that is
-    not finite, and when memory does not suffice.
+    resume: continue from the last save in `out` with the same dataset, base, configuration and seed; the result is that
+    of an uninterrupted run. camera: see `open_training_set`. Raises UserError on invalid input, on a loss that is not
+    finite, and when memory runs out.
     """
     check_out(out, "octo", base, resume=resume)
     base = check_base(base, "octo")
     output = Output(out, resume)
     data = open_training_set(dataset, camera)
-    start = starting_point(base, config)
-    start.tokenizer(data.instructions)
-    learning, frozen = partition(start.params, config.patterns)
-    identity = training_identity(data, config, seed, free=FREE, base=_checksum(learning | frozen))
-    memory = f"lower batch ({config.batch}) or window ({config.window}), or choose mode head_only"
-    with explain_out_of_memory(memory), ThreadPoolExecutor(config.workers) as pool:
-        loss = partial(diffusion_loss, start.module)
-        steps = Steps(loss, optimiser(learning, config), config.batch, derive_seed(seed, "steps"))
-        state, record = steps.start(learning), Record()
+    initial = initial_checkpoint(base, config)
+    initial.tokenizer(data.instructions)
+    trainable, frozen = partition(initial.params, config.patterns)
+    identity = training_identity(data, config, seed, free=FREE, base=_checksum(trainable | frozen))
+    advice = f"lower batch ({config.batch}) or window ({config.window}), or choose mode head_only"
+    with explain_out_of_memory(advice), ThreadPoolExecutor(config.workers) as pool:
+        loss = partial(diffusion_loss, initial.module)
+        steps = Steps(loss, optimiser(trainable, config), config.batch, derive_seed(seed, "steps"))
+        state, history = steps.start(trainable), History()
         if output.has_state:
-            state, record = _resumed(output, steps, state, identity)
-        still = steps.replicate({path: value for path, value in frozen.items() if ENCODER not in path})
-        head = start.module.config.heads.action
+            state, history = _resumed(output, steps, state, identity)
+        frozen_on_device = steps.replicate({path: value for path, value in frozen.items() if ENCODER not in path})
+        head = initial.module.config.heads.action
         source = BatchSource(
-            data, config, start.image_sizes[PRIMARY], head.action_horizon, _language(start, frozen), pool, seed
+            data, config, initial.image_sizes[PRIMARY], head.action_horizon, _language(initial, frozen), pool, seed
         )
 
         def publish(step: int, params: Flat) -> None:
-            trained = replace(start, params=unflatten({**jax.device_get(params), **frozen}))
-            output.publish(trained, data.statistics_json, _manifest(data, start, config, step))
-            record.last_checkpoint = out
+            trained = replace(initial, params=unflatten({**jax.device_get(params), **frozen}))
+            output.publish(trained, data.statistics_json, _manifest(data, initial, config, step))
+            history.last_checkpoint = out
 
         def save(step: int, state: TrainState) -> None:
-            held_out = [steps.validate(state.params, still, b, n) for n, b in enumerate(source.validation())]
-            if held_out:
-                record.validation_losses.append(float(np.mean(held_out)))
-            curves = {"losses": record.losses, "validation_losses": record.validation_losses}
+            validation = [
+                steps.validate(state.params, frozen_on_device, b, n) for n, b in enumerate(source.validation())
+            ]
+            if validation:
+                history.validation_losses.append(float(np.mean(validation)))
+            curves = {"losses": history.losses, "validation_losses": history.validation_losses}
             output.write_state(state, {"identity": identity, **curves})
             publish(step, state.params)
 
         if output.has_state:
-            publish(len(record.losses), state.params)
-        samples_per_s = fit(steps, state, still, source.training(len(record.losses)), config, record, save, progress)
+            publish(len(history.losses), state.params)
+        samples_per_s = fit(
+            steps, state, frozen_on_device, source.training(len(history.losses)), config, history, save, progress
+        )
     result = OctoTrainResult(
         checkpoint=out,
         steps=config.steps,
         samples=config.steps * config.batch,
         episodes=data.episodes,
-        parameters=count(learning) + count(frozen),
-        trained=count(learning),
+        parameters=count(trainable) + count(frozen),
+        trained=count(trainable),
         devices=jax.local_device_count(),
-        losses=curve(record.losses),
-        validation_losses=tuple(record.validation_losses),
+        losses=curve(history.losses),
+        validation_losses=tuple(history.validation_losses),
         samples_per_s=samples_per_s,
     )
     output.finish(account(asdict(result), dataset, data.sha256, base, seed, config))
     return result
 
 
-def starting_point(base: Path, config: OctoTrainConfig) -> OctoCheckpoint:
-    """RLDG's variant of a checkpoint: one image, no wrist tokenizer, this training's window.
+def initial_checkpoint(base: Path, config: OctoTrainConfig) -> OctoCheckpoint:
+    """Return RLDG's variant of a checkpoint: one image, no wrist tokenizer, the window of this training.
 
-    Raises UserError when the checkpoint cannot be read or cannot be trained so.
+    Raises UserError when the checkpoint is invalid or cannot be trained with this configuration.
     """
     checkpoint = read_checkpoint(base)
     raw, params = rldg_variant(checkpoint.config, checkpoint.params)
@@ -145,7 +228,7 @@ def starting_point(base: Path, config: OctoTrainConfig) -> OctoCheckpoint:
         raise UserError(f"{base}: predicts actions of {head.action_dim} components, the datasets have {ACTION_DIM}")
     if config.window > model.max_horizon:
         raise UserError(
-            f"window: {config.window}, but {base} has positions for at most {model.max_horizon} observations"
+            f"window: {config.window}, but {base} has position embeddings for at most {model.max_horizon} observations"
         )
     if PRIMARY not in checkpoint.image_sizes:
         raise UserError(f"{base}: no {PRIMARY} in its example batch")
@@ -162,33 +245,35 @@ def starting_point(base: Path, config: OctoTrainConfig) -> OctoCheckpoint:
     )
 
 
-def _language(start: OctoCheckpoint, frozen: Flat) -> Callable[[str], NDArray[np.float32]]:
-    """Instruction -> its embeddings (L, D). The encoder never learns, so each instruction runs through it once."""
+def _language(initial: OctoCheckpoint, frozen: Flat) -> Callable[[str], NDArray[np.float32]]:
+    """Return a cached function instruction -> embeddings (L, D); the encoder is frozen."""
     encoder = {"params": unflatten({path: value for path, value in frozen.items() if ENCODER in path})}
-    encode = jax.jit(partial(start.module.apply, method="encode_language"))
+    encode = jax.jit(partial(initial.module.apply, method="encode_language"))
 
     @cache
     def embeddings(instruction: str) -> NDArray[np.float32]:
-        found: NDArray[np.float32] = np.asarray(encode(encoder, **start.tokenizer([instruction])))[0]
+        found: NDArray[np.float32] = np.asarray(encode(encoder, **initial.tokenizer([instruction])))[0]
         return found
 
     return embeddings
 
 
-def _manifest(data: TrainingSet, start: OctoCheckpoint, config: OctoTrainConfig, step: int) -> Manifest:
+def _manifest(data: TrainingSet, initial: OctoCheckpoint, config: OctoTrainConfig, step: int) -> Manifest:
     return data.manifest(
         "octo",
         step,
-        image_size=start.image_sizes[PRIMARY],
+        image_size=initial.image_sizes[PRIMARY],
         window=config.window,
-        horizon=start.module.config.heads.action.action_horizon,
+        horizon=initial.module.config.heads.action.action_horizon,
     )
 
 
-def _resumed(output: Output, steps: Steps, template: TrainState, identity: dict[str, Any]) -> tuple[TrainState, Record]:
+def _resumed(
+    output: Output, steps: Steps, template: TrainState, identity: dict[str, Any]
+) -> tuple[TrainState, History]:
     state, meta = output.read_state(template)
     check_same_training(output.path, meta["identity"], identity)
-    return steps.replicate(state), Record(meta["losses"], meta["validation_losses"], output.path)
+    return steps.replicate(state), History(meta["losses"], meta["validation_losses"], output.path)
 
 
 def _checksum(params: Flat) -> str:

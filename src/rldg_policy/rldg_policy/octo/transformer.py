@@ -1,9 +1,10 @@
-"""Tokens of task, observations and readouts through one block-wise causal transformer.
+"""Octo's transformer: tokenizers of images and language, and a block-wise causal transformer over all tokens.
 
-Order: [task], then per time step [images in the order of the configuration, task again, readouts].
-Task tokens look at the task. Observation tokens look at the task and at observations of their own and earlier
-steps. A readout looks at all of these and at itself; nothing looks at a readout.
-Source: octo-models/octo, octo/model/octo_module.py and octo/model/components/{block_transformer,transformer}.py.
+Sequence: [task], then per time step [images in the order of the configuration, task again, readouts]. Task tokens
+attend to the task. Observation tokens attend to the task and to observations of the same and earlier steps. A readout
+attends to all of these and to itself; nothing attends to a readout.
+Source: octo-models/octo, octo/model/octo_module.py and octo/model/components/{block_transformer,transformer,
+vit_encoders,tokenizers}.py.
 """
 
 # Modules of flax are untyped for mypy.
@@ -11,7 +12,9 @@ Source: octo-models/octo, octo/model/octo_module.py and octo/model/components/{b
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import re
+from collections.abc import Callable, Iterable, Sequence
+from typing import Any, NamedTuple
 
 import flax.linen as nn
 import jax
@@ -19,33 +22,123 @@ import jax.numpy as jnp
 import numpy as np
 from numpy.typing import NDArray
 
-from rldg_policy.octo.config import LanguageTokenizerConfig, ModelConfig, T5Config, TransformerConfig
-from rldg_policy.octo.stem import ImageTokenizer, Inputs, TokenGroup, seen
+from rldg_policy.octo.config import (
+    ImageTokenizerConfig,
+    LanguageTokenizerConfig,
+    ModelConfig,
+    StemConfig,
+    T5Config,
+    TransformerConfig,
+)
 from rldg_policy.octo.t5 import T5Encoder
+
+Inputs = dict[str, Any]
+
+
+class TokenGroup(NamedTuple):
+    """tokens (..., n, width); mask (..., n) bool, False for tokens that are not attended to."""
+
+    tokens: jax.Array
+    mask: jax.Array
+
+
+class StandardisedConv(nn.Conv):
+    """Convolution with its kernel standardised to zero mean and unit deviation per output channel."""
+
+    def param(self, name: str, init_fn: Callable[..., Any], *init_args: Any, **kwargs: Any) -> Any:
+        """Standardise the kernel when it is read; the stored parameter is unchanged."""
+        value = super().param(name, init_fn, *init_args, **kwargs)
+        if name != "kernel":
+            return value
+        centred = value - jnp.mean(value, axis=(0, 1, 2))
+        return centred / (jnp.std(centred, axis=(0, 1, 2)) + 1e-5)
+
+
+class Stem(nn.Module):
+    """Maps (B, S, S, C) uint8 to (B, S / 16, S / 16, num_features)."""
+
+    config: StemConfig
+
+    @nn.compact
+    def __call__(self, images: jax.Array) -> jax.Array:
+        config = self.config
+        x = images.astype(jnp.float32) / 127.5 - 1.0
+        layers = zip(config.kernel_sizes, config.strides, config.features, config.padding, strict=True)
+        for number, (kernel, stride, features, padding) in enumerate(layers):
+            x = StandardisedConv(
+                features,
+                kernel_size=(kernel, kernel),
+                strides=(stride, stride),
+                padding=padding,
+                name=f"StdConv_{number}",
+            )(x)
+            x = nn.relu(nn.GroupNorm(name=f"GroupNorm_{number}")(x))
+        return nn.Conv(config.num_features, kernel_size=(1, 1), padding="VALID", name="embedding")(x)
+
+
+class ImageTokenizer(nn.Module):
+    """Tokenizes the images of an observation, concatenated on channels with those of the goal.
+
+    A missing goal image is zeros. Without any image that matches its patterns, the tokenizer returns None. The mask
+    comes from observations["pad_mask_dict"]; images without an entry are not masked.
+    """
+
+    config: ImageTokenizerConfig
+
+    @nn.compact
+    def __call__(self, observations: Inputs, tasks: Inputs) -> TokenGroup | None:
+        """Tokenize observations[key] (B, W, S, S, 3) and tasks[key] (B, S, S, 3), uint8, to (B, W, n, features)."""
+        keys = matching(self.config.obs_stack_keys, observations)
+        if not keys:
+            return None
+        window = observations[keys[0]].shape[1]
+        stack = [observations[key] for key in keys]
+        for key in matching(self.config.task_stack_keys, {*observations, *tasks}):
+            goal = tasks[key] if key in tasks else jnp.zeros_like(observations[key][:, 0])
+            stack.append(jnp.repeat(goal[:, None], window, axis=1))
+        images = jnp.concatenate(stack, axis=-1)
+        flat = images.reshape(-1, *images.shape[2:])
+        features = Stem(self.config.encoder, name="SmallStem16_0")(flat)
+        tokens = features.reshape(*images.shape[:2], -1, features.shape[-1])
+        return TokenGroup(tokens, pad_mask(tokens, observations.get("pad_mask_dict", {}), keys))
+
+
+def matching(patterns: Iterable[str], keys: Iterable[str]) -> list[str]:
+    """Return the sorted keys that match one of the patterns at their start."""
+    return sorted(key for key in keys if any(re.match(pattern, key) for pattern in patterns))
+
+
+def pad_mask(tokens: jax.Array, pad_masks: Inputs, keys: Sequence[str]) -> jax.Array:
+    """Return the mask (..., n) bool: True if any input is present, or if one has no entry in `pad_masks`."""
+    if not all(key in pad_masks for key in keys):
+        return jnp.ones(tokens.shape[:-1], dtype=bool)
+    present = jnp.any(jnp.stack([pad_masks[key] for key in keys], axis=-1), axis=-1)
+    return jnp.broadcast_to(present[..., None], tokens.shape[:-1])
+
 
 LANGUAGE = "language_instruction"
 
 
 class LanguageTokenizer(nn.Module):
-    """Instruction to tokens: ids run through T5, embeddings (B, L, d_model) are taken as they are."""
+    """Tokenizes an instruction: ids are encoded by T5, embeddings (B, L, d_model) are used directly."""
 
     config: LanguageTokenizerConfig
     t5: T5Config
 
     def setup(self) -> None:
-        """T5 under upstream's name."""
+        """Create T5 with upstream's name."""
         self.hf_model = T5Encoder(self.t5)
 
     def __call__(self, tasks: Inputs) -> TokenGroup:
-        """tasks[language_instruction]: {input_ids, attention_mask} (B, L), or what `encode` returns."""
+        """Tokenize tasks[language_instruction]: {input_ids, attention_mask} (B, L), or the result of `encode`."""
         instruction = tasks[LANGUAGE]
         tokens = self.encode(**instruction) if isinstance(instruction, dict) else instruction
         if not self.config.finetune_encoder:
             tokens = jax.lax.stop_gradient(tokens)
-        return TokenGroup(tokens, seen(tokens, tasks.get("pad_mask_dict", {}), [LANGUAGE]))
+        return TokenGroup(tokens, pad_mask(tokens, tasks.get("pad_mask_dict", {}), [LANGUAGE]))
 
     def encode(self, input_ids: jax.Array, attention_mask: jax.Array) -> jax.Array:
-        """(B, L) ids -> (B, L, d_model)."""
+        """Encode ids (B, L) to (B, L, d_model)."""
         return self.hf_model(input_ids, attention_mask)
 
 
@@ -56,7 +149,7 @@ class OctoTransformer(nn.Module):
     t5: T5Config
 
     def setup(self) -> None:
-        """Tokenizers under upstream's names."""
+        """Create tokenizers with upstream's names."""
         config = self.config
         self.language = LanguageTokenizer(config.task_tokenizers.language, self.t5, name="task_tokenizers_language")
         self.images = [
@@ -68,33 +161,33 @@ class OctoTransformer(nn.Module):
     def __call__(
         self, observations: Inputs, tasks: Inputs, timestep_pad_mask: jax.Array, train: bool
     ) -> dict[str, TokenGroup]:
-        """timestep_pad_mask (B, W) bool -> outputs by group: task_language (B, L, D), others (B, W, n, D)."""
+        """Return the outputs by group: task_language (B, L, D), others (B, W, n, D). timestep_pad_mask (B, W) bool."""
         window = timestep_pad_mask.shape[1]
-        task = self._embed("task_language", self.language(tasks))
+        task = self._project("task_language", self.language(tasks))
         prefix = {"task_language": task}
         steps: dict[str, TokenGroup] = {}
         for name, tokenizer in self.images:
             if (group := tokenizer(observations, tasks)) is not None:
-                tokens, mask = self._embed(f"obs_{name}", group)
+                tokens, mask = self._project(f"obs_{name}", group)
                 steps[f"obs_{name}"] = TokenGroup(tokens, timestep_pad_mask[:, :, None] & mask)
         if self.config.repeat_task_tokens:
             steps["obs_task_language"] = TokenGroup(*(jnp.repeat(part[:, None], window, axis=1) for part in task))
         for name, count in self.config.readouts.items():
             shape = (*timestep_pad_mask.shape, count, self.config.token_embedding_size)
-            tokens = self._positions(f"readout_{name}", jnp.zeros(shape))
+            tokens = self._add_positions(f"readout_{name}", jnp.zeros(shape))
             steps[f"readout_{name}"] = TokenGroup(tokens, jnp.ones(shape[:-1], dtype=bool))
         return _BlockTransformer(self.config.transformer_kwargs, name="BlockTransformer_0")(prefix, steps, train)
 
     def encode_language(self, input_ids: jax.Array, attention_mask: jax.Array) -> jax.Array:
-        """(B, L) ids -> (B, L, d_model) that `tasks` may hold in place of the ids."""
+        """Encode ids (B, L) to embeddings (B, L, d_model), which `tasks` may hold instead of ids."""
         return self.language.encode(input_ids, attention_mask)
 
-    def _embed(self, name: str, group: TokenGroup) -> TokenGroup:
+    def _project(self, name: str, group: TokenGroup) -> TokenGroup:
         tokens = nn.Dense(self.config.token_embedding_size, name=f"{name}_projection")(group.tokens)
-        return TokenGroup(self._positions(name, tokens), group.mask)
+        return TokenGroup(self._add_positions(name, tokens), group.mask)
 
-    def _positions(self, name: str, tokens: jax.Array) -> jax.Array:
-        """Add the learned embedding of each position, and of each time step where there are steps."""
+    def _add_positions(self, name: str, tokens: jax.Array) -> jax.Array:
+        """Add the learned embedding of each position and, if there are time steps, of each step."""
         steps = (self.config.max_horizon,) if tokens.ndim == 4 else ()
         shape = (1, *steps, *tokens.shape[-2:])
         embedding = self.param(f"{name}_pos_embedding", nn.initializers.normal(0.02), shape)
@@ -102,7 +195,7 @@ class OctoTransformer(nn.Module):
 
 
 class _BlockTransformer(nn.Module):
-    """Groups of tokens to one sequence, through the encoder, and back."""
+    """Concatenates token groups to one sequence, applies the encoder, and splits the result."""
 
     config: TransformerConfig
 
@@ -140,20 +233,20 @@ def _split(tokens: jax.Array, groups: dict[str, TokenGroup], axis: int) -> dict[
 def attention_structure(
     prefix: Sequence[tuple[str, int]], steps: Sequence[tuple[str, int]], window: int
 ) -> NDArray[np.bool_]:
-    """(T, T) bool: whether token i (row) may look at token j, by the rules of this module's docstring.
+    """Return (T, T) bool: whether token i (row) attends to token j, by the rules in this module's docstring.
 
     prefix, steps: (name of the group, number of tokens) in the order of the sequence, `steps` once per time step.
     """
     groups = [(name, -1, count) for name, count in prefix]
     groups += [(name, step, count) for step in range(window) for name, count in steps]
-    looks = np.array(
-        [[other_at <= at and _may_look(name, other) for other, other_at, _ in groups] for name, at, _ in groups]
+    attends = np.array(
+        [[other_at <= at and _attends_to(name, other) for other, other_at, _ in groups] for name, at, _ in groups]
     )
     of_token = np.repeat(np.arange(len(groups)), [count for _, _, count in groups])
-    return looks[np.ix_(of_token, of_token)]
+    return attends[np.ix_(of_token, of_token)]
 
 
-def _may_look(name: str, other: str) -> bool:
+def _attends_to(name: str, other: str) -> bool:
     if other.startswith("task_"):
         return True
     if name.startswith("task_"):

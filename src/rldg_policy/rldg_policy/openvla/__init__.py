@@ -1,1 +1,1 @@
-"""OpenVLA (Kim et al. 2024) in today's torch and transformers: loading, serving, fine-tuning, writing checkpoints."""
+"""OpenVLA (Kim et al. 2024) on current torch and transformers: checkpoints, serving, fine-tuning."""

@@ -1,7 +1,7 @@
-"""Batches of OpenVLA's fine-tuning: samples of the dataset -> what the objective reads.
+"""Batches for the fine-tuning of OpenVLA.
 
-The augmentation of a sample depends on its number in the stream alone: a resumed run, and any number of processes,
-see the same images.
+The augmentation of a sample depends only on its number in the stream, so resumed runs and any number of processes get
+the same images.
 """
 
 from __future__ import annotations
@@ -17,17 +17,24 @@ from rldg_core.image_codec import Image
 from rldg_core.seeding import derive_seed
 from rldg_policy.checkpoint.statistics import ActionStatistics
 from rldg_policy.openvla.config import ACTION_DIM, PATCHES, OpenVLATrainConfig
-from rldg_policy.openvla.images import pixel_values, training_view
-from rldg_policy.openvla.tokens import IGNORED, PAD, PromptTokenizer, ar_example, parallel_example
+from rldg_policy.openvla.processing import (
+    IGNORED,
+    PAD,
+    PromptTokenizer,
+    ar_example,
+    parallel_example,
+    pixel_values,
+    training_view,
+)
 from rldg_policy.training.samples import Sample
 
 
 class Batch(NamedTuple):
-    """B samples of T tokens, H actions and K answers (8 for `ar`, else H * 7).
+    """B samples of T tokens, H actions and K predictions (8 for `ar`, else H * 7).
 
     input_ids, attention_mask (B, T); pixel_values (B, 6, 224, 224); slot_mask (B, T), None for `ar`; positions (B, K):
-    where answers are read, the 256 image tokens counted; targets (B, K): ids; actions (B, H, 7): normalised;
-    weight (B, K): of the answers in the loss, rows sum to 1, zero for actions beyond the episode's end.
+    where predictions are read, counting the 256 image tokens; targets (B, K): token ids; actions (B, H, 7): normalised;
+    weight (B, K): of the predictions in the loss; rows sum to 1, zero for padding after the end of the episode.
     """
 
     input_ids: Tensor
@@ -40,13 +47,13 @@ class Batch(NamedTuple):
     weight: Tensor
 
     def to(self, device: torch.device) -> Batch:
-        """The same on `device`."""
+        """Return the batch on `device`."""
         moved: list[Any] = [None if value is None else value.to(device) for value in self]
         return Batch(*moved)
 
 
 class Collator:
-    """Makes batches. Actions are normalised between the quantiles of `statistics` (OpenVLA)."""
+    """Makes batches; actions are normalised between the quantiles of `statistics`, as OpenVLA."""
 
     def __init__(
         self, tokenizer: PromptTokenizer, statistics: ActionStatistics, config: OpenVLATrainConfig, seed: int
@@ -57,7 +64,10 @@ class Collator:
         self._seed = derive_seed(seed, "augment")
 
     def __call__(self, samples: Sequence[Sample], numbers: Sequence[int]) -> Batch:
-        """`numbers`: of the samples in the stream of all processes. Raises ValueError on bytes that are no image."""
+        """Make a batch. numbers: of the samples in the stream of all processes.
+
+        Raises ValueError on an invalid image.
+        """
         parallel = self._config.decoding == "parallel"
         actions = self._statistics.bounds_normalise(np.stack([sample.actions[-1] for sample in samples]))
         examples = [
@@ -66,19 +76,19 @@ class Collator:
         ]
         views = [self._view(sample, number) for sample, number in zip(samples, numbers, strict=True)]
         labels = padded([e.labels for e in examples], IGNORED)
-        answers = labels != IGNORED
-        places = answers.nonzero()[:, 1].reshape(len(examples), -1)
+        predicted = labels != IGNORED
+        targets_at = predicted.nonzero()[:, 1].reshape(len(examples), -1)
         valid = torch.from_numpy(np.stack([sample.action_mask[-1] for sample in samples]))
         return Batch(
             input_ids=padded([e.ids for e in examples], PAD),
             attention_mask=padded([np.ones(len(e.ids), dtype=np.bool_) for e in examples], False),
             pixel_values=pixel_values(views),
             slot_mask=padded([e.slots for e in examples], False) if parallel else None,
-            # A token is read where the one before it stands, a slot where it stands itself.
-            positions=PATCHES + places - (0 if parallel else 1),
-            targets=labels[answers].reshape(places.shape),
+            # A token is predicted at the position before it, a slot at its own position.
+            positions=PATCHES + targets_at - (0 if parallel else 1),
+            targets=labels[predicted].reshape(targets_at.shape),
             actions=torch.from_numpy(actions),
-            weight=chunk_weight(valid) if parallel else torch.full(places.shape, 1 / places.shape[1]),
+            weight=chunk_weight(valid) if parallel else torch.full(targets_at.shape, 1 / targets_at.shape[1]),
         )
 
     def _view(self, sample: Sample, number: int) -> Image:
@@ -87,11 +97,11 @@ class Collator:
 
 
 def chunk_weight(valid: Tensor) -> Tensor:
-    """Actions that exist (B, H) bool -> weight of their components (B, H * 7), rows summing to 1."""
+    """Return the weight of action components (B, H * 7), rows summing to 1. valid (B, H): False for padding."""
     weight = valid.float() / (ACTION_DIM * valid.sum(1, keepdim=True))
     return weight.repeat_interleave(ACTION_DIM, dim=1)
 
 
 def padded(rows: Sequence[Any], value: int) -> Tensor:
-    """Rows of different lengths -> (B, longest), filled with `value` on the right."""
+    """Stack rows of different lengths to (B, longest), padded with `value` on the right."""
     return torch.nn.utils.rnn.pad_sequence([torch.from_numpy(row) for row in rows], True, value)

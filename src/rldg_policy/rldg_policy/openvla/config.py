@@ -1,4 +1,4 @@
-"""Architecture of an OpenVLA: what config.json says, and what only the shapes of the weights say.
+"""Configuration of OpenVLA: its architecture, read from config.json and the shapes of the weights, and its training.
 
 Upstream's config.json names its vision towers (timm's identifiers) without their sizes, and leaves out whatever of
 the language model equals transformers' defaults, which are those of Llama-2-7B.
@@ -35,7 +35,7 @@ ACTION_DIM = 7
 IMAGE_SIZE = 224
 PATCH = 14
 PATCHES = (IMAGE_SIZE // PATCH) ** 2
-"""Image tokens, inserted after <s>."""
+"""Number of image tokens, which are inserted after <s>."""
 BACKBONE_ID = "dinosiglip-vit-so-224px"
 TIMM_IDS = ("vit_large_patch14_reg4_dinov2.lvd142m", "vit_so400m_patch14_siglip_224")
 HEADS_OF_WIDTH = {1024: 16, 1152: 16, 64: 4, 48: 4}
@@ -62,7 +62,7 @@ class TowerConfig(_UpstreamModel):
 
 
 class LanguageConfig(_UpstreamModel):
-    """Llama, by the names of config.json's `text_config`; the defaults are transformers'."""
+    """Llama, with the names of config.json's `text_config` and the defaults of transformers."""
 
     vocab_size: Count = 32064
     hidden_size: Count = 4096
@@ -78,7 +78,7 @@ class LanguageConfig(_UpstreamModel):
 
 
 class OpenVLAConfig(_UpstreamModel):
-    """dino, siglip: the vision towers; language: the Llama behind them."""
+    """dino, siglip: the vision towers; language: the language model."""
 
     dino: TowerConfig
     siglip: TowerConfig
@@ -86,14 +86,14 @@ class OpenVLAConfig(_UpstreamModel):
 
     @classmethod
     def seven_b(cls) -> OpenVLAConfig:
-        """openvla-7b: 7,541,237,184 parameters in 982 tensors."""
+        """Return the architecture of openvla-7b: 7,541,237,184 parameters in 982 tensors."""
         dino = TowerConfig(width=1024, depth=24, heads=16, mlp_width=4096, registers=4)
         siglip = TowerConfig(width=1152, depth=27, heads=16, mlp_width=4304, registers=0)
         return cls(dino=dino, siglip=siglip, language=LanguageConfig())
 
     @classmethod
     def tiny(cls) -> OpenVLAConfig:
-        """The golden reference's sizes: for tests and for trying out a pipeline."""
+        """Return the architecture of the golden reference, for tests."""
         dino = TowerConfig(width=64, depth=4, heads=4, mlp_width=256, registers=4)
         siglip = TowerConfig(width=48, depth=5, heads=4, mlp_width=179, registers=0)
         language = LanguageConfig(
@@ -112,20 +112,23 @@ class OpenVLAConfig(_UpstreamModel):
 
     @classmethod
     def read(cls, values: Mapping[str, Any], shapes: Shapes, where: str) -> OpenVLAConfig:
-        """From config.json and the shapes of the tensors. Raises UserError `where: field: reason`."""
+        """Read the architecture from config.json and the shapes of the tensors.
+
+        Raises UserError `where: field: reason`.
+        """
         for field, expected in _FIXED.items():
             if values.get(field, expected) != expected:
-                raise UserError(f"{where}: {field}: is {values[field]!r}, this back-end reads {expected!r}")
+                raise UserError(f"{where}: {field}: is {values[field]!r}, this back-end supports {expected!r}")
         language = validated(LanguageConfig, values.get("text_config", {}), f"{where}: text_config")
         heads = values.get("vision_heads", (None, None))
         if not isinstance(heads, list | tuple) or len(heads) != 2:
-            raise UserError(f"{where}: vision_heads: must be two numbers, is {heads!r}")
+            raise UserError(f"{where}: vision_heads: expected two numbers, found {heads!r}")
         dino = _tower("vision_backbone.featurizer.", shapes, heads[0], where)
         siglip = _tower("vision_backbone.fused_featurizer.", shapes, heads[1], where)
         return cls(dino=dino, siglip=siglip, language=language)
 
     def to_json(self, norm_stats: Mapping[str, Any], dtype: str) -> dict[str, Any]:
-        """config.json as upstream's classes read it; `vision_heads` is ours and ignored there.
+        """Return config.json as upstream's classes read it; they ignore our `vision_heads`.
 
         norm_stats: content of dataset_statistics.json; dtype: of the weights, such as "bfloat16".
         """
@@ -221,7 +224,7 @@ _FIXED: dict[str, Any] = {
     "n_action_bins": BINS,
     "pad_to_multiple_of": 64,
 }
-"""What every OpenVLA that this back-end reads has in common."""
+"""Fields that are the same in every OpenVLA that this back-end supports."""
 
 
 def _tower(prefix: str, shapes: Shapes, heads: int | None, where: str) -> TowerConfig:
@@ -233,7 +236,9 @@ def _tower(prefix: str, shapes: Shapes, heads: int | None, where: str) -> TowerC
         raise UserError(f"{where}: the weights hold no vision tower {prefix[:-1]!r} (pos_embed, blocks)")
     if pos_embed[1] != PATCHES:
         side = round(pos_embed[1] ** 0.5) * PATCH
-        raise UserError(f"{where}: {prefix}pos_embed: made for images of {side} px, this back-end reads {IMAGE_SIZE}")
+        raise UserError(
+            f"{where}: {prefix}pos_embed: made for images of {side} px, this back-end supports {IMAGE_SIZE}"
+        )
     width = pos_embed[2]
     heads = HEADS_OF_WIDTH.get(width) if heads is None else heads
     if not heads or width % heads:

@@ -1,7 +1,7 @@
-"""Low-rank adapters on every linear layer of OpenVLA, with peft, and what they come to when merged.
+"""Low-rank adapters (LoRA, with peft) on every linear layer of OpenVLA, and their merged weights.
 
-peft's `all-linear` leaves out the output layer and the convolutions, without a word; here the layers are named.
-Nothing is merged into the model that trains: a merged tensor is computed when it is written.
+peft's `all-linear` omits the output layer and the convolutions, so the layers are named here. The model in training is
+never merged: merged tensors are computed when they are written.
 """
 
 from __future__ import annotations
@@ -25,22 +25,22 @@ TARGETS = (
     r"|vision_backbone\.(fused_)?featurizer\."
     r"(patch_embed\.proj|blocks\.\d+\.(attn\.(qkv|proj)|mlp\.fc[12])|attn_pool\.(q|kv|proj|mlp\.fc[12]))"
 )
-"""Modules that get an adapter: those of upstream's published fine-tunes (vla-scripts/finetune.py, peft 0.11)."""
+"""Modules with an adapter, as in upstream's published fine-tunes (vla-scripts/finetune.py, peft 0.11)."""
 PARAMETERS_7B = 110_828_288
-"""Of rank 32 on OpenVLA-7B."""
+"""Parameters of the adapters of rank 32 on OpenVLA-7B."""
 
 _ADAPTER = "default"
 _WRAPPED = ".base_layer"
 _FILE_PREFIX = "base_model.model."
-"""Before the names in adapter_model.safetensors; peft expects it."""
+"""Prefix of the names in adapter_model.safetensors, which peft expects."""
 
 
 def add_adapters(model: nn.Module, rank: int = RANK, alpha: int = ALPHA, seed: int = 0, base: str = "") -> LoraConfig:
-    """Give `model` adapters in place and freeze all else; returns what adapter_config.json says.
+    """Add adapters to `model` in place and freeze all other parameters; return the content of adapter_config.json.
 
-    base: folder of the model, for whoever loads the adapters alone. A is Gaussian with deviation 1 / rank, B zero:
-    at first the model is what it was. The adapters are float32 even on a bfloat16 model, since AdamW's steps vanish
-    in bfloat16.
+    base: folder of the model, for loading the adapters alone. A is Gaussian with deviation 1 / rank and B is zero, so
+    that the model is unchanged at first. Adapters are float32 even on a bfloat16 model, because the steps of AdamW are
+    rounded away in bfloat16.
     """
     config = LoraConfig(
         r=rank,
@@ -59,29 +59,29 @@ def add_adapters(model: nn.Module, rank: int = RANK, alpha: int = ALPHA, seed: i
 
 
 def trainable(model: nn.Module) -> dict[str, nn.Parameter]:
-    """Name -> parameter of those that are trained."""
+    """Return name -> parameter of the trained parameters."""
     return {name: parameter for name, parameter in model.named_parameters() if parameter.requires_grad}
 
 
 def adapter_tensors(model: nn.Module) -> dict[str, Tensor]:
-    """Name as peft's files have it -> tensor, of all adapters."""
+    """Return the tensors of all adapters by their names in peft's files."""
     return {
-        _FILE_PREFIX + name.replace(f".{_ADAPTER}.", "."): whole(parameter)
+        _FILE_PREFIX + name.replace(f".{_ADAPTER}.", "."): full_tensor(parameter)
         for name, parameter in model.named_parameters()
         if ".lora_" in name
     }
 
 
 def write_adapter(folder: Path, config: LoraConfig, tensors: Mapping[str, Tensor]) -> None:
-    """adapter_config.json and adapter_model.safetensors, as peft reads them, into a folder that exists."""
+    """Write adapter_config.json and adapter_model.safetensors, as peft reads them, into an existing folder."""
     config.save_pretrained(folder)
     save_file(
         {name: tensor.cpu().contiguous() for name, tensor in tensors.items()}, folder / "adapter_model.safetensors"
     )
 
 
-def whole(tensor: Tensor) -> Tensor:
-    """A tensor that FSDP has spread over processes, gathered; every process must call it. Any other one as it is."""
+def full_tensor(tensor: Tensor) -> Tensor:
+    """Gather a tensor that FSDP has sharded; every process must call this. Other tensors are returned unchanged."""
     from torch.distributed.tensor import DTensor
 
     tensor = tensor.detach()
@@ -89,20 +89,20 @@ def whole(tensor: Tensor) -> Tensor:
 
 
 def merged_tensors(model: nn.Module, scaling: float) -> Iterator[tuple[str, Tensor]]:
-    """(name without adapters, tensor on the CPU) of a model with adapters, W + scaling * B A, one after another.
+    """Yield (name without adapters, merged tensor W + scaling * B A on the CPU).
 
-    The sum is taken in float32 and given the type of W. Under FSDP every process must go through all of it.
+    The sum is computed in float32 and converted to the dtype of W. Under FSDP every process must consume the iterator.
     """
     state = model.state_dict(keep_vars=True)
     for name, value in state.items():
         if ".lora_" in name:
             continue
-        weight = whole(value)
+        weight = full_tensor(value)
         module, _, member = name.rpartition(".")
         if module.endswith(_WRAPPED) and member == "weight":
             module = module.removesuffix(_WRAPPED)
-            a, b = (whole(state[f"{module}.lora_{side}.{_ADAPTER}.weight"]) for side in "AB")
-            # A convolution's B is 1 x 1, so it is a product of matrices, too.
+            a, b = (full_tensor(state[f"{module}.lora_{side}.{_ADAPTER}.weight"]) for side in "AB")
+            # The B of a convolution is 1 x 1, so this is a matrix product as well.
             delta = (b.flatten(1).float() @ a.flatten(1).float()).reshape(weight.shape)
             weight = (weight.float() + scaling * delta).to(weight.dtype)
         yield name.replace(_WRAPPED + ".", "."), weight.cpu()

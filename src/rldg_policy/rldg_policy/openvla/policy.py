@@ -1,4 +1,4 @@
-"""The back-end `openvla`: an OpenVLA checkpoint, upstream's or ours, behind the Policy interface."""
+"""The back-end `openvla`: an OpenVLA checkpoint, upstream's or ours, as a Policy."""
 
 from __future__ import annotations
 
@@ -18,22 +18,21 @@ from rldg_policy.checkpoint.manifest import check_task
 from rldg_policy.checkpoint.statistics import check_scale, to_unit_actions
 from rldg_policy.openvla.checkpoint import Checkpoint, read_checkpoint
 from rldg_policy.openvla.config import IMAGE_SIZE, INFERENCE_HZ
-from rldg_policy.openvla.decoding import decode_ar, decode_parallel
-from rldg_policy.openvla.images import pixel_values, serving_view
-from rldg_policy.openvla.tokens import inference_ids, with_slots
+from rldg_policy.openvla.model import decode_ar, decode_parallel
+from rldg_policy.openvla.processing import inference_ids, pixel_values, serving_view, with_slots
 
 
 class OpenVLAPolicy:
-    """bfloat16 on a GPU, float32 on the CPU. Greedy; `explore` draws each token at temperature 1 (not with an L1 head,
-    which has but one answer).
+    """bfloat16 on a GPU, float32 on the CPU. Decoding is greedy; with `explore`, tokens are sampled at temperature 1
+    (not with an L1 head, which is deterministic).
 
-    Raises UserError when the checkpoint cannot be read whole, is of another task, or when its actions leave the task's
+    Raises UserError when the checkpoint cannot be read, is for another task, or when its actions exceed the task's
     action scale.
     """
 
     def __init__(self, path: Path | None, task: Task, explore: bool = False) -> None:
         if path is None:
-            raise UserError("policy openvla: path: a checkpoint folder is needed")
+            raise UserError("policy openvla: path: expected a checkpoint folder")
         self._device, dtype = ("cuda", torch.bfloat16) if torch.cuda.is_available() else ("cpu", torch.float32)
         checkpoint = read_checkpoint(path, self._device, dtype)
         manifest = checkpoint.manifest
@@ -58,7 +57,7 @@ class OpenVLAPolicy:
         )
 
     def warm_up(self) -> None:
-        """Two inferences on a grey image: the first one allocates."""
+        """Run two inferences on a grey image, because the first one allocates memory."""
         self.reset("warm up", 0)
         grey = encode_jpeg(np.full((IMAGE_SIZE, IMAGE_SIZE, 3), 128, dtype=np.uint8))
         for _ in range(2):
@@ -74,23 +73,23 @@ class OpenVLAPolicy:
             self._generator = torch.Generator(self._device).manual_seed(derive_seed(seed, "openvla"))
 
     def act(self, observation: Observation) -> NDArray[np.float32]:
-        """(H, A) in [-1, 1] of the task's scale. Raises ValueError when the camera's image is missing or broken."""
+        """Return a chunk (H, A) in [-1, 1] of the task's scale. Raises ValueError on a missing or damaged image."""
         jpeg = observation.images.get(self._camera)
         if jpeg is None:
-            raise ValueError(f"observation without an image of camera {self._camera!r}")
+            raise ValueError(f"observation: no image of camera {self._camera!r}")
         physical = self._loaded().statistics.bounds_denormalise(self._infer(jpeg))
         return to_unit_actions(physical, self._task, self.spec.action_dim)
 
     def close(self) -> None:
-        """Let go of the model: its memory returns."""
+        """Release the model and its memory."""
         self._checkpoint = self._prompt = self._generator = None
         if self._device == "cuda":
             torch.cuda.empty_cache()
 
     def _infer(self, jpeg: bytes) -> NDArray[np.float32]:
-        """JPEG -> normalised actions (H, 7)."""
+        """Predict normalised actions (H, 7) from a JPEG."""
         if self._device == "cpu":
-            torch.set_num_threads(1)  # per thread, and this one is the tick's
+            torch.set_num_threads(1)  # a setting per thread
         checkpoint = self._loaded()
         if self._prompt is None:
             raise UserError("policy openvla: act before reset")

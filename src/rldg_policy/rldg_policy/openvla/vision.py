@@ -1,7 +1,8 @@
-"""The two vision towers, side by side, with the parameter names of timm's models as OpenVLA saved them.
+"""The two vision towers and the projector, with the parameter names of timm's models as OpenVLA saved them.
 
 Source: timm 0.9.16 vision_transformer; openvla, modeling_prismatic (PrismaticVisionBackbone). The last block, the
-final norm and SigLIP's pooling are in every checkpoint and never run: features are those of the second-to-last block.
+final norm and SigLIP's pooling are in every checkpoint but are never executed: the features are those of the
+second-to-last block.
 """
 
 from __future__ import annotations
@@ -24,7 +25,7 @@ class Mlp(nn.Module):
         self.fc2 = nn.Linear(hidden, width)
 
     def forward(self, x: Tensor) -> Tensor:
-        """(B, N, width) -> (B, N, width)."""
+        """Map (B, N, width) to (B, N, width)."""
         out: Tensor = self.fc2(F.gelu(self.fc1(x)))
         return out
 
@@ -39,7 +40,7 @@ class Attention(nn.Module):
         self.proj = nn.Linear(width, width)
 
     def forward(self, x: Tensor) -> Tensor:
-        """(B, N, width) -> (B, N, width)."""
+        """Map (B, N, width) to (B, N, width)."""
         batch, count, width = x.shape
         qkv = self.qkv(x).reshape(batch, count, 3, self.heads, width // self.heads)
         query, key, value = qkv.permute(2, 0, 3, 1, 4).unbind(0)
@@ -49,14 +50,14 @@ class Attention(nn.Module):
 
 
 class LayerScale(nn.Module):
-    """DINOv2's gain per channel; upstream renamed timm's `gamma`, which transformers would have renamed for it."""
+    """DINOv2's gain per channel; named as upstream, because transformers renames timm's `gamma`."""
 
     def __init__(self, width: int) -> None:
         super().__init__()
         self.scale_factor = nn.Parameter(torch.ones(width))
 
     def forward(self, x: Tensor) -> Tensor:
-        """(..., width) -> (..., width)."""
+        """Map (..., width) to (..., width)."""
         return x * self.scale_factor
 
 
@@ -73,27 +74,27 @@ class Block(nn.Module):
         self.ls2 = LayerScale(config.width) if config.registers else nn.Identity()
 
     def forward(self, x: Tensor) -> Tensor:
-        """(B, N, width) -> (B, N, width)."""
+        """Map (B, N, width) to (B, N, width)."""
         x = x + self.ls1(self.attn(self.norm1(x)))
         out: Tensor = x + self.ls2(self.mlp(self.norm2(x)))
         return out
 
 
 class PatchEmbed(nn.Module):
-    """(B, 3, 224, 224) -> (B, 256, width)."""
+    """Patch embedding: (B, 3, 224, 224) to (B, 256, width)."""
 
     def __init__(self, width: int) -> None:
         super().__init__()
         self.proj = nn.Conv2d(3, width, PATCH, PATCH)
 
     def forward(self, images: Tensor) -> Tensor:
-        """One token per patch, row by row."""
+        """Return one token per patch, row by row."""
         out: Tensor = self.proj(images).flatten(2).transpose(1, 2)
         return out
 
 
 class AttentionPool(nn.Module):
-    """Weights of SigLIP's pooling head: kept so that checkpoints load and save whole, never run."""
+    """Weights of SigLIP's pooling head, which is in checkpoints but never executed."""
 
     def __init__(self, config: TowerConfig) -> None:
         super().__init__()
@@ -123,7 +124,7 @@ class VisionTower(nn.Module):
             self.attn_pool = AttentionPool(config)
 
     def forward(self, images: Tensor) -> Tensor:
-        """Normalised images (B, 3, 224, 224) -> features of the second-to-last block (B, 256, width)."""
+        """Return the features of the second-to-last block (B, 256, width) of normalised images (B, 3, 224, 224)."""
         x = self.patch_embed(images) + self.pos_embed
         if self.prefix:
             tokens = torch.cat([self.cls_token, self.reg_token], dim=1)
@@ -135,7 +136,7 @@ class VisionTower(nn.Module):
 
 
 class VisionBackbone(nn.Module):
-    """Both towers; features side by side."""
+    """Both towers; their features are concatenated."""
 
     def __init__(self, dino: TowerConfig, siglip: TowerConfig) -> None:
         super().__init__()
@@ -143,13 +144,13 @@ class VisionBackbone(nn.Module):
         self.fused_featurizer = VisionTower(siglip)
 
     def forward(self, pixel_values: Tensor) -> Tensor:
-        """(B, 6, 224, 224), the image normalised for DINOv2 above the one for SigLIP -> (B, 256, sum of widths)."""
+        """Map (B, 6, 224, 224), channels for DINOv2 then for SigLIP, to features (B, 256, sum of widths)."""
         dino, siglip = pixel_values.chunk(2, dim=1)
         return torch.cat([self.featurizer(dino), self.fused_featurizer(siglip)], dim=2)
 
 
 class Projector(nn.Module):
-    """Image features -> embeddings of the language model."""
+    """Maps image features to embeddings of the language model."""
 
     def __init__(self, vision_width: int, width: int) -> None:
         super().__init__()
@@ -158,6 +159,6 @@ class Projector(nn.Module):
         self.fc3 = nn.Linear(width, width)
 
     def forward(self, features: Tensor) -> Tensor:
-        """(B, 256, vision_width) -> (B, 256, width)."""
+        """Map (B, 256, vision_width) to (B, 256, width)."""
         out: Tensor = self.fc3(F.gelu(self.fc2(F.gelu(self.fc1(features)))))
         return out

@@ -1,1 +1,1 @@
-"""The policy server: loaded policies, chunks of actions, inference, figures; free of ROS."""
+"""The policy server without ROS: loaded policies, action chunks, inference, latency statistics."""

@@ -1,7 +1,7 @@
-"""Which action a tick gets: chunks of actions, placed by the stamps of their observations.
+"""Selection of the action for a tick from action chunks, by the stamps of their observations.
 
-A chunk inferred from the observation of stamp t says what to do at t, t + P, ..., t + (H - 1) P, whenever it arrives:
-what was due before is left out, never played late. Free of clocks, so lock-step and real time share it.
+A chunk inferred from the observation with stamp t holds the actions for t, t + P, ..., t + (H - 1) P, whenever it
+arrives: actions whose time has passed are skipped, not delayed. No clock is read, so lock-step and real time share it.
 """
 
 from __future__ import annotations
@@ -13,14 +13,14 @@ import numpy as np
 from numpy.typing import NDArray
 
 RULES = ("newest", "whole", "ensemble")
-"""What happens where chunks overlap. newest: the newest replaces what is left of the others (receding horizon);
-whole: a chunk is executed to its end before a newer one counts (open loop); ensemble: the weighted mean of all that
-cover the tick (temporal ensembling of ACT, arXiv:2304.13705, as Octo's TemporalEnsembleWrapper)."""
+"""What happens where chunks overlap. newest: the newest chunk replaces older ones (receding horizon); whole: a chunk is
+executed to its end before the next one is used (open loop); ensemble: weighted mean of all chunks that cover the tick
+(temporal ensembling of ACT, arXiv:2304.13705, as Octo's TemporalEnsembleWrapper)."""
 
 
 @dataclass(frozen=True, eq=False)
 class Chunk:
-    """values (H, A) in [-1, 1], inferred from the observation of `stamp_ns` by weights `version`."""
+    """Actions (H, A) in [-1, 1], inferred from the observation with `stamp_ns` by weights `version`."""
 
     stamp_ns: int
     values: NDArray[np.float32]
@@ -28,17 +28,17 @@ class Chunk:
 
 
 class ActionQueue:
-    """Chunks of one policy in one episode. Ticks are asked for in order."""
+    """Chunks of one policy in one episode. Ticks are queried in order."""
 
     def __init__(self, rule: str, period_ns: int, ensemble_k: float = 0.0) -> None:
-        """ensemble_k: the weight of a prediction is exp(k * its age in ticks); 0: the plain mean; > 0: the older one
-        counts more (what Octo calls exp_weight), < 0: the newer one."""
+        """ensemble_k: a prediction of age n ticks has the weight exp(k n). 0: mean; > 0: older predictions weigh more
+        (exp_weight in Octo); < 0: newer ones weigh more."""
         self._rule, self._period_ns, self._k = rule, period_ns, ensemble_k
         self._chunks: deque[Chunk] = deque()
-        self._under_way: Chunk | None = None
+        self._current_chunk: Chunk | None = None
 
     def put(self, chunk: Chunk) -> None:
-        """Take a chunk in; one that is not newer than the newest is ignored."""
+        """Add a chunk; it is ignored unless it is newer than all others."""
         if chunk.stamp_ns <= self.newest_ns:
             return
         if self._rule == "newest":
@@ -47,15 +47,18 @@ class ActionQueue:
 
     @property
     def newest_ns(self) -> int:
-        """Stamp of the newest chunk; -1: there is none."""
+        """Stamp of the newest chunk, -1 if there is none."""
         return self._chunks[-1].stamp_ns if self._chunks else -1
 
     def covers(self, stamp_ns: int) -> bool:
-        """Whether there is an action for the tick of this stamp."""
+        """Return whether there is an action for the tick with this stamp."""
         return any(0 <= self._age(c, stamp_ns) < len(c.values) for c in self._chunks)
 
-    def at(self, stamp_ns: int) -> Chunk | None:
-        """The action for a tick as a chunk of one, or None. What ended before the tick is forgotten."""
+    def action_at(self, stamp_ns: int) -> Chunk | None:
+        """Return the action for a tick as a chunk of length 1, or None.
+
+        Chunks that ended before the tick are dropped.
+        """
         while self._chunks and self._age(self._chunks[0], stamp_ns) >= len(self._chunks[0].values):
             self._chunks.popleft()
         covering = [c for c in self._chunks if 0 <= self._age(c, stamp_ns) < len(c.values)]
@@ -72,20 +75,20 @@ class ActionQueue:
         return Chunk(stamp_ns, mean.astype(np.float32)[None], covering[-1].version)
 
     def clear(self) -> None:
-        """Forget everything: another episode, another policy."""
+        """Drop all chunks, for another episode or policy."""
         self._chunks.clear()
 
     def _current(self, covering: list[Chunk]) -> Chunk:
-        """Rule `whole`: the chunk under way; when none is, the newest, and those before it are forgotten."""
-        current = self._under_way if self._under_way in covering else covering[-1]
+        """Rule `whole`: return the chunk in execution, else the newest one; older ones are dropped."""
+        current = self._current_chunk if self._current_chunk in covering else covering[-1]
         while self._chunks[0] is not current:
             self._chunks.popleft()
-        self._under_way = current
+        self._current_chunk = current
         return current
 
     def _one(self, chunk: Chunk, stamp_ns: int) -> Chunk:
         return Chunk(stamp_ns, chunk.values[self._age(chunk, stamp_ns)][None], chunk.version)
 
     def _age(self, chunk: Chunk, stamp_ns: int) -> int:
-        """Ticks from a chunk's observation to a tick. Stamps of cameras jitter by less than half a period."""
+        """Return the ticks from a chunk's observation to a tick. Camera stamps jitter by less than half a period."""
         return (stamp_ns - chunk.stamp_ns + self._period_ns // 2) // self._period_ns

@@ -1,11 +1,14 @@
-"""One policy and the only thread that touches it: sessions, inference, the end.
+"""Inference of one policy on one thread: import, sessions, inference, release of memory.
 
-In real time every loaded policy has a thread of its own, so that no reset, inference or release of memory - not even
-of the policy that was just swapped away - holds up a tick. In lock-step the same work is done inside the calls.
+In real time every loaded policy has its own thread, so that no reset, inference or release of memory, not even of a
+policy that was just replaced, delays a tick. In lock-step the same work is done inside the calls. Garbage collection is
+limited, because a full collection with torch imported blocks the interpreter for 0.5 s, which is five ticks.
 """
 
 from __future__ import annotations
 
+import ctypes
+import gc
 import threading
 import time
 from collections import deque
@@ -18,16 +21,38 @@ from numpy.typing import NDArray
 from rldg_core.errors import UserError, cause
 from rldg_core.policy import Policy, TrainablePolicy, WindowedPolicy
 from rldg_core.policy_checks import check_chunk
+from rldg_core.registry import factory
 from rldg_core.types import Observation
-from rldg_policy.serving.expected import check_observation
-from rldg_policy.serving.memory import release_memory
+from rldg_policy.serving.input_checks import check_observation
 from rldg_policy.serving.weights import Weights
+
+_imported: set[str] = set()
+
+
+def import_backend(backend: str) -> None:
+    """Import a back-end; its objects are then excluded from garbage collection (gc.freeze).
+
+    Raises UserError listing the installed back-ends.
+    """
+    factory(backend)
+    if backend not in _imported:
+        _imported.add(backend)
+        gc.freeze()
+
+
+def release_memory() -> None:
+    """Return freed memory to the system; glibc otherwise keeps the heap of a large model."""
+    gc.collect()
+    try:
+        ctypes.CDLL(None).malloc_trim(0)
+    except AttributeError:  # another C library
+        return
 
 
 @dataclass(frozen=True, eq=False)
 class Session:
-    """A policy in one episode, or in the part of it that follows a swap; `deliver` gets its results on the policy's
-    thread. What an earlier session left undone is abandoned, so nothing leaks from one into the next."""
+    """A policy in one episode, or in the part of an episode after a swap. deliver: called with each result on the
+    policy's thread. A new session abandons pending work of the previous one, so no state passes between them."""
 
     instruction: str
     seed: int
@@ -36,8 +61,8 @@ class Session:
 
 @dataclass(frozen=True, eq=False)
 class Result:
-    """What came of the observation of `stamp_ns` (-1: of the reset): values (H, A), or None and why; abandoned: another
-    session began before."""
+    """Result for the observation with `stamp_ns` (-1: of the reset): values (H, A), or None and the error; abandoned:
+    another session started first."""
 
     session: Session
     stamp_ns: int = -1
@@ -49,7 +74,8 @@ class Result:
 
 
 class Worker:
-    """Work arrives from any thread and is done in order. Of inferences that wait, only the newest is made."""
+    """Runs a policy. Requests come from any thread and are processed in order; of pending inferences only the newest is
+    run."""
 
     def __init__(self, policy_id: str, policy: Policy, threaded: bool) -> None:
         self._name = f"policy {policy_id!r}"
@@ -70,18 +96,18 @@ class Worker:
 
     @property
     def waiting(self) -> bool:
-        """Whether an inference waits to start."""
+        """Whether an inference is pending."""
         with self._changed:
             return any(infer for _, infer in self._inbox)
 
     @property
     def busy(self) -> bool:
-        """Whether an inference of the present session is under way or waits."""
+        """Whether an inference of the current session is running or pending."""
         with self._changed:
             return self.waiting or (self._inferring is not None and self._inferring is self._session)
 
     def begin(self, session: Session) -> None:
-        """Reset the policy for a session; the one before it is over."""
+        """Reset the policy for a new session; the previous session ends."""
         with self._changed:
             if self._session and self.waiting:
                 self._abandoned.append(self._session)
@@ -90,8 +116,10 @@ class Worker:
             self._notify()
 
     def observe(self, observation: Observation, infer: bool) -> bool:
-        """An observation of the present session, to infer from or to remember. Returns whether an inference starts
-        from it: also when one was waiting to start from an older one, which is remembered instead."""
+        """Give an observation of the current session, to infer from or to remember.
+
+        Returns whether an inference from it is pending; a pending inference from an older observation is replaced.
+        """
         with self._changed:
             infer = infer or self.waiting
             if infer or self._window > 1:
@@ -101,19 +129,19 @@ class Worker:
             return infer
 
     def update(self, weights: Weights) -> None:
-        """Weights that the next inference uses."""
+        """Set the weights for the next inference."""
         with self._changed:
             self._weights = weights
 
     def close(self) -> None:
-        """Close the policy after the call that is under way."""
+        """Close the policy after the current call."""
         with self._changed:
             self._closing = True
             self._inbox.clear()
             self._notify()
 
     def join(self, timeout_s: float) -> None:
-        """Wait for the end of the thread."""
+        """Wait for the thread to end."""
         if self._thread:
             self._thread.join(timeout_s)
 
@@ -131,17 +159,17 @@ class Worker:
             self._work()
 
     def _work(self) -> None:
-        """Everything there is to do."""
+        """Process all pending work."""
         while not self._closing and (task := self._next()):
             session, observation, infer = task
             while self._abandoned:
                 abandoned = self._abandoned.popleft()
-                abandoned.deliver(Result(abandoned, error=f"{self._name}: an episode began", abandoned=True))
+                abandoned.deliver(Result(abandoned, error=f"{self._name}: an episode started", abandoned=True))
             if session is not self._begun:
                 self._reset(session)
             if observation is not None and (result := self._handle(session, observation, infer)):
                 session.deliver(result)
-            # After the delivery: whoever sees an idle policy may rely on its result being there.
+            # After the delivery: when the policy is idle, its result is available.
             self._inferring = None
         if self._closing and self._policy:
             self._policy.close()
@@ -162,12 +190,12 @@ class Worker:
         self._begun, self._first, self._fault = session, True, ""
         try:
             self._policy.reset(session.instruction, session.seed)
-        except Exception as error:  # plug-in border: no observation of this session is answered
+        except Exception as error:  # a plug-in may raise anything; no observation of this session is answered
             self._fault = f"{self._name}: reset failed: {cause(error)}"
             session.deliver(Result(session, error=self._fault))
 
     def _handle(self, session: Session, observation: Observation, infer: bool) -> Result | None:
-        """None: nothing to tell."""
+        """Return the result of an observation; None if it is only remembered."""
         policy, began_s = self._policy, time.monotonic()
         assert policy
         try:
@@ -181,7 +209,7 @@ class Worker:
                 return None
             refused = self._apply_weights(policy)
             values = check_chunk(policy.act(observation), policy.spec)
-        except Exception as error:  # plug-in border: the tick reports it, the next one goes on
+        except Exception as error:  # a plug-in may raise anything; it is reported with the tick
             return Result(session, observation.stamp_ns, error=cause(error))
         duration_s = time.monotonic() - began_s
         return Result(session, observation.stamp_ns, values, policy.spec.version, duration_s, refused)

@@ -1,4 +1,4 @@
-"""Figures of the policy node: percentiles and rates over a window."""
+"""Latency statistics of the policy node: percentiles and rates over a window."""
 
 from __future__ import annotations
 
@@ -13,8 +13,8 @@ from rldg_core.policy_checks import ticks_per_inference
 WINDOW = 1000
 """Ticks, or inferences, in the percentiles (PolicyStatus.msg)."""
 
-ENOUGH = 10
-"""Fewer inferences say nothing about a policy's speed."""
+MIN_INFERENCES = 10
+"""Number of inferences needed to judge the speed of a policy."""
 
 
 class Durations:
@@ -27,41 +27,41 @@ class Durations:
         return len(self._durations_s)
 
     def add(self, duration_s: float) -> None:
-        """Note one."""
+        """Add a duration."""
         self._durations_s.append(duration_s)
 
     def percentile_s(self, percent: float) -> float:
-        """Duration that `percent` of them stay under [s]; NaN before the first."""
+        """Return a percentile of the durations [s]; NaN if there are none."""
         return float(np.percentile(self._durations_s, percent)) if self._durations_s else float("nan")
 
 
 class TickWindow(Durations):
-    """Latencies of the last WINDOW ticks [s] and the times at which the last of them ended [s, monotonic]."""
+    """Latencies of the last WINDOW ticks [s], and the end times of the last 100 [s, monotonic]."""
 
     def __init__(self) -> None:
         super().__init__()
         self._end_s: deque[float] = deque(maxlen=100)
 
     def note(self, received_s: float, published_s: float) -> None:
-        """Note one answered tick: when its observation was received and when its action was published."""
+        """Add an answered tick: when its observation was received and when its action was published."""
         self.add(published_s - received_s)
         self._end_s.append(published_s)
 
     def rate_hz(self) -> float:
-        """One over the median interval of the last 100 ticks: pauses between episodes do not count. 0 at first."""
+        """Return the inverse of the median tick interval, so that pauses between episodes do not count; 0 at first."""
         intervals = np.diff(np.array(self._end_s))
         return float(1.0 / max(float(np.median(intervals)), 1e-9)) if len(intervals) else 0.0
 
 
 def lead_ticks(inference_s: float, answer_within_s: float, period_s: float) -> int:
-    """How many ticks before its first action is due an inference must start. 0 while nothing is known (NaN)."""
+    """Return how many ticks before its first action an inference must start; 0 while its duration is unknown (NaN)."""
     return max(0, math.ceil((inference_s - answer_within_s) / period_s)) if math.isfinite(inference_s) else 0
 
 
 def slowness(spec: PolicySpec, control_hz: float, inferences: Durations) -> str:
-    """One line that says why a policy does not keep up, "" when it does: its inference outlasts its own period, or
-    the actions that are left of the chunk before (and the tick after them, which may wait for a period)."""
-    if len(inferences) < ENOUGH:
+    """Return why a policy is too slow, "" if it is not: an inference takes longer than its period, or longer than the
+    remaining actions of the previous chunk plus one tick, which may wait for a period."""
+    if len(inferences) < MIN_INFERENCES:
         return ""
     p99_s = inferences.percentile_s(99)
     bridged_s = (spec.horizon + 1 - ticks_per_inference(spec, control_hz)) / control_hz

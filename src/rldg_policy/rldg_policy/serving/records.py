@@ -1,4 +1,4 @@
-"""What the policy server is told and what it answers."""
+"""Input and output types of the policy server."""
 
 from __future__ import annotations
 
@@ -14,9 +14,9 @@ from rldg_policy.serving.chunks import RULES
 
 @dataclass(frozen=True)
 class Settings:
-    """lockstep: every observation is answered however late, and without a thread; live_weights: the active policy
-    takes weights from a learner; chunks, ensemble_k: see `serving.chunks`; watchdog_s: how long the arm is held while
-    a policy has no action ready, before its ticks count as missed. Raises UserError on an unknown rule."""
+    """lockstep: every observation is answered, however late, and no thread is used; live_weights: the active policy
+    takes weights from a learner; chunks, ensemble_k: see `serving.chunks`; watchdog_s: how long the arm is held without
+    an action from the policy before ticks count as missed. Raises UserError on an unknown rule."""
 
     task: Task
     lockstep: bool = False
@@ -31,19 +31,19 @@ class Settings:
 
     @property
     def answer_within_s(self) -> float:
-        """A tick waits so long for a fresh chunk while an older one has an action for it: half a control period."""
+        """How long a tick with a queued action waits for a new chunk: half a control period."""
         return 0.5 * self.task.period_s
 
     @property
     def hold_after_s(self) -> float:
-        """A tick for which nothing is there waits for the inference that is under way until the next observation comes,
-        or for so long; then the arm is held. A chunk of one may thus take nearly its whole period."""
+        """How long a tick without a queued action waits for a running inference, unless the next observation arrives
+        first; then the arm is held. The inference of a chunk of length 1 may thus take nearly a whole period."""
         return 1.2 * self.task.period_s
 
 
 @dataclass(frozen=True)
 class Episode:
-    """What START says."""
+    """Content of the event START."""
 
     episode_id: str
     instruction: str
@@ -54,7 +54,7 @@ class Episode:
 
 @dataclass(frozen=True)
 class Action:
-    """The answer to the observation of `stamp_ns`: values (A,) in [-1, 1]; hold: they are zeros, none was ready."""
+    """The answer to the observation with `stamp_ns`: values (A,) in [-1, 1]; hold: zeros, no action was available."""
 
     stamp_ns: int
     values: NDArray[np.float32]
@@ -66,7 +66,7 @@ class Action:
 
 @dataclass
 class Counts:
-    """ticks = answered + missed, dry ones are answered (by holding); see PolicyStatus.msg."""
+    """ticks = answered + missed; dry: answered by holding the arm. See PolicyStatus.msg."""
 
     ticks: int = 0
     missed: int = 0

@@ -1,13 +1,14 @@
 """The policy server as a state machine without ROS: events in, at most one action per observation out.
 
-Which observation is acted on depends on the content of the events alone, never on their order of arrival
+The result depends on the content of the events, not on their order of arrival
 (docs/explanation/architecture.md, Lock-step 3, 4, 7): observations wait until START and, when the active policy trains
 live in lock-step, until the weights that are due have arrived. In lock-step the answer to observation k > 0
-is held until Step k-1 is known to go on: otherwise the first observation of the next episode, when it overtakes
-END, would be answered as a part of the episode before.
+is held until Step k-1 says that the episode continues: otherwise the first observation of the next episode, if it
+arrives before END, would be answered as part of the previous episode.
 
-In real time policies infer on threads of their own. A tick is answered with a fresh chunk when that comes soon, else
-from the queue of chunks, else by holding the arm, else - after `watchdog_s` - not at all, and the gate latches.
+In real time each policy infers on its own thread. A tick is answered with a new chunk if it arrives in time, else from
+the queued chunks, else by holding the arm; after `watchdog_s` without an action it is not answered, and the gate
+latches.
 """
 
 from __future__ import annotations
@@ -20,14 +21,14 @@ import numpy as np
 
 from rldg_core.errors import UserError
 from rldg_core.types import Observation
-from rldg_policy.serving.acting import Acting
 from rldg_policy.serving.chunks import Chunk
 from rldg_policy.serving.records import Action, Counts, Episode, Settings
+from rldg_policy.serving.scheduler import InferenceScheduler
 from rldg_policy.serving.store import Loaded, PolicyStore
 from rldg_policy.serving.weights import Weights, WeightsQueue
 
 STARTS_KEPT = 10
-"""As many events as `episode_event` sends again to a late subscriber."""
+"""Depth of the transient-local topic `episode_event`; replayed events are ignored."""
 
 MAX_WAITING = 10
 """Observations kept until START arrives (the depth of the topic's QoS)."""
@@ -35,7 +36,7 @@ MAX_WAITING = 10
 
 @dataclass
 class _Tick:
-    """An observation that is being answered. fresh: an inference from it may well come in time."""
+    """An observation being answered. fresh: an inference from it should finish in time."""
 
     observation: Observation
     received_s: float
@@ -46,10 +47,10 @@ class PolicyServer:
     """Push events, then call `next_action` until it returns None. Calls come from one thread at a time."""
 
     def __init__(self, settings: Settings, wake: Callable[[], None] | None = None) -> None:
-        """wake: policies infer on their own threads, which call it when a result is there; None: inside the calls."""
+        """wake: called by the policies' threads when a result is available; None: inference runs inside the calls."""
         self._settings = settings
         self._period_ns = settings.task.period_ns
-        self._acting = Acting(settings, wake)
+        self._scheduler = InferenceScheduler(settings, wake)
         self.store = PolicyStore(threaded=wake is not None)
         self.counts = Counts()
         self._weights = WeightsQueue()
@@ -67,7 +68,7 @@ class PolicyServer:
 
     # -- events -----------------------------------------------------------------------------------------
     def start(self, episode: Episode) -> None:
-        """START of an episode: observations from its first one on are due. Heard again, it is ignored."""
+        """Start an episode, whose observations are then answered. A repeated START is ignored."""
         start = (episode.episode_id, episode.first_stamp_ns)
         if start in self._starts:
             return
@@ -81,26 +82,26 @@ class PolicyServer:
         self._begin_session()
 
     def end(self, episode_id: str) -> None:
-        """END of the running episode; of another one it is ignored."""
+        """End the current episode; END of another episode is ignored."""
         if self._episode is not None and self._episode.episode_id == episode_id:
             self._episode = self._tick = None
-            self._acting.end()
+            self._scheduler.end()
 
-    def step(self, stamp_ns: int, goes_on: bool) -> None:
-        """Step of the observation of `stamp_ns`: `goes_on` when it is neither terminated nor truncated."""
-        self._last_step = (stamp_ns, goes_on)
+    def step(self, stamp_ns: int, continues: bool) -> None:
+        """Note the Step of the observation with `stamp_ns`; `continues`: neither terminated nor truncated."""
+        self._last_step = (stamp_ns, continues)
 
     def observe(self, observation: Observation, received_s: float) -> None:
-        """An observation; `received_s` is monotonic time."""
+        """Queue an observation; `received_s` is monotonic time."""
         self._waiting.append((observation, received_s))
 
     def reject(self, reason: str) -> None:
-        """An observation that could not even be read: due during an episode, hence missed."""
+        """Count an observation that could not be decoded; during an episode it is a missed tick."""
         self.counts.rejected += 1
         self._miss(reason)
 
     def receive_weights(self, weights: Weights) -> None:
-        """Weights of the learner. Raises UserError (and keeps it as `last_error`) when they are refused."""
+        """Queue weights of the learner. Raises UserError, also kept as `last_error`, when they are refused."""
         try:
             active = self.store.active
             if active and active.trainable and weights.spec_hash != active.trainable.spec_hash:
@@ -115,7 +116,7 @@ class PolicyServer:
 
     # -- swaps ------------------------------------------------------------------------------------------
     def add(self, loaded: Loaded, activate: bool) -> None:
-        """Keep a loaded policy and, on request, swap to it. Called between two ticks."""
+        """Add a loaded policy and, if `activate`, swap to it. Call this between two ticks."""
         replaced = self.store.active
         self.store.add(loaded)
         if activate and self.store.active is not loaded:
@@ -124,7 +125,7 @@ class PolicyServer:
             self._swapped()
 
     def activate(self, policy_id: str) -> None:
-        """Swap to a loaded policy. Raises UserError when it is unknown; the old one then stays."""
+        """Swap to a loaded policy. Raises UserError when it is unknown; the active policy is then kept."""
         try:
             self.store.activate(policy_id)
         except UserError as error:
@@ -133,53 +134,53 @@ class PolicyServer:
         self._swapped()
 
     def _swapped(self) -> None:
-        """What the old policy has under way or in the queue is dropped; the new one answers what it had not."""
+        """Drop the old policy's inferences and chunks; the new one answers the open observation."""
         self._applied = None
         if self._held is not None and self._held_from is not None:
             self._waiting.appendleft(self._held_from)
             self._held, self._index, self.counts.ticks = None, self._index - 1, self.counts.ticks - 1
         self._begin_session()
         if self._tick:
-            self._tick.fresh = self._acting.show(self._tick.observation)
+            self._tick.fresh = self._scheduler.observe(self._tick.observation)
 
     def _begin_session(self) -> None:
         if self._episode and self.store.active:
-            self._acting.begin(self.store.served, self._episode)
+            self._scheduler.begin(self.store.served, self._episode)
         else:
-            self._acting.end()
+            self._scheduler.end()
 
     @property
     def last_error(self) -> str:
-        """Of the last failed load, activation, inference or tick, one line."""
-        return self._acting.last_error
+        """Reason of the last failed load, activation, inference or tick, one line."""
+        return self._scheduler.last_error
 
     @last_error.setter
     def last_error(self, reason: str) -> None:
-        self._acting.last_error = reason
+        self._scheduler.last_error = reason
 
     def take_notices(self) -> list[str]:
-        """Lines for the log since the last call."""
-        notices = list(self._acting.notices)
-        self._acting.notices.clear()
+        """Return the log lines since the last call."""
+        notices = list(self._scheduler.notices)
+        self._scheduler.notices.clear()
         return notices
 
     @property
     def episode_runs(self) -> bool:
-        """Between START and END."""
+        """Whether an episode is running, between START and END."""
         return self._episode is not None
 
     # -- the tick ---------------------------------------------------------------------------------------
     def next_action(self, now_ns: int, now_s: float = 0.0) -> Action | None:
-        """Answer the oldest waiting observation; None when there is nothing to answer (yet).
+        """Answer the oldest queued observation; None when nothing can be answered yet.
 
-        `now_ns` is on the clock of the stamps, `now_s` monotonic: it matters while policies infer on their own threads.
-        An observation that cannot be answered is counted as missed and the next one is tried.
+        now_ns: on the clock of the stamps; now_s: monotonic, used when policies infer on their own threads. An
+        observation that cannot be answered is counted as missed, and the next one is tried.
         """
-        return self._next_in_lockstep() if self._settings.lockstep else self._next_in_time(now_ns, now_s)
+        return self._next_in_lockstep() if self._settings.lockstep else self._next_in_real_time(now_ns, now_s)
 
     @property
     def pending(self) -> bool:
-        """Whether a tick waits for an inference: `next_action` must be called again after a while."""
+        """Whether a tick waits for an inference: `next_action` must be called again later."""
         return self._tick is not None
 
     def _next_in_lockstep(self) -> Action | None:
@@ -192,7 +193,7 @@ class PolicyServer:
         return action
 
     def _released(self) -> bool:
-        """The first action of an episode, or Step k-1 goes on."""
+        """Return whether the held action may be sent: it is the first of the episode, or Step k-1 continues."""
         return self._last_stamp_ns is None or self._last_step == (self._last_stamp_ns, True)
 
     def _compute(self) -> Action | None:
@@ -204,22 +205,22 @@ class PolicyServer:
                 self._waiting.popleft()
                 self.counts.ticks += 1
                 self._index += 1
-                self._acting.show(observation)
-                if (chunk := self._acting.at(observation.stamp_ns)) is not None:
+                self._scheduler.observe(observation)
+                if (chunk := self._scheduler.action_at(observation.stamp_ns)) is not None:
                     return self._action(_Tick(observation, received_s), chunk)
-                self._miss(self._acting.fault, ticks=0)
+                self._miss(self._scheduler.fault, ticks=0)
             else:
                 self._waiting.popleft()
         return None
 
     def _is_due(self, stamp_ns: int, episode: Episode) -> bool:
-        """Of this episode, and not answered."""
+        """Return whether an observation belongs to the episode and has not been answered."""
         return stamp_ns >= episode.first_stamp_ns and not (
             self._last_stamp_ns is not None and stamp_ns <= self._last_stamp_ns
         )
 
     def _ready(self, episode: Episode) -> bool:
-        """Lock-step: a policy is active and, if it trains live, holds the version that is due."""
+        """Lock-step: return whether a policy is active and, if it trains live, has the weights version that is due."""
         active = self.store.active
         if active is None:
             return False
@@ -235,7 +236,7 @@ class PolicyServer:
         try:
             if weights.spec_hash != active.trainable.spec_hash:
                 raise UserError(
-                    f"policy {active.policy_id!r}: weights version {weights.version} are of another specification"
+                    f"policy {active.policy_id!r}: weights version {weights.version} are for another specification"
                 )
             if self._settings.lockstep:
                 active.trainable.update_weights(weights.data, weights.version)
@@ -247,9 +248,9 @@ class PolicyServer:
         self._applied = weights
         return True
 
-    def _next_in_time(self, now_ns: int, now_s: float) -> Action | None:
+    def _next_in_real_time(self, now_ns: int, now_s: float) -> Action | None:
         while True:
-            self._acting.collect()
+            self._scheduler.collect()
             if self._tick is None and not self._begin_tick(now_ns):
                 return None
             assert self._tick
@@ -263,7 +264,7 @@ class PolicyServer:
             self._miss(answer, ticks=0)
 
     def _begin_tick(self, now_ns: int) -> bool:
-        """Take the next observation that is due, and let the policy see it. False: none waits."""
+        """Start the tick of the next observation that is due. Returns False if there is none."""
         while self._episode is not None and self._waiting:
             observation, received_s = self._waiting.popleft()
             stamp_ns, active = observation.stamp_ns, self.store.active
@@ -279,33 +280,33 @@ class PolicyServer:
                 self._miss("no policy is active")
             elif not now_ns and stamp_ns:
                 self.counts.rejected += 1
-                self._miss("observation: no clock to know its age by: use_sim_time is true, nobody publishes /clock")
+                self._miss("observation: age unknown: use_sim_time is true, but /clock is not published")
             elif abs(age_ns) > 2 * self._period_ns:
                 self.counts.rejected += 1
                 self._miss(f"observation: {age_ns * 1e-9:.3f} s old, expected 0 to two periods")
             else:
                 if self._settings.live_weights and active.trainable and (newest := self._weights.newest()):
                     self._apply(active, newest)
-                self._tick = _Tick(observation, received_s, self._acting.show(observation))
+                self._tick = _Tick(observation, received_s, self._scheduler.observe(observation))
                 return True
         return False
 
     def _answer(self, tick: _Tick, now_s: float) -> Action | str | None:
-        """An action, why the tick is missed, or None: not yet. A tick does not wait beyond the next observation."""
+        """Return an action, the reason of a missed tick, or None: not yet. The next observation ends the waiting."""
         settings, stamp_ns = self._settings, tick.observation.stamp_ns
         waited_s = now_s - tick.received_s
-        waits = self._acting.busy and not self._waiting
-        if (chunk := self._acting.at(stamp_ns)) is not None:
-            stale = tick.fresh and self._acting.newest_ns < stamp_ns
+        waits = self._scheduler.busy and not self._waiting
+        if (chunk := self._scheduler.action_at(stamp_ns)) is not None:
+            stale = tick.fresh and self._scheduler.newest_ns < stamp_ns
             return None if stale and waits and waited_s < settings.answer_within_s else self._action(tick, chunk)
-        if self._acting.fault:
-            return self._acting.fault
+        if self._scheduler.fault:
+            return self._scheduler.fault
         if waits and waited_s < settings.hold_after_s:
             return None
         return self._hold(tick)
 
     def _hold(self, tick: _Tick) -> Action | str:
-        """A dry tick."""
+        """Answer a tick without an action by holding the arm, or with the reason why it is missed."""
         loaded, stamp_ns = self.store.served.loaded, tick.observation.stamp_ns
         if self._dry_since_ns is None:
             self._dry_since_ns = stamp_ns
@@ -322,7 +323,7 @@ class PolicyServer:
         return Action(tick.observation.stamp_ns, chunk.values[0], policy_id, chunk.version, tick.received_s)
 
     def _miss(self, reason: str, ticks: int = 1) -> None:
-        """Count a miss during an episode; `ticks` that nothing else has counted yet."""
+        """Count missed ticks during an episode; ticks: how many of them are not in `counts.ticks` yet."""
         if self._episode:
             self.counts.ticks += ticks
             self.counts.missed += max(1, ticks)

@@ -1,4 +1,4 @@
-"""Loaded policies by name, and which one is active."""
+"""Loaded policies by name, and the active one."""
 
 from __future__ import annotations
 
@@ -9,14 +9,13 @@ from rldg_core import registry
 from rldg_core.errors import UserError
 from rldg_core.policy import Policy, PolicySpec, TrainablePolicy
 from rldg_core.task import Task
-from rldg_policy.serving.inference import Worker
+from rldg_policy.serving.inference import Worker, import_backend
 from rldg_policy.serving.latency import Durations
-from rldg_policy.serving.memory import import_backend
 
 
 @dataclass(frozen=True)
 class Loaded:
-    """A policy that is loaded, warm and fits the task."""
+    """A policy that is loaded, warmed up and compatible with the task."""
 
     policy_id: str
     backend: str
@@ -25,18 +24,18 @@ class Loaded:
 
     @property
     def spec(self) -> PolicySpec:
-        """What it expects and delivers."""
+        """Inputs and outputs of the policy."""
         return self.policy.spec
 
     @property
     def trainable(self) -> TrainablePolicy | None:
-        """The policy, when it takes weights from a learner."""
+        """The policy if it takes weights from a learner, else None."""
         return self.policy if isinstance(self.policy, TrainablePolicy) else None
 
 
 @dataclass
 class Served:
-    """A loaded policy at work. inferences: how long they took; slow: it does not keep up with its rate."""
+    """A loaded policy and its worker. inferences: their durations; slow: slower than its rate."""
 
     loaded: Loaded
     worker: Worker
@@ -46,17 +45,17 @@ class Served:
 
 
 def load_policy(policy_id: str, backend: str, path: str, explore: bool, task: Task, paced: bool = True) -> Loaded:
-    """`rldg_core.registry.load_policy`, kept with where it came from."""
+    """Load a policy with `rldg_core.registry.load_policy`; keep its back-end and path."""
     import_backend(backend)
     policy = registry.load_policy(policy_id, backend, Path(path) if path else None, explore, task, paced)
     return Loaded(policy_id, backend, path, policy)
 
 
 class PolicyStore:
-    """Used by one thread at a time."""
+    """Loaded policies. Call it from one thread at a time."""
 
     def __init__(self, threaded: bool = False) -> None:
-        """threaded: every policy works on a thread of its own."""
+        """threaded: each policy gets its own thread."""
         self._threaded = threaded
         self._served: dict[str, Served] = {}
         self._active: Served | None = None
@@ -64,17 +63,17 @@ class PolicyStore:
 
     @property
     def active(self) -> Loaded | None:
-        """The policy that acts."""
+        """The active policy, None if there is none."""
         return self._active.loaded if self._active else None
 
     @property
     def served(self) -> Served:
-        """The active policy at work; there is one."""
+        """The active policy and its worker; requires an active policy."""
         assert self._active
         return self._active
 
     def add(self, loaded: Loaded) -> None:
-        """Keep a policy under its name. Replacing the active name swaps to the new one."""
+        """Add a policy under its name. Replacing the active policy swaps to the new one."""
         name = loaded.policy_id
         old = self._served.get(name)
         self._served[name] = Served(loaded, Worker(name, loaded.policy, self._threaded))
@@ -84,12 +83,12 @@ class PolicyStore:
             old.worker.close()
 
     def activate(self, policy_id: str) -> None:
-        """Make a loaded policy the active one. Raises UserError naming those that are loaded."""
+        """Activate a loaded policy. Raises UserError naming the loaded ones."""
         self._active = self._get(policy_id)
         self.swaps += 1
 
     def unload(self, policy_id: str) -> None:
-        """Forget a policy. Raises UserError when it is active or unknown."""
+        """Unload a policy. Raises UserError when it is active or unknown."""
         served = self._get(policy_id)
         if served is self._active:
             raise UserError(f"policy {policy_id!r} is active: activate another one first")
@@ -97,11 +96,11 @@ class PolicyStore:
         served.worker.close()
 
     def all(self) -> list[Loaded]:
-        """Every loaded policy, in order of loading."""
+        """Return all loaded policies in order of loading."""
         return [served.loaded for served in self._served.values()]
 
     def close(self, timeout_s: float = 0.0) -> None:
-        """Close every policy; wait for the calls that are under way."""
+        """Close all policies and wait for running calls."""
         workers = [served.worker for served in self._served.values()]
         self._served.clear()
         self._active = None

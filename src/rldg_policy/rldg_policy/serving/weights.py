@@ -1,4 +1,4 @@
-"""Weights from the learner: checks, and which version acts when (docs/explanation/architecture.md, Lock-step 7)."""
+"""Weights from the learner: validation, and which version acts when (docs/explanation/architecture.md, Lock-step 7)."""
 
 from __future__ import annotations
 
@@ -21,23 +21,23 @@ class Weights:
 
 
 def valid_from_due(step: int, period_steps: int) -> int:
-    """`valid_from_step` of the version that must act at global action number `step`.
+    """Return `valid_from_step` of the version that must act at global action number `step`.
 
-    Version 0 holds for two periods; from then on every period starts a new one, which has consumed all
-    transitions but those of the period before.
+    Version 0 acts for two periods; then each period has a new version, trained on all transitions except those of the
+    previous period.
     """
     return 0 if step < 2 * period_steps else step // period_steps * period_steps
 
 
 class WeightsQueue:
-    """Versions that arrived and may still be due, by `valid_from_step`."""
+    """Received versions that may still be due, by `valid_from_step`."""
 
     def __init__(self) -> None:
         self._by_step: dict[int, Weights] = {}
         self._period_steps = 0
 
     def put(self, weights: Weights) -> None:
-        """Keep a version. Raises UserError when its bytes do not match its hash or its period is not positive."""
+        """Add a version. Raises UserError when its checksum does not match or its period is not positive."""
         if sha256_hex(weights.data) != weights.sha256:
             raise UserError(f"policy_weights: version {weights.version}: sha256 does not match its data: refused")
         if weights.period_steps < 1:
@@ -46,7 +46,7 @@ class WeightsQueue:
         self._by_step[weights.valid_from_step] = weights
 
     def due(self, step: int) -> Weights | None:
-        """The one version that must act at `step`; None: not here yet. Older ones are forgotten."""
+        """Return the version that must act at `step`, None if it has not arrived. Older ones are dropped."""
         if not self._period_steps:
             return None
         valid_from = valid_from_due(step, self._period_steps)
@@ -54,7 +54,7 @@ class WeightsQueue:
         return self._by_step.get(valid_from)
 
     def newest(self) -> Weights | None:
-        """The version with the highest number; older ones are forgotten (real-time mode)."""
+        """Return the version with the highest number; older ones are dropped (real-time mode)."""
         if not self._by_step:
             return None
         newest = max(self._by_step.values(), key=lambda w: w.version)

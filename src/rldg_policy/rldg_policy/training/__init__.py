@@ -1,1 +1,1 @@
-"""What the fine-tuning of all generalists shares: samples, augmentation, training state, guards."""
+"""Fine-tuning code shared by all generalists: datasets, samples, augmentation, training state, checks."""

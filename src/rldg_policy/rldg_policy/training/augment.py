@@ -1,9 +1,9 @@
 """Image augmentation of OpenVLA's and Octo's fine-tuning, as their loaders (dlimp on TensorFlow) compute it.
 
-Images are (H, W, 3) uint8 RGB. Upstream draws all it needs of one operation from the same seed, so a crop's two
-offsets are equal: crops slide along the diagonal. OpenVLA's fork of dlimp takes a new seed for every operation;
-Octo's dlimp keeps the first one, so that bright images also have high contrast, saturation and hue. Both are kept:
-a model that is fine-tuned on sees what it saw in pre-training.
+Images are (H, W, 3) uint8 RGB. Upstream draws all random numbers of one operation from the same seed, so both offsets
+of a crop are equal and crops lie on the diagonal. OpenVLA's fork of dlimp uses a new seed for each operation; Octo's
+dlimp reuses the first seed, so bright images also have high contrast, saturation and hue. Both behaviours are
+reproduced, because fine-tuning should see the distribution of pre-training.
 """
 
 from __future__ import annotations
@@ -23,11 +23,11 @@ Range = tuple[float, float]
 
 @dataclass(frozen=True)
 class Augmentation:
-    """What is drawn uniformly, in the order in which it is applied.
+    """Ranges of uniform random parameters, in order of application.
 
-    crop_area, crop_ratio: share of the image's area that is kept and width / height of it, then resized back;
-    brightness: largest shift [0..1]; contrast, saturation: factors; hue: largest shift [turns]; one_draw: one random
-    number decides everything (Octo).
+    crop_area, crop_ratio: area of the crop as a share of the image, and its width / height; the crop is resized to the
+    size of the image; brightness: largest shift [0..1]; contrast, saturation: factors; hue: largest shift [turns];
+    one_draw: a single random number determines all parameters (Octo).
     """
 
     crop_area: Range
@@ -48,7 +48,7 @@ OCTO_PRIMARY_AUGMENT = Augmentation((0.8, 1.0), (0.9, 1.1), 0.1, (0.9, 1.1), (0.
 
 @dataclass(frozen=True)
 class Draw:
-    """One outcome. box: top, left, bottom, right in shares of the image; the rest as in Augmentation."""
+    """Parameters of one augmentation. box: top, left, bottom, right as shares of the image; rest: see Augmentation."""
 
     box: tuple[float, float, float, float]
     brightness: float
@@ -58,7 +58,7 @@ class Draw:
 
 
 def draw(table: Augmentation, rng: np.random.Generator) -> Draw:
-    """Draw one outcome: five random numbers, or one."""
+    """Draw the parameters of one augmentation, from five random numbers or from one."""
     crop, brightness, contrast, saturation, hue = np.full(5, rng.random()) if table.one_draw else rng.random(5)
     area = _between(table.crop_area, crop)
     ratio = float(np.exp(_between((np.log(table.crop_ratio[0]), np.log(table.crop_ratio[1])), crop)))
@@ -74,7 +74,7 @@ def draw(table: Augmentation, rng: np.random.Generator) -> Draw:
 
 
 def augment(images: Sequence[Image], table: Augmentation, rng: np.random.Generator) -> list[Image]:
-    """Vary the images of one window alike."""
+    """Augment all images of one window with the same parameters."""
     outcome = draw(table, rng)
     return [apply(image, outcome) for image in images]
 
@@ -86,7 +86,7 @@ def apply(image: Image, outcome: Draw) -> Image:
     x *= np.float32(outcome.contrast)
     shift = np.array(cv2.mean(x)[:3], np.float32) * np.float32(1 / outcome.contrast - 1)
     rows = x.reshape(len(x), -1)
-    rows += np.tile(shift, x.shape[1])  # along rows: numpy is slow where the last axis has three members
+    rows += np.tile(shift, x.shape[1])  # along rows: numpy is slow when the last axis has length 3
     # Scaling the saturation changes neither hue nor value, so one conversion serves both.
     hsv = cv2.cvtColor(_clip(x), cv2.COLOR_RGB2HSV)
     hsv[..., 1] = np.minimum(hsv[..., 1] * np.float32(outcome.saturation), 1)
@@ -96,7 +96,7 @@ def apply(image: Image, outcome: Draw) -> Image:
 
 
 def centre_crop(image: Image, area: float = 0.9) -> Image:
-    """The middle `area` of the image, resized back: what a model trained with random crops must see at inference."""
+    """Return the centre crop with a share `area` of the image, resized: inference after training with random crops."""
     side = area**0.5
     margin = (1 - side) / 2
     box = (margin, margin, margin + side, margin + side)
@@ -104,16 +104,16 @@ def centre_crop(image: Image, area: float = 0.9) -> Image:
 
 
 def crop_and_resize(image: Float32, box: tuple[float, float, float, float]) -> Float32:
-    """The box, bilinearly resized to the image's size. Corners fall on corners, as in tf.image.crop_and_resize."""
+    """Return the box, resized bilinearly with aligned corners to the size of the image, as tf.image.crop_and_resize."""
     rows = _positions(box[0], box[2], image.shape[0])
     columns = _positions(box[1], box[3], image.shape[1])
     return _interpolate(_interpolate(image, *rows, axis=0), *columns, axis=1)
 
 
 def resize_lanczos(image: Image, size: int) -> Image:
-    """Resize to (size, size, 3), Lanczos of three lobes, smoothed when shrinking: dlimp's resize_image.
+    """Resize to (size, size, 3) with Lanczos-3, antialiased when downscaling: dlimp's resize_image.
 
-    OpenVLA's training loader shrinks 256 to 224 so, before it augments.
+    OpenVLA's data loader resizes 256 to 224 this way before augmentation.
     """
     planes = [
         np.asarray(PillowImage.fromarray(plane).resize((size, size), PillowImage.Resampling.LANCZOS))
@@ -128,7 +128,7 @@ def _between(bounds: Range, share: float) -> float:
 
 
 def _positions(begin: float, end: float, size: int) -> tuple[NDArray[np.int64], Float32]:
-    """(pixel below, share of the pixel above) of `size` positions from begin to end."""
+    """Return (lower pixel, weight of the upper pixel) of `size` positions from begin to end."""
     position = np.linspace(begin * (size - 1), end * (size - 1), size).clip(0, size - 1)
     below = np.minimum(position.astype(np.int64), size - 2)
     return below, (position - below).astype(np.float32)
@@ -147,13 +147,13 @@ def _to_float(image: Image) -> Float32:
 
 
 def _clip(x: Float32) -> Float32:
-    """To [0, 1], in place."""
+    """Clip to [0, 1], in place."""
     np.maximum(x, 0, out=x)
     np.minimum(x, 1, out=x)
     return x
 
 
 def _to_uint8(x: Float32) -> Image:
-    """[0, 1] -> 0..255 as tf.image.convert_image_dtype rounds: 256 steps of equal width."""
+    """Convert [0, 1] to 0..255 with the rounding of tf.image.convert_image_dtype: 256 intervals of equal width."""
     image: Image = (_clip(x) * np.float32(255.5)).astype(np.uint8)
     return image

@@ -1,4 +1,4 @@
-"""A dataset that a generalist may learn from: it is clean, and it knows what a checkpoint must say about it."""
+"""A dataset checked for training, with what the manifest of a checkpoint says about it."""
 
 from __future__ import annotations
 
@@ -27,10 +27,13 @@ SPLIT = "train"
 
 @dataclass(frozen=True)
 class TrainingSet:
-    """name: statistics key of checkpoints; statistics: the dataset's own; statistics_json: bytes of a checkpoint's
-    dataset_statistics.json; sha256: of all files that hold data; tasks: names, sorted; instructions: sorted; camera:
-    which one took the images; made_of: task -> how it was recorded; actions: the statistics of the actions; episodes,
-    transitions: of split train that have an action; image_size: shorter side [px]; rate_hz: steps per second."""
+    """A dataset and its metadata.
+
+    name: statistics key of checkpoints; statistics: of the dataset; statistics_json: content of a checkpoint's
+    dataset_statistics.json; sha256: of all data files; tasks: names, sorted; instructions: sorted; camera: the one that
+    took the images; made_of: task -> how it was recorded; actions: action statistics; episodes, transitions: in split
+    `train`, with an action; image_size: shorter side [px]; rate_hz: steps per second.
+    """
 
     dataset: Dataset
     name: str
@@ -48,7 +51,8 @@ class TrainingSet:
     rate_hz: float
 
     def manifest(self, backend: str, version: int, **more: Any) -> Manifest:
-        """rldg.json of a checkpoint that was trained on it. more: image_size, window, horizon, inference_hz."""
+        """Return the manifest of a checkpoint trained on this dataset. more: image_size, window, horizon, inference_hz.
+        """
         return Manifest(
             backend=backend,
             tasks=self.tasks,
@@ -64,11 +68,11 @@ class TrainingSet:
 
 
 def open_training_set(path: Path, camera: str | None = None) -> TrainingSet:
-    """Open `<root>/<name>/<version>` and look at every episode once.
+    """Open `<root>/<name>/<version>` and read every episode once.
 
-    camera: which one took the images, for a dataset that does not say it. Raises UserError when it cannot be read, has
-    findings of severity error (`rldg dataset lint`), no step with an action, or episodes of different cameras or
-    rates; when nobody says the camera; and on an instruction that no generalist takes.
+    camera: the one that took the images, for a dataset that does not say it. Raises UserError when the dataset cannot
+    be read, has lint errors (`rldg dataset lint`), has no step with an action, has episodes of different cameras or
+    rates, does not say its camera, or has an invalid instruction.
     """
     dataset = read_dataset(path)
     if IMAGE_KEY not in dataset.image_sizes:
@@ -113,7 +117,7 @@ def open_training_set(path: Path, camera: str | None = None) -> TrainingSet:
 
 
 class Recorded:
-    """What the recordings of a dataset say of themselves (`rldg_data.episodes.provenance`), episode after episode."""
+    """Collects the recording metadata of a dataset (`rldg_data.episodes.provenance`) episode by episode."""
 
     def __init__(self, path: Path) -> None:
         self.made_of: dict[str, MadeOf] = {}
@@ -121,7 +125,7 @@ class Recorded:
         self._cameras: dict[str, str] = {}
 
     def add(self, episode: Episode) -> None:
-        """Raises UserError on another camera than the episodes before, or another view or gripper in the same task."""
+        """Add an episode. Raises UserError when its camera, or within its task its view or gripper, differs."""
         task, name = str(episode.metadata["task"]), str(episode.metadata["episode_id"])
         try:
             parts = provenance.parts(episode.metadata)
@@ -130,7 +134,9 @@ class Recorded:
             gripper = any(bool(part["gripper"]) for part in parts if "images" in part)
         except (KeyError, TypeError, ValueError) as error:
             reason = str(error).splitlines()[0]
-            raise UserError(f"{self._path}: episode {name}: provenance.images: not of this suite: {reason}") from error
+            raise UserError(
+                f"{self._path}: episode {name}: provenance.images: not written by this suite: {reason}"
+            ) from error
         for one in seen:
             self._cameras.setdefault(str(one["camera"]), name)
         if len(self._cameras) > 1:
@@ -151,17 +157,17 @@ class Recorded:
             )
 
     def camera(self, given: str | None) -> str:
-        """Raises UserError when neither the recordings nor `given` say it, or when they contradict each other."""
+        """Return the camera. Raises UserError when neither recordings nor `given` name it, or when they differ."""
         found = next(iter(self._cameras), None)
         if found is None and given is None:
-            raise UserError(f"{self._path}: does not say which camera took its images: name it with --camera")
+            raise UserError(f"{self._path}: no camera in its recording metadata: name it with --camera")
         if found and given and found != given:
-            raise UserError(f"{self._path}: its images are of camera {found!r}, not of {given!r}")
+            raise UserError(f"{self._path}: its images are from camera {found!r}, not from {given!r}")
         return found or str(given)
 
 
 def content_sha256(dataset: Dataset) -> str:
-    """Hash over the dataset's episodes as they are stored and its statistics, whatever folder it lies in."""
+    """Return the SHA-256 of the dataset's stored episodes and statistics; it does not depend on the folder."""
     digest = hashlib.sha256(json.dumps(dataset.statistics, sort_keys=True).encode())
     for split, lengths in sorted(dataset.shard_lengths.items()):
         for index in range(len(lengths)):

@@ -1,7 +1,7 @@
-"""Samples of an RLDS dataset, streamed in a shuffled order that can be taken up again anywhere.
+"""Samples of an RLDS dataset, streamed in a shuffled order that can be resumed at any sample.
 
-A buffer is filled from episodes that are read one after another; what leaves it was drawn from it at random. It holds
-JPEG files, never decoded images: 10,000 samples of 256 px take about 100 MB, whatever the size of the dataset.
+Episodes are read in sequence into a shuffle buffer, from which samples are drawn at random. The buffer holds JPEG data,
+not decoded images: 10,000 samples of 256 px take about 100 MB, regardless of the size of the dataset.
 """
 
 from __future__ import annotations
@@ -20,12 +20,12 @@ from rldg_data.rlds import IMAGE_KEY, Dataset, Episode
 
 @dataclass(frozen=True)
 class Sample:
-    """One step of an episode with what was seen until then and what was done from then on; W: window, H: horizon.
+    """One step of an episode with its observation window (W) and the action chunks (H) that start in it.
 
-    images: W JPEG files, oldest first; before the episode's start the first one is repeated. image_mask (W,): False
-    where it is repeated. actions (W, H, 7) float32 [m, rad, gripper 0..1]: the chunk that begins at each of the W
-    steps; the last action is repeated beyond the episode's end, the first one before its start. action_mask (W, H):
-    False in both cases. episode: number in the dataset's order; index: of the step.
+    images: W JPEG files, oldest first; padded at the start of the episode with the first image. image_mask (W,): False
+    for padding. actions (W, H, 7) float32 [m, rad, gripper 0..1]: the chunk that starts at each of the W steps; padded
+    with the last action after the end of the episode and with the first action before its start. action_mask (W, H):
+    False for padding. episode: index in the dataset; index: of the step.
     """
 
     images: tuple[bytes, ...]
@@ -38,7 +38,7 @@ class Sample:
 
 
 def episode_samples(episode: Episode, number: int, window: int, horizon: int) -> Iterator[Sample]:
-    """One sample per step that has an action: all but the last."""
+    """Yield one sample for each step that has an action: all but the last."""
     transitions = len(episode) - 1
     images = episode.images[IMAGE_KEY]
     for index in range(transitions):
@@ -68,11 +68,11 @@ def stream_samples(
     rank: int = 0,
     world: int = 1,
 ) -> Iterator[Sample]:
-    """Shuffled samples, every one exactly once per epoch; epochs None: endless.
+    """Yield shuffled samples, each exactly once per epoch; epochs None: without end.
 
-    The order depends on the dataset, seed and buffer alone. Rank r of a world of w takes the samples r, r + w, ...
-    of it; skip leaves out the first samples of this rank and gives what an uninterrupted stream would go on with.
-    Raises UserError when the split has no step with an action.
+    The order depends only on dataset, seed and buffer. Rank r in a world of size w takes samples r, r + w, ...; `skip`
+    drops the first samples of this rank, as if they had been consumed. Raises UserError when the split has no step with
+    an action.
     """
     if not 0 <= rank < world or min(window, horizon, buffer) < 1 or skip < 0:
         raise ValueError(f"rank {rank} of {world}, window {window}, horizon {horizon}, buffer {buffer}, skip {skip}")
@@ -86,7 +86,10 @@ def stream_samples(
 def _epoch(
     dataset: Dataset, split: str, window: int, horizon: int, buffer: int, seed: int, number: int
 ) -> Iterator[Sample]:
-    """All samples of one epoch. Each that comes in when the buffer is full drives out a random one."""
+    """Yield the samples of one epoch.
+
+    When the buffer is full, each new sample replaces a random one, which is yielded.
+    """
     rng = np.random.default_rng(derive_seed(seed, "shuffle", number))
     held: list[Sample] = []
     empty = True
@@ -106,6 +109,6 @@ def _epoch(
 
 
 def batches(samples: Iterator[Sample], size: int) -> Iterator[list[Sample]]:
-    """Lists of `size` samples; what is left at the end of a finite stream is a shorter one."""
+    """Yield lists of `size` samples; the last list of a finite stream may be shorter."""
     while batch := list(islice(samples, size)):
         yield batch

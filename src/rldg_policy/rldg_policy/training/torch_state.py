@@ -1,4 +1,4 @@
-"""Training state of a torch model on disk: `state.safetensors` and `state.json` in a folder that appears whole."""
+"""Training state of a torch model on disk: `state.safetensors` and `state.json`, in a folder written atomically."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ class TrainingState:
 
 
 def write_state(folder: Path, step: int, tensors: Mapping[str, Tensor], meta: Mapping[str, Any]) -> None:
-    """Replace the folder by this state, atomically. Raises UserError when the disk is full."""
+    """Replace the folder with this state, atomically. Raises UserError when the disk is full."""
     with writing_aside(folder) as aside:
         aside.mkdir()
         save_file({name: value.detach().contiguous() for name, value in tensors.items()}, aside / TENSORS_FILE)
@@ -38,7 +38,7 @@ def write_state(folder: Path, step: int, tensors: Mapping[str, Tensor], meta: Ma
 
 
 def read_state(folder: Path) -> TrainingState:
-    """Inverse of `write_state`. Raises UserError naming the file that is missing or damaged."""
+    """Read what `write_state` wrote. Raises UserError naming the file that is missing or damaged."""
     data = read_json(folder / META_FILE)
     if not isinstance(data, dict) or not isinstance(data.get("step"), int) or not isinstance(data.get("meta"), dict):
         raise UserError(f"{folder / META_FILE}: not a training state")
@@ -53,7 +53,7 @@ def load_tensors(path: Path) -> dict[str, Tensor]:
     try:
         tensors: dict[str, Tensor] = load_file(path)  # bounded: checked above
     except (SafetensorError, OSError) as error:
-        raise UserError(f"{path}: damaged or no safetensors file: {' '.join(str(error).split())[:200]}") from error
+        raise UserError(f"{path}: damaged or not a safetensors file: {' '.join(str(error).split())[:200]}") from error
     return tensors
 
 
@@ -61,11 +61,11 @@ def check_finite(where: object, tensors: Iterable[tuple[str, Tensor]]) -> None:
     """Raise UserError `where: tensor: ...` on the first floating-point tensor that holds NaN or Inf."""
     for name, tensor in tensors:
         if tensor.is_floating_point() and not bool(torch.isfinite(tensor).all()):
-            raise UserError(f"{where}: {name} holds a value that is not finite: the weights are broken")
+            raise UserError(f"{where}: {name} holds a value that is not finite: the weights are invalid")
 
 
 def generator_tensors() -> dict[str, Tensor]:
-    """State of torch's global generators: of the CPU, and of every CUDA device."""
+    """Return the state of torch's global random generators: of the CPU and of every CUDA device."""
     found = {"generator.cpu": torch.get_rng_state()}
     for index in range(torch.cuda.device_count()):
         found[f"generator.cuda.{index}"] = torch.cuda.get_rng_state(index)
@@ -73,7 +73,7 @@ def generator_tensors() -> dict[str, Tensor]:
 
 
 def restore_generators(tensors: Mapping[str, Tensor]) -> None:
-    """Inverse of `generator_tensors`; devices that the state does not know keep theirs."""
+    """Restore what `generator_tensors` returned; devices that are not in it are unchanged."""
     torch.set_rng_state(tensors["generator.cpu"])
     for index in range(torch.cuda.device_count()):
         if f"generator.cuda.{index}" in tensors:
@@ -81,7 +81,7 @@ def restore_generators(tensors: Mapping[str, Tensor]) -> None:
 
 
 def flatten_optimizer(optimizer: torch.optim.Optimizer) -> tuple[dict[str, Tensor], dict[str, Any]]:
-    """(tensors named optimizer.<parameter>.<member>, JSON of everything else)."""
+    """Return (tensors named optimizer.<parameter>.<member>, everything else as JSON)."""
     state = optimizer.state_dict()
     tensors: dict[str, Tensor] = {}
     values: dict[str, dict[str, Any]] = {}
@@ -95,13 +95,13 @@ def flatten_optimizer(optimizer: torch.optim.Optimizer) -> tuple[dict[str, Tenso
 
 
 def restore_optimizer(optimizer: torch.optim.Optimizer, tensors: Mapping[str, Tensor], meta: Mapping[str, Any]) -> None:
-    """Inverse of `flatten_optimizer`. Raises UserError when the state belongs to other parameters."""
+    """Restore what `flatten_optimizer` returned. Raises UserError when the parameters differ."""
     state: dict[int, dict[str, Any]] = {int(index): dict(values) for index, values in meta["values"].items()}
     for name, value in tensors.items():
         kind, _, rest = name.partition(".")
         if kind == _PREFIX:
             index, _, member = rest.partition(".")
-            # The optimiser would otherwise update the tensors of the caller's state in place.
+            # Cloned, because the optimiser updates its state in place.
             state.setdefault(int(index), {})[member] = value.clone()
     try:
         optimizer.load_state_dict({"state": state, "param_groups": meta["groups"]})
@@ -109,4 +109,4 @@ def restore_optimizer(optimizer: torch.optim.Optimizer, tensors: Mapping[str, Te
         raise UserError(f"the training state belongs to another model: {' '.join(str(error).split())}") from error
     for parameter, members in optimizer.state.items():
         if "exp_avg" in members and members["exp_avg"].shape != parameter.shape:
-            raise UserError("the training state belongs to another model: shapes of the optimiser's moments differ")
+            raise UserError("the training state belongs to another model: the shapes of the optimiser's moments differ")

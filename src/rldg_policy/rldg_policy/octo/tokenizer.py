@@ -1,6 +1,6 @@
-"""Instructions to token ids, with the tokenizer that a checkpoint names.
+"""Tokenizer of instructions, as named by a checkpoint.
 
-It is looked for in <checkpoint>/<name>/ and in the Hugging Face cache; nothing is downloaded.
+It is read from <checkpoint>/<name>/ or from the Hugging Face cache; nothing is downloaded.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ _NAME = re.compile(r"[\w-][\w.-]*(/[\w-][\w.-]*)?")
 
 
 class InstructionTokenizer:
-    """files: name -> content of the tokenizer's files, as they go into a checkpoint.
+    """Tokenizes instructions. files: name -> content of the tokenizer's files in a checkpoint.
 
     Raises UserError when tokenizer.json is malformed or has no token `<pad>`.
     """
@@ -40,24 +40,26 @@ class InstructionTokenizer:
         length = config.tokenizer_kwargs.max_length
         try:
             self._tokenizer = Tokenizer.from_str(files[TOKENIZER_FILE].decode())
-        except Exception as error:  # tokenizers raises nothing narrower
-            raise UserError(f"{where}: {TOKENIZER_FILE}: no tokenizer: {' '.join(str(error).split())[:200]}") from error
+        except Exception as error:  # tokenizers raises Exception itself
+            raise UserError(
+                f"{where}: {TOKENIZER_FILE}: not a tokenizer: {' '.join(str(error).split())[:200]}"
+            ) from error
         padding = self._tokenizer.token_to_id(PADDING)
         if padding is None:
-            raise UserError(f"{where}: {TOKENIZER_FILE}: no token {PADDING}, which T5 pads with")
+            raise UserError(f"{where}: {TOKENIZER_FILE}: no token {PADDING}, which T5 needs for padding")
         self._tokenizer.no_truncation()
         self._unknown = self._tokenizer.token_to_id(UNKNOWN)
         self._tokenizer.enable_padding(length=length, pad_id=padding, pad_token=PADDING)
 
     @property
     def vocabulary(self) -> int:
-        """One more than the largest id."""
+        """Largest id plus one."""
         return 1 + max(self._tokenizer.get_vocab().values())
 
     def __call__(self, instructions: Sequence[str]) -> dict[str, NDArray[np.int32]]:
-        """B instructions -> {input_ids, attention_mask}, each (B, L) int32.
+        """Tokenize B instructions to {input_ids, attention_mask}, each (B, L) int32.
 
-        Raises UserError on an instruction that upstream would cut to L tokens, and on words that are not in the
+        Raises UserError on an instruction that upstream would truncate to L tokens, and on words outside the
         vocabulary.
         """
         for instruction in instructions:
@@ -67,9 +69,9 @@ class InstructionTokenizer:
         for instruction, one in zip(instructions, found, strict=True):
             if len(one.ids) > length:
                 count = f"{len(one.ids)} tokens, this Octo takes {length}"
-                raise UserError(f"instruction: {quoted(instruction)}: {count}: say it shorter")
+                raise UserError(f"instruction: {quoted(instruction)}: {count}: shorten it")
             if self._unknown is not None and self._unknown in one.ids:
-                raise UserError(f"instruction: {quoted(instruction)}: holds what this Octo's tokenizer does not know")
+                raise UserError(f"instruction: {quoted(instruction)}: has words that are not in this Octo's vocabulary")
         return {
             "input_ids": np.array([one.ids for one in found], dtype=np.int32),
             "attention_mask": np.array([one.attention_mask for one in found], dtype=np.int32),
@@ -77,7 +79,7 @@ class InstructionTokenizer:
 
 
 def find_tokenizer(folder: Path, config: TextConfig) -> InstructionTokenizer:
-    """The tokenizer of a checkpoint. Raises UserError that says where to put it when it is nowhere."""
+    """Return the tokenizer of a checkpoint. Raises UserError that says where to put it when it is not found."""
     name = config.tokenizer_name
     files = {file: read_bytes(path, MAX_TEXT_BYTES) for file in TOKENIZER_FILES if (path := _find(folder, name, file))}
     if TOKENIZER_FILE not in files:
@@ -86,7 +88,10 @@ def find_tokenizer(folder: Path, config: TextConfig) -> InstructionTokenizer:
 
 
 def find_t5(folder: Path, name: str) -> T5Config:
-    """Sizes of a checkpoint's language encoder; those of T5-base are known. Raises UserError like find_tokenizer."""
+    """Return the sizes of a checkpoint's language encoder (T5-base is built in).
+
+    Raises UserError as `find_tokenizer`.
+    """
     path = _find(folder, name, T5_FILE)
     if path is not None:
         return validated(T5Config, read_json(path), str(path))
@@ -96,13 +101,13 @@ def find_t5(folder: Path, name: str) -> T5Config:
 
 
 def t5_json(config: T5Config) -> bytes:
-    """What find_t5 reads."""
+    """Return the content of the file that `find_t5` reads."""
     return (json.dumps({"model_type": "t5", **config.model_dump(mode="json")}, indent=2) + "\n").encode()
 
 
 def _find(folder: Path, name: str, file: str) -> Path | None:
     if not _NAME.fullmatch(name):
-        raise UserError(f"{folder / 'config.json'}: {name!r} is no name of a model on the Hugging Face hub")
+        raise UserError(f"{folder / 'config.json'}: {name!r} is not the name of a model on the Hugging Face hub")
     if (local := folder / name / file).is_file():
         return local
     repositories = (name, f"google-t5/{name}") if "/" not in name else (name,)

@@ -1,18 +1,26 @@
-"""The folders of a fine-tuning: the checkpoint that it writes, and the base checkpoint that it starts from."""
+"""One training run, whatever the generalist: its folders, its checks, and the report that it leaves behind."""
 
 from __future__ import annotations
 
+import math
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from pathlib import Path
+from statistics import fmean
+from typing import Any
+
+from pydantic import BaseModel
 
 from rldg_core.errors import UserError
 from rldg_core.files import read_json
 from rldg_policy.checkpoint.manifest import MANIFEST_FILE, read_manifest
 from rldg_policy.generalist import installed_generalists, title_of
+from rldg_policy.training.dataset import TrainingSet
 
 TRAINING_FOLDER = ".training"
-"""Inside the checkpoint folder until the training ends: what it resumes from."""
+"""In the checkpoint folder until the training ends: the state that it resumes from."""
 TRAINING_FILE = "training.json"
-"""Inside a checkpoint of ours: how it was trained."""
+"""In a checkpoint written here: how it was trained."""
 
 
 def check_out(out: Path, backend: str, base: Path | None = None, *, resume: bool) -> None:
@@ -88,3 +96,75 @@ def _backend_of(folder: Path, otherwise: str) -> str:
         if kind := config.get("model_type") or config.get("backend"):
             raise UserError(f"{folder}: of {kind!r} by its {path.name}, {otherwise}")
     raise UserError(f"{path}: {otherwise}")
+
+
+_OUT_OF_MEMORY = ("out of memory", "can't allocate memory", "RESOURCE_EXHAUSTED", "bad_alloc")
+"""Messages of torch (CUDA, CPU) and XLA, which have no common exception type for it."""
+
+
+def check_loss(step: int, loss: float, last_checkpoint: Path | None) -> None:
+    """Raise UserError when the loss is NaN or infinite. Call this before the weights of `step` are saved."""
+    if math.isfinite(loss):
+        return
+    kept = f"last good checkpoint: {last_checkpoint}" if last_checkpoint else "no checkpoint was written before"
+    raise UserError(f"step {step}: loss is {loss}: lower the learning rate; {kept}")
+
+
+def training_identity(
+    data: TrainingSet, config: BaseModel, seed: int, *, free: set[str], **more: Any
+) -> dict[str, Any]:
+    """Return what must not change when a training is resumed: seed, data, `more`, and the configuration except `free`.
+    """
+    fixed = config.model_dump(mode="json", exclude=free)
+    return {"seed": seed, "dataset": data.sha256, "camera": data.camera, **more, **fixed}
+
+
+def check_same_training(where: Path, before: Mapping[str, Any], now: Mapping[str, Any]) -> None:
+    """Raise UserError naming the first item of `training_identity` that differs from the training to resume."""
+    for name, value in now.items():
+        if before.get(name) == value:
+            continue
+        if name == "dataset":
+            raise UserError(
+                f"{where}: cannot resume: the dataset is not the one that this training started with (sha256 "
+                f"{str(before.get(name))[:12]}, now {value[:12]}): images, actions or instructions differ; restore the "
+                "old dataset, or start again in another --out"
+            )
+        raise UserError(f"{where}: cannot resume: {name} was {before.get(name)}, now it is {value}")
+
+
+@contextmanager
+def explain_out_of_memory(advice: str) -> Iterator[None]:
+    """Turn the out-of-memory errors of all libraries into UserError `out of memory: <advice>`."""
+    try:
+        yield
+    except MemoryError as error:
+        raise UserError(f"out of memory: {advice}") from error
+    except RuntimeError as error:
+        if not any(words in str(error) for words in _OUT_OF_MEMORY):
+            raise
+        raise UserError(f"out of memory: {advice}") from error
+
+
+CURVE_EVERY = 50
+"""Optimiser steps per point of a learning curve."""
+
+
+def curve(values: Sequence[float]) -> tuple[float, ...]:
+    """Return the mean of every 50 steps; the last mean may be of fewer."""
+    return tuple(fmean(values[begin : begin + CURVE_EVERY]) for begin in range(0, len(values), CURVE_EVERY))
+
+
+def account(
+    result: Mapping[str, Any], dataset: Path, sha256: str, base: Path | None, seed: int, config: BaseModel
+) -> dict[str, Any]:
+    """Return the content of training.json. result: fields of `finetune`'s result; sha256: of the dataset."""
+    return {
+        **result,
+        "checkpoint": str(result["checkpoint"]),
+        "dataset": str(dataset),
+        "dataset_sha256": sha256,
+        "base": None if base is None else str(base),
+        "seed": seed,
+        "config": config.model_dump(mode="json"),
+    }

@@ -1,4 +1,4 @@
-"""The active policy in the running episode: when it infers, and the actions that are there for a tick."""
+"""Inference of the active policy in the current episode: when one starts, and the actions available for a tick."""
 
 from __future__ import annotations
 
@@ -14,11 +14,12 @@ from rldg_policy.serving.records import Episode, Settings
 from rldg_policy.serving.store import Served
 
 NOTICES_KEPT = 20
-"""Lines for the log, until somebody takes them."""
+"""Log lines kept until they are taken."""
 
 
-class Acting:
-    """Results reach it from the policy's thread (`wake` is then called); all else is called by one thread at a time."""
+class InferenceScheduler:
+    """Results arrive from the policy's thread, followed by a call of `wake`; all other calls come from one thread at a
+    time."""
 
     def __init__(self, settings: Settings, wake: Callable[[], None] | None) -> None:
         self._settings, self._wake = settings, wake
@@ -33,7 +34,7 @@ class Acting:
         self.notices: deque[str] = deque(maxlen=NOTICES_KEPT)
 
     def begin(self, served: Served, episode: Episode) -> None:
-        """An episode, or the rest of one after a swap: whatever is queued or under way is dropped."""
+        """Start an episode, or the rest of one after a swap: queued and running inferences are dropped."""
         self.end()
         self._served = served
         self._session = Session(episode.instruction, episode.seed, self._deliver)
@@ -41,36 +42,36 @@ class Acting:
         self.collect()
 
     def end(self) -> None:
-        """No episode, or no policy."""
+        """End the episode."""
         self._queue.clear()
         self._session = self._served = self._inferred_ns = None
         self.fault = ""
 
     @property
     def busy(self) -> bool:
-        """Whether an inference is under way or waits."""
+        """Whether an inference is running or pending."""
         return self._served is not None and self._served.worker.busy
 
     @property
     def newest_ns(self) -> int:
-        """Stamp of the observation of the newest chunk; -1: there is none."""
+        """Stamp of the observation of the newest chunk, -1 if there is none."""
         return self._queue.newest_ns
 
-    def at(self, stamp_ns: int) -> Chunk | None:
-        """The action for the tick of this stamp, a chunk of one."""
-        return self._queue.at(stamp_ns)
+    def action_at(self, stamp_ns: int) -> Chunk | None:
+        """Return the action for the tick with this stamp as a chunk of length 1."""
+        return self._queue.action_at(stamp_ns)
 
-    def show(self, observation: Observation) -> bool:
-        """Let the policy see an observation: to infer from it when that is due, else to remember it.
+    def observe(self, observation: Observation) -> bool:
+        """Give the policy an observation: it infers from it if an inference is due, else it only remembers it.
 
-        Returns whether a tick does well to wait for what comes of it: not when that is known to come late.
+        Returns True if an inference started that should finish within the tick.
         """
         served, stamp_ns = self._served, observation.stamp_ns
         assert served
         typical_s = served.inferences.percentile_s(50)
         covered, busy = self._queue.covers(stamp_ns), served.worker.busy
         if self._settings.chunks == "whole":
-            # A slow policy starts on the next chunk while the last actions of this one are executed.
+            # A slow policy starts the next inference while the last actions of the current chunk are executed.
             lead = 0
             if not self._settings.lockstep:
                 lead = lead_ticks(typical_s, self._settings.answer_within_s, self._settings.task.period_s)
@@ -88,7 +89,7 @@ class Acting:
         return started and not late and not (self._settings.chunks == "whole" and covered)
 
     def collect(self) -> None:
-        """Take results in; those of another session - before a swap, of another episode - are dropped."""
+        """Process results; those of another session (before a swap, of another episode) are dropped."""
         while self._results:
             result = self._results.popleft()
             if result.session is not self._session:
@@ -104,7 +105,7 @@ class Acting:
                 self._note_duration(result.duration_s)
 
     def _deliver(self, result: Result) -> None:
-        """On the policy's thread."""
+        """Receive a result, on the policy's thread."""
         self._results.append(result)
         if self._wake:
             self._wake()

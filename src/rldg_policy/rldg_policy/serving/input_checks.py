@@ -1,4 +1,4 @@
-"""Whether an observation is what the policy was made for."""
+"""Checks of an observation against the task and against the policy's specification."""
 
 from __future__ import annotations
 
@@ -12,9 +12,10 @@ from rldg_core.types import Observation
 
 
 def check_message(observation: Observation, task: Task) -> None:
-    """Raise ValueError on numbers that no arm gives, and on images that a camera of the task does not give.
+    """Raise ValueError on implausible numbers, and on images that are not from a camera of the task.
 
-    The size is that of the image's header. Resized, the image would show another part of the scene, or less of it.
+    The size is read from the image header. An image of another size shows another part of the scene, so it is refused
+    and not resized.
     """
     plausible.check_observation(observation)
     for name, jpeg in observation.images.items():
@@ -30,7 +31,7 @@ def check_message(observation: Observation, task: Task) -> None:
 
 
 def check_observation(observation: Observation, spec: PolicySpec, sizes: bool) -> None:
-    """Raise UserError when a camera's image is missing or, if `sizes` (it costs decoding), smaller than expected."""
+    """Raise UserError when a camera's image is missing or, if `sizes` (which decodes it), too small."""
     for name in spec.cameras:
         if name not in observation.images:
             held = ", ".join(observation.images) or "none"
