@@ -92,7 +92,7 @@ def test_cameras_that_share_the_wrist_are_refused_at_once(tmp_path: Path) -> Non
     description["scene"] = {"kind": "connector"}
     description["cameras"]["other"] = {"topic": "other/image"}
     file = tmp_path / "touch.yaml"
-    file.write_text(yaml.safe_dump(description))
+    file.write_text(yaml.safe_dump(description, sort_keys=False))
     done = subprocess.run(["rldg", "up", "insertion", f"task:={file}"], capture_output=True, text=True, timeout=60)
     assert done.returncode == 2
     assert "cameras.other: has no mount, and the simulated wrist carries wrist already" in done.stderr

@@ -55,7 +55,7 @@ class Drawing:
     def __init__(self, drawn_mjcf: str, fixed: Mapping[str, FixedMount]) -> None:
         self.model: Any = _with_cameras(drawn_mjcf, fixed)
         self.data: Any = mujoco.MjData(self.model)
-        self._looks = Looks.of(self.model)
+        self.looks = Looks.of(self.model)
         self._ids = {WRIST: int(self.model.camera(WRIST).id), SCENE: int(self.model.camera(SCENE).id)}
         self._ids |= {name: int(self.model.camera(_fixed_name(name)).id) for name in fixed}
         self._fixed = tuple(fixed)
@@ -65,10 +65,10 @@ class Drawing:
 
     def vary(self, task: Task, seed: int) -> None:
         """Write this seed's light, colours and camera mounts into the model."""
-        vary_looks(self.model, self._looks, task.scene, seed)
+        vary_looks(self.model, self.looks, task.scene, seed)
         for name in (WRIST, *self._fixed):
             subject = "camera" if name == WRIST else _fixed_name(name)
-            vary_mount(self.model, self._looks, task.scene, self._ids[name], subject, seed)
+            vary_mount(self.model, self.looks, task.scene, self._ids[name], subject, seed)
 
     def image(self, qpos: Array, camera: str, width: int, height: int) -> Image:
         """Image (height, width, 3) uint8 RGB at the physical model's qpos.
