@@ -30,7 +30,7 @@ from rldg_rl.classifier.checkpoint import SavedClassifier, write_classifier  # n
 from rldg_rl.classifier.frames import Frame  # noqa: E402
 from rldg_rl.classifier.model import ClassifierConfig  # noqa: E402
 from rldg_rl.classifier.reward import RewardClassifier  # noqa: E402
-from rldg_rl.classifier.success_box import in_box  # noqa: E402
+from rldg_rl.classifier.success import in_box  # noqa: E402
 from rldg_rl.classifier.train import predict, train  # noqa: E402
 from rldg_sim.cell import Cell  # noqa: E402
 from rldg_sim.env import CellEnv  # noqa: E402

@@ -19,7 +19,7 @@ from rldg_msgs.msg import Reward
 from rldg_rl.classifier.checkpoint import SavedClassifier, view_hash, write_classifier
 from rldg_rl.classifier.frames import read_frames
 from rldg_rl.classifier.model import ClassifierConfig, init
-from rldg_rl.encoders.frozen import load_encoder
+from rldg_rl.encoders.loading import load_encoder
 
 TASKS = Path(__file__).parents[1] / "config" / "tasks"
 

@@ -2,11 +2,11 @@
 
 Critics: mean squared error to r + discount * min over a random subset of target critics, no entropy in the
 backup. Actor: mean Q over the ensemble plus entropy. Temperature: softplus-constrained Lagrange multiplier.
-Gripper head (`rldg_rl.gripper_head`): double DQN.
+Gripper head: double DQN over {-1 close, 0 keep, 1 open} (HIL-SERL); actor and critics see the arm's actions only.
 
-The encoder head belongs to the critics: their loss (and the gripper head's) trains it, the actor takes its
-embedding as it is. Every loss of an update sees the parameters that the update started with (HIL-SERL). Each
-parameter group has one Adam of its own, so momentum of one never moves another.
+The losses of critics and gripper head train the encoder head; the actor stops its gradient. All losses of an update
+are evaluated at the parameters from before the update (HIL-SERL). Each parameter group has its own Adam optimiser, so
+that the momentum of one group never moves another.
 """
 
 from __future__ import annotations
@@ -20,7 +20,6 @@ import jax.numpy as jnp
 import optax
 
 from rldg_rl.config import RLConfig
-from rldg_rl.gripper_head import double_q_target, gripper_init, gripper_loss
 from rldg_rl.inputs import Inputs, InputSpec
 from rldg_rl.networks import (
     Params,
@@ -29,8 +28,9 @@ from rldg_rl.networks import (
     critics,
     critics_init,
     embed,
+    gripper_init,
     head_init,
-    look,
+    image_features,
     mlp,
 )
 from rldg_rl.weights import ARM_DIM, embedding_dim
@@ -54,7 +54,7 @@ class Batch(NamedTuple):
 class TrainState(NamedTuple):
     """Everything an update reads and writes. `updates` also drives the random numbers.
 
-    critic, target_critic: {"head": encoder head, "ensemble": critics}; gripper: {} for tasks without one.
+    critic, target_critic: {"head": encoder head, "ensemble": critics}; gripper: {} for tasks without a gripper.
     """
 
     actor: Params
@@ -74,14 +74,14 @@ class TrainState(NamedTuple):
 Metrics = dict[str, jax.Array]
 UpdateMany = Callable[[TrainState, Batch], tuple[TrainState, Metrics]]
 METRIC_NAMES = ("critic_loss", "actor_loss", "temperature", "entropy", "q_mean")
-"""Tasks with a gripper add gripper_loss."""
+"""Tasks with a gripper also have gripper_loss."""
 
 
 def init(config: RLConfig, spec: InputSpec, action_dim: int, seed: int, gripper: bool | None = None) -> TrainState:
-    """Fresh state; depends on config, sizes and seed alone.
+    """Return an initial state, a function of config, sizes and seed.
 
-    gripper: whether the last component of an action is the gripper's command, which a head of its own chooses; None:
-    as in a task, where it is the 7th.
+    gripper: whether the last component of an action is a gripper command, which the gripper head chooses; None: as in
+    a task, where it is the 7th.
     """
     with_gripper = action_dim > ARM_DIM if gripper is None else gripper
     key = jax.random.key_data(jax.random.key(seed % 2**32))
@@ -119,17 +119,17 @@ def _init(config: RLConfig, spec: InputSpec, arm_dim: int, gripper: bool, key: j
 
 
 def policy_params(state: TrainState) -> Params:
-    """What acting needs, and all that is sent and saved for it: encoder head, actor, gripper head."""
+    """Return the parameters that a policy needs to act: encoder head, actor and gripper head."""
     return {"head": state.critic["head"], "actor": state.actor, "gripper": state.gripper}
 
 
 def temperature_of(state: TrainState) -> jax.Array:
-    """Weight of the entropy, > 0."""
+    """Return the weight of the entropy, > 0."""
     return jax.nn.softplus(state.temperature["raw"])
 
 
 def update(state: TrainState, batch: Batch, config: RLConfig) -> tuple[TrainState, Metrics]:
-    """One update: critics and gripper head always; actor and temperature in every `actor_period`-th."""
+    """Update critics and gripper head, and in every `actor_period`-th update also actor and temperature."""
     agent, network = config.agent, config.network
     key = jax.random.fold_in(jax.random.wrap_key_data(state.key), state.updates)
     shift_key, target_key, actor_key = jax.random.split(key, 3)
@@ -137,33 +137,36 @@ def update(state: TrainState, batch: Batch, config: RLConfig) -> tuple[TrainStat
     target, gripper_target = _targets(state, batch, target_key, config)
     arm_actions = batch.actions[..., :-1] if state.gripper else batch.actions
 
-    def loss_of(trained: Params) -> tuple[jax.Array, tuple[jax.Array, jax.Array, Metrics]]:
+    # Critics, gripper head and encoder head: one gradient of the sum of their losses.
+    def critic_loss(trained: Params) -> tuple[jax.Array, tuple[jax.Array, jax.Array, Metrics]]:
         head = trained["critic"]["head"]
-        seen = look(head, batch.observations)
-        embedding = embed(head, seen, batch.observations.state, network.image_dropout)
+        image = image_features(head, batch.observations)
+        embedding = embed(head, image, batch.observations.state, network.image_dropout)
         q = critics(trained["critic"]["ensemble"], embedding, arm_actions, network.activation)
         errors = ((q - target) ** 2).mean(1)
         loss, metrics = errors.sum(), {"critic_loss": errors.mean(), "q_mean": q.mean()}
         if gripper_target is not None:
-            miss = gripper_loss(trained["gripper"], embedding, batch.actions, gripper_target, network.activation)
-            loss, metrics = loss + miss, metrics | {"gripper_loss": miss}
-        return loss, (seen, embedding, metrics)
+            error = gripper_loss(trained["gripper"], embedding, batch.actions, gripper_target, network.activation)
+            loss, metrics = loss + error, metrics | {"gripper_loss": error}
+        return loss, (image, embedding, metrics)
 
     trained = {"critic": state.critic, "gripper": state.gripper}
-    gradient, (seen, embedding, metrics) = jax.grad(loss_of, has_aux=True)(trained)
+    gradient, (image, embedding, metrics) = jax.grad(critic_loss, has_aux=True)(trained)
 
+    # Actor and temperature, against the critics from before the update.
     def with_actor() -> tuple[TrainState, Metrics]:
-        return _actor_update(state, seen, embedding, batch.observations.state, actor_key, config)
+        return _actor_update(state, image, embedding, batch.observations.state, actor_key, config)
 
     def critic_only() -> tuple[TrainState, Metrics]:
         return state, {"actor_loss": jnp.float32(jnp.nan), "entropy": jnp.float32(jnp.nan)}
 
     due = (state.updates + 1) % agent.actor_period == 0
-    moved, actor_metrics = jax.lax.cond(due, with_actor, critic_only)
+    after, actor_metrics = jax.lax.cond(due, with_actor, critic_only)
+    # Adam steps, then the target networks move towards the new parameters.
     adam = optax.adam(agent.learning_rate)
     critic, critic_optimiser = _step(adam, gradient["critic"], state.critic_optimiser, state.critic)
     gripper, gripper_optimiser = _step(adam, gradient["gripper"], state.gripper_optimiser, state.gripper)
-    moved = moved._replace(
+    after = after._replace(
         critic=critic,
         target_critic=_towards(state.target_critic, critic, agent.tau),
         critic_optimiser=critic_optimiser,
@@ -172,31 +175,32 @@ def update(state: TrainState, batch: Batch, config: RLConfig) -> tuple[TrainStat
         gripper_optimiser=gripper_optimiser,
         updates=state.updates + 1,
     )
-    return moved, metrics | actor_metrics | {"temperature": temperature_of(moved)}
+    return after, metrics | actor_metrics | {"temperature": temperature_of(after)}
 
 
 def _augmented(batch: Batch, key: jax.Array) -> Batch:
-    """Pixels shifted at random, observation and next observation apart; features come from stored crops already."""
+    """Shift pixels at random, independently for observation and next observation; features are of stored crops."""
     if batch.observations.image is None or batch.observations.image.dtype != jnp.uint8:
         return batch
     from rldg_rl.encoders.small_cnn import random_shift
 
     keys = jax.random.split(key)
     pairs = zip((batch.observations, batch.next_observations), keys, strict=True)
-    here, after = (inputs._replace(image=random_shift(inputs.image, k)) for inputs, k in pairs)
-    return batch._replace(observations=here, next_observations=after)
+    first, second = (inputs._replace(image=random_shift(inputs.image, k)) for inputs, k in pairs)
+    return batch._replace(observations=first, next_observations=second)
 
 
 def _targets(state: TrainState, batch: Batch, key: jax.Array, config: RLConfig) -> tuple[jax.Array, jax.Array | None]:
-    """Targets of the critics (B,) and of the gripper head (B,), if there is one."""
+    """Return the targets of the critics (B,) and of the gripper head (B,), or None without one."""
     agent, network = config.agent, config.network
     dropout_key, action_key, subset_key = jax.random.split(key, 3)
     after = batch.next_observations
     head, target_head = state.critic["head"], state.target_critic["head"]
-    seen = look(head, after)
-    for_actor = embed(head, seen, after.state, network.image_dropout, dropout_key)
+    image = image_features(head, after)
+    for_actor = embed(head, image, after.state, network.image_dropout, dropout_key)
     actions, _ = actor(state.actor, for_actor, network).sample_and_log_prob(action_key)
-    embedding = embed(target_head, look(target_head, after), after.state, network.image_dropout)
+    embedding = embed(target_head, image_features(target_head, after), after.state, network.image_dropout)
+    # RLPD: the minimum over a random subset of the ensemble.
     subset = state.target_critic["ensemble"]
     if agent.critic_subset < network.critics:
         chosen = jax.random.permutation(subset_key, network.critics)[: agent.critic_subset]
@@ -204,20 +208,28 @@ def _targets(state: TrainState, batch: Batch, key: jax.Array, config: RLConfig) 
     target = batch.returns + batch.discounts * critics(subset, embedding, actions, network.activation).min(0)
     if not state.gripper:
         return target, None
-    values = mlp(state.gripper, embed(head, seen, after.state, network.image_dropout), network.activation)
+    values = mlp(state.gripper, embed(head, image, after.state, network.image_dropout), network.activation)
     target_values = mlp(state.target_gripper, embedding, network.activation)
     rewards = batch.returns + batch.grasp_penalties
     return target, double_q_target(values, target_values, rewards, batch.discounts)
 
 
 def _actor_update(
-    state: TrainState, seen: jax.Array, embedding: jax.Array, arm: jax.Array, key: jax.Array, config: RLConfig
+    state: TrainState,
+    image: jax.Array,
+    embedding: jax.Array,
+    proprioception: jax.Array,
+    key: jax.Array,
+    config: RLConfig,
 ) -> tuple[TrainState, Metrics]:
-    """Move actor and temperature. seen, embedding: of the observations, from the head; arm: their state (B, S)."""
+    """Update actor and temperature.
+
+    image, embedding: outputs of `image_features` and `embed` for the observations; proprioception: their state (B, S).
+    """
     network = config.network
     dropout_key, action_key = jax.random.split(key)
     temperature = temperature_of(state)
-    for_actor = embed(state.critic["head"], seen, arm, network.image_dropout, dropout_key)
+    for_actor = embed(state.critic["head"], image, proprioception, network.image_dropout, dropout_key)
 
     def actor_loss(params: Params) -> tuple[jax.Array, jax.Array]:
         actions, log_prob = actor(params, for_actor, network).sample_and_log_prob(action_key)
@@ -247,6 +259,26 @@ def _actor_update(
     return state, {"actor_loss": loss, "entropy": entropy}
 
 
+def command_index(actions: jax.Array) -> jax.Array:
+    """Return the index 0, 1, 2 of the gripper command of actions (B, 7): (B,)."""
+    return jnp.clip(jnp.round(actions[..., -1]), -1, 1).astype(jnp.int32) + 1
+
+
+def double_q_target(values: jax.Array, target_values: jax.Array, rewards: jax.Array, discounts: jax.Array) -> jax.Array:
+    """Return reward + discount x target value of the command with the highest current value; values are (B, 3)."""
+    best = values.argmax(-1)
+    return rewards + discounts * jnp.take_along_axis(target_values, best[:, None], -1)[:, 0]
+
+
+def gripper_loss(
+    params: Params, embedding: jax.Array, actions: jax.Array, target: jax.Array, activation: str
+) -> jax.Array:
+    """Return the mean squared error of the executed command's value: embedding (B, E), actions (B, 7), target (B,)."""
+    values = mlp(params, embedding, activation)
+    taken = jnp.take_along_axis(values, command_index(actions)[:, None], -1)[:, 0]
+    return ((taken - target) ** 2).mean()
+
+
 def _step(adam: Any, gradient: Params, optimiser: Any, params: Params) -> tuple[Params, Any]:
     change, optimiser = adam.update(gradient, optimiser, params)
     return optax.apply_updates(params, change), optimiser
@@ -257,9 +289,9 @@ def _towards(target: Params, params: Params, tau: float) -> Params:
 
 
 def make_update_many(config: RLConfig) -> UpdateMany:
-    """Jitted (state, batches with a leading axis K) -> (state after K updates, mean metrics).
+    """Return the jitted function (state, batches with a leading axis K) -> (state after K updates, mean metrics).
 
-    The scan keeps K updates in one dispatch; the state is donated, so an update allocates nothing. Compiled
+    A scan runs K updates in one dispatch. The state is donated, so that its memory is reused. The function is compiled
     once per process for the same networks and hyper-parameters.
     """
     compiled: UpdateMany = _compiled(RLConfig(network=config.network, agent=config.agent))

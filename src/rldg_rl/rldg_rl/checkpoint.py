@@ -1,9 +1,8 @@
 """Checkpoints of a run: the learner's full state, so that a resumed run continues bit for bit.
 
 `<run>/checkpoints/<env_steps>/` holds state.safetensors (networks, target critics, optimisers, random key,
-update counter), learner.json (configuration, counters, consumed Steps by episode) and the newest weights that went
-to the policy. Replay is not in it: bags are the source of truth, replay is rebuilt from them. `<run>/specialist/` is
-the actor alone.
+update counter), learner.json (configuration, counters, consumed Steps by episode) and the newest weights that were
+sent to the policy. Replay is not saved: it is rebuilt from the bags. `<run>/specialist/` holds what a policy needs.
 """
 
 from __future__ import annotations
@@ -43,9 +42,9 @@ def _weights_file(version: int) -> str:
 
 
 def write_checkpoint(run_dir: Path, learner: Learner) -> Path:
-    """Write checkpoint and specialist atomically, keep the newest two checkpoints, return the new one's folder.
+    """Write checkpoint and specialist atomically, keep the newest two checkpoints, return the folder of the new one.
 
-    Raises UserError when the disk is full and when the state is not finite; what was there before stays.
+    Raises UserError when the disk is full or the state is not finite; the older checkpoints then stay.
     """
     progress = learner.progress
     folder = run_dir / FOLDER / f"{progress.counters.env_steps:08d}"
@@ -81,7 +80,7 @@ def write_checkpoint(run_dir: Path, learner: Learner) -> Path:
 
 
 def write_specialist_of(learner: Learner, folder: Path) -> None:
-    """Write the actor alone, as the policy node loads it."""
+    """Write the folder that a policy node loads: actor and configuration."""
     task = learner.task
     made_of = MadeOf.of(task, learner.config.features)
     version, tensors = learner.counters.version, learner.actor_tensors
@@ -92,12 +91,12 @@ def write_specialist_of(learner: Learner, folder: Path) -> None:
 
 
 def checkpoints(run_dir: Path) -> list[Path]:
-    """Folders of the complete checkpoints, oldest first."""
+    """Return the folders of the complete checkpoints, oldest first."""
     return sorted(path for path in (run_dir / FOLDER).glob("[0-9]*") if path.is_dir())
 
 
 def remove_checkpoint(folder: Path) -> None:
-    """Remove a checkpoint; a process killed meanwhile leaves a hidden folder, never half a checkpoint."""
+    """Remove a checkpoint. A process that is killed meanwhile leaves a hidden folder, never half a checkpoint."""
     hidden = folder.with_name(f".{folder.name}.partial")
     shutil.rmtree(hidden, ignore_errors=True)
     folder.rename(hidden)
@@ -105,24 +104,24 @@ def remove_checkpoint(folder: Path) -> None:
 
 
 def remove_partials(run_dir: Path) -> None:
-    """Remove what a killed learner left half-written."""
+    """Remove incomplete files and folders of a learner that was killed."""
     for folder in (run_dir / FOLDER, run_dir):
         for partial in folder.glob(".*.partial"):
             shutil.rmtree(partial, ignore_errors=True) if partial.is_dir() else partial.unlink(missing_ok=True)
 
 
 def consumed_episodes(folder: Path) -> dict[str, int]:
-    """Online episodes of a checkpoint, in order of arrival -> how many Steps of each it has consumed."""
+    """Return the online episodes of a checkpoint, in order of arrival -> number of Steps consumed of each."""
     seen = _parse(folder / LEARNER_FILE, lambda value: Seen.from_json(value["consumed"]))
     return {name: seen.count(name) for name in seen.to_json()}
 
 
 def restore(learner: Learner, folder: Path) -> None:
-    """Put a checkpoint's state and progress into a learner; replay is refilled apart (`rldg_rl.recordings`).
+    """Set state and progress of a learner from a checkpoint; `rldg_rl.recordings` refills replay.
 
-    Counts of what is loaded at start (demonstrations, earlier runs) stay the learner's own. Raises UserError naming
-    the file when the checkpoint is damaged or belongs to another architecture, configuration, task or seed, and when a
-    demonstration is missing or has another content than it had.
+    The counts of demonstrations and earlier runs, which are loaded at each start, are kept. Raises UserError naming
+    the file when the checkpoint is damaged or of another architecture, configuration, task or seed, and when a
+    demonstration is missing or its content has changed.
     """
     path = folder / LEARNER_FILE
     keys = ("config", "spec_hash", "task_hash", "seed", "sha256")
@@ -136,8 +135,8 @@ def restore(learner: Learner, folder: Path) -> None:
             )
     progress = _parse(path, lambda value: _progress(value, folder))
     earlier = _parse(path, lambda value: Content.from_json(value.get("earlier_content", {})))
-    # Demonstrations may be added, but those that it has learned from must be there as they were. A checkpoint of an
-    # older version knows of none.
+    # Demonstrations may be added, but those learned from must be present and unchanged. Checkpoints of older versions
+    # do not list them.
     earlier.check(learner.earlier_content, f"{path}: resuming")
     progress.counters.demo_transitions = learner.counters.demo_transitions
     progress.counters.earlier_transitions = learner.counters.earlier_transitions
@@ -146,7 +145,7 @@ def restore(learner: Learner, folder: Path) -> None:
 
 
 def difference(old: Mapping[str, Any], new: Mapping[str, Any], prefix: str = "") -> str:
-    """The first key in which two configurations differ, as `network.hidden [16, 16] instead of [32, 32]`."""
+    """Return the first key in which two configurations differ, as `network.hidden [16, 16] instead of [32, 32]`."""
     for key in [*new, *(k for k in old if k not in new)]:
         was, now = old.get(key), new.get(key)
         if was != now:

@@ -33,15 +33,14 @@ class _Model(BaseModel):
 
 
 class FeatureConfig(_Model):
-    """What the networks see of an Observation (`rldg_rl.features`).
+    """Inputs of the networks (`rldg_rl.features`).
 
-    The first scale of a quantity divides it, so that its usual range is about [-1, 1] (HIL-SERL feeds SI units);
-    each further, finer scale adds tanh(value / scale), so that a fraction of a millimetre is as visible to the
-    network as centimetres are.
+    The first scale of a quantity divides it, so that its usual range is about [-1, 1] (HIL-SERL uses SI units). Each
+    finer scale adds tanh(value / scale), so that fractions of a millimetre change the inputs as much as centimetres.
     """
 
     proprioception: Literal["full", "none"] = "full"
-    """none: images alone, an ablation."""
+    """none: images only (an ablation)."""
     position_scales_m: Scales = (0.05,)
     """Reset range and box of the connector task are 0.05 m."""
     rotation_scales_rad: Scales = (0.1,)
@@ -60,7 +59,7 @@ class FeatureConfig(_Model):
     encoder_weights: Path | None = None
     """Safetensors or npz file of resnet10 (`rldg_rl.encoders.convert` makes it)."""
     crops: Annotated[int, Field(ge=1, le=16)] = 4
-    """Crops encoded of each frame, in place of [H]'s random crop per sample (`rldg_rl.encoders.crops`)."""
+    """Crops encoded of each frame, in place of [H]'s random crop per sample (`rldg_rl.encoders.frozen`)."""
     camera: str = "wrist"
     """Camera of the image encoder."""
 
@@ -74,15 +73,15 @@ class FeatureConfig(_Model):
         if (self.image_encoder == "resnet10") != (self.encoder_weights is not None):
             raise ValueError("encoder_weights names the file of image_encoder resnet10, and of no other")
         if self.proprioception == "none" and self.image_encoder == "none":
-            raise ValueError("proprioception none and image_encoder none leave nothing to see")
+            raise ValueError("proprioception none and image_encoder none leave no input")
         return self
 
 
 class NetworkConfig(_Model):
-    """An encoder head that the critics train, then actor and critics: MLPs with LayerNorm.
+    """Encoder head (trained by the critics), actor and critics: MLPs with LayerNorm.
 
     Image: feature map -> spatial learned embeddings (feature vectors go without) -> dropout -> dense -> LayerNorm ->
-    tanh. State: dense -> LayerNorm -> tanh. Both are concatenated; a width of 0 concatenates what came in.
+    tanh. State: dense -> LayerNorm -> tanh. Both are concatenated; a width of 0 passes its input on unchanged.
     """
 
     image_bottleneck: Annotated[int, Field(ge=0, le=4096)] = 256
@@ -92,7 +91,7 @@ class NetworkConfig(_Model):
     spatial_embeddings: Annotated[int, Field(ge=1, le=64)] = 8
     """Learned weightings of a feature map, per channel [H]"""
     image_dropout: Annotated[float, Field(ge=0, lt=1)] = 0.1
-    """Where the actor trains; critics see no dropout, as [H] calls its encoder"""
+    """Of the actor's embedding; critics have no dropout, as in [H]"""
 
     hidden: Annotated[tuple[Annotated[int, Field(ge=1, le=65_536)], ...], Field(min_length=1, max_length=16)] = (
         256,
@@ -110,7 +109,7 @@ class NetworkConfig(_Model):
 
 
 class AgentConfig(_Model):
-    """RLPD update."""
+    """Hyper-parameters of the RLPD update."""
 
     critic_subset: Annotated[int, Field(ge=1, le=20)] = 2
     """Critics whose minimum is the target: 2 [H], [R]"""
@@ -131,12 +130,12 @@ class AgentConfig(_Model):
     batch_size: Annotated[int, Field(ge=2, le=1_000_000_000)] = 256
     """Half demonstrations, half online [H], [R]"""
     actor_period: Annotated[int, Field(ge=1, le=1_000_000_000)] = 2
-    """The actor moves in every actor_period-th update: 2 [H], 20 [R]"""
+    """Updates of the critics per update of the actor: 2 [H], 20 [R]"""
     grasp_penalty: Annotated[float, Field(ge=-1e9, le=0, allow_inf_nan=False)] = -0.02
-    """Added to the gripper head's reward where the command would change the gripper's state [H]"""
+    """Added to the gripper head's reward when the command would change the state of the gripper [H]"""
     gripper_epsilon: Annotated[float, Field(ge=0, le=1)] = 0.02
-    """Chance of a random gripper command while exploring. [H] has none: it always takes the argmax, and learns other
-    commands from interventions alone"""
+    """Probability of a random gripper command during exploration. 0 in [H], where other commands than the argmax come
+    from interventions only"""
 
     @model_validator(mode="after")
     def _even(self) -> AgentConfig:
@@ -146,18 +145,18 @@ class AgentConfig(_Model):
 
 
 class LearnerConfig(_Model):
-    """When to update, how much to remember."""
+    """Hyper-parameters of the learner: number of updates, versions of weights, replay."""
 
     updates_per_step: Annotated[float, Field(gt=0, le=100)] = 2.0
     """Update-to-data ratio, enforced: updates <= ratio x online steps. 2 [H], 20 [R]"""
     start_steps: Annotated[int, Field(ge=1, le=1_000_000_000)] = 100
     """Online transitions before the first update [H]"""
     demo_updates: Annotated[int, Field(ge=0, le=1_000_000_000)] = 0
-    """Updates on demonstrations alone before the first online step; counted apart from the ratio. 0 [H], [R]"""
+    """Updates on demonstrations before the first online step, not counted in the ratio. 0 [H], [R]"""
     updates_per_call: Annotated[int, Field(ge=1, le=1000)] = 20
-    """Updates per jitted call: fewer dispatches; batches of one call are drawn together. [M]"""
+    """Updates per jitted call, whose batches are drawn together: the more, the fewer dispatches [M]"""
     period_steps: Annotated[int, Field(ge=1, le=1_000_000_000)] = 50
-    """Weights go to the policy every so many online steps: 50 learner steps [H]"""
+    """Online steps between versions of the weights: 50 learner steps [H]"""
     checkpoint_every_steps: Annotated[int, Field(ge=1, le=1_000_000_000)] = 1000
     """Online steps between checkpoints; 2000-5000 learner steps [H]"""
     replay_capacity: Annotated[int, Field(ge=2, le=1_000_000_000)] = 200_000
@@ -167,7 +166,7 @@ class LearnerConfig(_Model):
 
 
 class RLConfig(_Model):
-    """Everything a specialist's training depends on, besides the task and the seed."""
+    """Configuration of a specialist's training; only task and seed are given elsewhere."""
 
     features: FeatureConfig = FeatureConfig()
     network: NetworkConfig = NetworkConfig()
@@ -183,12 +182,12 @@ class RLConfig(_Model):
         return self
 
     def spec_hash(self, action_dim: int) -> str:
-        """SHA-256 over features, the frozen encoder's weights, network sizes and action dimension: what weights fit.
+        """Return the SHA-256 of what weights must fit: features, frozen encoder, network sizes and action dimension.
 
         Raises UserError when the frozen encoder cannot be loaded.
         """
         value = {
-            # Where the weights lie says nothing about them.
+            # The weights of the encoder count, not their path.
             "features": self.features.model_dump(mode="json", exclude={"encoder_weights"}),
             "encoder_sha256": encoder_sha256(self.features),
             "network": self.network.model_dump(mode="json"),
@@ -198,10 +197,10 @@ class RLConfig(_Model):
 
 
 def encoder_sha256(config: FeatureConfig) -> str:
-    """SHA-256 of the frozen encoder's weights, "" without one. Raises UserError when it cannot be loaded."""
+    """Return the SHA-256 of the frozen encoder's weights, or "". Raises UserError when it cannot be loaded."""
     if config.image_encoder not in FROZEN_ENCODERS:
         return ""
-    from rldg_rl.encoders.frozen import load_encoder
+    from rldg_rl.encoders.loading import load_encoder
 
     return load_encoder(config.image_encoder, config.encoder_weights).weights_sha256
 
@@ -258,7 +257,7 @@ PRESETS["tabletop"] = {
 
 
 def resolve(preset: str, overrides: Mapping[str, Any] | None = None, where: str = "overrides") -> RLConfig:
-    """A preset with overrides on top. Raises UserError `where: key.path: reason`."""
+    """Return a preset with overrides. Raises UserError `where: key.path: reason`."""
     if preset not in PRESETS:
         raise UserError(f"{where}: unknown preset {preset!r}, expected one of {', '.join(PRESETS)}")
     return parse(_merged(PRESETS[preset], overrides or {}, where), where)
@@ -288,7 +287,7 @@ def _merged(base: Mapping[str, Any], overrides: Mapping[str, Any], where: str) -
 
 
 def parse(value: Any, where: str) -> RLConfig:
-    """Validate a plain value. Raises UserError `where: key.path: reason` on the first mistake."""
+    """Validate a JSON or YAML value. Raises UserError `where: key.path: reason` on the first error."""
     try:
         return RLConfig.model_validate(value)
     except ValidationError as error:
@@ -311,7 +310,7 @@ def load(path: Path | None, task: Task) -> RLConfig:
 
 
 def with_learner(config: RLConfig, **changes: Any) -> RLConfig:
-    """A copy with changed learner values; those that are None or 0 stay as configured. Raises UserError."""
+    """Return a copy with changed learner values; None and 0 keep the configured value. Raises UserError."""
     value = config.model_dump(mode="json")
     value["learner"] |= {key: change for key, change in changes.items() if change}
     return parse(value, "parameters")

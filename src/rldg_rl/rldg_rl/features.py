@@ -1,4 +1,4 @@
-"""Observation -> Inputs of the networks: proprioception as the paper's specialist sees it, plus the camera's image."""
+"""Computes the Inputs of the networks from an Observation: proprioception and the image of one camera (RLDG paper)."""
 
 from __future__ import annotations
 
@@ -27,21 +27,21 @@ GRIPPER_OPEN_M = 0.08
 
 
 def multi_scale(value: NDArray[np.float64], scales: tuple[float, ...]) -> NDArray[np.float64]:
-    """value / scales[0], clipped to +-3, then tanh(value / s) for every finer scale: (n,) -> (n x len(scales),)."""
+    """Return value / scales[0], clipped to +-3, and tanh(value / s) for each finer scale s: (n x len(scales),)."""
     coarse = np.clip(value / scales[0], -3.0, 3.0)
     return np.concatenate([coarse, *(np.tanh(value / scale) for scale in scales[1:])])
 
 
 def proprioception(observation: Observation, task: Task, config: FeatureConfig) -> Array:
-    """State of the arm: offset of the tcp from the target pose (base axes), twist and wrench in tcp axes.
+    """Return the state of the arm: offset of the tcp from the target pose (base axes), twist and wrench (tcp axes).
 
-    Tasks with a gripper add its width, -1 closed, 1 open. float32, each entry O(1), length
-    `proprioception_dim`. Raises ValueError when an entry is not finite.
+    Tasks with a gripper add its width, scaled to -1 closed, 1 open. float32 of length `proprioception_dim`, each entry
+    of order 1. Raises ValueError when an entry is not finite.
     """
     if config.proprioception == "none":
         return np.zeros(0, np.float32)
-    seen = observation.pose_base_tcp, observation.twist_base_tcp, observation.wrench_tcp
-    if not all(np.isfinite(part).all() for part in seen):  # clipping would hide an infinite one
+    parts = observation.pose_base_tcp, observation.twist_base_tcp, observation.wrench_tcp
+    if not all(np.isfinite(part).all() for part in parts):  # clipping would hide an infinite value
         raise ValueError("observation holds a pose, twist or wrench that is not finite")
     offset = offset_from(task.target_pose_base_tcp, observation.pose_base_tcp)
     to_tcp = rotation_of(observation.pose_base_tcp).inv()
@@ -64,7 +64,7 @@ def proprioception(observation: Observation, task: Task, config: FeatureConfig) 
 
 
 def proprioception_dim(action_dim: int, config: FeatureConfig) -> int:
-    """Length of `proprioception` for a task whose actions have this length."""
+    """Return the length of `proprioception` for a task whose actions have this length."""
     if config.proprioception == "none":
         return 0
     scales = config.position_scales_m, config.rotation_scales_rad, config.force_scales_n, config.torque_scales_nm
@@ -72,12 +72,12 @@ def proprioception_dim(action_dim: int, config: FeatureConfig) -> int:
 
 
 def input_spec(task: Task, config: FeatureConfig) -> InputSpec:
-    """Shapes of what the two functions below return. Raises UserError when the frozen encoder cannot be loaded."""
+    """Return the shapes of the Inputs of a task. Raises UserError when the frozen encoder cannot be loaded."""
     return input_spec_for(task.action.dim, config)
 
 
 def input_spec_for(action_dim: int, config: FeatureConfig) -> InputSpec:
-    """`input_spec` where only the length of the task's actions is known."""
+    """Return `input_spec` given only the length of the task's actions."""
     state_dim = proprioception_dim(action_dim, config)
     if config.image_encoder == "none":
         return InputSpec(state_dim, None, "float16", 1)
@@ -87,18 +87,19 @@ def input_spec_for(action_dim: int, config: FeatureConfig) -> InputSpec:
 
 
 def policy_inputs(task: Task, config: FeatureConfig) -> ToInputs:
-    """For acting: state (S,); image: features of the frame itself (*image_shape), pixels, or None.
+    """Return the function that computes the Inputs of a policy.
 
-    Raises UserError when the task has no such camera; the function raises ValueError on a missing or broken image
-    and on values that are not finite.
+    state (S,); image: features of the uncropped frame (*image_shape), pixels, or None. Raises UserError when the task
+    has no such camera; the function raises ValueError on a missing or broken image and on values that are not finite.
     """
     return _inputs(task, config, "policy")
 
 
 def stored_inputs(task: Task, config: FeatureConfig) -> ToInputs:
-    """For replay: state (S,); image: features of every crop (crops, *image_shape), pixels, or None.
+    """Return the function that computes the Inputs that replay stores.
 
-    Crop 0 is the frame itself. Raises as `policy_inputs`.
+    state (S,); image: features of every crop (crops, *image_shape), where crop 0 is the frame itself, pixels, or None.
+    Raises as `policy_inputs`.
     """
     return _inputs(task, config, "replay")
 
@@ -119,7 +120,7 @@ def _inputs(task: Task, config: FeatureConfig, use: Literal["policy", "replay"])
         return Inputs(state, encoder.encode(camera_image(observation, config.camera)[None])[0])
 
     def storing(observation: Observation) -> Inputs:
-        from rldg_rl.encoders.crops import crops
+        from rldg_rl.encoders.frozen import crops
 
         state = proprioception(observation, task, config)
         images = crops(camera_image(observation, config.camera), config.crops, observation.stamp_ns)
@@ -129,7 +130,7 @@ def _inputs(task: Task, config: FeatureConfig, use: Literal["policy", "replay"])
 
 
 def camera_image(observation: Observation, camera: str) -> NDArray[np.uint8]:
-    """(128, 128, 3) uint8 RGB. Raises ValueError when the observation has no such camera or a broken image."""
+    """Return the image (128, 128, 3) uint8 RGB. Raises ValueError when it is missing, broken or not square."""
     if camera not in observation.images:
         raise ValueError(f"observation holds no image of camera {camera!r}")
     image = decode_jpeg(observation.images[camera])
@@ -139,7 +140,7 @@ def camera_image(observation: Observation, camera: str) -> NDArray[np.uint8]:
 
 
 def _encoder(config: FeatureConfig) -> Any:
-    # JAX is needed for images alone: a policy that sees none starts without it.
-    from rldg_rl.encoders.frozen import FrozenName, load_encoder
+    # Imported here, because a policy without images starts faster without JAX.
+    from rldg_rl.encoders.loading import FrozenName, load_encoder
 
     return load_encoder(cast("FrozenName", config.image_encoder), config.encoder_weights)

@@ -1,4 +1,4 @@
-"""Acting in numpy: tens of microseconds, no JAX in the policy node (but for the small CNN's convolutions)."""
+"""Computes actions with NumPy, in tens of microseconds. The policy node needs JAX for images only."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from rldg_rl.weights import COMMANDS, Array, Tensors
 
 
 def embed(tensors: Tensors, inputs: Inputs) -> Array:
-    """The encoder head without dropout: Inputs of one frame -> embedding (E,)."""
+    """Return the embedding (E,) of one frame: the encoder head without dropout."""
     image, state = np.zeros(0, np.float32), inputs.state
     if inputs.image is not None:
         image = inputs.image
@@ -32,7 +32,7 @@ def embed(tensors: Tensors, inputs: Inputs) -> Array:
 
 
 def actor_forward(tensors: Tensors, embedding: Array, config: NetworkConfig) -> tuple[Array, Array]:
-    """Mean and standard deviation (6,) before tanh; equals `rldg_rl.networks.actor` up to rounding."""
+    """Return mean and standard deviation (6,) before tanh; equal to `rldg_rl.networks.actor` up to rounding."""
     mean, log_std = np.split(_mlp(tensors, "actor", embedding, config), 2)
     with np.errstate(over="ignore"):
         std = np.clip(np.exp(log_std), config.std_min, config.std_max)
@@ -46,15 +46,15 @@ def choose_action(
     rng: np.random.Generator | None,
     gripper_epsilon: float = 0.0,
 ) -> Array:
-    """Action (6,) in [-1, 1], with a gripper (7,), the 7th in {-1, 0, 1}.
+    """Return an action (6,) in [-1, 1], or (7,) with a gripper, whose component is in {-1, 0, 1}.
 
-    rng: sample the arm's action, and a uniform gripper command with probability gripper_epsilon; None: the mode.
-    Raises ValueError when what the networks give is not finite.
+    rng: sample the arm's action, and a uniform gripper command with probability gripper_epsilon; None: take the mode.
+    Raises ValueError when the output of a network is not finite.
     """
     embedding = embed(tensors, inputs)
     mean, std = actor_forward(tensors, embedding, config)
     if not (np.isfinite(mean).all() and np.isfinite(std).all()):
-        # tanh and argmax would make a plausible action of it.
+        # tanh and argmax would turn it into a plausible action.
         raise ValueError("the actor's output is not finite")
     if rng is not None:
         mean = mean + std * rng.standard_normal(mean.shape, dtype=np.float32)

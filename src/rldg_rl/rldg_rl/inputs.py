@@ -1,4 +1,4 @@
-"""What the networks see of one observation, from replay to policy."""
+"""The inputs of the networks and their shapes, as replay stores and policies compute them."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from typing import Any, Literal, NamedTuple
 
 
 class Inputs(NamedTuple):
-    """A pytree; any leading batch axes.
+    """Inputs of the networks, with any leading batch axes (a pytree).
 
     state: (..., S) float32, proprioception.
     image: (..., *image_shape) float16 or float32 cached features of one crop, (..., H, W, 3) uint8 pixels, or None.
@@ -19,10 +19,10 @@ class Inputs(NamedTuple):
 
 @dataclass(frozen=True)
 class InputSpec:
-    """Shapes of Inputs for one frame.
+    """Shapes of the Inputs of one frame.
 
-    image_shape: (F,) or (h, w, c) features, (H, W, 3) pixels, None without an image. crops: crops stored of a frame:
-    the stored image is (crops, *image_shape) for features, (H, W, 3) with crops == 1 for pixels.
+    image_shape: features (F,) or (h, w, c), pixels (H, W, 3), or None without an image. crops: number of crops that
+    replay stores of a frame; a stored image is (crops, *image_shape) for features, (H, W, 3) for pixels.
     """
 
     state_dim: int
@@ -32,5 +32,5 @@ class InputSpec:
 
     @property
     def pixels(self) -> bool:
-        """Whether images are pixels, which the update augments, rather than features."""
+        """Whether images are pixels, which the update augments; otherwise they are features."""
         return self.image_shape is not None and self.image_dtype == "uint8"

@@ -1,26 +1,29 @@
-"""From a Step to a row of replay: what is malformed is refused with the field's name, what was seen before is known."""
+"""Converts Steps to rows of replay. Refuses malformed Steps by field, and keeps which Steps were consumed."""
 
 from __future__ import annotations
 
 import hashlib
 
 import numpy as np
+from numpy.typing import NDArray
 
 from rldg_core.errors import UserError
 from rldg_core.image_header import read_header
 from rldg_core.task import Task
-from rldg_core.types import Observation, Step
+from rldg_core.types import GRIPPER_THRESHOLD, Observation, Step
 from rldg_rl.config import RLConfig
-from rldg_rl.features import input_spec, stored_inputs
-from rldg_rl.gripper_head import grasp_penalty
+from rldg_rl.features import GRIPPER_OPEN_M, input_spec, stored_inputs
 from rldg_rl.replay import Row
+from rldg_rl.weights import ARM_DIM
 
 MAX_INDEX = 100_000
-"""No episode is longer (task: at most 10,000 steps); bounds what a damaged index can cost."""
+"""Largest accepted index: a task has at most 10,000 steps, and a damaged index must not use up memory."""
+GRIPPER_IS_OPEN_M = 0.9 * GRIPPER_OPEN_M
+"""A wider gripper counts as open: 0.9 of the Franka Hand's width (HIL-SERL's wrapper of the USB task)."""
 
 
 class Reader:
-    """Makes rows: checks a Step and encodes its frame."""
+    """Checks Steps and encodes their frames."""
 
     def __init__(self, config: RLConfig, task: Task) -> None:
         """Raises UserError when the task has no such camera or the encoder cannot be loaded."""
@@ -31,7 +34,7 @@ class Reader:
         self._camera = config.features.camera if self.spec.image_shape is not None else ""
 
     def row(self, step: Step) -> Row:
-        """Raises ValueError `field: reason` when the Step cannot be learned from."""
+        """Return the row of a Step. Raises ValueError `field: reason` when the Step cannot be learned from."""
         if not 0 <= step.index <= MAX_INDEX:
             raise ValueError(f"index: not in 0 .. {MAX_INDEX}")
         if not np.isfinite(step.reward):
@@ -66,14 +69,26 @@ class Reader:
             )
 
 
+def grasp_penalty(action: NDArray[np.float32], gripper_width_m: float, penalty: float) -> float:
+    """Return `penalty` when the command would change the state of the gripper, else 0; 0 without a gripper.
+
+    gripper_width_m: measured before the action. Source: HIL-SERL's GripperPenaltyWrapper.
+    """
+    if len(action) <= ARM_DIM:
+        return 0.0
+    closes = action[ARM_DIM] < -GRIPPER_THRESHOLD and gripper_width_m > GRIPPER_IS_OPEN_M
+    opens = action[ARM_DIM] > GRIPPER_THRESHOLD and gripper_width_m <= GRIPPER_IS_OPEN_M
+    return penalty if closes or opens else 0.0
+
+
 class Content:
-    """What the Steps of every episode held, whatever stream brought them: one number each, whatever their order."""
+    """A checksum of the Steps of each episode that depends neither on their order nor on the stream they came by."""
 
     def __init__(self, sums: dict[str, int] | None = None) -> None:
         self._sums = dict(sums or {})
 
     def add(self, step: Step) -> None:
-        """Take note of a Step: image, state, action and outcome."""
+        """Add the images, state, action and outcome of a Step."""
         seen, action = step.observation, step.action
         digest = hashlib.blake2b(digest_size=16)
         digest.update(repr((step.index, seen.stamp_ns, step.instruction, step.reward, step.terminated)).encode())
@@ -92,14 +107,14 @@ class Content:
             self.check_episode(name, number, now, where)
 
     def check_among(self, now: Content, where: str) -> None:
-        """The same for the episodes that both know."""
+        """Raise UserError `where: ...` on an episode that is in both and has another content in `now`."""
         for name, number in self._sums.items():
             if name in now._sums:
                 self.check_episode(name, number, now, where)
 
     @staticmethod
     def check_episode(name: str, number: int, now: Content, where: str) -> None:
-        """One episode."""
+        """Raise UserError `where: ...` when the checksum of an episode is not `number` in `now`."""
         if now._sums[name] != number:
             raise UserError(
                 f"{where}: episode {name} holds other images, states or actions than those that were learned from: put "
@@ -107,7 +122,7 @@ class Content:
             )
 
     def to_json(self) -> dict[str, str]:
-        """Episode -> hexadecimal number."""
+        """Return episode -> hexadecimal checksum."""
         return {name: f"{number:032x}" for name, number in self._sums.items()}
 
     @classmethod
@@ -117,7 +132,7 @@ class Content:
 
 
 class Seen:
-    """Which Steps were consumed, by episode id and index: one bit each."""
+    """The set of Steps that were consumed, as one bit for each episode id and index."""
 
     def __init__(self, bits: dict[str, int] | None = None) -> None:
         self._bits = dict(bits or {})
@@ -126,16 +141,16 @@ class Seen:
         return bool(self._bits.get(step.episode_id, 0) >> max(0, step.index) & 1)
 
     def add(self, step: Step) -> None:
-        """Mark a Step; an index out of range is not kept, since no row can come of it."""
+        """Add a Step; an index out of range is ignored, since such a Step is refused."""
         if 0 <= step.index <= MAX_INDEX:
             self._bits[step.episode_id] = self._bits.get(step.episode_id, 0) | 1 << step.index
 
     def count(self, episode_id: str) -> int:
-        """Steps of this episode."""
+        """Return the number of Steps of an episode."""
         return self._bits.get(episode_id, 0).bit_count()
 
     def to_json(self) -> dict[str, str]:
-        """Episode -> hexadecimal bits, in order of arrival."""
+        """Return episode -> hexadecimal bits, in order of arrival."""
         return {name: f"{bits:x}" for name, bits in self._bits.items()}
 
     @classmethod

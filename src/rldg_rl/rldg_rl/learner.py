@@ -1,10 +1,10 @@
-"""The learner without ROS: Steps in, weights out. Same Steps and seed -> same weights, bit for bit.
+"""The learner, without ROS: consumes Steps and returns weights, a function of the Steps and the seed, bit for bit.
 
-Rules it enforces:
+It enforces these rules:
 * updates <= updates_per_step x online transitions (demonstration updates are counted apart);
 * weights fall due after every `period_steps` online transitions (docs/explanation/architecture.md, Lock-step, rule 7);
-* a human's or the operator's transitions go to both replays, so half of every batch is demonstrations;
-* a Step is learned from once, whichever stream brings it first (episode id and index).
+* transitions of a human or the scripted operator are online transitions and demonstrations at once;
+* a Step (episode id and index) is learned from once, even if it arrives by topic and in a bag.
 """
 
 from __future__ import annotations
@@ -33,7 +33,7 @@ from rldg_rl.weights import Tensors, flatten, pack
 INTERVENTIONS = (Source.HUMAN, Source.SCRIPTED)
 RECENT_EPISODES = 20
 ISSUED_KEPT = 2
-"""Versions that a policy may still need: the one that acts and the one that falls due next (rule 7)."""
+"""Versions that a policy may still need: the active one and the next one (rule 7)."""
 OPEN_KEPT = 64
 
 
@@ -49,7 +49,7 @@ class Weights:
 
 @dataclass(frozen=True)
 class EpisodeSummary:
-    """What the success and intervention rates are made of."""
+    """Outcome of one episode, for the success and intervention rates."""
 
     success: bool
     steps: int
@@ -58,7 +58,7 @@ class EpisodeSummary:
 
 @dataclass
 class Counters:
-    """Progress; saved with every checkpoint. Duplicate and rejected Steps are those of all streams."""
+    """Counts that every checkpoint saves. Duplicate and rejected Steps are counted over all streams."""
 
     env_steps: int = 0
     updates: int = 0
@@ -73,13 +73,13 @@ class Counters:
 
 @dataclass
 class Progress:
-    """What a checkpoint holds besides the agent's state."""
+    """The content of a checkpoint besides the agent's state."""
 
     counters: Counters
     seen: Seen
     """Online Steps consumed, episodes in order of arrival."""
     content: Content
-    """What they held."""
+    """Their checksums."""
     recent: deque[EpisodeSummary]
     open_episodes: dict[str, tuple[int, int]]
     """Steps and interventions of episodes whose last Step is still to come."""
@@ -88,14 +88,14 @@ class Progress:
 
     @classmethod
     def fresh(cls) -> Progress:
-        """Nothing done yet."""
+        """Return the progress of a new run."""
         return cls(Counters(), Seen(), Content(), deque(maxlen=RECENT_EPISODES), {}, deque(maxlen=ISSUED_KEPT))
 
 
 class Learner:
-    """Consumes Steps in order and trains. Not thread-safe.
+    """Consumes Steps in order and trains an agent. Not thread-safe.
 
-    seed: everything random (initialisation, batches, the agent's noise) derives from it.
+    seed: of initialisation, batches and the agent's noise.
     """
 
     def __init__(self, config: RLConfig, task: Task, seed: int) -> None:
@@ -104,12 +104,12 @@ class Learner:
         self.seed = seed
         self.progress = Progress.fresh()
         self.rejections: dict[str, int] = {}
-        """Why Steps were left out -> how many."""
+        """Reason -> number of Steps that were left out for it."""
         self.losses: dict[str, float] = {}
         self._reader = Reader(config, task)
         self._offline = Seen()  # Steps of demonstrations and of earlier runs
         self.earlier_content = Content()
-        """What those held."""
+        """Checksums of those Steps."""
         capacities = config.learner.replay_capacity, config.learner.demo_capacity
         self.replay = Replay(self._reader.spec, task.action.dim, *capacities)
         self.state = agent.init(config, self._reader.spec, task.action.dim, derive_seed(seed, "agent"))
@@ -117,7 +117,7 @@ class Learner:
 
     @property
     def counters(self) -> Counters:
-        """Progress in numbers."""
+        """Counts of the run so far."""
         return self.progress.counters
 
     @property
@@ -132,11 +132,11 @@ class Learner:
 
     @property
     def spec_hash(self) -> str:
-        """Hash that goes with the weights."""
+        """Hash of the specification that the weights fit."""
         return self.config.spec_hash(self.task.action.dim)
 
     def warm_up(self) -> None:
-        """Compile the update, so that the first one does not stall the loop; changes nothing."""
+        """Compile the update, so that the first one does not delay the stack. Changes nothing."""
         c, spec = self.config, self._reader.spec
         shape = (c.learner.updates_per_call, c.agent.batch_size)
         image = None if spec.image_shape is None else np.zeros((*shape, *spec.image_shape), spec.image_dtype)
@@ -147,35 +147,35 @@ class Learner:
         self._update_many(jax.tree.map(jax.numpy.copy, self.state), batch)
 
     def add_demonstration(self, steps: Sequence[Step]) -> None:
-        """Add one recorded episode to the demonstrations, whoever acted in it.
+        """Add one recorded episode to the demonstrations, whatever the source of its actions.
 
         Raises UserError when none of its Steps can be learned from, and on another task.
         """
         self.counters.demo_transitions += self._add_recorded(steps, demonstration=True)
 
     def add_earlier(self, steps: Sequence[Step]) -> None:
-        """Add one episode of an earlier run to the online replay: no environment step of this run, no updates.
+        """Add one episode of an earlier run to the online replay, without counting steps and without updates.
 
-        Its interventions become demonstrations too. Raises as `add_demonstration`.
+        Its interventions are demonstrations, too. Raises as `add_demonstration`.
         """
         self.counters.earlier_transitions += self._add_recorded(steps, demonstration=False)
 
     def train_on_demonstrations(self) -> None:
-        """The `demo_updates` before the first online step; once in the life of a run."""
+        """Do the `demo_updates` that precede the first online step, once per run."""
         todo = self.config.learner.demo_updates - self.counters.demo_updates
         if len(self.demonstrations) and todo > 0:
             self.counters.demo_updates += todo
             self._update(todo)
 
     def first_weights(self) -> Weights:
-        """The version that is valid from step 0 (m = 0)."""
+        """Return the version that is valid from step 0."""
         return self._emit(0)
 
     def consume(self, step: Step) -> Weights | None:
-        """Take one online Step, do the updates it allows, return weights when a version falls due.
+        """Consume one online Step, do the updates that it allows, and return weights when a version falls due.
 
-        A Step that was seen before is counted and dropped; a malformed one (wrong length, not finite, another
-        image size) is counted and left out, and nothing links across it. Raises UserError on a Step of another task.
+        A known Step is counted and dropped. A malformed one (wrong length, not finite, another image size) is counted
+        and left out, and no transition spans it. Raises UserError on a Step of another task.
         """
         if not self._take(step) or step.is_last:
             return None
@@ -187,7 +187,7 @@ class Learner:
         return self._emit(done + period) if due else None
 
     def consume_recorded(self, steps: Sequence[Step]) -> int:
-        """Take an online episode that a bag brings: as `consume`, but no weights fall due. Returns new Steps."""
+        """Consume an online episode from a bag, without weights falling due. Returns the number of new Steps."""
         before = self.counters.duplicate_steps
         for step in steps:
             if self._take(step) and not step.is_last:
@@ -196,16 +196,16 @@ class Learner:
         return len(steps) - (self.counters.duplicate_steps - before)
 
     def refill(self, steps: Sequence[Step]) -> None:
-        """Put Steps that a restored checkpoint has consumed back into replay; nothing else changes."""
+        """Put Steps that a restored checkpoint has consumed back into replay. Changes nothing else."""
         for step in steps:
             self._store(step, online=True, demonstration=step.action.source in INTERVENTIONS)
 
     def knows(self, step: Step) -> bool:
-        """Whether a stream has brought this Step already."""
+        """Return whether this Step was consumed before, by topic or from a bag."""
         return step in self.progress.seen or step in self._offline
 
     def _take(self, step: Step) -> bool:
-        """Store an online Step and keep its episode's record; False: it was seen before."""
+        """Store an online Step and update the counts of its episode. Returns False for a known Step."""
         self._check_task(step)
         progress = self.progress
         if self.knows(step):
@@ -226,7 +226,7 @@ class Learner:
         return True
 
     def _add_recorded(self, steps: Sequence[Step], demonstration: bool) -> int:
-        """Returns the transitions added."""
+        """Add Steps of a bag. Returns the number of transitions added."""
         added = refused = 0
         for step in steps:
             self._check_task(step)
@@ -262,19 +262,19 @@ class Learner:
 
     @property
     def success_rate(self) -> float:
-        """Over the last 20 episodes; NaN before the first."""
+        """Success rate over the last 20 episodes; NaN before the first."""
         recent = self.progress.recent
         return float(np.mean([e.success for e in recent])) if recent else float("nan")
 
     @property
     def intervention_ratio(self) -> float:
-        """Overridden steps / steps over the last 20 episodes; 0 before the first."""
+        """Share of steps that a human or the operator took over the last 20 episodes; 0 before the first."""
         recent = self.progress.recent
         return sum(e.interventions for e in recent) / max(1, sum(e.steps for e in recent))
 
     @property
     def actor_tensors(self) -> Tensors:
-        """The parameters that acting needs, (name -> float32 array)."""
+        """Parameters that a policy needs to act: name -> float32 array."""
         return flatten(agent.policy_params(self.state))
 
     def _update_allowed(self, all_of_them: bool) -> None:
@@ -290,7 +290,7 @@ class Learner:
         c = self.config
         while updates:
             size = c.learner.updates_per_call if updates >= c.learner.updates_per_call else 1
-            # Derived from the number of updates done: nothing but counters to save and restore.
+            # Derived from the number of updates, so that a checkpoint need not save the state of a generator.
             rng = np.random.default_rng([self.seed, int(self.state.updates)])
             a = c.agent
             batch = self.replay.sample_mixed(rng, size, a.batch_size, a.n_step, a.discount)
@@ -300,7 +300,7 @@ class Learner:
 
     def _emit(self, valid_from_step: int) -> Weights:
         tensors = self.actor_tensors
-        # NaN spreads within a few updates; what is on the disk is older and good.
+        # NaN spreads to the actor within a few updates; the checkpoint on the disk is older.
         where = f"training diverged by update {self.counters.updates + self.counters.demo_updates}"
         check_finite(f"{where}, resume from the last checkpoint with a lower learning rate", tensors.items())
         self.counters.version += 1

@@ -1,17 +1,23 @@
-"""Bags -> learner: demonstrations and earlier runs at start, the run's own episodes when it is resumed.
+"""Feeds bags to the learner: demonstrations and earlier runs at start, the run's own episodes when it is resumed.
 
-Resuming: everything the learner is follows from the Steps it consumed, in their order. So a checkpoint is only a
-short cut: the newest one whose episodes all have their bags is restored, its Steps go back into replay, and the
-Steps after it are consumed as if they arrived now. Without such a checkpoint all bags are.
+The state of the learner is a function of the Steps it consumed and their order; a checkpoint only saves time. To
+resume, the newest checkpoint that has a bag for each of its episodes is restored, its Steps refill replay, and the
+Steps recorded after it are consumed as if they arrived now. Without such a checkpoint, all bags are consumed.
+
+Bags of a watched folder are learned from while the run goes on; a journal keeps which, and when. A recorder renames a
+bag to its final name when it is complete, so every folder with such a name can be read.
 """
 
 from __future__ import annotations
 
+import json
+import os
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 from rldg_core.errors import UserError
+from rldg_core.files import parse_json, read_text
 from rldg_core.types import Step
 from rldg_data.bags.reading import episode_info, find_bags, read_episode
 from rldg_data.plausibility import Limits, rate, refuse
@@ -19,14 +25,78 @@ from rldg_rl.checkpoint import checkpoints, consumed_episodes, remove_checkpoint
 from rldg_rl.intake import Content
 from rldg_rl.learner import Learner
 from rldg_rl.views import check_bag_view
-from rldg_rl.watching import Journal
+
+
+class WatchedFolder:
+    """Finds the bags that are new in a folder, in the order of their numbers."""
+
+    def __init__(self, directory: Path) -> None:
+        """Raises UserError when the folder is missing."""
+        self._directory = directory
+        self._known: set[Path] = set()
+        find_bags(directory)
+
+    def new_bags(self) -> list[Path]:
+        """Return the bags that appeared since the last call; none while the folder does not exist."""
+        found = find_bags(self._directory) if self._directory.is_dir() else []
+        new = [bag for bag in found if bag not in self._known]
+        self._known.update(new)
+        return new
+
+
+@dataclass(frozen=True)
+class Journal:
+    """`<run>/watched.jsonl`: the episode of the run after which each watched bag was consumed ("": before the first).
+
+    A line is written before its bag is consumed, so that a resumed run consumes the bag at the same place.
+    """
+
+    run_dir: Path
+
+    @property
+    def path(self) -> Path:
+        """Path of the file."""
+        return self.run_dir / "watched.jsonl"
+
+    def append(self, bag: Path, after_episode_id: str) -> None:
+        """Append a line and sync the file. Raises UserError when it cannot be written."""
+        line = json.dumps({"bag": str(bag.absolute()), "after": after_episode_id}) + "\n"
+        try:
+            self.run_dir.mkdir(parents=True, exist_ok=True)
+            with self.path.open("a") as file:
+                file.write(line)
+                file.flush()
+                os.fsync(file.fileno())
+        except OSError as error:
+            raise UserError(f"{self.path}: cannot write: {error.strerror or error}") from error
+
+    def read(self, read_bag: Callable[[Path], list[Step]]) -> list[tuple[str, list[Step]]]:
+        """Return (after, Steps) of every bag in the journal. Raises UserError on a damaged line or bag.
+
+        A last line without a newline is removed: its bag was not consumed before the process ended.
+        """
+        if not self.path.is_file():
+            return []
+        text = read_text(self.path)
+        lines = text[: text.rfind("\n") + 1].splitlines()
+        try:
+            entries = [
+                (str(value["after"]), Path(value["bag"]))
+                for value in (parse_json(line, str(self.path)) for line in lines)
+            ]
+        except (ValueError, KeyError, TypeError) as error:
+            raise UserError(f"{self.path}: line not understood: {error!r}") from error
+        if len(text) > text.rfind("\n") + 1:
+            os.truncate(self.path, len(text[: text.rfind("\n") + 1].encode()))
+        return [(after, read_bag(bag)) for after, bag in entries]
 
 
 @dataclass(frozen=True)
 class Start:
     """What a learner started with.
 
-    failed_demonstrations: found and left out; missing_episodes: the checkpoint counts them, no bag holds them.
+    failed_demonstrations: demonstrations without success, which are left out; missing_episodes: episodes that the
+    checkpoint has learned from and no bag holds.
     """
 
     demonstrations: int
@@ -38,7 +108,7 @@ class Start:
 
 
 def read_bag(bag: Path, learner: Learner) -> list[Step]:
-    """Steps of a bag. Raises UserError naming the bag: damaged, another task, rate, view, or scale of actions."""
+    """Return the Steps of a bag. Raises UserError naming a damaged bag, or one of another task, rate, view or scale."""
     steps, info, task = read_episode(bag), episode_info(bag), learner.task
     if steps[0].task != task.name:
         raise UserError(f"{bag}: episode of task {steps[0].task!r}, the learner trains {task.name!r}")
@@ -61,17 +131,17 @@ def prepare(
     demo_bag_dirs: Iterable[Path],
     run_dir: Path,
     extra_bag_dirs: Iterable[Path] = (),
-    lockstep: bool = False,
+    exact: bool = False,
 ) -> Start:
     """Load successful demonstrations and earlier runs; resume from the checkpoints and the `bags` folder of `run_dir`.
 
-    Bags are read in the order of their numbers, so that the same files give the same learner. lockstep: a checkpoint
-    that counts an episode without a bag is passed over, since that episode will be run again. Raises UserError on a
-    damaged bag or checkpoint, and when an episode is of another task or holds nothing usable.
+    Bags are read in the order of their numbers, so that the same files give the same learner. exact: skip a
+    checkpoint that has learned from an episode without a bag, because that episode will be run again. Raises UserError
+    on a damaged bag or checkpoint, on an episode of another task, and on one without a usable Step.
     """
     demonstrations = failed = earlier = 0
     for bag, steps in _read_all(demo_bag_dirs, learner):
-        # As HIL-SERL's recorder, which keeps successful demonstrations only.
+        # HIL-SERL records successful demonstrations only.
         if steps[-1].success:
             _add(bag, learner.add_demonstration, steps)
             demonstrations += 1
@@ -84,7 +154,7 @@ def prepare(
     bag_dir = run_dir / "bags"
     own = [steps for _, steps in _read_all([bag_dir] if bag_dir.is_dir() else [], learner)]
     watched = Journal(run_dir).read(lambda bag: read_bag(bag, learner))
-    checkpoint, missing = _resume(learner, run_dir, _merge(own, watched), exact=lockstep and bag_dir.is_dir())
+    checkpoint, missing = _resume(learner, run_dir, _merge(own, watched), exact=exact and bag_dir.is_dir())
     return Start(demonstrations, failed, earlier, checkpoint, len(own), missing)
 
 
@@ -102,7 +172,7 @@ def _resume(
             break
     if checkpoint:
         restore(learner, checkpoint)
-        # Newer ones hold an episode that is lost and will be run again.
+        # Newer checkpoints have learned from an episode that is lost and will be run again.
         for folder in reversed(checkpoints(run_dir)):
             if folder == checkpoint:
                 break
@@ -130,7 +200,7 @@ def _resume(
 
 
 def _merge(own: Sequence[list[Step]], watched: Sequence[tuple[str, list[Step]]]) -> list[tuple[list[Step], bool]]:
-    """The run's own episodes (True) and those that bags brought meanwhile (False), in the order of consumption."""
+    """Return the run's own episodes (True) and those of watched bags (False), in the order of consumption."""
     after: dict[str, list[list[Step]]] = {}
     for name, steps in watched:
         after.setdefault(name, []).append(steps)

@@ -1,8 +1,8 @@
-"""Replay: one row per Step, linked by episode id and index, seen through two views: online and demonstrations.
+"""The replay buffer: one row per Step, shared by two views, online and demonstrations.
 
-The next observation of a row is the row of index + 1 of the same episode; nothing else links rows. An intervention's
-row belongs to both views and is stored once. A view is a ring of its own: the oldest row leaves it first, and a row
-is freed when no view holds it.
+The next observation of a row is the row with index + 1 of the same episode; rows are linked in no other way. The row of
+an intervention is stored once and belongs to both views. Each view has its own capacity and drops its oldest row first;
+a row is freed when no view holds it.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ Slots = NDArray[np.int64]
 
 @dataclass(frozen=True)
 class Row:
-    """What replay keeps of a Step. inputs: as stored (`InputSpec`); action None: the last observation of an episode."""
+    """What replay stores of a Step. inputs: as in `InputSpec`; action: None in the last Step of an episode."""
 
     episode_id: str
     index: int
@@ -39,7 +39,7 @@ class Row:
 
 
 class Frames:
-    """Inputs of rows by slot: states in one array, images each for itself, so that memory follows what is stored."""
+    """Inputs of the rows by slot. Each image is allocated on its own, so that memory grows with the rows stored."""
 
     def __init__(self, spec: InputSpec, slots: int) -> None:
         self._spec = spec
@@ -49,7 +49,7 @@ class Frames:
         self._decompressor = zstandard.ZstdDecompressor()
 
     def put(self, slot: int, inputs: Inputs) -> None:
-        """Keep a frame. Raises ValueError when its shapes are not the specification's."""
+        """Store a frame. Raises ValueError when its shapes differ from the specification."""
         spec = self._spec
         if np.shape(inputs.state) != (spec.state_dim,):
             raise ValueError(f"state of shape {np.shape(inputs.state)}, expected ({spec.state_dim},)")
@@ -68,7 +68,7 @@ class Frames:
         self._images.pop(slot, None)
 
     def take(self, slots: Slots, rng: np.random.Generator) -> Inputs:
-        """Inputs of these slots, (*slots.shape, ...); of features one stored crop each, drawn at random."""
+        """Return the Inputs of slots, (*slots.shape, ...); of features, one stored crop each, drawn at random."""
         spec, states = self._spec, self._states[slots]
         if spec.image_shape is None:
             return Inputs(states, None)
@@ -85,15 +85,15 @@ class Frames:
 
 
 class View:
-    """The rows of one replay in order of arrival. len(): transitions that can be sampled."""
+    """The rows of one view in order of arrival. len(): number of transitions that can be sampled."""
 
     def __init__(self, capacity: int, slots: int) -> None:
         self.capacity = capacity
         self.members: deque[int] = deque()
         self.held = np.zeros(slots, bool)
         self.transition = np.zeros(slots, bool)
-        """Held for its action, and not merely as a next observation."""
-        # Slots that can be sampled, with O(1) insertion and removal.
+        """Held for its action, and not only as the next observation of another row."""
+        # `ready[:count]`: slots that can be sampled; `place`: their position in it. O(1) insertion and removal.
         self.ready: Slots = np.zeros(slots, np.int64)
         self.place: Slots = np.full(slots, NO_ROW, np.int64)
         self._count = 0
@@ -102,19 +102,19 @@ class View:
         return self._count
 
     def append(self, slot: int, transition: bool) -> None:
-        """Hold one more row."""
+        """Add a row."""
         self.members.append(slot)
         self.held[slot], self.transition[slot] = True, transition
 
     def pop_oldest(self) -> int:
-        """Let go of the oldest row."""
+        """Remove the oldest row and return its slot."""
         slot = self.members.popleft()
         self.held[slot] = self.transition[slot] = False
         self.refresh(slot, NO_ROW)
         return slot
 
     def refresh(self, slot: int, after: int) -> None:
-        """Put a row whose next row is `after` among those that can be sampled, or take it out."""
+        """Update whether a row can be sampled, given that its next row is `after` (NO_ROW: none)."""
         wanted = bool(self.transition[slot]) and after != NO_ROW and bool(self.held[after])
         place = self.place[slot]
         if wanted and place == NO_ROW:
@@ -127,7 +127,7 @@ class View:
 
 
 class Replay:
-    """Rows and their two views. Raises ValueError on a row that does not fit."""
+    """The replay buffer: rows and two views of them."""
 
     def __init__(self, spec: InputSpec, action_dim: int, online_capacity: int, demo_capacity: int) -> None:
         slots = online_capacity + demo_capacity + 1
@@ -151,9 +151,9 @@ class Replay:
         return len(self._keys)
 
     def add(self, row: Row, *, online: bool, demonstration: bool) -> None:
-        """Store a row for one view or both, and link it with its neighbours, whichever of them came first.
+        """Store a row for one view or both, and link it with its neighbours, in whatever order they arrive.
 
-        A row of this episode and index that is stored already is left as it is.
+        A row with the same episode and index as a stored one is ignored. Raises ValueError on inputs of another shape.
         """
         key = (row.episode_id, row.index)
         if key in self._slots:
@@ -178,11 +178,11 @@ class Replay:
     def sample(
         self, view: View, rng: np.random.Generator, shape: tuple[int, ...], n_step: int, discount: float
     ) -> Batch:
-        """Uniform n-step transitions of a view, of the given leading shape.
+        """Sample n-step transitions of a view uniformly, with the given leading shape.
 
-        The chain of rewards ends early at a termination (no bootstrap), and at a truncation, at a lost Step, at the
-        newest row or where the view's rows end, as at the end of an intervention (bootstrap from the last
-        observation reached). Raises ValueError when the view is empty.
+        The sum of rewards ends early at a termination (no bootstrap), and at a truncation, a lost Step, the newest row
+        or the last row of the view, such as the end of an intervention (bootstrap from the last observation reached).
+        Raises ValueError when the view is empty.
         """
         if not len(view):
             raise ValueError("replay holds no transition")
@@ -203,9 +203,9 @@ class Replay:
     def sample_mixed(
         self, rng: np.random.Generator, updates: int, batch_size: int, n_step: int, discount: float
     ) -> Batch:
-        """`updates` batches, (updates, batch_size, ...): half demonstrations, half online.
+        """Sample `updates` batches, (updates, batch_size, ...): half demonstrations, half online.
 
-        All from one while the other is empty. Raises ValueError when both are.
+        All transitions are of one view while the other is empty. Raises ValueError when both are empty.
         """
         if not len(self.demonstrations) or not len(self.online):
             view = self.online if len(self.online) else self.demonstrations
@@ -228,7 +228,7 @@ class Replay:
         self._next[before], self._before[after] = after, before
         for view in self._views:
             if view.transition[before] and not view.held[after]:
-                # The observation after an intervention: demonstrations need it, its action is the policy's.
+                # The row after an intervention: needed as its next observation, but its action is the policy's.
                 self._hold(view, after, transition=False)
             self._refresh(view, before)
 
@@ -249,7 +249,7 @@ class Replay:
 
 
 def _joined(first: Any, second: Any) -> Any:
-    """Concatenate along the batch axis, whatever the leaf is."""
+    """Concatenate along the batch axis."""
     if isinstance(first, Inputs):
         return Inputs(*(_joined(*pair) for pair in zip(first, second, strict=True)))
     return None if first is None else np.concatenate([first, second], 1)

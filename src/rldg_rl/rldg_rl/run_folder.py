@@ -1,18 +1,21 @@
-"""What a learner keeps beside its checkpoints: the lock of its run folder and the TensorBoard log."""
+"""The lock of a run folder and its TensorBoard log."""
 
 from __future__ import annotations
 
+import contextlib
 import fcntl
+import itertools
 import math
 import os
+import socket
 import time
 from collections.abc import Mapping
-from io import FileIO
+from io import BufferedWriter, FileIO
 from pathlib import Path
 
-from tensorboardX.event_file_writer import EventsWriter
-from tensorboardX.proto.event_pb2 import Event, SessionLog
-from tensorboardX.proto.summary_pb2 import Summary
+from tensorboard.compat.proto.event_pb2 import Event, SessionLog
+from tensorboard.compat.proto.summary_pb2 import Summary
+from tensorboard.summary.writer.record_writer import RecordWriter
 
 from rldg_core.errors import UserError
 from rldg_rl.learner import Learner
@@ -21,7 +24,7 @@ FLUSH_S = 10
 
 
 def lock(run_dir: Path) -> FileIO:
-    """Hold `<run>/learner.lock` for as long as the returned file is open; the kernel frees it when a process dies.
+    """Lock `<run>/learner.lock` while the returned file is open; the kernel releases it when the process ends.
 
     Raises UserError when another learner holds it, or when the folder cannot be written.
     """
@@ -43,7 +46,7 @@ def lock(run_dir: Path) -> FileIO:
 
 
 def figures(learner: Learner, steps_per_s: float) -> dict[str, float]:
-    """What status topic and TensorBoard show; NaN where there is nothing to show yet."""
+    """Return the values that the status topic and TensorBoard show; NaN where there is none yet."""
     counters = learner.counters
     return {
         "updates": counters.updates,
@@ -61,9 +64,10 @@ def figures(learner: Learner, steps_per_s: float) -> dict[str, float]:
 
 
 class TensorBoard:
-    """`<run>/tensorboard`, by environment steps. A resumed run hides what was logged after its checkpoint.
+    """Event file in `<run>/tensorboard`; the x axis is environment steps.
 
-    Writes in the caller's thread: tensorboardX's own writer thread dies of a full disk, and its queue then blocks.
+    A resumed run hides what was logged after its checkpoint. Events are written in the caller's thread: the writers
+    of TensorBoard and tensorboardX use a thread that ends on a full disk, after which their queue blocks the caller.
     """
 
     def __init__(self, run_dir: Path, env_steps: int) -> None:
@@ -71,22 +75,25 @@ class TensorBoard:
         folder = run_dir / "tensorboard"
         try:
             folder.mkdir(parents=True, exist_ok=True)
-            # tensorboardX names files by the second: the process makes a restart within one a file of its own.
-            self._writer: EventsWriter | None = EventsWriter(str(folder / "events"), f".{os.getpid()}")
-            self._writer.write_event(Event(step=env_steps, session_log=SessionLog(status=SessionLog.START)))
+            self._writer: RecordWriter | None = RecordWriter(_new_event_file(folder))
+            self._write(Event(file_version="brain.Event:2"))
+            self._write(Event(step=env_steps, session_log=SessionLog(status=SessionLog.START)))
             self._writer.flush()
         except OSError as error:
             raise UserError(f"{folder}: cannot write: {error.strerror or error}") from error
         self._flushed_s = time.monotonic()
 
     def write(self, values: Mapping[str, float], losses: Mapping[str, float], env_steps: int) -> str:
-        """Write one point of every curve. Returns "", or one line when the disk is full: the log then ends."""
+        """Write one point of every curve; points that are not finite are left out.
+
+        Returns "", or one line when the file cannot be written: the log then ends, the training goes on.
+        """
         if self._writer is None:
             return ""
         curves = [(f"learner/{n}", v) for n, v in values.items()] + [(f"loss/{n}", v) for n, v in losses.items()]
         points = [Summary.Value(tag=tag, simple_value=value) for tag, value in curves if math.isfinite(value)]
         try:
-            self._writer.write_event(Event(wall_time=time.time(), step=env_steps, summary=Summary(value=points)))
+            self._write(Event(step=env_steps, summary=Summary(value=points)))
             if time.monotonic() - self._flushed_s > FLUSH_S:
                 self._writer.flush()
                 self._flushed_s = time.monotonic()
@@ -96,10 +103,24 @@ class TensorBoard:
         return ""
 
     def close(self) -> str:
-        """Write what is buffered. Returns "" or one line."""
+        """Write what is buffered and close the file. Returns "" or one line when that fails."""
         try:
             if self._writer is not None:
                 self._writer.close()
         except OSError as error:
             return f"tensorboard: cannot write: {error.strerror or error}"
         return ""
+
+    def _write(self, event: Event) -> None:
+        event.wall_time = time.time()
+        assert self._writer is not None
+        self._writer.write(event.SerializeToString())
+
+
+def _new_event_file(folder: Path) -> BufferedWriter:
+    """Open an event file under the name that TensorBoard looks for; a restart never writes into an older one."""
+    stem = f"events.out.tfevents.{int(time.time())}.{socket.gethostname()}.{os.getpid()}"
+    for number in itertools.count():
+        with contextlib.suppress(FileExistsError):
+            return (folder / f"{stem}.{number}").open("xb")
+    raise AssertionError

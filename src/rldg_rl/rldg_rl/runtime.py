@@ -1,4 +1,4 @@
-"""How JAX uses the robot's PC while a specialist learns."""
+"""Limits of JAX on the computer that also runs the stack."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from rldg_core.jax_runtime import cache_compilations, limit_cpu_threads
 
 
 def use_one_core() -> None:
-    """Run JAX on the CPU with one thread; the other core is for the cell. Call before any JAX operation."""
+    """Run JAX on the CPU with one thread, which leaves the other cores to the stack. Call before any JAX operation."""
     os.environ.setdefault("JAX_PLATFORMS", "cpu")
     cache_compilations()
     limit_cpu_threads(1)

@@ -1,4 +1,4 @@
-"""The specialist back-end: the learner's actor behind the Policy interface (entry point `specialist`)."""
+"""The policy back-end `specialist` (an entry point): an actor that the learner trains."""
 
 from __future__ import annotations
 
@@ -48,7 +48,7 @@ class SpecialistPolicy:
 
     @property
     def spec(self) -> PolicySpec:
-        """What it needs and delivers; `version` follows `update_weights`."""
+        """Expected input and output; `version` is that of the last `update_weights`."""
         images = self._config.features.image_encoder != "none"
         return PolicySpec(
             cameras=(self._config.features.camera,) if images else (),
@@ -62,33 +62,33 @@ class SpecialistPolicy:
 
     @property
     def spec_hash(self) -> str:
-        """Hash that weights must carry."""
+        """Hash of the specification that weights must have."""
         return self._config.spec_hash(self._task.action.dim)
 
     @property
     def ready(self) -> bool:
-        """Whether it holds weights."""
+        """Whether weights have been loaded."""
         return self._tensors is not None
 
     def warm_up(self) -> None:
-        """Act once on made-up inputs: compiles the encoder. Without one there is nothing to compile."""
+        """Compile the image encoder, if there is one, by a call with zeros."""
         features, spec = self._config.features, self._input_spec
         if features.frozen_encoder:
-            from rldg_rl.encoders.frozen import load_encoder
+            from rldg_rl.encoders.loading import load_encoder
 
             blank = np.zeros((1, IMAGE_SIZE, IMAGE_SIZE, 3), np.uint8)
             load_encoder(features.image_encoder, features.encoder_weights).encode(blank)
         elif spec.image_shape is not None:
             zeros = {name: np.zeros(shape, np.float32) for name, shape in self._shapes.items()}
-            made_up = Inputs(np.zeros(spec.state_dim, np.float32), np.zeros(spec.image_shape, np.uint8))
-            choose_action(zeros, made_up, self._config.network, None)
+            blank_inputs = Inputs(np.zeros(spec.state_dim, np.float32), np.zeros(spec.image_shape, np.uint8))
+            choose_action(zeros, blank_inputs, self._config.network, None)
 
     def reset(self, instruction: str, seed: int) -> None:
-        """Start an episode: exploration depends on `seed` alone. The instruction is not used: one task."""
+        """Start an episode. Exploration depends on `seed` only; the instruction is not used."""
         self._rng = np.random.default_rng(derive_seed(seed, "specialist"))
 
     def act(self, observation: Observation) -> NDArray[np.float32]:
-        """(1, A) in [-1, 1]. Raises UserError before the first weights, ValueError on a malformed observation."""
+        """Return the action (1, A) in [-1, 1]. Raises UserError without weights, ValueError on a bad observation."""
         if self._tensors is None:
             raise UserError("specialist: no weights yet: start the learner or load a specialist folder")
         rng = self._rng if self._explore else None
@@ -96,9 +96,9 @@ class SpecialistPolicy:
         return choose_action(self._tensors, inputs, config.network, rng, config.agent.gripper_epsilon)[None]
 
     def update_weights(self, data: bytes, version: int) -> None:
-        """Replace what the learner trains. Raises UserError when the tensors do not fit; the old ones then stay."""
+        """Load new weights. Raises UserError when they do not fit; the old ones then stay loaded."""
         self._tensors = unpack(data, self._shapes, f"policy weights version {version}")
         self._version = version
 
     def close(self) -> None:
-        """Nothing is held open."""
+        """Nothing to close."""

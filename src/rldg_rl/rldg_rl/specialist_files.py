@@ -1,4 +1,4 @@
-"""The `specialist` folder: config.json + actor.safetensors. All that a policy node needs, but resnet10's weights."""
+"""Reads and writes a `specialist` folder: config.json and actor.safetensors. Weights of resnet10 are not in it."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ ACTOR_FILE = "actor.safetensors"
 
 @dataclass(frozen=True)
 class MadeOf:
-    """What a specialist was trained on, and must find again where it acts: JSON values.
+    """The conditions of a specialist's training, which must be the same where it acts (JSON values).
 
     task: name; control_hz: steps per second; action_scale: [m, rad] of one unit; gripper: whether actions move one;
     target_pose_base_tcp (7,): what its proprioception is relative to; view: of its camera
@@ -36,7 +36,7 @@ class MadeOf:
 
     @classmethod
     def of(cls, task: Task, features: FeatureConfig) -> MadeOf:
-        """What a specialist of this task and with these inputs is made of."""
+        """Return the conditions of a task and an input configuration."""
         camera = task.cameras.get(features.camera) if features.image_encoder != "none" else None
         return cls(
             task=task.name,
@@ -64,7 +64,7 @@ class MadeOf:
         )
 
     def check(self, now: MadeOf, where: object) -> None:
-        """Raise UserError `where: ...` with the first thing that the specialist does not find as it was."""
+        """Raise UserError `where: ...` naming the first condition that differs in `now`."""
         for name, was in asdict(self).items():
             found = getattr(now, name)
             if was != found:
@@ -76,7 +76,7 @@ class MadeOf:
 
 @dataclass(frozen=True)
 class SavedSpecialist:
-    """What acting needs and what it fits. version: weights version; object: what it was trained on."""
+    """Content of a specialist folder. version: of the weights; object: the one it was trained on."""
 
     config: RLConfig
     tensors: Tensors
@@ -87,7 +87,7 @@ class SavedSpecialist:
 
 
 def write_specialist(folder: Path, specialist: SavedSpecialist) -> None:
-    """Write the folder atomically; config.json carries the SHA-256 of the actor and the specification's hash."""
+    """Write the folder atomically; config.json holds the SHA-256 of the actor and the hash of the specification."""
     data = pack(specialist.tensors)
     with writing_aside(folder) as aside:
         aside.mkdir()

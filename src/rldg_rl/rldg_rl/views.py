@@ -1,4 +1,4 @@
-"""Whether recordings and frames were seen through the camera that a task has."""
+"""Checks that bags and collected frames were recorded with the camera of a task: name, view and image size."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from rldg_core.task import Task
 from rldg_data.bags.episode_info import EpisodeInfo
 
 FRAMES_FILE = "frames.json"
-"""In a folder of collected frames: the task, camera and view that they are of."""
+"""File in a folder of collected frames that holds their task, camera and view."""
 
 
 def check_view(where: object, found: Any, task: Task, camera: str) -> None:
@@ -27,7 +27,7 @@ def check_view(where: object, found: Any, task: Task, camera: str) -> None:
 
 
 def check_bag_view(bag: Path, info: EpisodeInfo, task: Task, camera: str) -> None:
-    """The same for a bag. One of an older recorder says nothing of its cameras; its images' size is compared later."""
+    """Raise UserError when a bag is of another view. Older bags do not hold it: see `check_size`."""
     if info.views:
         where = f"{bag}: custom_data.views"
         views = parse_json(info.views, where)
@@ -37,7 +37,7 @@ def check_bag_view(bag: Path, info: EpisodeInfo, task: Task, camera: str) -> Non
 
 
 def check_size(where: object, jpeg: bytes, task: Task, camera: str) -> None:
-    """Raise UserError when an image has not the size that the task's camera gives, or is none."""
+    """Raise UserError when an image is broken or has another size than those of the task's camera."""
     size = task.cameras[camera].image_size
     try:
         header = read_header(jpeg)
@@ -58,7 +58,7 @@ def describe_frames(folder: Path, task: Task, camera: str) -> None:
 
 
 def check_frames(folder: Path, task: Task, camera: str) -> None:
-    """Raise UserError when a folder's frames are of another task, camera or view; one without FRAMES_FILE passes."""
+    """Raise UserError on a folder with frames of another task, camera or view; without FRAMES_FILE, accept it."""
     path = folder / FRAMES_FILE
     if not path.is_file():
         return

@@ -1,7 +1,7 @@
-"""Weights as bytes: what acting needs, on its way to the policy node and on disk. Safetensors, never pickle.
+"""The weights that a policy needs to act: names and shapes, and their safetensors bytes on the wire and on disk.
 
-Trainable parts only: encoder head, actor, gripper head. A frozen encoder is never sent; the specification's hash
-names its weights.
+These are the trained parts: encoder head, actor, gripper head. A frozen encoder is not sent; the hash of the
+specification covers its weights.
 """
 
 from __future__ import annotations
@@ -22,11 +22,12 @@ from rldg_rl.inputs import InputSpec
 
 Array = NDArray[np.float32]
 Tensors = dict[str, Array]
+Shapes = dict[str, tuple[int, ...]]
 
 ARM_DIM = 6
-"""Action components of the arm; a longer action has the gripper's as its 7th."""
+"""Number of action components of the arm; the 7th component, if there is one, is the gripper's."""
 COMMANDS = 3
-"""close, keep, open: command = index - 1."""
+"""Gripper commands close, keep, open: command = index - 1."""
 
 
 def flatten(params: Any, prefix: str = "") -> Tensors:
@@ -38,7 +39,7 @@ def flatten(params: Any, prefix: str = "") -> Tensors:
 
 
 def map_shape(spec: InputSpec) -> tuple[int, ...]:
-    """Shape of the features that enter the image head: those cached, or what the small CNN makes of pixels."""
+    """Return the shape of the features that enter the image head: cached ones, or the output of the small CNN."""
     assert spec.image_shape is not None
     if not spec.pixels:
         return spec.image_shape
@@ -47,8 +48,8 @@ def map_shape(spec: InputSpec) -> tuple[int, ...]:
     return FEATURE_SHAPE
 
 
-def look_dim(spec: InputSpec, config: NetworkConfig) -> int:
-    """Length of what `look` returns for one frame."""
+def image_dim(spec: InputSpec, config: NetworkConfig) -> int:
+    """Return the length of `rldg_rl.networks.image_features` for one frame."""
     if spec.image_shape is None:
         return 0
     shape = map_shape(spec)
@@ -58,52 +59,63 @@ def look_dim(spec: InputSpec, config: NetworkConfig) -> int:
 
 
 def embedding_dim(spec: InputSpec, config: NetworkConfig) -> int:
-    """Length of what `embed` returns for one frame."""
-    image = config.image_bottleneck or look_dim(spec, config) if spec.image_shape else 0
+    """Return the length of the embedding of one frame."""
+    image = config.image_bottleneck or image_dim(spec, config) if spec.image_shape else 0
     return image + (config.state_bottleneck or spec.state_dim)
 
 
-def policy_shapes(config: NetworkConfig, spec: InputSpec, action_dim: int) -> dict[str, tuple[int, ...]]:
-    """Name and shape of every tensor of `rldg_rl.agent.policy_params`: head/, actor/ and gripper/."""
-    shapes: dict[str, tuple[int, ...]] = {}
-    if spec.image_shape is not None:
-        if spec.pixels:
-            from rldg_rl.encoders import small_cnn
-
-            shapes |= {f"head/cnn/{name}": size for name, size in small_cnn.shapes().items()}
-        if config.image_bottleneck:
-            shape = map_shape(spec)
-            if len(shape) == 3:
-                shapes["head/spatial"] = (*shape, config.spatial_embeddings)
-            shapes |= _normed("head/image", look_dim(spec, config), config.image_bottleneck)
-    if config.state_bottleneck:
-        shapes |= _normed("head/state", spec.state_dim, config.state_bottleneck)
+def policy_shapes(config: NetworkConfig, spec: InputSpec, action_dim: int) -> Shapes:
+    """Return name and shape of every tensor of `rldg_rl.agent.policy_params`: head/, actor/ and gripper/."""
     width = embedding_dim(spec, config)
-    shapes |= _mlp("actor", width, config.hidden, 2 * min(action_dim, ARM_DIM))
-    return shapes | (_mlp("gripper", width, config.hidden, COMMANDS) if action_dim > ARM_DIM else {})
+    parts = {"head": head_shapes(spec, config), "actor": mlp_shapes(width, config.hidden, 2 * min(action_dim, ARM_DIM))}
+    if action_dim > ARM_DIM:
+        parts["gripper"] = mlp_shapes(width, config.hidden, COMMANDS)
+    return {f"{part}/{name}": shape for part, shapes in parts.items() for name, shape in shapes.items()}
 
 
-def _normed(name: str, inputs: int, width: int) -> dict[str, tuple[int, ...]]:
-    layer = {"w": (inputs, width), "b": (width,), "scale": (width,), "offset": (width,)}
-    return {f"{name}/{part}": shape for part, shape in layer.items()}
+def head_shapes(spec: InputSpec, config: NetworkConfig) -> Shapes:
+    """Return the tensors of the encoder head; parts that the configuration does not use are absent."""
+    shapes: Shapes = {}
+    if spec.pixels:
+        from rldg_rl.encoders import small_cnn
+
+        shapes |= {f"cnn/{name}": size for name, size in small_cnn.shapes().items()}
+    if spec.image_shape is not None and config.image_bottleneck:
+        shape = map_shape(spec)
+        if len(shape) == 3:
+            shapes["spatial"] = (*shape, config.spatial_embeddings)
+        shapes |= _layer_shapes("image", image_dim(spec, config), config.image_bottleneck)
+    if config.state_bottleneck:
+        shapes |= _layer_shapes("state", spec.state_dim, config.state_bottleneck)
+    return shapes
 
 
-def _mlp(name: str, inputs: int, hidden: tuple[int, ...], outputs: int) -> dict[str, tuple[int, ...]]:
-    shapes: dict[str, tuple[int, ...]] = {}
+def mlp_shapes(inputs: int, hidden: tuple[int, ...], outputs: int) -> Shapes:
+    """Return the tensors of an MLP: layer_0/{w, b, scale, offset}, ..., out/{w, b}."""
+    shapes: Shapes = {}
     for index, width in enumerate(hidden):
-        shapes |= _normed(f"{name}/layer_{index}", inputs, width)
+        shapes |= _layer_shapes(f"layer_{index}", inputs, width)
         inputs = width
-    return shapes | {f"{name}/out/w": (inputs, outputs), f"{name}/out/b": (outputs,)}
+    return shapes | {"out/w": (inputs, outputs), "out/b": (outputs,)}
+
+
+def _layer_shapes(name: str, inputs: int, width: int) -> Shapes:
+    return {
+        f"{name}/w": (inputs, width),
+        f"{name}/b": (width,),
+        f"{name}/scale": (width,),
+        f"{name}/offset": (width,),
+    }
 
 
 def pack(tensors: Tensors) -> bytes:
-    """Tensors -> safetensors bytes; the same tensors always give the same bytes."""
+    """Return safetensors bytes; the same tensors give the same bytes."""
     data: bytes = save(tensors)
     return data
 
 
 def unpack(data: bytes, shapes: Mapping[str, tuple[int, ...]], where: str) -> Tensors:
-    """Safetensors bytes -> float32 tensors of exactly these shapes. Raises UserError `where: reason` otherwise."""
+    """Return the float32 tensors. Raises UserError `where: reason` unless they have exactly these shapes."""
     try:
         tensors: Tensors = load(data)
     except SafetensorError as error:

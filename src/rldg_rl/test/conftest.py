@@ -1,11 +1,5 @@
-"""Makes rl_samples importable (pytest's importlib mode leaves the test folder off the path); compiles once."""
-
-from __future__ import annotations
-
-import sys
-from pathlib import Path
+"""JAX keeps what it compiles between runs and between the processes of one run."""
 
 from rldg_core.jax_runtime import cache_compilations
 
-sys.path.insert(0, str(Path(__file__).parent))
 cache_compilations()

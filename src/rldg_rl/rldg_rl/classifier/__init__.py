@@ -1,1 +1,1 @@
-"""The reward classifier: success of the task as seen in the wrist image (HIL-SERL), held out, calibrated, measured."""
+"""The reward classifier: detects success of the task in the wrist image (HIL-SERL)."""

@@ -1,4 +1,4 @@
-"""Logits of held-out frames -> temperature, threshold, metrics. Pure numpy."""
+"""Temperature, threshold and metrics from the logits of held-out frames, in NumPy."""
 
 from __future__ import annotations
 
@@ -8,18 +8,18 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from rldg_rl.classifier.hysteresis import Hysteresis
+from rldg_rl.classifier.success import Hysteresis
 
 Float = NDArray[np.float64]
 Bool = NDArray[np.bool_]
 
 TEMPERATURES = np.geomspace(0.5, 20.0, 200)
-"""Searched. Not under 0.5: frames that separate perfectly would otherwise ask for certainty."""
+"""Candidates. At least 0.5, because perfectly separable frames would drive the temperature to 0."""
 
 
 @dataclass(frozen=True)
 class Metrics:
-    """Of frames at one threshold. precision and recall are None where nothing was predicted or present."""
+    """Metrics of frames at one threshold. precision, recall: None without a predicted or a true positive."""
 
     precision: float | None
     recall: float | None
@@ -32,7 +32,7 @@ class Metrics:
 
 @dataclass(frozen=True)
 class EpisodeVerdict:
-    """What a classifier with hysteresis made of one episode. fired: index of the frame that ended it, or None."""
+    """Result of one episode with hysteresis. fired: index of the frame that ended it, or None."""
 
     fired: int | None
     false_positive: bool
@@ -45,21 +45,21 @@ def sigmoid(x: Float) -> Float:
 
 
 def balanced_nll(logits: Float, labels: Bool) -> float:
-    """Negative log-likelihood per frame when both classes have the same weight."""
+    """Return the negative log-likelihood per frame with equal weight for both classes."""
     losses = np.logaddexp(0.0, np.where(labels, -logits, logits))
     return float((losses[labels].mean() + losses[~labels].mean()) / 2)
 
 
 def fit_temperature(logits: Float, labels: Bool) -> float:
-    """The temperature of the smallest `balanced_nll` (Guo et al. 2017, temperature scaling)."""
+    """Return the temperature with the smallest `balanced_nll` (Guo et al. 2017, temperature scaling)."""
     return float(min(TEMPERATURES, key=lambda t: balanced_nll(logits / t, labels)))
 
 
 def choose_threshold(probabilities: Float, labels: Bool, precision: float, lowest: float = 0.5) -> float:
-    """The lowest threshold of this precision; where none has it, that of the highest precision.
+    """Return the lowest threshold with this precision, or else the one with the highest precision.
 
-    It lies half way (in logits) between the two frames that it separates. Precision is that of the frames as given:
-    of held-out episodes, where successes are rare.
+    It is the mean, in logits, of the two frames that it separates. Precision is measured on the given frames, in which
+    successes are as rare as in held-out episodes.
     """
     scores = np.sort(probabilities[probabilities >= lowest])
     if not len(scores):
@@ -78,7 +78,7 @@ def _logit(p: Float) -> Float:
 
 
 def auc(scores: Float, labels: Bool) -> float:
-    """Area under the ROC curve: how often a positive scores higher than a negative; ties count half."""
+    """Return the area under the ROC curve: the probability that a positive scores higher; ties count half."""
     order, first, counts = np.unique(scores, return_inverse=True, return_counts=True)
     del order
     ranks = (np.cumsum(counts) - (counts - 1) / 2)[first]
@@ -88,10 +88,10 @@ def auc(scores: Float, labels: Bool) -> float:
 
 
 def measure(probabilities: Float, labels: Bool, threshold: float) -> Metrics:
-    """Compare frames with their labels (both classes present)."""
-    said = probabilities > threshold
-    tp, fp = int((said & labels).sum()), int((said & ~labels).sum())
-    fn, tn = int((~said & labels).sum()), int((~said & ~labels).sum())
+    """Return the metrics of frames at a threshold. Both classes must be present."""
+    predicted = probabilities > threshold
+    tp, fp = int((predicted & labels).sum()), int((predicted & ~labels).sum())
+    fn, tn = int((~predicted & labels).sum()), int((~predicted & ~labels).sum())
     return Metrics(
         tp / (tp + fp) if tp + fp else None, tp / (tp + fn) if tp + fn else None, auc(probabilities, labels),
         tp, fp, tn, fn,
@@ -101,10 +101,9 @@ def measure(probabilities: Float, labels: Bool, threshold: float) -> Metrics:
 def judge_episode(
     over: Sequence[bool], truth: Sequence[bool], stamps_ns: Sequence[int], consecutive_frames: int, period_ns: int
 ) -> EpisodeVerdict:
-    """One episode, frame by frame, against ground truth.
+    """Compare the result of an episode with ground truth, frame by frame.
 
-    false_positive: it was ended by a frame on which the task had not succeeded; false_negative: the task succeeded
-    on some frame and the episode was never ended.
+    false_positive: a frame without success ended the episode; false_negative: a frame had success, none ended it.
     """
     hysteresis = Hysteresis(consecutive_frames, period_ns)
     for index, (stamp_ns, value) in enumerate(zip(stamps_ns, over, strict=True)):

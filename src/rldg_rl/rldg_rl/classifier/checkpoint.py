@@ -1,4 +1,4 @@
-"""The `classifier` folder: config.json + head.safetensors (+ errors.png). No pickle."""
+"""Reads and writes a `classifier` folder: config.json, head.safetensors and errors.png."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ CONFIG_FILE, HEAD_FILE, SHEET_FILE = "config.json", "head.safetensors", "errors.
 
 @dataclass(frozen=True)
 class SavedClassifier:
-    """A trained head and what it fits. objects: those in the training data; report: counts and metrics, as JSON."""
+    """Content of a classifier folder. objects: those of the training data; report: counts and metrics, as JSON."""
 
     config: ClassifierConfig
     tensors: Tensors
@@ -38,7 +38,7 @@ class SavedClassifier:
 
 
 def view_hash(task: Task, camera: str) -> str:
-    """Hash of what the classifier's view depends on: the task's name, crop and size of its camera."""
+    """Return a hash of the task's name and of the crop, size and quality of its camera."""
     view = task.cameras[camera].model_dump(mode="json", exclude={"topic"})
     return sha256_hex(json.dumps([task.name, camera, view], sort_keys=True).encode())[:16]
 
@@ -111,7 +111,7 @@ def check_encoder(saved: SavedClassifier, weights_sha256: str, where: str) -> No
 
 
 def camera_of(config: ClassifierConfig, task: Task) -> str:
-    """The camera that a classifier looks through. Raises UserError when the task has none of that name."""
+    """Return the camera of a classifier. Raises UserError when the task has none of that name."""
     camera = config.camera or next(iter(task.cameras))
     if camera not in task.cameras:
         raise UserError(f"task {task.name}: no camera {camera!r}, which the classifier's configuration names")

@@ -1,4 +1,4 @@
-"""Collecting frames by hand: positive while the operator holds the success button, negative otherwise."""
+"""Collects labelled frames: positive while the operator holds the success button, negative otherwise."""
 
 from __future__ import annotations
 
@@ -9,11 +9,11 @@ from rldg_rl.classifier.frames import Frame, write_frame
 
 
 class Collector:
-    """Feed it every frame with the state of the button; it writes a folder of frames.
+    """Writes frames, labelled by the state of a button, into a folder.
 
-    A person presses some frames after the task has succeeded and lets go some frames before it is undone: `margin`
-    frames before a press and after a release are left out. Every press and release (and every episode of the stack)
-    is an episode of its own for the held-out split.
+    An operator presses the button some frames after success and releases it at about the time success ends: `margin`
+    frames before a press and after a release are left out. Each press and each release (and each episode of the stack)
+    begins an episode for the held-out split.
     """
 
     def __init__(self, folder: Path, session: str, margin: int = 5) -> None:
@@ -24,7 +24,7 @@ class Collector:
         self.positive = self.negative = 0
 
     def take(self, stamp_ns: int, jpeg: bytes, pressed: bool, episode_id: str, object_name: str = "") -> None:
-        """One frame. episode_id: of the running episode, or "" between episodes."""
+        """Add a frame. episode_id: of the running episode, or "" between episodes."""
         if pressed and not self._pressed:
             self._waiting.clear()
         if self._pressed and not pressed:
@@ -42,7 +42,7 @@ class Collector:
                 self._write(self._waiting.popleft())
 
     def close(self) -> None:
-        """Nothing more comes: write what waited for a press."""
+        """Write the frames that are still held back."""
         while self._waiting:
             self._write(self._waiting.popleft())
 

@@ -1,4 +1,4 @@
-"""A picture of the classifier's worst frames, to look at before anybody trusts it."""
+"""An image of the frames with the largest errors of a classifier, for inspection."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ _RED, _GREY = (200, 30, 30), (90, 90, 90)
 
 
 def contact_sheet(frames: Sequence[Frame], probabilities: Float, threshold: float) -> bytes:
-    """PNG: above the failures with the highest probability, below the successes with the lowest; errors in red."""
+    """Return a PNG: failures with the highest probability above, successes with the lowest below, errors in red."""
     labels = np.array([f.success for f in frames], bool)
     sheet = Image.new("RGB", (COLUMNS * IMAGE_SIZE, 2 * ROWS * (IMAGE_SIZE + _TEXT_PX)), "white")
     draw = ImageDraw.Draw(sheet)

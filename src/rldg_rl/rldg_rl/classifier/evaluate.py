@@ -1,4 +1,4 @@
-"""A trained classifier against labelled episodes that it has not seen."""
+"""Evaluates a trained classifier on labelled episodes."""
 
 from __future__ import annotations
 
@@ -12,15 +12,15 @@ from rldg_core.errors import UserError
 from rldg_core.task import BoxConfig, Task
 from rldg_rl.classifier.calibration import Float, Metrics, judge_episode, measure
 from rldg_rl.classifier.frames import Frame
-from rldg_rl.classifier.success_box import in_box
+from rldg_rl.classifier.success import in_box
 
 
 @dataclass(frozen=True)
 class Evaluation:
     """frames: each on its own, by its image; episodes with success box and hysteresis, see `calibration.judge_episode`.
 
-    An episode recorded until its success has one frame of it, which hysteresis alone can never confirm: its
-    false negatives are counted without hysteresis.
+    An episode that ends at its success has one frame of it, too few for hysteresis: false negatives are counted
+    without hysteresis.
     """
 
     frames: Metrics
@@ -34,7 +34,10 @@ class Evaluation:
 def evaluate_frames(
     frames: Sequence[Frame], probabilities: Float, threshold: float, task: Task, box: BoxConfig | None
 ) -> Evaluation:
-    """box: success box for the episodes (frames without a pose pass it). Raises UserError when a class is missing."""
+    """Compare probabilities with labels. Raises UserError when a class is missing.
+
+    box: success box for the episodes; frames without a pose count as inside.
+    """
     labels = np.array([f.success for f in frames], bool)
     if len(set(labels.tolist())) < 2:
         raise UserError(f"the episodes hold no {'negative' if labels.all() else 'positive'} frame to measure on")

@@ -1,4 +1,4 @@
-"""Frames -> cached features of the frozen encoder."""
+"""Computes the features of frames with a frozen encoder."""
 
 from __future__ import annotations
 
@@ -12,20 +12,20 @@ from rldg_core.errors import UserError
 from rldg_core.image_codec import decode_jpeg, resize
 from rldg_rl.classifier.frames import Frame
 from rldg_rl.classifier.model import ClassifierConfig
-from rldg_rl.encoders.crops import crops
-from rldg_rl.encoders.frozen import IMAGE_SIZE, FrozenEncoder, load_encoder
+from rldg_rl.encoders.frozen import IMAGE_SIZE, FrozenEncoder, crops
+from rldg_rl.encoders.loading import load_encoder
 
 BATCH = 32
-"""Images per call of the encoder: one compilation."""
+"""Images per call of the encoder: one batch size, one compilation."""
 
 
 def encoder_of(config: ClassifierConfig) -> FrozenEncoder:
-    """The frozen encoder that a configuration names."""
+    """Return the frozen encoder of a configuration."""
     return load_encoder(config.encoder, Path(config.encoder_weights) if config.encoder_weights else None)
 
 
 def frame_image(frame: Frame) -> NDArray[np.uint8]:
-    """(128, 128, 3) uint8 RGB. Raises UserError naming the frame's file or bag when its JPEG is corrupt."""
+    """Return the image (128, 128, 3) uint8 RGB. Raises UserError naming the file or bag of a corrupt JPEG."""
     try:
         return resize(decode_jpeg(frame.jpeg), IMAGE_SIZE)
     except ValueError as error:
@@ -38,7 +38,7 @@ def encode_frames(
     crop_count: int,
     progress: Callable[[int, int], None] = lambda done, total: None,
 ) -> NDArray[np.float16]:
-    """Features (N, crop_count, F), flattened; crop 0 is the frame itself. Raises UserError on a corrupt JPEG."""
+    """Return features (N, crop_count, F); crop 0 is the frame itself. Raises UserError on a corrupt JPEG."""
     width = int(np.prod(encoder.feature_shape))
     features = np.empty((len(frames) * crop_count, width), np.float16)
     pending: list[NDArray[np.uint8]] = []

@@ -1,4 +1,4 @@
-"""Labelled frames out of bags and out of folders, and their split by episode.
+"""Labelled frames of bags and folders, and their split by episode.
 
 A folder of collected frames holds <folder>/positive/*.jpg and <folder>/negative/*.jpg, named <episode>__<stamp>.jpg.
 """
@@ -47,11 +47,11 @@ class Split(NamedTuple):
 
 
 def frames_of_steps(steps: Sequence[Step], camera: str, where: str, ignored_before_success: int = 0) -> list[Frame]:
-    """The last Step of a successful episode is positive, every other one negative, near misses included.
+    """Return the labelled frames of an episode: the last Step of a success is positive, all others are negative.
 
-    ignored_before_success: Steps left out just before a success. A person labels an episode some frames after the
-    task has succeeded, so those would be negatives that show success; ground truth needs none left out. Raises
-    UserError when a Step has no image of the camera.
+    ignored_before_success: number of Steps before a success to leave out. An operator ends an episode some frames after
+    the task has succeeded, and those frames would be negatives that show success; ground truth needs none left out.
+    Raises UserError when a Step has no image of the camera.
     """
     success = steps[-1].success
     frames = []
@@ -122,9 +122,9 @@ def write_frame(folder: Path, frame: Frame) -> Path:
 
 
 def split_by_episode(frames: Sequence[Frame], held_out: float, seed: int) -> Split:
-    """Hold whole episodes out: `held_out` of those with a success and of those without, at least one of each kind.
+    """Split frames by episode: hold out a share of the episodes with a success and of those without, at least one each.
 
-    Depends on the episode ids and the seed, not on the order of the frames. Raises UserError when a class is missing
+    The split depends on episode ids and seed, not on the order of the frames. Raises UserError when a class is missing
     or only one episode holds it.
     """
     positive = {f.episode_id for f in frames if f.success}

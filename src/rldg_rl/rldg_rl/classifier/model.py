@@ -19,19 +19,19 @@ Tensors = dict[str, NDArray[np.float32]]
 
 
 class ClassifierConfig(BaseModel):
-    """Numbers of the classifier. [H]: hil-serl 5d02aed."""
+    """Hyper-parameters of the classifier. [H]: hil-serl 5d02aed."""
 
     model_config = ConfigDict(extra="forbid", frozen=True)
 
     encoder: Literal["random_conv", "embedded", "resnet10"] = "random_conv"
-    """Random features tell an almost from a fully inserted plug better than the embedded encoder's, which were trained
-    to tell where things are: 1 against 9 of 51 successes missed (benchmarks/classifier.py)."""
+    """Random features separate almost and fully inserted plugs better than the embedded encoder, which is trained on
+    positions: 1 against 9 of 51 successes missed (benchmarks/classifier.py)."""
     encoder_weights: str | None = None
     """File of resnet10's weights."""
     camera: str = ""
-    """Camera that it looks through; empty: the task's first."""
+    """Camera; empty: the first one of the task."""
     crops: Annotated[int, Field(ge=1, le=16)] = 4
-    """Crops of each frame, encoded once (`rldg_rl.encoders.crops`)."""
+    """Crops of each frame, encoded once (`rldg_rl.encoders.frozen`)."""
     hidden: Annotated[int, Field(ge=1, le=1_000_000_000)] = 256
     """[H]"""
     dropout: Annotated[float, Field(ge=0, lt=1)] = 0.1
@@ -41,11 +41,11 @@ class ClassifierConfig(BaseModel):
     batch_per_class: Annotated[int, Field(ge=1, le=1_000_000_000)] = 128
     """[H]: 128 positive and 128 negative frames."""
     epochs: Annotated[int, Field(ge=1, le=1_000_000_000)] = 150
-    """Each sees every negative training frame once, and as many positive ones."""
+    """Passes over the negative training frames, each with as many positive ones."""
     held_out: Annotated[float, Field(gt=0, lt=1)] = 0.25
-    """Share of the episodes that nothing is trained on."""
+    """Share of the episodes that are held out."""
     precision: Annotated[float, Field(gt=0.5, le=1)] = 0.99
-    """Wanted on held-out frames; the threshold follows."""
+    """Target precision on held-out frames, which the threshold is chosen for."""
 
 
 def shapes(features: int, hidden: int) -> dict[str, tuple[int, ...]]:

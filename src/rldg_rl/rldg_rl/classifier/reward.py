@@ -1,4 +1,4 @@
-"""Using a trained classifier: Observation -> probability, and -> success with hysteresis.
+"""Applies a trained classifier: probability of success, and success with hysteresis.
 
 classifier = RewardClassifier.load(Path("runs/insertion/a/classifier"), task)
 judge = SuccessJudge(classifier, task)
@@ -19,16 +19,15 @@ from rldg_core.task import Task
 from rldg_core.types import Observation
 from rldg_rl.classifier.checkpoint import SavedClassifier, camera_of, check_encoder, check_task, read_classifier
 from rldg_rl.classifier.features import encoder_of
-from rldg_rl.classifier.hysteresis import Hysteresis
 from rldg_rl.classifier.model import forward
-from rldg_rl.classifier.success_box import in_box
+from rldg_rl.classifier.success import Hysteresis, in_box
 from rldg_rl.encoders.frozen import IMAGE_SIZE, FrozenEncoder
 from rldg_rl.features import camera_image
 from rldg_rl.weights import pack
 
 
 class RewardClassifier:
-    """Frozen encoder and trained head."""
+    """A frozen encoder and a trained head."""
 
     def __init__(self, saved: SavedClassifier, encoder: FrozenEncoder, camera: str) -> None:
         self.saved, self.threshold = saved, saved.threshold
@@ -56,17 +55,17 @@ class RewardClassifier:
         return self.probability_of_image(camera_image(observation, self.camera))
 
     def probability_of_image(self, image: NDArray[np.uint8]) -> float:
-        """The same for (128, 128, 3) uint8 RGB."""
+        """Return the probability of success of an image (128, 128, 3) uint8 RGB."""
         features = self._encoder.encode(image[None]).reshape(1, -1).astype(np.float32)
         logit = float(forward(self.saved.tensors, features)[0]) / self.saved.temperature
-        if not math.isfinite(logit):  # NaN is over no threshold: a failure that nobody saw
+        if not math.isfinite(logit):  # NaN would count as a frame without success
             raise ValueError("the classifier's output is not finite")
         return 0.5 * (1.0 + math.tanh(0.5 * logit))
 
 
 @dataclass(frozen=True)
 class Judgement:
-    """Of one observation. over: threshold passed and tcp in the success box; success: after hysteresis."""
+    """Result of one observation. over: threshold exceeded and tcp in the success box; success: after hysteresis."""
 
     probability: float
     over: bool
@@ -74,9 +73,9 @@ class Judgement:
 
 
 class SuccessJudge:
-    """Classifier, success box and hysteresis. Resets itself where stamps jump; `start` resets it, too.
+    """Decides success: classifier, success box and hysteresis. A gap in the stamps and `start` restart the count.
 
-    The box is the task's (`reward.success_box`), else the one that training found (`success_box.learn_box`).
+    The box is the task's (`reward.success_box`), else the one that training found (`success.learn_box`).
     """
 
     def __init__(self, classifier: RewardClassifier, task: Task, consecutive_frames: int | None = None) -> None:
@@ -86,15 +85,15 @@ class SuccessJudge:
         self._hysteresis = Hysteresis(consecutive_frames or task.reward.consecutive_frames, task.period_ns)
 
     def start(self, first_stamp_ns: int) -> None:
-        """An episode starts with the observation of this stamp."""
+        """Start an episode at the observation of this stamp."""
         self._hysteresis.start(first_stamp_ns)
 
     def judge(self, observation: Observation) -> Judgement:
-        """The next observation, in order. Raises ValueError on a missing or broken image."""
+        """Return the result of the next observation. Raises ValueError on a missing or broken image."""
         probability = self._classifier.probability(observation)
         over = probability > self._classifier.threshold and in_box(self._box, self._task, observation.pose_base_tcp)
         return Judgement(probability, over, self._hysteresis.update(observation.stamp_ns, over))
 
     def __call__(self, observation: Observation) -> bool:
-        """Whether the task has succeeded."""
+        """Return whether the task has succeeded."""
         return self.judge(observation).success

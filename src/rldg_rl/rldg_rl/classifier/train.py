@@ -1,4 +1,4 @@
-"""Frames -> a trained, calibrated and measured classifier."""
+"""Trains a classifier on labelled frames, calibrates and evaluates it."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ from rldg_rl.classifier.contact_sheet import contact_sheet
 from rldg_rl.classifier.features import encode_frames, encoder_of
 from rldg_rl.classifier.frames import Frame, split_by_episode
 from rldg_rl.classifier.model import ClassifierConfig, Tensors, Trainer, forward
-from rldg_rl.classifier.success_box import learn_box
+from rldg_rl.classifier.success import learn_box
 
 Progress = Callable[[int, int], None]
 
@@ -41,10 +41,10 @@ def train(
     seed: int,
     progress: Progress = lambda done, total: None,
 ) -> tuple[SavedClassifier, bytes]:
-    """Train on some episodes, calibrate and measure on the others; returns the classifier and its contact sheet.
+    """Train on a part of the episodes, calibrate and evaluate on the rest; return the classifier and its contact sheet.
 
-    The epoch of the smallest held-out loss is kept. Threshold, temperature and epoch are chosen on the held-out
-    episodes, so the metrics in `report` flatter a little: `rldg classifier evaluate` measures on other bags.
+    The epoch with the smallest held-out loss is kept. Threshold, temperature and epoch are chosen on the held-out
+    episodes, so the metrics in `report` are slightly optimistic: `rldg classifier evaluate` measures on other bags.
     Raises UserError when a class or a second episode is missing, on a corrupt JPEG, or on a bad encoder.
     """
     began_s = time.process_time()
@@ -101,7 +101,7 @@ def train(
 
 
 def predict(saved: SavedClassifier, frames: Sequence[Frame]) -> Float:
-    """Calibrated probability of each frame (N,). Raises UserError on a corrupt JPEG."""
+    """Return the calibrated probability of each frame (N,). Raises UserError on a corrupt JPEG."""
     features = encode_frames(frames, encoder_of(saved.config), 1)[:, 0].astype(np.float32)
     return sigmoid(_logits(saved.tensors, features) / saved.temperature)
 
@@ -115,11 +115,11 @@ def _labels(frames: Sequence[Frame]) -> Bool:
 
 
 def _epoch(labels: Bool, config: ClassifierConfig, rng: np.random.Generator) -> Any:
-    """Batches of rows and of the crop taken of each: every negative once, as many positives."""
+    """Yield batches of rows and crops: every negative once, and as many positives."""
     size = config.batch_per_class
     positive, negative = np.flatnonzero(labels), rng.permutation(np.flatnonzero(~labels))
     for start in range(0, len(negative), size):
-        # A short last batch is filled up, so that there is one shape to compile.
+        # The last batch is filled up, so that there is one shape to compile.
         part = np.resize(negative[start : start + size], size)
         rows = np.concatenate([rng.choice(positive, size), part])
         yield rows, rng.integers(0, config.crops, len(rows))

@@ -1,9 +1,9 @@
 """Convert upstream's `resnet10_params.pkl` to safetensors: `python -m rldg_rl.encoders.convert in.pkl out.safetensors`.
 
-The file (release `resnet10` of github.com/rail-berkeley/serl) is a pickled dict of arrays, and unpickling a file runs
-whatever it asks for. So it is not unpickled: `pickletools` lists its instructions without executing any, and the
-interpreter below knows those that build dicts, tuples, numbers, text and arrays. A file that names anything but the
-constructors of NumPy's, JAX's and flax's containers is refused, and nothing it names is ever imported or called.
+The file (release `resnet10` of github.com/rail-berkeley/serl) is a pickled dict of arrays, and unpickling a file can
+run any command. The file is therefore not unpickled: `pickletools` lists its instructions without executing
+them, and the interpreter below implements those that build dicts, tuples, numbers, text and arrays. A file that names
+anything but the constructors of NumPy's, JAX's and flax's containers is refused; no name in it is imported or called.
 """
 
 from __future__ import annotations
@@ -90,7 +90,7 @@ _CONSTRUCTORS: dict[str, Callable[..., Any]] = {
     **{f"{core}.multiarray _reconstruct": lambda *_: _Array() for core in ("numpy.core", "numpy._core")},
     **{f"{core}.numeric _frombuffer": _array_of for core in ("numpy.core", "numpy._core")},
 }
-"""What a file may name, and what is done instead."""
+"""Constructors that a file may name, and the functions that replace them."""
 
 
 class _Interpreter:

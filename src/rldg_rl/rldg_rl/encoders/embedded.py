@@ -1,7 +1,8 @@
-"""The small frozen encoder whose weights are in the package: 128x128 wrist image -> 128 features.
+"""The small frozen encoder whose weights are part of the package: 128x128 wrist image -> 128 features.
 
 Made by `rldg_rl.encoders.pretrain` from randomised renders of the simulated cell. Patches, two 3x3 convolutions,
-then where (soft-argmax of every channel, sub-pixel) and what (4x4 mean pooling), and one dense layer.
+then two kinds of pooling (soft-argmax of every channel, which gives sub-pixel positions, and 4x4 means), and one dense
+layer.
 """
 
 from __future__ import annotations
@@ -43,7 +44,7 @@ def shapes() -> dict[str, tuple[int, ...]]:
 
 
 def padding(kernel: int) -> int:
-    """Zeros on each side: patches do not overlap, 3x3 kernels keep the size."""
+    """Return the zero padding of each side: none for patches, 1 for 3x3 kernels."""
     return 1 if kernel == 3 else 0
 
 

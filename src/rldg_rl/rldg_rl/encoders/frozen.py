@@ -1,22 +1,26 @@
-"""Frozen encoders: uint8 images in, float16 features out. As their weights never change, a frame's features do not."""
+"""What frozen encoders have in common: uint8 images in, float16 features out, computed once for each frame.
+
+HIL-SERL draws a new random crop (pad 4) for every sample, which costs a pass through the backbone per sample. The
+features of a crop never change when the backbone is frozen, so a few crops per frame are drawn once, on arrival, and
+their features are cached.
+"""
 
 from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from functools import cache
-from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from rldg_core.errors import UserError
+from rldg_core.seeding import derive_seed
 
 IMAGE_SIZE = 128
 """Side of the square image that every encoder sees [px] (paper)."""
 
-FrozenName = Literal["random_conv", "embedded", "resnet10"]
+PAD_PX = 4
+"""[H]: pad by 4 with the edge's pixels, then crop back to the size."""
 
 
 @dataclass(frozen=True)
@@ -34,24 +38,14 @@ class FrozenEncoder:
         return np.asarray(self.apply(images), np.float16)
 
 
-@cache
-def load_encoder(name: FrozenName, weights: Path | None = None) -> FrozenEncoder:
-    """Build a frozen encoder; `resnet10` needs the user's weights, the others bring their own.
+def crops(image: NDArray[np.uint8], count: int, stamp_ns: int) -> NDArray[np.uint8]:
+    """(H, W, 3) -> (count, H, W, 3) uint8. Crop 0 is the image itself, the others are shifted by up to +-4 px.
 
-    Raises UserError when weights are missing, not wanted or do not fit.
+    The shifts depend on the frame's stamp alone, so that a frame read back from a bag gives the same crops.
     """
-    if name == "resnet10":
-        if weights is None:
-            raise UserError("image_encoder resnet10: give the file of its weights (encoder_weights)")
-        from rldg_rl.encoders.resnet10 import load_resnet10
-
-        return load_resnet10(weights)
-    if weights is not None:
-        raise UserError(f"image_encoder {name}: brings its own weights, encoder_weights {weights} is not used")
-    if name == "random_conv":
-        from rldg_rl.encoders.random_conv import random_conv
-
-        return random_conv()
-    from rldg_rl.encoders.embedded import load_embedded
-
-    return load_embedded()
+    rng = np.random.default_rng(derive_seed(stamp_ns, "crops"))
+    height, width = image.shape[:2]
+    padded = np.pad(image, ((PAD_PX, PAD_PX), (PAD_PX, PAD_PX), (0, 0)), mode="edge")
+    shifts = rng.integers(0, 2 * PAD_PX, (count, 2), endpoint=True)
+    shifts[0] = PAD_PX
+    return np.stack([padded[y : y + height, x : x + width] for y, x in shifts])

@@ -3,7 +3,7 @@
     python -m rldg_rl.encoders.pretrain insertion.yaml:usb_a insertion.yaml:vga pick_and_place.yaml:pepper
 
 From one wrist image the encoder learns to tell where the manipulated object is in the goal's frame and in the
-tcp's, at several scales; the regression head is thrown away. Name the seen objects only: whatever is not named stays
+tcp's, at several scales; the regression head is discarded. Name the objects of the training set only: the others stay
 unseen. Held-out errors (median, on episodes with other seeds) are compared with a linear read-out of the random
 encoder's features in the same run. Prints one JSON line.
 """

@@ -1,4 +1,4 @@
-"""A frozen convolutional net with random weights from a fixed seed: the floor that a trained encoder must beat."""
+"""A frozen convolutional network with random weights from a fixed seed: the baseline of trained encoders."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ def random_conv() -> FrozenEncoder:
     ]
 
     def forward(images: jax.Array) -> jax.Array:
-        # Per-image standardisation: brightness and contrast of the scene vary, the geometry counts.
+        # Per-image standardisation removes brightness and contrast.
         x = images.astype(jnp.float32)
         x = (x - x.mean((1, 2, 3), keepdims=True)) / (x.std((1, 2, 3), keepdims=True) + 1.0)
         for kernel, (_, stride, _, _) in zip(kernels, _LAYERS, strict=True):

@@ -1,7 +1,7 @@
-"""A small convolutional net trained end to end with the critics: 128x128 pixels -> (8, 8, 64) map.
+"""A small convolutional network that is trained with the critics: 128x128 pixels -> (8, 8, 64) feature map.
 
-No FrozenEncoder: its parameters are part of the agent's encoder head. Strides come first, so that most of the work
-is one matrix product on patches and an update at batch 256 costs about a second.
+Its parameters are part of the agent's encoder head. The strides are large in the first layers, so that most of the work
+is one matrix product on patches and an update at batch 256 takes about a second.
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
-from rldg_rl.encoders.crops import PAD_PX
+from rldg_rl.encoders.frozen import PAD_PX
 
 # (kernel, stride, input channels, output channels)
 LAYERS = ((4, 4, 3, 32), (3, 2, 32, 32), (3, 2, 32, 64))

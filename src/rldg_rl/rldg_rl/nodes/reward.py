@@ -1,8 +1,8 @@
-"""Node `reward`: the classifier's verdict on every observation, as `reward`. All judging is in rldg_rl.classifier.
+"""Node `reward`: publishes the reward classifier's result for every observation. It decides with rldg_rl.classifier.
 
-Parameters: task, task_dirs, classifier (folder), consecutive_frames (0: the task's). Answers each observation once,
-with its stamp and at once: in lock-step `episode` waits for it. What it answers depends on stamps alone. An image
-that cannot be read is a frame without success, logged.
+Parameters: task, task_dirs, classifier (folder), consecutive_frames (0: the task's). Each observation is answered
+once and at once, with its stamp: in lock-step `episode` waits for the answer. The result depends on stamps and images,
+not on the time of arrival. An image that cannot be read counts as a frame without success and is logged.
 """
 
 from __future__ import annotations
@@ -18,18 +18,19 @@ from rldg_rl.classifier.reward import RewardClassifier, SuccessJudge
 from rldg_rl.runtime import use_one_core
 from rldg_ros import qos
 from rldg_ros.log import Log
-from rldg_ros.parameters import lockstep_parameter, parameter, required, task_parameter
+from rldg_ros.pace import pace_parameter
+from rldg_ros.parameters import parameter, required, task_parameter
 from rldg_ros.runner import run_node
 from rldg_ros.subscriptions import subscribe
 
 
 class RewardNode(Node):  # type: ignore[misc]
-    """See the module's text."""
+    """Publishes a Reward for every Observation."""
 
     def __init__(self) -> None:
         super().__init__("reward")
         task = task_parameter(self)
-        lockstep_parameter(self)  # the same in both modes
+        pace_parameter(self)  # declared for the launch file; both paces are handled in the same way
         name = str(parameter(self, "classifier", "", "Folder of the reward classifier."))
         folder = Path(required(name, "classifier"))
         consecutive_frames = parameter(

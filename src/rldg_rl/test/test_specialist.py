@@ -19,7 +19,7 @@ from rldg_rl import config as configuration
 from rldg_rl.checkpoint import write_specialist_of
 from rldg_rl.config import PRESETS, FeatureConfig, resolve
 from rldg_rl.features import input_spec, policy_inputs, proprioception, stored_inputs
-from rldg_rl.gripper_head import grasp_penalty
+from rldg_rl.intake import grasp_penalty
 from rldg_rl.learner import Learner
 from rldg_rl.specialist import SpecialistPolicy
 from rldg_rl.weights import flatten, pack
@@ -228,5 +228,5 @@ def test_images_alone_are_enough_to_act(tmp_path: Path) -> None:
     policy = SpecialistPolicy(settings, insertion(), explore=False)
     policy.update_weights(learner.first_weights().data, 0)
     assert np.array_equal(policy.act(seen_at([0.0] * 6)), policy.act(seen_at([0.03] * 6)))
-    with pytest.raises(UserError, match="leave nothing to see"):
+    with pytest.raises(UserError, match="leave no input"):
         resolve("hil_serl", {"features": {"proprioception": "none", "image_encoder": "none"}})

@@ -2,6 +2,7 @@
 
 from importlib import resources
 
+import jax
 import numpy as np
 import pytest
 from hypothesis import given, settings
@@ -10,8 +11,8 @@ from safetensors.numpy import save
 
 from rldg_core.errors import UserError
 from rldg_rl.encoders import embedded
-from rldg_rl.encoders.crops import PAD_PX, crops
-from rldg_rl.encoders.frozen import IMAGE_SIZE, load_encoder
+from rldg_rl.encoders.frozen import IMAGE_SIZE, PAD_PX, crops
+from rldg_rl.encoders.loading import load_encoder
 
 
 def images(count: int, seed: int = 0) -> np.ndarray:
@@ -75,12 +76,14 @@ def test_torch_and_jax_compute_the_same_features() -> None:
     in_torch = pretrain.forward(
         {name: torch.from_numpy(value) for name, value in params.items()}, torch.from_numpy(batch.astype(np.float32))
     )
-    assert np.allclose(np.asarray(embedded.forward(params, batch)), in_torch.numpy(), atol=1e-5)
+    assert np.allclose(np.asarray(jax.jit(embedded.forward)(params, batch)), in_torch.numpy(), atol=1e-5)
 
 
-def test_pretraining_lowers_the_error_of_poses_it_draws() -> None:
+def test_pretraining_lowers_the_error_of_poses_it_draws(monkeypatch: pytest.MonkeyPatch) -> None:
     """A spot whose place in the image is the pose: a few steps must beat the mean of the poses."""
     from rldg_rl.encoders import pretrain
+
+    monkeypatch.setattr(pretrain, "BATCH", 32)
     from rldg_rl.encoders.renders import POSES, Renders
 
     rng = np.random.default_rng(0)
@@ -93,7 +96,7 @@ def test_pretraining_lowers_the_error_of_poses_it_draws() -> None:
     poses[:, :2] = 0.05 * places
     data = Renders(drawn, poses)
     params = pretrain.train(data, steps=60, seed=0)
-    features = np.asarray(embedded.forward(params, drawn))
+    features = np.asarray(jax.jit(embedded.forward)(params, drawn))
     known, fresh = Renders(drawn[:200], poses[:200]), Renders(drawn[200:], poses[200:])
     error = pretrain.readout_error(features[200:], fresh, features[:200], known)
     assert error["object_to_goal_mm"] < 15 < 1e3 * np.median(np.linalg.norm(poses[200:, :2], axis=1))

@@ -30,10 +30,9 @@ from rldg_rl.classifier.checkpoint import write_classifier
 from rldg_rl.classifier.collecting import Collector
 from rldg_rl.classifier.evaluate import evaluate_frames
 from rldg_rl.classifier.frames import Frame, frames_of_steps, read_frames, split_by_episode, write_frame
-from rldg_rl.classifier.hysteresis import Hysteresis
 from rldg_rl.classifier.model import ClassifierConfig
 from rldg_rl.classifier.reward import RewardClassifier, SuccessJudge
-from rldg_rl.classifier.success_box import in_box, learn_box
+from rldg_rl.classifier.success import Hysteresis, in_box, learn_box
 from rldg_rl.classifier.train import predict, train
 
 PERIOD_NS = 100_000_000

@@ -271,7 +271,7 @@ def test_it_learns_to_free_itself_from_the_stuck_state() -> None:
 
 
 class ToyPolicy:
-    """The learner's newest actor."""
+    """The newest actor of a learner; a copy is kept until the next update."""
 
     def __init__(self, learner: Learner) -> None:
         from rldg_rl.features import policy_inputs
@@ -279,6 +279,7 @@ class ToyPolicy:
         self._learner = learner
         self._features = policy_inputs(learner.task, learner.config.features)
         self._rng = np.random.default_rng(0)
+        self._tensors, self._updates = learner.actor_tensors, learner.counters.updates
 
     def _act(self, offset: np.ndarray, rng: np.random.Generator | None) -> np.ndarray:
         from rl_samples import observation
@@ -286,7 +287,9 @@ class ToyPolicy:
         from rldg_rl.inference import choose_action
 
         learner = self._learner
-        return choose_action(learner.actor_tensors, self._features(observation(offset)), learner.config.network, rng)
+        if self._updates != learner.counters.updates:
+            self._tensors, self._updates = learner.actor_tensors, learner.counters.updates
+        return choose_action(self._tensors, self._features(observation(offset)), learner.config.network, rng)
 
     def mode(self, offset: np.ndarray) -> np.ndarray:
         """Deterministic action."""

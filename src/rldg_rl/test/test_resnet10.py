@@ -24,7 +24,7 @@ from torch.nn import functional
 
 from rldg_core.errors import UserError
 from rldg_rl.encoders.convert import convert, read_arrays
-from rldg_rl.encoders.frozen import load_encoder
+from rldg_rl.encoders.loading import load_encoder
 from rldg_rl.encoders.resnet10 import FEATURE_SHAPE, load_resnet10, shapes
 
 Array = NDArray[np.float32]

@@ -5,12 +5,14 @@ from __future__ import annotations
 import errno
 import math
 import os
-import struct
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
 from rl_samples import insertion, random_episodes, small
-from tensorboardX.proto.event_pb2 import Event
+from tensorboard.backend.event_processing.event_file_loader import LegacyEventFileLoader
+from tensorboard.compat.proto.event_pb2 import Event
 
 from rldg_core.errors import UserError
 from rldg_rl.learner import Learner
@@ -18,15 +20,9 @@ from rldg_rl.run_folder import TensorBoard, figures, lock
 
 
 def events(run_dir: Path) -> list[Event]:
-    """Every event of the folder (tfrecord: length, crc, data, crc)."""
-    found = []
-    for path in sorted((run_dir / "tensorboard").iterdir()):
-        data = path.read_bytes()
-        while data:
-            (length,) = struct.unpack("<Q", data[:8])
-            found.append(Event.FromString(data[12 : 12 + length]))
-            data = data[16 + length :]
-    return found
+    """Every event of the folder, as TensorBoard reads it (checksums included)."""
+    paths = sorted((run_dir / "tensorboard").iterdir())
+    return [event for path in paths for event in LegacyEventFileLoader(str(path)).Load()]
 
 
 def test_one_learner_per_run_folder(tmp_path: Path) -> None:
@@ -63,8 +59,23 @@ def test_a_full_disk_ends_the_log_and_nothing_else(tmp_path: Path, monkeypatch: 
     def full(*_arguments: object) -> None:
         raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
 
-    monkeypatch.setattr(board._writer, "write_event", full)
+    monkeypatch.setattr(board._writer, "write", full)
     assert board.write({"a": 1.0}, {}, 8).startswith("tensorboard: cannot write: No space left on device")
     assert board.write({"a": 1.0}, {}, 9) == ""
     assert board.close() == ""
-    assert [event.step for event in events(tmp_path)] == [0, 7]
+    assert [event.step for event in events(tmp_path)] == [0, 7]  # the version of the file has no step
+
+
+def test_a_restart_has_an_event_file_of_its_own(tmp_path: Path) -> None:
+    for _ in range(2):
+        assert TensorBoard(tmp_path, 0).close() == ""
+    assert [event.step for event in events(tmp_path)] == [0, 0] * 2
+
+
+@pytest.mark.parametrize("module", ["nodes.learner", "nodes.reward", "specialist"])
+def test_torch_is_not_imported(module: str) -> None:
+    """It doubles the time that a node needs to start."""
+    names = '("torch", "tensorflow", "tensorboardX")'
+    code = f"import sys, rldg_rl.{module}; sys.exit(', '.join(name for name in {names} if name in sys.modules) or 0)"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
+    assert (done.returncode, done.stderr) == (0, "")

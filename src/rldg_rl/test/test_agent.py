@@ -2,6 +2,10 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from functools import cache
+from typing import Any
+
 import jax
 import numpy as np
 import pytest
@@ -9,7 +13,7 @@ import pytest
 from rldg_rl import agent
 from rldg_rl.config import RLConfig, resolve
 from rldg_rl.inputs import Inputs, InputSpec
-from rldg_rl.networks import critics, embed, look, mlp
+from rldg_rl.networks import critics, embed, image_features, mlp
 
 SPECS = {
     "state": InputSpec(5, None, "float16", 1),
@@ -17,17 +21,38 @@ SPECS = {
     "map": InputSpec(5, (2, 3, 4), "float16", 4),
 }
 STATE = SPECS["state"]
+SCANNED = 4
+"""Updates in one call: the same in two tests, which then share what is compiled."""
 
 
-def configuration(actor_period: int = 2, tau: float = 0.005, critics: int = 2) -> RLConfig:
+TAU = 0.25
+
+
+@cache
+def configuration(actor_period: int = 2) -> RLConfig:
     """Small networks."""
     return resolve(
         "hil_serl",
         {
-            "network": {"hidden": [16, 16], "critics": critics, "image_bottleneck": 16, "state_bottleneck": 8},
-            "agent": {"actor_period": actor_period, "tau": tau, "batch_size": 8},
+            "network": {"hidden": [16, 16], "image_bottleneck": 16, "state_bottleneck": 8},
+            "agent": {"actor_period": actor_period, "tau": TAU, "batch_size": 8},
         },
     )
+
+
+@cache
+def update(config: RLConfig) -> Callable[..., Any]:
+    """The update, compiled once for all tests: (state, batch) -> (state, metrics)."""
+    return jax.jit(lambda state, batch: agent.update(state, batch, config))
+
+
+@jax.jit
+def values(state: agent.TrainState, batch: agent.Batch) -> tuple[jax.Array, jax.Array | None]:
+    """Q of every critic (N, B) and the gripper head's values (B, 3)."""
+    head, inputs = state.critic["head"], batch.observations
+    embedding = embed(head, image_features(head, inputs), inputs.state, 0.0)
+    gripper = mlp(state.gripper, embedding, "tanh") if state.gripper else None
+    return critics(state.critic["ensemble"], embedding, batch.actions[:, :6], "tanh"), gripper
 
 
 def batch(discount: float = 0.9, seed: int = 0, spec: InputSpec = STATE, action_dim: int = 3) -> agent.Batch:
@@ -55,10 +80,10 @@ def same(a: object, b: object) -> bool:
 def test_actor_and_its_momentum_rest_in_a_critic_only_update(kind: str, action_dim: int) -> None:
     config, spec = configuration(actor_period=2), SPECS[kind]
     state = agent.init(config, spec, action_dim, 0)
-    step = jax.jit(lambda s: agent.update(s, batch(spec=spec, action_dim=action_dim), config)[0])
+    data = batch(spec=spec, action_dim=action_dim)
     moved = []
     for _ in range(4):
-        after = step(state)
+        after, _ = update(config)(state, data)
         for part in after.critic:
             assert not same(after.critic[part], state.critic[part])
         assert same(after.gripper, state.gripper) == (action_dim == 3)
@@ -76,7 +101,7 @@ def test_the_actors_loss_does_not_move_the_head() -> None:
     nothing = jax.tree.map(np.zeros_like, state.critic["ensemble"])
     state = state._replace(critic={**state.critic, "ensemble": nothing})
     state = state._replace(target_critic=jax.tree.map(np.array, state.critic))
-    after, _ = agent.update(state, batch(spec=spec)._replace(returns=np.zeros(8, np.float32)), config)
+    after, _ = update(config)(state, batch(spec=spec)._replace(returns=np.zeros(8, np.float32)))
     assert same(after.critic["head"], state.critic["head"])
     assert not same(after.actor, state.actor)
 
@@ -90,11 +115,9 @@ def test_the_gripper_head_trains_the_encoder_head_and_learns_values_of_its_three
     state, metrics = many(state, jax.tree.map(lambda x: np.repeat(np.asarray(x, np.float32)[None], 1000, 0), data))
     assert set(metrics) == {*agent.METRIC_NAMES, "gripper_loss"}
     assert metrics["gripper_loss"] < 0.2
-    embedding = embed(state.critic["head"], look(state.critic["head"], data.observations), data.observations.state, 0.0)
-    values = np.asarray(mlp(state.gripper, embedding, "tanh"))
-    taken = values[np.arange(8), np.asarray(data.actions[:, 6], int) + 1]
+    q, gripper = values(state, data)
+    taken = np.asarray(gripper)[np.arange(8), np.asarray(data.actions[:, 6], int) + 1]
     np.testing.assert_allclose(taken, data.grasp_penalties, atol=0.1)
-    q = critics(state.critic["ensemble"], embedding, data.actions[:, :6], "tanh")
     assert np.abs(q).max() < 0.5  # the penalty is the gripper head's alone
 
 
@@ -109,7 +132,7 @@ def test_pixels_are_shifted_and_train_the_network_that_sees_them() -> None:
         observations=data.observations._replace(image=pixels),
         next_observations=data.next_observations._replace(image=pixels),
     )
-    after, metrics = jax.jit(lambda s, b: agent.update(s, b, config))(state, data)
+    after, metrics = update(config)(state, data)
     assert all(np.isfinite(value) for value in metrics.values())
     for name, before in state.critic["head"]["cnn"].items():
         assert not same(before, after.critic["head"]["cnn"][name])
@@ -132,34 +155,34 @@ def test_critics_learn_the_return_where_the_episode_ended() -> None:
     data = batch(discount=0.0)
     state = agent.init(config, STATE, 3, 0)
     many = agent.make_update_many(config)
-    batches = jax.tree.map(lambda x: np.repeat(x[None], 500, 0), data)
-    state, _ = many(state, batches)
-    state, metrics = many(state, batches)
-    head = state.critic["head"]
-    embedding = embed(head, look(head, data.observations), data.observations.state, 0.0)
-    q = critics(state.critic["ensemble"], embedding, data.actions, config.network.activation)
+    batches = jax.tree.map(lambda x: np.repeat(x[None], SCANNED, 0), data)
+    for _ in range(1000 // SCANNED):
+        state, metrics = many(state, batches)
+    q, _ = values(state, data)
     np.testing.assert_allclose(q.mean(0), data.returns, atol=0.15)
     assert set(metrics) == set(agent.METRIC_NAMES)
 
 
 def test_targets_follow_with_tau() -> None:
-    config = configuration(tau=0.25)
+    config = configuration()
     state = agent.init(config, STATE, 3, 0)
-    after, _ = agent.update(state, batch(), config)
-    mixed = jax.tree.map(lambda t, c: t + 0.25 * (c - t), state.target_critic, after.critic)
+    after, _ = update(config)(state, batch())
+    mixed = jax.tree.map(
+        lambda t, c: np.asarray(t) + TAU * (np.asarray(c) - np.asarray(t)), state.target_critic, after.critic
+    )
     for a, b in zip(jax.tree.leaves(after.target_critic), jax.tree.leaves(mixed), strict=True):
         np.testing.assert_allclose(a, b, rtol=1e-5, atol=1e-7)
 
 
 def test_scan_equals_single_updates() -> None:
     config = configuration()
-    batches = [batch(seed=k) for k in range(4)]
+    batches = [batch(seed=k) for k in range(SCANNED)]
     one = agent.init(config, STATE, 3, 7)
     for item in batches:
-        one, _ = agent.update(one, item, config)
+        one, _ = update(config)(one, item)
     stacked = jax.tree.map(lambda *x: np.stack(x), *batches)
     many, _ = agent.make_update_many(config)(agent.init(config, STATE, 3, 7), stacked)
-    assert int(many.updates) == 4
+    assert int(many.updates) == SCANNED
     for a, b in zip(jax.tree.leaves(one.actor), jax.tree.leaves(many.actor), strict=True):
         np.testing.assert_allclose(a, b, rtol=1e-3, atol=1e-5)
 

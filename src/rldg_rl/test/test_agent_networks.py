@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+from functools import partial
+from typing import Any
+
 import jax
-import jax.numpy as jnp
 import numpy as np
 import pytest
 from rl_samples import insertion
@@ -15,7 +17,7 @@ from rldg_rl.config import NetworkConfig, RLConfig
 from rldg_rl.inference import actor_forward, choose_action
 from rldg_rl.inference import embed as numpy_embed
 from rldg_rl.inputs import Inputs, InputSpec
-from rldg_rl.networks import TanhGaussian, actor, critics, critics_init, embed, look, mlp
+from rldg_rl.networks import TanhGaussian, actor, critics, critics_init, embed, image_features, mlp
 from rldg_rl.weights import flatten, pack, policy_shapes, unpack
 
 SPECS = {
@@ -26,11 +28,23 @@ SPECS = {
 }
 
 
+sample_and_log_prob = jax.jit(TanhGaussian.sample_and_log_prob)
+compiled_embed = jax.jit(embed, static_argnums=3)
+
+
+@partial(jax.jit, static_argnums=2)
+def act(params: Any, inputs: Inputs, config: NetworkConfig) -> tuple[jax.Array, TanhGaussian, jax.Array, jax.Array]:
+    """Embedding, distribution, its mode and the gripper head's values."""
+    embedding = embed(params["head"], image_features(params["head"], inputs), inputs.state, config.image_dropout)
+    distribution = actor(params["actor"], embedding, config)
+    return embedding, distribution, distribution.mode(), mlp(params["gripper"], embedding, config.activation)
+
+
 @pytest.mark.parametrize("std", [0.01, 0.3, 2.0])
 def test_log_probability_equals_scipys_and_std_is_no_covariance(std: float) -> None:
-    mean = np.array([[0.3, -1.2], [0.0, 2.0]])
-    distribution = TanhGaussian(jnp.asarray(mean), jnp.full((2, 2), std))
-    actions, log_prob = distribution.sample_and_log_prob(jax.random.key(1))
+    mean = np.array([[0.3, -1.2], [0.0, 2.0]], np.float32)
+    distribution = TanhGaussian(mean, np.full((2, 2), std, np.float32))
+    actions, log_prob = sample_and_log_prob(distribution, jax.random.key(1))
     before = np.arctanh(np.asarray(actions, np.float64))
     gaussian = stats.norm.logpdf(before, mean, std)
     expected = (gaussian - np.log1p(-(np.asarray(actions, np.float64) ** 2))).sum(-1)
@@ -38,14 +52,14 @@ def test_log_probability_equals_scipys_and_std_is_no_covariance(std: float) -> N
 
 
 def test_samples_spread_as_std_says() -> None:
-    distribution = TanhGaussian(jnp.zeros((20_000, 1)), jnp.full((20_000, 1), 0.04))
-    actions, _ = distribution.sample_and_log_prob(jax.random.key(0))
+    distribution = TanhGaussian(np.zeros((20_000, 1), np.float32), np.full((20_000, 1), 0.04, np.float32))
+    actions, _ = sample_and_log_prob(distribution, jax.random.key(0))
     assert np.arctanh(np.asarray(actions)).std() == pytest.approx(0.04, rel=0.03)  # as a covariance: 0.2
 
 
 def test_log_probability_is_finite_where_tanh_saturates() -> None:
-    distribution = TanhGaussian(jnp.array([[30.0]]), jnp.array([[1.0]]))
-    assert np.isfinite(distribution.sample_and_log_prob(jax.random.key(0))[1]).all()
+    distribution = TanhGaussian(np.array([[30.0]], np.float32), np.array([[1.0]], np.float32))
+    assert np.isfinite(sample_and_log_prob(distribution, jax.random.key(0))[1]).all()
 
 
 def frame(spec: InputSpec, seed: int = 0) -> Inputs:
@@ -59,11 +73,14 @@ def frame(spec: InputSpec, seed: int = 0) -> Inputs:
     return Inputs(rng.normal(size=spec.state_dim).astype(np.float32), image)
 
 
-def lively(spec: InputSpec, config: NetworkConfig, action_dim: int = 7) -> agent.TrainState:
-    """A fresh agent whose outputs are not near zero."""
-    state = agent.init(RLConfig(network=config), spec, action_dim, 3)
-    state.actor["out"]["w"] = state.actor["out"]["w"] * 100
-    return state
+def random_params(spec: InputSpec, config: NetworkConfig, action_dim: int = 7) -> Any:
+    """`policy_params` of an agent's shapes with random values everywhere, biases and LayerNorm included."""
+    rng = np.random.default_rng(3)
+    shapes = jax.eval_shape(lambda: agent.policy_params(agent.init(RLConfig(network=config), spec, action_dim, 0)))
+    return jax.tree.map(
+        lambda leaf: (rng.standard_normal(leaf.shape) * max(1, np.prod(leaf.shape[:-1])) ** -0.5).astype(np.float32),
+        shapes,
+    )
 
 
 @pytest.mark.parametrize("kind", SPECS)
@@ -76,31 +93,28 @@ def lively(spec: InputSpec, config: NetworkConfig, action_dim: int = 7) -> agent
 )
 def test_numpy_acts_as_jax_does(kind: str, config: NetworkConfig) -> None:
     spec = SPECS[kind]
-    state = lively(spec, config)
-    params = agent.policy_params(state)
+    params = random_params(spec, config)
     tensors = flatten(params)
     assert {name: tensor.shape for name, tensor in tensors.items()} == policy_shapes(config, spec, 7)
     one = frame(spec)
-    batched = jax.tree.map(lambda x: jnp.asarray(x)[None], one)
-    embedding = embed(params["head"], look(params["head"], batched), batched.state, config.image_dropout)
+    embedding, expected, mode, gripper = act(params, jax.tree.map(lambda x: np.asarray(x)[None], one), config)
     np.testing.assert_allclose(numpy_embed(tensors, one), embedding[0], rtol=1e-3, atol=1e-4)
-    expected = actor(params["actor"], embedding, config)
     mean, std = actor_forward(tensors, np.asarray(embedding[0]), config)
     np.testing.assert_allclose(mean, expected.mean[0], rtol=1e-3, atol=1e-3)
     np.testing.assert_allclose(std, expected.std[0], rtol=1e-3, atol=1e-3)
     action = choose_action(tensors, one, config, None)
-    np.testing.assert_allclose(action[:6], expected.mode()[0], atol=1e-3)
-    assert action[6] == mlp(params["gripper"], embedding, config.activation)[0].argmax() - 1
+    np.testing.assert_allclose(action[:6], mode[0], atol=1e-3)
+    assert action[6] == np.asarray(gripper)[0].argmax() - 1
 
 
 def test_dropout_scales_what_it_keeps_and_rests_without_a_key() -> None:
     spec = SPECS["map"]
-    head = lively(spec, NetworkConfig()).critic["head"]
+    head = random_params(spec, NetworkConfig())["head"]
     batched = jax.tree.map(lambda x: np.asarray(x)[None], frame(spec))
-    seen = look(head, batched)
-    still = embed(head, seen, batched.state, 0.5)
-    assert np.array_equal(still, embed(head, seen, batched.state, 0.5))
-    dropped = embed(head, seen, batched.state, 0.5, jax.random.key(0))
+    seen = jax.jit(image_features)(head, batched)
+    still = compiled_embed(head, seen, batched.state, 0.5)
+    assert np.array_equal(still, compiled_embed(head, seen, batched.state, 0.5))
+    dropped = compiled_embed(head, seen, batched.state, 0.5, jax.random.key(0))
     assert not np.allclose(dropped[:, :256], still[:, :256])
     assert np.array_equal(dropped[:, 256:], still[:, 256:])  # the state has none
 
@@ -114,12 +128,12 @@ def test_hil_serls_head_and_message_with_a_resnet_map_stay_small() -> None:
     assert shapes["head/image/w"] == (4096, 256)
     assert shapes["head/state/w"] == (20, 64)
     assert shapes["actor/layer_0/w"] == (320, 256)
-    assert len(pack(flatten(agent.policy_params(agent.init(config, spec, 7, 0))))) <= 6e6
+    assert len(pack(flatten(random_params(spec, config.network)))) <= 6e6
 
 
 def test_random_gripper_commands_have_their_probability() -> None:
     spec, config = SPECS["state"], NetworkConfig(hidden=(8,))
-    tensors = flatten(agent.policy_params(lively(spec, config)))
+    tensors = flatten(random_params(spec, config))
     rng = np.random.default_rng(0)
     chosen = [choose_action(tensors, frame(spec), config, rng, 0.3)[6] for _ in range(2000)]
     usual = choose_action(tensors, frame(spec), config, None)[6]
@@ -128,15 +142,16 @@ def test_random_gripper_commands_have_their_probability() -> None:
 
 def test_critics_are_independent() -> None:
     config = NetworkConfig(hidden=(16,), critics=3)
-    params = critics_init(jax.random.key(0), 10, config)
-    q = critics(params, jnp.ones((4, 7)), jnp.ones((4, 3)), "tanh")
+    params = jax.jit(critics_init, static_argnums=(1, 2))(jax.random.key(0), 10, config)
+    ones = np.ones((4, 7), np.float32), np.ones((4, 3), np.float32)
+    q = jax.jit(critics, static_argnums=3)(params, *ones, "tanh")
     assert q.shape == (3, 4)
     assert np.unique(np.asarray(q)[:, 0].round(6)).size == 3
 
 
 def test_weights_round_trip_and_are_checked() -> None:
     config, spec = NetworkConfig(hidden=(16, 8), state_bottleneck=0), InputSpec(5, None, "float16", 1)
-    tensors = flatten(agent.policy_params(agent.init(RLConfig(network=config), spec, insertion().action.dim, 0)))
+    tensors = flatten(random_params(spec, config, insertion().action.dim))
     shapes = policy_shapes(config, spec, 6)
     assert {name: array.shape for name, array in tensors.items()} == shapes
     data = pack(tensors)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -48,9 +49,10 @@ def changed(**parts: Any) -> Task:
     return insertion().model_copy(update=parts)
 
 
-@pytest.fixture
-def run(tmp_path: Path) -> Path:
-    """A run of two episodes with a checkpoint, a specialist and two demonstrations."""
+@pytest.fixture(scope="module")
+def finished_run(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A run of two episodes with a checkpoint, a specialist and two demonstrations; not to be changed."""
+    tmp_path = tmp_path_factory.mktemp("finished")
     demos = [
         replace(step, success=step.success, episode_id=f"d-{step.episode_id}") for step in random_episodes(2, LENGTH)
     ]
@@ -61,6 +63,13 @@ def run(tmp_path: Path) -> Path:
         learner.consume(step)
     record(tmp_path / "run/bags", random_episodes(2, LENGTH, seed=9))
     write_checkpoint(tmp_path / "run", learner)
+    return tmp_path / "run"
+
+
+@pytest.fixture
+def run(finished_run: Path, tmp_path: Path) -> Path:
+    """A copy of the finished run and its demonstrations."""
+    shutil.copytree(finished_run.parent, tmp_path, dirs_exist_ok=True)
     return tmp_path / "run"
 
 

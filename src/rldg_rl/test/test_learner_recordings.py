@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass, field, replace
+from functools import cache
 from pathlib import Path
 
 import jax
@@ -18,8 +20,7 @@ from rldg_data.bags.reading import find_bags
 from rldg_data.bags.recording import write_episode
 from rldg_rl.checkpoint import write_checkpoint
 from rldg_rl.learner import Learner, Weights
-from rldg_rl.recordings import prepare, read_bag
-from rldg_rl.watching import Journal, WatchedFolder
+from rldg_rl.recordings import Journal, WatchedFolder, prepare, read_bag
 
 
 def record(folder: Path, count: int, length: int, seed: int = 0, task: str = "insertion") -> None:
@@ -67,7 +68,7 @@ class Run:
         """Start or resume. The recorder makes its folder when its first bag opens, whatever closes later."""
         (self.folder / "bags").mkdir(parents=True, exist_ok=True)
         learner = Learner(CONFIG, insertion(), 3)
-        prepare(learner, [self.demos], self.folder, lockstep=True)
+        prepare(learner, [self.demos], self.folder, exact=True)
         self._note(list(learner.progress.issued))
         return learner
 
@@ -93,6 +94,22 @@ class Run:
             assert self.issued.setdefault(weights.valid_from_step, weights.sha256) == weights.sha256
 
 
+@pytest.fixture(scope="module")
+def uninterrupted(tmp_path_factory: pytest.TempPathFactory) -> Callable[[int], tuple[Run, Learner]]:
+    """checkpoint_every -> the run and its learner at the end."""
+
+    @cache
+    def make(checkpoint_every: int) -> tuple[Run, Learner]:
+        folder = tmp_path_factory.mktemp("whole")
+        write_episode(folder / "demos", EARLIER, insertion())
+        run = Run(folder / "run", folder / "demos")
+        learner = run.start()
+        run.go_on(learner, len(STEPS), checkpoint_every)
+        return run, learner
+
+    return make
+
+
 @example(cuts=[LENGTH + 1], checkpoint_every=1, unrecorded=True)
 @example(cuts=[LENGTH + 1], checkpoint_every=1, unrecorded=False)
 @settings(max_examples=12, deadline=None)
@@ -102,13 +119,14 @@ class Run:
     unrecorded=st.booleans(),
 )
 def test_killed_anywhere_and_resumed_equals_uninterrupted(
-    cuts: list[int], checkpoint_every: int, unrecorded: bool, tmp_path_factory: pytest.TempPathFactory
+    cuts: list[int],
+    checkpoint_every: int,
+    unrecorded: bool,
+    uninterrupted: Callable[[int], tuple[Run, Learner]],
+    tmp_path_factory: pytest.TempPathFactory,
 ) -> None:
-    folder = tmp_path_factory.mktemp("runs")
-    write_episode(folder / "demos", EARLIER, insertion())
-    whole, killed = Run(folder / "whole", folder / "demos"), Run(folder / "killed", folder / "demos")
-    expected = whole.start()
-    whole.go_on(expected, len(STEPS), checkpoint_every)
+    whole, expected = uninterrupted(checkpoint_every)
+    killed = Run(tmp_path_factory.mktemp("killed"), whole.demos)
     for cut in cuts:
         killed.go_on(killed.start(), cut, checkpoint_every, unrecorded)
         # Nothing but the open episode (or the one whose bag did not close) is lost.
@@ -161,7 +179,7 @@ def test_watched_bags_are_taken_again_where_they_were_taken(tmp_path: Path) -> N
     resumed = Learner(small(), insertion(), 0)
     with (run / "watched.jsonl").open("a") as file:
         file.write('{"bag": "half a li')
-    prepare(resumed, [], run, lockstep=True)
+    prepare(resumed, [], run, exact=True)
     assert resumed.counters == replace(whole.counters, duplicate_steps=resumed.counters.duplicate_steps)
     assert resumed.first_weights().data == whole.first_weights().data
     Journal(run).append(bags[0], "")

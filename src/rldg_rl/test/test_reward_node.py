@@ -26,7 +26,7 @@ from rldg_msgs.msg import Observation as ObservationMsg  # noqa: E402
 from rldg_rl.classifier.checkpoint import SavedClassifier, view_hash, write_classifier  # noqa: E402
 from rldg_rl.classifier.model import ClassifierConfig, init  # noqa: E402
 from rldg_rl.classifier.reward import RewardClassifier  # noqa: E402
-from rldg_rl.encoders.frozen import load_encoder  # noqa: E402
+from rldg_rl.encoders.loading import load_encoder  # noqa: E402
 from rldg_ros import qos, to_msg  # noqa: E402
 
 DOMAIN_ID = 135
