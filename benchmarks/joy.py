@@ -17,7 +17,7 @@ from rclpy.node import Node
 from sensor_msgs.msg import Joy
 
 from rldg_ros.runner import DefaultExecutor
-from rldg_ros.vendors import Changes, PolledTopics
+from rldg_ros.vendors import ChangeFilter, PolledSubscriptions
 
 RATE_HZ = 890
 MEASURED_S = 5.0
@@ -50,7 +50,7 @@ def measure(way: str) -> tuple[float, float]:
     elif way == "raw":
         node.create_subscription(Joy, "spacenav/joy", take, 10, raw=True)
     else:
-        PolledTopics(node).add(Joy, "spacenav/joy", Changes(Joy, take, take))
+        PolledSubscriptions(node).add(Joy, "spacenav/joy", ChangeFilter(Joy, take, take))
     executor.add_node(node)
     spin(executor, 1.5)
     count, cpu_s, start_s = 0, time.process_time(), time.monotonic()

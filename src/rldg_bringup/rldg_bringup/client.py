@@ -22,7 +22,7 @@ from rldg_msgs.action import RunEpisodes
 from rldg_msgs.msg import GateStatus, LearnerStatus, PolicyStatus
 from rldg_msgs.srv import ActivatePolicy, Hold, LabelEpisode, ListPolicies, LoadPolicy, UnloadPolicy
 from rldg_ros import qos
-from rldg_ros.vendors import Changes, PolledTopics, vendor_topic
+from rldg_ros.vendors import ChangeFilter, PolledSubscriptions, vendor_topic
 
 RUNNING_TIMEOUT_S = 8.0
 """Patience with a stack that should be running already; one that starts has READY_TIMEOUT_S from its start."""
@@ -120,7 +120,7 @@ class StackClient:
         self, kind: type[Any], topic: str, on_change: Callable[[Any], None], on_same: Callable[[], None]
     ) -> None:
         """Subscribe to a driver's topic, relative to the stack's namespace; repeated messages are not decoded."""
-        PolledTopics(self.node).add(kind, vendor_topic(self.node, topic), Changes(kind, on_change, on_same))
+        PolledSubscriptions(self.node).add(kind, vendor_topic(self.node, topic), ChangeFilter(kind, on_change, on_same))
 
     def _on_diagnostics(self, message: DiagnosticArray) -> None:
         prefix = f"{self.node.get_namespace()}/"

@@ -1,4 +1,4 @@
-"""Whether the frame that is measured is the frame that the controller moves. Free of ROS.
+"""Check that the controller moves the measured frame. Without ROS.
 
 A target is the measured pose composed with a delta. franka_ros2 measures the end effector that is set in Desk (O_T_EE),
 crisp_controllers moves the URDF frame `end_effector_frame`: where they differ, every target is off by the difference,
@@ -19,18 +19,18 @@ from rldg_core.frames import Array, delta_between
 ARM_JOINTS = 7
 
 TOLERANCE_M, TOLERANCE_RAD = 0.003, 0.02
-"""Between the measured pose and the one computed from the URDF: joint states and pose are not of the same instant."""
+"""Allowed difference of measured pose and pose from the URDF: joint states and pose have different stamps."""
 
 
 def frame_pose(urdf: str, frame: str, joint_positions: ArrayLike) -> Array:
     """Return the pose of a link in the root link of a URDF, (7,), at the arm's joint positions (7,) [rad].
 
-    Raises ValueError when the text is no URDF, has no such link, or does not have seven revolute joints on the way.
+    Raises ValueError when the text is not a URDF, has no such link, or is not moved by seven revolute joints.
     """
     try:
         robot = ElementTree.fromstring(urdf)
     except ElementTree.ParseError as error:
-        raise ValueError(f"robot_description is no XML: {error}") from error
+        raise ValueError(f"robot_description is not valid XML: {error}") from error
     joints = {
         child.get("link", ""): joint for joint in robot.iter("joint") if (child := joint.find("child")) is not None
     }
@@ -69,7 +69,7 @@ def frame_fault(measured_base: ArrayLike, controlled_base: ArrayLike, frame: str
     return (
         f"the measured pose is not that of the controller's end_effector_frame {frame}: {apart_m * 1e3:.1f} mm and "
         f"{turned_rad:.3f} rad apart, expected at most {TOLERANCE_M * 1e3:.0f} mm and {TOLERANCE_RAD} rad; the arm "
-        "would creep: set the end effector in Desk to this frame, or the controller to the one of Desk"
+        "would drift: set the end effector in Desk to this frame, or end_effector_frame to that of Desk"
     )
 
 

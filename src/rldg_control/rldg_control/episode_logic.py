@@ -1,7 +1,7 @@
-"""Joining observations, executed actions and rewards into Steps. Free of ROS; messages pass through unopened.
+"""Joining observations, executed actions and rewards into Steps. Without ROS: messages are passed on unread.
 
 The contract is docs/explanation/architecture.md, 'Step semantics': Step k = observation k, the executed action that
-answers it, and the verdict on observation k+1. Which reward belongs to an observation, and which time-outs act, is
+answers it, and the reward for observation k+1. Which reward belongs to an observation, and which time-outs act, is
 decided by the pace (`rldg_control.pace`).
 """
 
@@ -20,19 +20,19 @@ IDLE_KEPT = 16
 """Observations kept while no episode runs: the first frame may come before the answer of the reset service."""
 
 MISSING_REWARDS = 20
-"""After so many observations in a row without a reward, the source of rewards is considered dead."""
+"""Number of consecutive observations without a reward after which the episode ends with a stack fault."""
 
-PERSON, STACK = "operator_stop", "stack_fault"
-"""Reasons of an end that says nothing about the policy: a stop (person, cancel, latch of the gate), a part of the
-stack that does not work."""
+OPERATOR_STOP, STACK_FAULT = "operator_stop", "stack_fault"
+"""Values of EpisodeEvent.reason for ends that are not a result of the policy: a stop (by a person, a cancel or a latch
+of the gate), and a part of the stack that does not work."""
 
 START_XY_M, START_Z_M, START_RAD = 0.02, 0.02, 0.1
-"""How far outside the region of starts a person may leave the arm (operator resets)."""
+"""Tolerance around the task's start region when a person resets the scene."""
 
 
 @dataclass(frozen=True)
 class Started:
-    """The episode's first observation is here: announce START."""
+    """The first observation of the episode has arrived: publish START."""
 
     first_observation_stamp_ns: int
     step_count: int
@@ -55,7 +55,7 @@ class StepRecord:
 
 @dataclass(frozen=True)
 class Outcome:
-    """How the episode ended: announce END. reason: see EpisodeEvent.msg; detail: one line for people."""
+    """How the episode ended: publish END. reason: see EpisodeEvent.msg; detail: one line that explains it."""
 
     steps: int
     step_count: int
@@ -68,15 +68,15 @@ class Outcome:
     @property
     def is_result(self) -> bool:
         """True if the episode counts for the policy: the task, a label or the time limit ended it."""
-        return self.reason not in (PERSON, STACK)
+        return self.reason not in (OPERATOR_STOP, STACK_FAULT)
 
 
 Event = Started | StepRecord | Outcome
 
 
 @dataclass(frozen=True)
-class Verdict:
-    """What a Reward message says about its stamp. missing: no reward arrived for the observation."""
+class RewardSample:
+    """Content of a Reward message. missing: no reward arrived for the observation."""
 
     success: bool = False
     failure: bool = False
@@ -87,17 +87,19 @@ class StepPace(Protocol):
     """How observations, rewards and time-outs are handled. Times are monotonic [s]."""
 
     stop_grace_s: float
-    """After a stop, the next observation is awaited for so long; then the episode ends with what there is."""
+    """Time that a stopped episode waits for its next observation before it ends without it."""
     progress_timeout_s: float
-    """An episode that gains no Step for so long is ended: observer, policy or gate is gone."""
+    """An episode without a new Step for this long is ended: observer, policy or gate does not run."""
     skips_unanswered: bool
-    """Observations that were never answered are left out of the Steps."""
+    """Whether observations that no action answered are left out of the Steps."""
 
     def accepts(self, stamp_ns: int, newest_ns: int) -> bool:
-        """Return whether an observation is used; `newest_ns`: stamp of the one before."""
+        """Return whether an observation is used; newest_ns: stamp of the previous one."""
 
-    def verdict(self, rewards: Mapping[int, Verdict], stamp_ns: int, first_ns: int, has_later: bool) -> Verdict | None:
-        """Choose the verdict on the observation of that stamp; None: it is still awaited.
+    def reward_at(
+        self, rewards: Mapping[int, RewardSample], stamp_ns: int, first_ns: int, has_later: bool
+    ) -> RewardSample | None:
+        """Return the reward for the observation with this stamp, or None while it is awaited.
 
         first_ns: stamp of the episode's first observation; has_later: a later observation has arrived.
         """
@@ -105,21 +107,21 @@ class StepPace(Protocol):
 
 @dataclass
 class _Episode:
-    """State of one episode: made by `begin`, dropped at its end."""
+    """State of one episode, created by `begin` and dropped at its end."""
 
     first_ns: int
     running: bool = False
     index: int = 0
     label: bool | None = None
     hold_ns: int | None = None
-    stop_reason: str = PERSON
+    stop_reason: str = OPERATOR_STOP
     stop_detail: str = ""
     stop_s: float | None = None
     progress_s: float = 0.0
     missing_in_a_row: int = 0
     actions: dict[int, Any] = field(default_factory=dict)
 
-    def request_stop(self, detail: str, now_s: float, reason: str = PERSON) -> None:
+    def request_stop(self, detail: str, now_s: float, reason: str = OPERATOR_STOP) -> None:
         """Keep the first request to stop."""
         if self.stop_s is None:
             self.stop_reason, self.stop_detail, self.stop_s = reason, detail, now_s
@@ -148,7 +150,7 @@ class EpisodeLogic:
         self.skipped_observations = 0
         self.missing_rewards = 0
         self._observations: deque[tuple[int, Any]] = deque()
-        self._rewards: dict[int, Verdict] = {}
+        self._rewards: dict[int, RewardSample] = {}
         self._newest_ns = -1
         self._observed_s = self._executed_s = 0.0
         self._episode: _Episode | None = None
@@ -168,12 +170,12 @@ class EpisodeLogic:
         return self._advance(self._episode, now_s)
 
     def abandon(self) -> None:
-        """Give up an episode that never started."""
+        """Drop an episode that never started."""
         if not self.running:
             self._episode = None
 
     def on_observation(self, stamp_ns: int, message: Any, now_s: float) -> list[Event]:
-        """An observation."""
+        """Take an observation."""
         if not self._pace.accepts(stamp_ns, self._newest_ns):
             return []
         self._newest_ns, self._observed_s = stamp_ns, now_s
@@ -185,7 +187,7 @@ class EpisodeLogic:
         return []
 
     def on_executed(self, observation_stamp_ns: int, message: Any, latched: bool, now_s: float) -> list[Event]:
-        """What the gate did; when it latched, the episode ends as truncated."""
+        """Take an executed action; if the gate latched, the episode ends as truncated."""
         episode = self._episode
         if episode is None or not episode.running or observation_stamp_ns < episode.first_ns:
             return []
@@ -196,50 +198,50 @@ class EpisodeLogic:
             episode.request_stop("the gate latched", now_s)
         return self._advance(episode, now_s)
 
-    def on_reward(self, stamp_ns: int, verdict: Verdict, now_s: float) -> list[Event]:
-        """A verdict on the observation (lock-step) or the time (real time) of that stamp."""
+    def on_reward(self, stamp_ns: int, reward: RewardSample, now_s: float) -> list[Event]:
+        """Take a reward for the observation (lock-step) or the time (real time) with this stamp."""
         if not self._rewarded:
             return []
-        self._rewards[stamp_ns] = verdict
+        self._rewards[stamp_ns] = reward
         while len(self._rewards) > IDLE_KEPT:
             del self._rewards[next(iter(self._rewards))]
         return self._advance(self._episode, now_s) if self._episode else []
 
     def label(self, success: bool) -> bool:
-        """A person's verdict: terminates the episode at the next observation. False when none is running."""
+        """Label the episode, which ends as terminated at the next observation; return False when none is running."""
         if self._episode and self._episode.running:
             self._episode.label = success
             return True
         return False
 
     def stop(self, detail: str, now_s: float) -> None:
-        """End as truncated at the next observation (cancel)."""
+        """End the episode as truncated at the next observation."""
         if self._episode and self._episode.running:
             self._episode.request_stop(detail, now_s)
 
     def close(self, detail: str, now_s: float) -> list[Event]:
-        """End as truncated at once (the node is going down), so that a recorder can close its bag."""
+        """End the episode as truncated now (the node shuts down), so that a recorder can close its bag."""
         if not self._episode or not self._episode.running:
             return []
         self._episode.request_stop(detail, now_s)
         return self._close(self._episode)
 
     def on_time(self, now_s: float) -> list[Event]:
-        """Call a few times per second. Ends an episode that was stopped or that makes no progress."""
+        """End an episode that was stopped or makes no progress; call this a few times per second."""
         episode, pace = self._episode, self._pace
         if episode is None or not episode.running:
             return []
         if episode.stop_s is not None and now_s - episode.stop_s > pace.stop_grace_s:
             return self._close(episode)
         if now_s - episode.progress_s > pace.progress_timeout_s:
-            episode.request_stop(self._standstill(episode, now_s), now_s, STACK)
+            episode.request_stop(self._describe_standstill(episode, now_s), now_s, STACK_FAULT)
             return self._close(episode)
         return []
 
     # --- the join -----------------------------------------------------------------------------------
 
-    def _standstill(self, episode: _Episode, now_s: float) -> str:
-        """Say which part of the stack is silent."""
+    def _describe_standstill(self, episode: _Episode, now_s: float) -> str:
+        """Name the part of the stack that sends nothing."""
         limit_s = self._pace.progress_timeout_s
         if now_s - self._observed_s > limit_s:
             return f"no observation for {now_s - self._observed_s:.1f} s: does the observer run?"
@@ -261,12 +263,12 @@ class EpisodeLogic:
             events += joined
             episode.progress_s = now_s
         if self.running and episode.hold_ns is not None and self._observations[0][0] > episode.hold_ns:
-            # The gate is silent after its hold: this observation will never be answered.
+            # A latched gate sends nothing, so this observation will not be answered.
             events += self._close(episode)
         return events
 
     def _join(self, episode: _Episode) -> list[Event]:
-        """Publish the next transition, if it is complete."""
+        """Return the next Step if it is complete, and the end that it causes."""
         observations, actions = self._observations, episode.actions
         if self._pace.skips_unanswered:
             while len(observations) > 1 and observations[0][0] not in actions and self._answered_later(episode):
@@ -274,12 +276,12 @@ class EpisodeLogic:
                 self.skipped_observations += 1
         if len(observations) < 2 or observations[0][0] not in actions:
             return []
-        verdict = self._verdict(episode, observations[1][0])
-        if verdict is None:
+        reward = self._next_reward(episode, observations[1][0])
+        if reward is None:
             return []
         stamp_ns, observation = observations.popleft()
         action = actions.pop(stamp_ns)
-        success, terminated, truncated, reason = self._judge(episode, verdict)
+        success, terminated, truncated, reason = self._judge(episode, reward)
         record = StepRecord(
             episode.index,
             self.step_count,
@@ -298,37 +300,37 @@ class EpisodeLogic:
     def _answered_later(self, episode: _Episode) -> bool:
         return any(stamp_ns in episode.actions for stamp_ns, _ in self._observations)
 
-    def _verdict(self, episode: _Episode, stamp_ns: int) -> Verdict | None:
-        """Verdict on an observation (always the second one kept); None: it is still to come."""
+    def _next_reward(self, episode: _Episode, stamp_ns: int) -> RewardSample | None:
+        """Return the reward for the second kept observation, or None while it is awaited."""
         if not self._rewarded:
-            return Verdict()
-        verdict = self._pace.verdict(self._rewards, stamp_ns, episode.first_ns, len(self._observations) > 2)
-        if verdict is not None:
-            self.missing_rewards += verdict.missing
-            episode.missing_in_a_row = episode.missing_in_a_row + 1 if verdict.missing else 0
-        return verdict
+            return RewardSample()
+        reward = self._pace.reward_at(self._rewards, stamp_ns, episode.first_ns, len(self._observations) > 2)
+        if reward is not None:
+            self.missing_rewards += reward.missing
+            episode.missing_in_a_row = episode.missing_in_a_row + 1 if reward.missing else 0
+        return reward
 
-    def _judge(self, episode: _Episode, verdict: Verdict) -> tuple[bool, bool, bool, str]:
-        """(success, terminated, truncated, reason); "" while the episode goes on. Ends of the task come first."""
+    def _judge(self, episode: _Episode, reward: RewardSample) -> tuple[bool, bool, bool, str]:
+        """Return (success, terminated, truncated, reason), "" while the episode continues. A label takes precedence."""
         if episode.label is not None:
             return episode.label, True, False, "label"
-        if verdict.success:
+        if reward.success:
             return True, True, False, "success"
-        if verdict.failure:
+        if reward.failure:
             return False, True, False, "failure"
         if episode.stop_s is not None:
             return False, False, True, episode.stop_reason
         at_limit = episode.index + 1 >= self._max_steps
         if episode.missing_in_a_row >= (min(MISSING_REWARDS, self._max_steps) if at_limit else MISSING_REWARDS):
-            episode.stop_reason = STACK
+            episode.stop_reason = STACK_FAULT
             episode.stop_detail = f"no reward for {episode.missing_in_a_row} observations: does its source run?"
-            return False, False, True, STACK
+            return False, False, True, STACK_FAULT
         if at_limit:
             return False, False, True, "time_limit"
         return False, False, False, ""
 
     def _close(self, episode: _Episode) -> list[Event]:
-        """End after the last published Step: the pending observation is the final one."""
+        """End after the last published Step, with the pending observation as the final one."""
         return self._end(episode, False, False, True, episode.stop_reason)
 
     def _end(self, episode: _Episode, success: bool, terminated: bool, truncated: bool, reason: str) -> list[Event]:
@@ -348,7 +350,7 @@ class EpisodeLogic:
                     is_last=True,
                 )
             )
-        detail = episode.stop_detail if reason in (PERSON, STACK) else ""
+        detail = episode.stop_detail if reason in (OPERATOR_STOP, STACK_FAULT) else ""
         events.append(Outcome(episode.index, self.step_count, success, terminated, truncated, reason, detail))
         self._episode = None
         return events

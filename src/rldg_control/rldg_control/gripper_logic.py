@@ -1,6 +1,6 @@
-"""The 7th action component -> width to command, debounced. Free of ROS.
+"""The 7th action component -> width to command, debounced. Without ROS.
 
-In lock-step every executed action gets its width, since the cell waits for both.
+In lock-step every executed action gets its width, since the cell waits for both messages.
 """
 
 from __future__ import annotations
@@ -14,8 +14,9 @@ from rldg_core.types import GRIPPER_THRESHOLD, Source
 class GripperConfig:
     """Widths in m (Franka Hand: 0 to 0.08), times in s.
 
-    debounce_s: how long a request must stand before it is commanded; 0: at once. forget_s: one that is not repeated
-    for so long is dropped. The opposite request drops it at once; actions between, which ask for nothing, do not.
+    debounce_s: time for which a request must be repeated before it is commanded; 0: command it immediately. forget_s: a
+    request that is not repeated within this time is dropped, as it is by the opposite request; actions between the
+    thresholds do not drop it.
     """
 
     debounce_s: float = 0.0
@@ -33,23 +34,23 @@ class GripperLogic:
 
     @property
     def commanded_m(self) -> float:
-        """The width that was commanded last; a hand that got no command is open."""
+        """Width that was commanded last [m]; open before the first command."""
         return self._config.closed_width_m if self._commanded is False else self._config.open_width_m
 
     def restart(self) -> None:
-        """Forget what was commanded, so that the first request is sent whatever it is (a new episode)."""
+        """Forget the commanded width, so that the first request of a new episode is always sent."""
         self._commanded: bool | None = None
-        self._asked: bool | None = None
-        self._since_s = self._asked_s = -float("inf")
+        self._requested: bool | None = None
+        self._since_s = self._requested_s = -float("inf")
 
     def on_executed(self, action: list[float], source: Source, now_s: float) -> float | None:
         """Return the width [m] to command now, or None. HOLD and actions without a gripper never move it."""
         if len(action) < 7 or source in (Source.HOLD, Source.NONE) or not abs(action[6]) > GRIPPER_THRESHOLD:
             return None
         opens = action[6] > 0
-        if opens is not self._asked or now_s - self._asked_s > self._config.forget_s:
-            self._asked, self._since_s = opens, now_s
-        self._asked_s = now_s
+        if opens is not self._requested or now_s - self._requested_s > self._config.forget_s:
+            self._requested, self._since_s = opens, now_s
+        self._requested_s = now_s
         if opens is self._commanded or now_s - self._since_s < self._config.debounce_s:
             return None
         self._commanded = opens
@@ -57,7 +58,7 @@ class GripperLogic:
 
 
 class LockStepGripper:
-    """Executed actions of observations by stamp -> the width of each, once.
+    """Executed actions -> one width for each stamp of an observation.
 
     A reset of the cell opens the hand and shows as a gap of two periods between stamps, as for the observer: an
     event would race with the first action.
@@ -69,7 +70,7 @@ class LockStepGripper:
         self._answered_ns: int | None = None
 
     def on_executed(self, observation_stamp_ns: int, action: list[float], source: Source) -> float | None:
-        """Return the width [m] that belongs to this action; None for one that was answered before."""
+        """Return the width [m] that belongs to this action; None if the stamp was answered before."""
         last_ns, stamp_ns = self._answered_ns, observation_stamp_ns
         if last_ns is not None and stamp_ns <= last_ns:
             return None

@@ -1,6 +1,6 @@
-"""One motion of the hand at a time: which goal to send or cancel next. Free of ROS.
+"""Sequencing of the Franka Hand's goals: one motion at a time. Without ROS.
 
-franka_gripper looks for a cancellation 30 times a second and then stops whatever moves. A goal sent right after a
+franka_gripper polls for a cancellation at 30 Hz and then stops any running motion. A goal sent right after a
 cancel could be stopped by it: the next goal is sent only when the cancel and the cancelled goal were both answered.
 """
 
@@ -12,10 +12,10 @@ from enum import Enum
 
 @dataclass(frozen=True)
 class HandConfig:
-    """Limits of one request: tries in all, and times in s.
+    """Limits of one request: number of attempts, and times in s.
 
     answer_s: to accept a goal, and to end one that was cancelled. motion_s: from acceptance to result. retry_s: pause
-    before the next try. gone_s: a server that is not visible for so long has ended, and its goal with it.
+    before the next try. gone_s: a server that is not in the graph for this long has ended, and its goal with it.
     """
 
     tries: int = 3
@@ -26,7 +26,7 @@ class HandConfig:
 
 
 class Phase(Enum):
-    """What the action server was told last."""
+    """State of the newest goal."""
 
     IDLE = "idle"
     SENT = "goal sent"
@@ -51,7 +51,7 @@ class Cancel:
 
 @dataclass
 class _Request:
-    """A width [m] that was asked for and not reached yet."""
+    """A width [m] that was requested and not reached yet."""
 
     width_m: float
     tries: int = 0
@@ -59,7 +59,7 @@ class _Request:
 
 @dataclass
 class _Goal:
-    """The goal that was sent last, its answers, and why it counts as failed whatever the server says."""
+    """The newest goal, its answers, and the error that makes it failed regardless of its result."""
 
     number: int = 0
     width_m: float = float("nan")
@@ -69,16 +69,16 @@ class _Goal:
 
 
 class HandLogic:
-    """Requests and answers in, commands out. The latest request wins; a request that failed `tries` times is dropped.
+    """Turns requests and answers into commands. The newest request counts; one that failed `tries` times is dropped.
 
-    Every answer is given with the number of its goal, so that a late one about an earlier goal does nothing.
+    Every answer has the number of its goal, so that a late answer about an earlier goal has no effect.
     """
 
     def __init__(self, config: HandConfig = HandConfig()) -> None:
         self._config = config
         self.phase = Phase.IDLE
         self.fault = ""
-        """Why the newest request is not carried out; empty again when one is."""
+        """Why the newest request is not carried out; "" after a request succeeded."""
         self.reached_m: float | None = None
         """Width of the last motion that succeeded; None before the first, and while the hand moves."""
         self.failures = 0
@@ -91,12 +91,12 @@ class HandLogic:
         """True while a motion runs, or a request waits for one."""
         return self.phase is not Phase.IDLE or self._request is not None
 
-    def want(self, width_m: float) -> None:
+    def request(self, width_m: float) -> None:
         """Take a request; it replaces one that is not carried out yet."""
         self._request, self._not_before_s = _Request(width_m), -float("inf")
 
     def on_accepted(self, number: int, accepted: bool, now_s: float) -> None:
-        """Take the server's answer to a goal. One that comes after `answer_s` is believed, too: the hand moves."""
+        """Take the server's answer to a goal. A late acceptance is valid, too: the hand moves."""
         if number != self._goal.number or self.phase not in (Phase.SENT, Phase.IDLE):
             return
         if accepted:
@@ -106,7 +106,7 @@ class HandLogic:
             self._fail("the server rejected the goal", now_s)
 
     def on_cancel_answered(self, number: int, now_s: float) -> None:
-        """Take the answer to a cancel, whichever it is: a goal that can no longer be cancelled has a result."""
+        """Take the answer to a cancel, accepted or not: a goal that can no longer be cancelled has a result."""
         if number == self._goal.number and self.phase is Phase.CANCELLING:
             self._goal.cancel_answered = True
             self._finish(now_s)
@@ -118,8 +118,8 @@ class HandLogic:
             self._finish(now_s)
 
     def next(self, now_s: float, server_visible: bool) -> Send | Cancel | None:
-        """Return what to do now, once. Call it after every request and answer, and in intervals for the time-outs."""
-        self._look(now_s, server_visible)
+        """Return the next command, if any. Call this after every request and answer, and periodically."""
+        self._check_time_limits(now_s, server_visible)
         request, goal = self._request, self._goal
         if self.phase is Phase.IDLE and request and server_visible and now_s >= self._not_before_s:
             request.tries += 1
@@ -132,12 +132,12 @@ class HandLogic:
             return Cancel(goal.number)
         return None
 
-    def _look(self, now_s: float, server_visible: bool) -> None:
+    def _check_time_limits(self, now_s: float, server_visible: bool) -> None:
         waited_s = now_s - self._since_s
         if server_visible:
             self._seen_s = now_s
         elif now_s - self._seen_s > self._config.gone_s:
-            # A request does not wait for a server: it would move the hand long after everybody forgot it.
+            # A request does not wait for a server: the hand would move at an unexpected time.
             if self.busy:
                 self.fault, self._request = "the action server ended during a request", None
                 self.failures += 1
@@ -151,7 +151,7 @@ class HandLogic:
             self._fail(f"no answer to the cancellation within {self._config.answer_s:g} s", now_s)
 
     def _finish(self, now_s: float) -> None:
-        """Leave a goal that has all its answers."""
+        """Complete a goal that has all its answers."""
         goal, request = self._goal, self._request
         if not goal.ended or (self.phase is Phase.CANCELLING and not goal.cancel_answered):
             return
@@ -162,13 +162,13 @@ class HandLogic:
             if request and request.width_m == goal.width_m:
                 self._request, self.fault = None, ""
         elif cancelled and request and request.tries == 0:
-            # A newer request ended this motion: no failure, and its own first try comes now.
+            # A newer request ended this motion: this is no failure, and the first attempt of that request follows.
             self._enter(Phase.IDLE, now_s)
         else:
             self._fail(goal.error, now_s)
 
     def _fail(self, error: str, now_s: float) -> None:
-        """Count a failed goal; its request gets another try, or is dropped."""
+        """Count a failed goal; its request is tried again or dropped."""
         self._enter(Phase.IDLE, now_s)
         self.failures += 1
         request, width_m = self._request, self._goal.width_m

@@ -1,7 +1,7 @@
-"""Assembling one Observation from what the vendors' drivers publish. Free of ROS: messages by attribute names.
+"""Build an Observation from driver messages. Without ROS: messages are read by attribute name.
 
-Lock-step: `FrameJoiner` puts together what carries one stamp. Real time: the node takes the newest of
-each at the control rate. Both feed `ObservationBuilder`, so that training and serving are the same code.
+Lock-step: `FrameJoiner` joins messages with equal stamps. Real time: the node takes the newest of
+each at the control rate. Both use `ObservationBuilder`, so that training and serving run the same code.
 """
 
 from __future__ import annotations
@@ -22,21 +22,21 @@ from rldg_core.twist import TwistEstimator
 from rldg_core.types import Observation
 
 STALE_PERIODS = 2.0
-"""An input older than this many control periods is refused (docs/explanation/architecture.md, step semantics)."""
+"""Maximum age of an input, in control periods (docs/explanation/architecture.md, step semantics)."""
 
 NO_CLOCK = "the clock does not run: use_sim_time is true and nothing publishes /clock"
 
 GRIPPER_STALE_S = 2.0
-"""franka_gripper publishes at 15 Hz; a width older than this is unknown, not held for ever."""
+"""Maximum age of a gripper width, which is unknown afterwards; franka_gripper publishes at 15 Hz."""
 
 OPEN_FRAMES = 8
-"""Incomplete sensor frames that are kept; a driver that never sends one part must not fill the memory."""
+"""Maximum number of incomplete sensor frames: memory stays bounded if a driver never sends one part."""
 
 
 def decode_image(message: Any, camera: CameraConfig) -> Image:
     """sensor_msgs/Image -> (camera.height, camera.width, 3) uint8 RGB; row padding (`step`) is removed.
 
-    Raises UserError naming the topic, what came and what was expected.
+    Raises UserError naming the topic, what was found and what was expected.
     """
     try:
         pixels: Image = from_msg.image(message)
@@ -57,9 +57,9 @@ def observe_camera(message: Any, camera: CameraConfig) -> bytes:
 
 
 def check_frame(frame_id: str, expected: str, parameter: str, any_prefix: bool = False) -> None:
-    """Compare the frame of a message with the expected one; any_prefix: `fr3_hand_tcp` is `hand_tcp`, too.
+    """Compare the frame of a message with the expected one; any_prefix: `fr3_hand_tcp` also matches `hand_tcp`.
 
-    An empty frame_id says nothing and passes. Raises ValueError naming both and the parameter that says otherwise.
+    An empty frame_id is accepted. Raises ValueError naming both and the parameter that sets the expected frame.
     """
     found = frame_id.removeprefix("/")
     if found in ("", expected) or (any_prefix and found.endswith((f"_{expected}", f"/{expected}"))):
@@ -69,9 +69,9 @@ def check_frame(frame_id: str, expected: str, parameter: str, any_prefix: bool =
 
 
 def check_stamp(message_stamp_ns: int, now_ns: int, limit_s: float) -> None:
-    """Compare the stamp of a message with the time now: stamps are what joins image, pose and action.
+    """Compare the stamp of a message with the current time; image, pose and action are joined by their stamps.
 
-    Raises ValueError with the age, the limit, and what may be wrong.
+    Raises ValueError with the age, the limit and possible causes.
     """
     if now_ns == 0:
         raise ValueError(NO_CLOCK)
@@ -87,7 +87,7 @@ def check_stamp(message_stamp_ns: int, now_ns: int, limit_s: float) -> None:
 
 
 @contextmanager
-def of_topic(topic: str) -> Iterator[None]:
+def errors_of_topic(topic: str) -> Iterator[None]:
     """Turn a ValueError about a message into a UserError that names its topic."""
     try:
         yield
@@ -119,26 +119,26 @@ class ObservationBuilder:
         Joints and fingers are found by name, frames are compared, and every number is checked
         (rldg_core.plausible). Raises UserError naming topic, what was found and what was expected.
         """
-        with of_topic(self._topics["pose"]):
+        with errors_of_topic(self._topics["pose"]):
             check_frame(pose.header.frame_id, self._base_frame, "base_frame")
             pose_base_tcp = pose_array(pose.pose)
             check_pose(pose_base_tcp, "pose")
-        with of_topic(self._topics["wrench"]):
+        with errors_of_topic(self._topics["wrench"]):
             check_frame(wrench.header.frame_id, self._tcp_frame, "tcp_frame", any_prefix=True)
             wrench_tcp = wrench_array(wrench.wrench)
             check_wrench(wrench_tcp, "wrench")
-        with of_topic(self._topics["joints"]):
+        with errors_of_topic(self._topics["joints"]):
             joint_positions = arm_positions(joints.name, joints.position)
             check_joints(joint_positions, "position")
         width_m = float("nan")
         if gripper is not None:
-            with of_topic(self._topics["gripper"]):
+            with errors_of_topic(self._topics["gripper"]):
                 width_m = finger_width_m(gripper.name, gripper.position)
                 check_width(width_m, "distance of the fingers")
         jpegs = {name: observe_camera(images[name], camera) for name, camera in self._cameras.items()}
-        # Last, so that the twist never spans a pose that no observation holds.
+        # Updated last, so that the twist never includes a pose that is in no observation.
         twist_base_tcp = self._twist.update(stamp_ns(pose.header.stamp), pose_base_tcp)
-        with of_topic(self._topics["pose"]):
+        with errors_of_topic(self._topics["pose"]):
             check_twist(twist_base_tcp, "velocity between two poses")
         return Observation(
             stamp_ns=stamp_ns(images[next(iter(self._cameras))].header.stamp),
@@ -152,7 +152,7 @@ class ObservationBuilder:
 
 
 class FrameJoiner:
-    """Collects the parts of one sensor frame by their common stamp (lock-step); each frame comes out once."""
+    """Joins the parts of a sensor frame by their common stamp (lock-step); returns each frame once."""
 
     def __init__(self, parts: tuple[str, ...]) -> None:
         self._parts = frozenset(parts)
@@ -181,7 +181,7 @@ class FrameJoiner:
 
 @dataclass(frozen=True)
 class Input:
-    """topic; limit_s: how old its newest message may be; needed: without it there is no observation."""
+    """topic; limit_s: how old its newest message may be; needed: no observation is published without it."""
 
     topic: str
     limit_s: float
@@ -190,11 +190,10 @@ class Input:
 
 
 class NewestInputs:
-    """The newest serialised message of every input with the time it came (real time).
+    """Keeps the newest serialised message of every input and its time of arrival (real time).
 
     Nothing is deserialised before a tick needs it: at vendor rates (state 1 kHz, images 30 Hz) that
-    would cost half a core (docs/how-to/hardware.md). Ages are on the monotonic clock: a clock that jumps does not
-    matter.
+    would cost half a core (docs/how-to/hardware.md). Ages are monotonic, so that clock jumps have no effect.
     """
 
     def __init__(self, inputs: Mapping[str, Input]) -> None:
@@ -210,13 +209,13 @@ class NewestInputs:
         self._newest.pop(part, None)
 
     def fresh(self, now_s: float) -> dict[str, bytes]:
-        """Newest data of every input that is not older than its limit."""
+        """Return the newest data of every input that is not older than its limit."""
         return {
             part: data for part, (came_s, data) in self._newest.items() if now_s - came_s <= self._inputs[part].limit_s
         }
 
     def stale(self, now_s: float, needed: bool = True) -> list[str]:
-        """One `<part>: <what is wrong> (<topic>)` for each input that never came or is too old."""
+        """Return `<part>: <what is wrong> (<topic>)` for each input that never arrived or is too old."""
         lines = []
         for part, one in self._inputs.items():
             if one.needed is not needed:

@@ -1,4 +1,4 @@
-"""SpaceMouse to normalised body-frame action. Free of ROS."""
+"""SpaceMouse input to a normalised action in tcp axes. Without ROS."""
 
 from __future__ import annotations
 
@@ -12,19 +12,19 @@ from rldg_core.errors import UserError
 from rldg_core.types import GRIPPER_THRESHOLD, Float32, Float64
 
 ACTIVE_NORM = 1e-3
-"""Norm of the mapped input over which a person acts (HIL-SERL's SpaceMouse intervention)."""
+"""Norm of the mapped input above which it is active (HIL-SERL's SpaceMouse intervention)."""
 
 HELD_S = 0.5
-"""A twist, or a state of the buttons, older than this counts as zero: its driver has ended."""
+"""Maximum age of a twist or button state; older ones count as zero, since the driver has ended."""
 
 PRESSED_TICKS = 3
-"""A touch of the gripper button counts for so many control periods; a debounced gripper needs two."""
+"""Number of control periods for which a press of the gripper button counts; a debounced gripper needs two."""
 
 RESTING_S = 3.0
 RESTING_SPREAD = 0.005
 RESTING_OFFSET = 0.1
-"""Axes that stay within a band of RESTING_SPREAD for RESTING_S, none further than RESTING_OFFSET from zero, are those
-of a mouse that nobody touches. One count of a SpaceMouse is 0.002; no hand is as steady as that."""
+"""A SpaceMouse is at rest if all axes stay within a band of RESTING_SPREAD for RESTING_S and within RESTING_OFFSET of
+zero. One count of a SpaceMouse is 0.002; a hand moves it by more."""
 
 
 @dataclass(frozen=True)
@@ -32,8 +32,8 @@ class TeleopMap:
     """How six input axes become six action components: action[i] = axis_scale[i] * twist[axis_map[i]].
 
     axis_map: indices 0..5 into [vx vy vz wx wy wz]; axis_scale: factor with sign. -1 as a button: none.
-    dead_band: an axis [-1, 1] that is not further than this from its resting value counts as zero. A SpaceMouse that
-    rests at 0.3 % would otherwise be a person at the controls for ever: HIL-SERL's threshold has no other protection.
+    dead_band: an axis [-1, 1] within this distance of its resting value counts as zero. Without it, a SpaceMouse that
+    rests at 0.3 % would override the policy permanently (HIL-SERL has only the threshold ACTIVE_NORM).
     """
 
     axis_map: tuple[int, ...] = (0, 1, 2, 3, 4, 5)
@@ -53,7 +53,7 @@ class TeleopMap:
 
 
 class RestingOffset:
-    """What each axis shows while nobody touches the mouse; zero until it was at rest once."""
+    """Value of each axis while the SpaceMouse is at rest; zero until it was at rest once."""
 
     def __init__(self) -> None:
         self.offset: Float64 = np.zeros(6)
@@ -61,7 +61,7 @@ class RestingOffset:
         self._since_s = self._heard_s = -np.inf
 
     def add(self, values: Float64, now_s: float) -> None:
-        """Take the axes (6,) as the driver sent them; it repeats them while nothing changes."""
+        """Take the axes (6,) of one driver message; the driver repeats unchanged values."""
         low, high = np.fmin(self._low, values), np.fmax(self._high, values)
         if now_s - self._heard_s > HELD_S or np.any(high - low > RESTING_SPREAD):
             low = high = values
@@ -75,8 +75,9 @@ class RestingOffset:
 class TeleopLogic:
     """Newest twist and buttons -> TeleopAction.
 
-    The gripper button asks for the opposite of what was executed last, by whomever: 1 opens, -1 closes. Not pressed
-    means 0, keep, so that a person who only corrects the motion does not open a hand that the policy closed.
+    The gripper button requests the opposite of the gripper command that was executed last by any source: 1 opens, -1
+    closes. Without a press the value is 0, which keeps the gripper as it is, so that correcting the motion does not
+    open a gripper that the policy closed.
     """
 
     def __init__(self, mapping: TeleopMap, period_s: float = 0.1) -> None:
@@ -88,19 +89,19 @@ class TeleopLogic:
         self._buttons: tuple[int, ...] = ()
         self._buttons_s = -np.inf
         self._open = True
-        self._asks_open = True
-        self._asks_until_s = -np.inf
+        self._requests_open = True
+        self._request_until_s = -np.inf
 
     @property
     def offset(self) -> Float64:
-        """The resting value of each axis (6,), as measured."""
+        """Measured resting value of each axis (6,)."""
         return self._resting.offset
 
     def on_twist(self, twist: ArrayLike, now_s: float) -> bool:
-        """Take a twist (6,); return whether it starts an intervention, which is published at once."""
+        """Take a twist (6,); return whether it starts an intervention, which should be published immediately."""
         was_active = self.action(now_s)[1]
         values = np.asarray(twist, dtype=np.float64)
-        # A NaN from the driver is no input.
+        # NaN from the driver counts as no input.
         self._twist = values if np.all(np.isfinite(values)) else self._resting.offset
         self._twist_s = now_s
         self._resting.add(self._twist, now_s)
@@ -114,10 +115,10 @@ class TeleopLogic:
     def on_buttons(self, buttons: Sequence[int], now_s: float) -> None:
         """Take the state of the buttons."""
         button = self._map.gripper_button
-        # By the state before, however old: a gap while the button is held is no second touch.
+        # Compared with the previous state whatever its age: a gap while the button is held is not a second press.
         if _pressed(button, buttons) and not _pressed(button, self._buttons):
-            self._asks_open = not self._open
-            self._asks_until_s = now_s + self._pressed_s
+            self._requests_open = not self._open
+            self._request_until_s = now_s + self._pressed_s
         self._buttons, self._buttons_s = tuple(buttons), now_s
 
     def on_same_buttons(self, now_s: float) -> None:
@@ -125,12 +126,12 @@ class TeleopLogic:
         self._buttons_s = now_s
 
     def on_executed(self, action: Sequence[float]) -> None:
-        """Take an executed action, whose 7th component tells what the gripper was told."""
+        """Take an executed action; its 7th component is the gripper command."""
         if len(action) > 6 and abs(action[6]) > GRIPPER_THRESHOLD:
             self._open = action[6] > 0
 
     def action(self, now_s: float) -> tuple[Float32, bool]:
-        """Return the action (6,) or (7,) in [-1, 1] and whether it is active (an axis is moved, or a button held)."""
+        """Return the action (6,) or (7,) in [-1, 1] and whether it is active (an axis is moved or a button is held)."""
         twist = self._twist - self._resting.offset
         if now_s - self._twist_s > HELD_S:
             twist = np.zeros(6)
@@ -139,13 +140,13 @@ class TeleopLogic:
         buttons = self._buttons if now_s - self._buttons_s <= HELD_S else ()
         active = float(np.linalg.norm(values)) > ACTIVE_NORM or _pressed(self._map.override_button, buttons)
         if self._map.gripper:
-            asks = now_s < self._asks_until_s or _pressed(self._map.gripper_button, buttons)
-            active = active or asks
-            values = np.append(values, (1.0 if self._asks_open else -1.0) if asks else 0.0)
+            requested = now_s < self._request_until_s or _pressed(self._map.gripper_button, buttons)
+            active = active or requested
+            values = np.append(values, (1.0 if self._requests_open else -1.0) if requested else 0.0)
         return values.astype(np.float32), active
 
     def silent_s(self, now_s: float) -> float:
-        """Time since the last twist; inf before the first. An unplugged mouse looks like a still one otherwise."""
+        """Return the time since the last twist [s], inf before the first; an unplugged SpaceMouse sends nothing."""
         return float(now_s - self._twist_s)
 
 

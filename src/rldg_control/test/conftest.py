@@ -7,6 +7,7 @@ import signal
 import subprocess
 import sys
 from collections.abc import Callable, Container, Iterator
+from dataclasses import dataclass
 from pathlib import Path
 from time import monotonic
 from typing import Any
@@ -15,7 +16,9 @@ import numpy as np
 import pytest
 import rclpy
 import yaml
+from diagnostic_msgs.msg import DiagnosticArray, DiagnosticStatus
 from geometry_msgs.msg import PoseStamped, WrenchStamped
+from rclpy.clock import Clock, ClockType
 from rclpy.context import Context
 from rclpy.executors import SingleThreadedExecutor
 from rclpy.node import Node
@@ -23,16 +26,23 @@ from sensor_msgs.msg import Image, JointState
 
 from rldg_core.frames import compose_delta, pose
 from rldg_core.from_msg import pose_array, stamp_ns
-from rldg_msgs.msg import EpisodeEvent, ExecutedAction, Observation, PolicyAction, Reward, Step, TeleopAction
+from rldg_msgs.msg import (
+    EpisodeEvent,
+    ExecutedAction,
+    GateStatus,
+    Observation,
+    PolicyAction,
+    Reward,
+    Step,
+    TeleopAction,
+)
 from rldg_msgs.srv import ResetCell
 from rldg_ros import to_msg
-from rldg_ros.qos import EVENTS, STEPS, STREAM, TARGET, VENDOR_IMAGE, VENDOR_STATE
-
-# pytest's importlib mode leaves the test folder off the path.
-sys.path.insert(0, str(Path(__file__).parent))
+from rldg_ros.qos import EVENTS, LATCHED, STEPS, STREAM, TARGET, VENDOR_IMAGE, VENDOR_STATE
 
 STATE = "/franka_robot_state_broadcaster"
 START_POSE = pose([0.5, 0.0, 0.20], [1.0, 0.0, 0.0, 0.0])
+MEASURED_POSE = pose([0.51, 0.0, 0.19], [1.0, 0.0, 0.0, 0.0])
 PERIOD_NS = 100_000_000
 JOINTS = [f"fr3_joint{k}" for k in range(1, 8)]
 
@@ -159,6 +169,93 @@ class Bench(Node):
                     self.act(stamp_ns(observation.header.stamp))
 
 
+class Statuses:
+    """Records /diagnostics and `gate_status`."""
+
+    def __init__(self, rig: Any) -> None:
+        self.messages: dict[str, list[DiagnosticStatus]] = {}
+        rig.bench.create_subscription(DiagnosticArray, "/diagnostics", self._on, 50)
+        self.gate: list[tuple[int, int, str]] = []
+        rig.bench.create_subscription(GateStatus, "gate_status", self._on_gate, LATCHED)
+
+    def _on(self, message: DiagnosticArray) -> None:
+        for status in message.status:
+            self.messages.setdefault(status.name, []).append(status)
+
+    def _on_gate(self, message: GateStatus) -> None:
+        self.gate.append((message.phase, message.cause, message.reason))
+
+    def newest(self, node: str) -> str:
+        """Of a node in /rldg, or of a full name."""
+        name = node if node.startswith("/") else f"/rldg/{node}"
+        return self.messages[name][-1].message if name in self.messages else ""
+
+    def value(self, node: str, key: str, default: str = "") -> str:
+        statuses = self.messages.get(f"/rldg/{node}", [])
+        return {v.key: v.value for status in statuses[-1:] for v in status.values}.get(key, default)
+
+
+class Inputs:
+    """Publishes observations and policy actions at 10 Hz on the wall clock; measured: pose of the tcp in base."""
+
+    def __init__(self, rig: Any) -> None:
+        self.rig, self.bench = rig, rig.bench
+        self.clock = Clock(clock_type=ClockType.SYSTEM_TIME)
+        self.observation_out = self.bench.create_publisher(Observation, "observation", STREAM)
+        self.event_out = self.bench.create_publisher(EpisodeEvent, "episode_event", EVENTS)
+        self.teleop_out = self.bench.create_publisher(TeleopAction, "teleop_action", STREAM)
+        self.observing = self.acting = True
+        self.offset_ns = 0
+        self.measured, self.joints = MEASURED_POSE, [0.0] * 7
+        steady = Clock(clock_type=ClockType.STEADY_TIME)
+        self.timer = self.bench.create_timer(0.1, self._tick, clock=steady)
+        rig.until(lambda: self.observation_out.get_subscription_count() > 1, what="a listener")
+
+    def now_ns(self) -> int:
+        return int(self.clock.now().nanoseconds) + self.offset_ns
+
+    def _tick(self) -> None:
+        if self.observing:
+            stamp = self.now_ns()
+            message = Observation(header=to_msg.header(stamp, "base"), pose_base_tcp=to_msg.pose(self.measured))
+            message.joint_positions = to_msg.doubles(self.joints)
+            self.observation_out.publish(message)
+            if self.acting:
+                self.bench.act(stamp)
+
+    def start_episode(self) -> None:
+        head = to_msg.time(self.now_ns())
+        self.event_out.publish(EpisodeEvent(kind=EpisodeEvent.START, episode_id="e", first_observation_stamp=head))
+
+
+class Sensors:
+    """Publishes robot state at 100 Hz and images at 30 Hz, on the wall clock."""
+
+    def __init__(self, rig: Any) -> None:
+        self.bench, self.clock = rig.bench, Clock(clock_type=ClockType.SYSTEM_TIME)
+        self.state = self.images = True
+        self.changes: dict[str, Any] = {}
+        self.replaced: dict[Any, tuple[Any, float]] = {}  # publisher -> what it sends instead, late by [s]
+        steady = Clock(clock_type=ClockType.STEADY_TIME)
+        self.bench.create_timer(0.01, self._on_state, clock=steady)
+        self.bench.create_timer(1 / 30, self._on_image, clock=steady)
+
+    def now_ns(self) -> int:
+        return int(self.clock.now().nanoseconds)
+
+    def _on_state(self) -> None:
+        if self.state:
+            self.bench.publish_state(self.now_ns(), without=self.replaced)
+        for publisher, (message, late_s) in self.replaced.items():
+            if not isinstance(message, bytes):
+                message.header = to_msg.header(self.now_ns() - round(late_s * 1e9), message.header.frame_id)
+            publisher.publish(message)
+
+    def _on_image(self) -> None:
+        if self.images and self.bench.image_out not in self.replaced:
+            self.bench.publish_image(self.now_ns(), **self.changes)
+
+
 class Rig:
     """One ROS domain: the bench in this process, nodes under test in their own."""
 
@@ -203,6 +300,15 @@ class Rig:
         while (left_s := deadline_s - monotonic()) > 0:
             self.executor.spin_once(timeout_sec=left_s)
 
+    def record_statuses(self) -> Statuses:
+        return Statuses(self)
+
+    def publish_inputs(self) -> Inputs:
+        return Inputs(self)
+
+    def publish_sensors(self) -> Sensors:
+        return Sensors(self)
+
     def call(self, kind: type, name: str, request: Any) -> Any:
         client = self.bench.create_client(kind, name)
         self.until(client.service_is_ready, what=name)
@@ -218,7 +324,7 @@ class Rig:
 
     def close(self) -> None:
         """Kill what runs and leave the domain; a second call does no harm."""
-        said_goodbye = any(process.poll() is not None for process in self.processes)
+        any_ended = any(process.poll() is not None for process in self.processes)
         for process in self.processes:
             if process.poll() is None:
                 os.killpg(process.pid, signal.SIGKILL)
@@ -226,7 +332,7 @@ class Rig:
         self.processes.clear()
         # To destroy our node while the middleware takes in that another one has gone crashed it twice, under load.
         deadline_s = monotonic() + 1.0
-        while said_goodbye and len(self.bench.get_node_names()) > 1 and monotonic() < deadline_s:
+        while any_ended and len(self.bench.get_node_names()) > 1 and monotonic() < deadline_s:
             self.executor.spin_once(timeout_sec=0.02)
         # Ends the generator of a spin that stopped half way: it would keep the bench's latched publishers alive,
         # and the next rig of the same domain would hear of this one's frames.
@@ -255,3 +361,47 @@ def make_rig(tmp_path: Path) -> Iterator[Callable[..., Rig]]:
     yield make
     for rig in rigs:
         rig.close()
+
+
+_LINKS = (
+    ("joint1", "revolute", "link0", "link1", "0 0 0.333", "0 0 0"),
+    ("joint2", "revolute", "link1", "link2", "0 0 0", "-1.5707963267948966 0 0"),
+    ("joint3", "revolute", "link2", "link3", "0 -0.316 0", "1.5707963267948966 0 0"),
+    ("joint4", "revolute", "link3", "link4", "0.0825 0 0", "1.5707963267948966 0 0"),
+    ("joint5", "revolute", "link4", "link5", "-0.0825 0.384 0", "-1.5707963267948966 0 0"),
+    ("joint6", "revolute", "link5", "link6", "0 0 0", "1.5707963267948966 0 0"),
+    ("joint7", "revolute", "link6", "link7", "0.088 0 0", "1.5707963267948966 0 0"),
+    ("joint8", "fixed", "link7", "link8", "0 0 0.107", "0 0 0"),
+    ("hand_joint", "fixed", "link8", "hand", "0 0 0", "0 0 -0.7853981633974483"),
+    ("hand_tcp_joint", "fixed", "hand", "hand_tcp", "0 0 0.1034", "0 0 0"),
+    ("finger_joint1", "prismatic", "hand", "leftfinger", "0 0 0.0584", "0 0 0"),
+)
+
+_URDF = (
+    '<robot name="fr3"><link name="base"/>'
+    '<joint name="base_joint" type="fixed"><parent link="base"/><child link="fr3_link0"/></joint>'
+    + "".join(
+        f'<joint name="fr3_{name}" type="{kind}"><origin xyz="{xyz}" rpy="{rpy}"/>'
+        f'<parent link="fr3_{parent}"/><child link="fr3_{child}"/><axis xyz="0 0 1"/></joint>'
+        for name, kind, parent, child, xyz, rpy in _LINKS
+    )
+    + "</robot>"
+)
+
+
+@dataclass(frozen=True)
+class Fr3:
+    """Kinematics of an FR3 with its hand, and one posture of it.
+
+    ready_pose: O_T_EE of libfranka at the joint positions `ready_q` [rad] with the hand's end effector; the tool
+    points down.
+    """
+
+    urdf: str = _URDF
+    ready_q: tuple[float, ...] = (0.0, -np.pi / 4, 0.0, -3 * np.pi / 4, 0.0, np.pi / 2, np.pi / 4)
+    ready_pose: tuple[float, ...] = (0.30689, 0.0, 0.48688, 1.0, 0.0, 0.0, 0.0)
+
+
+@pytest.fixture
+def fr3() -> Fr3:
+    return Fr3()

@@ -8,13 +8,13 @@ from hypothesis import strategies as st
 
 from rldg_control.episode_logic import (
     MISSING_REWARDS,
-    STACK,
+    STACK_FAULT,
     EpisodeLogic,
     Event,
     Outcome,
+    RewardSample,
     Started,
     StepRecord,
-    Verdict,
     start_fault,
 )
 from rldg_control.pace.lock_step import LockStepSteps
@@ -22,7 +22,7 @@ from rldg_control.pace.real_time import PROGRESS_S, RealTimeSteps
 from rldg_core.frames import pose_at
 from rldg_core.task import ResetConfig
 
-NO, YES, LOST = Verdict(), Verdict(success=True), Verdict(failure=True)
+NO, YES, LOST = RewardSample(), RewardSample(success=True), RewardSample(failure=True)
 PERIOD_NS = 100_000_000
 
 
@@ -58,7 +58,7 @@ def check_contract(events: list[Event], max_steps: int) -> Outcome:
     return outcome
 
 
-def run_lock_step(logic: EpisodeLogic, first: int, verdicts: list[Verdict], rng: random.Random) -> list[Event]:
+def run_lock_step(logic: EpisodeLogic, first: int, verdicts: list[RewardSample], rng: random.Random) -> list[Event]:
     """A cell, gate and reward that answer at once, each pair in random order."""
     events = logic.begin(first, 0.0)
     for k, verdict in enumerate(verdicts):
@@ -81,7 +81,9 @@ def run_lock_step(logic: EpisodeLogic, first: int, verdicts: list[Verdict], rng:
 @given(
     st.lists(st.sampled_from([NO, NO, NO, YES, LOST]), min_size=1, max_size=12), st.integers(1, 8), st.integers(0, 99)
 )
-def test_lock_step_steps_keep_the_contract_in_any_order(verdicts: list[Verdict], max_steps: int, seed: int) -> None:
+def test_lock_step_steps_keep_the_contract_in_any_order(
+    verdicts: list[RewardSample], max_steps: int, seed: int
+) -> None:
     verdicts = [NO, *verdicts, *[NO] * max_steps]
     results = []
     for order in (seed, seed + 1):
@@ -241,7 +243,7 @@ def test_a_silent_part_of_the_stack_is_named_and_is_no_result(observed: bool, ex
             events += logic.on_executed(100 + k, ("a", k), False, k / 10)
         events += logic.on_time(k / 10)
     outcome = check_contract(events, 10)
-    assert (outcome.reason, outcome.detail, outcome.is_result) == (STACK, detail, False)
+    assert (outcome.reason, outcome.detail, outcome.is_result) == (STACK_FAULT, detail, False)
 
 
 @pytest.mark.parametrize(
@@ -255,7 +257,7 @@ def test_an_episode_without_rewards_is_no_failure_of_the_policy(max_steps: int, 
         events += logic.on_observation(k * PERIOD_NS, ("o", k * PERIOD_NS), k / 10)
         events += logic.on_executed(k * PERIOD_NS, ("a", k * PERIOD_NS), False, k / 10)
     outcome = check_contract(events, max_steps)
-    assert (outcome.reason, outcome.steps, outcome.is_result) == (STACK, steps, False)
+    assert (outcome.reason, outcome.steps, outcome.is_result) == (STACK_FAULT, steps, False)
     assert outcome.detail == f"no reward for {steps} observations: does its source run?"
 
 
@@ -308,7 +310,7 @@ def test_any_sequence_gives_whole_episodes(
             case "hold":
                 events += logic.on_executed(stamp - back, ("a", stamp - back), True, now_s)
             case "reward":
-                events += logic.on_reward(stamp - back, Verdict(flag, not flag and back == 3), now_s)
+                events += logic.on_reward(stamp - back, RewardSample(flag, not flag and back == 3), now_s)
             case "label":
                 logic.label(flag)
             case "stop":

@@ -219,7 +219,7 @@ def test_lost_observer_latches_and_release_waits_for_it() -> None:
     held = gate.on_time(2.26)
     assert held and gate.reason == "no observation for 0.26 s"
     done, line = gate.release(2.5)
-    assert not done and "none came since" in line
+    assert not done and "none has arrived since" in line
     gate.on_observation(2, TARGET, 2.6)
     assert gate.release(2.65)[0] and gate.phase is Phase.IDLE
 
@@ -266,7 +266,7 @@ def test_second_publisher_latches_names_the_node_and_blocks_release() -> None:
     gate.on_observation(1, TARGET, 0.0)
     assert gate.on_publishers((), "/target_pose", 0.0) is None
     assert gate.on_publishers(("/rogue",), "/target_pose", 0.1)
-    assert gate.reason == "/target_pose: second publisher /rogue: stop it, the gate must be the only one"
+    assert gate.reason == "/target_pose: second publisher /rogue, expected only the gate: stop it"
     assert gate.release(0.2) == (False, "still latched: /rogue still publishes targets")
     gate.on_publishers((), "/target_pose", 0.3)
     assert gate.release(0.4)[0]
@@ -355,7 +355,7 @@ def test_lock_step_bad_answer_latches_at_its_turn() -> None:
     gate.on_start("e/0", 1, 0.0)
     assert gate.on_policy_action(1, [np.nan] * 6, "p", 0, 0.0) is None
     held = gate.on_observation(1, TARGET, 0.0)
-    assert held and held.executed.source is Source.HOLD and gate.reason.startswith("policy p: action holds NaN")
+    assert held and held.executed.source is Source.HOLD and gate.reason.startswith("policy p: action has NaN")
 
 
 def test_lock_step_inactive_operator_leaves_the_policy_and_time_does_not_act() -> None:

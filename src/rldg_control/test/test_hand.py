@@ -72,7 +72,7 @@ def play(logic: HandLogic, server: Server, requests: dict[int, float], ticks: in
         server.step(tick)
         server.deliver(logic, tick)
         if tick in requests:
-            logic.want(requests[tick])
+            logic.request(requests[tick])
         command = logic.next(tick * TICK_S, True)
         if command:
             commands.append(command)
@@ -123,7 +123,7 @@ def test_a_failed_grasp_is_tried_three_times_and_reported() -> None:
 
 def started(width_m: float = CLOSED_M) -> HandLogic:
     logic = HandLogic(CONFIG)
-    logic.want(width_m)
+    logic.request(width_m)
     assert logic.next(0.0, True) == Send(1, width_m)
     return logic
 
@@ -132,7 +132,7 @@ def test_the_next_goal_waits_for_the_cancel_and_for_the_result() -> None:
     for order in ("cr", "rc"):
         logic = started()
         logic.on_accepted(1, True, 0.1)
-        logic.want(OPEN_M)
+        logic.request(OPEN_M)
         assert logic.next(0.2, True) == Cancel(1)
         for answer in order:
             assert logic.next(0.3, True) is None
@@ -181,7 +181,7 @@ def test_a_request_does_not_outlive_its_server() -> None:
     assert logic.next(1.6, False) is None and not logic.busy
     assert logic.fault == "the action server ended during a request"
     assert logic.next(60.0, True) is None, "a server that comes back later finds no old request"
-    logic.want(OPEN_M)
+    logic.request(OPEN_M)
     assert logic.next(60.1, True) == Send(2, OPEN_M)
 
 
@@ -189,7 +189,7 @@ def test_a_request_does_not_outlive_its_server() -> None:
 def test_a_request_for_the_running_motion_changes_nothing(width_m: float) -> None:
     logic = started(width_m)
     logic.on_accepted(1, True, 0.1)
-    logic.want(width_m)
+    logic.request(width_m)
     assert logic.next(0.2, True) is None
     logic.on_result(1, None, 1.0)
     assert logic.next(1.1, True) is None and not logic.busy and logic.reached_m == width_m

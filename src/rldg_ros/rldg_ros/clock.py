@@ -1,4 +1,4 @@
-"""A clock that may not run: `use_sim_time` is true, and nobody publishes /clock. Nor may it be changed on the way."""
+"""Guards of a node's clock: a warning when /clock is missing, and `use_sim_time` made read-only."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ def watch_clock(node: Node, patience_s: float = CLOCK_PATIENCE_S) -> None:
     if not node.get_parameter("use_sim_time").value:
         return
 
-    def look() -> None:
+    def check() -> None:
         timer.cancel()
         if not node.get_clock().now().nanoseconds:
             node.get_logger().error(
@@ -27,10 +27,10 @@ def watch_clock(node: Node, patience_s: float = CLOCK_PATIENCE_S) -> None:
                 "start what publishes it, or set use_sim_time:=false (on a robot)"
             )
 
-    timer = node.create_timer(patience_s, look, clock=Clock(clock_type=ClockType.STEADY_TIME))
+    timer = node.create_timer(patience_s, check, clock=Clock(clock_type=ClockType.STEADY_TIME))
 
 
-def keep_clock(node: Node) -> None:
+def make_sim_time_read_only(node: Node) -> None:
     """Make `use_sim_time` read-only, as every parameter of ours is; rclpy leaves it writable.
 
     Changed while the node runs, its time would jump to 0, or back by decades: stamps and ages would be wrong.

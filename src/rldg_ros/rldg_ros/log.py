@@ -1,4 +1,4 @@
-"""The one way in which nodes log what others sent: one printable line of bounded length."""
+"""Logging of text that may come from outside: one printable line of bounded length."""
 
 from __future__ import annotations
 
@@ -17,13 +17,13 @@ class Log:
         self._logger = node.get_logger()
 
     def info(self, text: object) -> None:
-        """Log what is as it should be."""
+        """Log at severity INFO."""
         self._logger.info(one_line(text))
 
     def warning(self, text: object) -> None:
-        """Log what a person should look at."""
+        """Log at severity WARN."""
         self._logger.warning(one_line(text))
 
     def error(self, text: object) -> None:
-        """Log what failed."""
+        """Log at severity ERROR."""
         self._logger.error(one_line(text))

@@ -1,4 +1,4 @@
-"""What every node shares: diagnostics (REP-107) and steady timers."""
+"""Diagnostics (REP-107) and steady timers, for every node."""
 
 from __future__ import annotations
 
@@ -20,11 +20,11 @@ OK, WARN, ERROR = DiagnosticStatus.OK, DiagnosticStatus.WARN, DiagnosticStatus.E
 
 
 STARTING_S = 10.0
-"""A warning of a node that has just started is not logged before this: its neighbours start, too."""
+"""Time after the start in which a node logs no warning, since the other nodes are starting, too."""
 
 
 def steady_timer(node: Node, period_s: float, callback: Callable[[], None]) -> Timer:
-    """A timer that neither clock jumps nor simulated time can stop."""
+    """Create a timer that does not depend on the ROS clock."""
     return node.create_timer(period_s, callback, clock=Clock(clock_type=ClockType.STEADY_TIME))
 
 
@@ -38,35 +38,35 @@ class Report:
 
 
 def unpublished(node: Node, topics: Iterable[str]) -> list[str]:
-    """One line for each topic that no node publishes."""
+    """Return one line for each topic that no node publishes."""
     names = (node.resolve_topic_name(topic) for topic in topics)
     return [f"nobody publishes {name}" for name in names if not node.count_publishers(name)]
 
 
 @dataclass
 class Fault:
-    """What another node reports, and since when [s, monotonic]."""
+    """Fault that another node reports; since_s: monotonic time of its first report."""
 
     message: str = ""
     since_s: float = 0.0
 
     def update(self, message: str, now_s: float) -> None:
-        """Take the newest report; "" when all is well."""
+        """Take the newest report; "": no fault."""
         if bool(message) != bool(self.message):
             self.since_s = now_s
         self.message = message
 
     def lasts(self, duration_s: float, since_s: float) -> bool:
-        """Whether the node has reported a fault for so long, counted from `since_s` at the earliest."""
+        """Return whether the fault has lasted for `duration_s`, counted from `since_s` at the earliest."""
         return bool(self.message) and monotonic() - max(self.since_s, since_s) > duration_s
 
     def because(self) -> str:
-        """`: <message>`, or "" without one."""
+        """Return `: <message>`, or "" without a fault."""
         return f": {self.message}" if self.message else ""
 
 
 class Reporter:
-    """Publishes a node's status on /diagnostics at 1 Hz and when told; logs each new problem once."""
+    """Publishes a node's status on /diagnostics at 1 Hz and on `publish`; logs each change once."""
 
     def __init__(self, node: Node, read: Callable[[], Report]) -> None:
         self._node, self._read = node, read

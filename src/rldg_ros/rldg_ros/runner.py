@@ -1,4 +1,4 @@
-"""Starting and ending a node: one place for signals, exit codes and one-line errors."""
+"""Start and end of a node: signals, exit codes and one-line errors."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ from rclpy.signals import SignalHandlerOptions
 
 from rldg_core.errors import UserError, report
 from rldg_core.network import prepare_network
-from rldg_ros.clock import keep_clock, watch_clock
+from rldg_ros.clock import make_sim_time_read_only, watch_clock
 from rldg_ros.log import Log
 from rldg_ros.parameters import parameter
 
@@ -36,18 +36,18 @@ except ImportError:
 NodeT = TypeVar("NodeT", bound=Node)
 
 POLL_S = 0.1
-"""How often a spinning node looks at its stop flag: bounds the reaction to Ctrl-C."""
+"""Period at which a spinning node checks for a signal; limits the delay after Ctrl-C."""
 
 
 LAUNCHER_PID = "RLDG_LAUNCHER_PID"
 """Environment variable: process that started the node. Set by the launch files and by `rldg up`, not by a shell."""
 
 GATE_FIRST_S = 2.0
-"""How long the other nodes of a stack go on for the gate, which sends the measured pose, after SIGINT."""
+"""How long the other nodes of a stack continue after SIGINT, while the gate sends the measured pose."""
 
 
 class _Stopped(BaseException):
-    """A signal asked a node to end that was still being made."""
+    """Raised by a signal while the node is constructed."""
 
 
 def run_node(
@@ -55,14 +55,14 @@ def run_node(
     on_stop: Callable[[NodeT], None] | None = None,
     make_executor: Callable[[], Executor] = DefaultExecutor,
 ) -> int:
-    """Make a node, spin it until SIGINT or SIGTERM, end it in order, and return the exit code.
+    """Make a node, spin it until SIGINT or SIGTERM, shut it down, and return the exit code.
 
     The context is still alive when `on_stop(node)` runs, so that the gate can send its last pose: rclpy's
     own handlers would shut it down first. An exception (from rclpy, the constructor or a callback) ends the
     process with one line on standard error: code 2 for a UserError and for what the system refuses, else 1.
 
     A node that was started by a launcher (environment variable RLDG_LAUNCHER_PID) gets SIGINT when that process
-    ends, however it ends, and on SIGINT it goes on until the gate of its namespace has ended, GATE_FIRST_S at most.
+    ends, however it ends, and after SIGINT it continues until the gate of its namespace ended, at most GATE_FIRST_S.
     SIGTERM ends it at once. A node that was started by hand ends with signals alone.
     """
     received: list[int] = []
@@ -73,7 +73,7 @@ def run_node(
         received.append(number)
         if starting:
             starting = False
-            raise _Stopped  # it may load for half a minute, and nothing depends on it yet
+            raise _Stopped  # construction may take half a minute, and nothing depends on the node yet
 
     signal.signal(signal.SIGINT, request_stop)
     signal.signal(signal.SIGTERM, request_stop)
@@ -85,7 +85,7 @@ def run_node(
         rclpy.init(args=sys.argv, signal_handler_options=SignalHandlerOptions.NO)
         node = make_node()
         starting = False
-        keep_clock(node)
+        make_sim_time_read_only(node)
         watch_clock(node)
         executor = make_executor()
         executor.add_node(node)

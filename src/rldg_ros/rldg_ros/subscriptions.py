@@ -1,4 +1,4 @@
-"""Subscriptions that outlive any message: what cannot be used is counted and reported, and the node goes on.
+"""Subscriptions that tolerate bad messages: each is counted and reported, and the node continues.
 
 The middleware drops a malformed message on a subscription that decodes; on a raw one (`raw=True`) it arrives, and an
 exception that leaves a callback ends the node and with it the stack.
@@ -22,13 +22,13 @@ from rldg_core.errors import UserError, one_line
 from rldg_ros.log import Log
 
 REPORTED_CAUSES = 10
-"""Different causes that one node logs; whoever sends garbage must not fill the log."""
+"""Maximum number of different causes that a node logs, so that bad messages cannot fill the log."""
 
 LINE_CHARACTERS = 300
 
 
 class Refusals:
-    """What came on the topics of one node and could not be used. `count`: messages; `newest`: one line, or ""."""
+    """Messages of one node's topics that could not be used. count: their number; newest: one line, or ""."""
 
     def __init__(self, log: Callable[[str], object]) -> None:
         self._log = log
@@ -38,13 +38,13 @@ class Refusals:
 
     @contextmanager
     def of(self, topic: str) -> Iterator[None]:
-        """Refuse the message of `topic` that the block uses when the block raises. A UserError ends the node."""
+        """Refuse the message of `topic` when the block raises. A UserError is raised again and ends the node."""
         try:
             yield
         except UserError:
             raise
         except Exception as error:
-            # What strangers send may make any library raise anything; the node outlives it.
+            # A message from outside may make any library raise any exception; the node continues.
             self.add(topic, _cause(error))
 
     def add(self, topic: str, cause: str) -> None:
@@ -62,7 +62,7 @@ _refusals: WeakKeyDictionary[Node, Refusals] = WeakKeyDictionary()
 
 
 def refusals(node: Node) -> Refusals:
-    """The refusals of a node, shared by all its subscriptions shown in its diagnostics."""
+    """The refusals of a node, shared by all its subscriptions and shown in its diagnostics."""
     if node not in _refusals:
         _refusals[node] = Refusals(Log(node).error)
     return _refusals[node]

@@ -1,4 +1,4 @@
-"""Topics of drivers: their names, and those that come faster than anybody needs them."""
+"""Topics of drivers: their names, and subscriptions for high rates."""
 
 from __future__ import annotations
 
@@ -17,15 +17,15 @@ _STAMP_BYTES = 8
 
 POLL_S = 0.05
 POLL_DEPTH = 100
-"""Messages between two polls that are kept: at 1 kHz a button that is touched for some ms is not missed."""
+"""Messages kept between two polls: at 1 kHz, a button press of some ms is not missed."""
 
 
 def vendor_topic(node: Node, topic: str) -> str:
-    """Name of a driver's topic, action or service: relative ones live beside our `rldg` namespace, not in it."""
+    """Name of a driver's topic, action or service: a relative one is resolved in the parent of namespace `rldg`."""
     return topic if topic.startswith("/") else f"{node.get_namespace().removesuffix('/rldg').rstrip('/')}/{topic}"
 
 
-class Changes:
+class ChangeFilter:
     """Decodes a serialised message only when it differs from the one before by more than its stamp.
 
     Call it with the bytes of a raw subscription. Raises ValueError on malformed CDR.
@@ -49,11 +49,11 @@ class Changes:
         self._body = body
 
 
-class PolledTopics:
+class PolledSubscriptions:
     """Subscriptions that are read every `POLL_S` instead of waking the executor for each message.
 
     The real SpaceMouse driver sends its buttons at about 890 Hz: one callback each costs 14 % of a core, and hardly
-    less without decoding. Read in intervals it is about 5 %, all of it inside the middleware (benchmarks/joy.py).
+    less without decoding. Polling costs about 5 %, all of it in the middleware (benchmarks/joy.py).
     """
 
     def __init__(self, node: Node) -> None:
@@ -71,7 +71,7 @@ class PolledTopics:
         node.create_timer(POLL_S, self.poll, clock=Clock(clock_type=ClockType.STEADY_TIME))
 
     def add(self, kind: type[Any], topic: str, receive: Callable[[bytes], None]) -> None:
-        """Subscribe; `receive` gets the bytes of each message in order. What it refuses is counted and reported."""
+        """Subscribe; `receive` gets the bytes of each message in order. Refused messages are counted and reported."""
         name = self._owner.resolve_topic_name(topic)
         self._receivers.append((self._node.create_subscription(kind, name, receive, POLL_DEPTH, raw=True), receive))
 

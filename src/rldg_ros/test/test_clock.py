@@ -14,7 +14,7 @@ from rclpy.parameter import Parameter
 from rosgraph_msgs.msg import Clock as ClockMsg
 
 from rldg_ros import to_msg
-from rldg_ros.clock import keep_clock, watch_clock
+from rldg_ros.clock import make_sim_time_read_only, watch_clock
 
 DOMAIN = 132
 DEADLINE_S = 10.0
@@ -63,7 +63,7 @@ def test_a_clock_that_does_not_run(
 @pytest.mark.parametrize("use_sim_time", [False, True])
 def test_the_clock_of_a_running_node_is_not_changed(context: rclpy.Context, use_sim_time: bool) -> None:
     node = Node("keeps", context=context, parameter_overrides=[Parameter("use_sim_time", value=use_sim_time)])
-    keep_clock(node)
+    make_sim_time_read_only(node)
     before = node.get_clock().ros_time_is_active
     (result,) = node.set_parameters([Parameter("use_sim_time", value=not use_sim_time)])
     assert not result.successful and "read-only parameter: use_sim_time" in result.reason

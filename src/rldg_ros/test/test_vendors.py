@@ -19,7 +19,7 @@ from sensor_msgs.msg import Joy
 
 from rldg_ros import to_msg
 from rldg_ros.subscriptions import refusals
-from rldg_ros.vendors import Changes, PolledTopics, vendor_topic
+from rldg_ros.vendors import ChangeFilter, PolledSubscriptions, vendor_topic
 
 
 @pytest.fixture
@@ -55,7 +55,7 @@ def joy(stamp_s: int, *buttons: int) -> bytes:
 def test_only_a_change_beyond_the_stamp_is_decoded() -> None:
     changed: list[list[int]] = []
     same: list[int] = []
-    changes = Changes(Joy, lambda m: changed.append(list(m.buttons)), lambda: same.append(1))
+    changes = ChangeFilter(Joy, lambda m: changed.append(list(m.buttons)), lambda: same.append(1))
     for stamp_s, buttons in enumerate([(0, 0), (0, 0), (0, 1), (0, 1), (0, 0), (0,)]):
         changes(joy(stamp_s, *buttons))
     assert changed == [[0, 0], [0, 1], [0, 0], [0]] and len(same) == 2
@@ -63,7 +63,7 @@ def test_only_a_change_beyond_the_stamp_is_decoded() -> None:
 
 def test_a_message_without_a_header_is_compared_whole() -> None:
     changed: list[float] = []
-    changes = Changes(Twist, lambda m: changed.append(m.linear.x), lambda: None)
+    changes = ChangeFilter(Twist, lambda m: changed.append(m.linear.x), lambda: None)
     for value in (0.0, 1.0, 1.0, 2.0):
         changes(bytes(serialize_message(to_msg.twist([value, 0, 0, 0, 0, 0]))))
     assert changed == [0.0, 1.0, 2.0]
@@ -71,7 +71,7 @@ def test_a_message_without_a_header_is_compared_whole() -> None:
 
 @pytest.mark.parametrize("bad", [b"", b"\x00\x01\x00\x00", joy(1, 1)[:-3], b"\xff" * 40])
 def test_a_malformed_message_is_refused_each_time(bad: bytes) -> None:
-    changes = Changes(Joy, lambda m: None, lambda: pytest.fail("it is no repetition"))
+    changes = ChangeFilter(Joy, lambda m: None, lambda: pytest.fail("it is no repetition"))
     for _ in range(2):
         with pytest.raises(ValueError, match="malformed CDR"):
             changes(bad)
@@ -82,8 +82,8 @@ def test_polled_topics_lose_no_press_and_outlive_garbage(context: Context) -> No
     sender = Node("sender", context=context, use_global_arguments=False)
     out = sender.create_publisher(Joy, "/robot1/spacenav/joy", 10)
     seen: list[list[int]] = []
-    changes = Changes(Joy, lambda m: seen.append(list(m.buttons)), lambda: None)
-    PolledTopics(node).add(Joy, vendor_topic(node, "spacenav/joy"), changes)
+    changes = ChangeFilter(Joy, lambda m: seen.append(list(m.buttons)), lambda: None)
+    PolledSubscriptions(node).add(Joy, vendor_topic(node, "spacenav/joy"), changes)
     executor = SingleThreadedExecutor(context=context)
     executor.add_node(node)
     deadline_s = monotonic() + 20

@@ -1,9 +1,9 @@
-"""The gate as a state machine without ROS or clocks: who acts, what the arm is told, and when it is silent.
+"""State machine of the gate, without ROS and clocks: which source acts, which target is sent, and when it latches.
 
 Every input method returns at most one `Command`; commands must be published in the order in which they are returned.
 The command of a latch (the safety action) is therefore always the last one until the latch is released. Times `now_s`
 are monotonic, so that neither clock jumps nor simulated time can affect a time-out; stamps only identify observations.
-When an observation is answered, and which time-outs act, is decided by the pace (`rldg_control.pace`).
+The pace (`rldg_control.pace`) decides when an observation is answered and which time-outs apply.
 """
 
 from __future__ import annotations
@@ -35,50 +35,50 @@ from rldg_core.plausible import check_pose
 from rldg_core.types import ExecutedAction, Float32, Float64, Source
 
 SILENCE_PERIODS = 2.5
-"""Without an observation for so long the observer counts as lost: two periods plus jitter, so that one lost message
-does not latch."""
+"""Control periods without an observation after which the gate latches: two periods plus jitter, so that one lost
+message does not latch."""
 
 STARTS_KEPT = 10
 """Depth of the transient-local topic `episode_event`; replayed STARTs are dropped."""
 
 
 class GatePace(Protocol):
-    """When an observation is answered and which time-outs act. One instance per GateLogic; it may keep answers."""
+    """Decides when an observation is answered and which time-outs apply. One instance per GateLogic."""
 
     needs_steps: bool
-    """The gate must be told of every Step (`on_step`)."""
+    """Whether the gate needs every Step (`on_step`)."""
 
     def accepts(self, state: GateState, stamp_ns: int, now_s: float, age_s: float) -> bool:
-        """Return whether an observation with this stamp and age is used. Counts the ones that are not."""
+        """Return whether an observation with this stamp and age is used; count the ones that are not."""
 
     def on_observation(self, state: GateState, observation: MeasuredPose) -> Decision:
-        """A new observation, already the newest of `state.observations`."""
+        """Handle a new observation, which is already the newest of `state.observations`."""
 
     def on_policy(self, state: GateState, answer: Answer) -> Decision:
-        """An answer of the policy, possibly with a fault."""
+        """Handle an answer of the policy, possibly with a fault."""
 
-    def on_operator(self, state: GateState, answer: Answer) -> Decision:
-        """Input of a person or of the scripted operator, possibly with a fault."""
+    def on_teleop(self, state: GateState, answer: Answer) -> Decision:
+        """Handle input of a person or of the scripted operator, possibly with a fault."""
 
     def on_progress(self, state: GateState) -> Decision:
-        """An episode started, or one of its Steps was published and did not end it."""
+        """Handle the start of an episode, or a Step that did not end it."""
 
     def on_time(self, state: GateState, now_s: float) -> Decision:
-        """Watchdogs."""
+        """Run the watchdogs."""
 
     def may_command_hold(self, state: GateState, now_s: float) -> bool:
         """Return whether a latch between episodes may command the newest measured pose."""
 
 
 def fault_of(action: Float32, dim: int) -> str:
-    """One line that says what is wrong with an action, or "". Components outside [-1, 1] are clipped, not wrong."""
+    """Return why an action is refused, or "". Components outside [-1, 1] are clipped, not refused."""
     if action.shape != (dim,):
         return f"action has {action.size} components, expected {dim}"
-    return "" if np.all(np.isfinite(action)) else f"action holds NaN or Inf: {action.tolist()}"
+    return "" if np.all(np.isfinite(action)) else f"action has NaN or Inf: {action.tolist()}"
 
 
 class GateLogic:
-    """Arbitration and safety. See the module's text; one instance per activation of the node."""
+    """Arbitration and safety; one instance per activation of the node."""
 
     def __init__(self, config: GateConfig, make_pace: Callable[[GateConfig], GatePace]) -> None:
         """Raises UserError when the configuration does not fit the pace."""
@@ -97,7 +97,7 @@ class GateLogic:
 
     @property
     def phase(self) -> Phase:
-        """What the gate is doing."""
+        """Current phase."""
         return self._state.phase
 
     @property
@@ -118,7 +118,7 @@ class GateLogic:
     # --- inputs -------------------------------------------------------------------------------------
 
     def on_observation(self, stamp_ns: int, pose_base_tcp: Float64, now_s: float, age_s: float = 0.0) -> Command | None:
-        """A new observation: stamp, measured pose (7,), and its age by its stamp (inf when no clock runs)."""
+        """Take an observation: stamp, measured pose (7,), and age by its stamp [s] (inf when no clock runs)."""
         state = self._state
         try:
             check_pose(pose_base_tcp)
@@ -141,7 +141,7 @@ class GateLogic:
         now_s: float,
         hold: bool = False,
     ) -> Command | None:
-        """The policy's answer to the observation of that stamp; `hold`: it has none ready, the arm stays."""
+        """Take the policy's answer to the observation with this stamp. hold: no action is ready."""
         values = np.asarray(action, dtype=np.float32)
         fault = self._fault_of(values, f"policy {policy_id}")
         answer = Answer(
@@ -150,14 +150,14 @@ class GateLogic:
         return self._carry_out(self._pace.on_policy(self._state, answer), now_s)
 
     def on_teleop(self, stamp_ns: int, action: ArrayLike, active: bool, source: Source, now_s: float) -> Command | None:
-        """Input of a person or of the scripted operator. In lock-step `stamp_ns` names the observation it answers."""
+        """Take input of a person or of the scripted operator. Lock-step: the stamp is that of the observation."""
         values = np.asarray(action, dtype=np.float32)
         fault = self._fault_of(values, "teleoperation")
         answer = Answer(stamp_ns, values, source, active, now_s, fault=fault)
-        return self._carry_out(self._pace.on_operator(self._state, answer), now_s)
+        return self._carry_out(self._pace.on_teleop(self._state, answer), now_s)
 
     def on_step(self, episode_id: str, index: int, ended: bool, now_s: float) -> Command | None:
-        """Step `index` was published; `ended`: it is terminated or truncated."""
+        """Take Step `index`; ended: it is terminated or truncated."""
         episode = self._state.episode
         if episode is None or episode_id != episode.id:
             return None
@@ -168,9 +168,9 @@ class GateLogic:
         return self._carry_out(self._pace.on_progress(self._state), now_s)
 
     def on_start(self, episode_id: str, first_observation_stamp_ns: int, now_s: float) -> Command | None:
-        """Start an episode: observations of that stamp and later are acted on. A latch outlives it.
+        """Start an episode: observations with this stamp or a later one are answered. Ignored while latched.
 
-        A START that was received before (a latched topic sends it again) is ignored.
+        A START that was received before (the topic is transient local) is ignored.
         """
         start = (episode_id, first_observation_stamp_ns)
         if self.phase is Phase.LATCHED or start in self._starts:
@@ -181,23 +181,23 @@ class GateLogic:
         return self._carry_out(self._pace.on_progress(self._state), now_s)
 
     def on_end(self, episode_id: str) -> None:
-        """End the episode: silence until the next one."""
+        """End the episode; nothing is sent until the next one starts."""
         if self._state.episode is not None and episode_id == self._state.episode.id:
             self._end_episode(Phase.IDLE)
 
     def on_publishers(self, others: tuple[str, ...], topic: str, now_s: float) -> Command | None:
-        """Latch while somebody else publishes targets: the controller ignores every target while there are two."""
+        """Latch while another node publishes targets: the controller ignores all targets of two publishers."""
         self._other_publishers = others
         if not others:
             return None
         return self._latch(
             Cause.PUBLISHER,
-            f"{topic}: second publisher {', '.join(others)}: stop it, the gate must be the only one",
+            f"{topic}: second publisher {', '.join(others)}, expected only the gate: stop it",
             now_s,
         )
 
     def on_frame(self, fault: str, now_s: float) -> Command | None:
-        """Latch while the measured and the controlled frame are not known to be the same (fault "": they are)."""
+        """Latch until the measured and the controlled frame are known to be the same (fault "")."""
         self._frame_fault = fault
         if self.phase is Phase.LATCHED and self.cause is Cause.FRAME:
             self._state.reason = fault
@@ -207,15 +207,15 @@ class GateLogic:
         return self._latch(Cause.FRAME, fault, now_s) if fault else None
 
     def on_observer(self, fault: str) -> None:
-        """Keep what the observer reports ("": no fault): it names the cause of missing observations."""
+        """Take the observer's fault ("": none), which is named as the cause of missing observations."""
         self._state.observer_fault = fault
 
     def hold(self, reason: str, now_s: float) -> Command | None:
-        """Latch on request: measured pose once, then silence."""
+        """Latch on request: send the measured pose once, then nothing."""
         return self._latch(Cause.REQUEST, reason, now_s)
 
     def release(self, now_s: float) -> tuple[bool, str]:
-        """Release the latch: (done, one line). Refused while its cause persists. The next START (or a person) acts."""
+        """Release the latch and return (done, one line). Refused while its cause persists."""
         if self.phase is not Phase.LATCHED:
             return True, "not latched"
         if self._other_publishers:
@@ -223,16 +223,16 @@ class GateLogic:
         if self._frame_fault:
             return False, f"still latched: {self._frame_fault}"
         if self.cause is Cause.OBSERVATION and not self._state.observed_within(SILENCE_PERIODS, now_s):
-            return False, f"still latched: {self.reason}, and none came since"
+            return False, f"still latched: {self.reason}, and none has arrived since"
         released, self._state.phase, self._state.reason = self.reason, Phase.IDLE, ""
         return True, f"released: {released}"
 
     def on_time(self, now_s: float) -> Command | None:
-        """Run the watchdogs; call a few times per period."""
+        """Run the watchdogs; call this a few times per control period."""
         return self._carry_out(self._pace.on_time(self._state, now_s), now_s)
 
     def summary(self) -> dict[str, str]:
-        """State, reason and counters for diagnostics."""
+        """Return state, reason and counters for diagnostics."""
         counters = {name: str(count) for name, count in asdict(self.counters).items()}
         return {"state": self.phase.value, "reason": self.reason, **counters}
 
@@ -265,7 +265,7 @@ class GateLogic:
             return self._stay(observation, answer.policy_id, answer.policy_version)
         requested = answer.action
         if not answer.active:
-            # A device at rest requests no motion; what stays under the dead-band must not creep.
+            # An inactive device requests no motion: input below the dead band must not move the arm slowly.
             requested = np.concatenate([np.zeros(6, dtype=np.float32), requested[6:]])
         target, executed, action_clipped, box_clipped = command_of(
             requested, observation.pose_base_tcp, self.config.action, self.config.box

@@ -1,4 +1,4 @@
-"""What the gate knows: configuration, observations, answers, the running episode, and counters."""
+"""Data of the gate: configuration, observations, answers, the running episode, and counters."""
 
 from __future__ import annotations
 
@@ -13,11 +13,11 @@ from rldg_core.task import ActionConfig
 from rldg_core.types import ExecutedAction, Float32, Float64, Source
 
 OBSERVATIONS_KEPT = 8
-"""In real time a policy may answer an observation that is no longer the newest."""
+"""Observations that a policy may still answer in real time, where a newer one may have arrived meanwhile."""
 
 
 class Phase(Enum):
-    """IDLE: no episode; RUNNING: an episode; LATCHED: silent until released."""
+    """IDLE: no episode; RUNNING: an episode; LATCHED: nothing is sent until it is released."""
 
     IDLE = "idle"
     RUNNING = "running"
@@ -48,7 +48,7 @@ class GateConfig:
 
 @dataclass(frozen=True)
 class Command:
-    """To publish once: the target, then the executed action that reports it."""
+    """Messages to publish once: the target, then the executed action that reports it."""
 
     target_base_tcp: Float64
     executed: ExecutedAction
@@ -56,7 +56,7 @@ class Command:
 
 @dataclass
 class Counters:
-    """Since the activation of the node; shown in /diagnostics."""
+    """Counts since the activation of the node, shown in /diagnostics."""
 
     executed: int = 0
     overridden: int = 0
@@ -84,8 +84,8 @@ class MeasuredPose:
 class Answer:
     """An action for the observation with this stamp.
 
-    active: the operator is moving the device (always true for a policy). fault: why the action is rejected ("": it is
-    not). hold: the policy has no action ready and requests that the arm stays where it is.
+    active: the device is moved (always true for a policy). fault: why the action is rejected ("": accepted). hold: the
+    policy has no action ready and requests that the arm stays where it is.
     """
 
     stamp_ns: int
@@ -121,7 +121,7 @@ Decision = Execute | Latch | None
 
 @dataclass
 class GateEpisode:
-    """State of one episode: made at START, dropped at END. Times are monotonic [s]."""
+    """State of one episode, created at START and dropped at END. Times are monotonic [s]."""
 
     id: str
     first_stamp_ns: int
@@ -138,7 +138,7 @@ class GateEpisode:
 
 @dataclass
 class GateState:
-    """Everything that outlives an episode, and the running one (None between episodes and while latched)."""
+    """State that persists across episodes, and the running episode (None between episodes and while latched)."""
 
     config: GateConfig
     phase: Phase = Phase.IDLE
@@ -148,12 +148,12 @@ class GateState:
     observations: deque[MeasuredPose] = field(default_factory=lambda: deque(maxlen=OBSERVATIONS_KEPT))
     counters: Counters = field(default_factory=Counters)
     unusable: tuple[str, float] = ("", 0.0)
-    """The newest observation that could not be used: why, and when it arrived."""
+    """Newest observation that could not be used: reason, and monotonic time of its arrival [s]."""
     observer_fault: str = ""
 
     @property
     def newest(self) -> MeasuredPose | None:
-        """The newest observation."""
+        """Newest observation, or None."""
         return self.observations[-1] if self.observations else None
 
     @property

@@ -15,8 +15,8 @@ from time import monotonic
 from rclpy.node import Node
 from std_srvs.srv import Trigger
 
-from rldg_control.episode_logic import EpisodeLogic, Verdict
-from rldg_control.nodes.episode_goals import EpisodeGoals, Numbering, StackStatus
+from rldg_control.episode_logic import EpisodeLogic, RewardSample
+from rldg_control.nodes.episode_goals import EpisodeGoals, EpisodeRunner, Numbering, Readiness, StackStatus
 from rldg_control.nodes.episode_messages import EpisodeMessages
 from rldg_control.nodes.resets import CellReset, OperatorReset, Reset
 from rldg_control.nodes.waiting import Routine
@@ -36,8 +36,8 @@ from rldg_ros.subscriptions import subscribe
 WATCH_S = 0.1
 
 
-class Episode(Node):
-    """See the module's text."""
+class EpisodeNode(Node):
+    """The episode manager; see the docstring of the module."""
 
     def __init__(self) -> None:
         super().__init__("episode")
@@ -48,25 +48,17 @@ class Episode(Node):
         self._rewarded = task.reward.source != "operator"
         self._logic = self._make_logic(task)
         self._routine = Routine(self)
-        self._messages = EpisodeMessages(self, on_end=self._routine.look)
+        self._messages = EpisodeMessages(self, on_end=self._routine.check)
         self._status = StackStatus(self)
         reset = self._make_reset(task)
         run_id = str(parameter(self, "run_id", "", "Prefix of episode ids; empty: seed or time of the start."))
         first = parameter(self, "first_episode", 0, "Number of the first episode, of a resumed run.", low=0)
-        timeout_s = parameter(self, "ready_timeout_s", 60.0, "How long a goal waits for those nodes [s].", low=0.0)
+        timeout_s = parameter(self, "ready_timeout_s", 60.0, "How long a goal waits for these nodes [s].", low=0.0)
         default_run_id = RULES[self._pace.name].run_id
-        self._goals = EpisodeGoals(
-            self,
-            self._routine,
-            self._logic,
-            self._messages,
-            self._status,
-            reset,
-            task,
-            Numbering(int(first), lambda seed: run_id or default_run_id(seed)),
-            self._missing,
-            float(timeout_s),
-        )
+        readiness = Readiness(self._missing, float(timeout_s))
+        runner = EpisodeRunner(self._routine, self._logic, self._messages, self._status, reset, readiness)
+        numbering = Numbering(int(first), lambda seed: run_id or default_run_id(seed))
+        self._goals = EpisodeGoals(self, runner, task, numbering)
         subscribe(self, Observation, "observation", self._on_observation, STREAM)
         subscribe(self, ExecutedAction, "executed_action", self._on_executed, STREAM)
         if self._rewarded:
@@ -91,7 +83,7 @@ class Episode(Node):
 
     def _make_reset(self, task: Task) -> Reset:
         mode = parameter(
-            self, "reset_mode", "cell", "Who resets the scene: cell or a person.", choices=("cell", "operator")
+            self, "reset_mode", "cell", "Who resets the scene: cell, or a person.", choices=("cell", "operator")
         )
         buttons = (
             self._button("start_button", 0, "starts an episode and labels it a success"),
@@ -111,16 +103,16 @@ class Episode(Node):
         self._messages.publish(events)
 
     def _on_executed(self, message: ExecutedAction) -> None:
-        # A hold that a policy requested (its chunk had run out) names the policy; one without an id is the gate's
-        # latch, which ends the episode.
+        # A hold that a policy requested has its id, and the episode continues; a hold without an id is a latch of the
+        # gate, which ends the episode.
         latched = message.source == ExecutedAction.HOLD and not message.policy_id
         self._status.gate_latched |= latched
         stamp = stamp_ns(message.observation_stamp)
         self._messages.publish(self._logic.on_executed(stamp, message, latched, monotonic()))
 
     def _on_reward(self, message: Reward) -> None:
-        verdict = Verdict(message.success, message.failure)
-        self._messages.publish(self._logic.on_reward(stamp_ns(message.header.stamp), verdict, monotonic()))
+        reward = RewardSample(message.success, message.failure)
+        self._messages.publish(self._logic.on_reward(stamp_ns(message.header.stamp), reward, monotonic()))
 
     def _on_label(self, request: LabelEpisode.Request, response: LabelEpisode.Response) -> LabelEpisode.Response:
         running = self._messages.plan.episode_id if self._logic.running else ""
@@ -138,9 +130,9 @@ class Episode(Node):
     # --- state --------------------------------------------------------------------------------------
 
     def _missing(self) -> list[str]:
-        """One line for each connection that an episode needs and that is not there.
+        """Return one line for each missing connection of an episode.
 
-        A topic of STREAM or EVENTS reaches late subscribers, too; `step` must have its readers from the start.
+        STREAM and EVENTS also reach late subscribers; the subscribers of `step` must be connected from the start.
         """
         if not self._pace.clock_runs(self.get_clock()):
             return [NO_CLOCK]
@@ -157,7 +149,7 @@ class Episode(Node):
         return lines
 
     def stop(self) -> None:
-        """Close the open episode, so that a recorder can close its bag."""
+        """End the running episode, so that a recorder can close its bag."""
         self._messages.publish(self._logic.close("the episode manager stopped", monotonic()))
 
     def _report(self) -> Report:
@@ -172,5 +164,5 @@ class Episode(Node):
 
 
 def main() -> None:
-    """Console script."""
-    sys.exit(run_node(Episode, on_stop=Episode.stop))
+    """Run the node."""
+    sys.exit(run_node(EpisodeNode, on_stop=EpisodeNode.stop))

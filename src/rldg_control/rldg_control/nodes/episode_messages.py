@@ -1,4 +1,4 @@
-"""Publishes what EpisodeLogic returns: `step` and `episode_event`."""
+"""Publishers of `step` and `episode_event`, for the events that EpisodeLogic returns."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from rldg_ros.qos import EVENTS, STEPS_OUT
 
 
 class EpisodeMessages:
-    """plan: the episode that runs or ran last; outcome: how it ended, None until then."""
+    """plan: the running or last episode; outcome: how it ended, None while it runs."""
 
     def __init__(self, node: Node, on_end: Callable[[], None]) -> None:
         self._clock, self._on_end = node.get_clock(), on_end
@@ -28,7 +28,7 @@ class EpisodeMessages:
         self.plan, self.outcome = plan, None
 
     def unmatched_readers(self) -> bool:
-        """Return whether some reader of `step` is not connected yet."""
+        """Return whether a subscriber of `step` is not connected yet."""
         return bool(self._steps.get_subscription_count() < self._node.count_subscribers("step"))
 
     def publish(self, events: Iterable[Event]) -> None:

@@ -20,10 +20,10 @@ from rldg_ros.reporting import steady_timer
 from rldg_ros.vendors import vendor_topic
 
 POLL_S = 0.05
-"""How often time-outs and the server's presence are looked at; answers are acted on at once."""
+"""Period at which time-outs and the server's presence are checked; answers are handled on arrival."""
 
 SLACK_S = 5.0
-"""What a motion may take beyond the whole stroke at the speed that was asked for."""
+"""Time that a motion may take beyond the whole stroke at the requested speed."""
 
 STATUS = {
     GoalStatus.STATUS_SUCCEEDED: "succeeded",
@@ -37,7 +37,7 @@ class FrankaHand:
 
     def __init__(self, node: Node, config: GripperConfig) -> None:
         try:
-            # Not on PyPI: only where franka_ros2 is installed.
+            # Not on PyPI; installed with franka_ros2.
             from franka_msgs.action import Grasp, Move
         except ImportError as error:
             raise UserError(
@@ -58,20 +58,20 @@ class FrankaHand:
 
     @property
     def fault(self) -> str:
-        """Why the newest request is not carried out, or empty."""
+        """Why the newest request is not carried out, or ""."""
         return self._logic.fault
 
     def missing(self) -> list[str]:
-        """One line for each action server that is not there."""
+        """Return one line for each missing action server."""
         return [f"no action server {name}" for client, name in self._names.items() if not client.server_is_ready()]
 
     def command(self, width_m: float) -> None:
-        """Ask for a width [m]; it replaces what was asked for before."""
-        self._logic.want(width_m)
+        """Request a width [m]; it replaces an earlier request."""
+        self._logic.request(width_m)
         self._advance()
 
     def values(self) -> dict[str, str]:
-        """What diagnostics show."""
+        """Return values for diagnostics."""
         logic = self._logic
         return {"hand": logic.phase.value, "reached_width_m": str(logic.reached_m), "failures": str(logic.failures)}
 
@@ -90,7 +90,7 @@ class FrankaHand:
         if width_m >= self._open_m:
             return self._move, self._move_goal(width=width_m, speed=self._speed)
         goal = self._grasp_goal(width=width_m, speed=self._speed, force=self._force)
-        # Any object is a grasp: the epsilons span the whole stroke.
+        # A grasp succeeds at any width: the epsilons span the whole stroke.
         goal.epsilon.inner = goal.epsilon.outer = self._open_m
         return self._grasp, goal
 

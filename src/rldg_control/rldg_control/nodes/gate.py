@@ -1,10 +1,10 @@
-"""gate: the sole publisher of target poses. Lifecycle node around rldg_control.gate_logic.
+"""gate: the only publisher of target poses. Lifecycle node around rldg_control.gate.
 
 Parameters: task, lockstep, target_topic, base_frame, wait_for_policy (the policy is the primary source;
 else teleoperation), wait_for_operator (lock-step: an operator answers every observation, too),
 teleop_without_episode (a person may position the arm between episodes), controller and description_topic (the
 frame that the controller moves must be the measured one: latched until that is known). Services: gate/hold, gate/stop.
-A stop is the measured pose sent once, then silence; the emergency stop of the robot is still the only real one.
+A stop sends the measured pose once and then nothing. It does not replace the emergency stop of the robot.
 """
 
 from __future__ import annotations
@@ -48,7 +48,7 @@ from rldg_ros.vendors import vendor_topic
 
 PUBLISHER_CHECK_S = 0.5
 TELEOP_STALE_S = 1.0
-"""Older input is nobody's: the topic is latched, and a gate that restarts hears a person who left long ago."""
+"""Maximum age of teleoperation input: a gate that restarts receives old messages from the transient-local topic."""
 PHASES = {Phase.IDLE: GateStatus.IDLE, Phase.RUNNING: GateStatus.RUNNING, Phase.LATCHED: GateStatus.LATCHED}
 CAUSES = {
     Cause.REQUEST: GateStatus.REQUEST,
@@ -58,11 +58,11 @@ CAUSES = {
     Cause.FRAME: GateStatus.FRAME,
 }
 LAST_TARGET_S = 0.5
-"""How long the last pose may take to reach the controller when the node ends."""
+"""How long the node waits at its end until the controller has received the last pose."""
 
 
-class Gate(LifecycleNode):
-    """See the module's text."""
+class GateNode(LifecycleNode):
+    """The gate; see the docstring of the module."""
 
     def __init__(self) -> None:
         super().__init__("gate")
@@ -93,12 +93,12 @@ class Gate(LifecycleNode):
         self._logic = GateLogic(self._config, RULES[self._pace.name].gate)
         self._stale_teleop = 0
         self._active = False
-        self._shown: tuple[int, int, str] | None = None
+        self._published_status: tuple[int, int, str] | None = None
 
     # --- lifecycle ----------------------------------------------------------------------------------
 
     def on_configure(self, state: LifecycleState) -> TransitionCallbackReturn:
-        """Create everything; nothing is published before activation."""
+        """Create publishers, subscriptions, services and timers; no target is published before activation."""
         target_qos = self._pace.vendor_qos(TARGET)
         self._target = self.create_lifecycle_publisher(PoseStamped, self._topic, target_qos)
         self._executed = self.create_lifecycle_publisher(ExecutedAction, "executed_action", STREAM)
@@ -124,22 +124,22 @@ class Gate(LifecycleNode):
             *self._pace.watch(self, self._config.period_s / 4, self._on_time),
         ]
         self._reporter = Reporter(self, self._report)
-        self._show()
+        self._publish_status()
         return TransitionCallbackReturn.SUCCESS
 
     def on_activate(self, state: LifecycleState) -> TransitionCallbackReturn:
-        """Start with a clean slate."""
+        """Start with a new GateLogic."""
         result = super().on_activate(state)
         self._logic, self._active = GateLogic(self._config, RULES[self._pace.name].gate), True
         self._check_publishers()
-        self._show()
+        self._publish_status()
         return result
 
     def on_deactivate(self, state: LifecycleState) -> TransitionCallbackReturn:
-        """Measured pose once, then silence."""
+        """Send the measured pose once, then nothing."""
         self.stop("gate deactivated")
         self._active = False
-        self._show()
+        self._publish_status()
         return super().on_deactivate(state)
 
     def on_cleanup(self, state: LifecycleState) -> TransitionCallbackReturn:
@@ -156,11 +156,11 @@ class Gate(LifecycleNode):
         self.destroy_lifecycle_publisher(self._target)
         self.destroy_lifecycle_publisher(self._executed)
         self.destroy_publisher(self._status)
-        self._shown = None
+        self._published_status = None
         return TransitionCallbackReturn.SUCCESS
 
     def stop(self, reason: str) -> None:
-        """Latch and see the last pose off."""
+        """Latch, and wait until the last pose was delivered."""
         if self._active:
             self._send(self._logic.hold(reason, monotonic()))
             self._target.wait_for_all_acked(Duration(seconds=LAST_TARGET_S))
@@ -211,7 +211,7 @@ class Gate(LifecycleNode):
             return
         if message.kind == EpisodeEvent.END:
             self._logic.on_end(message.episode_id)
-            self._show()
+            self._publish_status()
         elif message.kind != EpisodeEvent.START:
             raise ValueError(f"kind: {message.kind}, expected {EpisodeEvent.START} or {EpisodeEvent.END}")
         else:
@@ -260,17 +260,17 @@ class Gate(LifecycleNode):
             self._target.publish(to_msg.pose_stamped(target, report.observation_stamp_ns, self._base_frame))
             sent_ns = self._pace.sent_ns(self.get_clock(), report.observation_stamp_ns)
             self._executed.publish(to_msg.executed_action(report, sent_ns, target))
-        self._show()
+        self._publish_status()
 
-    def _show(self) -> None:
+    def _publish_status(self) -> None:
         """Publish the status when it has changed."""
         logic = self._logic
         phase = PHASES[logic.phase] if self._active else GateStatus.INACTIVE
         cause = CAUSES[logic.cause] if logic.phase is Phase.LATCHED else GateStatus.NONE
         now = (phase, cause, one_line(logic.reason))
-        if now == self._shown:
+        if now == self._published_status:
             return
-        before, self._shown = self._shown, now
+        before, self._published_status = self._published_status, now
         header = Header(stamp=self.get_clock().now().to_msg())
         self._status.publish(GateStatus(header=header, phase=now[0], cause=now[1], reason=now[2]))
         if before and before[2] != now[2]:
@@ -288,13 +288,13 @@ class Gate(LifecycleNode):
         return Report(WARN, f"waiting: {'; '.join(missing)}", values) if missing else Report(OK, "ready", values)
 
 
-def make_gate() -> Gate:
+def make_gate() -> GateNode:
     """The node, brought up if `autostart`."""
-    node = Gate()
+    node = GateNode()
     autostart(node)
     return node
 
 
 def main() -> None:
-    """Console script."""
+    """Run the node."""
     sys.exit(run_node(make_gate, on_stop=lambda node: node.stop("gate stopped")))

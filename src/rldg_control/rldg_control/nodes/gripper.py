@@ -31,14 +31,14 @@ from rldg_ros.subscriptions import subscribe
 from rldg_ros.vendors import vendor_topic
 
 FRANKA_DEBOUNCE_S = 0.05
-"""A motion of the real hand lasts a second: two executed actions must agree."""
+"""Debounce of the Franka Hand, whose motion takes a second: two executed actions must agree."""
 
 STALE_S = 1.0
-"""An executed action older than this moves nothing: the topic is latched, and a node that restarts hears it again."""
+"""Maximum age of an executed action: a node that restarts receives old ones from the transient-local topic."""
 
 
-class Gripper(Node):
-    """See the module's text."""
+class GripperNode(Node):
+    """The gripper node; see the docstring of the module."""
 
     def __init__(self) -> None:
         super().__init__("gripper")
@@ -51,7 +51,7 @@ class Gripper(Node):
             self,
             "debounce_s",
             FRANKA_DEBOUNCE_S if mode == "franka" else GripperConfig.debounce_s,
-            "How long a request must stand before the hand moves [s]; the default depends on mode.",
+            "How long a request must persist before the gripper moves [s]; the default depends on mode.",
             low=0.0,
             high=10.0,
         )
@@ -97,27 +97,27 @@ class Gripper(Node):
 
 
 class Drive(Protocol):
-    """How executed actions move the hand. `fault`: what is wrong with it, or ""."""
+    """Moves the gripper by executed actions."""
 
     @property
     def fault(self) -> str:
-        """One line, or ""."""
+        """One line that says what is wrong with the gripper, or ""."""
 
     def on_executed(self, message: ExecutedAction) -> float | None:
         """Return the width [m] that was commanded, if any."""
 
     def on_start(self) -> None:
-        """An episode starts."""
+        """Handle the start of an episode."""
 
     def missing(self) -> list[str]:
-        """One line for each connection that is not there."""
+        """Return one line for each missing connection."""
 
     def values(self) -> dict[str, str]:
-        """Values for diagnostics."""
+        """Return values for diagnostics."""
 
 
 class LockStepDrive:
-    """Every executed action gets its width, with the stamp of the observation: the cell waits for it."""
+    """Publishes one width for each executed action, with the stamp of the observation: the cell waits for it."""
 
     fault = ""
 
@@ -126,7 +126,7 @@ class LockStepDrive:
         self._widths = node.create_publisher(JointState, "gripper_width", STREAM)
 
     def on_executed(self, message: ExecutedAction) -> float | None:
-        """Publish the width that belongs to the action, once."""
+        """Publish the width of the action, once."""
         stamp = message.observation_stamp
         width_m = self._logic.on_executed(stamp_ns(stamp), list(message.executed), Source(message.source))
         if width_m is not None:
@@ -134,19 +134,19 @@ class LockStepDrive:
         return width_m
 
     def on_start(self) -> None:
-        """Nothing: the gap between stamps shows a reset, and an event would race with the first action."""
+        """Do nothing: a reset is known by the gap between stamps; an event would race with the first action."""
 
     def missing(self) -> list[str]:
-        """Nothing."""
+        """Return no line."""
         return []
 
     def values(self) -> dict[str, str]:
-        """Nothing beyond what the node reports."""
+        """Return no further values."""
         return {}
 
 
 class RealTimeDrive:
-    """A width is commanded when it changes, through a topic or the actions of franka_gripper."""
+    """Commands a width when it changes, through a topic or the actions of franka_gripper."""
 
     def __init__(self, node: Node, config: GripperConfig, period_ns: int, mode: str) -> None:
         self._clock, self._logic = node.get_clock(), GripperLogic(config)
@@ -155,17 +155,17 @@ class RealTimeDrive:
 
     @property
     def fault(self) -> str:
-        """What the hand reports."""
+        """Fault of the hand."""
         return self._hand.fault
 
     def on_executed(self, message: ExecutedAction) -> float | None:
-        """Command the hand where a recent action asks for another width."""
+        """Command the hand if a recent action requests another width."""
         now_ns = self._clock.now().nanoseconds
         if now_ns - stamp_ns(message.header.stamp) > STALE_S * 1e9:
             self._stale += 1
             return None
         if self._hand.missing():
-            # Nothing is kept for a hand that is not there: it would move at an unexpected time.
+            # No request is kept for a hand that is not connected: it would move at an unexpected time.
             self._logic.restart()
             return None
         width_m = self._logic.on_executed(list(message.executed), Source(message.source), now_ns * 1e-9)
@@ -174,15 +174,15 @@ class RealTimeDrive:
         return width_m
 
     def on_start(self) -> None:
-        """Forget what was commanded: whoever reset the scene may have moved the hand."""
+        """Forget the commanded width: the hand may have been moved during the reset."""
         self._logic.restart()
 
     def missing(self) -> list[str]:
-        """Connections of the hand."""
+        """Return the missing connections of the hand."""
         return self._hand.missing()
 
     def values(self) -> dict[str, str]:
-        """Values of the hand, and actions that came too late."""
+        """Return the values of the hand and the count of stale actions."""
         return {"stale_actions": str(self._stale), **self._hand.values()}
 
 
@@ -190,7 +190,7 @@ DRIVES: Mapping[str, Callable[[Node, GripperConfig, int, str], Drive]] = {
     "real_time": RealTimeDrive,
     "lock_step": LockStepDrive,
 }
-"""By the name of the pace."""
+"""Drive by the name of the pace."""
 
 
 class WidthTopic:
@@ -203,7 +203,7 @@ class WidthTopic:
         self._publisher = node.create_publisher(Float64, vendor_topic(node, name), TARGET)
 
     def missing(self) -> list[str]:
-        """One line when nobody listens."""
+        """Return one line when no node subscribes."""
         listens = self._publisher.get_subscription_count() > 0
         return [] if listens else [f"nobody listens to {self._publisher.topic_name}"]
 
@@ -212,10 +212,10 @@ class WidthTopic:
         self._publisher.publish(Float64(data=width_m))
 
     def values(self) -> dict[str, str]:
-        """Nothing beyond what the node reports."""
+        """Return no further values."""
         return {}
 
 
 def main() -> None:
-    """Console script."""
-    sys.exit(run_node(Gripper))
+    """Run the node."""
+    sys.exit(run_node(GripperNode))

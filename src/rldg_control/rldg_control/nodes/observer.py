@@ -1,11 +1,11 @@
-"""observer: what the drivers publish -> `observation` at the control rate.
+"""observer: driver messages -> `observation` at the control rate.
 
 Parameters: task, lockstep, image_topic (one camera), pose_topic, wrench_topic, joint_topic,
 gripper_joint_topic, base_frame, tcp_frame. Where the task's actions have a gripper, its joint states are needed
 for an observation; elsewhere its width is NaN in lock-step and whenever no recent one is known.
 
-What contradicts is not published as an observation, but reported in /diagnostics with topic, what was found and what
-was expected: names of joints, frames, stamps, numbers that cannot be (rldg_core.plausible), malformed messages.
+Invalid input is not published; /diagnostics reports its topic, what was found and what was expected. Checked are names
+of joints, frames, stamps, the limits of rldg_core.plausible, and malformed messages.
 """
 
 from __future__ import annotations
@@ -34,11 +34,11 @@ STATE = "franka_robot_state_broadcaster"
 
 
 STARTING_S = 20.0
-"""So long after the start, drivers that do not publish yet are no fault: cameras and simulators need seconds."""
+"""Time after the start in which missing drivers are not a fault: cameras and simulators start in seconds."""
 
 
-class Observer(Node):
-    """See the module's text."""
+class ObserverNode(Node):
+    """The observer; see the docstring of the module."""
 
     def __init__(self) -> None:
         super().__init__("observer")
@@ -82,13 +82,13 @@ class Observer(Node):
         self._fault = ""
         self._publisher = self.create_publisher(Observation, "observation", STREAM)
         self._status = self.create_publisher(ObserverStatus, "observer_status", LATCHED)
-        self._shown = ("", "")
+        self._published_status = ("", "")
         self._started_s = monotonic()
         self._frames = FRAMES[pace.name](self, pace, inputs, kinds, task.period_s, self)
         self._reporter = Reporter(self, self._report)
 
     def take(self, frame: Frame) -> None:
-        """Publish an observation, or keep why the frame is none."""
+        """Publish an observation, or keep the reason why the frame cannot be used."""
         images = {name: frame[name] for name in self._cameras}
         try:
             value = self._builder.build(images, frame["pose"], frame["wrench"], frame["joints"], frame.get("gripper"))
@@ -103,7 +103,7 @@ class Observer(Node):
             self._reporter.publish()
 
     def refuse(self, fault: str, late_start: bool) -> None:
-        """Keep why there was no observation at this tick."""
+        """Keep the reason why this tick has no observation."""
         if late_start and self._starting:
             return
         self._refused += not late_start
@@ -118,17 +118,17 @@ class Observer(Node):
         if changed:
             self._reporter.publish()
 
-    def _show(self, fault: str, missing: str) -> None:
+    def _publish_status(self, fault: str, missing: str) -> None:
         """Publish the status when it has changed."""
-        if (fault, missing) != self._shown:
-            self._shown = (fault, missing)
+        if (fault, missing) != self._published_status:
+            self._published_status = (fault, missing)
             stamp = self.get_clock().now().to_msg()
             self._status.publish(ObserverStatus(header=Header(stamp=stamp), fault=fault, missing=missing))
 
     def _report(self) -> Report:
-        # What it waits for before the first observation.
+        # Inputs that the first observation waits for.
         missing = [] if self._published else self._frames.missing()
-        self._show(self._fault, "" if self._fault else ", ".join(missing))
+        self._publish_status(self._fault, "" if self._fault else ", ".join(missing))
         values = {
             "published": str(self._published),
             "refused": str(self._refused),
@@ -144,5 +144,5 @@ class Observer(Node):
 
 
 def main() -> None:
-    """Console script."""
-    sys.exit(run_node(Observer))
+    """Run the node."""
+    sys.exit(run_node(ObserverNode))

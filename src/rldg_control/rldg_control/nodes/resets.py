@@ -1,4 +1,4 @@
-"""How the scene and the arm get to their start: by the simulated cell, or by a person.
+"""Reset of scene and arm: by the simulated cell or by a person.
 
 `CellReset` calls cell/reset. `OperatorReset` (hardware): a person resets the scene and brings the arm to the start
 pose (the gate lets the SpaceMouse drive between episodes), then presses the start button or calls episode/reset; the
@@ -26,13 +26,13 @@ from rldg_msgs.srv import ResetCell
 from rldg_ros.log import Log
 from rldg_ros.parameters import parameter
 from rldg_ros.reporting import Fault
-from rldg_ros.vendors import Changes, PolledTopics, vendor_topic
+from rldg_ros.vendors import ChangeFilter, PolledSubscriptions, vendor_topic
 
 REPEAT_S = 0.5
-"""A request that is sent before its server has discovered this client is lost: it is repeated after this time."""
+"""Interval of the handshake request: one sent before the server has discovered this client is lost."""
 
 REFUSED_OBJECT = "no such object"
-"""A reset to it is refused and moves nothing."""
+"""Unknown object: the cell refuses a reset to it without effect."""
 
 RESET_S = 60.0
 
@@ -41,16 +41,16 @@ class Reset(Protocol):
     """Brings scene and arm to the start of an episode."""
 
     def missing(self) -> list[str]:
-        """One line for each connection that is not there."""
+        """Return one line for each missing connection."""
 
     async def connect(self, wait: GoalWait, timeout_s: float) -> None:
-        """Make sure that answers arrive. Raises UserError."""
+        """Wait until responses arrive. Raises UserError."""
 
     async def run(self, wait: GoalWait, plan: EpisodeEvent) -> int:
-        """Reset; return the stamp from which on observations count [ns]. Raises UserError."""
+        """Reset; return the stamp of the first observation that counts [ns]. Raises UserError."""
 
     def confirm(self) -> tuple[bool, str]:
-        """A person says that scene and arm are ready: (accepted, one line)."""
+        """Confirm that scene and arm are ready; return (accepted, one line)."""
 
 
 class CellReset:
@@ -62,15 +62,15 @@ class CellReset:
         self._connected = False
 
     def missing(self) -> list[str]:
-        """The service, if nobody offers it."""
+        """Return one line if no node offers the service."""
         return [] if self._client.service_is_ready() else [f"nobody offers {self._client.srv_name}"]
 
     def confirm(self) -> tuple[bool, str]:
-        """Refuse: the cell needs nobody."""
+        """Refuse: the cell resets without a person."""
         return False, "no episode is waiting for its reset"
 
     async def connect(self, wait: GoalWait, timeout_s: float) -> None:
-        """Wait until the cell answers a request that it refuses: a reset must not be sent twice (lock-step)."""
+        """Wait for the response to a request that is refused: a real reset must not be sent twice (lock-step)."""
         if self._connected:
             return
         requests: list[Future[Any]] = []
@@ -103,45 +103,45 @@ class CellReset:
 
     def _call(self, request: ResetCell.Request) -> Future[Any]:
         future = self._client.call_async(request)
-        future.add_done_callback(lambda _future: self._routine.look())
+        future.add_done_callback(lambda _future: self._routine.check())
         return future
 
 
 class OperatorReset:
-    """A person resets; buttons of the SpaceMouse (start, stop), -1: none."""
+    """A person resets the scene. buttons: indices on the SpaceMouse (start, stop), -1: none."""
 
     def __init__(
         self, node: Node, logic: EpisodeLogic, reset: ResetConfig, observer: Fault, buttons: tuple[int, int]
     ) -> None:
         self._node, self._logic, self._reset, self._observer, self._buttons = node, logic, reset, observer, buttons
         self._pressed = (False, False)
-        self._awaited = self._done = self._gave_up = False
+        self._awaited = self._done = self._cancelled = False
         joy_topic = str(parameter(node, "joy_topic", "spacenav/joy", "Buttons of the SpaceMouse."))
-        # Presses and releases are acted on once each, so that a driver that ends holds nothing down.
-        PolledTopics(node).add(Joy, vendor_topic(node, joy_topic), Changes(Joy, self._on_joy, lambda: None))
+        # Only changes count, so that a driver that ends while a button is pressed has no further effect.
+        PolledSubscriptions(node).add(Joy, vendor_topic(node, joy_topic), ChangeFilter(Joy, self._on_joy, lambda: None))
 
     def missing(self) -> list[str]:
-        """Nothing: the service is enough."""
+        """Return no line: nothing is needed beyond the service."""
         return []
 
     async def connect(self, wait: GoalWait, timeout_s: float) -> None:
-        """Nothing to connect."""
+        """Do nothing: there is no connection."""
 
     async def run(self, wait: GoalWait, plan: EpisodeEvent) -> int:
         """Wait for the confirmation."""
-        self._awaited, self._done, self._gave_up = True, False, False
+        self._awaited, self._done, self._cancelled = True, False, False
         Log(self._node).info(
             f"{plan.episode_id}: reset the scene ({plan.object}), move the arm to the start pose, "
             "then press the start button or call episode/reset"
         )
         try:
-            await wait.until(lambda: self._done or self._gave_up, FOREVER_S, "")
+            await wait.until(lambda: self._done or self._cancelled, FOREVER_S, "")
         finally:
             self._awaited = False
-        if self._gave_up:
-            raise UserError("ended by the operator")
+        if self._cancelled:
+            raise UserError("ended with the stop button")
         newest = self._logic.newest_observation()
-        assert newest is not None, "confirm() looked at it"
+        assert newest is not None, "confirm() has checked it"
         return stamp_ns(newest.header.stamp) + 1
 
     def confirm(self) -> tuple[bool, str]:
@@ -165,5 +165,5 @@ class OperatorReset:
         elif start:
             Log(self._node).info(f"start button: {self.confirm()[1]}")
         elif stop and self._awaited:
-            # Only then: a press that came a moment too late for the episode would end the goal much later.
-            self._gave_up = True
+            # Only while a reset is awaited: a press just after the end of an episode must not end the goal later.
+            self._cancelled = True

@@ -1,4 +1,4 @@
-"""How the drivers' messages become the frames of `observer`: by equal stamps (lock-step) or the newest (real time)."""
+"""Sensor frames from driver messages: joined by equal stamps (lock-step) or the newest of each (real time)."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from typing import Any, Protocol
 
 from rclpy.node import Node
 
-from rldg_control.observe import FrameJoiner, Input, NewestInputs, check_stamp, of_topic
+from rldg_control.observe import FrameJoiner, Input, NewestInputs, check_stamp, errors_of_topic
 from rldg_core.errors import UserError
 from rldg_core.from_msg import stamp_ns
 from rldg_ros.pace import Pace
@@ -25,28 +25,28 @@ class FrameSink(Protocol):
     """What receives frames."""
 
     def take(self, frame: Frame) -> None:
-        """A complete frame."""
+        """Take a complete frame."""
 
     def refuse(self, fault: str, late_start: bool) -> None:
-        """No frame at this tick, and why; late_start: the cause may be that drivers are still starting."""
+        """Take the reason why this tick has no frame. late_start: drivers may still be starting."""
 
 
 class SensorFrames(Protocol):
-    """`late`: ticks without a new image."""
+    """Source of frames. late: number of ticks without a new image."""
 
     late: int
 
     def missing(self) -> list[str]:
-        """What the next frame waits for."""
+        """Return the parts that the next frame waits for."""
 
     def silent(self) -> list[str]:
-        """Inputs that a frame does not need and that do not arrive."""
+        """Return the optional inputs that do not arrive."""
 
 
 def _subscribe(
     node: Node, pace: Pace, inputs: Mapping[str, Input], kinds: Mapping[str, type[Any]], receive: Callable[..., None]
 ) -> None:
-    """Subscribe serialised: nothing is decoded that no tick needs (state may come at 1 kHz, images at 30 Hz)."""
+    """Subscribe without decoding: only the messages of a tick are decoded (state at 1 kHz, images at 30 Hz)."""
     for part, one in inputs.items():
         qos = pace.vendor_qos(VENDOR_IMAGE if one.is_camera else VENDOR_STATE)
         subscribe(node, kinds[part], one.topic, partial(receive, part), qos, raw=True)
@@ -71,11 +71,11 @@ class StampedFrames:
         _subscribe(node, pace, needed, kinds, self._receive)
 
     def missing(self) -> list[str]:
-        """Parts that the newest open frame lacks."""
+        """Return the parts that the newest incomplete frame lacks."""
         return self._joiner.missing()
 
     def silent(self) -> list[str]:
-        """None: nothing else is subscribed."""
+        """Return nothing: optional inputs are not subscribed."""
         return []
 
     def _receive(self, part: str, data: bytes) -> None:
@@ -85,7 +85,7 @@ class StampedFrames:
 
 
 class NewestFrames:
-    """Real time: at each tick the newest message of every part; without a new image, as soon as one arrives."""
+    """Real time: takes the newest message of every part at each tick, or later when the next image arrives."""
 
     def __init__(
         self,
@@ -105,17 +105,17 @@ class NewestFrames:
         steady_timer(node, period_s, self._tick)
 
     def missing(self) -> list[str]:
-        """Needed inputs that never arrived or are too old."""
+        """Return the needed inputs that never arrived or are too old."""
         return self._newest.stale(monotonic())
 
     def silent(self) -> list[str]:
-        """Other inputs that never arrived or are too old."""
+        """Return the optional inputs that never arrived or are too old."""
         return self._newest.stale(monotonic(), needed=False)
 
     def _receive(self, part: str, data: bytes) -> None:
         self._newest.add(part, data, monotonic())
         if self._due and self._inputs[part].is_camera:
-            # The tick found no new image: do not make this one wait for the next tick.
+            # The tick had no new image: use this one now instead of at the next tick.
             self._observe()
 
     def _tick(self) -> None:
@@ -150,9 +150,9 @@ class NewestFrames:
     def _check_stamps(self, frame: Frame) -> None:
         now_ns = self._node.get_clock().now().nanoseconds
         for part, message in frame.items():
-            with of_topic(self._inputs[part].topic):
+            with errors_of_topic(self._inputs[part].topic):
                 check_stamp(stamp_ns(message.header.stamp), now_ns, self._inputs[part].limit_s)
 
 
 FRAMES: Mapping[str, Callable[..., SensorFrames]] = {"real_time": NewestFrames, "lock_step": StampedFrames}
-"""By the name of the pace."""
+"""Source of frames by the name of the pace."""

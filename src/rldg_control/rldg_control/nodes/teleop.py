@@ -1,4 +1,4 @@
-"""teleop: SpaceMouse (spacenav) -> `teleop_action` at the control rate, and at once when a hand starts to act.
+"""teleop: SpaceMouse (spacenav) -> `teleop_action` at the control rate, and immediately when an intervention starts.
 
 Parameters: task, twist_topic, joy_topic, twist_stamped, axis_map, axis_scale, dead_band, gripper_button,
 override_button (rldg_control.teleop_logic.TeleopMap).
@@ -23,14 +23,15 @@ from rldg_ros.qos import STREAM
 from rldg_ros.reporting import OK, WARN, Report, Reporter, steady_timer, unpublished
 from rldg_ros.runner import run_node
 from rldg_ros.subscriptions import subscribe
-from rldg_ros.vendors import Changes, PolledTopics, vendor_topic
+from rldg_ros.vendors import ChangeFilter, PolledSubscriptions, vendor_topic
 
 SILENT_S = 2.0
-"""The driver sends a twist 30 times a second, also of a mouse at rest; without its daemon it sends nothing."""
+"""Time without a twist after which the driver counts as silent: it sends 30 Hz, also at rest, and nothing without
+spacenavd."""
 
 
-class Teleop(Node):
-    """See the module's text."""
+class TeleopNode(Node):
+    """Teleoperation; see the docstring of the module."""
 
     def __init__(self) -> None:
         super().__init__("teleop")
@@ -46,7 +47,7 @@ class Teleop(Node):
                         self,
                         "axis_map",
                         list(TeleopMap.axis_map),
-                        "For each action component, the index into [vx vy vz wx wy wz] it comes from; six values.",
+                        "For each action component, the index of its axis in [vx vy vz wx wy wz]; six values.",
                         low=0,
                         high=5,
                     )
@@ -56,7 +57,7 @@ class Teleop(Node):
                         self,
                         "axis_scale",
                         list(TeleopMap.axis_scale),
-                        "For each action component, the factor with sign; six values.",
+                        "For each action component, the signed factor; six values.",
                     )
                 ),
                 dead_band=float(
@@ -64,7 +65,7 @@ class Teleop(Node):
                         self,
                         "dead_band",
                         TeleopMap.dead_band,
-                        "An axis [-1, 1] no further than this from its resting value counts as zero.",
+                        "An axis [-1, 1] within this distance of its resting value counts as zero.",
                         low=0.0,
                         high=0.9,
                     )
@@ -77,11 +78,12 @@ class Teleop(Node):
         )
         self._publisher = self.create_publisher(TeleopAction, "teleop_action", STREAM)
         kind = TwistStamped if stamped else Twist
-        changes = Changes(kind, self._on_twist, lambda: self._logic.on_same_twist(monotonic()))
+        changes = ChangeFilter(kind, self._on_twist, lambda: self._logic.on_same_twist(monotonic()))
         subscribe(self, kind, self._topic, changes, 10, raw=True)
-        self._joy_topic = vendor_topic(self, str(parameter(self, "joy_topic", "spacenav/joy", "Its buttons.")))
-        buttons = Changes(Joy, self._on_joy, lambda: self._logic.on_same_buttons(monotonic()))
-        PolledTopics(self).add(Joy, self._joy_topic, buttons)
+        joy_topic = parameter(self, "joy_topic", "spacenav/joy", "Buttons of the SpaceMouse.")
+        self._joy_topic = vendor_topic(self, str(joy_topic))
+        buttons = ChangeFilter(Joy, self._on_joy, lambda: self._logic.on_same_buttons(monotonic()))
+        PolledSubscriptions(self).add(Joy, self._joy_topic, buttons)
         subscribe(self, ExecutedAction, "executed_action", self._on_executed, STREAM)
         steady_timer(self, task.period_s, self._publish)
         Reporter(self, self._report)
@@ -126,5 +128,5 @@ class Teleop(Node):
 
 
 def main() -> None:
-    """Console script."""
-    sys.exit(run_node(Teleop))
+    """Run the node."""
+    sys.exit(run_node(TeleopNode))

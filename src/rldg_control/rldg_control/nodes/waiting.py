@@ -1,7 +1,7 @@
 """Waiting for conditions inside a coroutine of a single-threaded node: no sleep, no thread.
 
-rclpy polls its own coroutines in every turn of the executor, which costs the hot path a third of its
-time (SingleThreadedExecutor) or a whole core (EventsExecutor); this one is resumed only when it can go on.
+rclpy polls its own coroutines at every turn of the executor, which costs a third of the time of the control path
+(SingleThreadedExecutor) or a whole core (EventsExecutor). A Routine is resumed only when its condition holds.
 """
 
 from __future__ import annotations
@@ -37,7 +37,7 @@ class Routine:
     def __init__(self, node: Node) -> None:
         self._coroutine: Coroutine[_Wait, bool, None] | None = None
         self._wait: _Wait | None = None
-        steady_timer(node, POLL_S, self.look)
+        steady_timer(node, POLL_S, self.check)
 
     def start(self, body: Coroutine[Any, Any, None]) -> None:
         """Run a coroutine up to its first wait."""
@@ -53,8 +53,8 @@ class Routine:
             return True
         return (yield _Wait(condition, monotonic() + timeout_s, stable_s))
 
-    def look(self) -> None:
-        """Look at the condition now, instead of within the next 50 ms."""
+    def check(self) -> None:
+        """Check the condition now instead of at the next poll."""
         wait, now_s = self._wait, monotonic()
         if wait is None:
             return
@@ -83,7 +83,7 @@ class GoalWait:
     handle: ServerGoalHandle
 
     async def holds(self, condition: Callable[[], bool], timeout_s: float, stable_s: float = 0.0) -> bool:
-        """Return whether the condition came to hold in time. Raises UserError on a cancel."""
+        """Return whether the condition held before the time-out. Raises UserError on a cancel."""
         done = await self.routine.until(lambda: self.handle.is_cancel_requested or condition(), timeout_s, stable_s)
         if self.handle.is_cancel_requested:
             raise UserError("cancelled")
@@ -92,6 +92,6 @@ class GoalWait:
     async def until(
         self, condition: Callable[[], bool], timeout_s: float, complaint: str, stable_s: float = 0.0
     ) -> None:
-        """Wait for a condition. Raises UserError on a time-out (with `complaint`) and on a cancel."""
+        """Wait for a condition. Raises UserError on a time-out (with the text `complaint`) and on a cancel."""
         if not await self.holds(condition, timeout_s, stable_s):
             raise UserError(complaint)

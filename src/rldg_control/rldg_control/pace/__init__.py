@@ -1,1 +1,1 @@
-"""When things happen: in real time by the clock, in lock-step by the arrival of everything that is due."""
+"""Rules of real time (clocks and time-outs) and lock-step (simulated time that waits for every answer)."""

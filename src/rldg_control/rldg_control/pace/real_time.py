@@ -1,4 +1,4 @@
-"""Real time: the newest data are used, and time-outs act. Times are monotonic [s]."""
+"""Real time: the newest data is used, and time-outs apply. Times are monotonic [s]."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ from collections.abc import Mapping
 
 import numpy as np
 
-from rldg_control.episode_logic import Verdict
+from rldg_control.episode_logic import RewardSample
 from rldg_control.gate.logic import SILENCE_PERIODS
 from rldg_control.gate.state import Answer, Cause, Decision, Execute, GateConfig, GateState, Latch, MeasuredPose, Phase
 from rldg_control.observe import NO_CLOCK
@@ -15,35 +15,35 @@ HUMAN_WINDOW_S = 0.2
 """Human input keeps priority for this long after the last active message (docs/explanation/architecture.md)."""
 
 STALE_PERIODS = 2.0
-"""An observation older than this is not acted on."""
+"""Maximum age of an observation that is answered, in control periods."""
 
 ACTION_PERIODS = 2.0
-"""An observation left unanswered for so long, with no later one answered, counts as two missing actions."""
+"""Control periods without an executed action after which the gate latches."""
 
 START_GRACE_S = 1.0
-"""Time for the first action of an episode (a policy resets first); nothing was commanded yet, so silence is safe."""
+"""Time for the first action of an episode, while the policy resets; nothing has been commanded yet."""
 
 STOP_PERIODS = 3.0
-"""After a stop, the next observation is awaited for so long."""
+"""Control periods that a stopped episode waits for its next observation."""
 
 PROGRESS_S = 2.0
-"""An episode that gains no Step for so long is ended."""
+"""An episode without a new Step for this long is ended."""
 
 REWARD_PERIODS = 2
-"""A reward older than this says nothing about an observation."""
+"""Maximum age of a reward at its observation, in control periods."""
 
 
 class RealTimeGate:
-    """The gate executes the policy's answer on arrival, unless a person acted within the last 0.2 s."""
+    """Executes the policy's answer on arrival, unless teleoperation was active within the last 0.2 s."""
 
     needs_steps = False
 
     def __init__(self, config: GateConfig) -> None:
-        self._operator: Answer | None = None
+        self._teleop: Answer | None = None
         self._active_s = -np.inf
 
     def accepts(self, state: GateState, stamp_ns: int, now_s: float, age_s: float) -> bool:
-        """Refuse and count an observation that is too old by its stamp, or from the future."""
+        """Refuse and count an observation whose stamp is too old or in the future."""
         limit_s = STALE_PERIODS * state.config.period_s
         if abs(age_s) <= limit_s:
             return True
@@ -52,7 +52,7 @@ class RealTimeGate:
         return False
 
     def on_observation(self, state: GateState, observation: MeasuredPose) -> Decision:
-        """Execute what is already known: input of a person, or an answer that overtook its observation."""
+        """Execute active teleoperation, or a policy answer that arrived before its observation."""
         config, episode, now_s = state.config, state.episode, observation.received_s
         in_episode = episode is not None and observation.stamp_ns >= episode.first_stamp_ns
         if episode is not None and in_episode:
@@ -61,27 +61,27 @@ class RealTimeGate:
                 episode.unanswered_s = now_s
             else:
                 state.counters.missed_actions += 1
-            # A person need not wait for the policy, which may be slow or dead.
-            person = self._active_person(now_s) if config.wait_for_policy else self._live_operator(state, now_s)
+            # Teleoperation does not wait for the policy, which may be slow or may not run.
+            chosen = self._active_teleop(now_s) if config.wait_for_policy else self._recent_teleop(state, now_s)
         elif state.phase is Phase.IDLE and config.teleop_without_episode:
-            person = self._active_person(now_s)
+            chosen = self._active_teleop(now_s)
         else:
             return None
         if episode is not None and (early := episode.early) and early.stamp_ns <= observation.stamp_ns:
             episode.early = None
             answers = in_episode and early.stamp_ns == observation.stamp_ns
             state.counters.late_actions += not answers
-            person = person or (early if answers else None)
-        return Execute(observation, person, episode.policy if episode else None) if person else None
+            chosen = chosen or (early if answers else None)
+        return Execute(observation, chosen, episode.policy if episode else None) if chosen else None
 
     def on_policy(self, state: GateState, answer: Answer) -> Decision:
-        """Execute it with the observation that it answers, if that is known and recent."""
+        """Execute the answer with its observation, if that is known and recent."""
         episode, newest = state.episode, state.newest
         if answer.fault or episode is None or not state.config.wait_for_policy:
             return None
         episode.policy = answer
         if newest is None or answer.stamp_ns > newest.stamp_ns:
-            # Nothing orders two topics: a fast policy's answer may overtake the observation that it answers.
+            # Topics are not ordered: a fast policy's answer may arrive before the observation that it answers.
             episode.early = answer
             return None
         oldest_s = answer.received_s - STALE_PERIODS * state.config.period_s
@@ -89,18 +89,18 @@ class RealTimeGate:
         if not known or answer.stamp_ns < episode.first_stamp_ns or answer.stamp_ns <= episode.answered_ns:
             state.counters.late_actions += 1
             return None
-        return Execute(known[-1], self._active_person(answer.received_s) or answer, answer)
+        return Execute(known[-1], self._active_teleop(answer.received_s) or answer, answer)
 
-    def on_operator(self, state: GateState, answer: Answer) -> Decision:
+    def on_teleop(self, state: GateState, answer: Answer) -> Decision:
         """Keep the newest valid input; it is executed with the next observation or policy answer."""
         if not answer.fault:
-            self._operator = answer
+            self._teleop = answer
             if answer.active:
                 self._active_s = answer.received_s
         return None
 
     def on_progress(self, state: GateState) -> Decision:
-        """Nothing: observations and answers drive the gate."""
+        """Do nothing: observations and answers drive the gate."""
         return None
 
     def on_time(self, state: GateState, now_s: float) -> Decision:
@@ -117,26 +117,26 @@ class RealTimeGate:
         return None
 
     def may_command_hold(self, state: GateState, now_s: float) -> bool:
-        """Only with a recent observation: an old pose would pull the arm back."""
+        """Return whether an observation is recent: an old pose would pull the arm back."""
         return state.observed_within(SILENCE_PERIODS, now_s)
 
-    def _active_person(self, now_s: float) -> Answer | None:
-        """The newest input if it was active within the last 0.2 s."""
-        return self._operator if now_s - self._active_s <= HUMAN_WINDOW_S else None
+    def _active_teleop(self, now_s: float) -> Answer | None:
+        """Return the newest teleoperation input if one was active within the last 0.2 s."""
+        return self._teleop if now_s - self._active_s <= HUMAN_WINDOW_S else None
 
-    def _live_operator(self, state: GateState, now_s: float) -> Answer | None:
-        """The newest input of a live device. Where teleoperation is the primary source, rest is an answer, too."""
+    def _recent_teleop(self, state: GateState, now_s: float) -> Answer | None:
+        """Return the newest recent teleoperation input; as the primary source, an inactive device answers, too."""
         limit_s = SILENCE_PERIODS * state.config.period_s
-        return self._operator if self._operator and now_s - self._operator.received_s <= limit_s else None
+        return self._teleop if self._teleop and now_s - self._teleop.received_s <= limit_s else None
 
 
 class RealTimeSteps:
-    """Observations that were never answered are skipped; the newest reward that is not too old is taken."""
+    """Skips observations that no action answered and takes the newest reward that is not too old."""
 
     skips_unanswered = True
 
     def __init__(self, period_s: float, exact_rewards: bool = False) -> None:
-        """exact_rewards: each Reward carries the stamp of the observation that it judges (a classifier's)."""
+        """exact_rewards: each Reward has the stamp of its observation (reward classifier)."""
         self.stop_grace_s, self.progress_timeout_s = STOP_PERIODS * period_s, PROGRESS_S
         self._limit_ns, self._exact = REWARD_PERIODS * round(period_s * 1e9), exact_rewards
 
@@ -144,13 +144,15 @@ class RealTimeSteps:
         """Accept every observation."""
         return True
 
-    def verdict(self, rewards: Mapping[int, Verdict], stamp_ns: int, first_ns: int, has_later: bool) -> Verdict | None:
-        """The newest verdict up to this stamp; an exact one is awaited until a later observation arrives."""
+    def reward_at(
+        self, rewards: Mapping[int, RewardSample], stamp_ns: int, first_ns: int, has_later: bool
+    ) -> RewardSample | None:
+        """Return the newest reward up to this stamp; an exact one is awaited until a later observation arrives."""
         if self._exact:
-            return rewards.get(stamp_ns, Verdict(missing=True) if has_later else None)
+            return rewards.get(stamp_ns, RewardSample(missing=True) if has_later else None)
         oldest_ns = max(first_ns, stamp_ns - self._limit_ns)
         fitting = [stamp for stamp in rewards if oldest_ns <= stamp <= stamp_ns]
-        return rewards[max(fitting)] if fitting else Verdict(missing=True)
+        return rewards[max(fitting)] if fitting else RewardSample(missing=True)
 
 
 def _describe_age(age_s: float, limit_s: float) -> str:
@@ -163,7 +165,7 @@ def _describe_age(age_s: float, limit_s: float) -> str:
 
 
 def _describe_silence(state: GateState, silent_s: float, now_s: float) -> str:
-    """Distinguish observations that arrive and cannot be used from none, and add what the observer reports."""
+    """Distinguish unusable observations from missing ones, and add the fault that the observer reports."""
     unusable, received_s = state.unusable
     if unusable and now_s - received_s <= SILENCE_PERIODS * state.config.period_s:
         return f"no usable observation for {silent_s:.2f} s: {unusable}"

@@ -1,4 +1,4 @@
-"""The rules of each pace, under the names that `rldg_ros.pace` gives them."""
+"""Rules of this package for each pace of `rldg_ros.pace`, by name."""
 
 from __future__ import annotations
 
@@ -15,8 +15,8 @@ from rldg_control.pace.real_time import RealTimeGate, RealTimeSteps
 
 @dataclass(frozen=True)
 class Rules:
-    """gate: when it acts and latches; steps: (control period [s], exact rewards) -> how Steps are joined; run_id: seed
-    of a goal -> default prefix of its episode ids."""
+    """gate: makes the GatePace; steps: (control period [s], exact rewards) -> StepPace; run_id: seed of a goal ->
+    default prefix of its episode ids."""
 
     gate: Callable[[GateConfig], GatePace]
     steps: Callable[[float, bool], StepPace]

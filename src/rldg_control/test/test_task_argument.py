@@ -1,0 +1,19 @@
+"""A malformed task file ends each node with one line."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+
+
+@pytest.mark.parametrize("node", ["observer", "gate", "teleop", "gripper", "episode"])
+def test_a_malformed_task_is_one_line(make_rig: Callable[..., Any], node: str) -> None:
+    rig = make_rig(39)
+    rig.task.write_text("name: x\ndefault_object: [\n")
+    process = rig.start(node)
+    output, _ = process.communicate(timeout=20)
+    assert process.returncode == 2
+    assert len(output.strip().splitlines()) == 1
+    assert "bench.yaml: line 3: not valid YAML" in output
