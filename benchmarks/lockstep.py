@@ -12,7 +12,7 @@ from pathlib import Path
 import numpy as np
 from _report import report
 
-from rldg_bringup.pipeline import resolve_task, simulated, stack_client, wait_active
+from rldg_bringup.pipeline import arguments_for, resolve_task, stack_client, wait_active
 
 EPISODES = 5
 LIBRARY_STEPS = 200
@@ -32,7 +32,7 @@ def library_steps_per_s() -> float:
 
 def main() -> None:
     """Run and report."""
-    arguments = replace(simulated("insertion", 0), policy="hold")
+    arguments = replace(arguments_for("insertion", 0), policy="hold")
     with stack_client(arguments, Path("out/bench/log/lockstep")) as (_, client):
         wait_active(client)
         client.run_episodes(1, 1)

@@ -15,7 +15,7 @@ import numpy as np
 from _report import report
 from geometry_msgs.msg import PoseStamped
 
-from rldg_bringup.pipeline import simulated, stack_client, wait_active
+from rldg_bringup.pipeline import arguments_for, stack_client, wait_active
 from rldg_core.from_msg import stamp_ns
 from rldg_msgs.msg import Observation
 from rldg_ros import qos
@@ -30,7 +30,7 @@ def main() -> None:
     seconds = parser.parse_args().seconds
     observed: dict[int, int] = {}
     answered: dict[int, int] = {}
-    arguments = replace(simulated("insertion", 0), use_sim_time=False, policy="hold")
+    arguments = replace(arguments_for("insertion", 0), use_sim_time=False, policy="hold")
     with stack_client(arguments, Path("out/bench/log/realtime")) as (_, client):
         wait_active(client)
 

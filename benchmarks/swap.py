@@ -19,7 +19,7 @@ from pathlib import Path
 
 from _report import report
 
-from rldg_bringup.pipeline import simulated
+from rldg_bringup.pipeline import arguments_for
 from rldg_bringup.swap import swap_under_load
 
 SWAPS = 100
@@ -70,7 +70,7 @@ def main() -> None:
             for name, (_, checkpoint) in policies.items():
                 if checkpoint:
                     writing.submit(WRITERS[name], Path(checkpoint)).result()
-        arguments = replace(simulated("insertion", 0), use_sim_time=False)
+        arguments = replace(arguments_for("insertion", 0), use_sim_time=False)
         result = swap_under_load(arguments, policies, options.swaps, 0, Path("out/bench/log/swap"))
     report("swap", {"policies": options.policies, **result})
 

@@ -1,6 +1,6 @@
 """`ros2 launch rldg_bringup robot.launch.py robot_ip:=...`: the arm's drivers and its controller alone.
 
-They outlive `insertion.launch.py sim:=false robot:=false`, which may be ended and started again beside them.
+They outlive `insertion.launch.py robot:=fr3_ros drivers:=false`, which may be ended and started again beside them.
 """
 
 from launch import LaunchDescription

@@ -10,7 +10,7 @@ from types import ModuleType
 
 import pytest
 
-from rldg_bringup.stack import StackArguments
+from rldg_bringup.arguments import StackArguments
 
 ROOT = Path(__file__).resolve().parents[1]
 

@@ -130,11 +130,14 @@ def _limits(metadata: Any) -> str:
     return f"{high} or less" if low is None else f"{low} to {high}"
 
 
+def _default(value: Any) -> str:
+    return "" if value is None else json.dumps(value).strip('"')
+
+
 def launch_arguments_page(arguments: type[Any]) -> str:
     """Return the page of the launch arguments, from the dataclass that declares them."""
     rows = [
-        [_code(f.name), _code(json.dumps(f.default).strip('"')), _limits(f.metadata), f.metadata["help"]]
-        for f in fields(arguments)
+        [_code(f.name), _code(_default(f.default)), _limits(f.metadata), f.metadata["help"]] for f in fields(arguments)
     ]
     return (
         "# Launch arguments\n\nArguments of `ros2 launch rldg_bringup insertion.launch.py` and of `rldg up insertion`, "
@@ -255,7 +258,7 @@ def write(path: Path, text: str) -> None:
 
 def generate(app: Sphinx) -> None:
     """builder-inited: write all pages and remove those of modules that are gone."""
-    from rldg_bringup.stack import StackArguments
+    from rldg_bringup.arguments import StackArguments
 
     folder = Path(app.srcdir) / "reference/generated"
     pages = {

@@ -17,7 +17,7 @@ setup(
         (share + "/launch", glob("../../launch/*.launch.py")),
         (share + "/config", glob("config/*.*")),
         (share + "/config/tasks", glob("config/tasks/*.yaml")),
-        (share + "/config/franka", glob("config/franka/*.yaml")),
+        (share + "/config/robots", glob("config/robots/*.yaml")),
         (share + "/config/accelerate", glob("config/accelerate/*.yaml")),
     ],
     install_requires=["setuptools"],

@@ -55,7 +55,8 @@ def up(
     log_dir: Annotated[Path, typer.Option(help="Where the nodes' output goes.")] = Path("log/rldg"),
 ) -> None:
     """Start a stack as `ros2 launch rldg_bringup <stack>.launch.py` would; Ctrl-C ends it."""
-    from rldg_bringup.stack import STACKS, StackArguments, arguments_from_pairs
+    from rldg_bringup.arguments import StackArguments, arguments_from_pairs
+    from rldg_bringup.stack import STACKS
 
     check_name("stack", stack, tuple(STACKS))
     if show_args:
@@ -81,7 +82,7 @@ def _show_arguments(arguments: Any) -> None:
 
     table = Table("argument", "default", "meaning")
     for field in fields(arguments):
-        table.add_row(field.name, str(field.default), field.metadata["help"])
+        table.add_row(field.name, "" if field.default is None else str(field.default), field.metadata["help"])
     Console().print(table)
 
 
@@ -155,11 +156,14 @@ def plot(
 
 
 @app.command()
-def doctor(as_json: Json = False) -> None:
+def doctor(
+    robot: Annotated[str, typer.Option(help="Check this robot profile and its drivers, too: name or .yaml file.")] = "",
+    as_json: Json = False,
+) -> None:
     """Show what was found on this machine, and what to do about what is missing."""
     from rldg_bringup.doctor import run
 
-    raise typer.Exit(run(as_json))
+    raise typer.Exit(run(as_json, robot))
 
 
 def _interrupt(_signal: int, _frame: object) -> None:

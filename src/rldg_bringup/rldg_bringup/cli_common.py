@@ -24,7 +24,8 @@ MANY = 1_000_000_000
 
 Seed = Annotated[int, typer.Option(min=0, max=MAX_SEED, help="Seed of everything random.")]
 TaskArgument = Annotated[str, typer.Argument(help="Task: name, name:object, or a .yaml file.")]
-Real = Annotated[bool, typer.Option("--real", help="Drive the robot instead of the simulated cell.")]
+Real = Annotated[bool, typer.Option("--real", help="The same as --robot fr3_ros.")]
+RobotOption = Annotated[str, typer.Option("--robot", help="Robot profile: a name or a .yaml file; default: simulated.")]
 Namespace = Annotated[str, typer.Option(help="Namespace of the running stack.")]
 Objects = Annotated[str, typer.Option(help="Comma-separated, cycled through; default: the task's.")]
 
@@ -78,3 +79,12 @@ def existing(path: Path) -> None:
     """Raise UserError when there is nothing at `path`."""
     if not path.exists():
         raise UserError(f"{path}: no such file or folder")
+
+
+def robot_of(robot: str, real: bool) -> str:
+    """The robot that `--robot` and `--real` name. Raises UserError for both."""
+    from rldg_bringup.robots import HARDWARE, SIMULATED
+
+    if robot and real:
+        raise UserError(f"option --real: means --robot {HARDWARE}, but --robot {robot} is given: expected one of them")
+    return robot or (HARDWARE if real else SIMULATED)

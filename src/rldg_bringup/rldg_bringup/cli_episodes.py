@@ -12,12 +12,14 @@ from rldg_bringup.cli_common import (
     Json,
     Objects,
     Real,
+    RobotOption,
     Seed,
     TaskArgument,
     emit,
     existing,
     names_in,
     progress_maker,
+    robot_of,
     sub_app,
 )
 
@@ -32,15 +34,16 @@ def record(
     topics: Annotated[str, typer.Option(help="Record these raw, too: a,b or vendor for all of the drivers'.")] = "",
     preset: Annotated[str, typer.Option(help="Compression: none, zstd_fast, zstd_small.")] = "zstd_fast",
     seed: Seed = 0,
+    robot: RobotOption = "",
     real: Real = False,
     as_json: Json = False,
 ) -> None:
     """Record demonstrations: by the SpaceMouse on the robot, by the scripted operator in simulation."""
     from dataclasses import replace
 
-    from rldg_bringup.pipeline import record_demonstrations, simulated
+    from rldg_bringup.pipeline import arguments_for, record_demonstrations
 
-    arguments = replace(simulated(task, seed, not real), record_topics=topics, record_preset=preset)
+    arguments = replace(arguments_for(task, seed, robot_of(robot, real)), record_topics=topics, record_preset=preset)
     with progress_maker() as make:
         outcome = record_demonstrations(arguments, episodes, out, out / "log", make("demonstrations"))
     emit(_outcome(task, outcome), as_json, "demonstrations")
@@ -53,11 +56,12 @@ def collect(
     out: Annotated[Path, typer.Option(help="Folder for the bags.")],
     episodes: Annotated[int, typer.Option(min=1, max=MANY)] = 60,
     seed: Seed = 0,
+    robot: RobotOption = "",
     real: Real = False,
     as_json: Json = False,
 ) -> None:
     """Roll a specialist out and record every episode; `export --only-success` drops the failures."""
-    _roll(task, "specialist", checkpoint, episodes, seed, out / "log", (), out, real, as_json)
+    _roll(task, "specialist", checkpoint, episodes, seed, out / "log", (), out, robot_of(robot, real), as_json)
 
 
 @app.command()
@@ -70,11 +74,12 @@ def evaluate(
     out: Annotated[Path | None, typer.Option(help="Record bags here.")] = None,
     log_dir: Annotated[Path, typer.Option(help="Where the nodes' output goes.")] = Path("log/rldg"),
     seed: Seed = 0,
+    robot: RobotOption = "",
     real: Real = False,
     as_json: Json = False,
 ) -> None:
     """Run a policy and count its successes."""
-    _roll(task, policy, checkpoint, episodes, seed, log_dir, names_in(objects), out, real, as_json)
+    _roll(task, policy, checkpoint, episodes, seed, log_dir, names_in(objects), out, robot_of(robot, real), as_json)
 
 
 def _roll(
@@ -86,10 +91,10 @@ def _roll(
     log_dir: Path,
     objects: tuple[str, ...],
     out: Path | None,
-    real: bool,
+    robot: str,
     as_json: bool,
 ) -> None:
-    from rldg_bringup.pipeline import resolve_task, roll_out, simulated
+    from rldg_bringup.pipeline import arguments_for, resolve_task, roll_out
 
     resolved = resolve_task(task)
     for name in objects:
@@ -98,7 +103,7 @@ def _roll(
         existing(checkpoint)
     with progress_maker() as make:
         outcome = roll_out(
-            simulated(task, seed, not real),
+            arguments_for(task, seed, robot),
             policy,
             checkpoint,
             episodes,

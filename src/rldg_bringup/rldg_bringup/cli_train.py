@@ -7,7 +7,19 @@ from typing import Annotated
 
 import typer
 
-from rldg_bringup.cli_common import MANY, Json, Real, Seed, TaskArgument, emit, existing, progress_maker, sub_app
+from rldg_bringup.cli_common import (
+    MANY,
+    Json,
+    Real,
+    RobotOption,
+    Seed,
+    TaskArgument,
+    emit,
+    existing,
+    progress_maker,
+    robot_of,
+    sub_app,
+)
 
 app = sub_app()
 
@@ -34,6 +46,7 @@ def train(
         int, typer.Option(min=0, max=MANY, help="Episodes of each of the two evaluations.")
     ] = 20,
     seed: Seed = 0,
+    robot: RobotOption = "",
     real: Real = False,
     as_json: Json = False,
 ) -> None:
@@ -57,7 +70,7 @@ def train(
         earlier=earlier,
         watch=watch,
         evaluation_episodes=evaluation_episodes,
-        sim=not real,
+        robot=robot_of(robot, real),
     )
     run_dir = out or Path("runs") / resolved.name / f"{resolved.default_object}-{seed}"
     with progress_maker() as make:

@@ -16,20 +16,20 @@ from typing import Any
 
 import numpy as np
 
+from rldg_bringup.arguments import StackArguments
 from rldg_bringup.client import Episodes
 from rldg_bringup.demo_plan import DemoPlan
 from rldg_bringup.media import FrameCollector, write_gif
 from rldg_bringup.pipeline import (
+    arguments_for,
     record_demonstrations,
     resolve_task,
     roll_out,
-    simulated,
     stack_client,
     train,
     wait_active,
 )
 from rldg_bringup.plots import plot_actions, plot_learning_curve, plot_success
-from rldg_bringup.stack import StackArguments
 from rldg_bringup.stages import Result, Stage, StageRecord, run_stages
 from rldg_bringup.swap import swap_under_load
 from rldg_core.errors import UserError
@@ -84,7 +84,7 @@ class Demo:
 
     @property
     def _arguments(self) -> StackArguments:
-        return simulated(self.reference, self.seed)
+        return arguments_for(self.reference, self.seed)
 
     def stages(self) -> list[Stage]:
         """All stages in order."""

@@ -17,6 +17,7 @@ from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
+from ament_index_python.packages import PackageNotFoundError, get_package_prefix
 from rich.console import Console
 from rich.table import Table
 
@@ -257,6 +258,35 @@ def examine() -> list[Finding]:
     return findings
 
 
+def robot_findings(name: str) -> list[Finding]:
+    """A robot profile: whether it is valid, how it is commanded, and whether its drivers are installed.
+
+    Raises UserError when the profile is wrong.
+    """
+    from rldg_bringup.arguments import StackArguments
+    from rldg_bringup.pipeline import resolve_task, share_dir
+    from rldg_bringup.robots import find_robot
+
+    arguments = StackArguments(robot=name)
+    robot = find_robot(arguments, resolve_task(arguments.task), share_dir())
+    profile, subject = robot.profile, f"robot {robot.name}"
+    gains = profile.command.gains
+    modes = f"gains: compliant {gains.compliant}, precise {gains.precise}; gripper {profile.gripper.kind}"
+    findings = [Finding(subject, Status.OK, f"{profile.description}; {modes}")]
+    if profile.command.recovery:
+        findings.append(Finding(subject, Status.NOTE, "after a reflex", "; then ".join(profile.command.recovery)))
+    camera = [profile.camera.driver] if profile.camera.driver else []
+    nodes = [*profile.drivers.includes, *profile.drivers.nodes, *camera, *profile.mouse.nodes]
+    for package in dict.fromkeys(one.package for one in nodes):
+        try:
+            found = Finding(subject, Status.OK, f"{package} in {get_package_prefix(package)}")
+        except PackageNotFoundError:
+            remedy = "install it in the ROS workspace, source that workspace, then run 'make setup'"
+            found = Finding(subject, Status.MISSING, f"driver package {package} is not installed", remedy)
+        findings.append(found)
+    return findings
+
+
 def set_up_choice(prefix: Path) -> str:
     """What set-up wrote about the virtual environment at `prefix`; empty where it made none."""
     path = prefix / "rldg-choice"
@@ -277,9 +307,10 @@ def as_table(findings: list[Finding]) -> Table:
     return table
 
 
-def run(json: bool = False) -> int:
-    """Prints the report; 1 when something that the simulation needs is missing, else 0."""
-    findings = examine()
+def run(json: bool = False, robot: str = "") -> int:
+    """Prints the report; 1 when something that the simulation, or the robot, needs is missing, else 0."""
+    of_robot = robot_findings(robot) if robot else []
+    findings = [*examine(), *of_robot]
     if json:
         print(json_module.dumps([{**asdict(f), "status": f.status.value} for f in findings], indent=2))
     else:

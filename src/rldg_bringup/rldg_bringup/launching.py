@@ -10,6 +10,7 @@ from collections.abc import Callable
 from dataclasses import fields
 from difflib import get_close_matches
 from pathlib import Path
+from typing import Any
 
 from ament_index_python.packages import get_package_share_directory
 from launch.actions import DeclareLaunchArgument, IncludeLaunchDescription, OpaqueFunction, RegisterEventHandler
@@ -19,18 +20,13 @@ from launch.launch_description_sources import AnyLaunchDescriptionSource
 from launch.logging import launch_config
 from launch.substitutions import LaunchConfiguration
 from launch_ros.actions import Node
+from launch_ros.parameter_descriptions import ParameterValue
 
 from launch import LaunchContext, LaunchDescription, LaunchDescriptionEntity
 
 try:
-    from rldg_bringup.stack import (
-        IncludeSpec,
-        NodeSpec,
-        Stack,
-        StackArguments,
-        arguments_from_text,
-        check_argument_names,
-    )
+    from rldg_bringup.arguments import StackArguments, arguments_from_text, check_argument_names
+    from rldg_bringup.declaration import IncludeSpec, NodeSpec, Stack
     from rldg_core.errors import UserError
     from rldg_core.leftovers import ScratchFolder, remove_leftovers, stack_key
     from rldg_core.network import domain_id
@@ -58,7 +54,7 @@ def launch_description(file_name: str, declare: Callable[[StackArguments, Path],
     declared = [
         DeclareLaunchArgument(
             f.name,
-            default_value=str(f.default).lower() if isinstance(f.default, bool) else str(f.default),
+            default_value=_text(f.default),
             description=f.metadata["help"],
         )
         for f in fields(StackArguments)
@@ -77,6 +73,11 @@ def launch_description(file_name: str, declare: Callable[[StackArguments, Path],
         return [*map(_include, stack.includes), *(a for n in stack.nodes for a in _node(n, arguments))]
 
     return LaunchDescription([*declared, OpaqueFunction(function=start)])
+
+
+def _text(default: Any) -> str:
+    """A default as a launch argument; "" for None, which means that something else decides."""
+    return "" if default is None else str(default).lower() if isinstance(default, bool) else str(default)
 
 
 def _refuse_misspelt(context: LaunchContext, file_name: str) -> None:
@@ -111,7 +112,10 @@ def _node(spec: NodeSpec, arguments: StackArguments) -> list[LaunchDescriptionEn
         name=spec.name,
         namespace=spec.namespace,
         # Empty string arrays have no type in launch_ros; our declarations hold none.
-        parameters=[dict(spec.parameters), *([arguments.params_file] if arguments.params_file else [])],
+        parameters=[
+            {name: _value(value) for name, value in spec.parameters.items()},
+            *([arguments.params_file] if arguments.params_file else []),
+        ],
         arguments=[*spec.arguments],
         ros_arguments=["--log-level", arguments.log_level],
         output="screen",
@@ -130,6 +134,11 @@ def _node(spec: NodeSpec, arguments: StackArguments) -> list[LaunchDescriptionEn
             raise UserError(f"node {spec.name} ended with code {event.returncode}: see its last line")
 
     return [node, RegisterEventHandler(OnProcessExit(target_action=node, on_exit=on_exit))]
+
+
+def _value(value: Any) -> Any:
+    """A parameter as launch_ros takes it: without its type, a text of digits would become a number."""
+    return ParameterValue(value, value_type=str) if isinstance(value, str) else value
 
 
 def _end_with_launch(spec: NodeSpec) -> dict[str, str]:

@@ -1,6 +1,6 @@
 """The steps of the RLDG loop on a running stack: record, train, collect, evaluate. Used by `rldg` and the demo.
 
-In simulation every step runs the real nodes in lock-step; with `sim` false the same functions drive the
+In simulation every step runs the real nodes in lock-step; on hardware the same functions drive the
 robot in real time.
 """
 
@@ -13,10 +13,12 @@ from pathlib import Path
 
 from ament_index_python.packages import PackageNotFoundError, get_package_share_directory
 
+from rldg_bringup.arguments import StackArguments
 from rldg_bringup.bag_count import BagCount
 from rldg_bringup.client import Episodes, StackClient, connected
+from rldg_bringup.robots import SIMULATED, with_sim
 from rldg_bringup.runner import StackProcess, running_stack
-from rldg_bringup.stack import StackArguments, insertion_stack
+from rldg_bringup.stack import insertion_stack
 from rldg_core.errors import UserError
 from rldg_core.seeding import derive_seed
 from rldg_core.task import Task, find_task
@@ -57,9 +59,13 @@ def stack_client(arguments: StackArguments, log_dir: Path) -> Iterator[tuple[Sta
         yield process, client
 
 
-def simulated(task: str, seed: int, sim: bool = True) -> StackArguments:
-    """Arguments every step starts from: lock-step in simulation, real time on hardware."""
-    return StackArguments(task=task, seed=seed, sim=sim, use_sim_time=sim, log_level="warn")
+def arguments_for(task: str, seed: int, robot: str = SIMULATED) -> StackArguments:
+    """Arguments every step starts from: lock-step on a simulated robot, real time on hardware.
+
+    Raises UserError for an unknown robot.
+    """
+    arguments = with_sim(StackArguments(task=task, seed=seed, robot=robot, log_level="warn"), share_dir())
+    return replace(arguments, use_sim_time=bool(arguments.sim))
 
 
 def _run(

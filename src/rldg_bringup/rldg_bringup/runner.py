@@ -11,7 +11,7 @@ import os
 import signal
 import subprocess
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from functools import partial
@@ -20,7 +20,7 @@ from pathlib import Path
 import yaml
 from ament_index_python.packages import PackageNotFoundError, get_package_prefix
 
-from rldg_bringup.stack import IncludeSpec, NodeSpec, Stack
+from rldg_bringup.declaration import IncludeSpec, NodeSpec, Stack
 from rldg_core.errors import UserError
 from rldg_core.files import open_regular
 from rldg_core.leftovers import ScratchFolder, remove_leftovers, stack_key
@@ -42,15 +42,12 @@ LAST_BYTES = 65536
 
 @dataclass(frozen=True)
 class RunningNode:
-    """A started process and where its output goes."""
+    """A started process and where its output goes. name: of its files, unique in its stack."""
 
     spec: NodeSpec | IncludeSpec
+    name: str
     process: subprocess.Popen[bytes]
     log: Path
-
-    @property
-    def name(self) -> str:
-        return self.spec.name if isinstance(self.spec, NodeSpec) else self.spec.package
 
 
 class StackProcess:
@@ -65,15 +62,15 @@ class StackProcess:
         self._nodes: list[RunningNode] = []
         try:
             for include in stack.includes:
-                self._start(include, _include_command(include, log_dir))
-            for node in stack.nodes:
-                self._start(node, _node_command(node, self._scratch.path, params_file, log_level))
+                self._start(include, include.package, _include_command(include, log_dir))
+            for name, node in unique_names(stack.nodes).items():
+                parameters = self._scratch.path / f"{name}.yaml"
+                self._start(node, name, _node_command(node, parameters, params_file, log_level))
         except BaseException:
             self.stop()
             raise
 
-    def _start(self, spec: NodeSpec | IncludeSpec, command: list[str]) -> None:
-        name = spec.name if isinstance(spec, NodeSpec) else spec.package
+    def _start(self, spec: NodeSpec | IncludeSpec, name: str, command: list[str]) -> None:
         log = self.log_dir / f"{name}.log"
         with log.open("ab") as output:
             process = subprocess.Popen(
@@ -85,7 +82,7 @@ class StackProcess:
                 start_new_session=True,
                 preexec_fn=partial(_end_with_parent, os.getpid()),
             )
-        self._nodes.append(RunningNode(spec, process, log))
+        self._nodes.append(RunningNode(spec, name, process, log))
 
     @property
     def nodes(self) -> tuple[RunningNode, ...]:
@@ -153,8 +150,16 @@ def parameter_file(node: NodeSpec) -> str:
     return yaml.safe_dump({full_name: {"ros__parameters": dict(node.parameters)}})
 
 
-def _node_command(node: NodeSpec, scratch: Path, params_file: str, log_level: str) -> list[str]:
-    path = scratch / f"{node.name}.yaml"
+def unique_names(nodes: Sequence[NodeSpec]) -> dict[str, NodeSpec]:
+    """Names for the files of nodes: a node's name, after its namespace where another node has the same name."""
+    names = [node.name for node in nodes]
+    return {
+        f"{node.namespace.strip('/').replace('/', '.')}.{node.name}" if names.count(node.name) > 1 else node.name: node
+        for node in nodes
+    }
+
+
+def _node_command(node: NodeSpec, path: Path, params_file: str, log_level: str) -> list[str]:
     path.write_text(parameter_file(node))
     command = [str(executable_path(node.package, node.executable)), *node.arguments, "--ros-args"]
     command += ["-r", f"__node:={node.name}", "-r", f"__ns:={node.namespace}"]

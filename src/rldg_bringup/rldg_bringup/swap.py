@@ -10,9 +10,9 @@ from typing import Any
 
 import numpy as np
 
+from rldg_bringup.arguments import StackArguments
 from rldg_bringup.client import StackClient
 from rldg_bringup.pipeline import stack_client, wait_active
-from rldg_bringup.stack import StackArguments
 from rldg_core.from_msg import stamp_ns
 from rldg_core.seeding import derive_seed
 from rldg_msgs.msg import PolicyAction

@@ -16,21 +16,22 @@ from typing import Any
 
 import yaml
 
+from rldg_bringup.arguments import StackArguments
 from rldg_bringup.bag_count import BagCount
 from rldg_bringup.client import Episodes
 from rldg_bringup.demo import versions
 from rldg_bringup.pipeline import (
     Progress,
     TrainingLimits,
+    arguments_for,
     recorded,
     resolve_task,
-    simulated,
     stack_client,
     train,
     wait_active,
 )
 from rldg_bringup.plots import TrainingEpisode, plot_training
-from rldg_bringup.stack import StackArguments
+from rldg_bringup.robots import SIMULATED
 from rldg_core.configuration import read_yaml
 from rldg_core.errors import UserError
 from rldg_core.files import read_bytes, sha256_hex, write_json, writing_aside
@@ -63,7 +64,7 @@ class TrainPlan:
     earlier: Path | None = None
     watch: Path | None = None
     evaluation_episodes: int = 20
-    sim: bool = True
+    robot: str = SIMULATED
 
 
 def run_training(plan: TrainPlan, run_dir: Path, progress: Callable[[str], Progress]) -> dict[str, Any]:
@@ -74,7 +75,7 @@ def run_training(plan: TrainPlan, run_dir: Path, progress: Callable[[str], Progr
         check_demonstrations(plan.demos, task)
     config_file = write_learner_config(plan, task, run_dir)
     arguments = replace(
-        simulated(plan.task, plan.seed, plan.sim),
+        arguments_for(plan.task, plan.seed, plan.robot),
         learner_config=str(config_file),
         earlier_bag_dir=str(plan.earlier.resolve()) if plan.earlier else "",
         watch_dir=str(plan.watch.resolve()) if plan.watch else "",

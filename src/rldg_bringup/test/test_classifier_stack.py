@@ -10,8 +10,9 @@ import pytest
 import yaml
 from typer.testing import CliRunner
 
-from rldg_bringup.pipeline import share_dir, simulated, stack_client
-from rldg_bringup.stack import StackArguments, insertion_stack
+from rldg_bringup.arguments import StackArguments
+from rldg_bringup.pipeline import arguments_for, share_dir, stack_client
+from rldg_bringup.stack import insertion_stack
 from rldg_core.errors import UserError
 from rldg_core.task import find_task
 from rldg_data.bags.reading import find_bags, read_episode
@@ -68,7 +69,9 @@ def test_its_verdict_ends_episodes_and_ground_truth_stays(
 ) -> None:
     """Two frames in a row are over the threshold at the second one, so every episode has one transition."""
     monkeypatch.setenv("ROS_DOMAIN_ID", "136")
-    arguments = replace(simulated("insertion", 0), classifier=str(certain), record=True, bag_dir=str(tmp_path / "bags"))
+    arguments = replace(
+        arguments_for("insertion", 0), classifier=str(certain), record=True, bag_dir=str(tmp_path / "bags")
+    )
     truths: list[Reward] = []
     with stack_client(arguments, tmp_path / "log") as (_, client):
         client.node.create_subscription(Reward, "cell/ground_truth_reward", truths.append, 10)

@@ -13,10 +13,11 @@ import yaml
 from geometry_msgs.msg import Twist
 from sensor_msgs.msg import Joy
 
+from rldg_bringup.arguments import StackArguments
 from rldg_bringup.client import StackClient
 from rldg_bringup.pipeline import share_dir
 from rldg_bringup.runner import running_stack
-from rldg_bringup.stack import StackArguments, insertion_stack
+from rldg_bringup.stack import insertion_stack
 from rldg_core import from_msg
 from rldg_core.frames import compose_delta
 from rldg_core.task import load_task

@@ -11,12 +11,16 @@ import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 import psutil
 import pytest
+import yaml
 from ament_index_python.packages import get_package_share_directory
 
-from rldg_bringup.stack import StackArguments, insertion_stack
+from rldg_bringup.arguments import arguments_from_text
+from rldg_bringup.runner import parameter_file
+from rldg_bringup.stack import insertion_stack
 
 pytest.importorskip("launch_ros", reason="launch_ros comes with a ROS installation, not from PyPI")
 
@@ -75,22 +79,56 @@ def ros2_launch(tmp_path: Path, domain: int, *arguments: str, ready: bool = True
         process.wait(10)
 
 
-def test_the_launch_file_starts_exactly_the_declared_nodes() -> None:
+@pytest.fixture
+def robot_and_task(tmp_path: Path) -> dict[str, str]:
+    """A robot of somebody else and a task with two cameras, both outside the repository."""
+    profile = yaml.safe_load((SHARE / "config" / "robots" / "fr3_ros.yaml").read_text())
+    profile["joints"] = [f"arm_joint_{number}" for number in range(1, 8)]
+    profile["topics"]["pose"] = {**profile["topics"]["pose"], "topic": "arm/pose", "qos": "reliable"}
+    task = yaml.safe_load((SHARE / "config" / "tasks" / "insertion_franka.yaml").read_text())
+    task["cameras"]["wrist"]["device"] = "0123"
+    task["cameras"]["side"] = {"topic": "side/camera/color/image_raw", "device": "4567"}
+    files = {"robot": tmp_path / "mine.yaml", "task": tmp_path / "two_cameras.yaml"}
+    for name, data in (("robot", profile), ("task", task)):
+        files[name].write_text(yaml.safe_dump(data))
+    return {name: str(path) for name, path in files.items()}
+
+
+def launched_nodes(arguments: dict[str, str]) -> dict[str, tuple[str, str, dict[str, Any]]]:
+    """Full name -> package, executable and parameters of each node that the launch file would start."""
+    from launch.substitutions import TextSubstitution
     from launch_ros.actions import Node
 
     from launch import LaunchContext
 
     spec = importlib.util.spec_from_file_location("insertion_launch", LAUNCH_FILE)
-    assert spec
-    assert spec.loader
+    assert spec and spec.loader
     module = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(module)
     context = LaunchContext()
-    started = []
-    for entity in module.generate_launch_description().entities:
-        started += [a for a in entity.visit(context) or [] if isinstance(a, Node)]
-    declared = insertion_stack(StackArguments(), SHARE)
-    assert [(n.node_package, n.node_executable) for n in started] == [(n.package, n.executable) for n in declared.nodes]
+    context.launch_configurations.update(arguments)
+    entities = [one for entity in module.generate_launch_description().entities for one in entity.visit(context) or []]
+    found = {}
+    for node in (one for one in entities if isinstance(one, Node)):
+        node._perform_substitutions(context)
+        words = [part[0].text if isinstance(part[0], TextSubstitution) else "" for part in node.cmd if part]
+        files = [Path(words[i + 1]) for i, word in enumerate(words) if word == "--params-file"]
+        (sections,) = [yaml.safe_load(file.read_text()) for file in files]
+        (section,) = sections.values()
+        found[node.node_name] = (node.node_package, node.node_executable, section["ros__parameters"])
+    return found
+
+
+@pytest.mark.parametrize("added", [False, True])
+def test_both_starters_start_exactly_the_declared_nodes(robot_and_task: dict[str, str], added: bool) -> None:
+    given = {**robot_and_task, "drivers": "false", "run_id": "007"} if added else {}
+    declared = insertion_stack(arguments_from_text(given), SHARE)
+    by_rldg_up = {}
+    for node in declared.nodes:
+        ((name, section),) = yaml.safe_load(parameter_file(node)).items()
+        by_rldg_up[name] = (node.package, node.executable, section["ros__parameters"])
+    assert launched_nodes(given) == by_rldg_up
+    assert not added or {"/camera/camera", "/side/camera", "/rldg/teleop"} <= set(by_rldg_up)
 
 
 @pytest.fixture

@@ -15,14 +15,9 @@ from ament_index_python.packages import get_package_share_directory
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from rldg_bringup.arguments import StackArguments, arguments_from_pairs, arguments_from_text
 from rldg_bringup.runner import executable_path, parameter_file
-from rldg_bringup.stack import (
-    StackArguments,
-    arguments_from_pairs,
-    arguments_from_text,
-    insertion_stack,
-    robot_stack,
-)
+from rldg_bringup.stack import insertion_stack, robot_stack
 from rldg_core.errors import UserError
 from rldg_core.files import sha256_hex
 from rldg_core.task import load_task
@@ -102,7 +97,21 @@ def test_the_arguments_that_users_know_exist() -> None:
         ({"params_file": "/proc/version"}, "argument params_file: /proc/version"),
         ({"learner_config": "/proc/version"}, "argument learner_config: /proc/version"),
         ({"recrod": "true"}, "unknown argument 'recrod', expected record"),
-        ({"sim": "false", "task": "pick_and_place", "load_gripper": "false"}, "argument load_gripper: task"),
+        ({"sim": "false", "task": "pick_and_place", "load_gripper": "false"}, "argument load_gripper: false, but task"),
+        (
+            {"robot": "false"},
+            "argument robot: names a robot profile; to start .* or not: drivers:=false",
+        ),
+        ({"robot": "fr3_ross"}, "unknown robot 'fr3_ross', expected fr3_ros"),
+        ({"robot": "fr3_ros", "sim": "true"}, "argument sim: robot fr3_ros is not simulated, expected false"),
+        ({"robot": "simulated", "sim": "false"}, "argument sim: robot simulated is simulated, expected true"),
+        ({"robot": "fr3_ros", "use_sim_time": "true"}, "argument use_sim_time"),
+        ({"robot_ip": "10.0.0.1"}, "argument robot_ip: robot simulated has no such value, expected none"),
+        ({"load_gripper": "false"}, "argument load_gripper: the gripper of robot simulated is always mounted"),
+        (
+            {"sim": "false", "gripper_command_topic": "w"},
+            "argument gripper_command_topic: the robot's gripper is",
+        ),
     ],
 )
 def test_bad_arguments_are_one_line(values: dict[str, str], expected: str) -> None:
@@ -147,7 +156,8 @@ def test_a_back_end_whose_module_is_missing_starts_nothing(monkeypatch: pytest.M
 
 def test_looking_at_checkpoints_imports_no_network() -> None:
     code = (
-        "import sys\nfrom rldg_bringup.stack import *\nfrom pathlib import Path\n"
+        "import sys\nfrom rldg_bringup.arguments import StackArguments\n"
+        "from rldg_bringup.stack import insertion_stack\nfrom pathlib import Path\n"
         "from rldg_core.errors import UserError\n"
         "for name in ('hold', 'compact', 'octo', 'openvla', 'specialist'):\n"
         "    try: insertion_stack(StackArguments(policy=name, checkpoint='/proc'), Path(sys.argv[1]))\n"
@@ -274,7 +284,7 @@ def test_joints_and_frames_follow_the_arguments(arguments: dict[str, object], jo
     crisp = controllers(**arguments)["cartesian_impedance_controller"]
     assert len(crisp["joints"]) == 7 and crisp["joints"][0] == joint
     assert crisp["end_effector_frame"] == frame
-    stack = robot_stack(StackArguments(sim=False, **arguments), SHARE)  # type: ignore[arg-type]
+    stack = robot_stack(StackArguments(**arguments), SHARE)  # type: ignore[arg-type]
     given = stack.includes[0].arguments
     assert given["load_gripper"] == str(arguments.get("load_gripper", True)).lower()
     assert (given["robot_type"], given["arm_prefix"]) == (
@@ -284,7 +294,7 @@ def test_joints_and_frames_follow_the_arguments(arguments: dict[str, object], jo
 
 
 def test_the_arm_may_be_started_apart_so_that_it_outlives_the_stack() -> None:
-    apart = insertion_stack(StackArguments(sim=False, task="insertion_franka", robot=False), SHARE)
+    apart = insertion_stack(StackArguments(sim=False, task="insertion_franka", drivers=False), SHARE)
     assert not apart.includes and "spawn_cartesian_impedance" not in {n.name for n in apart.nodes}
     assert {"camera", "spacenav", "gate"} <= {n.name for n in apart.nodes}
     robot = robot_stack(StackArguments(namespace="left"), SHARE)

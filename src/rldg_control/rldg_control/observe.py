@@ -6,7 +6,7 @@ each at the control rate. Both use `ObservationBuilder`, so that training and se
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
@@ -15,11 +15,11 @@ from rldg_core import from_msg
 from rldg_core.errors import UserError
 from rldg_core.from_msg import NS_PER_S, pose_array, stamp_ns, wrench_array
 from rldg_core.image_codec import Image, policy_jpeg
-from rldg_core.joints import arm_positions, finger_width_m
+from rldg_core.joints import arm_positions, finger_width_m, positions_of
 from rldg_core.plausible import check_joints, check_pose, check_twist, check_width, check_wrench
 from rldg_core.task import CameraConfig
 from rldg_core.twist import TwistEstimator
-from rldg_core.types import Observation
+from rldg_core.types import Float64, Observation
 
 STALE_PERIODS = 2.0
 """Maximum age of an input, in control periods (docs/explanation/architecture.md, step semantics)."""
@@ -105,8 +105,14 @@ class ObservationBuilder:
         topics: Mapping[str, str],
         base_frame: str = "base",
         tcp_frame: str = "hand_tcp",
+        joint_names: Sequence[str] = (),
+        finger_names: Sequence[str] = (),
     ) -> None:
-        """topics: of `pose`, `wrench`, `joints` and `gripper`, for errors; frames: of the pose and of the wrench."""
+        """topics: of `pose`, `wrench`, `joints` and `gripper`, for errors; frames: of the pose and of the wrench.
+
+        joint_names (7), finger_names (2): of the robot; empty: `<any prefix>joint1` and the like.
+        """
+        self._joint_names, self._finger_names = joint_names, finger_names
         self._cameras, self._topics = dict(cameras), topics
         self._base_frame, self._tcp_frame = base_frame, tcp_frame
         self._twist = TwistEstimator(period_ns)
@@ -128,12 +134,12 @@ class ObservationBuilder:
             wrench_tcp = wrench_array(wrench.wrench)
             check_wrench(wrench_tcp, "wrench")
         with errors_of_topic(self._topics["joints"]):
-            joint_positions = arm_positions(joints.name, joints.position)
+            joint_positions = self._joint_positions(joints)
             check_joints(joint_positions, "position")
         width_m = float("nan")
         if gripper is not None:
             with errors_of_topic(self._topics["gripper"]):
-                width_m = finger_width_m(gripper.name, gripper.position)
+                width_m = self._width_m(gripper)
                 check_width(width_m, "distance of the fingers")
         jpegs = {name: observe_camera(images[name], camera) for name, camera in self._cameras.items()}
         # Updated last, so that the twist never includes a pose that is in no observation.
@@ -149,6 +155,16 @@ class ObservationBuilder:
             joint_positions=joint_positions,
             gripper_width_m=width_m,
         )
+
+    def _joint_positions(self, joints: Any) -> Float64:
+        if self._joint_names:
+            return positions_of(self._joint_names, joints.name, joints.position)
+        return arm_positions(joints.name, joints.position)
+
+    def _width_m(self, gripper: Any) -> float:
+        if self._finger_names:
+            return float(positions_of(self._finger_names, gripper.name, gripper.position).sum())
+        return finger_width_m(gripper.name, gripper.position)
 
 
 class FrameJoiner:
@@ -181,12 +197,16 @@ class FrameJoiner:
 
 @dataclass(frozen=True)
 class Input:
-    """topic; limit_s: how old its newest message may be; needed: no observation is published without it."""
+    """topic; limit_s: how old its newest message may be; needed: no observation is published without it.
+
+    qos: what the driver offers (rldg_ros.qos.VENDOR_QOS).
+    """
 
     topic: str
     limit_s: float
     needed: bool = True
     is_camera: bool = False
+    qos: str = "best_effort"
 
 
 class NewestInputs:

@@ -24,6 +24,27 @@ _FINGER_JOINT = re.compile(rf"{_PREFIX}finger_joint_?(?P<number>[12])", re.DOTAL
 _SHOWN_NAMES = 12
 
 
+def positions_of(expected: Sequence[str], names: Sequence[str], positions: Sequence[float]) -> Float64:
+    """Return the positions of the joints `expected`, (len(expected),); every other joint is ignored.
+
+    Raises ValueError when names and positions differ in number, or an expected joint is missing, there twice or not
+    finite.
+    """
+    _check_number(names, positions)
+    wanted, found = set(expected), dict[str, float]()
+    for name, position in zip(names, positions, strict=True):
+        if name in found:
+            raise ValueError(f"joint {quoted(name)} is there twice, expected it once")
+        if name in wanted:
+            found[name] = float(position)
+    if missing := [name for name in expected if name not in found]:
+        raise ValueError(f"joints are {_list(names)}, expected {_list(missing)}, too")
+    for name, position in found.items():
+        if not math.isfinite(position):
+            raise ValueError(f"joint {quoted(name)} is {position}, expected a finite position")
+    return np.array([found[name] for name in expected], dtype=np.float64)
+
+
 def arm_positions(names: Sequence[str], positions: Sequence[float]) -> Float64:
     """Return the positions of `<prefix>joint1` .. `<prefix>joint7`, (7,) [rad].
 
@@ -57,8 +78,7 @@ def _positions(
     names: Sequence[str], positions: Sequence[float], pattern: re.Pattern[str], what: str, count: int
 ) -> list[float]:
     expected = f"{what}1 to {what}{count} of one robot, each once, under one prefix such as fr3_ or none"
-    if len(names) != len(positions):
-        raise ValueError(f"{len(names)} joint names with {len(positions)} positions, expected a position for each name")
+    _check_number(names, positions)
     found: dict[str, dict[int, float]] = {}
     for name, position in zip(names, positions, strict=True):
         if match := pattern.fullmatch(name):
@@ -74,6 +94,11 @@ def _positions(
             name = quoted(f"{prefix}{what}{number}")
             raise ValueError(f"joint {name} is {numbered[number]}, expected a finite position")
     return [numbered[number] for number in range(1, count + 1)]
+
+
+def _check_number(names: Sequence[str], positions: Sequence[float]) -> None:
+    if len(names) != len(positions):
+        raise ValueError(f"{len(names)} joint names with {len(positions)} positions, expected a position for each name")
 
 
 def _list(names: Sequence[str]) -> str:

@@ -155,7 +155,8 @@ def _is_none(value: object) -> bool:
 class CameraConfig(_Model):
     """One camera: the driver publishes width x height; crop (default: all) is resized to a square of `image_size`.
 
-    mount: where the simulated cell puts it; absent: on the wrist, where the scene says.
+    mount: where the simulated cell puts it; absent: on the wrist, where the scene says. device: serial number by which
+    the driver finds it.
     """
 
     topic: Annotated[str, Field(pattern=r"^/?[a-zA-Z_][a-zA-Z0-9_/]*$")]
@@ -166,6 +167,8 @@ class CameraConfig(_Model):
     jpeg_quality: Annotated[int, Field(ge=30, le=100)] = 90
     mount: FixedMount | None = Field(default=None, exclude_if=_is_none)
     """Not part of the configuration (and of its hash) where it is absent."""
+    device: Annotated[str, Field(pattern=r"^[A-Za-z0-9_.:-]*$")] = Field(default="", exclude=True)
+    """Not part of the configuration and of its hash."""
 
     @property
     def view(self) -> dict[str, Any]:

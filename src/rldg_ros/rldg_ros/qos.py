@@ -46,5 +46,8 @@ VENDOR_STATE = _profile(1, reliable=False)
 VENDOR_IMAGE = _profile(1)
 """realsense2_camera publishes SYSTEM_DEFAULT (reliable); best_effort loses large images (docs/how-to/hardware.md)."""
 
+VENDOR_QOS = {"best_effort": VENDOR_STATE, "reliable": VENDOR_IMAGE}
+"""What a driver offers, as a robot profile says it -> how to subscribe."""
+
 TARGET = _profile(1)
 """crisp_controllers subscribes `target_pose` with QoS(1), reliable."""

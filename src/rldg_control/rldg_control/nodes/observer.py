@@ -1,8 +1,9 @@
 """observer: driver messages -> `observation` at the control rate.
 
 Parameters: task, lockstep, image_topic (one camera), pose_topic, wrench_topic, joint_topic,
-gripper_joint_topic, base_frame, tcp_frame. Where the task's actions have a gripper, its joint states are needed
-for an observation; elsewhere its width is NaN in lock-step and whenever no recent one is known.
+gripper_joint_topic, base_frame, tcp_frame, joint_names, finger_names, and the QoS that drivers offer (pose_qos,
+wrench_qos, joint_qos, gripper_joint_qos, image_qos). Where the task's actions have a gripper, its joint states are
+needed for an observation; elsewhere its width is NaN in lock-step and whenever no recent one is known.
 
 Invalid input is not published; /diagnostics reports its topic, what was found and what was expected. Checked are names
 of joints, frames, stamps, the limits of rldg_core.plausible, and malformed messages.
@@ -11,6 +12,7 @@ of joints, frames, stamps, the limits of rldg_core.plausible, and malformed mess
 from __future__ import annotations
 
 import sys
+from dataclasses import replace
 from time import monotonic
 
 from geometry_msgs.msg import PoseStamped, WrenchStamped
@@ -21,11 +23,12 @@ from std_msgs.msg import Header
 from rldg_control.nodes.sensor_frames import FRAMES, Frame
 from rldg_control.observe import GRIPPER_STALE_S, STALE_PERIODS, Input, ObservationBuilder
 from rldg_core.errors import UserError
+from rldg_core.joints import ARM_JOINTS, FINGERS
 from rldg_msgs.msg import Observation, ObserverStatus
 from rldg_ros import to_msg
 from rldg_ros.pace import pace_parameter
 from rldg_ros.parameters import parameter, task_parameter
-from rldg_ros.qos import LATCHED, STREAM
+from rldg_ros.qos import LATCHED, STREAM, VENDOR_QOS
 from rldg_ros.reporting import ERROR, OK, WARN, Report, Reporter
 from rldg_ros.runner import run_node
 from rldg_ros.vendors import vendor_topic
@@ -71,11 +74,23 @@ class ObserverNode(Node):
         tcp_frame = parameter(
             self, "tcp_frame", "hand_tcp", "Frame of the wrench, with or without a prefix such as fr3_."
         )
-        self._builder = ObservationBuilder(cameras, task.period_ns, self._topics, self._base_frame, str(tcp_frame))
+        self._builder = ObservationBuilder(
+            cameras,
+            task.period_ns,
+            self._topics,
+            self._base_frame,
+            str(tcp_frame),
+            self._names("joint_names", ARM_JOINTS, "Joints of the arm, from the base; empty: <any prefix>joint1 to 7."),
+            self._names("finger_names", FINGERS, "Joints of the fingers; empty: <any prefix>finger_joint1 and 2."),
+        )
         limit_s = STALE_PERIODS * task.period_s
-        inputs = {part: Input(topic, limit_s, is_camera=part in cameras) for part, topic in self._topics.items()}
+        qos = self._offered_qos()
+        inputs = {
+            part: Input(topic, limit_s, is_camera=part in cameras, qos=qos[part])
+            for part, topic in self._topics.items()
+        }
         gripper_limit_s = max(limit_s, GRIPPER_STALE_S)
-        inputs["gripper"] = Input(self._topics["gripper"], gripper_limit_s, needed=task.action.gripper)
+        inputs["gripper"] = replace(inputs["gripper"], limit_s=gripper_limit_s, needed=task.action.gripper)
         kinds = {"pose": PoseStamped, "wrench": WrenchStamped, "joints": JointState, "gripper": JointState}
         kinds |= dict.fromkeys(cameras, Image)
         self._published = self._refused = 0
@@ -86,6 +101,28 @@ class ObserverNode(Node):
         self._started_s = monotonic()
         self._frames = FRAMES[pace.name](self, pace, inputs, kinds, task.period_s, self)
         self._reporter = Reporter(self, self._report)
+
+    def _names(self, name: str, count: int, description: str) -> list[str]:
+        names = [one for one in parameter(self, name, [""], description) if one]
+        if len(set(names)) not in (0, count) or len(names) != len(set(names)):
+            raise UserError(f"parameter {name}: expected {count} different names, or none, got {names}")
+        return names
+
+    def _offered_qos(self) -> dict[str, str]:
+        """Part -> what its driver offers. A subscriber that asks for more hears nothing."""
+
+        def qos(name: str, default: str, what: str) -> str:
+            description = f"QoS that the driver offers: {what}."
+            return str(parameter(self, name, default, description, choices=tuple(VENDOR_QOS)))
+
+        images = qos("image_qos", "reliable", "images of all cameras")
+        return {
+            "pose": qos("pose_qos", "best_effort", "pose"),
+            "wrench": qos("wrench_qos", "best_effort", "wrench"),
+            "joints": qos("joint_qos", "best_effort", "joint states"),
+            "gripper": qos("gripper_joint_qos", "best_effort", "finger positions"),
+            **dict.fromkeys(self._cameras, images),
+        }
 
     def take(self, frame: Frame) -> None:
         """Publish an observation, or keep the reason why the frame cannot be used."""

@@ -13,7 +13,7 @@ from rldg_control.observe import FrameJoiner, Input, NewestInputs, check_stamp, 
 from rldg_core.errors import UserError
 from rldg_core.from_msg import stamp_ns
 from rldg_ros.pace import Pace
-from rldg_ros.qos import VENDOR_IMAGE, VENDOR_STATE
+from rldg_ros.qos import VENDOR_QOS
 from rldg_ros.reporting import steady_timer
 from rldg_ros.subscriptions import decode, refusals, subscribe
 
@@ -48,7 +48,7 @@ def _subscribe(
 ) -> None:
     """Subscribe without decoding: only the messages of a tick are decoded (state at 1 kHz, images at 30 Hz)."""
     for part, one in inputs.items():
-        qos = pace.vendor_qos(VENDOR_IMAGE if one.is_camera else VENDOR_STATE)
+        qos = pace.vendor_qos(VENDOR_QOS[one.qos])
         subscribe(node, kinds[part], one.topic, partial(receive, part), qos, raw=True)
 
 

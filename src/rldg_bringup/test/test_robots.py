@@ -1,0 +1,205 @@
+"""A robot and a camera are added from a folder outside the repository, without an edit of any file of ours."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+from ament_index_python.packages import get_package_share_directory
+
+from rldg_bringup import doctor
+from rldg_bringup.arguments import StackArguments, arguments_from_text
+from rldg_bringup.declaration import Stack
+from rldg_bringup.runner import unique_names
+from rldg_bringup.stack import insertion_stack, robot_stack
+from rldg_core.errors import UserError
+
+SHARE = Path(get_package_share_directory("rldg_bringup"))
+
+GEN3 = """
+description: seven-axis arm with a parallel gripper of its own
+simulated: false
+values: {robot_ip: 192.168.1.10}
+joints: [joint_1, joint_2, joint_3, joint_4, joint_5, joint_6, joint_7]
+frames: {base: base_link, tcp: tool_frame}
+topics:
+  pose: {topic: arm/pose, type: geometry_msgs/msg/PoseStamped, qos: reliable}
+  wrench: {topic: arm/wrench, type: geometry_msgs/msg/WrenchStamped, qos: reliable}
+  joints: {topic: joint_states, type: sensor_msgs/msg/JointState, qos: reliable}
+  target: {topic: arm/target, type: geometry_msgs/msg/PoseStamped, qos: reliable}
+gripper:
+  kind: width_topic
+  joints: [left_finger, right_finger]
+  states: {topic: joint_states, type: sensor_msgs/msg/JointState, qos: reliable}
+  command: {topic: gripper/width, type: std_msgs/msg/Float64, qos: reliable}
+command:
+  gains: {compliant: at_start, precise: none}
+  stop: measured_pose
+camera: {qos: best_effort}
+mouse:
+  twist: {topic: mouse/twist, type: geometry_msgs/msg/TwistStamped, qos: reliable}
+  joy: {topic: mouse/joy, type: sensor_msgs/msg/Joy, qos: reliable}
+drivers:
+  nodes:
+    - package: my_arm
+      executable: driver
+      name: arm
+      parameters:
+        ip: "{robot_ip}"
+        gains:
+          - "{compliant.stiffness}"
+          - "{compliant.damping}"
+          - "{compliant.rotational_stiffness}"
+          - "{compliant.rotational_damping}"
+          - "{compliant.error_clip_m}"
+          - "{compliant.error_clip_rad}"
+"""
+
+
+def described(stack: Stack) -> dict[str, Any]:
+    return {f"{node.namespace.rstrip('/')}/{node.name}": dict(node.parameters) for node in stack.nodes}
+
+
+@pytest.fixture
+def gen3(tmp_path: Path) -> str:
+    path = tmp_path / "gen3.yaml"
+    path.write_text(GEN3)
+    return str(path)
+
+
+@pytest.fixture
+def two_cameras(tmp_path: Path) -> Path:
+    task = yaml.safe_load((SHARE / "config" / "tasks" / "insertion_franka.yaml").read_text())
+    task["cameras"]["wrist"]["device"] = "111"
+    task["cameras"]["side"] = {"topic": "camera/side/color/image_raw", "width": 848, "height": 480, "device": "222"}
+    path = tmp_path / "mine.yaml"
+    path.write_text(yaml.safe_dump(task))
+    return path
+
+
+def test_a_robot_is_one_file(gen3: str) -> None:
+    arguments = arguments_from_text(
+        {"robot": gen3, "task": "pick_and_place", "namespace": "left", "robot_ip": "10.0.0.1"}
+    )
+    nodes = described(insertion_stack(arguments, SHARE))
+    assert nodes["/left/arm"] == {"ip": "10.0.0.1", "gains": [2000.0, 89.0, 150.0, 7.0, 0.01, 0.05]}
+    observer = nodes["/left/rldg/observer"]
+    assert observer["pose_topic"] == "/left/arm/pose"
+    assert observer["joint_names"] == [f"joint_{number}" for number in range(1, 8)]
+    assert observer["finger_names"] == ["left_finger", "right_finger"]
+    assert (observer["base_frame"], observer["tcp_frame"]) == ("base_link", "tool_frame")
+    assert (observer["pose_qos"], observer["image_qos"]) == ("reliable", "best_effort")
+    gate = nodes["/left/rldg/gate"]
+    assert (gate["target_topic"], gate["base_frame"]) == ("/left/arm/target", "base_link")
+    assert "controller" not in gate
+    assert nodes["/left/rldg/gripper"]["gripper_command_topic"] == "/left/gripper/width"
+    assert nodes["/left/rldg/teleop"]["twist_topic"] == "/left/mouse/twist"
+    assert nodes["/left/rldg/teleop"]["twist_stamped"] is True
+    assert nodes["/left/rldg/episode"]["joy_topic"] == "/left/mouse/joy"
+    assert "franka" not in json.dumps(nodes) and "spacenav" not in json.dumps(nodes)
+    (arm,) = robot_stack(arguments, SHARE).nodes
+    assert described(insertion_stack(arguments, SHARE))["/left/arm"] == dict(arm.parameters)
+
+
+def test_a_robot_without_a_gripper_refuses_tasks_that_need_one(tmp_path: Path) -> None:
+    profile = yaml.safe_load(GEN3)
+    profile["gripper"] = {"kind": "none"}
+    path = tmp_path / "bare.yaml"
+    path.write_text(yaml.safe_dump(profile))
+    with pytest.raises(UserError, match="argument robot: bare has none, but task pick_and_place moves the gripper"):
+        insertion_stack(StackArguments(robot=str(path), task="pick_and_place"), SHARE)
+    observer = insertion_stack(StackArguments(robot=str(path), task="insertion"), SHARE).node("observer")
+    assert "gripper_joint_topic" not in observer.parameters
+
+
+def test_both_aliases_are_the_robots_they_stand_for() -> None:
+    for sim, robot, task in ((True, "simulated", "insertion"), (False, "fr3_ros", "insertion_franka")):
+        stacks = [insertion_stack(StackArguments(task=task, **one), SHARE) for one in ({"sim": sim}, {"robot": robot})]  # type: ignore[arg-type]
+        assert stacks[0] == stacks[1]
+    assert insertion_stack(StackArguments(), SHARE) == insertion_stack(StackArguments(robot="simulated"), SHARE)
+
+
+def test_arguments_still_replace_what_a_profile_says() -> None:
+    topics = {"pose_topic": "a/pose", "target_topic": "/b/target", "joy_topic": "c/joy"}
+    stack = insertion_stack(StackArguments(robot="fr3_ros", task="insertion_franka", **topics), SHARE)  # type: ignore[arg-type]
+    assert stack.node("observer").parameters["pose_topic"] == "/a/pose"
+    assert stack.node("gate").parameters["target_topic"] == "/b/target"
+    assert stack.node("episode").parameters["joy_topic"] == "/c/joy"
+
+
+def test_a_camera_is_one_entry_of_the_task(two_cameras: Path) -> None:
+    arguments = StackArguments(
+        robot="fr3_ros", task=str(two_cameras), namespace="left", record=True, record_topics="vendor"
+    )
+    stack = insertion_stack(arguments, SHARE)
+    drivers = {node.name: node for node in stack.nodes if node.package == "realsense2_camera"}
+    assert {(node.namespace, name) for name, node in drivers.items()} == {
+        ("/left/camera", "camera"),
+        ("/left/camera", "side"),
+    }
+    assert drivers["side"].parameters["depth_module.color_profile"] == "848x480x30"
+    assert [drivers[name].parameters["serial_no"] for name in ("camera", "side")] == ["_111", "_222"]
+    assert "/left/camera/side/color/image_raw" in stack.node("recorder").parameters["topics"]
+    assert "image_topic" not in stack.node("observer").parameters, "each camera's topic is in the task"
+
+
+def test_one_camera_starts_one_driver_as_before() -> None:
+    stack = insertion_stack(StackArguments(sim=False, task="insertion_franka"), SHARE)
+    (driver,) = [node for node in stack.nodes if node.package == "realsense2_camera"]
+    assert (driver.namespace, driver.name) == ("/camera", "camera")
+    own = StackArguments(sim=False, task="insertion_franka", image_topic="usb_cam/image_raw")
+    assert not [n for n in insertion_stack(own, SHARE).nodes if n.package == "realsense2_camera"]
+
+
+@pytest.mark.parametrize(
+    ("devices", "message"),
+    [
+        (("", "222"), "cameras.wrist.device: is empty, expected the serial number"),
+        (("222", "222"), "cameras.wrist.device: '222' is that of another camera, expected the serial number"),
+    ],
+)
+def test_two_drivers_never_open_the_same_device(two_cameras: Path, devices: tuple[str, str], message: str) -> None:
+    task = yaml.safe_load(two_cameras.read_text())
+    for name, device in zip(("wrist", "side"), devices, strict=True):
+        task["cameras"][name]["device"] = device
+    two_cameras.write_text(yaml.safe_dump(task))
+    with pytest.raises(UserError, match=message):
+        insertion_stack(StackArguments(robot="fr3_ros", task=str(two_cameras)), SHARE)
+
+
+def test_the_device_of_a_camera_is_no_part_of_the_configuration(two_cameras: Path) -> None:
+    from rldg_core.task import load_task
+
+    before = load_task(two_cameras)
+    task = yaml.safe_load(two_cameras.read_text())
+    for camera in task["cameras"].values():
+        del camera["device"]
+    two_cameras.write_text(yaml.safe_dump(task))
+    assert load_task(two_cameras).config_hash() == before.config_hash()
+
+
+def test_nodes_of_one_name_have_files_of_their_own(two_cameras: Path) -> None:
+    task = yaml.safe_load(two_cameras.read_text())
+    task["cameras"]["side"]["topic"] = "side/camera/color/image_raw"
+    two_cameras.write_text(yaml.safe_dump(task))
+    stack = insertion_stack(StackArguments(robot="fr3_ros", task=str(two_cameras)), SHARE)
+    names = unique_names(stack.nodes)
+    assert len(names) == len(stack.nodes)
+    assert {"camera.camera", "side.camera", "gate"} <= set(names)
+
+
+def test_the_doctor_names_the_drivers_that_are_missing(gen3: str) -> None:
+    findings = doctor.robot_findings(gen3)
+    assert findings[0].status is doctor.Status.OK and "compliant at_start, precise none" in findings[0].found
+    assert (findings[1].status, findings[1].found) == (
+        doctor.Status.MISSING,
+        "driver package my_arm is not installed",
+    )
+    (only,) = doctor.robot_findings("simulated")
+    assert only.status is doctor.Status.OK
+    assert any("error_recovery" in finding.remedy for finding in doctor.robot_findings("fr3_ros"))
+    with pytest.raises(UserError, match="unknown robot 'fr4'"):
+        doctor.robot_findings("fr4")
