@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import sys
 from dataclasses import dataclass
 from importlib import import_module
 from pathlib import Path
@@ -11,6 +10,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+from generalist_samples import INSTRUCTION, insertion_dataset, picture
 from typer.testing import CliRunner
 
 from rldg_bringup.cli import app
@@ -21,9 +21,6 @@ from rldg_core.types import Observation
 from rldg_policy.compact.config import TrainConfig
 from rldg_policy.octo.config import OctoTrainConfig
 from rldg_policy.openvla.config import OpenVLATrainConfig
-
-sys.path.insert(0, str(Path(__file__).parents[2] / "rldg_policy/test"))
-from generalist_samples import INSTRUCTION, insertion_dataset, picture
 
 TASK_FILE = Path(__file__).parents[1] / "config" / "tasks" / "insertion.yaml"
 

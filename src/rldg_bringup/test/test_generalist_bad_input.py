@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from generalist_samples import insertion_dataset, make_episode, write_dataset
 from safetensors.numpy import load_file, save_file
 
 from rldg_bringup import cli
@@ -24,9 +25,6 @@ from rldg_core.registry import factory, load_policy
 from rldg_core.task import Task, load_task
 from rldg_policy.checkpoint.manifest import MANIFEST_FILE
 from rldg_policy.checkpoint.statistics import STATISTICS_FILE
-
-sys.path.insert(0, str(Path(__file__).parents[2] / "rldg_policy/test"))
-from generalist_samples import insertion_dataset, make_episode, write_dataset
 
 BACKENDS = ("compact", "openvla", "octo")
 TASK_FILE = Path(__file__).parents[1] / "config" / "tasks" / "insertion.yaml"

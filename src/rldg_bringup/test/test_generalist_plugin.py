@@ -12,6 +12,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import typer
+from generalist_samples import INSTRUCTION, insertion_dataset, picture
 from typer.testing import CliRunner
 
 from rldg_bringup.cli_finetune import finetune_app
@@ -23,9 +24,6 @@ from rldg_policy.generalist import find_generalist, generalist_names, title_of
 from rldg_policy.serving.records import Episode, Settings
 from rldg_policy.serving.server import PolicyServer
 from rldg_policy.serving.store import load_policy
-
-sys.path.insert(0, str(Path(__file__).parents[2] / "rldg_policy/test"))
-from generalist_samples import INSTRUCTION, insertion_dataset, picture
 
 ROOT = Path(__file__).parents[3]
 TASK_FILE = ROOT / "src/rldg_bringup/config/tasks/insertion.yaml"

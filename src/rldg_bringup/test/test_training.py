@@ -77,7 +77,7 @@ def test_demonstrations_of_another_task_are_refused(tmp_path: Path) -> None:
     task = resolve_task(PLAN.task)
     write_episode(tmp_path, episode(task, [Source.HUMAN] * 3, True), task)
     check_demonstrations(tmp_path, task)
-    with pytest.raises(UserError, match="is of task 'insertion', not of 'pick_and_place'"):
+    with pytest.raises(UserError, match="task 'insertion', expected 'pick_and_place'"):
         check_demonstrations(tmp_path, resolve_task("pick_and_place"))
     with pytest.raises(UserError, match="nothing: no such directory of bags"):
         check_demonstrations(tmp_path / "nothing", task)
