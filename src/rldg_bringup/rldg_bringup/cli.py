@@ -67,6 +67,7 @@ def up(
     from rldg_bringup.runner import running_stack
 
     declared = STACKS[stack](values, share_dir())
+    log_dir.mkdir(parents=True, exist_ok=True)
     with connected(values.namespace) as client:
         refuse_second_stack(client)
     with running_stack(declared, log_dir, values.params_file, values.log_level) as process:

@@ -9,6 +9,8 @@ from pathlib import Path
 import psutil
 import pytest
 
+from rldg_bringup import client
+
 DOMAIN = 60
 
 Rldg = Callable[..., subprocess.CompletedProcess[str]]
@@ -29,7 +31,6 @@ BAD_INPUT = [
     (("evaluate", "dance", "--policy", "hold"), "unknown task 'dance'"),
     (("evaluate", "insertion", "--policy", "hold", "--objects", "banana"), "unknown object 'banana'"),
     (("evaluate", "insertion", "--policy", "magic", "--log-dir", "{tmp}"), "magic"),
-    (("policy", "list"), "service policy/list: no answer within 8 s"),
     (("export", "{tmp}", "--out", "{tmp}/d", "--name", "x"), "no bags"),
     (("finetune", "compact", "{tmp}", "--out", "{tmp}/c"), "not a dataset"),
     (("bag", "info", "{tmp}"), "no bags in it"),
@@ -43,6 +44,12 @@ def test_bad_input_is_one_line(rldg: Rldg, tmp_path: Path, arguments: tuple[str,
     (tmp_path / "bad.yaml").write_text("name: bad\nspeed: 3\n")
     done = rldg(*(argument.format(tmp=tmp_path) for argument in arguments))
     assert_one_line(done.returncode, done.stderr, expected)
+
+
+def test_a_command_without_a_stack_waits_for_one_and_ends(rldg: Rldg, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(client, "RUNNING_TIMEOUT_S", 1.0)
+    done = rldg("policy", "list")
+    assert_one_line(done.returncode, done.stderr, "service policy/list: no answer within 1 s; is the stack running?")
 
 
 def test_a_process_of_its_own_ends_in_the_same_way(start_rldg: Callable[..., psutil.Popen], tmp_path: Path) -> None:
