@@ -6,7 +6,8 @@ import time
 from collections.abc import Sequence
 from pathlib import Path
 
-from rldg_bringup.client import Episodes, StackClient
+from rldg_bringup.client import StackClient
+from rldg_bringup.outcome import Episodes
 from rldg_bringup.runner import StackProcess, last_line
 from rldg_core.errors import UserError, one_line
 from rldg_data.bags.reading import episode_info, find_bags

@@ -5,7 +5,6 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass, field
 from typing import Any
 
 import rclpy
@@ -15,6 +14,7 @@ from rclpy.executors import SingleThreadedExecutor
 from rclpy.signals import SignalHandlerOptions
 from rclpy.task import Future
 
+from rldg_bringup.outcome import Episodes
 from rldg_core.errors import StalledError, UserError
 from rldg_core.leftovers import stack_key, stack_started_s
 from rldg_core.network import prepare_network
@@ -53,27 +53,6 @@ CANCEL_TIMEOUT_S = 2.0
 
 STALL_TIMEOUT_S = 120.0
 """Limit for one episode. Longer than any: compilation, and 100 steps that each wait for a learner on a busy machine."""
-
-
-@dataclass(frozen=True)
-class Episodes:
-    """Outcome of `run_episodes`."""
-
-    success: tuple[bool, ...] = field(default=())
-    steps: tuple[int, ...] = field(default=())
-    episode_ids: tuple[str, ...] = field(default=())
-
-    @property
-    def successes(self) -> int:
-        return sum(self.success)
-
-    def cycle_time_s(self, period_s: float) -> float | None:
-        """Mean duration of the successful episodes; None when there is none."""
-        durations = [n * period_s for n, good in zip(self.steps, self.success, strict=True) if good]
-        return sum(durations) / len(durations) if durations else None
-
-    def __add__(self, other: Episodes) -> Episodes:
-        return Episodes(self.success + other.success, self.steps + other.steps, self.episode_ids + other.episode_ids)
 
 
 class StackClient:

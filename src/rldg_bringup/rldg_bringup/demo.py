@@ -16,9 +16,9 @@ from typing import Any
 
 import numpy as np
 
-from rldg_bringup.client import Episodes
 from rldg_bringup.demo_plan import DemoPlan
 from rldg_bringup.media import FrameCollector, write_gif
+from rldg_bringup.outcome import Episodes
 from rldg_bringup.pipeline import (
     record_demonstrations,
     resolve_task,

@@ -14,7 +14,8 @@ from pathlib import Path
 from ament_index_python.packages import PackageNotFoundError, get_package_share_directory
 
 from rldg_bringup.bag_count import BagCount
-from rldg_bringup.client import Episodes, StackClient, connected
+from rldg_bringup.client import StackClient, connected
+from rldg_bringup.outcome import Episodes
 from rldg_bringup.runner import StackProcess, running_stack
 from rldg_bringup.stack import StackArguments, insertion_stack
 from rldg_core.errors import UserError

@@ -17,8 +17,8 @@ from typing import Any
 import yaml
 
 from rldg_bringup.bag_count import BagCount
-from rldg_bringup.client import Episodes
 from rldg_bringup.demo import versions
+from rldg_bringup.outcome import Episodes
 from rldg_bringup.pipeline import (
     Progress,
     TrainingLimits,
