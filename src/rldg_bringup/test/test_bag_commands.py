@@ -1,4 +1,4 @@
-"""`rldg record --topics vendor` and `rldg bag`, as a person uses them: record, look, lose, repair, import again."""
+"""`rldg record --topics vendor` and `rldg bag`: record, inspect, damage, repair and import a bag."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ MAPPING = {
 
 @pytest.fixture(scope="module")
 def bags(tmp_path_factory: pytest.TempPathFactory, start_rldg: Callable[..., psutil.Popen]) -> Path:
-    """One demonstration with the drivers' topics beside its Steps."""
+    """Record one demonstration with vendor topics and Steps."""
     folder = tmp_path_factory.mktemp("bags")
     process = start_rldg("record", "insertion", "--episodes", 1, "--out", folder, "--topics", "vendor", "--json")
     _, errors = process.communicate(timeout=DEADLINE_S)
@@ -60,7 +60,7 @@ def test_info_tells_topics_counts_and_rates(rldg: Rldg, bags: Path) -> None:
 
 
 def test_the_drivers_topics_become_the_same_steps_again(rldg: Rldg, bags: Path, tmp_path: Path) -> None:
-    """Our own raw topics as a foreign bag: what the observer, the gate and the episode manager made of them live."""
+    """Import the recorded vendor topics as an external bag; the Steps equal those of the nodes."""
     (bag,) = find_bags(bags)
     mapping = tmp_path / "mapping.yaml"
     mapping.write_text(yaml.safe_dump(MAPPING))

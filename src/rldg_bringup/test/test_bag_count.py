@@ -1,4 +1,4 @@
-"""Fewer bags than episodes is never success: what the commands see when the recorder loses an episode or hangs.
+"""Commands fail when there are fewer bags than episodes: the recorder loses an episode or hangs.
 
 What they see when it dies: test_resume.py.
 """
@@ -41,7 +41,7 @@ def stack(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Stack]:
 
 
 def test_a_lost_episode_is_one_line_and_code_2(tmp_path: Path, start_rldg: Callable[..., psutil.Popen]) -> None:
-    """A file where the bag's folder should be: the recorder cannot write, as on a full disk."""
+    """A file in place of the folder of the bag: the recorder cannot write, as on a full disk."""
     out = tmp_path / "bags"
     out.mkdir()
     (out / "episode_000000").write_text("in the way")

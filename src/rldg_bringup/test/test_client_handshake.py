@@ -109,7 +109,7 @@ def test_a_second_stack_is_refused(stack: psutil.Popen, client: StackClient, rld
 def test_an_interrupted_run_ends_its_episode(
     stack: psutil.Popen, client: StackClient, start_rldg: Start, rldg: Rldg
 ) -> None:
-    """The next run is accepted, and says what is wrong with it."""
+    """The next run is accepted, or refused for its own error."""
     client.wait_ready(STARTED_S)
     with endless_run(start_rldg, client) as run:
         run.send_signal(signal.SIGINT)
@@ -122,7 +122,7 @@ def test_an_interrupted_run_ends_its_episode(
 
 
 def test_requests_are_probed_without_a_trace(stack: psutil.Popen, client: StackClient) -> None:
-    """What a probe asks for is refused and changes nothing, not even the last error."""
+    """Probes are refused without any effect, also on the last error."""
     client.wait_ready(STARTED_S)
     client.load_policy("other", "hold")
     client.activate_policy("other")
@@ -151,7 +151,7 @@ def test_a_client_does_not_wait_for_a_hanging_node(stack: psutil.Popen, client: 
 def test_a_stack_ends_within_3_s_and_the_arm_holds(
     running_stack: Callable[[], tuple[psutil.Popen, Path]], client: StackClient, start_rldg: Start
 ) -> None:
-    """Although an episode runs."""
+    """While an episode runs."""
     up, logs = running_stack()
     targets: list[PoseStamped] = []
     poses: list[PoseStamped] = []
@@ -177,7 +177,7 @@ def test_a_stack_ends_within_3_s_and_the_arm_holds(
 
 
 def test_a_client_does_not_wait_for_a_dead_stack(stack: psutil.Popen, client: StackClient, start_rldg: Start) -> None:
-    """The whole stack at once, as the OOM killer or a power switch ends it."""
+    """All processes of `rldg up` are killed at once, as by the OOM killer."""
     client.wait_ready(STARTED_S)
     nodes = stack.children(recursive=True)
     with endless_run(start_rldg, client) as run:

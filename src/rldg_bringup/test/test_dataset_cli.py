@@ -1,4 +1,4 @@
-"""`rldg dataset` as a person, or a CI job, calls it."""
+"""`rldg dataset` from the command line."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ def record(folder: Path, count: int) -> Path:
 
 
 def rldg(*arguments: object) -> tuple[int, str]:
-    """(exit code, standard output)."""
+    """Return (exit code, standard output)."""
     done = CliRunner().invoke(app, [str(a) for a in arguments])
     assert done.exception is None or isinstance(done.exception, SystemExit), done.exception
     return done.exit_code, done.stdout

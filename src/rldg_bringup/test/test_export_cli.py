@@ -1,4 +1,4 @@
-"""`rldg export` and `rldg relabel` as a person calls them."""
+"""`rldg export` and `rldg relabel` from the command line."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ from rldg_data.rlds import read_dataset
 
 
 def rldg(*arguments: object) -> str:
-    """Standard output. Raises what `rldg` turns into one line and exit code 2."""
+    """Return the standard output. Raises the UserError that `main` prints in one line."""
     done = CliRunner().invoke(app, [str(a) for a in arguments])
     if isinstance(done.exception, UserError):
         raise done.exception

@@ -1,4 +1,4 @@
-"""A generalist of another distribution: trained, adopted and served without editing a file of ours."""
+"""A generalist from another distribution is trained, adopted and served without changes to this repository."""
 
 from __future__ import annotations
 
@@ -131,7 +131,7 @@ mine = mine.policy:MinePolicy
 
 @pytest.fixture(scope="module")
 def site(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A folder as pip would leave it: the package `mine` and its metadata."""
+    """Return a folder as pip installs it: the package `mine` and its metadata."""
     site = tmp_path_factory.mktemp("site")
     files = {"__init__.py": "", "generalist.py": DECLARATION, "train.py": TRAIN, "policy.py": POLICY}
     (site / "mine").mkdir()
@@ -161,7 +161,7 @@ def rldg(app: typer.Typer, *arguments: object) -> str:
 
 
 def test_the_command_line_trains_it(site, dataset, tmp_path):
-    """The installed program, with the package on the path: nothing of ours knows its name."""
+    """The installed command, with the package on the path."""
     environment = os.environ | {"PYTHONPATH": f"{site}:{os.environ.get('PYTHONPATH', '')}"}
     command = [sys.executable, "-c", "from rldg_bringup.cli import main; main()", "finetune", "mine", str(dataset)]
     options = ["--out", str(tmp_path / "out"), "--its-option", "3", "--factor", "0.5", "--json"]
@@ -200,7 +200,7 @@ def test_it_is_listed_loaded_and_served(installed, dataset, tmp_path):
 
 
 def test_other_generalists_know_its_folders(installed, dataset, tmp_path):
-    """Its checkpoint is no base of theirs, and its unfinished training is not replaced."""
+    """Its checkpoint is refused as a base of others, and its unfinished training is not replaced."""
     app, base, out = finetune_app(), tmp_path / "base", tmp_path / "out"
     rldg(app, "mine", dataset, "--out", base)
     with pytest.raises(UserError, match="base: a checkpoint of my generalist: `rldg finetune mine` takes no base"):

@@ -1,4 +1,4 @@
-"""Whatever ends a command or a node is one line; the traceback is for whoever asks for it."""
+"""Every error that ends a command or a node is one line; `--debug` adds the traceback."""
 
 from __future__ import annotations
 

@@ -1,5 +1,5 @@
-"""`rldg train` killed with SIGKILL, the whole stack or one node, and started again: equal to the run that was not,
-bit for bit. In real processes."""
+"""`rldg train` is killed with SIGKILL, as a whole and one node, and resumed: the result equals that of an uninterrupted
+run bit for bit. Real processes."""
 
 from __future__ import annotations
 
@@ -63,7 +63,7 @@ class Bench:
             return psutil.Popen(command, env=environment, stdout=log, stderr=log, start_new_session=True)
 
     def finish(self, run: str) -> None:
-        """Run to the end."""
+        """Run until the command ends."""
         process = self.start(run)
         try:
             assert process.wait(DEADLINE_S) == 0, (self.folder / f"{run}.log").read_text()
@@ -96,18 +96,18 @@ class Bench:
             kill_tree(process)
 
     def weights(self, run: str) -> list[bytes]:
-        """Of the exported actor and of the newest checkpoint."""
+        """Return the weights of the exported actor and of the newest checkpoint."""
         newest = sorted((self.folder / run / "checkpoints").iterdir())[-1]
         files = (self.folder / run / "specialist" / "actor.safetensors", newest / "state.safetensors")
         return [file.read_bytes() for file in files]
 
     def steps(self, run: str) -> list[list[bytes]]:
-        """Every Step of every closed bag."""
+        """Return every Step of every closed bag."""
         return [[encode_step(step) for step in read_episode(bag)] for bag in find_bags(self.folder / run / "bags")]
 
 
 def demonstration() -> list[Step]:
-    """A made-up successful episode: the learner of this test looks at numbers alone."""
+    """Return a synthetic successful episode; the learner of this test uses no images."""
     rng = np.random.default_rng(0)
     steps = []
     period_ns = 100_000_000
@@ -139,7 +139,7 @@ def demonstration() -> list[Step]:
 
 
 def kill_tree(process: psutil.Popen) -> None:
-    """SIGKILL to a process and all that it started."""
+    """Send SIGKILL to a process and all its children."""
     if process.is_running() and process.status() != psutil.STATUS_ZOMBIE:
         family = [process, *process.children(recursive=True)]
         for member in family:

@@ -17,7 +17,7 @@ Rldg = Callable[..., subprocess.CompletedProcess[str]]
 
 
 def test_no_gl_is_one_line(rldg: Rldg, tmp_path: Path) -> None:
-    """The cell finds it, in a process of its own."""
+    """The node `cell` reports the error."""
     done = rldg("evaluate", "insertion", "--policy", "hold", "--log-dir", tmp_path, MUJOCO_GL="nonsense")
     assert done.returncode == 2
     assert "no off-screen OpenGL for camera images: apt-get install libegl1" in done.stderr
