@@ -1,4 +1,4 @@
-"""How well a checkpoint inserts each connector: episodes on the simulated cell, without ROS, always the same ones.
+"""Evaluate a checkpoint on each connector: the same episodes every time, on the simulated cell, without ROS.
 
     python benchmarks/_distil_evaluate.py CHECKPOINT [--decode greedy sampled] [--connectors usb_a xlr] [--episodes 20]
 
@@ -19,15 +19,18 @@ TASK = "insertion"
 SEEN = ("usb_a", "ethernet", "vga")
 UNSEEN = ("usb_c", "hdmi", "displayport", "xlr")
 DECODINGS = ("greedy", "sampled")
-"""A policy made with explore False and True; greedy needs a checkpoint of `rldg finetune compact --decode mean`."""
+"""Policies with explore False and True; greedy needs a checkpoint of `rldg finetune compact --decode mean`."""
 EPISODES = 20
 SEED = 2026
 
 
 @dataclass(frozen=True)
 class Score:
-    """Of one connector and decoding. success, trials: episodes, by ground truth; steps: of every successful one;
-    cycle_time_s: their mean duration, null without any."""
+    """Result of one connector and decoding.
+
+    success: successful episodes by ground truth; trials: episodes; steps: of each successful episode; cycle_time_s:
+    mean duration of successful episodes, null without one.
+    """
 
     connector: str
     decode: str
@@ -45,8 +48,11 @@ def evaluate(
     trials: int = EPISODES,
     backend: str = "compact",
 ) -> Iterator[Score]:
-    """Scores one after the other. Episode k of a connector begins the same for every checkpoint and decoding; the
-    policy replans at every tick, as the server does."""
+    """Yield the score of each connector and decoding.
+
+    Episode k of a connector has the same initial state for every checkpoint and decoding. The policy infers at every
+    tick, as the server does.
+    """
     from importlib.metadata import entry_points
 
     import torch
@@ -79,7 +85,7 @@ def evaluate(
 
 
 def main() -> None:
-    """Command line."""
+    """Run from the command line."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("checkpoint", type=Path)
     parser.add_argument("--decode", nargs="+", choices=DECODINGS, default=list(DECODINGS))

@@ -1,4 +1,4 @@
-"""docs/images/distillation.png: success over the size of the dataset, and by head and decoding."""
+"""Plot docs/images/distillation.png: success over the size of the dataset, and by head and decoding."""
 
 from __future__ import annotations
 
@@ -9,11 +9,11 @@ from _distil_table import Row, best_variant, rate, variants
 
 COLOURS = {"rldg": "tab:blue", "scripted": "tab:orange"}
 BARS = 45
-"""Episodes per connector of the bars."""
+"""Episodes per connector in the bar charts."""
 
 
 def plot(rows: Sequence[Row], path: Path) -> None:
-    """Left: curves of RLDG's better head and decoding. Right: bars of all of them; whiskers: range over seeds."""
+    """Plot curves of the best head and decoding of RLDG (left) and bars of all (right); whiskers: range over seeds."""
     import matplotlib
 
     matplotlib.use("Agg")

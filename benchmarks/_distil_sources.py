@@ -1,4 +1,4 @@
-"""Episodes for the datasets: bags of a specialist's roll-outs and of the scripted operator, and RLDS made of them."""
+"""Record rollouts of a specialist and demonstrations of the scripted operator as bags; export them as RLDS."""
 
 from __future__ import annotations
 
@@ -8,14 +8,14 @@ from typing import Any
 
 SOURCES = ("rldg", "scripted")
 VARIANTS = (*SOURCES, "rldg_sampled")
-"""rldg_sampled: the specialist's actions are sampled, as they were while it learnt."""
+"""rldg_sampled: actions are sampled from the specialist, as during its training."""
 
 
 def record(source: str, reference: str, specialist: Path, bag_dir: Path, successes: int, tasks: Path) -> None:
-    """Record until `bag_dir` holds so many successful episodes; failed ones are bags, too.
+    """Record until `bag_dir` holds `successes` successful episodes; failed episodes are kept as bags, too.
 
-    Episode k begins the same whenever it is run, so a run that was killed goes on where it stopped. The specialist
-    acts by the mode of its distribution, as it does in `rldg run`, but for `rldg_sampled`.
+    Episode k always has the same initial state, so that a killed run can be resumed. The specialist acts with the mode
+    of its distribution, as in `rldg run`, except for `rldg_sampled`.
     """
     from rldg_core.seeding import derive_seed
     from rldg_core.task import find_task
@@ -57,7 +57,7 @@ def record(source: str, reference: str, specialist: Path, bag_dir: Path, success
 
 
 def recorded(bag_dir: Path) -> list[tuple[bool, int]]:
-    """(success, steps) of every bag."""
+    """Return (success, steps) of every bag."""
     from rldg_data.bags.reading import episode_info, find_bags
 
     infos = [episode_info(bag) for bag in find_bags(bag_dir)] if bag_dir.is_dir() else []
@@ -65,7 +65,7 @@ def recorded(bag_dir: Path) -> list[tuple[bool, int]]:
 
 
 def quality(outcomes: Iterable[tuple[bool, int]], period_s: float) -> dict[str, Any]:
-    """Success rate of a source on a connector, and how long its successful episodes take."""
+    """Return the success rate of a source on a connector and the mean length of successful episodes."""
     outcomes = list(outcomes)
     steps = [steps for success, steps in outcomes if success]
     mean_steps = sum(steps) / len(steps) if steps else None
@@ -79,7 +79,7 @@ def quality(outcomes: Iterable[tuple[bool, int]], period_s: float) -> dict[str, 
 
 
 def make_dataset(name: str, bag_dirs: Iterable[Path], per_object: int, root: Path) -> Path:
-    """Export `per_object` successful episodes of every connector as RLDS; smaller datasets are part of larger ones."""
+    """Export `per_object` successful episodes of every connector as RLDS; a smaller one is a subset of a larger one."""
     from rldg_data.recipe.recipe import Recipe, make_plan
     from rldg_data.rlds.export import MARKER_FILE, export_plan
 

@@ -1,4 +1,4 @@
-"""The table of the distillation experiment: rows of benchmarks/results/distillation.json, and means over them."""
+"""Table of the distillation experiment: rows of benchmarks/results/distillation.json, and means over them."""
 
 from __future__ import annotations
 
@@ -8,14 +8,14 @@ from dataclasses import dataclass
 from typing import Any
 
 Row = dict[str, Any]
-"""data, head, decode, episodes (per connector), seed, connector, seen, success, trials, cycle_time_s (or null)."""
+"""Keys: data, head, decode, episodes (per connector), seed, connector, seen, success, trials, cycle_time_s."""
 
 KEY = ("data", "head", "decode", "episodes", "seed", "seen", "connector")
 
 
 @dataclass(frozen=True)
 class Rate:
-    """Successes of all trials [%]; low, high: of the seeds of training; cycle_time_s: of successful episodes."""
+    """Success rate. percent: over all episodes; low, high: over training seeds; cycle_time_s: of successes."""
 
     percent: float
     low: float
@@ -26,12 +26,12 @@ class Rate:
 
 
 def ordered(rows: Iterable[Row]) -> list[Row]:
-    """Rows as the file lists them: seen connectors first."""
+    """Return the rows in the order of the file: seen connectors first."""
     return sorted(rows, key=lambda row: [not row[k] if k == "seen" else row[k] for k in KEY])
 
 
 def rate(rows: Sequence[Row], **wanted: Any) -> Rate | None:
-    """Over the rows with these values; None when there is none."""
+    """Return the success rate of the rows with these values; None without rows."""
     chosen = [row for row in rows if all(row[k] == value for k, value in wanted.items())]
     if not chosen:
         return None
@@ -56,12 +56,12 @@ def _percent(rows: Sequence[Row]) -> float:
 
 
 def variants(rows: Iterable[Row]) -> list[tuple[str, str]]:
-    """Every (head, decode) there is."""
+    """Return every (head, decode) of the rows."""
     return sorted({(row["head"], row["decode"]) for row in rows})
 
 
 def best_variant(rows: Sequence[Row], data: str, episodes: int) -> tuple[str, str]:
-    """(head, decode) with the most successes over seen and unseen together."""
+    """Return the (head, decode) with the most successes on seen and unseen connectors together."""
     scored = [
         ((seen.percent + unseen.percent) / 2, variant)
         for variant in variants(rows)
@@ -72,7 +72,7 @@ def best_variant(rows: Sequence[Row], data: str, episodes: int) -> tuple[str, st
 
 
 def summary(rows: Sequence[Row]) -> list[str]:
-    """Markdown: seen and unseen success and cycle time of everything that was trained."""
+    """Return the lines of a Markdown table: success and cycle time on seen and unseen connectors per variant."""
     lines = [
         "| data | episodes | head | decoding | seeds | seen % | unseen % | cycle time seen / unseen s |",
         "|---|---|---|---|---|---|---|---|",

@@ -1,4 +1,4 @@
-"""Every benchmark ends here: one JSON line on standard output, the same in out/bench/NAME.json."""
+"""Output of every benchmark: one JSON line on standard output and in out/bench/NAME.json."""
 
 from __future__ import annotations
 

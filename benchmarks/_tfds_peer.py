@@ -1,4 +1,4 @@
-"""The peer of the export: tensorflow-datasets writes the same episodes with the same features. Runs in .venv-compat.
+"""Reference for the export: tensorflow-datasets writes the same episodes and features. Runs in .venv-compat.
 
     .venv/bin/python tests_compat/dump.py DATASET RAW        (once: episodes as plain npz files, JPEG bytes included)
     .venv-compat/bin/python benchmarks/_tfds_peer.py RAW OUT [--size-px N]
@@ -35,7 +35,7 @@ SEEN = ("state", "twist", "wrench", "timestamp")
 
 
 def features(first: dict[str, Any], size_px: int | None) -> tfds.features.FeaturesDict:
-    """Those of our export."""
+    """Return the features of our export."""
 
     def array(name: str) -> Any:
         values = first[name]
@@ -57,7 +57,7 @@ def features(first: dict[str, Any], size_px: int | None) -> tfds.features.Featur
 
 
 def load(path: Path) -> dict[str, Any]:
-    """One file of dump.py."""
+    """Read one file of dump.py."""
     with np.load(path) as file:
         arrays = {key: file[key] for key in file.files}
     images = {}
@@ -75,7 +75,7 @@ def load(path: Path) -> dict[str, Any]:
 
 
 def example(episode: dict[str, Any], size_px: int | None) -> dict[str, Any]:
-    """An episode as the builder takes it."""
+    """Return an episode in the form that the builder expects."""
 
     def image(data: bytes) -> Any:
         if size_px is None:
@@ -97,7 +97,7 @@ def example(episode: dict[str, Any], size_px: int | None) -> dict[str, Any]:
 
 
 class Peer(tfds.core.GeneratorBasedBuilder):
-    """The builder."""
+    """Return the builder."""
 
     VERSION = tfds.core.Version("1.0.0")
     raw: list[Path]

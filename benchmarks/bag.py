@@ -1,4 +1,4 @@
-"""What a bag costs: messages lost and CPU of the recorder node under load, Steps read per second.
+"""Cost of bags: lost messages and CPU of the recorder node under load; Steps read per second.
 
     python benchmarks/bag.py
 
@@ -50,11 +50,11 @@ WIDTH, HEIGHT, JPEG_PX = 640, 480, 256
 IMAGE_TOPIC = "/camera/camera/color/image_raw"
 START_TIMEOUT_S = 30.0
 SETTLE_S = 1.0
-"""For what is on its way before the last Step closes the bag; images and Steps are not ordered among each other."""
+"""Wait for messages in transit before the last Step closes the bag: images and Steps are not ordered."""
 
 
 def scenes(count: int, height: int, width: int, seed: int = 0) -> list[np.ndarray[Any, Any]]:
-    """Smooth pictures with the noise of a sensor, which no compression removes."""
+    """Return smooth images with sensor noise, which does not compress."""
     rng = np.random.default_rng(seed)
     rows, columns = np.mgrid[:height, :width]
     found = []
@@ -66,7 +66,7 @@ def scenes(count: int, height: int, width: int, seed: int = 0) -> list[np.ndarra
 
 
 def episode(task: Task, steps: int, seed: int = 0) -> list[Step]:
-    """A complete successful episode of the task with `steps` Steps."""
+    """Return a complete successful episode of the task with `steps` Steps."""
     rng = np.random.default_rng(seed)
     jpegs = [encode_jpeg(image, 90) for image in scenes(10, JPEG_PX, JPEG_PX, seed)]
     found = []
@@ -90,7 +90,7 @@ def episode(task: Task, steps: int, seed: int = 0) -> list[Step]:
 
 
 def wait(condition: Callable[[], bool], what: str) -> None:
-    """Poll a condition; raises TimeoutError."""
+    """Poll a condition. Raises TimeoutError."""
     end = time.monotonic() + START_TIMEOUT_S
     while not condition():
         if time.monotonic() > end:
@@ -99,7 +99,7 @@ def wait(condition: Callable[[], bool], what: str) -> None:
 
 
 def record_live(task: Task, bag_dir: Path, seconds: float, image_depth: int) -> dict[str, object]:
-    """Stream into the recorder node; count what its bag lacks."""
+    """Stream messages to the recorder node and count those missing in its bag."""
     rclpy.init()
     node = Node("bench_bag", namespace="rldg")
     steps_out = node.create_publisher(StepMessage, "step", STEPS_OUT)
@@ -162,7 +162,7 @@ def record_live(task: Task, bag_dir: Path, seconds: float, image_depth: int) -> 
 
 
 def cpu_s(action: Callable[[], object], repeats: int = 3) -> float:
-    """Least CPU time of an action [s]."""
+    """Return the smallest CPU time of a call [s]."""
     times = []
     for _ in range(repeats):
         start = time.process_time()
@@ -172,7 +172,7 @@ def cpu_s(action: Callable[[], object], repeats: int = 3) -> float:
 
 
 def write_ratio(task: Task, folder: Path) -> float:
-    """CPU of the `mcap` library's writer over ours, 3 s of the stream above, uncompressed on both sides."""
+    """Return the CPU time of the writer of `mcap` relative to ours for 3 s of that stream, both uncompressed."""
     images = [image.tobytes() for image in scenes(IMAGE_HZ, HEIGHT, WIDTH)] * 3
     steps = [encode_step(step) for step in episode(task, 3 * STEP_HZ)]
     messages = [data for n, image in enumerate(images) for data in ([image, steps[n // 3]] if n % 3 == 0 else [image])]
@@ -198,7 +198,7 @@ def write_ratio(task: Task, folder: Path) -> float:
 
 
 def read_rates(task: Task, folder: Path, bags: int = 20, steps: int = 100) -> dict[str, object]:
-    """Steps per second of this package and of rosbags on the same bags: wall time, best of five."""
+    """Return Steps read per second by this package and by rosbags from the same bags: wall time, best of five."""
     template = episode(task, steps)
     for number in range(bags):
         write_episode(folder, [replace(step, episode_id=f"bench/{number}") for step in template], task)

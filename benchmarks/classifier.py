@@ -1,4 +1,4 @@
-"""Reward classifier against the simulator's ground truth: python benchmarks/classifier.py [--task insertion:vga].
+"""Evaluate the reward classifier against ground truth: python benchmarks/classifier.py [--task insertion:vga].
 
 Trains on scripted episodes (two thirds demonstrations, the rest near misses: pressed beside the port, and stopped
 half inserted), then judges fresh episodes of the same kinds, frame by frame and episode by episode. Every episode
@@ -40,15 +40,15 @@ from rldg_sim.scene import make_operator  # noqa: E402
 
 TASKS = [Path(__file__).parents[1] / "src/rldg_bringup/config/tasks"]
 AFTER_SUCCESS = 8
-"""Frames that an episode goes on for, pressing: a person who collects frames keeps the plug in the port."""
+"""Number of frames after success: a person who collects frames keeps pressing the plug into the port."""
 STOPPED = 15
-"""Frames that a half-inserted plug is held for."""
+"""Number of frames with a half-inserted plug."""
 KINDS = ("demonstration", "beside", "half", "demonstration", "demonstration", "demonstration")
 
 
 @dataclass(frozen=True)
 class Episode:
-    """One episode: observations, ground truth of each, distance to full insertion [m]."""
+    """One episode: observations, the ground truth of each, distance to full insertion [m]."""
 
     name: str
     kind: str
@@ -58,7 +58,7 @@ class Episode:
 
 
 def play(env: CellEnv, seed: int, kind: str, name: str, full_m: float) -> Episode:
-    """One scripted episode of at most the task's length.
+    """Run one scripted episode of at most the length of the task.
 
     beside: the operator aims at a spot up to 3 mm off; half: it stops for a while on the way in, as often as not in
     the last 4 mm. full_m: object_to_goal's z when the task succeeds.
@@ -94,7 +94,7 @@ def play(env: CellEnv, seed: int, kind: str, name: str, full_m: float) -> Episod
 
 
 def play_all(task: Task, object_name: str, seed: int, count: int) -> list[Episode]:
-    """`count` episodes of all kinds."""
+    """Run `count` episodes of all kinds."""
     env, blind = CellEnv(task, object_name), Cell(task, object_name, render=False)
     full_m = 0.0
     operator = make_operator(OperatorConfig(), task)
@@ -121,7 +121,7 @@ def play_all(task: Task, object_name: str, seed: int, count: int) -> list[Episod
 
 
 def frames_of(episodes: Sequence[Episode], camera: str, object_name: str) -> list[Frame]:
-    """Every observation with its ground truth."""
+    """Return every observation with its ground truth."""
     return [
         Frame(e.name, o.stamp_ns, o.images[camera], label, object_name, e.name, o.pose_base_tcp)
         for e in episodes
@@ -132,7 +132,7 @@ def frames_of(episodes: Sequence[Episode], camera: str, object_name: str) -> lis
 def judge(
     saved: SavedClassifier, episodes: Sequence[Episode], frames: Sequence[Frame], task: Task, box: BoxConfig | None
 ) -> dict[str, Any]:
-    """Frames and episodes against ground truth; episodes with 1 (no hysteresis) to 3 consecutive frames."""
+    """Compare frames and episodes with ground truth; episodes with 1 (no hysteresis) to 3 consecutive frames."""
     probabilities = predict(saved, frames)
     inside = np.array([in_box(box, task, o.pose_base_tcp) for e in episodes for o in e.observations])
     truth = np.array([f.success for f in frames])
@@ -160,7 +160,7 @@ def judge(
 
 
 def main() -> None:
-    """Command line."""
+    """Run from the command line."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--task", default="insertion:vga")
     parser.add_argument("--encoders", nargs="+", default=["random_conv", "embedded"], help="the first one is reported")

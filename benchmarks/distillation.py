@@ -1,4 +1,4 @@
-"""Does distillation work? The compact generalist, trained on specialists' roll-outs and on a scripted operator's data.
+"""Distillation experiment: the compact generalist trained on rollouts of specialists and on scripted demonstrations.
 
     python benchmarks/distillation.py                              # everything; goes on where it was stopped
     python benchmarks/distillation.py --stages specialists bags    # a part of it
@@ -49,12 +49,12 @@ STAGES = ("specialists", "bags", "datasets", "matrix", "results")
 HEADS = ("bins", "diffusion")
 SIZES = (15, 45, 90)
 MAIN = 45
-"""Episodes per connector that every seed is trained on."""
+"""Episodes per connector for which all seeds are trained."""
 TRAINING: dict[str, Any] = {"mirror": 0.5, "steps": 1000}
-"""What differs from the defaults of `rldg finetune compact`: the scene has a left and a right that look alike, and 20
-trainings of 3,000 steps would take two hours more."""
+"""Differences from the defaults of `rldg finetune compact`: the scene is nearly mirror-symmetric, and 20 trainings of
+3,000 steps would take two hours more."""
 ABLATIONS: dict[str, dict[str, Any]] = {"three_times_the_steps": {"steps": 3000}, "not_mirrored": {"mirror": 0.0}}
-"""What differs from TRAINING. Results: benchmarks/results/distillation_ablations.json."""
+"""Differences from TRAINING. Results: benchmarks/results/distillation_ablations.json."""
 
 
 SPECIALIST = SpecialistRun(TASK, 0, "distillation", time_limit_s=3600.0, evaluate_every=500, max_steps=12_000)
@@ -62,7 +62,7 @@ SPECIALIST = SpecialistRun(TASK, 0, "distillation", time_limit_s=3600.0, evaluat
 
 @dataclass(frozen=True)
 class Run:
-    """One generalist. episodes: per connector; ablation: key of ABLATIONS."""
+    """One training of a generalist. episodes: per connector; ablation: key of ABLATIONS."""
 
     data: str
     head: str
@@ -72,17 +72,17 @@ class Run:
 
     @property
     def folder(self) -> Path:
-        """checkpoint/, training.json, scores.json."""
+        """Folder with checkpoint/, training.json and scores.json."""
         return runs_folder(self.ablation) / f"{self.data}_{self.episodes}_{self.head}_{self.seed}"
 
 
 def runs_folder(ablation: str = "") -> Path:
-    """Where the runs of the matrix, or of one ablation, are."""
+    """Return the folder of the runs of the matrix, or of one ablation."""
     return PARTS / "ablations" / ablation if ablation else PARTS / "runs"
 
 
 def specialists() -> None:
-    """Stage 1."""
+    """Stage 1: train the specialists."""
     for connector in SEEN:
         folder = PARTS / "specialists" / connector
         story = folder.with_suffix(".json")
@@ -92,32 +92,32 @@ def specialists() -> None:
 
 
 def bags(sources: Sequence[str]) -> None:
-    """Stage 2."""
+    """Stage 2: record the bags."""
     for source, connector in product(sources, SEEN):
         specialist = PARTS / "specialists" / connector
         record(source, f"{TASK}:{connector}", specialist, bag_dir(source, connector), max(SIZES), TASKS)
 
 
 def bag_dir(source: str, connector: str) -> Path:
-    """Where the episodes of one source and connector are."""
+    """Return the folder of the episodes of one source and connector."""
     return PARTS / "bags" / source / connector
 
 
 def dataset(source: str, episodes: int) -> Path:
-    """Stage 3, for one dataset."""
+    """Stage 3: export one dataset."""
     folders = [bag_dir(source, connector) for connector in SEEN]
     return make_dataset(f"connectors_{source}_{episodes}", folders, episodes, PARTS / "datasets")
 
 
 def planned(sources: Sequence[str], heads: Sequence[str], seeds: Sequence[int], sizes: Sequence[int]) -> list[Run]:
-    """The runs, the most telling first: every seed of MAIN, then the other sizes with the first seed."""
+    """Return the runs, the most important first: every seed of MAIN, then the other sizes with the first seed."""
     main = [Run(data, head, MAIN, seed) for seed, head, data in product(seeds, heads, sources) if MAIN in sizes]
     others = [n for n in sizes if n != MAIN]
     return main + [Run(data, head, n, seeds[0]) for head, n, data in product(heads, others, sources)]
 
 
 def train_and_score(run: Run) -> None:
-    """Stage 4, for one run; what is there already is not done again."""
+    """Stage 4: train and evaluate one run, unless its results exist."""
     from rldg_policy.compact.config import TrainConfig
     from rldg_policy.compact.train import finetune
 
@@ -137,13 +137,13 @@ def train_and_score(run: Run) -> None:
 
 
 def in_own_process(run: Run) -> Run:
-    """Nothing of one run reaches the next."""
+    """Run in a new process, so that runs cannot influence each other."""
     subprocess.run([sys.executable, __file__, "--one", json.dumps(asdict(run))], check=True)
     return run
 
 
 def rows(ablation: str = "") -> list[Row]:
-    """Every score there is."""
+    """Return all existing scores."""
     found = []
     for path in runs_folder(ablation).glob("*/scores.json"):
         data, episodes, head, seed = path.parent.name.rsplit("_", 3)
@@ -153,7 +153,7 @@ def rows(ablation: str = "") -> list[Row]:
 
 
 def qualities() -> list[dict[str, Any]]:
-    """How good the specialists and the operator are."""
+    """Return success and cycle time of the specialists and of the scripted operator."""
     from rldg_core.task import find_task
 
     period_s = find_task(TASK, [TASKS]).period_ns / 1e9
@@ -165,7 +165,7 @@ def qualities() -> list[dict[str, Any]]:
 
 
 def write_results() -> None:
-    """Stage 5."""
+    """Stage 5: write table and plot."""
     table = rows()
     write_json(RESULTS / "distillation.json", table)
     ablations = [{"ablation": name, **row} for name in ABLATIONS for row in rows(name)]
@@ -180,7 +180,7 @@ def write_results() -> None:
 
 
 def main() -> None:
-    """Command line."""
+    """Run from the command line."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--stages", nargs="+", choices=STAGES, default=list(STAGES))
     parser.add_argument("--data", nargs="+", choices=VARIANTS, default=list(SOURCES))

@@ -82,7 +82,7 @@ def main() -> None:
 
 
 def rate(run: dict[str, Any], time_key: str) -> int:
-    """Frames per second."""
+    """Return frames per second."""
     return round(run["frames"] / run[time_key])
 
 
@@ -150,7 +150,7 @@ def record(bag_dir: Path, episodes: int) -> float:
 
 
 def in_a_process(bags: Path, out: Path, **options: Any) -> dict[str, Any]:
-    """Export in a fresh process; what `_export` says."""
+    """Export in a new process; return the result of `_export`."""
     code = f"import sys; sys.path.insert(0, {str(Path(__file__).parent)!r}); import export; export._export({options!r})"
     shutil.rmtree(out, ignore_errors=True)
     environment = {**os.environ, "RLDG_BAGS": str(bags), "RLDG_OUT": str(out), "PYTHONPATH": pythonpath()}
@@ -159,7 +159,7 @@ def in_a_process(bags: Path, out: Path, **options: Any) -> dict[str, Any]:
 
 
 def timed(command: Sequence[str | Path], environment: Mapping[str, str]) -> tuple[str, float]:
-    """Run a process; its last line and the time from before its start to its end [s]."""
+    """Run a process; return its last line of output and its wall time including start-up [s]."""
     began = time.perf_counter()
     environment = {**environment, "RLDG_STARTED": str(time.time())}
     done = subprocess.run(command, env=environment, stdout=subprocess.PIPE, text=True, check=True)
@@ -167,12 +167,12 @@ def timed(command: Sequence[str | Path], environment: Mapping[str, str]) -> tupl
 
 
 def pythonpath() -> str:
-    """Where the packages of this process come from."""
+    """Return the PYTHONPATH of this process."""
     return os.pathsep.join(path for path in sys.path if path)
 
 
 def _export(options: dict[str, Any]) -> None:
-    """In the fresh process: export once and print what it took."""
+    """In the new process: export once and print the measurements."""
     if options.get("one_core"):
         os.sched_setaffinity(0, {min(os.sched_getaffinity(0))})
     from rldg_data.rlds import shards
@@ -210,7 +210,7 @@ def _export(options: dict[str, Any]) -> None:
 
 
 def plan_of(bags: Path, options: dict[str, Any]) -> Any:
-    """The first so many episodes, or all of them again and again up to a number of frames."""
+    """Yield the first episodes, or all episodes repeatedly up to a number of frames."""
     from rldg_data.recipe.plan import EpisodePlan, ImageFormat, Plan
 
     folders = sorted(bags.iterdir())[: options.get("episodes")]
@@ -226,14 +226,14 @@ def plan_of(bags: Path, options: dict[str, Any]) -> Any:
 
 
 def recipe_plan(bags: Path) -> Any:
-    """One episode by way of a recipe, as `rldg export` does."""
+    """Build one episode from a recipe, as `rldg export` does."""
     from rldg_data.recipe.recipe import make_plan, quick_recipe
 
     return make_plan(quick_recipe([bags], "benchmark", max_episodes=1), bags)
 
 
 def against_tfds(folder: Path, ours: dict[str, Any], ours_two: dict[str, Any], repeats: int) -> dict[str, Any]:
-    """tensorflow-datasets on the episodes that lie in out/."""
+    """Measure tensorflow-datasets on the episodes in out/."""
     if not TFDS_PYTHON.exists():
         print("export: no .venv-compat, so no comparison with tensorflow-datasets: make test-compat", file=sys.stderr)
         return {"tfds_wall_ratio": None, "tfds_rss_ratio": None}

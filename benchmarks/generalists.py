@@ -43,7 +43,7 @@ sys.path.insert(0, str(ROOT / "src/rldg_policy/test"))
 IMAGE_PX = 256
 CALLS = 220
 FIRST_CALLS = 20
-"""Of CALLS, not counted."""
+"""Number of first CALLS that are not counted."""
 INSTRUCTION = "insert the VGA connector into the port"
 
 
@@ -117,7 +117,7 @@ CASES: Mapping[str, Case] = {
 
 
 def observations(count: int = 20) -> list[Observation]:
-    """Smooth scenes with a sensor's noise, as JPEG; the JPEGs are as large as a camera's."""
+    """Return JPEG images of smooth scenes with sensor noise, as large as those of a camera."""
     rng = np.random.default_rng(0)
     rows, columns = np.mgrid[:IMAGE_PX, :IMAGE_PX]
     found = []
@@ -131,7 +131,7 @@ def observations(count: int = 20) -> list[Observation]:
 
 
 def latencies(call: Callable[[Observation], object]) -> dict[str, float]:
-    """p50, p99 [ms] and CPU [ms] of `call`."""
+    """Return p50, p99 and CPU time of `call` [ms]."""
     seen = observations()
     for number in range(FIRST_CALLS):
         call(seen[number % len(seen)])
@@ -147,12 +147,12 @@ def latencies(call: Callable[[Observation], object]) -> dict[str, float]:
 
 
 def peak_mb() -> float:
-    """Largest resident size of this process so far."""
+    """Return the largest resident size of this process so far [MB]."""
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
 
 
 def serve(case: Case, checkpoint: Path) -> dict[str, float]:
-    """Load, warm up, act."""
+    """Load a policy, warm it up and measure `act`."""
     from rldg_core.registry import factory
 
     task = load_task(TASK_FILE)
@@ -168,7 +168,7 @@ def serve(case: Case, checkpoint: Path) -> dict[str, float]:
 
 
 def train(case: Case, checkpoint: Path, dataset: Path, out: Path) -> dict[str, float]:
-    """Fine-tune for a few steps; the rate is that of the later half."""
+    """Fine-tune for a few steps; the rate is that of the second half."""
     assert case.train is not None
     seen = [(0, time.perf_counter(), time.process_time())]
 
@@ -187,7 +187,7 @@ def train(case: Case, checkpoint: Path, dataset: Path, out: Path) -> dict[str, f
 
 
 def read(dataset: Path) -> dict[str, float]:
-    """The stream of samples with a window of 2 and chunks of 4, two epochs."""
+    """Read two epochs of samples with a window of 2 and chunks of 4."""
     from rldg_data.rlds import read_dataset
     from rldg_policy.training.samples import stream_samples
 
@@ -199,19 +199,19 @@ def read(dataset: Path) -> dict[str, float]:
 
 
 def floor() -> dict[str, float]:
-    """What every policy begins with."""
+    """Decode and resize an image, as every policy does."""
     return latencies(lambda observation: resize(decode_jpeg(observation.images["wrist"]), 224))
 
 
 def write_dataset(root: Path, episodes: int, transitions: int) -> dict[str, str]:
-    """Made-up insertion episodes with 256 px images."""
+    """Write synthetic insertion episodes with 256 px images."""
     from generalist_samples import insertion_dataset
 
     return {"path": str(insertion_dataset(root, episodes, transitions, IMAGE_PX))}
 
 
 def child(measurement: str, *arguments: object) -> dict[str, Any]:
-    """Run one measurement in a process of its own; its last line of output is the result."""
+    """Run one measurement in a new process, whose last line of output is the result."""
     command = [sys.executable, __file__, "--child", measurement, *map(str, arguments)]
     environment = {**os.environ, "JAX_PLATFORMS": "cpu", "CUDA_VISIBLE_DEVICES": "", "OMP_NUM_THREADS": "1"}
     done = subprocess.run(command, env=environment, stdout=subprocess.PIPE, text=True, check=True)
@@ -220,7 +220,7 @@ def child(measurement: str, *arguments: object) -> dict[str, Any]:
 
 
 def measure(arguments: list[str]) -> dict[str, Any]:
-    """What a child process does, pinned to one core."""
+    """Run one measurement, pinned to one core."""
     os.sched_setaffinity(0, {max(os.sched_getaffinity(0))})
     measurement, *rest = arguments
     if measurement == "write":

@@ -1,4 +1,4 @@
-"""What the buttons of a SpaceMouse cost a node at the real driver's 890 Hz: % of a core, three ways in one run.
+"""CPU load of a node that listens to the Joy topic of a SpaceMouse at 890 Hz, as its driver publishes: three methods.
 
 Goal: read in intervals, at most half of one callback for each decoded message. The publisher is another process.
 """
@@ -37,7 +37,7 @@ while True:
 
 
 def measure(way: str) -> tuple[float, float]:
-    """Return % of a core and messages per second of a node that listens in this way."""
+    """Return % of a core and messages per second of a node that listens with this method."""
     node, executor = Node(way), DefaultExecutor()
     count = 0
 
@@ -63,14 +63,14 @@ def measure(way: str) -> tuple[float, float]:
 
 
 def spin(executor: Executor, duration_s: float) -> None:
-    """Turn for so long."""
+    """Spin for this duration."""
     end_s = time.monotonic() + duration_s
     while time.monotonic() < end_s:
         executor.spin_once(timeout_sec=0.1)
 
 
 def main() -> None:
-    """Measure each way in its own process, beside one publisher."""
+    """Measure each method in a process of its own, with one publisher."""
     if len(sys.argv) > 1:
         rclpy.init()
         print(*measure(sys.argv[1]), flush=True)

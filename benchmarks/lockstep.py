@@ -1,6 +1,6 @@
 """Lock-step control steps per second through DDS, with the wrist image and a trivial policy.
 
-Goal: >= 100, ten times real time. The floor in the same run is the cell as a library, one process, no ROS.
+Goal: >= 100, ten times real time. Reference in the same run: the cell as a library, one process, no ROS.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ LIBRARY_STEPS = 200
 
 
 def library_steps_per_s() -> float:
-    """The same task without ROS: physics and one image per step."""
+    """Return control steps per second without ROS: physics and one image per step."""
     from rldg_sim.cell import Cell
 
     cell = Cell(resolve_task("insertion"))

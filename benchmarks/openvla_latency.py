@@ -54,7 +54,7 @@ CASES = (
 
 
 def random_model(config: OpenVLAConfig, device: str) -> OpenVLA:
-    """On the device from the start; bfloat16 on a GPU. With an L1 head, which cases without one leave out."""
+    """Return a model on the device, bfloat16 on a GPU, with an L1 head that only some cases use."""
     dtype = torch.bfloat16 if device == "cuda" else torch.float32
     model = empty_model(config, l1_head=True, dtype=dtype, device=device)
     generator = torch.Generator(device).manual_seed(0)
@@ -65,7 +65,7 @@ def random_model(config: OpenVLAConfig, device: str) -> OpenVLA:
 
 
 def compile_regions(model: OpenVLA) -> None:
-    """Compile what repeats, once for all layers: one block of each tower, one MLP, one norm."""
+    """Compile the repeated modules once for all layers: one block of each vision tower, one MLP, one norm."""
     towers = (model.vision_backbone.featurizer, model.vision_backbone.fused_featurizer)
     blocks = [block for tower in towers for block in tower.blocks]
     parts = [
@@ -78,7 +78,7 @@ def compile_regions(model: OpenVLA) -> None:
 
 
 def weight_bytes(model: OpenVLA, case: Case) -> int:
-    """Bytes of weights that one inference reads: `ar` goes through the language model seven times.
+    """Return the bytes of weights that one inference reads: `ar` goes through the language model seven times.
 
     The embedding's rows, the unused last block of each tower and SigLIP's pooling are left out; parallel decoding
     reads 256 rows of lm_head, or the L1 head.
@@ -96,7 +96,7 @@ def weight_bytes(model: OpenVLA, case: Case) -> int:
 
 
 def inference(model: OpenVLA, case: Case, prompt_tokens: int, pixels: Tensor) -> Callable[[], Tensor]:
-    """A function without arguments that reads `pixels` and gives the answer, both on the device."""
+    """Return a function without arguments that maps `pixels` to the answer, both on the device."""
     ids = np.array([BOS, *range(300, 300 + prompt_tokens - 2), SPACE], dtype=np.int64)
     ids, slots = with_slots(ids, case.chunk if case.decoding == "parallel" else 0)
     input_ids, slot_mask = (torch.from_numpy(x[None]).to(pixels.device) for x in (ids, slots))
@@ -106,7 +106,7 @@ def inference(model: OpenVLA, case: Case, prompt_tokens: int, pixels: Tensor) ->
 
 
 def captured(function: Callable[[], Tensor]) -> Callable[[], Tensor]:
-    """`function` as one CUDA graph: its kernels are launched together, the result stands where it stood."""
+    """Return `function` as one CUDA graph; its result is always in the same tensor."""
     stream = torch.cuda.Stream()
     stream.wait_stream(torch.cuda.current_stream())
     with torch.cuda.stream(stream):
@@ -125,7 +125,7 @@ def captured(function: Callable[[], Tensor]) -> Callable[[], Tensor]:
 
 
 def timed(function: Callable[[], Tensor], pixels: Tensor, host_pixels: Tensor, runs: int) -> list[float]:
-    """Latencies [ms] of copying the pixels in, inferring and copying the action out."""
+    """Return the latencies [ms] of copying the pixels in, inferring and copying the action out."""
     found = []
     for number in range(WARM_UP + runs):
         if pixels.is_cuda:
@@ -139,7 +139,7 @@ def timed(function: Callable[[], Tensor], pixels: Tensor, host_pixels: Tensor, r
 
 
 def bandwidth(device: str) -> float:
-    """Bytes per second that a large copy reads and writes."""
+    """Return the memory bandwidth [bytes/s], read plus write, of a large copy."""
     count = 2**30 if device == "cuda" else 2**25
     source = torch.zeros(count, dtype=torch.uint8, device=device)
     target = torch.empty_like(source)
@@ -154,7 +154,7 @@ def bandwidth(device: str) -> float:
 
 
 def image_ms(runs: int) -> float:
-    """Median time from JPEG to pixel values [ms], on this CPU."""
+    """Return the median time from JPEG to pixel values on this CPU [ms]."""
     rng = np.random.default_rng(0)
     jpeg = encode_jpeg(rng.integers(0, 255, (256, 256, 3), dtype=np.uint8), 90)
     found = []
@@ -166,7 +166,7 @@ def image_ms(runs: int) -> float:
 
 
 def measure(model: OpenVLA, modes: list[str], prompt_tokens: int, runs: int, device: str) -> Iterator[dict[str, Any]]:
-    """One row per mode and case; compiled modes come last, since compiling changes the model in place."""
+    """Return one row per mode and case; compiled modes come last, since compiling modifies the model."""
     host_pixels = torch.randn(1, 6, 224, 224, generator=torch.Generator().manual_seed(1))
     host_pixels = host_pixels.to(model.projector.fc1.weight.dtype)
     host_pixels = host_pixels.pin_memory() if device == "cuda" else host_pixels
@@ -201,7 +201,7 @@ def measure(model: OpenVLA, modes: list[str], prompt_tokens: int, runs: int, dev
 
 
 def main() -> None:
-    """Command line."""
+    """Run from the command line."""
     device = "cuda" if torch.cuda.is_available() else "cpu"
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--runs", type=int, default=50 if device == "cuda" else 10)

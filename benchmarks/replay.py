@@ -1,4 +1,4 @@
-"""What replay costs and whether it is right: memory and disk per 1,000 steps, wrong transitions of the sampled ones.
+"""Cost and correctness of replay: memory and disk per 1,000 steps; share of wrong transitions in samples.
 
     python benchmarks/replay.py
 
@@ -43,30 +43,32 @@ TASK_FILE = Path(__file__).resolve().parents[1] / "src/rldg_bringup/config/tasks
 DISCOUNT = 0.97
 BATCH = 256
 FEATURES: dict[str, dict[str, Any]] = {"images": {"image_encoder": "small_cnn"}, "features": {}}
-"""What is stored of a frame: pixels, or the default encoder's features."""
+"""Stored form of a frame: pixels, or features of the default encoder."""
 
 
 class Segments:
-    """A person who takes over for 5 of every 20 steps."""
+    """A scripted operator that intervenes in 5 of every 20 steps."""
 
     def __init__(self, operator: Operator) -> None:
         self._operator, self._steps = operator, 0
 
     def reset(self, seed: int) -> None:
-        """As the operator."""
+        """Reset the operator."""
         self._operator.reset(seed)
         self._steps = 0
 
     def act(self, *measured: Any) -> tuple[np.ndarray[Any, Any], bool]:
-        """As the operator, active in its turn alone."""
+        """Return the action of the operator; active only in its turns."""
         action, active = self._operator.act(*measured)
         self._steps += 1
         return action, active and self._steps % 20 >= 15
 
 
 def record(task: Task, bag_dir: Path, steps: int, seed: int) -> None:
-    """Bags with at least so many transitions of a wandering policy: with nobody, with an operator who steps in now and
-    then, with one who does it all (and succeeds) in turns."""
+    """Record bags with at least this number of transitions of a random policy.
+
+    In turn: without an operator, with one that intervenes at times, and with one that takes all steps and succeeds.
+    """
     env = CellEnv(task)
     rng = np.random.default_rng(derive_seed(seed, "wander"))
     drift = np.zeros(task.action.dim, np.float32)
@@ -89,19 +91,19 @@ def record(task: Task, bag_dir: Path, steps: int, seed: int) -> None:
 
 
 def rows_of(episodes: Iterable[Sequence[Step]], config: RLConfig, task: Task) -> list[tuple[Row, Step]]:
-    """What the learner makes of them."""
+    """Return the rows that the learner makes from the bags."""
     reader = Reader(config, task)
     return [(reader.row(step), step) for steps in episodes for step in steps]
 
 
 def fill(replay: Replay, rows: Iterable[tuple[Row, Step]]) -> None:
-    """As the learner: interventions belong to both views."""
+    """Fill replay as the learner does: interventions belong to both views."""
     for row, step in rows:
         replay.add(row, online=True, demonstration=step.action.source in INTERVENTIONS)
 
 
 def megabytes_per_1k(rows: list[tuple[Row, Step]], config: RLConfig, task: Task) -> float:
-    """Memory of everything replay allocates for these rows, by tracemalloc, in MB (10^6 bytes) per 1,000 rows."""
+    """Return the memory that replay allocates for these rows, by tracemalloc, in MB (10^6 bytes) per 1,000 rows."""
     spec = Reader(config, task).spec
     demonstrations = 2 + 2 * sum(step.action.source in INTERVENTIONS for _, step in rows)
     tracemalloc.start()
@@ -115,14 +117,14 @@ def megabytes_per_1k(rows: list[tuple[Row, Step]], config: RLConfig, task: Task)
 
 @dataclass(frozen=True)
 class Truth:
-    """The recorded episodes: start (state, action) -> where it is."""
+    """Index of the recorded episodes: (state, action) -> position."""
 
     places: dict[bytes, tuple[int, int]]
     episodes: list[list[tuple[Row, Step]]]
 
     @classmethod
     def of(cls, rows: list[tuple[Row, Step]]) -> Truth:
-        """Raises ValueError when two transitions cannot be told apart."""
+        """Raises ValueError when two transitions are identical."""
         episodes: dict[str, list[tuple[Row, Step]]] = {}
         for row, step in rows:
             episodes.setdefault(row.episode_id, []).append((row, step))
@@ -138,7 +140,7 @@ class Truth:
         return cls(places, held)
 
     def wrong(self, batch: Any, n_step: int, demonstrations: bool) -> int:
-        """How many transitions of a batch (B,) differ from the recording in anything."""
+        """Return the number of transitions of a batch (B,) that differ from the recording."""
         seen, after = batch.observations, batch.next_observations
         count = 0
         for b in range(len(batch.returns)):
@@ -173,13 +175,13 @@ def _name(state: Any, action: Any) -> bytes:
 
 
 def _shows(image: Any, row: Row) -> bool:
-    """Whether an image is (a stored crop of) the row's."""
+    """Return whether an image is that of the row, or a stored crop of it."""
     stored = row.inputs.image if image.dtype != np.uint8 else row.inputs.image[None]
     return any(np.array_equal(image, crop) for crop in stored)
 
 
 def check(rows: list[tuple[Row, Step]], config: RLConfig, task: Task, batches: int) -> tuple[int, int]:
-    """(checked, wrong) over both views, n-step 1 and 3, a ring that holds all and one that wraps around."""
+    """Return (checked, wrong) over both views, n-step 1 and 3, with a ring that holds all rows and one that wraps."""
     truth, checked, wrong = Truth.of(rows), 0, 0
     rng = np.random.default_rng(0)
     for capacity in (len(rows), len(rows) // 3):
@@ -195,9 +197,12 @@ def check(rows: list[tuple[Row, Step]], config: RLConfig, task: Task, batches: i
 
 
 def peer_shares(rows: list[tuple[Row, Step]]) -> dict[str, float]:
-    """Share of wrong transitions when `done` (terminated alone) is the only link, in the replay of interventions and in
-    the online one. first_frame: rows keep next observations, an observation is the row before's (defect 1);
-    next_frame: rows keep observations, a next observation is the following row's (defect 2)."""
+    """Return the share of wrong transitions if `done` (terminated alone) is the only link between rows.
+
+    For the replay of interventions and the online one. first_frame: rows keep next observations, and an observation is
+    taken from the previous row (defect 1); next_frame: rows keep observations, and a next observation is taken from
+    the following row (defect 2).
+    """
     after = {(row.episode_id, row.index): row for row, _ in rows}
     online = [(row, step) for row, step in rows if row.action is not None]
     interventions = [(row, step) for row, step in online if step.action.source in INTERVENTIONS]

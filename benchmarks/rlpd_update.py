@@ -47,11 +47,11 @@ PEERS = {
     "cpu_s_cnn": {"lerobot": 3.6},
     "inference_p50_ms": {"lerobot": 27.0, "hil_serl": 9.0},
 }
-"""What LeRobot and HIL-SERL need for the same work on one CPU core: the lower end of what was measured."""
+"""Time of LeRobot and HIL-SERL for the same work on one CPU core: the smallest measured values."""
 
 
 def cpu_s(run: Callable[[], Any]) -> float:
-    """Median CPU seconds of a call, compiled beforehand."""
+    """Return the median CPU seconds of a compiled call."""
     jax.block_until_ready(run())
     times = []
     for _ in range(REPEATS):
@@ -62,7 +62,7 @@ def cpu_s(run: Callable[[], Any]) -> float:
 
 
 def update_cpu_s(config: RLConfig, spec: InputSpec, action_dim: int, updates: int) -> float:
-    """CPU seconds of one update on random data, `updates` per call."""
+    """Return the CPU seconds of one update on random data with `updates` per call."""
     rng = np.random.default_rng(0)
     shape = updates, config.agent.batch_size
 
@@ -87,7 +87,7 @@ def update_cpu_s(config: RLConfig, spec: InputSpec, action_dim: int, updates: in
 
 
 def mlp_floor_cpu_s(config: RLConfig, inputs: int) -> float:
-    """Forward and backward pass of as many plain MLPs as there are critics: less than any update can take."""
+    """Forward and backward pass of as many plain MLPs as there are critics: a lower bound of an update."""
     params = jax.vmap(lambda key: mlp_init(key, inputs, config.network.hidden, 1))(
         jax.random.split(jax.random.key(0), config.network.critics)
     )
@@ -105,7 +105,7 @@ def cnn_floor_cpu_s(batch_size: int) -> float:
 
 
 def backbone_cpu_s(images: int) -> float:
-    """The ResNet-10 backbone, random weights, on so many images: what cached features save twice per sample."""
+    """Time the ResNet-10 backbone with random weights on a batch: the cost that cached features save twice."""
     params = {name: jnp.full(shape, 0.01) for name, shape in resnet10.shapes().items()}
     pixels = np.random.default_rng(0).integers(0, 256, (images, 128, 128, 3), np.uint8)
     forward = jax.jit(resnet10.forward)
@@ -113,7 +113,7 @@ def backbone_cpu_s(images: int) -> float:
 
 
 def observation() -> Observation:
-    """A rendered one of the connector task, as the observer sends it."""
+    """Return a rendered observation of the connector task, as the observer sends it."""
     task = find_task("insertion", [TASKS])
     frame = Cell(task).reset(derive_seed(0, "rlpd_update"))
     assert frame.image is not None
@@ -130,7 +130,7 @@ def observation() -> Observation:
 
 
 def inference_p50_ms(config: RLConfig, seen: Observation) -> float:
-    """Median CPU time from an Observation to its action."""
+    """Return the median CPU time from an Observation to its action."""
     task = find_task("insertion", [TASKS])
     inputs_of, spec = policy_inputs(task, config.features), input_spec(task, config.features)
     tensors: Tensors = flatten(agent.policy_params(agent.init(config, spec, task.action.dim, 0)))

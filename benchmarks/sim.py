@@ -25,7 +25,7 @@ STEPS = 300
 
 
 def recorded_actions(cell: Cell) -> list[list[np.ndarray]]:
-    """Actions of scripted episodes, recorded first so that the operator's own time does not count."""
+    """Return the actions of scripted episodes, computed first to exclude the time of the scripted operator."""
     operator = make_operator(OperatorConfig(), cell.task)
     episodes = []
     for seed in range(EPISODES):
@@ -41,7 +41,7 @@ def recorded_actions(cell: Cell) -> list[list[np.ndarray]]:
 
 
 def episodes_per_s(cell: Cell, episodes: list[list[np.ndarray]]) -> float:
-    """Control steps per CPU second over whole episodes, resets included."""
+    """Return control steps per CPU second over whole episodes, resets included."""
     start = time.process_time()
     for seed, actions in enumerate(episodes):
         cell.reset(seed)
@@ -51,7 +51,7 @@ def episodes_per_s(cell: Cell, episodes: list[list[np.ndarray]]) -> float:
 
 
 def steps_per_s(step: Callable[[], SensorFrame]) -> float:
-    """Control steps per CPU second."""
+    """Return control steps per CPU second."""
     start = time.process_time()
     for _ in range(STEPS):
         step()
@@ -59,7 +59,7 @@ def steps_per_s(step: Callable[[], SensorFrame]) -> float:
 
 
 def main() -> None:
-    """Run and report the best of three, since other programs share the caches."""
+    """Run and report the best of three: other programs disturb the caches."""
     task = find_task("insertion", [TASKS])
     state = Cell(task, "vga", render=False)
     images = Cell(task, "vga", image_size_px=(128, 128))

@@ -1,4 +1,4 @@
-"""How fast specialists learn: every task, several seeds, and the ablations. Without ROS, one core for each run.
+"""Sample efficiency of specialists: every task, several seeds, and the ablations. Without ROS, one core per run.
 
     python benchmarks/specialists.py train --tasks insertion:vga pick_and_place --seeds 0 1 2
     python benchmarks/specialists.py ablations --tasks insertion:vga
@@ -6,17 +6,16 @@
 
 A run: 20 successful demonstrations by the scripted operator, then RLPD on the simulated cell with interventions by
 the same operator, until two evaluations in a row (20 deterministic episodes, held-out seeds) succeed 20 of 20 by
-ground truth, or until the time is up. wall_s counts everything after the demonstrations, evaluations included. Weights
-reach the policy with the lag that lock-step gives them (docs/explanation/architecture.md, rule 7), so control steps are
-comparable with the stack's. Writes out/bench/specialists/<run>.json after every evaluation, and `train` merges what
-it measured into benchmarks/results/specialists.json.
+ground truth, or until the time limit. wall_s counts everything after the demonstrations, evaluations included. Weights
+reach the policy with the delay of lock-step (docs/explanation/architecture.md, rule 7), so that control steps are
+comparable with those of the stack. Writes out/bench/specialists/<run>.json after every evaluation; `train` merges its
+results into benchmarks/results/specialists.json.
 """
 
 from __future__ import annotations
 
 import argparse
 import json
-import time
 from concurrent.futures import ProcessPoolExecutor, as_completed
 from dataclasses import dataclass, field
 from multiprocessing import get_context
@@ -31,7 +30,7 @@ PARTS = ROOT / "out/bench/specialists"
 RESULTS = ROOT / "benchmarks/results"
 EVALUATIONS = 20
 LIMITS_S = {"insertion": 600.0, "pick_and_place": 1200.0, "fmb_insertion": 1800.0, "fmb_insertion_region": 1800.0}
-"""Goals of the issue; a run that has not arrived by then ends."""
+"""Time limits of a run."""
 EVALUATE_EVERY = {"insertion": 500}
 """Control steps between evaluations; 1000 for other tasks."""
 
@@ -51,13 +50,16 @@ ABLATIONS: dict[str, dict[str, Any]] = {
 }
 """`full` runs at UTD 2."""
 ABLATION_STEPS, ABLATION_EVALUATE_EVERY = 4500, 1500
-"""Control steps in which a full run on a connector arrives; wall time would say more about the machine's load."""
+"""Control steps in which a full run on a connector arrives. Wall time would depend on the load of the machine."""
 
 
 @dataclass(frozen=True)
 class Run:
-    """One training run. preset "": the task's own; classifier "": the reward is the ground truth; keep: folder that the
-    specialist is written to in the end ("": it is not)."""
+    """One training run.
+
+    preset: "" for that of the task; classifier: "" for rewards by ground truth; keep: folder to which the specialist is
+    written at the end, "" to discard it.
+    """
 
     reference: str
     seed: int
@@ -74,155 +76,17 @@ class Run:
 
     @property
     def file(self) -> Path:
-        """Where its progress goes."""
+        """Path of the JSON file with the result."""
         return PARTS / f"{self.reference.replace(':', '_')}_{self.name}_{self.seed}.json"
 
 
 def execute(run: Run) -> dict[str, Any]:
-    """Train and evaluate; in a process of its own."""
-    from rldg_core.task import find_task
-    from rldg_rl.runtime import use_one_core
+    """Train and evaluate. Call it in a process of its own: it pins the process to one core."""
+    from _specialist_run import Training
 
-    use_one_core()
-    from rldg_core.seeding import derive_seed
-    from rldg_core.types import Step
-    from rldg_rl import config as configuration
-    from rldg_rl.learner import Learner, Weights
-    from rldg_rl.specialist import SpecialistPolicy
-    from rldg_rl.specialist_files import MadeOf, SavedSpecialist, write_specialist
-    from rldg_rl.weights import pack
-    from rldg_sim.env import CellEnv
-    from rldg_sim.episodes import hold, run_episode
-    from rldg_sim.operators.config import OperatorConfig
-    from rldg_sim.scene import make_operator
-
-    task = find_task(run.reference, [TASKS])
-    config = configuration.for_task(task, {**({"preset": run.preset} if run.preset else {}), **run.overrides})
-    env = CellEnv(task, images=config.features.image_encoder != "none")
-    learner = Learner(config, task, run.seed)
-    began = time.perf_counter()
-    attempts = kept = 0
-    teacher = make_operator(OperatorConfig(mode="demonstrate"), task)
-    while kept < run.demonstrations:
-        steps: list[Step] = []
-        seed = derive_seed(run.seed, "demonstration", attempts)
-        outcome = run_episode(env, seed, hold(task), teacher, steps.append, episode_id=f"demonstration/{attempts}")
-        attempts += 1
-        if outcome.success:  # as the learner does with bags
-            learner.add_demonstration(steps)
-            kept += 1
-    demonstration_s = time.perf_counter() - began
-
-    learner.warm_up()
-    settings = PARTS / f"{run.file.stem}_config.json"
-    write_json(settings, {"preset": "hil_serl", **config.model_dump(mode="json")})
-    policy = SpecialistPolicy(settings, task, explore=True)
-    examined = SpecialistPolicy(settings, task, explore=False)
-    policy.warm_up()
-    helper = make_operator(OperatorConfig(mode="intervene"), task) if run.interventions else None
-    judge = _judge(run, task)
-    began = time.perf_counter()
-    cpu_began = time.process_time()
-    learner.train_on_demonstrations()
-    pending: list[Weights] = [learner.first_weights()]
-    period = config.learner.period_steps
-    count = perfect = false_positives = 0
-    trained, curve = [], []
-    learning_s = evaluating_s = 0.0
-    result: dict[str, Any] = {}
-
-    def take(step: Step) -> None:
-        nonlocal learning_s
-        start = time.process_time()
-        weights = learner.consume(step)
-        learning_s += time.process_time() - start
-        if weights:
-            pending.append(weights)
-
-    def act(seen: Any) -> Any:
-        nonlocal count
-        due = count // period * period
-        while pending and pending[0].valid_from_step <= due:
-            weights = pending.pop(0)
-            policy.update_weights(weights.data, weights.version)
-        count += 1
-        return policy.act(seen)[0]
-
-    next_evaluation = run.evaluate_every
-    while True:
-        seed = derive_seed(run.seed, "online", len(trained))
-        policy.reset("", seed)
-        outcome = run_episode(env, seed, act, helper, take, judge, f"online/{len(trained)}", count)
-        trained.append(outcome)
-        false_positives += outcome.success and not outcome.true_success
-        wall_s = time.perf_counter() - began
-        ends = count >= run.max_steps or wall_s > run.time_limit_s
-        if count < next_evaluation and not ends:
-            continue
-        next_evaluation += run.evaluate_every
-        start = time.perf_counter()
-        examined.update_weights(pack(learner.actor_tensors), 0)
-        examination = []
-        for k in range(EVALUATIONS):
-            examined.reset("", k)
-            seed = derive_seed(987, "evaluation", k)
-            examination.append(run_episode(env, seed, lambda seen: examined.act(seen)[0]))
-        evaluating_s += time.perf_counter() - start
-        successes = sum(o.true_success for o in examination)
-        recent = trained[-20:]
-        curve.append(
-            {
-                "env_steps": count,
-                "wall_s": round(time.perf_counter() - began, 1),
-                "success": successes,
-                "mean_steps": round(sum(o.steps for o in examination) / EVALUATIONS, 1),
-                "train_success_20": round(sum(o.true_success for o in recent) / len(recent), 2),
-                "intervention_ratio_20": round(
-                    sum(o.interventions for o in recent) / max(1, sum(o.steps for o in recent)), 3
-                ),
-                **{name: round(value, 4) for name, value in learner.losses.items()},
-            }
-        )
-        perfect = perfect + 1 if successes == EVALUATIONS else 0
-        result = {
-            "task": run.reference,
-            "seed": run.seed,
-            "variant": run.name,
-            "wall_s": curve[-1]["wall_s"],
-            "env_steps": count,
-            "success": successes,
-            "episodes": EVALUATIONS,
-            "arrived": perfect == 2,
-            "training_episodes": len(trained),
-            "updates": learner.counters.updates,
-            "evaluation_s": round(evaluating_s, 1),
-            "demonstration_attempts": attempts,
-            "demonstration_s": round(demonstration_s, 1),
-            "interventions": sum(o.interventions for o in trained),
-            "false_positives": false_positives,
-            "learning_cpu_s": round(learning_s, 1),
-            "cpu_s": round(time.process_time() - cpu_began, 1),
-            "curve": curve,
-        }
-        write_json(run.file, result)
-        print(f"{run.file.stem}: {json.dumps(curve[-1])}", flush=True)
-        if perfect == 2 or ends:
-            env.close()
-            if run.keep:
-                updates, actor = learner.counters.updates, learner.actor_tensors
-                made_of = MadeOf.of(task, config.features)
-                saved = SavedSpecialist(config, actor, task.action.dim, updates, task.default_object, made_of)
-                write_specialist(Path(run.keep), saved)
-            return result
-
-
-def _judge(run: Run, task: Any) -> Any:
-    """The run's reward classifier, or None: ground truth."""
-    if not run.classifier:
-        return None
-    from rldg_rl.classifier.reward import RewardClassifier, SuccessJudge
-
-    return SuccessJudge(RewardClassifier.load(Path(run.classifier), task), task)
+    training = Training(run, TASKS)
+    training.demonstrate()
+    return training.train()
 
 
 def main() -> None:
@@ -272,7 +136,7 @@ def main() -> None:
 
 
 def plot(path: Path) -> None:
-    """Learning curves of every run in benchmarks/results/specialists.json, a panel for each task."""
+    """Plot the learning curves of all runs in benchmarks/results/specialists.json, one panel per task."""
     import matplotlib
 
     matplotlib.use("Agg")
@@ -292,7 +156,7 @@ def plot(path: Path) -> None:
 
 
 def _merge(path: Path, result: dict[str, Any]) -> None:
-    """Put one run's result in place of an older one of the same task, seed and variant."""
+    """Add a result to the file, replacing an older one of the same task, seed and variant."""
     known = read_json(path) if path.is_file() else []
     key = ("task", "seed", "variant")
     others = [r for r in known if any(r[k] != result[k] for k in key)]

@@ -26,7 +26,7 @@ SWAPS = 100
 
 
 def write_compact(folder: Path) -> None:
-    """Of its real size."""
+    """Write a compact checkpoint of its real size."""
     from rldg_policy.compact.checkpoint import write_random
     from rldg_policy.compact.config import ModelConfig
 
@@ -34,7 +34,7 @@ def write_compact(folder: Path) -> None:
 
 
 def write_openvla(folder: Path) -> None:
-    """Tiny; chunks of 8."""
+    """Write a tiny checkpoint with chunks of 8."""
     from rldg_policy.openvla.checkpoint import write_random
     from rldg_policy.openvla.config import DecodingConfig, OpenVLAConfig
 
@@ -42,7 +42,7 @@ def write_openvla(folder: Path) -> None:
 
 
 def write_octo(folder: Path) -> None:
-    """Tiny; chunks of 4."""
+    """Write a tiny checkpoint with chunks of 4."""
     from rldg_policy.octo.checkpoint import write_random
     from rldg_policy.octo.random import OctoSize
 

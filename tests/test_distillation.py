@@ -1,16 +1,13 @@
 """Pure parts of benchmarks/distillation.py: means over rows, the order of the table; the committed file is whole."""
 
 import json
-import sys
 from pathlib import Path
 
 import pytest
+from _distil_sources import quality
+from _distil_table import KEY, Row, best_variant, ordered, rate, summary
 
 ROOT = Path(__file__).parents[1]
-sys.path.insert(0, str(ROOT / "benchmarks"))
-
-from _distil_sources import quality  # noqa: E402
-from _distil_table import KEY, Row, best_variant, ordered, rate, summary  # noqa: E402
 
 
 def row(success: int, cycle_time_s: float | None, **changed: object) -> Row:

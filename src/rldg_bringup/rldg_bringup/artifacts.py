@@ -1,7 +1,7 @@
-"""Files and back-ends that a stack's arguments name: what is wrong with them is told before any process starts.
+"""Check the files and back-ends named by the arguments of a stack before any process starts.
 
-Each is looked at by the bounded readers of `rldg_core` alone, without torch, jax or ROS. What only loading can show (a
-damaged weights file) remains the node's to say.
+Files are read only by the bounded readers of `rldg_core`, without torch, jax or ROS. Errors that only loading can show,
+such as damaged weights, are reported by the node.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ def _argument(name: str) -> Iterator[None]:
 
 
 def check_policy(backend: str, checkpoint: str, preload: Iterable[str], task: Task) -> None:
-    """Raise UserError for an unknown back-end and for a checkpoint that is not one of it, or of another task."""
+    """Raise UserError for an unknown back-end, and for a checkpoint of another back-end or task."""
     with _argument("policy"):
         check_backend(backend)
     with _argument("checkpoint"):
@@ -38,7 +38,7 @@ def check_policy(backend: str, checkpoint: str, preload: Iterable[str], task: Ta
 
 
 def check_classifier(folder: Path, task: Task) -> None:
-    """Raise UserError for a folder that holds no reward classifier, or one of another task."""
+    """Raise UserError for a folder without a reward classifier, and for a classifier of another task."""
     path = folder / "config.json"
     with _argument("classifier"):
         described = read_json(path)
@@ -48,21 +48,21 @@ def check_classifier(folder: Path, task: Task) -> None:
 
 
 def check_learner_config(file: Path, task: Task) -> None:
-    """Raise UserError naming file and key of a wrong override."""
+    """Raise UserError naming file and key of an invalid override."""
     with _argument("learner_config"):
         learner.load(file, task)
 
 
 def check_params_file(file: Path) -> None:
-    """Raise UserError for a file that is no ROS parameter file: nodes by name, each with `ros__parameters`."""
+    """Raise UserError for a file that is not a ROS parameter file (node names, each with `ros__parameters`)."""
     with _argument("params_file"):
         content = read_yaml(file, MAX_CONFIGURATION_BYTES)
         if not isinstance(content, dict) or not all(isinstance(value, dict) for value in content.values()):
-            raise UserError(f"{file}: expected names of nodes, each with ros__parameters")
+            raise UserError(f"{file}: expected node names, each with ros__parameters")
 
 
 def check_output_folder(name: str, folder: Path) -> None:
-    """Raise UserError when a file stands where the folder, or one above it, is to be made."""
+    """Raise UserError when the folder or one of its parents exists as a file."""
     for path in (folder, *folder.parents):
         if path.exists():
             if not path.is_dir():

@@ -1,4 +1,4 @@
-"""One bag for every episode that was run: what a command has to see before it says that it has recorded them."""
+"""Check that every episode has its bag, before a command reports that it has recorded them."""
 
 from __future__ import annotations
 
@@ -6,23 +6,24 @@ import time
 from collections.abc import Sequence
 from pathlib import Path
 
-from rldg_bringup.client import Episodes, StackClient
+from rldg_bringup.client import StackClient
+from rldg_bringup.outcome import Episodes
 from rldg_bringup.runner import StackProcess, last_line
 from rldg_core.errors import UserError, one_line
 from rldg_data.bags.reading import episode_info, find_bags
 from rldg_msgs.msg import RecorderStatus
 
 BAG_TIMEOUT_S = 20.0
-"""From the end of an episode until its bag is closed: the last chunk is compressed, everything synced to the disk."""
+"""Limit for closing a bag after the end of its episode: the last chunk is compressed and all files are synced."""
 STATUS_TIMEOUT_S = 5.0
-"""The recorder reports each bag when it is closed."""
+"""Limit for a report of the recorder, which reports each bag when it is closed."""
 DISCOVERY_S = 3.0
-"""From the start of this process until the nodes of a running stack are in its graph."""
+"""Limit for the nodes of a running stack to appear in the graph of this process."""
 POLL_S = 0.02
 
 
 class RecorderWatch:
-    """What the recorder in the client's namespace says of itself. first, newest: None until it was heard."""
+    """First and newest status of the recorder in the namespace of the client; None before the first one."""
 
     def __init__(self, client: StackClient) -> None:
         self.first: RecorderStatus | None = None
@@ -35,17 +36,17 @@ class RecorderWatch:
 
     @property
     def lost(self) -> int:
-        """Episodes that the recorder has lost since it was first heard."""
+        """Number of episodes that the recorder has lost since its first status."""
         return _lost(self.newest) - _lost(self.first)
 
     @property
     def newest_episode(self) -> str:
-        """Of the newest closed bag; "" before the first."""
+        """Id of the episode in the newest closed bag; "" before the first one."""
         return self.newest.newest_episode if self.newest else ""
 
     @property
     def last_error(self) -> str:
-        """Of the newest episode lost; "" when there is none."""
+        """Reason for the newest lost episode; "" without one."""
         return self.newest.last_error if self.newest else ""
 
 
@@ -54,10 +55,15 @@ def _lost(status: RecorderStatus | None) -> int:
 
 
 class BagCount:
-    """The bags that appear in `bag_dir` from now on. client, process: the stack whose recorder writes there."""
+    """Count the bags that appear in `bag_dir` from now on.
 
-    def __init__(self, bag_dir: Path, client: StackClient, process: StackProcess) -> None:
-        self._bag_dir, self._client, self._process = bag_dir, client, process
+    client, process: the stack whose recorder writes there; timeout_s: limit for closing a bag after its episode.
+    """
+
+    def __init__(
+        self, bag_dir: Path, client: StackClient, process: StackProcess, timeout_s: float = BAG_TIMEOUT_S
+    ) -> None:
+        self._bag_dir, self._client, self._process, self._timeout_s = bag_dir, client, process, timeout_s
         self._watch = RecorderWatch(client)
         self._seen = set(self._bags())
         self._episode_ids: set[str] = set()
@@ -66,19 +72,19 @@ class BagCount:
         return find_bags(self._bag_dir) if self._bag_dir.is_dir() else []
 
     def missing(self, episode_ids: Sequence[str]) -> list[str]:
-        """The episodes that have no bag yet, in order. Raises UserError when a new bag cannot be read."""
+        """Return the episodes that have no bag yet, in order. Raises UserError when a new bag cannot be read."""
         new = [bag for bag in self._bags() if bag not in self._seen]
         self._episode_ids.update(episode_info(bag).episode_id for bag in new)
         self._seen.update(new)
         return [episode for episode in episode_ids if episode not in self._episode_ids]
 
-    def wait(self, outcome: Episodes, timeout_s: float = BAG_TIMEOUT_S) -> None:
+    def wait(self, outcome: Episodes) -> None:
         """Wait until every episode of `outcome` has its bag.
 
         Raises UserError when the recorder has lost an episode (a full disk), when a node of the stack has died, or when
-        bags are missing after `timeout_s` (the recorder hangs).
+        bags are missing after the time-out (the recorder hangs).
         """
-        deadline = time.monotonic() + timeout_s
+        deadline = time.monotonic() + self._timeout_s
         while missing := self.missing(outcome.episode_ids):
             self._process.check()
             if time.monotonic() > deadline or _lost(self._watch.newest):
@@ -92,34 +98,34 @@ class BagCount:
 
 
 class RunningRecorder:
-    """The recorder of a stack that somebody else has started, if it has one."""
+    """The recorder, if there is one, of a stack that another process has started."""
 
     def __init__(self, client: StackClient) -> None:
         self._client, self._watch = client, RecorderWatch(client)
         self._discovered_by_s = time.monotonic() + DISCOVERY_S
 
-    def _is_there(self) -> bool:
+    def _exists(self) -> bool:
         node = self._client.node
         return self._watch.newest is not None or (
             ("recorder", node.get_namespace()) in node.get_node_names_and_namespaces()
         )
 
     def wait(self, outcome: Episodes) -> None:
-        """Wait until it has closed the bag of the newest episode; returns at once where there is no recorder.
+        """Wait until the recorder has closed the bag of the newest episode; return at once without a recorder.
 
-        Raises UserError when it has lost an episode since it was first heard, or closes no bag.
+        Raises UserError when the recorder has lost an episode since its first report, or does not close the bag.
         """
-        # A short episode in lock-step may be over before everything is discovered.
-        while not self._is_there() and time.monotonic() < self._discovered_by_s:
+        # A short episode in lock-step may end before discovery is complete.
+        while not self._exists() and time.monotonic() < self._discovered_by_s:
             self._client.spin(POLL_S)
-        if not outcome.episode_ids or not self._is_there():
+        if not outcome.episode_ids or not self._exists():
             return
         newest = outcome.episode_ids[-1]
         deadline = time.monotonic() + STATUS_TIMEOUT_S
         while True:
             written = self._watch.newest_episode == one_line(newest)
             if self._watch.lost or (time.monotonic() > deadline and not written):
-                reason = self._watch.last_error or "no report of it on recorder_status"
+                reason = self._watch.last_error or "no report on topic recorder_status"
                 raise UserError(f"recorder: no bag of every episode, the newest is {newest!r}: {reason}")
             if written:
                 return

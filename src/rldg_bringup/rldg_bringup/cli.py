@@ -49,10 +49,10 @@ app.add_typer(classifier_app, name="classifier")
 
 @app.command()
 def up(
-    stack: Annotated[str, typer.Argument(help="Stack to start: insertion, or robot (the arm's drivers alone).")],
+    stack: Annotated[str, typer.Argument(help="Stack to start: insertion, or robot (only the drivers of the arm).")],
     arguments: Annotated[list[str] | None, typer.Argument(help="name:=value, as with ros2 launch.")] = None,
-    show_args: Annotated[bool, typer.Option("--show-args", help="List the arguments and end.")] = False,
-    log_dir: Annotated[Path, typer.Option(help="Where the nodes' output goes.")] = Path("log/rldg"),
+    show_args: Annotated[bool, typer.Option("--show-args", help="List the arguments and exit.")] = False,
+    log_dir: Annotated[Path, typer.Option(help="Folder for the output of the nodes.")] = Path("log/rldg"),
 ) -> None:
     """Start a stack as `ros2 launch rldg_bringup <stack>.launch.py` would; Ctrl-C ends it."""
     from rldg_bringup.arguments import StackArguments, arguments_from_pairs
@@ -68,6 +68,7 @@ def up(
     from rldg_bringup.runner import running_stack
 
     declared = STACKS[stack](values, share_dir())
+    log_dir.mkdir(parents=True, exist_ok=True)
     with connected(values.namespace) as client:
         refuse_second_stack(client)
     with running_stack(declared, log_dir, values.params_file, values.log_level) as process:
@@ -88,12 +89,14 @@ def _show_arguments(arguments: Any) -> None:
 
 @app.command()
 def demo(
-    quick: Annotated[bool, typer.Option("--quick", help="Tiny budgets: a smoke test in under 3 minutes.")] = False,
+    quick: Annotated[
+        bool, typer.Option("--quick", help="Few episodes and steps: a smoke test in under 3 minutes.")
+    ] = False,
     out: Annotated[Path | None, typer.Option(help="Run folder; default runs/demo or runs/demo-quick.")] = None,
     seed: Seed = 0,
     as_json: Json = False,
 ) -> None:
-    """Run the whole loop on the simulated cell. Interrupted runs go on where they stopped."""
+    """Run the whole RLDG loop on the simulated cell. An interrupted run is resumed."""
     from rldg_bringup.client import connected, refuse_second_stack
     from rldg_bringup.demo import Demo
     from rldg_bringup.demo_plan import FULL, QUICK
@@ -135,7 +138,7 @@ def _print_report(report: Any, run_dir: Path) -> None:
 def plot(
     run: Annotated[Path, typer.Argument(help="Run folder of a demo.")] = Path("runs/demo"),
 ) -> None:
-    """Draw the plots of a finished demo again."""
+    """Plot a finished demo again."""
     from rldg_bringup.demo import Demo
     from rldg_bringup.demo_plan import DemoPlan
     from rldg_bringup.pipeline import TrainingLimits
@@ -160,7 +163,7 @@ def doctor(
     robot: Annotated[str, typer.Option(help="Check this robot profile and its drivers, too: name or .yaml file.")] = "",
     as_json: Json = False,
 ) -> None:
-    """Show what was found on this machine, and what to do about what is missing."""
+    """Check this machine for hardware and software, and say how to get what is missing."""
     from rldg_bringup.doctor import run
 
     raise typer.Exit(run(as_json, robot))
@@ -172,7 +175,7 @@ def _interrupt(_signal: int, _frame: object) -> None:
 
 @app.callback()
 def options(
-    debug: Annotated[bool, typer.Option("--debug", help="Show the traceback of an error, also of nodes.")] = False,
+    debug: Annotated[bool, typer.Option("--debug", help="Show tracebacks of errors, also of nodes.")] = False,
 ) -> None:
     """RLDG for ROS 2: specialists by RL, generalists by distillation."""
     if debug:
@@ -180,7 +183,7 @@ def options(
 
 
 def main() -> None:
-    """Entry point: SIGTERM ends like Ctrl-C, so that a stack is always taken down in order."""
+    """Run `rldg`. SIGTERM is handled like Ctrl-C, so that the nodes of a stack end in order."""
     signal.signal(signal.SIGTERM, _interrupt)
     try:
         stay_on_this_machine()

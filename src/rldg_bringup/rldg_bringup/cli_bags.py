@@ -1,4 +1,4 @@
-"""`rldg bag`: recorded episodes on disk."""
+"""`rldg bag`: inspect, check, repair and import bags on disk."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ app = sub_app()
 
 @app.callback()
 def _group() -> None:
-    """Recorded episodes, and bags of other people."""
+    """Recorded episodes and external bags."""
 
 
 @app.command()
@@ -35,7 +35,7 @@ def info(
     paths: Annotated[list[Path], typer.Argument(help="Bags, or folders of bags.")],
     as_json: Json = False,
 ) -> None:
-    """Show what bags hold: topics, counts, duration, rate, size and what they say of their episode."""
+    """Show topics, counts, duration, rate, size and episode metadata of bags."""
     from rldg_data.bags.showing import summarize
 
     summaries = [summarize(bag) for bag in _bags(paths)]
@@ -50,9 +50,11 @@ def info(
 @app.command()
 def show(
     bag: Annotated[Path, typer.Argument(help="One bag.")],
-    out: Annotated[Path | None, typer.Option(help="PNG to write; default: <name of the bag>.png here.")] = None,
+    out: Annotated[
+        Path | None, typer.Option(help="PNG file to write; default: <name of the bag>.png in the current folder.")
+    ] = None,
 ) -> None:
-    """Draw a bag: images over time, executed actions, wrench."""
+    """Plot a bag: images over time, executed actions, wrench."""
     from rldg_data.bags.showing import show as draw
 
     existing(bag)
@@ -66,9 +68,9 @@ def lint(
     paths: Annotated[list[Path], typer.Argument(help="Bags, or folders of bags.")],
     as_json: Json = False,
 ) -> None:
-    """Look for what is wrong in recorded episodes before anything is built from them; one line per finding.
+    """Check recorded episodes before a dataset is made from them; print one line per finding.
 
-    Exit code 0: no error (warnings may be there); 1: findings of severity error; 2: no bags there.
+    Exit code 0: no finding of severity error; 1: at least one; 2: no bags found.
     """
     from rldg_bringup.lint_output import report
     from rldg_data.lint import lint as run
@@ -81,7 +83,7 @@ def lint(
 
 @cache
 def _installed(name: str) -> list[Task]:
-    """Variants of an installed task; none when this machine has no such task."""
+    """Return the variants of an installed task; none if the task is not installed."""
     from rldg_bringup.pipeline import share_dir
     from rldg_core.task import load_task
     from rldg_data.lint.bag import variants
@@ -92,10 +94,12 @@ def _installed(name: str) -> list[Task]:
 
 @app.command()
 def repair(
-    folder: Annotated[Path, typer.Argument(help="A damaged bag, or a folder of bags; `unfinished` in it, too.")],
+    folder: Annotated[
+        Path, typer.Argument(help="A damaged bag, or a folder of bags, including its folder `unfinished`.")
+    ],
     as_json: Json = False,
 ) -> None:
-    """Restore bags that a killed recorder left or that lost a part; the originals stay beside, as .*.damaged."""
+    """Repair bags that a killed recorder left, or that are truncated; the originals are kept as .*.damaged."""
     from rldg_data.bags.repair import Repaired, damaged_bags, repair_bag, set_partials_aside
 
     done: list[Repaired] = []
@@ -130,7 +134,7 @@ def import_(
     out: Annotated[Path, typer.Option(help="Folder for the imported bags.")],
     as_json: Json = False,
 ) -> None:
-    """Turn bags of other people into episodes: one bag is one, unless the mapping cuts it (`episodes`, `cut`)."""
+    """Import external bags as episodes: one episode per bag, unless the mapping cuts it (`episodes`, `cut`)."""
     from rldg_data.foreign.importing import import_bag, load_mapping
 
     settings = load_mapping(mapping)
@@ -168,7 +172,7 @@ def _verdict(one: Any) -> str:
     kept = f"{one.messages} messages restored, {one.lost_bytes} bytes lost; original: {one.damaged.name}"
     if one.complete is None:
         return kept
-    whole = "a whole episode" if one.complete else "a part of an episode, nothing can be learned from it"
+    whole = "a whole episode" if one.complete else "a part of an episode, not usable for training"
     return f"{whole}: {one.steps} Steps; {kept}"
 
 
@@ -216,7 +220,7 @@ def _say(text: str) -> None:
 
 
 def _cell(text: str) -> str:
-    """Text of a bag: no markup, no control characters, no megabytes."""
+    """Return a text of a bag without markup and control characters, limited in length."""
     return escape(one_line(text))
 
 

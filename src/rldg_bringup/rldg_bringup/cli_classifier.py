@@ -1,16 +1,16 @@
-"""`rldg classifier`: collect frames, train a reward classifier, measure it."""
+"""`rldg classifier`: collect frames, train a reward classifier and evaluate it."""
 
 from __future__ import annotations
 
 import json
 import time
-from dataclasses import asdict
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Annotated, Any, cast
 
 import typer
 
-from rldg_bringup.cli_common import MANY, Json, Namespace, Seed, TaskArgument, emit, progress_maker
+from rldg_bringup.cli_common import MANY, Json, Namespace, Seed, TaskArgument, emit, expand_options, progress_maker
 from rldg_core.errors import UserError
 
 app = typer.Typer(help="Reward classifier: collect frames, train, evaluate.", no_args_is_help=True)
@@ -22,7 +22,7 @@ IgnoredBefore = Annotated[
     typer.Option(
         min=0,
         max=MANY,
-        help="Steps of a bag just before its success that are left out; default 0 for ground truth, 5 for labels.",
+        help="Steps left out just before the success of a bag; default: 0 for ground truth, 5 for labels.",
     ),
 ]
 
@@ -32,25 +32,36 @@ def _ignored(task: Any, given: int | None) -> int:
     return given if given is not None else 0 if task.reward.source == "ground_truth" else 5
 
 
-@app.command()
-def collect(
-    task: TaskArgument,
-    out: Annotated[Path, typer.Option(help="Folder of frames; more is added to what it holds.")],
-    bags: Annotated[list[Path] | None, typer.Option(help="Take the frames out of these bags instead.")] = None,
-    seconds: Annotated[float, typer.Option(min=1.0, max=1e9, help="Stop after so long; Ctrl-C stops earlier.")] = 600.0,
-    positives: Annotated[int, typer.Option(min=1, max=MANY, help="Stop at so many positive frames.")] = 200,
-    button: Annotated[int, typer.Option(min=0, max=1000, help="Joy button that marks success while it is held.")] = 0,
-    joy_topic: Annotated[str, typer.Option(help="Buttons; relative to the namespace.")] = "spacenav/joy",
+@dataclass(frozen=True)
+class LiveOptions:
+    """How frames of a running stack are collected."""
+
+    seconds: Annotated[float, typer.Option(min=1.0, max=1e9, help="Stop after this time; Ctrl-C stops earlier.")] = (
+        600.0
+    )
+    positives: Annotated[int, typer.Option(min=1, max=MANY, help="Stop at this number of positive frames.")] = 200
+    button: Annotated[
+        int, typer.Option(min=0, max=1000, help="Index of the Joy button that marks success while it is held.")
+    ] = 0
+    joy_topic: Annotated[str, typer.Option(help="Joy topic, relative to the namespace.")] = "spacenav/joy"
     margin: Annotated[
         int, typer.Option(min=0, max=MANY, help="Frames left out before a press and after a release.")
-    ] = 5,
+    ] = 5
+    namespace: Namespace = ""
+
+
+@app.command()
+@expand_options
+def collect(
+    task: TaskArgument,
+    out: Annotated[Path, typer.Option(help="Folder of frames; new frames are added to those that it holds.")],
+    options: LiveOptions,
+    bags: Annotated[list[Path] | None, typer.Option(help="Take the frames from these bags instead.")] = None,
     ignored_before_success: IgnoredBefore = None,
-    namespace: Namespace = "",
     as_json: Json = False,
 ) -> None:
     """Save labelled frames of a running stack: positive while the success button is held, negative otherwise."""
     from rldg_bringup.pipeline import resolve_task
-    from rldg_rl.classifier.collecting import Collector
     from rldg_rl.classifier.frames import read_frames, write_frame
     from rldg_rl.views import describe_frames
 
@@ -62,54 +73,28 @@ def collect(
         for frame in frames:
             write_frame(out, frame)
         positive = sum(f.success for f in frames)
-        emit({"folder": str(out), "positive": positive, "negative": len(frames) - positive}, as_json, "frames")
-        return
+        negative = len(frames) - positive
+    else:
+        positive, negative = _collect_live(out, camera, options)
+    emit({"folder": str(out), "positive": positive, "negative": negative}, as_json, "frames")
 
-    from sensor_msgs.msg import Joy
 
+def _collect_live(out: Path, camera: str, options: LiveOptions) -> tuple[int, int]:
+    """Return the numbers of positive and negative frames. Raises UserError when no observation arrives."""
     from rldg_bringup.client import RUNNING_TIMEOUT_S, connected
-    from rldg_control.teleop_logic import HELD_S
-    from rldg_core import from_msg
-    from rldg_msgs.msg import EpisodeEvent, Observation
+    from rldg_bringup.frame_collection import FrameCollection
+    from rldg_rl.classifier.collecting import Collector
 
-    collector = Collector(out, time.strftime("%Y%m%d-%H%M%S"), margin)
-    pressed, heard_s, episode = False, 0.0, EpisodeEvent(kind=EpisodeEvent.END)
-
-    def on_joy(message: Joy) -> None:
-        nonlocal pressed
-        pressed = button < len(message.buttons) and bool(message.buttons[button])
-        on_same_joy()
-
-    def on_same_joy() -> None:
-        nonlocal heard_s
-        heard_s = time.monotonic()
-
-    def on_event(message: EpisodeEvent) -> None:
-        nonlocal episode
-        episode = message
-
-    def on_observation(message: Any) -> None:
-        seen = from_msg.observation(message)
-        if camera not in seen.images:
-            raise UserError(f"topic observation: no image of camera {camera!r}")
-        running = episode.kind == EpisodeEvent.START
-        # A driver that ended with the button pressed would mark every further frame as a success.
-        marked = pressed and time.monotonic() - heard_s <= HELD_S
-        collector.take(
-            seen.stamp_ns, seen.images[camera], marked, episode.episode_id if running else "", episode.object
-        )
-
-    deadline_s = time.monotonic() + seconds
+    collector = Collector(out, time.strftime("%Y%m%d-%H%M%S"), options.margin)
+    deadline_s = time.monotonic() + options.seconds
     try:
-        with connected(namespace) as client, progress_maker() as make:
+        with connected(options.namespace) as client, progress_maker() as make:
             show = make("positive frames")
-            client.listen_to_driver(Joy, joy_topic, on_joy, on_same_joy)
-            client.node.create_subscription(EpisodeEvent, "episode_event", on_event, 10)
-            client.node.create_subscription(Observation, "observation", on_observation, 10)
+            FrameCollection(client, collector, camera, options.joy_topic, options.button)
 
             def done() -> bool:
-                show(collector.positive, positives)
-                return collector.positive >= positives or time.monotonic() > deadline_s
+                show(collector.positive, options.positives)
+                return collector.positive >= options.positives or time.monotonic() > deadline_s
 
             client.meet("observer", RUNNING_TIMEOUT_S, "topic observation")
             client.wait(done, float("inf"), "topic observation", "observer")
@@ -118,26 +103,28 @@ def collect(
     finally:
         collector.close()
     if not collector.positive + collector.negative:
-        raise UserError("topic observation: nothing arrived; is the stack running?")
-    emit({"folder": str(out), "positive": collector.positive, "negative": collector.negative}, as_json, "frames")
+        raise UserError("topic observation: no message arrived; is the stack running?")
+    return collector.positive, collector.negative
+
+
+@dataclass(frozen=True)
+class TrainingOptions:
+    """Configuration of the training."""
+
+    encoder: Annotated[str, typer.Option(help="random_conv, embedded or resnet10.")] = "random_conv"
+    encoder_weights: Annotated[Path | None, typer.Option(help="Weights of resnet10.")] = None
+    epochs: Annotated[int, typer.Option(min=1, max=MANY, help="Number of epochs.")] = 150
+    precision: Annotated[float, typer.Option(min=0.51, max=1.0, help="Precision to reach on held-out frames.")] = 0.99
+    ignored_before_success: IgnoredBefore = None
+    seed: Seed = 0
 
 
 @app.command()
-def train(
-    task: TaskArgument,
-    sources: Sources,
-    out: Out,
-    encoder: Annotated[str, typer.Option(help="random_conv, embedded or resnet10.")] = "random_conv",
-    encoder_weights: Annotated[Path | None, typer.Option(help="Weights of resnet10.")] = None,
-    epochs: Annotated[int, typer.Option(min=1, max=MANY)] = 150,
-    precision: Annotated[float, typer.Option(min=0.51, max=1.0, help="Wanted on held-out frames.")] = 0.99,
-    ignored_before_success: IgnoredBefore = None,
-    seed: Seed = 0,
-    as_json: Json = False,
-) -> None:
-    """Train on some episodes; calibrate, choose the threshold and measure on the others."""
-    if encoder not in ("embedded", "random_conv", "resnet10"):
-        raise UserError(f"unknown encoder {encoder!r}, expected embedded, random_conv or resnet10")
+@expand_options
+def train(task: TaskArgument, sources: Sources, out: Out, options: TrainingOptions, as_json: Json = False) -> None:
+    """Train on some episodes; calibrate, choose the threshold and evaluate on the others."""
+    if options.encoder not in ("embedded", "random_conv", "resnet10"):
+        raise UserError(f"unknown encoder {options.encoder!r}, expected embedded, random_conv or resnet10")
     from rldg_bringup.pipeline import resolve_task
     from rldg_rl.runtime import use_one_core
 
@@ -148,11 +135,16 @@ def train(
     from rldg_rl.classifier.train import train as train_classifier
 
     resolved = resolve_task(task)
-    weights = str(encoder_weights.resolve()) if encoder_weights else None
-    config = ClassifierConfig(encoder=cast("Any", encoder), encoder_weights=weights, epochs=epochs, precision=precision)
-    frames = read_frames(sources, resolved, camera_of(config, resolved), _ignored(resolved, ignored_before_success))
+    config = ClassifierConfig(
+        encoder=cast("Any", options.encoder),
+        encoder_weights=str(options.encoder_weights.resolve()) if options.encoder_weights else None,
+        epochs=options.epochs,
+        precision=options.precision,
+    )
+    ignored = _ignored(resolved, options.ignored_before_success)
+    frames = read_frames(sources, resolved, camera_of(config, resolved), ignored)
     with progress_maker() as make:
-        saved, sheet = train_classifier(frames, resolved, config, seed, make("classifier"))
+        saved, sheet = train_classifier(frames, resolved, config, options.seed, make("classifier"))
     write_classifier(out, saved, sheet)
     report = saved.report
     value = {
@@ -178,7 +170,7 @@ def evaluate(
     ignored_before_success: IgnoredBefore = None,
     as_json: Json = False,
 ) -> None:
-    """Measure on other episodes than those it was trained on: frames, and episodes with its hysteresis."""
+    """Evaluate on episodes that the classifier was not trained on, frame by frame and with its hysteresis."""
     from rldg_bringup.pipeline import resolve_task
     from rldg_rl.runtime import use_one_core
 

@@ -1,12 +1,14 @@
-"""What the modules of the `rldg` command share: options, progress bars, output."""
+"""Options, progress bars and output that the modules of the `rldg` command share."""
 
 from __future__ import annotations
 
 import json
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from dataclasses import MISSING, fields, is_dataclass
+from inspect import Parameter, Signature, signature
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, get_type_hints
 
 import typer
 from rich.console import Console
@@ -20,24 +22,58 @@ console = Console(stderr=True)
 
 Json = Annotated[bool, typer.Option("--json", help="Print JSON on standard output.")]
 MANY = 1_000_000_000
-"""Of anything that is counted: a number beyond it is a slip of the keyboard."""
+"""Largest value of an option that counts something; a larger one is a typing error."""
 
-Seed = Annotated[int, typer.Option(min=0, max=MAX_SEED, help="Seed of everything random.")]
+Seed = Annotated[int, typer.Option(min=0, max=MAX_SEED, help="Seed of all random numbers.")]
 TaskArgument = Annotated[str, typer.Argument(help="Task: name, name:object, or a .yaml file.")]
 Real = Annotated[bool, typer.Option("--real", help="The same as --robot fr3_ros.")]
 RobotOption = Annotated[str, typer.Option("--robot", help="Robot profile: a name or a .yaml file; default: simulated.")]
 Namespace = Annotated[str, typer.Option(help="Namespace of the running stack.")]
-Objects = Annotated[str, typer.Option(help="Comma-separated, cycled through; default: the task's.")]
+Objects = Annotated[
+    str, typer.Option(help="Comma-separated objects, used in turn; default: the default object of the task.")
+]
 
 
 def sub_app() -> typer.Typer:
-    """A group of commands that `rldg_bringup.cli` puts together."""
+    """Make a group of commands that `rldg_bringup.cli` adds to `rldg`."""
     return typer.Typer(no_args_is_help=True, pretty_exceptions_enable=False)
+
+
+def expand_options(command: Callable[..., None]) -> Callable[..., None]:
+    """Return the command with every dataclass parameter replaced by one parameter per field.
+
+    typer reads the new signature, so that each field becomes an option; the command gets the dataclass. A field is
+    annotated as an option is (`Annotated[type, typer.Option(...)]`).
+    """
+    hints = get_type_hints(command, include_extras=True)
+    parameters: list[Parameter] = []
+    groups: dict[str, tuple[Any, list[str]]] = {}
+    for name, parameter in signature(command).parameters.items():
+        kind = hints[name]
+        if not is_dataclass(kind):
+            parameters.append(parameter.replace(annotation=kind, kind=Parameter.KEYWORD_ONLY))
+            continue
+        types = get_type_hints(kind, include_extras=True)
+        groups[name] = kind, [field.name for field in fields(kind)]
+        for field in fields(kind):
+            default = Parameter.empty if field.default is MISSING else field.default
+            parameters.append(
+                Parameter(field.name, Parameter.KEYWORD_ONLY, annotation=types[field.name], default=default)
+            )
+
+    def expanded(**given: Any) -> None:
+        values = {name: kind(**{key: given.pop(key) for key in keys}) for name, (kind, keys) in groups.items()}
+        command(**given, **values)
+
+    expanded.__name__, expanded.__doc__ = command.__name__, command.__doc__
+    expanded.__signature__ = Signature(parameters)  # type: ignore[attr-defined]
+    expanded.__annotations__ = {parameter.name: parameter.annotation for parameter in parameters}
+    return expanded
 
 
 @contextmanager
 def progress_maker() -> Iterator[Callable[[str], Callable[[int, int], None]]]:
-    """Progress bars with time left; yields a function that makes the callback of a named bar."""
+    """Show progress bars with the remaining time; yields a function that makes the callback of a named bar."""
     columns = (
         TextColumn("[progress.description]{task.description}"),
         BarColumn(),
@@ -50,7 +86,7 @@ def progress_maker() -> Iterator[Callable[[str], Callable[[int, int], None]]]:
 
         def make(name: str) -> Callable[[int, int], None]:
             for earlier in bars.tasks:
-                # A stage may end before its limit; its clock must not run on.
+                # A stage may end before its limit; stop its clock.
                 bars.update(earlier.id, total=earlier.completed)
                 bars.stop_task(earlier.id)
             bar = bars.add_task(name, total=None)
@@ -60,7 +96,7 @@ def progress_maker() -> Iterator[Callable[[str], Callable[[int, int], None]]]:
 
 
 def emit(value: Any, as_json: bool, title: str) -> None:
-    """Print a flat mapping for machines or for people."""
+    """Print a flat mapping as JSON or as a table."""
     if as_json:
         print(json.dumps(value))
         return
@@ -71,7 +107,7 @@ def emit(value: Any, as_json: bool, title: str) -> None:
 
 
 def names_in(objects: str) -> tuple[str, ...]:
-    """Of an option `Objects`."""
+    """Return the names in a value of the option `Objects`."""
     return tuple(name for name in objects.split(",") if name)
 
 

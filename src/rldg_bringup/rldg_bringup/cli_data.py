@@ -1,4 +1,4 @@
-"""`rldg export`, `rldg relabel`: from recorded episodes to datasets."""
+"""`rldg export` and `rldg relabel`: make datasets and relabelled bags from recorded episodes."""
 
 from __future__ import annotations
 
@@ -11,7 +11,16 @@ from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
 
-from rldg_bringup.cli_common import MANY, Json, console, emit, existing, progress_maker, sub_app
+from rldg_bringup.cli_common import (
+    MANY,
+    Json,
+    console,
+    emit,
+    existing,
+    expand_options,
+    progress_maker,
+    sub_app,
+)
 from rldg_core.errors import UserError
 from rldg_core.seeding import MAX_SEED
 
@@ -22,52 +31,69 @@ if TYPE_CHECKING:
 
 app = sub_app()
 
-SkipBad = Annotated[bool, typer.Option("--skip-bad", help="Pass over bad bags, and list them at the end.")]
+SkipBad = Annotated[bool, typer.Option("--skip-bad", help="Skip bad bags and list them at the end.")]
 BagFolders = Annotated[list[Path], typer.Argument(help="Bags, or folders of bags.")]
 
 
 @dataclass(frozen=True)
-class _Quick:
-    """The options that stand for a recipe; None: not given."""
+class QuickRecipe:
+    """Options that replace a recipe; None: not given."""
 
-    name: str | None
-    version: str | None
-    only_success: bool | None
-    source: str | None
-    max_episodes: int | None
-    max_episodes_per_object: int | None
-    seed: int | None
+    name: Annotated[str | None, typer.Option(help="Without a recipe: name of the dataset.")] = None
+    version: Annotated[str | None, typer.Option(help="Without a recipe: version; default 1.0.0.")] = None
+    only_success: Annotated[
+        bool | None, typer.Option(help="Without a recipe: export successful episodes only; default yes.")
+    ] = None
+    source: Annotated[
+        str | None, typer.Option(help="Without a recipe: only episodes of this source: policy, human, scripted, hold.")
+    ] = None
+    max_episodes: Annotated[
+        int | None, typer.Option(min=1, max=MANY, help="Without a recipe: largest number of episodes.")
+    ] = None
+    max_episodes_per_object: Annotated[
+        int | None, typer.Option(min=1, max=MANY, help="Without a recipe: largest number of episodes of one object.")
+    ] = None
+    seed: Annotated[
+        int | None, typer.Option(min=0, max=MAX_SEED, help="Without a recipe: seed of the order of the episodes.")
+    ] = None
+
+
+@dataclass(frozen=True)
+class ExportOptions:
+    """Where and how a dataset is written."""
+
+    out: Annotated[Path, typer.Option(help="Root folder of the datasets.")] = Path("datasets")
+    format_: Annotated[Literal["rlds", "lerobot"], typer.Option("--format", help="Format of the dataset.")] = "rlds"
+    workers: Annotated[int, typer.Option(min=1, max=1024, help="Number of processes that build episodes.")] = 1
+    engine: Annotated[
+        Literal["processes", "ray"], typer.Option(help="How the processes are started: locally, or by Ray.")
+    ] = "processes"
+    skip_bad: SkipBad = False
+    overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace an existing dataset.")] = False
 
 
 @app.command()
+@expand_options
 def export(
     what: Annotated[
         list[Path], typer.Argument(metavar="RECIPE|BAGS", help="One recipe (.yaml), or folders of bags with --name.")
     ],
-    out: Annotated[Path, typer.Option(help="Root of the datasets.")] = Path("datasets"),
-    format_: Annotated[Literal["rlds", "lerobot"], typer.Option("--format")] = "rlds",
-    workers: Annotated[int, typer.Option(min=1, max=1024, help="Processes that build episodes.")] = 1,
-    engine: Annotated[Literal["processes", "ray"], typer.Option(help="Where they run.")] = "processes",
-    skip_bad: SkipBad = False,
-    overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace an existing dataset.")] = False,
-    name: Annotated[str | None, typer.Option(help="Without a recipe: name of the dataset.")] = None,
-    version: Annotated[str | None, typer.Option(help="Without a recipe; default 1.0.0.")] = None,
-    only_success: Annotated[bool | None, typer.Option(help="Without a recipe: successes only; default yes.")] = None,
-    source: Annotated[str | None, typer.Option(help="Without a recipe: policy, human, scripted or hold alone.")] = None,
-    max_episodes: Annotated[int | None, typer.Option(min=1, max=MANY, help="Without a recipe.")] = None,
-    max_episodes_per_object: Annotated[int | None, typer.Option(min=1, max=MANY, help="Without a recipe.")] = None,
-    seed: Annotated[
-        int | None, typer.Option(min=0, max=MAX_SEED, help="Without a recipe: of the order of the episodes.")
-    ] = None,
+    options: ExportOptions,
+    quick: QuickRecipe,
     as_json: Json = False,
 ) -> None:
-    """Export bags to a dataset, as the recipe says: RLDS (TFDS, OpenVLA, Octo) or LeRobot v3."""
-    quick = _Quick(name, version, only_success, source, max_episodes, max_episodes_per_object, seed)
-    plan = _plan(what, quick, skip_bad)
-    write = _writer(format_)
+    """Export bags to a dataset as a recipe describes it: RLDS (TFDS, OpenVLA, Octo) or LeRobot v3."""
+    plan = _plan(what, quick, options.skip_bad)
+    write = _writer(options.format_)
     with progress_maker() as make:
         result = write(
-            plan, out, workers=workers, engine=engine, overwrite=overwrite, skip_bad=skip_bad, progress=make("export")
+            plan,
+            options.out,
+            workers=options.workers,
+            engine=options.engine,
+            overwrite=options.overwrite,
+            skip_bad=options.skip_bad,
+            progress=make("export"),
         )
     values = {
         "path": str(result.path),
@@ -84,7 +110,7 @@ def export(
 
 
 def _writer(format_: str) -> Callable[..., ExportResult]:
-    """What writes a Plan in this format; only its own libraries are imported."""
+    """Return the function that writes a Plan in this format, importing only the libraries of that format."""
     if format_ == "lerobot":
         from rldg_data.lerobot.export import export_plan as export_lerobot
 
@@ -95,13 +121,13 @@ def _writer(format_: str) -> Callable[..., ExportResult]:
 
 
 def _listed(bad: Sequence[tuple[Path, str]]) -> int:
-    """Print the bags that were passed over; how many."""
+    """Print the bags that were skipped and return their number."""
     for _, reason in bad:
-        console.print(f"passed over: {reason}", highlight=False, markup=False)
+        console.print(f"skipped: {reason}", highlight=False, markup=False)
     return len(bad)
 
 
-def _plan(what: Sequence[Path], quick: _Quick, skip_bad: bool) -> Plan:
+def _plan(what: Sequence[Path], quick: QuickRecipe, skip_bad: bool) -> Plan:
     from rldg_data.recipe.recipe import load_recipe, make_plan, quick_recipe
 
     for path in what:
@@ -109,11 +135,11 @@ def _plan(what: Sequence[Path], quick: _Quick, skip_bad: bool) -> Plan:
     if len(what) == 1 and what[0].is_file():
         given = [key for key, value in vars(quick).items() if value is not None]
         if given:
-            raise UserError(f"--{given[0].replace('_', '-')}: stands in the recipe {what[0]}, not on the command line")
+            raise UserError(f"--{given[0].replace('_', '-')}: set it in the recipe {what[0]}, not on the command line")
         recipe = load_recipe(what[0])
         return make_plan(recipe, what[0].absolute().parent, skip_bad=skip_bad, task_dirs=_task_dirs(recipe))
     if quick.name is None:
-        raise UserError("--name: folders of bags need the name of the dataset (or give a recipe)")
+        raise UserError("--name: required for folders of bags: the name of the dataset (or give a recipe)")
     recipe = quick_recipe(
         what,
         quick.name,
@@ -128,7 +154,7 @@ def _plan(what: Sequence[Path], quick: _Quick, skip_bad: bool) -> Plan:
 
 
 def _task_dirs(recipe: Recipe) -> list[Path]:
-    """Where relabelling looks for tasks; importing that costs a second, so only when it is asked for."""
+    """Return the folders in which relabelling looks up tasks; imports them, about 1 s, only if a recipe relabels."""
     if recipe.relabel is None and all(source.relabel is None for source in recipe.sources):
         return []
     from rldg_bringup.pipeline import share_dir
@@ -140,15 +166,17 @@ def _task_dirs(recipe: Recipe) -> list[Path]:
 def relabel(
     bags: BagFolders,
     policy: Annotated[Path, typer.Option(help="Checkpoint of the policy, e.g. a specialist's folder.")],
-    out: Annotated[Path, typer.Option(help="Folder for the new bags; the old ones stay as they are.")],
-    backend: Annotated[str, typer.Option(help="The policy's back-end.")] = "specialist",
-    task: Annotated[str, typer.Option(help="Task of the policy; default: the bags'.")] = "",
-    source: Annotated[list[str], typer.Option(help="Whose actions are replaced.")] = ["human"],  # noqa: B006
-    policy_id: Annotated[str, typer.Option(help="Name for the new actions; default: the back-end's.")] = "",
+    out: Annotated[Path, typer.Option(help="Folder for the new bags; the given bags are not changed.")],
+    backend: Annotated[str, typer.Option(help="Back-end of the policy.")] = "specialist",
+    task: Annotated[str, typer.Option(help="Task of the policy; default: the task of the bags.")] = "",
+    source: Annotated[list[str], typer.Option(help="Source whose actions are replaced.")] = ["human"],  # noqa: B006
+    policy_id: Annotated[
+        str, typer.Option(help="Policy id recorded with the new actions; default: the name of the back-end.")
+    ] = "",
     skip_bad: SkipBad = False,
     as_json: Json = False,
 ) -> None:
-    """Write bags again with a policy's actions on the recorded observations (the paper's Fig. 9)."""
+    """Copy bags, replacing actions by those that a policy takes on the recorded observations (Fig. 9 of the paper)."""
     from rldg_bringup.pipeline import share_dir
     from rldg_core.configuration import validated
     from rldg_data.recipe.recipe import RelabelConfig
@@ -161,7 +189,7 @@ def relabel(
     recorded = read_all(expand([escape(str(path.absolute())) for path in bags], Path.cwd(), "relabel"), books)
     tasks = sorted({bag.info.task for bag in recorded})
     if not task and len(tasks) != 1:
-        raise UserError(f"--task: the bags are of {len(tasks)} tasks ({', '.join(tasks)}): say which is the policy's")
+        raise UserError(f"--task: the bags are of {len(tasks)} tasks ({', '.join(tasks)}): name the task of the policy")
     data = {"backend": backend, "path": policy, "task": task or tasks[0], "sources": source, "policy_id": policy_id}
     config = resolve_relabel(validated(RelabelConfig, data, "relabel"), Path.cwd(), [share_dir() / "config" / "tasks"])
     with progress_maker() as make:

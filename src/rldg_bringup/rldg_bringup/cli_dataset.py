@@ -1,4 +1,4 @@
-"""`rldg dataset`: datasets on disk."""
+"""`rldg dataset`: check, describe and import datasets on disk."""
 
 from __future__ import annotations
 
@@ -22,10 +22,10 @@ def lint(
     path: Annotated[Path, typer.Argument(help="A dataset <root>/<name>/<version>, or a folder of bags.")],
     as_json: Json = False,
 ) -> None:
-    """Look for what is wrong in a dataset or in a folder of bags; one line per finding.
+    """Check a dataset or a folder of bags; print one line per finding.
 
-    Exit code 0: no error (warnings may be there); 1: findings of severity error; 2: PATH is no dataset and no folder
-    of bags, or cannot be read.
+    Exit code 0: no finding of severity error; 1: at least one; 2: PATH is neither a dataset nor a folder of bags, or
+    cannot be read.
     """
     from rldg_bringup.lint_output import report
     from rldg_data.lint import lint as run
@@ -39,7 +39,7 @@ def card(
     path: Annotated[Path, typer.Argument(help="A dataset <root>/<name>/<version>.")],
     as_json: Json = False,
 ) -> None:
-    """Write README.md and its pictures into a dataset: counts, sources, histograms, sample frames, how to load it."""
+    """Write README.md with images into a dataset: counts, sources, histograms, sample frames, how to load it."""
     from rldg_data.card.card import write_card
 
     existing(path)
@@ -48,11 +48,13 @@ def card(
 
 @app.command("import")
 def import_lerobot(
-    path: Annotated[Path, typer.Argument(help="A LeRobot dataset v3: the folder that holds meta/ and data/.")],
+    path: Annotated[Path, typer.Argument(help="LeRobot dataset v3: the folder with meta/ and data/.")],
     task: TaskArgument,
     out: Annotated[Path, typer.Option(help="Folder for the bags.")],
-    names: Annotated[Path | None, typer.Option(help="YAML: which features are images, state and action.")] = None,
-    skip_bad: Annotated[bool, typer.Option("--skip-bad", help="Pass over bad episodes, and list them.")] = False,
+    names: Annotated[
+        Path | None, typer.Option(help="YAML file that names the features of images, state and action.")
+    ] = None,
+    skip_bad: Annotated[bool, typer.Option("--skip-bad", help="Skip bad episodes and list them.")] = False,
     as_json: Json = False,
 ) -> None:
     """Write the episodes of a LeRobot dataset as bags of a task."""
@@ -66,8 +68,8 @@ def import_lerobot(
     result = import_dataset(path, out, settings, features, skip_bad=skip_bad)
     if abs(result.rate_hz - settings.rate_hz) > 0.1 * settings.rate_hz:
         console.print(
-            f"warning: {result.rate_hz:g} steps per second, task {settings.name} has {settings.rate_hz:g}: what learns "
-            "from these bags is served at their rate alone",
+            f"warning: {result.rate_hz:g} steps per second, task {settings.name} has {settings.rate_hz:g}: policies "
+            "trained on these bags can be served only at the rate of the bags",
             markup=False,
             highlight=False,
             soft_wrap=True,

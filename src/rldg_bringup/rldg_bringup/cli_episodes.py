@@ -1,7 +1,8 @@
-"""`rldg record`, `rldg collect`, `rldg evaluate`: episodes of a person, of a specialist, of any policy."""
+"""`rldg record`, `rldg collect`, `rldg evaluate`: run and record episodes."""
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -17,6 +18,7 @@ from rldg_bringup.cli_common import (
     TaskArgument,
     emit,
     existing,
+    expand_options,
     names_in,
     progress_maker,
     robot_of,
@@ -26,74 +28,78 @@ from rldg_bringup.cli_common import (
 app = sub_app()
 
 
+@dataclass(frozen=True)
+class Common:
+    """Options of every command that runs episodes."""
+
+    seed: Seed = 0
+    robot: RobotOption = ""
+    real: Real = False
+    as_json: Json = False
+
+
 @app.command()
+@expand_options
 def record(
     task: TaskArgument,
     out: Annotated[Path, typer.Option(help="Folder for the bags.")],
-    episodes: Annotated[int, typer.Option(min=1, max=MANY)] = 20,
-    topics: Annotated[str, typer.Option(help="Record these raw, too: a,b or vendor for all of the drivers'.")] = "",
+    common: Common,
+    episodes: Annotated[int, typer.Option(min=1, max=MANY, help="Number of episodes.")] = 20,
+    topics: Annotated[
+        str, typer.Option(help="Topics recorded beside the Steps: a,b or vendor for all topics of the drivers.")
+    ] = "",
     preset: Annotated[str, typer.Option(help="Compression: none, zstd_fast, zstd_small.")] = "zstd_fast",
-    seed: Seed = 0,
-    robot: RobotOption = "",
-    real: Real = False,
-    as_json: Json = False,
 ) -> None:
-    """Record demonstrations: by the SpaceMouse on the robot, by the scripted operator in simulation."""
+    """Record demonstrations: by a person on the robot, by the scripted operator in simulation."""
     from dataclasses import replace
 
     from rldg_bringup.pipeline import arguments_for, record_demonstrations
 
-    arguments = replace(arguments_for(task, seed, robot_of(robot, real)), record_topics=topics, record_preset=preset)
+    arguments = replace(arguments_for(task, common.seed, robot_of(common.robot, common.real)), record_topics=topics, record_preset=preset)
     with progress_maker() as make:
         outcome = record_demonstrations(arguments, episodes, out, out / "log", make("demonstrations"))
-    emit(_outcome(task, outcome), as_json, "demonstrations")
+    emit(_summary(task, outcome), common.as_json, "demonstrations")
 
 
 @app.command()
+@expand_options
 def collect(
     task: TaskArgument,
-    checkpoint: Annotated[Path, typer.Option(help="Specialist folder.")],
+    checkpoint: Annotated[Path, typer.Option(help="Folder of the specialist.")],
     out: Annotated[Path, typer.Option(help="Folder for the bags.")],
-    episodes: Annotated[int, typer.Option(min=1, max=MANY)] = 60,
-    seed: Seed = 0,
-    robot: RobotOption = "",
-    real: Real = False,
-    as_json: Json = False,
+    common: Common,
+    episodes: Annotated[int, typer.Option(min=1, max=MANY, help="Number of episodes.")] = 60,
 ) -> None:
-    """Roll a specialist out and record every episode; `export --only-success` drops the failures."""
-    _roll(task, "specialist", checkpoint, episodes, seed, out / "log", (), out, robot_of(robot, real), as_json)
+    """Record rollouts of a specialist; `rldg export --only-success` leaves out the failures."""
+    _roll_out(task, "specialist", checkpoint, common, episodes=episodes, log_dir=out / "log", bag_dir=out)
 
 
 @app.command()
+@expand_options
 def evaluate(
     task: TaskArgument,
     policy: Annotated[str, typer.Option(help="Back-end: specialist, compact, openvla, octo, scripted, hold.")],
+    common: Common,
     checkpoint: Annotated[Path | None, typer.Option(help="Checkpoint folder.")] = None,
-    episodes: Annotated[int, typer.Option(min=1, max=MANY)] = 20,
+    episodes: Annotated[int, typer.Option(min=1, max=MANY, help="Number of episodes.")] = 20,
     objects: Objects = "",
-    out: Annotated[Path | None, typer.Option(help="Record bags here.")] = None,
-    log_dir: Annotated[Path, typer.Option(help="Where the nodes' output goes.")] = Path("log/rldg"),
-    seed: Seed = 0,
-    robot: RobotOption = "",
-    real: Real = False,
-    as_json: Json = False,
+    out: Annotated[Path | None, typer.Option(help="Folder for bags; default: do not record.")] = None,
+    log_dir: Annotated[Path, typer.Option(help="Folder for the output of the nodes.")] = Path("log/rldg"),
 ) -> None:
     """Run a policy and count its successes."""
-    _roll(task, policy, checkpoint, episodes, seed, log_dir, names_in(objects), out, robot_of(robot, real), as_json)
+    names = names_in(objects)
+    _roll_out(task, policy, checkpoint, common, episodes=episodes, log_dir=log_dir, objects=names, bag_dir=out)
 
 
-def _roll(
+def _roll_out(
     task: str,
     policy: str,
     checkpoint: Path | None,
-    episodes: int,
-    seed: int,
-    log_dir: Path,
-    objects: tuple[str, ...],
-    out: Path | None,
-    robot: str,
-    as_json: bool,
+    common: Common,
+    objects: tuple[str, ...] = (),
+    **more: Any,
 ) -> None:
+    """Run episodes of one policy and print the outcome. more: arguments of `pipeline.roll_out`."""
     from rldg_bringup.pipeline import arguments_for, resolve_task, roll_out
 
     resolved = resolve_task(task)
@@ -101,22 +107,15 @@ def _roll(
         resolved.object_or_default(name)
     if checkpoint:
         existing(checkpoint)
+    arguments = arguments_for(task, common.seed, robot_of(common.robot, common.real))
     with progress_maker() as make:
         outcome = roll_out(
-            arguments_for(task, seed, robot),
-            policy,
-            checkpoint,
-            episodes,
-            seed,
-            log_dir,
-            objects=objects,
-            bag_dir=out,
-            progress=make(policy),
+            arguments, policy, checkpoint, seed=common.seed, objects=objects, progress=make(policy), **more
         )
-    emit(_outcome(task, outcome), as_json, policy)
+    emit(_summary(task, outcome), common.as_json, policy)
 
 
-def _outcome(task: str, outcome: Any) -> dict[str, Any]:
+def _summary(task: str, outcome: Any) -> dict[str, Any]:
     from rldg_bringup.pipeline import resolve_task
 
     period_s = resolve_task(task).period_s

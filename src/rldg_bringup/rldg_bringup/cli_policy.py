@@ -1,4 +1,4 @@
-"""`rldg policy`: the policies of a running stack."""
+"""`rldg policy`: list, load, activate and unload the policies of a running stack; serve one policy over HTTP."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from rldg_bringup.cli_common import Json, Namespace, console
 from rldg_core.errors import UserError
 
 policy_app = typer.Typer(
-    help="Policies of a running stack: list, load, activate, unload; serve one by itself.", no_args_is_help=True
+    help="Policies of a running stack: list, load, activate, unload; serve one without a stack.", no_args_is_help=True
 )
 
 
@@ -41,11 +41,11 @@ def policy_list(namespace: Namespace = "", as_json: Json = False) -> None:
 
 
 _COLUMNS = (Column("policy", no_wrap=True), "back-end", "", "version", "sees", "actions")
-"""What fits 80 characters; `--json` tells the rest."""
+"""Columns that fit in 80 characters; `--json` prints all values."""
 
 
 def _row(info: Any) -> dict[str, Any]:
-    """PolicyInfo -> what it is and what it expects."""
+    """Return the fields of a PolicyInfo."""
     return {
         "policy_id": info.policy_id,
         "backend": info.backend,
@@ -80,7 +80,7 @@ def policy_load(
 
 @policy_app.command("activate")
 def policy_activate(policy_id: str, namespace: Namespace = "") -> None:
-    """Swap to a loaded policy between two ticks."""
+    """Swap to a loaded policy at the next tick."""
     from rldg_bringup.client import RUNNING_TIMEOUT_S, connected
 
     with connected(namespace, ready_timeout_s=RUNNING_TIMEOUT_S) as client:
@@ -89,7 +89,7 @@ def policy_activate(policy_id: str, namespace: Namespace = "") -> None:
 
 @policy_app.command("unload")
 def policy_unload(policy_id: str, namespace: Namespace = "") -> None:
-    """Forget a loaded policy."""
+    """Unload a policy."""
     from rldg_bringup.client import RUNNING_TIMEOUT_S, connected
 
     with connected(namespace, ready_timeout_s=RUNNING_TIMEOUT_S) as client:
@@ -99,12 +99,12 @@ def policy_unload(policy_id: str, namespace: Namespace = "") -> None:
 @policy_app.command("serve")
 def policy_serve(
     backend: Annotated[str, typer.Argument(help="openvla, octo or compact.")],
-    path: Annotated[str, typer.Argument(help="Its checkpoint folder.")],
+    path: Annotated[str, typer.Argument(help="Checkpoint folder of the policy.")],
     task: Annotated[str, typer.Option(help="Task: name, name:object, or a .yaml file.")] = "insertion",
-    port: Annotated[int, typer.Option(min=1, max=65535)] = 8000,
+    port: Annotated[int, typer.Option(min=1, max=65535, help="TCP port on this machine.")] = 8000,
     explore: bool = False,
 ) -> None:
-    """Answer OpenVLA's REST clients (POST /act) with one policy, without a stack; Ctrl-C ends it."""
+    """Serve one policy to REST clients of OpenVLA (POST /act) without a stack; Ctrl-C ends it."""
     from threading import Lock
 
     from rldg_bringup.pipeline import resolve_task
@@ -113,11 +113,11 @@ def policy_serve(
     from rldg_policy.serving.inference import Worker
     from rldg_policy.serving.store import Served, load_policy
 
-    # A client asks for one action at a time, at its own rate.
+    # A client requests one action at a time, at its own rate.
     resolved = resolve_task(task)
     loaded = load_policy(backend, backend, str(Path(path).resolve()), explore, resolved, paced=False)
     if not loaded.spec.statistics_key:
-        raise UserError(f"policy {backend!r} is no generalist: it has no action statistics")
+        raise UserError(f"policy {backend!r}: not a generalist: it has no action statistics")
     worker = Worker(loaded.policy_id, loaded.policy, threaded=True)
     served = Served(loaded, worker)
     with ActServer(ActService(resolved, lambda: served, Lock()), port) as server:

@@ -1,4 +1,4 @@
-"""`rldg run`, `rldg label`, `rldg hold`, `rldg release`: what a person tells a running stack."""
+"""`rldg run`, `rldg label`, `rldg hold`, `rldg release`: commands for a running stack."""
 
 from __future__ import annotations
 
@@ -24,13 +24,13 @@ app = sub_app()
 
 @app.command()
 def run(
-    episodes: Annotated[int, typer.Option(min=1, max=MANY)] = 1,
+    episodes: Annotated[int, typer.Option(min=1, max=MANY, help="Number of episodes.")] = 1,
     objects: Objects = "",
     seed: Seed = 0,
     namespace: Namespace = "",
     as_json: Json = False,
 ) -> None:
-    """Run episodes with the policy that is active; which can be swapped meanwhile; Ctrl-C ends them."""
+    """Run episodes with the active policy, which may be swapped meanwhile; Ctrl-C ends them."""
     from rldg_bringup.bag_count import RunningRecorder
     from rldg_bringup.client import RUNNING_TIMEOUT_S, connected
 
@@ -51,23 +51,23 @@ def run(
 
 @app.command()
 def label(
-    verdict: Annotated[Literal["success", "failure"], typer.Argument(help="How the running episode ends.")],
+    outcome: Annotated[Literal["success", "failure"], typer.Argument(help="Label of the running episode.")],
     episode: Annotated[str, typer.Option(help="Episode id; default: the running one.")] = "",
     namespace: Namespace = "",
 ) -> None:
-    """Mark the running episode as a success or a failure; it ends with the next observation."""
+    """Label the running episode a success or a failure; it ends with the next observation."""
     from rldg_bringup.client import RUNNING_TIMEOUT_S, connected
 
     with connected(namespace, ready_timeout_s=RUNNING_TIMEOUT_S) as client:
-        console.print(client.label_episode(verdict == "success", episode))
+        console.print(client.label_episode(outcome == "success", episode))
 
 
 @app.command()
 def hold(
-    reason: Annotated[str, typer.Option(help="Shown in /diagnostics.")] = "hold requested",
+    reason: Annotated[str, typer.Option(help="Reason shown in /diagnostics.")] = "hold requested",
     namespace: Namespace = "",
 ) -> None:
-    """Make the gate hold the arm where it is, until `rldg release`. No emergency stop."""
+    """Latch the gate: the arm holds its measured pose until `rldg release`. This is not an emergency stop."""
     from rldg_bringup.client import RUNNING_TIMEOUT_S, connected
 
     with connected(namespace, ready_timeout_s=RUNNING_TIMEOUT_S) as client:
@@ -76,7 +76,7 @@ def hold(
 
 @app.command()
 def release(namespace: Namespace = "") -> None:
-    """Let the gate act again; refused while the cause of its hold persists."""
+    """Release the gate; refused while the cause of the latch persists."""
     from rldg_bringup.client import RUNNING_TIMEOUT_S, connected
 
     with connected(namespace, ready_timeout_s=RUNNING_TIMEOUT_S) as client:

@@ -1,11 +1,10 @@
-"""A typed facade over a running stack's services and actions, for the command line and the demo."""
+"""Typed client of the services and actions of a running stack, for the command line and the demo."""
 
 from __future__ import annotations
 
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass, field
 from typing import Any
 
 import rclpy
@@ -15,6 +14,7 @@ from rclpy.executors import SingleThreadedExecutor
 from rclpy.signals import SignalHandlerOptions
 from rclpy.task import Future
 
+from rldg_bringup.outcome import Episodes
 from rldg_core.errors import StalledError, UserError
 from rldg_core.leftovers import stack_key, stack_started_s
 from rldg_core.network import prepare_network
@@ -25,64 +25,46 @@ from rldg_ros import qos
 from rldg_ros.vendors import ChangeFilter, PolledSubscriptions, vendor_topic
 
 RUNNING_TIMEOUT_S = 8.0
-"""Patience with a stack that should be running already; one that starts has READY_TIMEOUT_S from its start."""
+"""Limit for an answer of a stack that should be running already. A stack that is starting has READY_TIMEOUT_S."""
 
 READY_TIMEOUT_S = 60.0
-"""Starting nine Python processes on two busy cores takes up to about 20 s."""
+"""Limit for a stack to start. Nine Python processes take up to about 20 s on two busy cores."""
 
 LOAD_TIMEOUT_S = 120.0
-"""First inference of a jitted policy compiles for 10 - 36 s."""
+"""Limit for loading a policy. The first inference of a compiled policy takes 10 to 36 s."""
 
 ASK_AGAIN_S = 1.0
-"""A server that is visible here may not see this client's reader yet; its answer is then lost (rmw_fastrtps: "failed to
-send response (timeout): client will not receive response"). What may be asked twice is asked until it is answered."""
+"""Period after which a request is repeated. A server that this client has discovered may not have discovered the
+reader of this client yet; its answer is then lost (rmw_fastrtps: "failed to send response (timeout): client will not
+receive response"). Requests that may be repeated are sent until one is answered."""
 
 HEARTBEAT_S = 10.0
-"""Each node of a stack reports every second. A killed one stays in the graph for the DDS lease of 20 s."""
+"""Limit for a node without diagnostics; nodes report every second. A killed node stays in the graph for the DDS lease
+of 20 s."""
 
 LOADING_HEARTBEAT_S = 45.0
-"""Of the policy node while it compiles a policy, which may keep its other threads waiting."""
+"""The same limit for the policy node while it compiles a policy, which may block its other threads."""
 
-LOOK_S = 0.25
-"""How often the graph is looked at while waiting."""
+GRAPH_POLL_S = 0.25
+"""Period at which the graph is checked while waiting."""
 
 CANCEL_TIMEOUT_S = 2.0
-"""Patience with the answer to a cancelled goal; a stack that has died gives none."""
+"""Limit for the answer to a cancel request; a stack that has died does not answer."""
 
 STALL_TIMEOUT_S = 120.0
-"""Longer than any episode: compiling, and 100 steps that each wait for a learner on a busy machine."""
-
-
-@dataclass(frozen=True)
-class Episodes:
-    """Outcome of `run_episodes`."""
-
-    success: tuple[bool, ...] = field(default=())
-    steps: tuple[int, ...] = field(default=())
-    episode_ids: tuple[str, ...] = field(default=())
-
-    @property
-    def successes(self) -> int:
-        return sum(self.success)
-
-    def cycle_time_s(self, period_s: float) -> float | None:
-        """Mean duration of the successful episodes; None when there is none."""
-        durations = [n * period_s for n, good in zip(self.steps, self.success, strict=True) if good]
-        return sum(durations) / len(durations) if durations else None
-
-    def __add__(self, other: Episodes) -> Episodes:
-        return Episodes(self.success + other.success, self.steps + other.steps, self.episode_ids + other.episode_ids)
+"""Limit for one episode. Longer than any: compilation, and 100 steps that each wait for a learner on a busy machine."""
 
 
 class StackClient:
-    """Talks to the stack in `/<namespace>/rldg`. Use `connected`."""
+    """Client of the stack in `/<namespace>/rldg`. Use `connected`."""
 
     def __init__(
         self, namespace: str, check: Callable[[], None] | None = None, ready_timeout_s: float = READY_TIMEOUT_S
     ) -> None:
-        """`check` is called while waiting; it raises UserError when the stack has died.
+        """check: called while waiting; raises UserError when the stack has died.
 
-        Without it the stack is somebody else's: then the node that owes an answer must stay in the graph and report.
+        Without `check` another process has started the stack: the node that has to answer must then stay in the graph
+        and publish diagnostics.
         """
         self._check = check
         self._ready_timeout_s = ready_timeout_s
@@ -95,7 +77,7 @@ class StackClient:
         self.learner_status: LearnerStatus | None = None
         self.gate_status: GateStatus | None = None
         self._silent_s: dict[str, float] = {}
-        self._looked_s = 0.0
+        self._graph_checked_s = 0.0
         self.listen_to_status(PolicyStatus, "policy_status", self._on_policy)
         self.listen_to_status(LearnerStatus, "learner_status", self._on_learner)
         self.listen_to_status(GateStatus, "gate_status", self._on_gate)
@@ -119,7 +101,7 @@ class StackClient:
     def listen_to_driver(
         self, kind: type[Any], topic: str, on_change: Callable[[Any], None], on_same: Callable[[], None]
     ) -> None:
-        """Subscribe to a driver's topic, relative to the stack's namespace; repeated messages are not decoded."""
+        """Subscribe to a vendor topic, relative to the namespace of the stack; repeated messages are not decoded."""
         PolledSubscriptions(self.node).add(kind, vendor_topic(self.node, topic), ChangeFilter(kind, on_change, on_same))
 
     def _on_diagnostics(self, message: DiagnosticArray) -> None:
@@ -129,7 +111,7 @@ class StackClient:
                 self._silent_s[status.name.removeprefix(prefix)] = 0.0
 
     def spin(self, duration_s: float) -> None:
-        """Handle what arrives within `duration_s`."""
+        """Handle messages for `duration_s`."""
         deadline = time.monotonic() + duration_s
         while (left := deadline - time.monotonic()) > 0:
             self._spin_once(left)
@@ -137,13 +119,13 @@ class StackClient:
     def _spin_once(self, timeout_s: float) -> None:
         started_s = time.monotonic()
         self._executor.spin_once(timeout_sec=timeout_s)
-        # Time in which this process itself stood still is nobody's silence.
-        listened_s = min(time.monotonic() - started_s, 2 * LOOK_S)
+        # A pause of this process must not count as silence of a node.
+        listened_s = min(time.monotonic() - started_s, 2 * GRAPH_POLL_S)
         for name in self._silent_s:
             self._silent_s[name] += listened_s
 
     def close(self) -> None:
-        """Forget the node."""
+        """Destroy the node."""
         self._executor.shutdown()
         self.node.destroy_node()
 
@@ -155,11 +137,12 @@ class StackClient:
         server: str = "",
         heartbeat_s: float = HEARTBEAT_S,
     ) -> None:
-        """Spin until `condition`; UserError naming `what` after `timeout_s`, or when the stack dies.
+        """Spin until `condition` holds. Raises UserError naming `what` after `timeout_s`, or when the stack dies.
 
-        A stack of somebody else that has started less than READY_TIMEOUT_S ago is waited for until then.
-        server: the node that owes the answer, which must be in the graph already; in a stack of somebody else its
-        end, or no report of it for `heartbeat_s`, is a UserError.
+        A stack that another process started less than READY_TIMEOUT_S ago has until then.
+
+        server: the node that has to answer; it must be in the graph already. In a stack that another process has
+        started, UserError is raised when this node ends or publishes no diagnostics for `heartbeat_s`.
         """
         started_s = time.monotonic()
         if server:
@@ -168,17 +151,17 @@ class StackClient:
             now_s = time.monotonic()
             if self._check:
                 self._check()
-            elif server and now_s - self._looked_s > LOOK_S:
-                self._looked_s = now_s
+            elif server and now_s - self._graph_checked_s > GRAPH_POLL_S:
+                self._graph_checked_s = now_s
                 self._check_server(server, what, heartbeat_s)
             if now_s - started_s > timeout_s and not self._starts():
                 raise UserError(f"{what}: no answer within {now_s - started_s:.0f} s; is the stack running?")
             self._spin_once(0.1)
 
     def _starts(self) -> bool:
-        """Whether a process of this machine that lives has started the stack of somebody else a short while ago.
+        """Return whether a living process on this machine started the stack less than READY_TIMEOUT_S ago.
 
-        Not by the graph: it remembers killed nodes for the DDS lease of 20 s.
+        The graph does not tell: it lists killed nodes for the DDS lease of 20 s.
         """
         if self._check:
             return False
@@ -189,7 +172,7 @@ class StackClient:
     def _check_server(self, server: str, what: str, heartbeat_s: float) -> None:
         namespace = self.node.get_namespace()
         if (server, namespace) not in self.node.get_node_names_and_namespaces():
-            raise UserError(f"{what}: node {namespace}/{server} has ended: the stack was stopped, or died")
+            raise UserError(f"{what}: node {namespace}/{server} has ended: the stack was stopped or has died")
         if self._silent_s[server] > heartbeat_s:
             raise UserError(f"{what}: node {namespace}/{server} was silent for {heartbeat_s:.0f} s: killed or hanging")
 
@@ -201,9 +184,9 @@ class StackClient:
         server: str = "",
         heartbeat_s: float = HEARTBEAT_S,
     ) -> Any:
-        """Send a request that may be repeated until one of them is answered; return the answer.
+        """Send a request repeatedly until one is answered; return the answer.
 
-        An answer proves that requests and answers between this client and its server arrive from now on.
+        After an answer, all requests and answers between this client and its server arrive.
         """
         sent: list[Future[Any]] = []
         sent_s = float("-inf")
@@ -224,21 +207,21 @@ class StackClient:
         self.wait(lambda: self.policy_status is not None, timeout_s, "policy node (policy_status)")
 
     def _meet_episodes(self, timeout_s: float) -> None:
-        """Until the episode manager answers a goal of no episodes, which it always rejects."""
+        """Wait until the episode manager answers a goal of no episodes, which it always rejects."""
         what = "episode manager (run_episodes)"
         self.wait(self._episodes.server_is_ready, timeout_s, what)
         self.meet("episode", timeout_s, what)
         self.ask(lambda: self._episodes.send_goal_async(RunEpisodes.Goal()), timeout_s, what, "episode")
 
     def meet(self, server: str, timeout_s: float, what: str) -> None:
-        """Until the graph knows the node: its endpoints may be known earlier."""
+        """Wait until the graph lists the node; its endpoints may be discovered earlier."""
         known = (server, self.node.get_namespace())
         self.wait(lambda: known in self.node.get_node_names_and_namespaces(), timeout_s, what)
 
     def open_service(self, service_type: Any, name: str, probe: Any = None) -> Any:
-        """Make a client of a service whose answers are known to arrive; whoever opens it destroys it.
+        """Return a client of a service whose answers arrive. The caller destroys the client.
 
-        probe: a request that the server refuses without doing anything; None where the caller will `ask`.
+        probe: a request that the server refuses without any effect; None if the caller uses `ask`.
         """
         client, what, server = self.node.create_client(service_type, name), f"service {name}", name.partition("/")[0]
         try:
@@ -252,7 +235,7 @@ class StackClient:
         return client
 
     def _call(self, service_type: Any, name: str, request: Any, timeout_s: float, probe: Any = None) -> Any:
-        """probe: as `open_service`; None where the request itself may be repeated."""
+        """Call a service. probe: as for `open_service`; None if the request itself may be repeated."""
         what, server = f"service {name}", name.partition("/")[0]
         heartbeat_s = LOADING_HEARTBEAT_S if server == "policy" else HEARTBEAT_S
         client = self.open_service(service_type, name, probe)
@@ -280,25 +263,25 @@ class StackClient:
         _raise_unless(self._call(ActivatePolicy, "policy/activate", request, 10.0, ActivatePolicy.Request()))
 
     def unload_policy(self, policy_id: str) -> None:
-        """Forget a policy."""
+        """Unload a policy."""
         request = UnloadPolicy.Request(policy_id=policy_id)
         _raise_unless(self._call(UnloadPolicy, "policy/unload", request, 10.0, UnloadPolicy.Request()))
 
     def list_policies(self) -> Any:
-        """ListPolicies.Response."""
+        """Return the ListPolicies.Response."""
         return self._call(ListPolicies, "policy/list", ListPolicies.Request(), 10.0)
 
     def label_episode(self, success: bool, episode_id: str = "") -> str:
-        """A person's verdict on the running episode; returns the manager's line. Raises UserError when refused."""
+        """Label the running episode; returns the message of the episode manager. Raises UserError when refused."""
         request = LabelEpisode.Request(episode_id=episode_id, success=success)
-        nobody = LabelEpisode.Request(episode_id="no such episode")
-        response = self._call(LabelEpisode, "episode/label", request, 10.0, nobody)
+        probe = LabelEpisode.Request(episode_id="no such episode")
+        response = self._call(LabelEpisode, "episode/label", request, 10.0, probe)
         if not response.accepted:
             raise UserError(f"label: {response.message}")
         return str(response.message)
 
     def hold(self, hold: bool, reason: str = "") -> str:
-        """Latch the gate, or release it; returns the gate's line. Raises UserError when refused."""
+        """Latch or release the gate; returns the message of the gate. Raises UserError when refused."""
         response = self._call(Hold, "gate/hold", Hold.Request(hold=hold, reason=reason), 10.0)
         _raise_unless(response)
         return str(response.message)
@@ -311,10 +294,10 @@ class StackClient:
         on_feedback: Callable[[RunEpisodes.Feedback], None] | None = None,
         until: Callable[[], bool] | None = None,
     ) -> Episodes:
-        """Run episodes and wait for their outcome. `until` ends the run early (the open episode is truncated).
+        """Run episodes and return their outcome. `until` ends the run early; the running episode is truncated.
 
-        Raises UserError when the stack dies or when no episode ends for STALL_TIMEOUT_S: in lock-step a
-        policy that cannot answer stops the simulated clock, and no other time-out would ever act.
+        Raises UserError when the stack dies, and StalledError when no episode ends for STALL_TIMEOUT_S: in lock-step a
+        policy that does not answer stops the simulated clock, so that no other time-out would expire.
         """
         self._meet_episodes(self._ready_timeout_s)
         goal = RunEpisodes.Goal(episodes=episodes, seed=seed, objects=list(objects), stop_on_hold=True)
@@ -349,7 +332,7 @@ class StackClient:
         try:
             self.wait(finished, float("inf"), "action run_episodes", "episode")
         except BaseException:
-            # Until it is heard: this process may end right after.
+            # Wait for the answer: this process may end right after.
             cancelling, until_s = handle.cancel_goal_async(), time.monotonic() + CANCEL_TIMEOUT_S
             while not cancelling.done() and time.monotonic() < until_s:
                 self._spin_once(0.1)
@@ -369,15 +352,15 @@ def _raise_unless(response: Any) -> None:
 def connected(
     namespace: str = "", check: Callable[[], None] | None = None, ready_timeout_s: float = READY_TIMEOUT_S
 ) -> Iterator[StackClient]:
-    """Initialise rclpy for this process if needed and yield a client; `ready_timeout_s`: patience with services.
+    """Initialise rclpy if needed and yield a client.
 
-    check: of `StackClient`; for a stack that this process has started.
+    check: as for `StackClient`; ready_timeout_s: limit for services to become available.
     """
     owns_context = not rclpy.ok()
     if owns_context:
         prepare_network()
-        # Ctrl-C stays a KeyboardInterrupt of this process: the runner decides the order of the end.
-        # Not the command line: name:=value is ours there, and ROS would warn of remap rules.
+        # No signal handlers: Ctrl-C must raise KeyboardInterrupt here, since the runner ends the nodes in order.
+        # No arguments: on our command line, name:=value is a launch argument and not a remap rule.
         rclpy.init(args=[], signal_handler_options=SignalHandlerOptions.NO)
     client = StackClient(namespace, check, ready_timeout_s)
     try:

@@ -20,8 +20,11 @@ _SCALARS = (bool, int, float, str)
 
 @dataclass(frozen=True)
 class ConfigOption:
-    """One option. name: of the Python parameter; path: keys of the field from the outermost model on; annotation: type
-    for typer, with help text and range; default: of the field (None for a list)."""
+    """One option.
+
+    name: Python parameter; path: keys of the field, starting at the outermost model; annotation: type with help text
+    and range, for typer; default: that of the field, None for a list.
+    """
 
     name: str
     path: tuple[str, ...]
@@ -49,7 +52,7 @@ def _options(model: type[BaseModel], where: str, path: tuple[str, ...]) -> Itera
 
 def _option(field: FieldInfo, path: tuple[str, ...], where: str) -> ConfigOption:
     if field.is_required():
-        raise UserError(f"{where}: an option needs a default")
+        raise UserError(f"{where}: a default is required for an option")
     renamed = [item.name for item in field.metadata if isinstance(item, Option)]
     kind, constraints = _typer_type(field.annotation, where)
     bounds = [*field.metadata, *constraints]
@@ -63,7 +66,7 @@ def _option(field: FieldInfo, path: tuple[str, ...], where: str) -> ConfigOption
 
 
 def _typer_type(annotation: Any, where: str) -> tuple[Any, list[Any]]:
-    """(type that typer takes, constraints of its numbers) of a field's type."""
+    """Return the type of a field as typer accepts it, and the constraints of its numbers."""
     origin, arguments = get_origin(annotation), get_args(annotation)
     if annotation in _SCALARS or origin is Literal:
         return annotation, []
@@ -81,7 +84,7 @@ def _typer_type(annotation: Any, where: str) -> tuple[Any, list[Any]]:
 
 
 def nested_values(options: Sequence[ConfigOption], given: Mapping[str, Any]) -> dict[str, Any]:
-    """Return the options' values as nested mappings for the model; None leaves a field at its default."""
+    """Return the values of the options as nested mappings for the model; None keeps the default of a field."""
     values: dict[str, Any] = {}
     for option in options:
         if (value := given[option.name]) is None:

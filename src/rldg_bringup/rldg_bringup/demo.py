@@ -1,6 +1,6 @@
-"""`rldg demo`: the whole RLDG loop on the simulated cell, stage by stage, through the real nodes.
+"""`rldg demo`: the whole RLDG loop on the simulated cell, stage by stage, with the real nodes.
 
-scripted demonstrations -> specialist -> roll-outs -> two RLDS datasets -> two compact generalists ->
+Scripted demonstrations -> specialist -> rollouts -> two RLDS datasets -> two compact generalists ->
 evaluation of both on seen and unseen connectors, swapped by service -> report, plots, GIFs.
 """
 
@@ -17,9 +17,9 @@ from typing import Any
 import numpy as np
 
 from rldg_bringup.arguments import StackArguments
-from rldg_bringup.client import Episodes
 from rldg_bringup.demo_plan import DemoPlan
 from rldg_bringup.media import FrameCollector, write_gif
+from rldg_bringup.outcome import Episodes
 from rldg_bringup.pipeline import (
     arguments_for,
     record_demonstrations,
@@ -39,10 +39,10 @@ from rldg_core.seeding import derive_seed
 from rldg_core.task import Task
 
 ProgressMaker = Callable[[str], Callable[[int, int], None]]
-"""Makes a progress callback for a stage."""
+"""Function that makes the progress callback of a stage."""
 
 GENERALISTS = ("scripted", "rldg")
-"""Named after their training data: scripted operator, RL specialist."""
+"""Named after the source of their training data: scripted operator, RL specialist."""
 
 MIRROR = 0.5
 """Share of mirrored samples: the wrist camera looks along the hand's plane of symmetry (TrainConfig.mirror)."""
@@ -63,7 +63,7 @@ class Demo:
         self.task: Task = resolve_task(self.reference)
         self.seeds = {name: derive_seed(seed, name) for name in ("rollouts", "evaluation", "swap", "media")}
 
-    # Where each stage leaves what later ones need.
+    # Results of stages that later stages need.
     @property
     def _demonstrations(self) -> Path:
         return self.run_dir / "demonstrations" / "bags"
@@ -102,7 +102,7 @@ class Demo:
         ]
 
     def run(self, on_start: Callable[[Stage, int], None]) -> dict[str, object]:
-        """Run what is unfinished and write report.json; returns the report."""
+        """Run the unfinished stages, write report.json and return it."""
         plan = {"plan": asdict(self.plan), "seed": self.seed, "task": self.task.config_hash()}
         records = run_stages(self.stages(), self.run_dir, plan, on_start)
         report = self._report({r.name: r for r in records})
@@ -118,7 +118,7 @@ class Demo:
     def train(self, folder: Path) -> Result:
         first = folder / "demonstrations"
         first.mkdir()
-        # The first N bags, as the paper's 20 demonstrations; links, since bags never change once closed.
+        # The first N bags, as the 20 demonstrations of the paper. Links suffice: a closed bag never changes.
         for bag in self._bags(self._demonstrations, self.plan.demonstrations)[: self.plan.rl_demonstrations]:
             (first / bag.name).symlink_to(bag)
         result = train(
@@ -157,7 +157,7 @@ class Demo:
             self.seeds["rollouts"],
             folder / "log",
             bag_dir=folder / "bags",
-            progress=self.progress("roll-outs"),
+            progress=self.progress("rollouts"),
         )
         return self._summary(outcome)
 
@@ -197,7 +197,7 @@ class Demo:
         return asdict(outcome)
 
     def evaluate(self, folder: Path) -> Result:
-        """Both generalists in one stack, swapped by service; the same seeds for both."""
+        """Evaluate both generalists in one stack, swapped by service, with the same seeds."""
         result: Result = {}
         total = 2 * len(GENERALISTS) * self.plan.evaluation
         report = self.progress("evaluation of both generalists")
@@ -229,7 +229,7 @@ class Demo:
         )
 
     def media(self, folder: Path) -> Result:
-        """One episode of each policy, on the same seed, filmed by the wrist and the scene camera."""
+        """Run one episode of each policy with the same seed; write the images of the wrist and the scene camera."""
         report = self.progress("media")
         policies = [("specialist", "specialist", self._specialist)]
         policies += [(name, "compact", self._generalist(name)) for name in GENERALISTS]
@@ -277,16 +277,16 @@ class Demo:
 
     @staticmethod
     def _bags(folder: Path, episodes: int) -> list[Path]:
-        """The bags of a finished stage. Raises UserError when some are gone since."""
+        """Return the bags of a finished stage. Raises UserError when bags are missing."""
         from rldg_data.bags.reading import find_bags
 
         bags = find_bags(folder)
         if len(bags) < episodes:
-            raise UserError(f"{folder}: {len(bags)} bags, its stage recorded {episodes}; delete the run and start anew")
+            raise UserError(f"{folder}: {len(bags)} bags, expected {episodes}; delete the run folder and start again")
         return bags
 
     def _actions_near_port(self, bags: Path) -> np.ndarray[tuple[int, int], np.dtype[np.float32]]:
-        """dx, dy of the actions executed while the tcp was within 1.5 cm (in the plane) of the target."""
+        """Return dx, dy, (N, 2) float32, of the actions executed within 1.5 cm of the target (in its xy plane)."""
         from rldg_data.bags.reading import find_bags, read_episode
 
         target = np.array(self.task.target_pose_base_tcp)
@@ -329,7 +329,7 @@ def _report_episode(report: Callable[[int, int], None], base: int, total: int, f
 
 
 def versions() -> dict[str, str]:
-    """Versions of what the results depend on."""
+    """Return the versions of Python and of the packages that determine the results."""
     names = ("numpy", "mujoco", "jax", "torch", "flax", "optax", "rclpy", "rldg_bringup")
     found = {"python": platform.python_version()}
     for name in names:

@@ -1,4 +1,4 @@
-"""Budgets of the demo: what `make demo` and `rldg demo --quick` spend on each stage."""
+"""Numbers of episodes and steps of `make demo` and of `rldg demo --quick`."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from rldg_bringup.pipeline import TrainingLimits
 
 @dataclass(frozen=True)
 class DemoPlan:
-    """Numbers of episodes and steps. `only_success` is off in the smoke test alone, whose specialist has not learnt."""
+    """Numbers of episodes and steps. only_success: false only in the smoke test, whose specialist has not learned."""
 
     object_name: str = "vga"
     unseen_objects: tuple[str, ...] = ("usb_c", "hdmi", "displayport", "xlr")

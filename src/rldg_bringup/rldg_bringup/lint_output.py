@@ -1,4 +1,4 @@
-"""Findings of a lint on the terminal or as JSON, and the exit code that they make."""
+"""Print the findings of a lint as text or JSON and derive the exit code."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from rldg_data.lint import Finding
 
 
 def report(path: str, findings: Iterable[Finding], as_json: bool) -> int:
-    """Print findings as they come; returns 1 when one is an error, else 0."""
+    """Print each finding at once; return 1 if one is an error, else 0."""
     listed = []
     for finding in findings:
         listed.append(finding)

@@ -1,4 +1,4 @@
-"""Short GIFs of episodes, from the wrist camera and from the scene camera."""
+"""GIFs of episodes from the wrist camera and the scene camera."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ Frame = NDArray[np.uint8]
 
 
 def write_gif(path: Path, frames: Sequence[Frame], fps: float) -> None:
-    """Write (H, W, 3) uint8 frames as a looping GIF. Raises ValueError when there is none."""
+    """Write (H, W, 3) uint8 frames as a looping GIF. Raises ValueError without frames."""
     if not frames:
         raise ValueError(f"{path}: no frames")
     images = [PillowImage.fromarray(f).quantize(128) for f in frames]
@@ -38,7 +38,7 @@ def write_gif(path: Path, frames: Sequence[Frame], fps: float) -> None:
 
 
 class FrameCollector:
-    """Collects the wrist images that the policy sees, and the scene camera's, while episodes run."""
+    """Collect the images of the wrist camera, as the policy sees them, and of the scene camera while episodes run."""
 
     def __init__(self, client: StackClient, scene_topic: str) -> None:
         self.wrist: list[Frame] = []
@@ -57,12 +57,12 @@ class FrameCollector:
         self.scene.append(np.frombuffer(message.data, np.uint8).reshape(message.height, message.width, 3))
 
     def take(self) -> tuple[list[Frame], list[Frame]]:
-        """Return what was collected so far and start anew."""
+        """Return the (wrist, scene) images collected since the last call."""
         taken = self.wrist, self.scene
         self.wrist, self.scene = [], []
         return taken
 
     def close(self) -> None:
-        """End the subscriptions."""
+        """Destroy the subscriptions."""
         for subscription in self._subscriptions:
             self._node.destroy_subscription(subscription)

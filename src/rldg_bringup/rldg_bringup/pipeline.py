@@ -1,7 +1,6 @@
-"""The steps of the RLDG loop on a running stack: record, train, collect, evaluate. Used by `rldg` and the demo.
+"""Steps of the RLDG loop, each on a stack of its own: record, train, collect, evaluate. Used by `rldg` and the demo.
 
-In simulation every step runs the real nodes in lock-step; on hardware the same functions drive the
-robot in real time.
+In simulation each step runs the real nodes in lock-step; with a real robot the same functions drive it in real time.
 """
 
 from __future__ import annotations
@@ -15,7 +14,8 @@ from ament_index_python.packages import PackageNotFoundError, get_package_share_
 
 from rldg_bringup.arguments import StackArguments
 from rldg_bringup.bag_count import BagCount
-from rldg_bringup.client import Episodes, StackClient, connected
+from rldg_bringup.client import StackClient, connected
+from rldg_bringup.outcome import Episodes
 from rldg_bringup.robots import SIMULATED, with_sim
 from rldg_bringup.runner import StackProcess, running_stack
 from rldg_bringup.stack import insertion_stack
@@ -26,16 +26,17 @@ from rldg_data.bags.reading import episode_info, find_bags
 from rldg_data.bags.resuming import set_interrupted_aside
 
 Progress = Callable[[int, int], None]
-"""Called with (done, total)."""
+"""Callback (done, total)."""
 
 ACTIVE_POLICY_TIMEOUT_S = 120.0
 
 LEARNER_TIMEOUT_S = 300.0
-"""It compiles, encodes the demonstrations and, on resume, its own bags; over 120 s were seen on a busy machine."""
+"""Limit for the learner to report. It compiles and encodes all demonstrations, and its own bags when it resumes; on a
+busy machine this took over 120 s."""
 
 
 def share_dir() -> Path:
-    """Share folder of rldg_bringup. Raises UserError when the workspace is not sourced."""
+    """Return the share folder of rldg_bringup. Raises UserError when the workspace is not sourced."""
     try:
         return Path(get_package_share_directory("rldg_bringup"))
     except PackageNotFoundError:
@@ -60,7 +61,7 @@ def stack_client(arguments: StackArguments, log_dir: Path) -> Iterator[tuple[Sta
 
 
 def arguments_for(task: str, seed: int, robot: str = SIMULATED) -> StackArguments:
-    """Arguments every step starts from: lock-step on a simulated robot, real time on hardware.
+    """Return the arguments that every step starts from: lock-step on a simulated robot, real time on hardware.
 
     Raises UserError for an unknown robot.
     """
@@ -78,7 +79,7 @@ def _run(
 def record_demonstrations(
     arguments: StackArguments, episodes: int, bag_dir: Path, log_dir: Path, progress: Progress | None = None
 ) -> Episodes:
-    """Record demonstrations: by the scripted operator in simulation, by the person at the SpaceMouse otherwise.
+    """Record demonstrations: by the scripted operator in simulation, by a person on the robot.
 
     Raises UserError when an episode has no bag.
     """
@@ -99,7 +100,7 @@ def record_demonstrations(
 
 @dataclass(frozen=True)
 class TrainingLimits:
-    """When `train` ends: `success_rate` over the last 20 episodes after `min_steps`, or at `max_steps`."""
+    """Conditions that end `train`: `success_rate` of the last 20 episodes after `min_steps`, or `max_steps`."""
 
     success_rate: float
     min_steps: int
@@ -108,7 +109,7 @@ class TrainingLimits:
 
 @dataclass(frozen=True)
 class TrainingResult:
-    """Every training episode, and the last word of the learner."""
+    """Training episodes and the final status of the learner."""
 
     episodes: Episodes
     env_steps: int
@@ -125,15 +126,15 @@ def train(
     log_dir: Path,
     progress: Progress | None = None,
 ) -> TrainingResult:
-    """Train a specialist live: policy, operator (in simulation it steps in when needed) and learner together.
+    """Train a specialist while it acts: policy, learner and, in simulation, the scripted operator that intervenes.
 
-    A run folder that holds bags is resumed: episode k has the same seed, id and place whenever it is run, and in
-    lock-step an episode that was interrupted is run again, so that the run equals one that was never stopped.
+    A run folder that holds bags is resumed. Episode k always has the same seed, id and bag name, and in lock-step an
+    interrupted episode is repeated, so that a resumed run equals an uninterrupted one.
     """
     training = replace(
         arguments,
         policy="specialist",
-        checkpoint=arguments.learner_config,  # the same features and networks as the learner's
+        checkpoint=arguments.learner_config,  # the features and networks of the learner
         explore=True,
         learner=True,
         operator="intervene" if arguments.sim else "off",
@@ -170,7 +171,7 @@ def train(
 
 
 def recorded(bag_dir: Path) -> Episodes:
-    """What the closed bags of a run say of its episodes."""
+    """Return the outcome of the episodes in the closed bags of a run."""
     infos = [episode_info(bag) for bag in find_bags(bag_dir)] if bag_dir.is_dir() else []
     return Episodes(
         tuple(info.success for info in infos),
@@ -202,7 +203,7 @@ def roll_out(
     bag_dir: Path | None = None,
     progress: Progress | None = None,
 ) -> Episodes:
-    """Run one policy alone, recording bags when `bag_dir` is given: collection and evaluation are the same act.
+    """Run episodes of one policy, recording bags when `bag_dir` is given; used for collection and for evaluation.
 
     Raises UserError when an episode has no bag.
     """

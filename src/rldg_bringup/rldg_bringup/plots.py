@@ -1,4 +1,4 @@
-"""Plots of a run: success rates, action distributions, learning curve. Pure: data in, PNG files out."""
+"""Plots of a run as PNG files: success rates, action distributions, learning curve."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ from rldg_core.files import writing_aside
 
 
 def wilson_interval(successes: int, episodes: int) -> tuple[float, float]:
-    """95 % Wilson interval of a success rate; (0, 1) for no episodes."""
+    """Return the 95 % Wilson interval of a success rate; (0, 1) for no episodes."""
     if episodes == 0:
         return 0.0, 1.0
     interval = binomtest(successes, episodes).proportion_ci(method="wilson")
@@ -34,7 +34,7 @@ def _save(figure: Figure, path: Path) -> None:
 
 
 def plot_success(path: Path, results: Mapping[str, Mapping[str, tuple[int, int]]]) -> None:
-    """Bars of success rates. results: group (e.g. "seen") -> policy -> (successes, episodes)."""
+    """Plot success rates as bars. results: group (e.g. "seen") -> policy -> (successes, episodes)."""
     policies = list(dict.fromkeys(p for group in results.values() for p in group))
     figure, axes = plt.subplots(figsize=(6.4, 3.6))
     width = 0.8 / max(len(policies), 1)
@@ -58,7 +58,7 @@ def plot_success(path: Path, results: Mapping[str, Mapping[str, tuple[int, int]]
 
 
 def plot_learning_curve(path: Path, success: Sequence[bool], steps: Sequence[int], window: int = 20) -> None:
-    """Success over the last `window` training episodes against environment steps."""
+    """Plot the success rate of the last `window` training episodes over control steps."""
     done = np.cumsum(steps)
     rates = [float(np.mean(success[max(0, i + 1 - window) : i + 1])) for i in range(len(success))]
     figure, axes = plt.subplots(figsize=(6.4, 3.6))
@@ -73,7 +73,7 @@ def plot_learning_curve(path: Path, success: Sequence[bool], steps: Sequence[int
 
 @dataclass(frozen=True)
 class TrainingEpisode:
-    """One training episode: control steps, whether it succeeded, steps that a person or the operator took."""
+    """One training episode. steps: control steps; interventions: steps that a person or the scripted operator took."""
 
     steps: int
     success: bool
@@ -81,7 +81,7 @@ class TrainingEpisode:
 
 
 def plot_training(path: Path, episodes: Sequence[TrainingEpisode], period_s: float, window: int = 20) -> None:
-    """Success rate, intervention ratio and cycle time of successes, over the last `window` episodes each."""
+    """Plot success rate, intervention ratio and cycle time of successes, each of the last `window` episodes."""
     done = np.cumsum([e.steps for e in episodes])
     recent = [episodes[max(0, i + 1 - window) : i + 1] for i in range(len(episodes))]
     curves = {
@@ -107,7 +107,7 @@ def _cycle_time_s(episodes: Sequence[TrainingEpisode], period_s: float) -> float
 
 
 def plot_actions(path: Path, actions: Mapping[str, NDArray[np.float32]], labels: tuple[str, str]) -> None:
-    """2-D histograms of two action components. actions: source -> (N, 2) in [-1, 1]."""
+    """Plot 2-D histograms of two action components. actions: source -> (N, 2) in [-1, 1]."""
     figure, all_axes = plt.subplots(
         1, len(actions), figsize=(3.8 * len(actions), 3.8), squeeze=False, layout="constrained"
     )

@@ -1,7 +1,7 @@
-"""A run as a list of stages that can be resumed: each finished stage leaves one JSON file.
+"""Resumable list of stages: each finished stage writes one JSON file.
 
-A stage's key is a hash over the plan and over all stages before it, so that a changed plan, seed or task
-runs again what depends on it, and an interrupted run goes on at the first unfinished stage.
+The key of a stage is a hash of the plan and of all stages before it. A changed plan, seed or task therefore repeats the
+stages that depend on it, and an interrupted run continues with the first unfinished stage.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ Result = dict[str, Any]
 
 @dataclass(frozen=True)
 class Stage:
-    """`run(folder)` fills the stage's own folder (emptied before) and returns what the report needs."""
+    """`run(folder)` writes to the empty folder of the stage and returns values for the report."""
 
     name: str
     run: Callable[[Path], Result]
@@ -32,7 +32,7 @@ class Stage:
 
 @dataclass(frozen=True)
 class StageRecord:
-    """A finished stage."""
+    """Result of a finished stage. resumed: it was finished by an earlier run."""
 
     name: str
     wall_s: float
@@ -43,7 +43,7 @@ class StageRecord:
 def run_stages(
     stages: list[Stage], run_dir: Path, plan: Any, on_start: Callable[[Stage, int], None] = lambda _s, _i: None
 ) -> list[StageRecord]:
-    """Run what is not finished yet, in order; return all records. A failing stage leaves those before it."""
+    """Run the unfinished stages in order and return all records. After an error, finished stages stay finished."""
     records = []
     key = hashlib.sha256(json.dumps(plan, sort_keys=True).encode()).hexdigest()
     for index, stage in enumerate(stages):
@@ -72,7 +72,7 @@ def _run(stage: Stage, folder: Path, path: Path, key: str) -> StageRecord:
     try:
         result = stage.run(_emptied(folder))
     except StalledError as error:
-        # Once: the same seeds give the same result, and a second stall is no accident.
+        # Repeat once: the same seeds give the same result. A second stall is not a lost message.
         print(f"stage {stage.name} stalled, running it again: {error}", file=sys.stderr)
         result = stage.run(_emptied(folder))
     wall_s = round(time.monotonic() - start, 2)

@@ -1,4 +1,4 @@
-"""Swapping policies while the real-time stack runs; shared by the demo and `benchmarks/swap.py`."""
+"""Swap policies while the stack runs in real time; used by the demo and `benchmarks/swap.py`."""
 
 from __future__ import annotations
 
@@ -20,14 +20,14 @@ from rldg_msgs.srv import ActivatePolicy, LoadPolicy
 from rldg_ros import qos
 
 TICKS_BETWEEN_SWAPS = 7
-"""Not a divisor of the episode length, so that swaps fall on every phase of an episode."""
+"""No divisor of the episode length, so that swaps occur in every phase of an episode."""
 
 SWAPS_PER_BAD_LOAD = 10
-"""A load that fails goes along with every so many swaps."""
+"""Number of swaps per load of a policy that does not exist."""
 
 
 class _Swapper:
-    """Asks for swaps from any policy to any other, and checks whose actions come afterwards."""
+    """Request swaps between random policies and check which policy acts afterwards."""
 
     def __init__(
         self, client: StackClient, names: list[str], swaps: int, seed: int, progress: Callable[[int, int], None] | None
@@ -45,11 +45,11 @@ class _Swapper:
 
     @property
     def idle(self) -> bool:
-        """Whether everything was answered."""
+        """True if every request was answered."""
         return self._open == 0
 
     def on_action(self, message: PolicyAction) -> None:
-        """Of the old policy none may come for an observation that is newer than the acknowledgement."""
+        """Count actions of the old policy for observations that are newer than the answer to the swap request."""
         self._acted += 1
         if self._acknowledged_ns is not None and stamp_ns(message.header.stamp) > self._acknowledged_ns:
             self.strays += message.policy_id != self._active
@@ -89,11 +89,12 @@ def swap_under_load(
     log_dir: Path,
     progress: Callable[[int, int], None] | None = None,
 ) -> dict[str, object]:
-    """Run episodes in real time, swap among `policies` (id -> back-end, path) `swaps` times, count missed ticks.
+    """Run episodes in real time while swapping among `policies` (id -> back-end, path); count missed ticks.
 
-    Returns attempts, swaps that the node confirmed, actions of an old policy after a confirmed swap, loads that were
-    meant to fail and did, ticks of that time, those that were missed or answered by holding, the ratio of the others,
-    and latencies [ms].
+    Returns: attempts; confirmed: swaps that the policy node confirmed; strays: actions of an old policy after a
+    confirmed swap; refused_loads: loads of a policy that does not exist; ticks; missed_ticks; dry_ticks: ticks without
+    an action, on which the policy held; acted_ratio: share of the other ticks; latency_p50_ms, latency_p99_ms;
+    episodes.
     """
     names = list(policies)
     backends = dict.fromkeys(["compact", *(backend for backend, _ in policies.values())])
@@ -115,7 +116,7 @@ def swap_under_load(
         client.wait(
             lambda: client.policy_status is not None and client.policy_status.swaps >= expected, 10.0, "policy_status"
         )
-        client.spin(1.2)  # the status that counts the last tick
+        client.spin(1.2)  # receive the status that counts the last tick
         after = client.policy_status
         client.node.destroy_subscription(subscription)
     assert after is not None

@@ -1,8 +1,8 @@
 """`rldg train`: demonstrations, specialist, evaluation and report in one run folder that can be resumed.
 
 `<run>/`: config.yaml (learner, resolved), demonstrations/bags, bags, checkpoints, specialist, evaluation/log,
-report.json, plots/training.png. Whatever is finished already is not done again: demonstrations and training episodes
-are counted by their closed bags.
+report.json, plots/training.png. A resumed run repeats nothing: demonstrations and training episodes are counted by
+their closed bags.
 """
 
 from __future__ import annotations
@@ -18,8 +18,8 @@ import yaml
 
 from rldg_bringup.arguments import StackArguments
 from rldg_bringup.bag_count import BagCount
-from rldg_bringup.client import Episodes
 from rldg_bringup.demo import versions
+from rldg_bringup.outcome import Episodes
 from rldg_bringup.pipeline import (
     Progress,
     TrainingLimits,
@@ -42,15 +42,16 @@ from rldg_data.bags.reading import episode_info, find_bags, read_episode
 
 EVALUATIONS = 2
 ATTEMPTS_PER_DEMONSTRATION = 5
-"""An operator that fails more often than this demonstrates nothing."""
+"""Limit of attempts per successful demonstration."""
 
 
 @dataclass(frozen=True)
 class TrainPlan:
-    """What `rldg train` was asked for. demos: a folder of bags, or None: `demonstrations` successes are recorded.
+    """Plan of one training run.
 
-    preset: of rldg_rl.config, "" for the task's; learner_config: YAML of overrides; updates_per_step: 0 as configured;
-    earlier, watch: folders of bags of earlier runs, and of bags that appear while it trains.
+    demos: folder of bags; None: record `demonstrations` successful ones; preset: of rldg_rl.config, "" for that of the
+    task; learner_config: YAML file of overrides; updates_per_step: 0: as configured; earlier: folder of bags of
+    earlier runs; watch: folder whose new bags are used during training.
     """
 
     task: str
@@ -68,7 +69,7 @@ class TrainPlan:
 
 
 def run_training(plan: TrainPlan, run_dir: Path, progress: Callable[[str], Progress]) -> dict[str, Any]:
-    """Do what is not done yet and write report.json; returns the report. Raises UserError before anything starts."""
+    """Run the unfinished parts, write report.json and return it. Bad input raises UserError before a node starts."""
     run_dir = run_dir.resolve()
     task = resolve_task(plan.task)
     if plan.demos is not None:
@@ -121,9 +122,9 @@ def run_training(plan: TrainPlan, run_dir: Path, progress: Callable[[str], Progr
 
 
 def write_learner_config(plan: TrainPlan, task: Task, run_dir: Path) -> Path:
-    """Resolve preset, file and options to `<run>/config.yaml`: learner and policy read the same.
+    """Write preset, file and options, resolved, to `<run>/config.yaml`, which learner and policy read.
 
-    Raises UserError on a wrong preset or value, and when the folder holds a run with another configuration.
+    Raises UserError on an invalid preset or value, and when the folder holds a run with another configuration.
     """
     from rldg_rl import config as configuration
 
@@ -131,18 +132,18 @@ def write_learner_config(plan: TrainPlan, task: Task, run_dir: Path) -> Path:
     if plan.learner_config is not None:
         if plan.preset:
             configuration.resolve(plan.preset, where="option --preset")
-        configuration.load(plan.learner_config, task)  # names the file and the key of what is wrong in it
+        configuration.load(plan.learner_config, task)  # its errors name the file and the key
         overrides = read_yaml(plan.learner_config)
     if plan.preset:
         overrides["preset"] = plan.preset
     config = configuration.for_task(task, overrides, str(plan.learner_config or "option --preset"))
     config = configuration.with_learner(config, updates_per_step=plan.updates_per_step)
-    # hil_serl has no differences from the defaults: every value is spelled out.
+    # The preset hil_serl equals the defaults; every value is written.
     resolved = {"preset": "hil_serl", **config.model_dump(mode="json")}
     path = run_dir / "config.yaml"
     if path.is_file():
         if configuration.load(path, task) != config:
-            raise UserError(f"{run_dir}: holds a run with another learner configuration; give another --out")
+            raise UserError(f"{run_dir}: holds a run with another learner configuration; choose another --out")
         return path
     run_dir.mkdir(parents=True, exist_ok=True)
     with writing_aside(path) as aside:
@@ -151,23 +152,23 @@ def write_learner_config(plan: TrainPlan, task: Task, run_dir: Path) -> Path:
 
 
 def check_demonstrations(demos: Path, task: Task) -> None:
-    """Raise UserError when there are none, or when a bag is of another task."""
+    """Raise UserError when there are no demonstrations, or when a bag is of another task."""
     bags = find_bags(demos)
     if not bags:
         raise UserError(f"{demos}: no bags in it")
     for bag in bags:
         info = episode_info(bag)
         if info.task != task.name:
-            raise UserError(f"{bag}: is of task {info.task!r}, not of {task.name!r}")
+            raise UserError(f"{bag}: task {info.task!r}, expected {task.name!r}")
 
 
 def demonstrate(
     arguments: StackArguments, wanted: int, bag_dir: Path, log_dir: Path, progress: Callable[[str], Progress]
 ) -> None:
-    """Record until `wanted` demonstrations succeeded; closed bags of an interrupted call count.
+    """Record until `wanted` demonstrations have succeeded, counting the closed bags of an interrupted call.
 
-    By the scripted operator in simulation, by the person at the SpaceMouse otherwise. Raises UserError when
-    ATTEMPTS_PER_DEMONSTRATION times as many attempts did not suffice.
+    The scripted operator demonstrates in simulation, a person on the robot. Raises UserError when
+    ATTEMPTS_PER_DEMONSTRATION * `wanted` attempts are not enough.
     """
     before = recorded(bag_dir)
     if before.successes >= wanted:
@@ -198,7 +199,7 @@ def demonstrate(
 def evaluate(
     arguments: StackArguments, specialist: Path, episodes: int, folder: Path, progress: Callable[[str], Progress]
 ) -> list[dict[str, Any]]:
-    """Roll the specialist out deterministically, EVALUATIONS times in one stack, each on seeds of its own."""
+    """Evaluate the deterministic specialist EVALUATIONS times in one stack, each time with other seeds."""
     if episodes == 0:
         return []
     task, results = resolve_task(arguments.task), []
@@ -218,7 +219,7 @@ def _report_episode(report: Progress, total: int, feedback: Any) -> None:
 
 
 def training_episodes(bag_dir: Path) -> list[TrainingEpisode]:
-    """Every closed training episode in order: steps, success, and steps that a person or the operator took."""
+    """Return the closed training episodes in order, with the number of steps that a person or the operator took."""
     episodes = []
     for bag in find_bags(bag_dir) if bag_dir.is_dir() else []:
         steps = [step for step in read_episode(bag) if not step.is_last]
@@ -228,7 +229,7 @@ def training_episodes(bag_dir: Path) -> list[TrainingEpisode]:
 
 
 def summary(outcome: Episodes, task: Task) -> dict[str, Any]:
-    """Successes, episodes and mean cycle time [s] of the successful ones."""
+    """Return successes, episodes and the mean cycle time [s] of successful episodes."""
     return {
         "success": outcome.successes,
         "episodes": len(outcome.success),

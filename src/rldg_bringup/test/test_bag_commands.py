@@ -1,4 +1,4 @@
-"""`rldg record --topics vendor` and `rldg bag`, as a person uses them: record, look, lose, repair, import again."""
+"""`rldg record --topics vendor` and `rldg bag`: record, inspect, damage, repair and import a bag."""
 
 from __future__ import annotations
 
@@ -6,17 +6,21 @@ import json
 import os
 import shutil
 import subprocess
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
+import psutil
 import pytest
 import yaml
 
-from rldg_bringup.runner import executable_path
 from rldg_data.bags.reading import find_bags, read_episode
 
-DOMAIN = "105"
+DOMAIN = 105
 DEADLINE_S = 100.0
+
+Rldg = Callable[..., subprocess.CompletedProcess[str]]
+
 MAPPING = {
     "task": "insertion",
     "object": "vga",
@@ -31,28 +35,17 @@ MAPPING = {
 }
 
 
-def rldg(*arguments: object) -> subprocess.CompletedProcess[str]:
-    """Run the command; stdout and stderr as text."""
-    return subprocess.run(
-        [executable_path("rldg_bringup", "rldg"), *map(str, arguments)],
-        env={**os.environ, "ROS_DOMAIN_ID": DOMAIN, "COLUMNS": "160"},
-        capture_output=True,
-        text=True,
-        timeout=DEADLINE_S,
-        check=False,
-    )
-
-
 @pytest.fixture(scope="module")
-def bags(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """One demonstration with the drivers' topics beside its Steps."""
+def bags(tmp_path_factory: pytest.TempPathFactory, start_rldg: Callable[..., psutil.Popen]) -> Path:
+    """Record one demonstration with vendor topics and Steps."""
     folder = tmp_path_factory.mktemp("bags")
-    done = rldg("record", "insertion", "--episodes", 1, "--out", folder, "--topics", "vendor", "--json")
-    assert done.returncode == 0, done.stderr
+    process = start_rldg("record", "insertion", "--episodes", 1, "--out", folder, "--topics", "vendor", "--json")
+    _, errors = process.communicate(timeout=DEADLINE_S)
+    assert process.returncode == 0, errors
     return folder
 
 
-def test_info_tells_topics_counts_and_rates(bags: Path) -> None:
+def test_info_tells_topics_counts_and_rates(rldg: Rldg, bags: Path) -> None:
     (bag,) = find_bags(bags)
     steps = len(read_episode(bag))
     (told,) = json.loads(rldg("bag", "info", bags, "--json").stdout)
@@ -66,8 +59,8 @@ def test_info_tells_topics_counts_and_rates(bags: Path) -> None:
     assert "demonstration-0/000000" in text
 
 
-def test_the_drivers_topics_become_the_same_steps_again(bags: Path, tmp_path: Path) -> None:
-    """Our own raw topics as a foreign bag: what the observer, the gate and the episode manager made of them live."""
+def test_the_drivers_topics_become_the_same_steps_again(rldg: Rldg, bags: Path, tmp_path: Path) -> None:
+    """Import the recorded vendor topics as an external bag; the Steps equal those of the nodes."""
     (bag,) = find_bags(bags)
     mapping = tmp_path / "mapping.yaml"
     mapping.write_text(yaml.safe_dump(MAPPING))
@@ -85,7 +78,7 @@ def test_the_drivers_topics_become_the_same_steps_again(bags: Path, tmp_path: Pa
         assert (one.reward, one.terminated, one.success) == (other.reward, other.terminated, other.success)
 
 
-def test_a_damaged_bag_is_repaired_and_shown(bags: Path, tmp_path: Path) -> None:
+def test_a_damaged_bag_is_repaired_and_shown(rldg: Rldg, bags: Path, tmp_path: Path) -> None:
     (bag,) = find_bags(bags)
     damaged = Path(shutil.copytree(bag, tmp_path / "bags" / bag.name))
     (file,) = damaged.glob("*.mcap")
@@ -104,7 +97,9 @@ def test_a_damaged_bag_is_repaired_and_shown(bags: Path, tmp_path: Path) -> None
     assert (tmp_path / "a.png").read_bytes()[:4] == b"\x89PNG"
 
 
-def test_lint_finds_nothing_in_what_the_recorder_wrote_and_its_exit_code_tells(bags: Path, tmp_path: Path) -> None:
+def test_lint_finds_nothing_in_what_the_recorder_wrote_and_its_exit_code_tells(
+    rldg: Rldg, bags: Path, tmp_path: Path
+) -> None:
     (bag,) = find_bags(bags)
     good = rldg("bag", "lint", bags, bag, "--json")
     assert (good.returncode, json.loads(good.stdout)["findings"]) == (0, [])
@@ -118,7 +113,7 @@ def test_lint_finds_nothing_in_what_the_recorder_wrote_and_its_exit_code_tells(b
     assert rldg("bag", "lint", tmp_path / "nowhere").returncode == 2
 
 
-def test_megabytes_of_text_are_cut_on_the_terminal(bags: Path, tmp_path: Path) -> None:
+def test_megabytes_of_text_are_cut_on_the_terminal(rldg: Rldg, bags: Path, tmp_path: Path) -> None:
     (bag,) = find_bags(bags)
     copy = Path(shutil.copytree(bag, tmp_path / bag.name))
     text = (copy / "metadata.yaml").read_text()
@@ -129,7 +124,7 @@ def test_megabytes_of_text_are_cut_on_the_terminal(bags: Path, tmp_path: Path) -
         assert len(done.stdout + done.stderr) < 40_000
 
 
-def test_whatever_a_bag_says_is_printed_as_it_stands(bags: Path, tmp_path: Path) -> None:
+def test_whatever_a_bag_says_is_printed_as_it_stands(rldg: Rldg, bags: Path, tmp_path: Path) -> None:
     (bag,) = find_bags(bags)
     for number in range(2):
         copy = Path(shutil.copytree(bag, tmp_path / f"episode_00000{number}"))
@@ -142,7 +137,7 @@ def test_whatever_a_bag_says_is_printed_as_it_stands(bags: Path, tmp_path: Path)
         assert "\x1b[31m" not in done.stdout
 
 
-def test_bad_input_is_one_line(tmp_path: Path) -> None:
+def test_bad_input_is_one_line(rldg: Rldg, tmp_path: Path) -> None:
     for arguments in (
         ("bag", "info", tmp_path / "nowhere"),
         ("bag", "show", tmp_path),

@@ -1,4 +1,4 @@
-"""`rldg checkpoint` as a person calls it, on made-up folders of upstream's layout."""
+"""`rldg checkpoint` on synthetic folders with the layout of the original projects."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ ACTION = {"q01": [-0.01] * 3 + [-0.05] * 3 + [0.0], "q99": [0.012] * 3 + [0.04] 
 
 
 def openvla(folder: Path) -> Path:
-    """config.json of a pre-trained OpenVLA, statistics of two datasets inside."""
+    """Write config.json of a pre-trained OpenVLA with the statistics of two datasets."""
     stats = {"bridge": {"action": ACTION}, "fractal": {"action": {**ACTION, "q99": [1.0] * 7}}}
     config = {"model_type": "openvla", "image_sizes": [224, 224], "norm_stats": stats}
     (folder / "config.json").write_text(json.dumps(config))
@@ -29,7 +29,7 @@ def openvla(folder: Path) -> Path:
 
 
 def octo(folder: Path, size: int = 256) -> Path:
-    """Folder of an Octo fine-tuning: statistics without a name, a batch to look at, two steps."""
+    """Write the folder of an Octo fine-tuning: unnamed statistics, an example batch, two steps."""
     head = {"action": {"kwargs": {"action_horizon": 4}}}
     (folder / "config.json").write_text(json.dumps({"model": {"heads": head}, "window_size": 2}))
     (folder / "dataset_statistics.json").write_text(json.dumps({"action": ACTION}))
@@ -41,7 +41,7 @@ def octo(folder: Path, size: int = 256) -> Path:
 
 
 def rldg(*arguments: object) -> dict[str, Any]:
-    """What the command prints as JSON. Raises what it raises."""
+    """Return the JSON output of the command. Exceptions pass through."""
     done = CliRunner().invoke(app, [*map(str, arguments), "--json"], catch_exceptions=False)
     assert done.exit_code == 0, done.output
     return json.loads(done.stdout)

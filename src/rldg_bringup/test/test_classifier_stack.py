@@ -1,4 +1,4 @@
-"""The reward classifier in a stack: its verdict ends the episodes, ground truth stays on the wire."""
+"""The reward classifier in a stack ends the episodes; ground truth is still published."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ TASKS = Path(__file__).parents[1] / "config" / "tasks"
 
 @pytest.fixture
 def certain(tmp_path: Path) -> Path:
-    """A classifier that sees success in everything."""
+    """Write a classifier that reports success for every image."""
     task, config = find_task("insertion", [TASKS]), ClassifierConfig(encoder="random_conv", hidden=4)
     encoder = load_encoder("random_conv")
     tensors = {**init(encoder.feature_shape[0], 4, 0), "out/b": np.array([50.0], np.float32)}
@@ -67,7 +67,7 @@ def test_the_declaration(certain: Path, tmp_path: Path) -> None:
 def test_its_verdict_ends_episodes_and_ground_truth_stays(
     certain: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Two frames in a row are over the threshold at the second one, so every episode has one transition."""
+    """The second of two frames above the threshold ends an episode, so that each has one transition."""
     monkeypatch.setenv("ROS_DOMAIN_ID", "136")
     arguments = replace(
         arguments_for("insertion", 0), classifier=str(certain), record=True, bag_dir=str(tmp_path / "bags")

@@ -1,9 +1,8 @@
-"""`rldg finetune`: options become the training's configuration, and no folder is replaced by mistake."""
+"""`rldg finetune`: options set the configuration of the training, and no existing folder is replaced."""
 
 from __future__ import annotations
 
 import json
-import sys
 from dataclasses import dataclass
 from importlib import import_module
 from pathlib import Path
@@ -11,6 +10,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+from generalist_samples import INSTRUCTION, insertion_dataset, picture
 from typer.testing import CliRunner
 
 from rldg_bringup.cli import app
@@ -22,15 +22,12 @@ from rldg_policy.compact.config import TrainConfig
 from rldg_policy.octo.config import OctoTrainConfig
 from rldg_policy.openvla.config import OpenVLATrainConfig
 
-sys.path.insert(0, str(Path(__file__).parents[2] / "rldg_policy/test"))
-from generalist_samples import INSTRUCTION, insertion_dataset, picture
-
 TASK_FILE = Path(__file__).parents[1] / "config" / "tasks" / "insertion.yaml"
 
 
 @dataclass(frozen=True)
 class Result:
-    """What a training returns, shortened."""
+    """Short form of the result of a training."""
 
     steps: int
     losses: tuple[float, ...]
@@ -38,7 +35,7 @@ class Result:
 
 
 class Trainings:
-    """Stands for every back-end's `finetune` and keeps what it was called with."""
+    """Replace the `finetune` of every back-end and store its arguments."""
 
     def __init__(self) -> None:
         self.config: Any = None
@@ -60,7 +57,7 @@ def trainings(monkeypatch: pytest.MonkeyPatch) -> Trainings:
 
 @pytest.fixture
 def folders(tmp_path: Path) -> tuple[Path, Path, Path]:
-    """Dataset, bases (a folder of each back-end's name) and the checkpoint to be written."""
+    """Folder with a dataset, a base checkpoint per back-end, and the checkpoint to write."""
     (tmp_path / "data").mkdir()
     configs = {"openvla": {"model_type": "openvla"}, "octo": {"model": {"observation_tokenizers": {}}}}
     for name, config in configs.items():
@@ -70,7 +67,7 @@ def folders(tmp_path: Path) -> tuple[Path, Path, Path]:
 
 
 def rldg(*arguments: object) -> str:
-    """Standard output. Raises what the command raises."""
+    """Return the standard output of the command. Exceptions pass through."""
     done = CliRunner().invoke(app, list(map(str, arguments)), catch_exceptions=False)
     assert done.exit_code == 0, done.output
     return done.stdout
@@ -140,7 +137,7 @@ def test_the_result_is_for_machines_or_for_people(trainings, folders):
 
 
 def test_a_compact_generalist_from_dataset_to_action(tmp_path):
-    """Nothing stands for anything here: train, look at the checkpoint, load it, act."""
+    """Without replacements: train, check the checkpoint, load it, act."""
     data = insertion_dataset(tmp_path / "data", episodes=2, transitions=4, size=256)
     out = tmp_path / "out"
     told = json.loads(rldg("finetune", "compact", data, "--out", out, "--steps", 3, "--batch", 2, "--json"))

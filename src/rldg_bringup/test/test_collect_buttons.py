@@ -1,4 +1,4 @@
-"""`rldg classifier collect` takes the success button from the driver of its namespace, as long as it lives."""
+"""`rldg classifier collect` reads the success button in its namespace, while the driver publishes."""
 
 from __future__ import annotations
 

@@ -1,21 +1,18 @@
-"""`rldg dataset` as a person, or a CI job, calls it."""
+"""`rldg dataset` from the command line."""
 
 from __future__ import annotations
 
 import json
 import subprocess
-import sys
 from pathlib import Path
 
 import pytest
+from data_samples import make_episode, make_task
 from typer.testing import CliRunner
 
 from rldg_bringup.cli import app
 from rldg_data.bags.reading import episode_info, find_bags
 from rldg_data.bags.recording import write_episode
-
-sys.path.insert(0, str(Path(__file__).parents[2] / "rldg_data/test"))
-from data_samples import make_episode, make_task
 
 ROOT = Path(__file__).parents[3]
 
@@ -28,7 +25,7 @@ def record(folder: Path, count: int) -> Path:
 
 
 def rldg(*arguments: object) -> tuple[int, str]:
-    """(exit code, standard output)."""
+    """Return (exit code, standard output)."""
     done = CliRunner().invoke(app, [str(a) for a in arguments])
     assert done.exception is None or isinstance(done.exception, SystemExit), done.exception
     return done.exit_code, done.stdout

@@ -1,4 +1,4 @@
-"""The whole loop with tiny budgets, as a user starts it: the smoke test of everything together."""
+"""Smoke test of the whole loop: `rldg demo --quick` in real processes."""
 
 import json
 import os

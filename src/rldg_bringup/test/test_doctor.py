@@ -1,4 +1,4 @@
-"""The doctor: what it recognises, that a crash stays in the child, and its exit code."""
+"""`rldg doctor`: its findings, a crash in a child process, and the exit code."""
 
 from __future__ import annotations
 

@@ -1,14 +1,15 @@
-"""`rldg export` and `rldg relabel` as a person calls them."""
+"""`rldg export` and `rldg relabel` from the command line."""
 
 from __future__ import annotations
 
 import json
-import sys
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
+from data_samples import make_task
+from recipe_samples import record, record_line
 from typer.testing import CliRunner
 
 from rldg_bringup.cli import app
@@ -17,13 +18,9 @@ from rldg_core.types import Source
 from rldg_data.bags.reading import episode_info, find_bags, read_episode
 from rldg_data.rlds import read_dataset
 
-sys.path.insert(0, str(Path(__file__).parents[2] / "rldg_data/test"))
-from data_samples import make_task
-from recipe_samples import record, record_line
-
 
 def rldg(*arguments: object) -> str:
-    """Standard output. Raises what `rldg` turns into one line and exit code 2."""
+    """Return the standard output. Raises the UserError that `main` prints in one line."""
     done = CliRunner().invoke(app, [str(a) for a in arguments])
     if isinstance(done.exception, UserError):
         raise done.exception
@@ -127,10 +124,10 @@ def test_relabel_writes_new_bags(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        (("export", "bags"), "--name: folders of bags need the name of the dataset"),
+        (("export", "bags"), "--name: required for folders of bags: the name of the dataset"),
         (("export", "nowhere"), "nowhere: no such file or folder"),
-        (("export", "r.yaml", "--only-success"), "--only-success: stands in the recipe r.yaml"),
-        (("export", "r.yaml", "--seed", "1"), "--seed: stands in the recipe r.yaml"),
+        (("export", "r.yaml", "--only-success"), "--only-success: set it in the recipe r.yaml"),
+        (("export", "r.yaml", "--seed", "1"), "--seed: set it in the recipe r.yaml"),
         (("export", "r.yaml"), "r.yaml: colour: Extra inputs are not permitted"),
         (("export", "bags", "--name", "A"), "dataset: name: 'A': expected lower-case letters"),
         (("export", "bags", "--name", "a", "--version", "1"), "dataset: version: '1': expected MAJOR.MINOR.PATCH"),

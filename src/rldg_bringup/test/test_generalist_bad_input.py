@@ -1,4 +1,4 @@
-"""Every way in which a checkpoint or a training can be wrong, for every generalist: one line, nothing half done."""
+"""Invalid checkpoints and trainings of every generalist: one line, no partial output."""
 
 from __future__ import annotations
 
@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from generalist_samples import insertion_dataset, make_episode, write_dataset
 from safetensors.numpy import load_file, save_file
 
 from rldg_bringup import cli
@@ -24,9 +25,6 @@ from rldg_core.registry import factory, load_policy
 from rldg_core.task import Task, load_task
 from rldg_policy.checkpoint.manifest import MANIFEST_FILE
 from rldg_policy.checkpoint.statistics import STATISTICS_FILE
-
-sys.path.insert(0, str(Path(__file__).parents[2] / "rldg_policy/test"))
-from generalist_samples import insertion_dataset, make_episode, write_dataset
 
 BACKENDS = ("compact", "openvla", "octo")
 TASK_FILE = Path(__file__).parents[1] / "config" / "tasks" / "insertion.yaml"
@@ -76,7 +74,7 @@ def written(backend: str, tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture
 def checkpoint(written: Path, tmp_path: Path) -> Path:
-    """A copy that may be damaged: files are links until they are replaced."""
+    """Return a copy to damage: files are links until a test replaces them."""
     shutil.copytree(written, tmp_path / "checkpoint", copy_function=os.link)
     return tmp_path / "checkpoint"
 
@@ -116,11 +114,11 @@ OPTIONS: dict[str, tuple[object, ...]] = {
     "openvla": ("--steps", 6, "--batch", 2, "--accumulation", 1),
     "octo": ("--steps", 6, "--batch", 2, "--warmup-steps", 1),
 }
-"""A training that takes a second, compilation apart."""
+"""Options of a training that takes a second, without compilation."""
 
 
 def finetuning(backend: str, written: Path, dataset: Path, out: Path) -> list[object]:
-    """Arguments of the command; the compact generalist has no base."""
+    """Return the arguments of the command; the compact generalist has no base."""
     base = [] if backend == "compact" else ["--base", written]
     return ["finetune", backend, dataset, "--out", out, *base, *OPTIONS[backend]]
 
@@ -235,7 +233,7 @@ def test_memory_that_does_not_suffice(capfd, monkeypatch, tmp_path, written, dat
 
 @contextmanager
 def small_disk(file_bytes: int) -> Iterator[None]:
-    """A limit on the size of files stands for a full disk."""
+    """A limit on file size acts like a full disk."""
     before = resource.getrlimit(resource.RLIMIT_FSIZE)
     resource.setrlimit(resource.RLIMIT_FSIZE, (file_bytes, before[1]))
     try:
@@ -266,7 +264,7 @@ def test_a_checkpoint_that_does_not_fit_the_disk(tmp_path, backend):
 )
 @pytest.mark.parametrize("adopted", [True, False])
 def test_a_base_of_another_back_end(capfd, monkeypatch, tmp_path, dataset, checkpoint, backend, name, adopted):
-    """Whole checkpoints, with and without rldg.json."""
+    """Complete checkpoints, with and without rldg.json."""
     if not adopted:
         (checkpoint / MANIFEST_FILE).unlink()
     line = rldg(capfd, monkeypatch, "finetune", name, dataset, "--base", checkpoint, "--out", tmp_path / "out")

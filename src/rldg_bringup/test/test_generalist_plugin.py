@@ -1,4 +1,4 @@
-"""A generalist of another distribution: trained, adopted and served without editing a file of ours."""
+"""A generalist from another distribution is trained, adopted and served without changes to this repository."""
 
 from __future__ import annotations
 
@@ -12,6 +12,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import typer
+from generalist_samples import INSTRUCTION, insertion_dataset, picture
 from typer.testing import CliRunner
 
 from rldg_bringup.cli_finetune import finetune_app
@@ -23,9 +24,6 @@ from rldg_policy.generalist import find_generalist, generalist_names, title_of
 from rldg_policy.serving.records import Episode, Settings
 from rldg_policy.serving.server import PolicyServer
 from rldg_policy.serving.store import load_policy
-
-sys.path.insert(0, str(Path(__file__).parents[2] / "rldg_policy/test"))
-from generalist_samples import INSTRUCTION, insertion_dataset, picture
 
 ROOT = Path(__file__).parents[3]
 TASK_FILE = ROOT / "src/rldg_bringup/config/tasks/insertion.yaml"
@@ -133,7 +131,7 @@ mine = mine.policy:MinePolicy
 
 @pytest.fixture(scope="module")
 def site(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A folder as pip would leave it: the package `mine` and its metadata."""
+    """Return a folder as pip installs it: the package `mine` and its metadata."""
     site = tmp_path_factory.mktemp("site")
     files = {"__init__.py": "", "generalist.py": DECLARATION, "train.py": TRAIN, "policy.py": POLICY}
     (site / "mine").mkdir()
@@ -163,7 +161,7 @@ def rldg(app: typer.Typer, *arguments: object) -> str:
 
 
 def test_the_command_line_trains_it(site, dataset, tmp_path):
-    """The installed program, with the package on the path: nothing of ours knows its name."""
+    """The installed command, with the package on the path."""
     environment = os.environ | {"PYTHONPATH": f"{site}:{os.environ.get('PYTHONPATH', '')}"}
     command = [sys.executable, "-c", "from rldg_bringup.cli import main; main()", "finetune", "mine", str(dataset)]
     options = ["--out", str(tmp_path / "out"), "--its-option", "3", "--factor", "0.5", "--json"]
@@ -202,7 +200,7 @@ def test_it_is_listed_loaded_and_served(installed, dataset, tmp_path):
 
 
 def test_other_generalists_know_its_folders(installed, dataset, tmp_path):
-    """Its checkpoint is no base of theirs, and its unfinished training is not replaced."""
+    """Its checkpoint is refused as a base of others, and its unfinished training is not replaced."""
     app, base, out = finetune_app(), tmp_path / "base", tmp_path / "out"
     rldg(app, "mine", dataset, "--out", base)
     with pytest.raises(UserError, match="base: a checkpoint of my generalist: `rldg finetune mine` takes no base"):

@@ -1,4 +1,4 @@
-"""A SpaceMouse stream, replayed on spacenav/*, takes over from a running policy: real processes, real time."""
+"""A SpaceMouse stream on spacenav/* overrides a running policy: real processes, real time."""
 
 from __future__ import annotations
 
@@ -27,16 +27,16 @@ from rldg_ros import qos, to_msg
 DOMAIN = 153
 HUMAN_WINDOW_S = 0.2
 MARGIN_S = 0.08
-"""Between what the logs say and what the gate saw: transport and scheduling on a busy machine."""
+"""Tolerance between stamps and arrival at the gate: transport and scheduling on a busy machine."""
 STREAM_HZ = 50.0
 PUSH, NUDGE = (0.3, -0.2, 0.1, 0.0, 0.0, 0.05), (-0.1, 0.25, 0.0, 0.05, 0.0, 0.0)
 QUIET, TREMBLE = (0.0,) * 6, (5e-4, 0.0, -5e-4, 0.0, 0.0, 0.0)
 STREAM = [(1.5, QUIET), (1.2, PUSH), (1.4, QUIET), (1.0, TREMBLE), (0.6, NUDGE), (9.0, QUIET)]
-"""(duration [s], twist): TREMBLE stays under the dead-band."""
+"""(duration [s], twist); TREMBLE is within the dead band."""
 
 
 class Mouse:
-    """Replays STREAM as spacenav_node does: Twist at 50 Hz, Joy beside it."""
+    """Publish STREAM as spacenav_node does: Twist and Joy at 50 Hz."""
 
     def __init__(self, client: StackClient) -> None:
         self._twist = client.node.create_publisher(Twist, "/spacenav/twist", 10)

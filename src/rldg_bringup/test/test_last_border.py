@@ -1,10 +1,12 @@
-"""Whatever ends a command or a node is one line; the traceback is for whoever asks for it."""
+"""Every error that ends a command or a node is one line; `--debug` adds the traceback."""
 
 from __future__ import annotations
 
 import os
 import subprocess
 import sys
+from collections.abc import Callable
+from importlib import import_module
 from pathlib import Path
 
 import pytest
@@ -12,22 +14,21 @@ import pytest
 from rldg_core.errors import MAX_LINE, UserError, describe
 from rldg_core.network import PROFILE, domain_id
 
-DOMAIN = "94"
+DOMAIN = 94
 NODES = (("rldg_control", "gate"), ("rldg_data", "recorder"), ("rldg_sim", "cell"))
+MAIN = "from rldg_bringup.cli import main; main()"
+
+Rldg = Callable[..., subprocess.CompletedProcess[str]]
 
 
 def run(code: str, *arguments: str, **environment: str) -> subprocess.CompletedProcess[str]:
     return subprocess.run(
         [sys.executable, "-c", code, *arguments],
-        env={**os.environ, "ROS_DOMAIN_ID": DOMAIN, **environment},
+        env={**os.environ, "ROS_DOMAIN_ID": str(DOMAIN), **environment},
         capture_output=True,
         text=True,
         timeout=120,
     )
-
-
-def rldg(*arguments: str, **environment: str) -> subprocess.CompletedProcess[str]:
-    return run("from rldg_bringup.cli import main; main()", *arguments, **environment)
 
 
 def one_line_of(done: subprocess.CompletedProcess[str], code: int = 2) -> str:
@@ -44,28 +45,44 @@ def test_a_domain_that_is_none(domain: str) -> None:
         domain_id({"ROS_DOMAIN_ID": domain})
 
 
-def test_domains() -> None:
+def test_domains(rldg: Rldg) -> None:
     assert [domain_id(e) for e in ({}, {"ROS_DOMAIN_ID": ""}, {"ROS_DOMAIN_ID": "232"})] == [0, 0, 232]
     line = one_line_of(rldg("hold", ROS_DOMAIN_ID="abc"))
     assert line == "rldg: ROS_DOMAIN_ID: 'abc', expected a number from 0 to 232"
 
 
 @pytest.mark.parametrize(("package", "node"), NODES)
-def test_nodes_have_the_border_too(package: str, node: str) -> None:
+def test_nodes_refuse_a_domain_in_one_line(
+    package: str,
+    node: str,
+    restored_signals: None,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    monkeypatch.setenv("ROS_DOMAIN_ID", "233")
+    monkeypatch.setattr(sys, "argv", [node])
+    with pytest.raises(SystemExit) as end:
+        import_module(f"{package}.nodes.{node}").main()
+    assert end.value.code == 2
+    assert capsys.readouterr().err == f"{node}: ROS_DOMAIN_ID: '233', expected a number from 0 to 232\n"
+
+
+def test_a_node_in_a_process_of_its_own_ends_in_the_same_way() -> None:
+    package, node = NODES[0]
     code = f"import sys; sys.argv = ['{node}']; from {package}.nodes.{node} import main; main()"
     line = one_line_of(run(code, ROS_DOMAIN_ID="233"))
     assert line == f"{node}: ROS_DOMAIN_ID: '233', expected a number from 0 to 232"
 
 
-def test_what_the_system_refuses(tmp_path: Path) -> None:
+def test_what_the_system_refuses(rldg: Rldg, tmp_path: Path) -> None:
     file = tmp_path / "file"
     file.write_text("no folder")
     inside = str(file / "log")
-    assert one_line_of(rldg("hold", ROS_LOG_DIR=inside)).startswith("rldg: ROS: failed to initialize")
+    assert one_line_of(run(MAIN, "hold", ROS_LOG_DIR=inside)).startswith("rldg: ROS: failed to initialize")
     assert one_line_of(rldg("up", "insertion", "--log-dir", inside)).endswith(f"{inside}: Not a directory")
 
 
-def test_the_traceback_is_for_whoever_asks(tmp_path: Path) -> None:
+def test_the_traceback_is_for_whoever_asks(rldg: Rldg, tmp_path: Path) -> None:
     file = tmp_path / "file"
     file.write_text("")
     for done in (

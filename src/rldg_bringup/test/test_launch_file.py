@@ -1,4 +1,4 @@
-"""The launch files, with the real `launch` and `launch_ros`. They are not on PyPI: skipped where they are missing."""
+"""The launch files with `launch` and `launch_ros`, which are not on PyPI: skipped without them."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ READY = "from rldg_bringup.client import connected\nwith connected() as c: c.wai
 
 
 class Launched:
-    """A running `ros2 launch`, its nodes and what it printed."""
+    """A running `ros2 launch`, its nodes and its output."""
 
     def __init__(self, process: subprocess.Popen[bytes], output: Path, environment: dict[str, str]) -> None:
         self.process, self._output, self._environment = process, output, environment
@@ -133,7 +133,7 @@ def test_both_starters_start_exactly_the_declared_nodes(robot_and_task: dict[str
 
 @pytest.fixture
 def load() -> Iterator[None]:
-    """Keep every core busy four times over."""
+    """Run four busy processes per core."""
     busy = [subprocess.Popen([sys.executable, "-c", "while True: pass"]) for _ in range(4 * (os.cpu_count() or 1))]
     yield
     for process in busy:

@@ -1,4 +1,4 @@
-"""`ros2 param describe` and `set` on every node of the stacks, by the services those tools use."""
+"""`ros2 param describe` and `set` on every node of the stacks, through their services."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ ROS_OWN = {"use_sim_time", "start_type_description_service"}
 
 
 def executables() -> list[tuple[str, str]]:
-    """Name and module of every node executable of the workspace."""
+    """Return name and module of every node executable of the workspace."""
     found = []
     for package in PACKAGES:
         for script in distribution(package).entry_points.select(group="console_scripts"):

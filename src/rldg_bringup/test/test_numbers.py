@@ -1,4 +1,4 @@
-"""Every number that a user gives has a range: options of every command, and keys of every configuration."""
+"""Every number that a user sets has a range: options of commands and keys of configurations."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ import rldg_sim
 from rldg_bringup.cli import app
 
 DERIVED = {"rldg_policy.octo.random"}
-"""Models that no user fills in."""
+"""Models that users do not write."""
 
 
 def options(group: typer.Typer, path: tuple[str, ...] = ()) -> Iterator[tuple[str, Any]]:

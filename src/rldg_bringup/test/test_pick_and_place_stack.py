@@ -1,4 +1,4 @@
-"""Pick and Place end to end: `rldg record` in real processes, and its bag against the cell as a library."""
+"""Pick and Place end to end: bags of `rldg record` equal the cell as a library."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ TASKS = Path(__file__).parents[1] / "config" / "tasks"
 
 
 def test_a_recorded_demonstration_is_what_the_library_does(tmp_path: Path) -> None:
-    """Two episodes, so that the second starts with a hand that was opened by the reset and not by a command."""
+    """Two episodes: before the second one, the reset and not a command opens the gripper."""
     result = subprocess.run(
         ["rldg", "record", "pick_and_place", "--out", str(tmp_path / "bags"), "--episodes", "2", "--json"],
         env={**os.environ, "ROS_DOMAIN_ID": "111"},

@@ -1,4 +1,4 @@
-"""A run resumes at its first unfinished stage, and a changed plan runs again what depends on it."""
+"""A run resumes at its first unfinished stage; a changed plan repeats the stages that depend on it."""
 
 from pathlib import Path
 

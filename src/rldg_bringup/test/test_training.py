@@ -1,4 +1,4 @@
-"""What `rldg train` checks before it starts anything, and what it reports."""
+"""Checks of `rldg train` before it starts nodes, and its report."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ JPEG = encode_jpeg(np.zeros((128, 128, 3), dtype=np.uint8), 90)
 
 
 def episode(task: Task, sources: list[Source], success: bool, number: int = 0) -> list[Step]:
-    """Transitions by these sources, then the last Step."""
+    """Return transitions by these sources and the last Step."""
     steps = []
     for index, source in enumerate([*sources, Source.NONE]):
         last, ends = source is Source.NONE, index >= len(sources) - 1
@@ -77,7 +77,7 @@ def test_demonstrations_of_another_task_are_refused(tmp_path: Path) -> None:
     task = resolve_task(PLAN.task)
     write_episode(tmp_path, episode(task, [Source.HUMAN] * 3, True), task)
     check_demonstrations(tmp_path, task)
-    with pytest.raises(UserError, match="is of task 'insertion', not of 'pick_and_place'"):
+    with pytest.raises(UserError, match="task 'insertion', expected 'pick_and_place'"):
         check_demonstrations(tmp_path, resolve_task("pick_and_place"))
     with pytest.raises(UserError, match="nothing: no such directory of bags"):
         check_demonstrations(tmp_path / "nothing", task)
