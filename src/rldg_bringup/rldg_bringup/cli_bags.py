@@ -131,7 +131,7 @@ def import_(
     as_json: Json = False,
 ) -> None:
     """Turn bags of other people into episodes: one bag is one, unless the mapping cuts it (`episodes`, `cut`)."""
-    from rldg_data.foreign.importing import import_bag, load_mapping
+    from rldg_data.external.importing import import_bag, load_mapping
 
     settings = load_mapping(mapping)
     written: list[dict[str, Any]] = []

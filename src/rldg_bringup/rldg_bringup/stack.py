@@ -25,7 +25,7 @@ from rldg_core.files import read_text
 from rldg_core.limits import check_name, check_value
 from rldg_core.seeding import MAX_SEED
 from rldg_core.task import Task, at_rate, find_task
-from rldg_data.bags.mcap_file import PRESETS
+from rldg_data.bags.mcap_writer import PRESETS
 from rldg_data.bags.resuming import ResumePoint, resume_point
 from rldg_policy.serving.chunks import RULES
 from rldg_sim.operators.config import MODES, InterventionSchedule

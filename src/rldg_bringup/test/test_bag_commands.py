@@ -67,7 +67,7 @@ def test_info_tells_topics_counts_and_rates(bags: Path) -> None:
 
 
 def test_the_drivers_topics_become_the_same_steps_again(bags: Path, tmp_path: Path) -> None:
-    """Our own raw topics as a foreign bag: what the observer, the gate and the episode manager made of them live."""
+    """Our own raw topics as an external bag: what the observer, the gate and the episode manager made of them live."""
     (bag,) = find_bags(bags)
     mapping = tmp_path / "mapping.yaml"
     mapping.write_text(yaml.safe_dump(MAPPING))

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import subprocess
-import sys
 from pathlib import Path
 
 import pytest
@@ -13,9 +12,7 @@ from typer.testing import CliRunner
 from rldg_bringup.cli import app
 from rldg_data.bags.reading import episode_info, find_bags
 from rldg_data.bags.recording import write_episode
-
-sys.path.insert(0, str(Path(__file__).parents[2] / "rldg_data/test"))
-from data_samples import make_episode, make_task
+from rldg_data.testing.steps import make_episode, make_task
 
 ROOT = Path(__file__).parents[3]
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import sys
 from pathlib import Path
 from typing import Any
 
@@ -16,10 +15,8 @@ from rldg_core.errors import UserError
 from rldg_core.types import Source
 from rldg_data.bags.reading import episode_info, find_bags, read_episode
 from rldg_data.rlds import read_dataset
-
-sys.path.insert(0, str(Path(__file__).parents[2] / "rldg_data/test"))
-from data_samples import make_task
-from recipe_samples import record, record_line
+from rldg_data.testing.recipes import record, record_line
+from rldg_data.testing.steps import make_task
 
 
 def rldg(*arguments: object) -> str:

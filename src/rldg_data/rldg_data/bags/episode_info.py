@@ -59,7 +59,7 @@ class EpisodeInfo:
 
     The action scale travels with the data, so that an export needs no task file: executed actions are
     normalised, scale_m / scale_rad turn them into metres and radians. relabelled_by: JSON of the policy that
-    replaced actions (`rldg_data.recipe.relabelling`), absent from bags as they were recorded. views: JSON of camera ->
+    replaced actions (`rldg_data.relabelling`), absent from bags as they were recorded. views: JSON of camera ->
     `CameraConfig.view`, rate_hz: Steps per second that the task declares; absent from bags of an older recorder.
     """
 

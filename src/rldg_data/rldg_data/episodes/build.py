@@ -23,8 +23,8 @@ from rldg_data.episodes.gripper import opening
 from rldg_data.episodes.images import conform
 from rldg_data.episodes.provenance import MadeOf
 from rldg_data.motion import motion, twist
+from rldg_data.plan import EpisodePlan
 from rldg_data.plausibility import Limits, known_throughout, outcome, rate, refuse, usual_period_s
-from rldg_data.recipe.plan import EpisodePlan
 
 ARM_DIM = 6
 """Values of an action without a gripper."""
@@ -74,7 +74,7 @@ def _part(bag: Path, recording: Recording, end: int, plan: EpisodePlan) -> _Part
         raise UserError(f"{bag}: a joint at Step {end}, it has {len(steps)}: it changed since the plan was made")
     if plan.relabel is not None:
         # A policy's libraries are imported only where one is asked for.
-        from rldg_data.recipe.relabelling import load_relabeller
+        from rldg_data.relabelling import load_relabeller
 
         relabeller = load_relabeller(plan.relabel)
         steps, replaced = relabeller.relabel(steps[: end + 1], info, bag)

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 
 from rldg_core.errors import UserError
 from rldg_data.episodes import jpeg
-from rldg_data.recipe.plan import ImageFormat
+from rldg_data.plan import ImageFormat
 
 
 def text(size: tuple[int, int]) -> str:

@@ -17,8 +17,8 @@ from rldg_data.episodes.episode import Episode
 from rldg_data.lerobot.layout import IMAGE_PREFIX
 from rldg_data.lerobot.stats import Counts, count_pixels
 from rldg_data.lerobot.video import encode_h264
+from rldg_data.plan import EpisodePlan, ImageFormat
 from rldg_data.plausibility import Limits, usual_period_s
-from rldg_data.recipe.plan import EpisodePlan, ImageFormat
 
 RATE_TOLERANCE = 0.05
 """LeRobot has whole frames per second, one number for a dataset: how far the rate of the stamps may be from it."""

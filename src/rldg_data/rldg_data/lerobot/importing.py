@@ -23,7 +23,7 @@ from rldg_data.bags.recording import write_episode
 from rldg_data.episodes.episode import IMAGE_KEY, Episode, Float32
 from rldg_data.episodes.gripper import MIN_SPAN, switching
 from rldg_data.episodes.provenance import parts
-from rldg_data.lerobot.names import FeatureNames
+from rldg_data.lerobot.components import FeatureNames
 from rldg_data.lerobot.reading import read_dataset
 from rldg_data.motion import motion, twist
 from rldg_data.plausibility import Limits, gaps, jumps, outcome, refuse

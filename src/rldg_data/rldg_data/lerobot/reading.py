@@ -18,9 +18,8 @@ from rldg_core.frames import twists_of
 from rldg_core.image_codec import Image, decode_jpeg, encode_jpeg
 from rldg_core.plausible import check_quaternion
 from rldg_data.episodes.episode import ACTION_DIM, METADATA_TYPES, STATE_DIM, Episode, Float32
-from rldg_data.lerobot.components import Components, Kind, components
+from rldg_data.lerobot.components import Components, FeatureNames, Kind, components
 from rldg_data.lerobot.layout import FINAL, FINAL_PREFIX, IMAGE_PREFIX, METADATA_PREFIX
-from rldg_data.lerobot.names import FeatureNames
 from rldg_data.lerobot.tables import DataFile, Info, numbers, read_episode_rows, read_info
 from rldg_data.lerobot.video import FrameReader
 from rldg_data.plausibility import Limits, rate, refuse

@@ -19,7 +19,7 @@ from rldg_data.bags.cdr import header_stamp_ns, step_decoder
 from rldg_data.bags.episode_info import EpisodeInfo
 from rldg_data.bags.metadata import BagInfo, Topic
 from rldg_data.bags.reading import CORRUPT, INCOMPLETE, first_line
-from rldg_data.bags.salvage import Salvage
+from rldg_data.bags.repair import Salvage
 from rldg_data.bags.schemas import STEP_TYPE
 from rldg_data.plausibility import Problem, Problems
 

@@ -30,7 +30,7 @@ from rldg_data.lint.totals import (
     Statistics,
     Total,
 )
-from rldg_data.recipe.plan import EpisodePlan
+from rldg_data.plan import EpisodePlan
 from rldg_data.rlds import Dataset, read_dataset
 
 Source = Iterable[tuple[Place, Episode | Problem]]

@@ -15,7 +15,7 @@ from rclpy.topic_endpoint_info import TopicEndpointInfo
 
 from rldg_core.errors import UserError
 from rldg_data.bags.cdr import header_stamp_ns
-from rldg_data.bags.mcap_file import PRESETS
+from rldg_data.bags.mcap_writer import PRESETS
 from rldg_data.bags.metadata import Storage, Topic
 from rldg_data.bags.recording import EpisodeRecorder
 from rldg_data.bags.repair import set_partials_aside

@@ -20,7 +20,7 @@ from rldg_core.configuration import load_model, validated
 from rldg_core.errors import UserError
 from rldg_core.seeding import MAX_SEED
 from rldg_data.episodes.episode import IMAGE_KEY
-from rldg_data.recipe.plan import Plan, is_valid_name, is_valid_version
+from rldg_data.plan import is_valid_name, is_valid_version
 
 NOT_A_CAMERA = ("state", "twist", "wrench", "timestamp")
 """Keys of an observation that no camera may take."""
@@ -157,7 +157,7 @@ class Stitch(_Model):
 
 
 class RelabelConfig(_Model):
-    """Executed actions of `sources` are replaced by a policy's; see `rldg_data.recipe.plan.Relabel`.
+    """Executed actions of `sources` are replaced by a policy's; see `rldg_data.plan.Relabel`.
 
     path: of the checkpoint, relative to the recipe; task: name or path of the task the policy was made for;
     policy_id: default the back-end's name.
@@ -276,16 +276,3 @@ def quick_recipe(
         "max_episodes_per_object": max_episodes_per_object,
     }
     return validated(Recipe, data, "dataset")
-
-
-def make_plan(recipe: Recipe, base: Path, *, skip_bad: bool = False, task_dirs: Sequence[Path] = ()) -> Plan:
-    """Decide what the dataset holds.
-
-    base: folder that relative globs and paths start from, the recipe's own; task_dirs: where `relabel.task` is looked
-    for by name. Raises UserError when a glob matches nothing, a bag is unreadable (with skip_bad it is passed over
-    and listed in `Plan.bad`) or nothing is left.
-    """
-    # Here, and not above: reading bags costs more to import than a recipe that is refused should take.
-    from rldg_data.recipe.planning import plan_recipe
-
-    return plan_recipe(recipe, base, skip_bad=skip_bad, task_dirs=task_dirs)

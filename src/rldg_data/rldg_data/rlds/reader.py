@@ -10,7 +10,7 @@ from typing import Any
 from rldg_core.errors import UserError
 from rldg_core.files import read_json
 from rldg_data.episodes.episode import Episode
-from rldg_data.recipe.plan import is_valid_name, is_valid_version
+from rldg_data.plan import is_valid_name, is_valid_version
 from rldg_data.rlds.examples import from_features
 from rldg_data.rlds.layout import ImageSizes, image_sizes, shard_name
 from rldg_data.rlds.tfrecord import decode_example, read_records
