@@ -5,16 +5,28 @@ from __future__ import annotations
 import re
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Annotated, Any, TypeVar
 
 import yaml
-from pydantic import BaseModel, ValidationError
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
 from yaml.constructor import ConstructorError
 
 from rldg_core.errors import UserError, quoted
 from rldg_core.files import MAX_DEPTH, MAX_DIGITS, MAX_TEXT_BYTES, read_text
 
 M = TypeVar("M", bound=BaseModel)
+
+Count = Annotated[int, Field(ge=1, le=1_000_000_000)]
+NonNegativeCount = Annotated[int, Field(ge=0, le=1_000_000_000)]
+Positive = Annotated[float, Field(gt=0, le=1e9, allow_inf_nan=False)]
+NonNegative = Annotated[float, Field(ge=0, le=1e9, allow_inf_nan=False)]
+Finite = Annotated[float, Field(ge=-1e9, le=1e9, allow_inf_nan=False)]
+
+
+class FrozenModel(BaseModel):
+    """Immutable configuration; unknown keys are refused. Validators are built on first use, since imports are timed."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True, defer_build=True)
 
 
 MAX_CONFIGURATION_BYTES = 2**20

@@ -17,16 +17,14 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 from pydantic import (
     AfterValidator,
-    BaseModel,
     BeforeValidator,
-    ConfigDict,
     Field,
     SerializeAsAny,
     ValidationError,
     model_validator,
 )
 
-from rldg_core.configuration import load_model
+from rldg_core.configuration import Count, Finite, FrozenModel, NonNegativeCount, Positive, load_model
 from rldg_core.errors import UserError
 from rldg_core.instructions import fault
 from rldg_core.plausible import check_quaternion
@@ -35,9 +33,6 @@ from rldg_core.scenes import SceneConfig, default_scene, validate_scene
 if TYPE_CHECKING:
     from rldg_core.frames import SafetyBox
 
-Positive = Annotated[float, Field(gt=0, le=1e9, allow_inf_nan=False)]
-NotNegative = Annotated[float, Field(ge=0, le=1e9, allow_inf_nan=False)]
-Finite = Annotated[float, Field(ge=-1e9, le=1e9, allow_inf_nan=False)]
 Pose7 = tuple[Finite, Finite, Finite, Finite, Finite, Finite, Finite]
 Vector6 = tuple[Finite, Finite, Finite, Finite, Finite, Finite]
 
@@ -51,30 +46,26 @@ def _without_fault(instruction: str) -> str:
 Instruction = Annotated[str, AfterValidator(_without_fault)]
 
 
-class _Model(BaseModel):
-    model_config = ConfigDict(extra="forbid", frozen=True, defer_build=True)
-
-
-class ObjectConfig(_Model):
+class ObjectConfig(FrozenModel):
     """One variant of the task: what is inserted or picked, and how a person would ask for it."""
 
     instruction: Instruction
     seen: bool = True
 
 
-class RatesConfig(_Model):
+class RatesConfig(FrozenModel):
     """control_hz: ticks per second of observer, policy, gate and episode (paper: 10)."""
 
     control_hz: Annotated[float, Field(ge=1, le=100)] = 10.0
 
 
-class EpisodeConfig(_Model):
+class EpisodeConfig(FrozenModel):
     """max_steps: time limit (truncation)."""
 
     max_steps: Annotated[int, Field(ge=1, le=10_000)] = 100
 
 
-class ActionConfig(_Model):
+class ActionConfig(FrozenModel):
     """Scale of one unit of action per step (paper: 0.015 m, 0.1 rad); gripper adds a 7th component."""
 
     scale_m: Annotated[float, Field(gt=0, le=0.1)] = 0.015
@@ -101,7 +92,7 @@ class ActionConfig(_Model):
         return np.array([self.scale_m] * 3 + [self.scale_rad] * 3)
 
 
-class ResetConfig(_Model):
+class ResetConfig(FrozenModel):
     """Start of an episode: uniform in +-xy_m, +-z_m and +-yaw_rad around pose_base_tcp."""
 
     pose_base_tcp: Pose7
@@ -110,7 +101,7 @@ class ResetConfig(_Model):
     yaw_rad: Annotated[float, Field(ge=0, le=np.pi)] = 0.1
 
 
-class BoxConfig(_Model):
+class BoxConfig(FrozenModel):
     """Safety box: low and high of the tcp's offset from the target pose (rldg_core.frames.offset_from)."""
 
     low: Vector6
@@ -124,16 +115,16 @@ class BoxConfig(_Model):
         return self
 
 
-class CropConfig(_Model):
+class CropConfig(FrozenModel):
     """Rectangle of the vendor image that policies see [px]."""
 
-    x: Annotated[int, Field(ge=0, le=1_000_000_000)]
-    y: Annotated[int, Field(ge=0, le=1_000_000_000)]
-    width: Annotated[int, Field(ge=1, le=1_000_000_000)]
-    height: Annotated[int, Field(ge=1, le=1_000_000_000)]
+    x: NonNegativeCount
+    y: NonNegativeCount
+    width: Count
+    height: Count
 
 
-class FixedMount(_Model):
+class FixedMount(FrozenModel):
     """A simulated camera that stands beside the arm: its position and the point it looks at, in base [m]."""
 
     position_base_m: tuple[Finite, Finite, Finite]
@@ -152,7 +143,7 @@ def _is_none(value: object) -> bool:
     return value is None
 
 
-class CameraConfig(_Model):
+class CameraConfig(FrozenModel):
     """One camera: the driver publishes width x height; crop (default: all) is resized to a square of `image_size`.
 
     mount: where the simulated cell puts it; absent: on the wrist, where the scene says.
@@ -180,7 +171,7 @@ class CameraConfig(_Model):
         return self
 
 
-class GainsConfig(_Model):
+class GainsConfig(FrozenModel):
     """Cartesian impedance: stiffness [N/m, N m/rad], damping [N s/m, N m s/rad], reference error clip [m, rad]."""
 
     stiffness: Positive
@@ -191,14 +182,14 @@ class GainsConfig(_Model):
     error_clip_rad: Positive
 
 
-class ImpedanceConfig(_Model):
+class ImpedanceConfig(FrozenModel):
     """compliant while a policy or person acts; precise for resets."""
 
     compliant: GainsConfig
     precise: GainsConfig
 
 
-class RewardConfig(_Model):
+class RewardConfig(FrozenModel):
     """Where success comes from: the simulator's ground truth, the operator's label, or the reward classifier.
 
     The classifier's part: success is `consecutive_frames` frames over its threshold in a row, and, where success_box
@@ -236,7 +227,7 @@ def check_distinct(cameras: Mapping[str, _Camera]) -> None:
             )
 
 
-class Task(_Model):
+class Task(FrozenModel):
     """A task, as read from `<name>.yaml`."""
 
     name: Annotated[str, Field(pattern=r"^[a-z][a-z0-9_]*$")]

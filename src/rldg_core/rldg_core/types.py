@@ -16,7 +16,6 @@ from numpy.typing import NDArray
 Float64 = NDArray[np.float64]
 Float32 = NDArray[np.float32]
 
-
 GRIPPER_THRESHOLD = 0.5
 """Of the 7th component of an action: over it opens, under its negative closes, between keeps the last command."""
 

@@ -12,27 +12,22 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+from pydantic import Field, ValidationError, model_validator
 
-from rldg_core.configuration import MAX_CONFIGURATION_BYTES, read_yaml
+from rldg_core.configuration import MAX_CONFIGURATION_BYTES, FrozenModel, Positive, read_yaml
 from rldg_core.errors import UserError
 from rldg_core.task import Task
 
 ImageEncoder = Literal["none", "random_conv", "embedded", "resnet10", "small_cnn"]
 FROZEN_ENCODERS = ("random_conv", "embedded", "resnet10")
 
-Positive = Annotated[float, Field(gt=0, le=1e9, allow_inf_nan=False)]
 Scales = Annotated[tuple[Positive, ...], Field(min_length=1)]
 
 LAYER_NORM_EPSILON = 1e-6
 """flax's default, for actor and critics alike."""
 
 
-class _Model(BaseModel):
-    model_config = ConfigDict(extra="forbid", frozen=True)
-
-
-class FeatureConfig(_Model):
+class FeatureConfig(FrozenModel):
     """What the networks see of an Observation (`rldg_rl.features`).
 
     The first scale of a quantity divides it, so that its usual range is about [-1, 1] (HIL-SERL feeds SI units);
@@ -78,7 +73,7 @@ class FeatureConfig(_Model):
         return self
 
 
-class NetworkConfig(_Model):
+class NetworkConfig(FrozenModel):
     """An encoder head that the critics train, then actor and critics: MLPs with LayerNorm.
 
     Image: feature map -> spatial learned embeddings (feature vectors go without) -> dropout -> dense -> LayerNorm ->
@@ -109,7 +104,7 @@ class NetworkConfig(_Model):
     """[H]"""
 
 
-class AgentConfig(_Model):
+class AgentConfig(FrozenModel):
     """RLPD update."""
 
     critic_subset: Annotated[int, Field(ge=1, le=20)] = 2
@@ -145,7 +140,7 @@ class AgentConfig(_Model):
         return self
 
 
-class LearnerConfig(_Model):
+class LearnerConfig(FrozenModel):
     """When to update, how much to remember."""
 
     updates_per_step: Annotated[float, Field(gt=0, le=100)] = 2.0
@@ -166,7 +161,7 @@ class LearnerConfig(_Model):
     """Rows [H]"""
 
 
-class RLConfig(_Model):
+class RLConfig(FrozenModel):
     """Everything a specialist's training depends on, besides the task and the seed."""
 
     features: FeatureConfig = FeatureConfig()

@@ -1,8 +1,7 @@
 """The gripper of a dataset: absolute, 1 open, 0 closed, as OpenVLA and Octo expect it.
 
-Recorded actions command it: over GRIPPER_THRESHOLD opens, under its negative closes, between keeps what is, and the
-HOLD source never moves it (`rldg_control.gripper_logic`). A dataset says at every step what the gripper has been told
-to be.
+Recorded actions command it: above GRIPPER_THRESHOLD opens, below its negative closes, and HOLD actions never
+move it (`rldg_control.gripper_logic`). A dataset holds the commanded state at every step.
 """
 
 from __future__ import annotations

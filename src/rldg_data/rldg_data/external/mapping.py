@@ -6,9 +6,9 @@ import hashlib
 from pathlib import Path
 from typing import Annotated, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, model_validator
+from pydantic import Field, model_validator
 
-from rldg_core.configuration import load_model
+from rldg_core.configuration import Finite, FrozenModel, NonNegativeCount, Positive, load_model
 from rldg_core.instructions import fault
 from rldg_core.task import ActionConfig, CropConfig, Instruction, check_distinct
 from rldg_data.external.frames import Frame
@@ -16,15 +16,9 @@ from rldg_data.external.frames import Frame
 Name = Annotated[str, Field(pattern=r"^/?[a-zA-Z_][a-zA-Z0-9_/]*$")]
 Word = Annotated[str, Field(pattern=r"^[A-Za-z0-9_]+$")]
 Path_ = Annotated[str, Field(pattern=r"^([A-Za-z_]\w*|\d+)?(\.([A-Za-z_]\w*|\d+))*$")]
-Finite = Annotated[float, Field(ge=-1e9, le=1e9, allow_inf_nan=False)]
-Positive = Annotated[float, Field(gt=0, le=1e9, allow_inf_nan=False)]
 
 
-class _Model(BaseModel):
-    model_config = ConfigDict(extra="forbid", frozen=True)
-
-
-class TopicMapping(_Model):
+class TopicMapping(FrozenModel):
     """topic: full name; field: dotted path of names and indices into the message, default by its type.
 
     offset_s: is added to its stamps, for a driver whose stamps are early or late. frame_id: what the message's own name
@@ -49,7 +43,7 @@ class WrenchMapping(TopicMapping):
     frame: Frame = "tcp"
 
 
-class CameraMapping(_Model):
+class CameraMapping(FrozenModel):
     """sensor_msgs/Image or CompressedImage; crop (default: all) is resized to a square of size_px.
 
     A JPEG that is of this size already is passed through as it is.
@@ -85,7 +79,7 @@ class DeltaAction(TopicMapping):
     frame: Frame = "tcp"
     unit_m: Positive = 1.0
     unit_rad: Positive = 1.0
-    first: Annotated[int, Field(ge=0, le=1_000_000_000)] = 0
+    first: NonNegativeCount = 0
 
 
 class GripperAction(TopicMapping):
@@ -113,7 +107,7 @@ class GripperWidth(TopicMapping):
     scale: Positive = 1.0
 
 
-class EpisodeRange(_Model):
+class EpisodeRange(FrozenModel):
     """from_s, to_s: since the start of the bag, as `ros2 bag info` has it. The others: default the mapping's."""
 
     from_s: Annotated[float, Field(ge=0, le=1e9, allow_inf_nan=False)] = 0.0
@@ -129,7 +123,7 @@ class EpisodeRange(_Model):
         return self
 
 
-class Cut(_Model):
+class Cut(FrozenModel):
     """Where one episode ends and the next begins. Exactly one of the two.
 
     gap_s: longest pause of the first camera or the pose within an episode.
@@ -147,7 +141,7 @@ class Cut(_Model):
         return self
 
 
-class ExternalMapping(_Model):
+class ExternalMapping(FrozenModel):
     """One bag is one episode, unless `episodes` (ranges of time) or `cut` says otherwise (docs/how-to/import_data.md).
 
     stamps: of the header where a message has one that is set, else (or with `log`, always) the log time;

@@ -12,19 +12,17 @@ import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Any, Literal
 
 import numpy as np
-from pydantic import BaseModel, ConfigDict, Field, model_validator
+from pydantic import Field, model_validator
 
-from rldg_core.configuration import load_model
+from rldg_core.configuration import Finite, FrozenModel, load_model
 from rldg_core.errors import UserError, quoted
 from rldg_core.types import Float64
 
-Finite = Annotated[float, Field(ge=-1e9, le=1e9, allow_inf_nan=False)]
 
-
-class FeatureNames(BaseModel):
+class FeatureNames(FrozenModel):
     """images: feature -> camera; empty: every image and video feature that is no depth map.
 
     components: feature -> what each of its values is (`rldg_data.lerobot.components`), instead of the names that the
@@ -34,8 +32,6 @@ class FeatureNames(BaseModel):
     gripper_closed_open: values of the action that mean closed and open. assume_success: what an episode is that has
     neither next.success nor next.reward.
     """
-
-    model_config = ConfigDict(extra="forbid", frozen=True)
 
     images: dict[str, str] = Field(default_factory=dict)
     components: dict[str, list[str]] = Field(default_factory=dict)

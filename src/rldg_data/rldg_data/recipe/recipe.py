@@ -14,9 +14,9 @@ from pathlib import Path
 from string import Formatter
 from typing import Annotated, Any, Literal
 
-from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, PrivateAttr, model_validator
+from pydantic import AfterValidator, BeforeValidator, Field, PrivateAttr, model_validator
 
-from rldg_core.configuration import load_model, validated
+from rldg_core.configuration import Count, FrozenModel, NonNegativeCount, Positive, load_model, validated
 from rldg_core.errors import UserError
 from rldg_core.seeding import MAX_SEED
 from rldg_data.episodes.episode import IMAGE_KEY
@@ -69,16 +69,10 @@ Template = Annotated[str, AfterValidator(_checked_template)]
 Sources = Annotated[
     tuple[Literal["policy", "human", "scripted", "hold"], ...], BeforeValidator(_many), Field(min_length=1)
 ]
-Count = Annotated[int, Field(ge=1, le=1_000_000_000)]
 Share = Annotated[float, Field(ge=0, le=1)]
-Positive = Annotated[float, Field(gt=0, le=1e9, allow_inf_nan=False)]
 
 
-class _Model(BaseModel):
-    model_config = ConfigDict(extra="forbid", frozen=True)
-
-
-class _Range(_Model):
+class _Range(FrozenModel):
     """Both ends belong to it; an absent one is open."""
 
     @model_validator(mode="after")
@@ -97,8 +91,8 @@ class _Range(_Model):
 class IntRange(_Range):
     """Of whole numbers."""
 
-    min: Annotated[int, Field(ge=0, le=1_000_000_000)] | None = None
-    max: Annotated[int, Field(ge=0, le=1_000_000_000)] | None = None
+    min: NonNegativeCount | None = None
+    max: NonNegativeCount | None = None
 
 
 class ShareRange(_Range):
@@ -115,7 +109,7 @@ class DateRange(_Range):
     max: date | None = None
 
 
-class Filter(_Model):
+class Filter(FrozenModel):
     """What a bag must be to be taken; null: no matter. The method keeps successful episodes only.
 
     source: who decided most of its actions; steps: transitions; no_op_ratio: share of transitions that hardly move
@@ -133,7 +127,7 @@ class Filter(_Model):
     no_op_ratio: ShareRange | None = None
 
 
-class Segment(_Model):
+class Segment(FrozenModel):
     """One side of a stitch: globs, filter, and how many episodes one bag may be part of."""
 
     bags: Texts
@@ -141,7 +135,7 @@ class Segment(_Model):
     uses: Count = 1
 
 
-class Stitch(_Model):
+class Stitch(FrozenModel):
     """Pairs of bags that become one episode (FMB Assembly: a person grasps and carries, RL inserts).
 
     Two bags are joined when their object is the same and the tcp of `second`'s first Step is within tolerance of the
@@ -156,7 +150,7 @@ class Stitch(_Model):
     tolerance_rad: Positive
 
 
-class RelabelConfig(_Model):
+class RelabelConfig(FrozenModel):
     """Executed actions of `sources` are replaced by a policy's; see `rldg_data.plan.Relabel`.
 
     path: of the checkpoint, relative to the recipe; task: name or path of the task the policy was made for;
@@ -170,7 +164,7 @@ class RelabelConfig(_Model):
     policy_id: str = ""
 
 
-class _Caps(_Model):
+class _Caps(FrozenModel):
     """Most that is taken, in the shuffled order."""
 
     max_episodes: Count | None = None
@@ -196,7 +190,7 @@ class Source(_Caps):
         return self
 
 
-class Split(_Model):
+class Split(FrozenModel):
     """What is held out as the split `val`: a share of the episodes or a number; every object is among them."""
 
     val_share: Annotated[float, Field(gt=0, lt=1)] | None = None
@@ -209,7 +203,7 @@ class Split(_Model):
         return self
 
 
-class Images(_Model):
+class Images(FrozenModel):
     """How images are stored. size_px: side of the square, null: as recorded; jpeg_quality: of what must be encoded."""
 
     size_px: Annotated[int, Field(ge=16, le=4096)] | None = None
