@@ -18,7 +18,7 @@ def check_value(
     high: float | None = None,
     choices: Sequence[str] = (),
 ) -> None:
-    """Raise UserError when a value, or an element of a list, is not finite, out of range (inclusive) or no choice."""
+    """Raise UserError when a value, or an element of a list, is not finite, out of range (inclusive) or not a choice."""
     for element in value if isinstance(value, list) else [value]:
         if choices and element not in choices:
             raise UserError(f"{what}: expected {either(choices)}, got {quoted(element)}")
@@ -30,7 +30,7 @@ def check_value(
 
 
 def check_name(kind: str, name: str, known: Sequence[str]) -> None:
-    """Raise UserError for a name that is not known; it lists the nearest ones, or all where none is near."""
+    """Raise UserError for an unknown name, listing similar names, or all where none is similar."""
     if name not in known:
         near = get_close_matches(name, known, 3) or known
         raise UserError(f"unknown {kind} {quoted(name)}, expected {either(near)}")

@@ -1,4 +1,4 @@
-"""Task configuration: one YAML file per task, validated; everything that depends on the task is in it.
+"""Task configuration: one validated YAML file per task with everything that depends on the task.
 
 Lengths in m, angles in rad, forces in N unless a name says otherwise. Poses are [x y z qx qy qz qw] of
 the tcp in base. Unknown keys, values out of range and boxes whose low exceeds their high are refused
@@ -47,7 +47,7 @@ Instruction = Annotated[str, AfterValidator(_without_fault)]
 
 
 class ObjectConfig(FrozenModel):
-    """One variant of the task: what is inserted or picked, and how a person would ask for it."""
+    """One variant of the task: what is inserted or picked, and its instruction."""
 
     instruction: Instruction
     seen: bool = True
@@ -160,14 +160,14 @@ class CameraConfig(FrozenModel):
 
     @property
     def view(self) -> dict[str, Any]:
-        """What decides which part of the scene a pixel shows (JSON): data and artifacts carry it to be compared."""
+        """Settings that determine which part of the scene a pixel shows (JSON); stored with data and artifacts."""
         return self.model_dump(mode="json", include={"width", "height", "crop", "image_size"})
 
     @model_validator(mode="after")
     def _crop_inside(self) -> CameraConfig:
         crop = self.crop
         if crop and (crop.x + crop.width > self.width or crop.y + crop.height > self.height):
-            raise ValueError(f"crop leaves the {self.width}x{self.height} image")
+            raise ValueError(f"crop exceeds the {self.width}x{self.height} image")
         return self
 
 
@@ -192,7 +192,7 @@ class ImpedanceConfig(FrozenModel):
 class RewardConfig(FrozenModel):
     """Where success comes from: the simulator's ground truth, the operator's label, or the reward classifier.
 
-    The classifier's part: success is `consecutive_frames` frames over its threshold in a row, and, where success_box
+    With the classifier, success is `consecutive_frames` frames over its threshold in a row, and, where success_box
     is given, the tcp's offset from the target pose inside it on each (HIL-SERL's check of the proprioception).
     """
 
@@ -216,14 +216,13 @@ class _Camera(Protocol):
 
 
 def check_distinct(cameras: Mapping[str, _Camera]) -> None:
-    """Raise ValueError where two cameras are the same part of the same topic; crops of one stereo image are not."""
+    """Raise ValueError when two cameras have the same topic and crop; crops of one stereo image may share a topic."""
     seen: dict[tuple[str, CropConfig | None], str] = {}
     for name, camera in cameras.items():
         first = seen.setdefault((camera.topic.removeprefix("/"), camera.crop), name)
         if first != name:
             raise ValueError(
-                f"cameras: {first} and {name} are both topic {camera.topic}: expected a topic of its own for each, "
-                "or another crop"
+                f"cameras: {first} and {name} are both topic {camera.topic}: expected different topics or crops"
             )
 
 
@@ -259,7 +258,7 @@ class Task(FrozenModel):
     @property
     def box(self) -> SafetyBox:
         """The safety box around the target pose."""
-        # Here, since SciPy's rotations are half of the start of every command and node that has no use for them.
+        # Imported here: SciPy's rotations take half of the start-up time of commands and nodes that do not need them.
         from rldg_core.frames import SafetyBox
 
         return SafetyBox(
@@ -281,7 +280,7 @@ class Task(FrozenModel):
         return self.objects[self.object_or_default(object_name)].instruction
 
     def object_or_default(self, object_name: str = "") -> str:
-        """Check an object's name; "" gives the default. Raises UserError on an unknown one."""
+        """Return the object's name after checking it; "" gives the default. Raises UserError on an unknown one."""
         name = object_name or self.default_object
         if name not in self.objects:
             raise UserError(f"task {self.name}: unknown object {name!r}, expected one of {', '.join(self.objects)}")
@@ -304,12 +303,12 @@ class Task(FrozenModel):
 
 
 def load_task(path: Path, default_object: str = "") -> Task:
-    """Read and validate a task file. Raises UserError `path: key.path: reason` on the first mistake."""
+    """Read and validate a task file. Raises UserError `path: key.path: reason` on the first error."""
     return load_model(Task, path, "task", {"default_object": default_object} if default_object else None)
 
 
 def at_rate(reference: str, control_hz: float) -> str:
-    """Reference to the same task at another control rate; 0: as the reference has it."""
+    """Return the reference with another control rate; 0 keeps that of the reference."""
     return f"{_split_rate(reference)[0]}@{control_hz:g}" if control_hz else reference
 
 
@@ -321,8 +320,7 @@ def _split_rate(reference: str) -> tuple[str, str | None]:
 def find_task(reference: str, directories: list[Path]) -> Task:
     """Resolve `name`, `name:object` or a path ending in .yaml, each with or without `@control_hz`, to a Task.
 
-    At another rate an action keeps its meaning: a delta per tick. Raises UserError naming the tasks that exist when
-    `name` is unknown.
+    An action is a delta per tick at any rate. Raises UserError listing the known tasks when `name` is unknown.
     """
     reference, rate = _split_rate(reference)
     task = _find_task(reference, directories)

@@ -1,4 +1,4 @@
-"""A dataset's README.md: what it holds, where it came from, how it looks, how to load it."""
+"""The dataset card (README.md): content, provenance, sample frames, how to load it."""
 
 from __future__ import annotations
 
@@ -50,16 +50,16 @@ class Survey:
 
     @property
     def transitions(self) -> int:
-        """In all episodes."""
+        """Total number of transitions."""
         return sum(self.lengths)
 
     @property
     def rate_hz(self) -> float:
-        """Transitions per second of the recordings."""
+        """Mean transitions per second."""
         return self.transitions / self.duration_s if self.duration_s else float("nan")
 
     def add(self, split: str, episode: Episode, sampled: bool) -> None:
-        """Take one episode. Raises ValueError when its provenance is not of the form that `build` gives it."""
+        """Add one episode. Raises ValueError when its provenance does not have the form written by `build`."""
         data = episode.metadata
         self.lengths.append(len(episode) - 1)
         self.duration_s += float(episode.timestamp_s[-1] - episode.timestamp_s[0])
@@ -115,7 +115,7 @@ def _edges(dataset: Dataset) -> NDArray[np.float64]:
 
 
 def action_and_state(dataset: Dataset) -> tuple[Mapping[str, Any], Mapping[str, Any]]:
-    """Stored statistics of actions and states. Raises UserError where they are not there or are broken."""
+    """Stored statistics of actions and states. Raises UserError when they are missing or invalid."""
     file = dataset.path / "dataset_statistics.json"
     found = []
     for key, dim in (("action", ACTION_DIM), ("proprio", STATE_DIM)):
@@ -131,7 +131,7 @@ _DPI = 100
 
 
 def draw_actions(seen: Survey, axes_names: Sequence[str], path: Path) -> None:
-    """Histogram of every action dimension; logarithmic counts, since waiting and saturation dwarf the rest."""
+    """Histogram of every action dimension; logarithmic counts, since waiting and saturation dominate."""
     figure = Figure(figsize=(12, 5), layout="constrained")
     panels = figure.subplots(2, 4).ravel()
     for axis, name in enumerate(axes_names):
@@ -193,14 +193,14 @@ FILE = "README.md"
 ACTION_AXES = ("dx [m]", "dy [m]", "dz [m]", "drx [rad]", "dry [rad]", "drz [rad]", "gripper")
 STATE_AXES = ("x [m]", "y [m]", "z [m]", "qx", "qy", "qz", "qw", "gripper width [m]")
 MANY = 12
-"""Rows of a table of policy versions or recordings; the rest is summed up."""
+"""Maximum rows of a table of policy versions or recordings; the rest is summarised."""
 
 
 def write_card(path: Path) -> Path:
     """Write README.md and its pictures (card_*.png) into `<root>/<name>/<version>`; return the README's path.
 
-    The readers of TFDS pass over such files. One pass over the data in constant memory. Raises UserError when it is
-    no dataset or holds no steps.
+    TFDS ignores these files. One pass over the data in constant memory. Raises UserError when it is not a dataset or
+    has no steps.
     """
     dataset = read_dataset(path)
     seen = survey(dataset)
@@ -327,7 +327,7 @@ def _loading(dataset: Dataset) -> list[str]:
 
 
 def _shortened(rows: Sequence[list[Any]]) -> list[list[Any]]:
-    """At most MANY rows; the last column of the others is summed up."""
+    """At most MANY rows; the last column of the others is summed."""
     if len(rows) <= MANY:
         return list(rows)
     rest = rows[MANY - 1 :]
@@ -341,5 +341,5 @@ def _table(head: Sequence[str], rows: Iterable[Sequence[Any]]) -> str:
 
 
 def _escaped(text: str) -> str:
-    """Text of users cannot break out of a table or a line."""
+    """Escape user text so that it cannot break a table or a line."""
     return " ".join(text.split()).replace("|", "\\|").replace("<", "&lt;")

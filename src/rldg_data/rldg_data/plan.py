@@ -1,4 +1,4 @@
-"""What an export will write: made of a recipe and of metadata alone, carried out by any engine and format."""
+"""Plan of an export: made from a recipe and metadata alone, carried out by any engine and format."""
 
 from __future__ import annotations
 
@@ -17,18 +17,18 @@ _VERSION = re.compile(r"(0|[1-9]\d*)\.(0|[1-9]\d*)\.(0|[1-9]\d*)", re.ASCII)
 
 
 def is_valid_name(name: str) -> bool:
-    """Whether TFDS takes this as a dataset name (and a key of an image): letters, digits, _; no path."""
+    """Return whether this is a valid TFDS dataset name or image key: lower-case letters, digits, _."""
     return len(name) <= 100 and _NAME.fullmatch(name) is not None
 
 
 def is_valid_version(version: str) -> bool:
-    """Whether TFDS takes this as a version: MAJOR.MINOR.PATCH."""
+    """Return whether this is a valid TFDS version: MAJOR.MINOR.PATCH."""
     return len(version) <= 100 and _VERSION.fullmatch(version) is not None
 
 
 @dataclass(frozen=True)
 class Relabel:
-    """Replace executed actions by what a policy would do on the same observations (paper, Fig. 9).
+    """Replace executed actions by those of a policy on the same observations (paper, Fig. 9).
 
     backend: name of the entry point; path: its checkpoint, None for a back-end without one; task: path of a task
     file, `:object` may follow; sources: the action sources to replace; policy_id: name under which the actions appear;
@@ -54,7 +54,7 @@ class ImageFormat:
 
 @dataclass(frozen=True)
 class EpisodePlan:
-    """One episode to build; holds all that a worker needs, on any machine that sees the bags.
+    """One episode to build, with everything that a worker needs, on any machine with access to the bags.
 
     bags: more than one are stitched in this order; joints: for each bag but the last the index of the Step that the
     next bag's first Step replaces; cameras: (key in the dataset, camera of the Observation), the first one has the
@@ -82,7 +82,7 @@ class Plan:
     """name, version: of the dataset; episodes in the order of writing, splits one after the other.
 
     left_out: key of the recipe -> number of bags (after stitching: of episodes) that it left out; bad: (bag, reason)
-    of unreadable ones that `--skip-bad` passed over; recipe: canonical JSON of the recipe without its globs, so that
+    of unreadable ones skipped by `--skip-bad`; recipe: canonical JSON of the recipe without its globs, so that
     moving the runs changes no byte of a dataset.
     """
 
@@ -95,6 +95,6 @@ class Plan:
     recipe: str = ""
 
     def sha256(self) -> str:
-        """Hash of everything that decides the bytes of the dataset, content of the bags aside."""
+        """Hash of everything that determines the bytes of the dataset, except the content of the bags."""
         parts = [self.name, self.version, self.description, self.recipe, [asdict(e) for e in self.episodes]]
         return hashlib.sha256(json.dumps(parts, default=str, sort_keys=True).encode()).hexdigest()

@@ -1,8 +1,8 @@
-"""Human states with a specialist's actions: what the policy would have done on the recorded observations.
+"""Relabel recorded episodes: replace actions by those of a policy on the recorded observations.
 
-The paper's middle arm (Fig. 9): human data < human states relabelled with RL actions < RL data, which tells apart what
-better actions and what better states are worth. The action is what the gate would have executed: clipped to [-1, 1]
-and to the safety box of the policy's task.
+The paper's middle arm (Fig. 9): human data < human states relabelled with RL actions < RL data, which separates the
+value of better actions from that of better states. Actions are clipped as by the gate: to [-1, 1] and to the safety
+box of the policy's task.
 """
 
 from __future__ import annotations
@@ -34,7 +34,7 @@ from rldg_data.plausibility import Limits, rate, refuse
 
 @dataclass(frozen=True)
 class Relabeller:
-    """A loaded policy and what it replaces."""
+    """A loaded policy and the actions that it replaces."""
 
     policy: Policy
     task: Task
@@ -56,13 +56,13 @@ class Relabeller:
     def relabel(self, steps: Sequence[Step], info: EpisodeInfo, bag: Path) -> tuple[list[Step], int]:
         """The Steps with the executed actions of `config.sources` replaced, and how many were.
 
-        The policy sees every observation in order, also those whose action stays: it may keep a window of them. The
-        source stays who it was: the states are theirs. Raises UserError naming the bag and the Step.
+        The policy sees every observation in order, also those whose action is kept: it may use a window of them. The
+        source is unchanged, since it produced the states. Raises UserError naming the bag and the Step.
         """
         if not any(_source(step) in self.config.sources for step in steps):
             return list(steps), 0
         self._check(steps, info, bag)
-        # As the policy server does: a policy that recorded the episode answers as it did then.
+        # As in the policy server: a policy that recorded the episode repeats its actions.
         self.policy.reset(steps[0].instruction, steps[0].seed)
         relabelled = [step if step.is_last else replace(step, action=self._answer(step, bag)) for step in steps]
         return relabelled, sum(_source(step) in self.config.sources for step in steps)
@@ -82,7 +82,7 @@ class Relabeller:
         seen, action = step.observation, step.action
         try:
             asked = check_chunk(self.policy.act(seen), self.policy.spec)[0]
-        except Exception as error:  # plug-in border: whatever a policy raises is told with the Step
+        except Exception as error:  # a policy is a plug-in: report any exception with the Step
             raise UserError(f"{bag}: Step {step.index}: {self.config.policy_id}: {cause(error)}") from error
         if _source(step) not in self.config.sources:
             return action
@@ -119,7 +119,7 @@ def load_relabeller(config: Relabel) -> Relabeller:
 
 @dataclass(frozen=True)
 class RelabelResult:
-    """path: folder of the new bags; steps: replaced; bad: (bag, reason) of bags that were passed over."""
+    """path: folder of the new bags; steps: replaced; bad: (bag, reason) of skipped bags."""
 
     path: Path
     episodes: int
@@ -138,11 +138,11 @@ def relabel_bags(
     """Write each bag again below `out`, numbered from 0, with its actions replaced; the originals stay.
 
     custom_data: as recorded, with the policy's id and version and `relabelled_by`; stamps as recorded; raw vendor
-    topics are left away. Raises UserError when `out` holds bags already or a bag is bad (with skip_bad it is listed,
+    topics are not copied. Raises UserError when `out` already has bags or a bag is bad (with skip_bad it is listed,
     unless all are).
     """
     if out.is_dir() and find_bags(out):
-        raise UserError(f"{out}: holds bags already; choose an empty folder")
+        raise UserError(f"{out}: already has bags; choose an empty folder")
     relabeller = load_relabeller(config)
     written = replaced = 0
     bad: list[tuple[Path, str]] = []
@@ -162,7 +162,7 @@ def relabel_bags(
         if progress:
             progress(done + 1, len(bags))
     if not written:
-        raise UserError(f"{out}: no bag was written: {bad[0][1] if bad else 'there was none to relabel'}")
+        raise UserError(f"{out}: no bag was written: {bad[0][1] if bad else 'none to relabel'}")
     return RelabelResult(out, written, replaced, tuple(bad))
 
 

@@ -161,7 +161,7 @@ WRONG_STEPS: dict[str, tuple[Change, str, str, str]] = {
     "first again": (lambda s: at(s, 9, is_first=True), "error", "flags", "is_first of Step 9"),
     "no last": (lambda s: at(s, STEPS - 1, is_last=False), "error", "flags", "is_last of Step 20"),
     "both ends": (lambda s: at(s, STEPS - 1, truncated=True), "error", "flags", "terminated and truncated"),
-    "an early end": (lambda s: at(s, 9, terminated=True), "error", "flags", "11 Steps follow an end"),
+    "an early end": (lambda s: at(s, 9, terminated=True), "error", "flags", "11 Steps follow the end"),
     "an early success": (lambda s: at(s, 9, success=True), "error", "flags", "a success ends the task"),
     "no end": (
         lambda s: [replace(x, terminated=False, success=False) for x in s],
@@ -226,7 +226,7 @@ WRONG_STEPS: dict[str, tuple[Change, str, str, str]] = {
         lambda s: [seen([x], 0, images={"wrist": BLACK})[0] for x in s],
         "error",
         "pixels",
-        "'wrist' of step 0: nothing but one level of brightness (0 of 255",
+        "'wrist' of step 0: uniform brightness (0 of 255",
     ),
     "one topic for two cameras": (
         lambda s: [seen([x], 0, images={"wrist": jpeg(64, i), "side": jpeg(64, i)})[0] for i, x in enumerate(s)],
@@ -315,7 +315,7 @@ WRONG_STEPS: dict[str, tuple[Change, str, str, str]] = {
         lambda s: [replace(x, instruction="x" * 2048) for x in s],
         "error",
         "instruction",
-        "2048 characters, at most 500",
+        "2048 characters, expected at most 500",
     ),
     "two lines of instruction": (
         lambda s: [replace(x, instruction="insert\nit") for x in s],

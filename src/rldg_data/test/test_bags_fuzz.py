@@ -171,7 +171,7 @@ def test_paths_out_of_the_bag_are_refused(good_bag: Path, tmp_path: Path, name: 
     bag = Path(shutil.copytree(good_bag, tmp_path / good_bag.name))
     text = (bag / "metadata.yaml").read_text().replace(f"{bag.name}_0.mcap", f'"{name}"')
     (bag / "metadata.yaml").write_text(text)
-    with pytest.raises(UserError, match=r"relative_file_paths: .* is no name of a file in the bag"):
+    with pytest.raises(UserError, match=r"relative_file_paths: .* is not a file name inside the bag"):
         read_episode(bag)
 
 

@@ -63,7 +63,7 @@ def mcap(data: bytes, compression: bytes, told: int) -> bytes:
 BOMBS: dict[str, tuple[Callable[[], bytes], str]] = {
     "zstd that says it": (lambda: mcap(zstd(SIZE, told=True), b"zstd", SIZE), "unpacks to 269,484,032 bytes, expected"),
     "zstd that lies": (lambda: mcap(zstd(SIZE, told=True), b"zstd", 1000), "more than the 1,000 bytes that its header"),
-    "lz4 that lies": (lambda: mcap(lz4_frame(SIZE), b"lz4", 1000), "more than the 1,000 bytes that its header says"),
+    "lz4 that lies": (lambda: mcap(lz4_frame(SIZE), b"lz4", 1000), "more than the 1,000 bytes declared in its header"),
     "any that claims": (lambda: mcap(b"", b"", 2**63), "unpacks to 9,223,372,036,854,775,808 bytes"),
 }
 
@@ -96,7 +96,7 @@ def test_a_chunk_bomb_is_one_line_in_every_reader(bag: Path, tmp_path: Path, nam
 def test_frames_of_zstd_that_other_readers_would_follow(bag: Path, tmp_path: Path, data: Callable[[], bytes]) -> None:
     (file,) = bag.glob("*.mcap")
     file.write_bytes(mcap(data(), b"zstd", 1000))
-    with pytest.raises(UserError, match="more than the 1,000 bytes that its header says"):
+    with pytest.raises(UserError, match="more than the 1,000 bytes declared in its header"):
         import_bag(mapping(), bag, tmp_path / "out")
 
 

@@ -166,7 +166,7 @@ def test_one_of_two_fingers_is_half_the_width(tmp_path: Path, field: str) -> Non
     ("change", "text"),
     [
         ({"instruction": "  "}, "instruction: .*must not be empty"),
-        ({"instruction": "x" * 2048}, "instruction: .*2048 characters, at most 500"),
+        ({"instruction": "x" * 2048}, "instruction: .*2048 characters, expected at most 500"),
         ({"instruction": "insert\nit"}, "instruction: .*line break"),
         ({"episodes": [{"to_s": 1.0, "instruction": "a\x00b"}]}, "instruction: .*control character"),
         ({"cameras": {"../x": {"topic": "/image"}}}, "cameras"),

@@ -238,7 +238,11 @@ def unchanged(messages: Messages) -> Messages:
         (raw_16_bit, {}, r"topic /image: message \d+: image encoding is '16UC1', expected one of rgb8"),
         (pose_gap, {}, r"topic /pose: nothing for 0\.\d+ s before \d+, max_age_s is 0\.200"),
         (late_pose, {}, "topics do not overlap in time: /pose"),
-        (unchanged, {"pose": {"topic": "/nothing"}}, "topic /nothing: not in the bag; it holds /image, /pose, /target"),
+        (
+            unchanged,
+            {"pose": {"topic": "/nothing"}},
+            "topic /nothing: not in the bag, which has /image, /pose, /target",
+        ),
         (unchanged, {"pose": {"topic": "/image"}}, "topic /image: message 0: .* is no pose"),
         (unchanged, {"pose": {"topic": "/pose", "field": "pose.x.1"}}, "field 'pose.x.1': .* has no 'x'"),
         (unchanged, {"rate_hz": 50}, r"topic /image: 10\.00 frames per second, rate_hz is 50"),
@@ -248,7 +252,7 @@ def unchanged(messages: Messages) -> Messages:
         (
             unchanged,
             {"cameras": {"a": {"topic": "/image", "crop": {"x": 0, "y": 0, "width": 90, "height": 9}}}},
-            "leaves the image of 64x64",
+            "exceeds the 64x64",
         ),
     ],
 )
@@ -269,7 +273,7 @@ def test_damaged_bags_are_one_line(tmp_path: Path) -> None:
     content = file.read_bytes()
     for damaged in (b"", content[:100], content[: len(content) // 2], content[:-30]):
         file.write_bytes(damaged)
-        with pytest.raises(UserError, match="not a bag that can be read: ") as caught:
+        with pytest.raises(UserError, match="not a readable bag: ") as caught:
             import_bag(mapping(), bag, tmp_path / "out")
         assert "\n" not in str(caught.value)
     (bag / "metadata.yaml").unlink()

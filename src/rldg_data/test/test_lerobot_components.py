@@ -129,14 +129,14 @@ def test_names_that_are_places_say_nothing(form: str) -> None:
         ([f"q{n}" for n in range(6)], "control: 'q0' is a joint"),
         ([f"dof_{n}" for n in range(6)], "control: 'dof_0' is a joint"),
         ([f"Axis {n}" for n in range(6)], "control: 'Axis 0' is a joint"),
-        ([f"rev{n}" for n in range(6)], "control: 'rev0' is none of its components"),
-        ([f"x{n}" for n in range(6)], "control: 'x0' is none of its components"),
+        ([f"rev{n}" for n in range(6)], "control: 'rev0' is not one of its components"),
+        ([f"x{n}" for n in range(6)], "control: 'x0' is not one of its components"),
         (["x.vel", "y.vel", "z.vel", "wx.vel", "wy.vel", "wz.vel"], r"control: 'x\.vel' is a velocity"),
         ([*DELTAS[:5], "dx"], "control: 'dx' and 'dx' are the same component"),
         (DELTAS[:5], "control: 5 names for 6 values"),
         (["base_dx", *DELTAS[1:]], "control: 'base_dx' is in the base frame, expected tcp axes"),
         (["dx_rad", *DELTAS[1:]], "control: 'dx_rad' is in rad, expected m"),
-        ({"motors": ["a", "b", "c", "d", "e", "f"]}, "control: 'a' is none of its components"),
+        ({"motors": ["a", "b", "c", "d", "e", "f"]}, "control: 'a' is not one of its components"),
         (5, "control: names are '5', expected a list"),
     ],
 )
@@ -184,7 +184,7 @@ def test_units_and_a_normalised_action_contradict(tmp_path: Path) -> None:
     path = dataset(tmp_path / "theirs", STATE, ["dx_m", "dy_m", "dz_m", "drx_rad", "dry_rad", "drz_rad"])
     names = NAMES.model_copy(update={"action_unit": "normalised"})
     refused(
-        path, tmp_path / "bags", "control: dx_m, .* have units, the names file says `action_unit: normalised`", names
+        path, tmp_path / "bags", "control: dx_m, .* have units, but the names file has `action_unit: normalised`", names
     )
 
 
@@ -224,7 +224,7 @@ def test_partial_widths_open_and_close(tmp_path: Path) -> None:
 
 def test_a_gripper_on_one_side_alone_is_refused(tmp_path: Path) -> None:
     path = dataset(tmp_path / "theirs", STATE, DELTAS)
-    refused(path, tmp_path / "bags", "control: has no gripper, task insertion has one", gripper=True)
+    refused(path, tmp_path / "bags", "control: no gripper, task insertion has one", gripper=True)
     path = dataset(tmp_path / "other", STATE, [*DELTAS, "gripper"], action=WITH_GRIPPER)
     refused(path, tmp_path / "bags", "its actions move a gripper, task insertion has none")
 
@@ -234,7 +234,7 @@ def test_a_gripper_on_one_side_alone_is_refused(tmp_path: Path) -> None:
     [
         ("wrench", ["tx", "ty", "tz", "fx", "fy", "fz"], ""),
         ("wrench", ["base_fx", "fy", "fz", "tx", "ty", "tz"], "'base_fx' is in the base frame, expected tcp axes"),
-        ("wrench", ["a1x", "b", "c", "d", "e", "f"], "'a1x' is none of its components"),
+        ("wrench", ["a1x", "b", "c", "d", "e", "f"], "'a1x' is not one of its components"),
         ("twist", ["tcp_vx", "vy", "vz", "wx", "wy", "wz"], "'tcp_vx' is in the tcp frame, expected base axes"),
     ],
 )

@@ -133,7 +133,7 @@ REFUSED: dict[str, tuple[Callable[[Path], Any], str]] = {
     "info is no JSON": (lambda p: (p / layout.INFO_PATH).write_text("{"), "not valid JSON"),
     "info lacks a key": (partial(edit_info, features=None), "not the info of a LeRobot dataset"),
     "no rate": (partial(edit_info, fps=0), "fps 0"),
-    "path out": (partial(edit_info, data_path="../../x"), "leads out of the dataset"),
+    "path out": (partial(edit_info, data_path="../../x"), "is outside the dataset"),
     "path template": (partial(edit_info, data_path="{nothing}"), "unusable path"),
     "no data": (lambda p: (p / DATA).unlink(), r"file-000\.parquet: missing"),
     "no video": (lambda p: (p / VIDEO).unlink(), r"file-000\.mp4: missing"),
@@ -160,7 +160,7 @@ REFUSED: dict[str, tuple[Callable[[Path], Any], str]] = {
             ("episode_metadata/source", "cat", "source 'cat'"),
             ("final/stamp_s", float("nan"), "final/stamp_s is not finite"),
             ("final/stamp_s", 1e9, "stamp_s: expected"),
-            ("final/stamp_s", 0.0, "stamps do not advance"),
+            ("final/stamp_s", 0.0, "stamps do not increase"),
             (f"videos/{layout.IMAGE_PREFIX}image/from_timestamp", float("nan"), "cannot convert float NaN"),
             (f"videos/{layout.IMAGE_PREFIX}image/from_timestamp", 9.0, "the video has no more frames"),
             ("tasks", [], "list index out of range"),
@@ -304,7 +304,7 @@ def test_what_stands_there_is_not_replaced_unasked(exported: Path, tmp_path: Pat
     with pytest.raises(UserError, match="is not a dataset"):
         export_plan(plan, tmp_path, overwrite=True)
     write_episode(tmp_path / "b", make_episode(0), make_task())
-    with pytest.raises(UserError, match="no episode of split train is left: 1 bad"):
+    with pytest.raises(UserError, match="no episode left in split train: 1 bad"):
         export_plan(make_plan(find_bags(tmp_path / "b")), tmp_path / "new", skip_bad=True)
 
 

@@ -1,6 +1,6 @@
-"""The messages of one topic of an MCAP file, in the file's order, by its index.
+"""Read the messages of one topic of an MCAP file in file order, using its index.
 
-The library makes an object of every record; here a chunk's records are walked over, which takes a quarter of the time.
+The library creates an object per record; iterating over the bytes of a chunk takes a quarter of the time.
 """
 
 from __future__ import annotations
@@ -19,13 +19,13 @@ from mcap.summary import Summary
 _RECORD = Struct("<BQ")
 _CHANNEL_ID = Struct("<H")
 _MESSAGE_HEAD = 2 + 4 + 8 + 8
-"""Channel id, sequence, log time and publish time stand before a message's bytes."""
+"""Channel id, sequence, log time and publish time precede a message's bytes."""
 
 
 def messages(stream: IO[bytes], topic: str) -> Iterator[tuple[Schema | None, bytes]]:
     """(schema, bytes) of every message; the CRC of every chunk is checked.
 
-    Raises what the mcap library and struct raise on a damaged file.
+    Raises the exceptions of the mcap library and struct on a damaged file.
     """
     reader = make_reader(stream, validate_crcs=True)
     summary = reader.get_summary()
@@ -49,7 +49,7 @@ def _of_chunk(data: bytes, summary: Summary, channels: set[int]) -> Iterator[tup
         begin = at + _RECORD.size
         at = begin + length
         if at > len(data):
-            raise ValueError("a record leaves its chunk")
+            raise ValueError("a record exceeds its chunk")
         if opcode != Opcode.MESSAGE:
             continue
         (number,) = _CHANNEL_ID.unpack_from(data, begin)

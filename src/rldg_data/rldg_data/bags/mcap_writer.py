@@ -47,7 +47,7 @@ _FOOTER = Struct("<BQQQ")
 
 @dataclass(frozen=True)
 class Compression:
-    """zstd level (None: none) and size at which a chunk is complete, as rosbag2's storage presets have them."""
+    """zstd level (None: uncompressed) and chunk size, as in rosbag2's storage presets."""
 
     level: int | None
     chunk_bytes: int = 768 * 1024
@@ -56,10 +56,10 @@ class Compression:
 PRESETS = {
     "none": Compression(None),
     "zstd_fast": Compression(-5),
-    # rosbag2 takes the slowest level, 19, which does not keep up with a camera.
+    # rosbag2 uses level 19, the slowest, which cannot keep up with a camera.
     "zstd_small": Compression(9, 4 * 1024 * 1024),
 }
-"""rosbag2's presets that leave an index. Unlike its zstd_fast, ours keep the CRC of every chunk."""
+"""rosbag2's presets with an index. Unlike its zstd_fast, ours write the CRC of every chunk."""
 
 
 @dataclass
@@ -76,7 +76,7 @@ class _OpenChunk:
 
 
 class McapFile:
-    """Chunks reach the operating system when they are complete: by size, or after `flush_ns` of log time."""
+    """Writer of one MCAP file; a chunk is flushed when it is full, or after `flush_ns` of log time."""
 
     def __init__(self, path: Path, compression: Compression, flush_ns: int = 1_000_000_000) -> None:
         self._compression = compression
@@ -176,7 +176,7 @@ class McapFile:
         self._file.close()
 
     def abort(self) -> None:
-        """Let go of the file as it is."""
+        """Close the file without completing it."""
         self._file.close()
 
     def _write_chunk(self) -> None:
@@ -221,7 +221,7 @@ class McapFile:
         )
 
     def _put(self, data: bytes) -> None:
-        """Write all of it: an unbuffered file may take a part."""
+        """Write all bytes; an unbuffered write may be partial."""
         view = memoryview(data)
         while view:
             view = view[self._file.write(view) :]
@@ -229,7 +229,7 @@ class McapFile:
 
 
 def is_being_written(path: Path) -> bool:
-    """Whether a living process has a McapFile open at this path; the kernel lets go of a killed one's."""
+    """Return whether a running process has a McapFile open at this path (its lock is held)."""
     with open_regular(path) as file:
         try:
             fcntl.flock(file, fcntl.LOCK_SH | fcntl.LOCK_NB)
@@ -254,9 +254,9 @@ def _compressor(level: int | None) -> Callable[[bytes], tuple[str, bytes]]:
 
 
 class McapWriter:
-    """One bag, `<folder>/<name>_0.mcap` and, when split, `_1`, `_2` ... Nothing is a bag before `close` has returned.
+    """One bag, `<folder>/<name>_0.mcap` and, when split, `_1`, `_2` ... The bag is valid once `close` has returned.
 
-    A file begins and ends with the metadata known then, as rosbag2 writes it; `custom_data` are those of the beginning.
+    As in rosbag2, a file begins and ends with the metadata known at that time; `custom_data` is that of the beginning.
     """
 
     def __init__(self, folder: Path, name: str, storage: Storage, custom_data: Mapping[str, str]) -> None:
@@ -295,11 +295,11 @@ class McapWriter:
         metadata.write(self._folder, self._information())
 
     def abort(self) -> None:
-        """Let go of the file; the caller removes the folder."""
+        """Close the file; the caller removes the folder."""
         self._file.abort()
 
     def _is_full(self, duration_ns: int) -> bool:
-        """rosbag2's rule: looked at before a message is written."""
+        """Split as rosbag2 does: the limits are checked before a message is written."""
         limit = self._storage
         by_size = limit.max_bagfile_size and self._file.size >= limit.max_bagfile_size
         by_time = limit.max_bagfile_duration and duration_ns > limit.max_bagfile_duration * 1_000_000_000

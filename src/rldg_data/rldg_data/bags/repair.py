@@ -1,8 +1,8 @@
-"""Bags that were not closed, or lost a part: what can still be read becomes a valid bag again.
+"""Repair bags that were not closed or lost data: the readable part becomes a valid bag.
 
-Steps are never invented or changed: an episode without its last Step becomes a valid rosbag2 bag that says
-`complete: false`, and from which nothing is learned. To mark its last Step as truncated would need an observation
-after it that nobody has recorded.
+Steps are never invented or changed: an episode without its last Step becomes a valid rosbag2 bag marked
+`complete: false`, which is not used for training. Marking its last Step as truncated would need a final observation
+that was not recorded.
 """
 
 from __future__ import annotations
@@ -44,8 +44,8 @@ _PLAIN: dict[int, type[Schema] | type[Channel] | type[Metadata]] = {
 class Salvage:
     """One pass over a file; the counts are complete when `messages` is exhausted.
 
-    custom_data: of the newest `rosbag2` record; lost_bytes: of chunks that fail their CRC, and from where records stop
-    following each other; compressed: whether some chunk is.
+    custom_data: of the newest `rosbag2` record; lost_bytes: of chunks with a wrong CRC, and after the last readable
+    record; compressed: whether any chunk is.
     """
 
     file: Path
@@ -56,7 +56,7 @@ class Salvage:
     _topics: dict[int, Topic] = field(default_factory=dict)
 
     def messages(self) -> Iterator[tuple[Topic, Message]]:
-        """All messages that can be read. Raises UserError when the file cannot be opened or is no MCAP file."""
+        """Yield all readable messages. Raises UserError when the file cannot be opened or is not an MCAP file."""
         check_chunks(self.file)
         try:
             with open_regular(self.file) as stream:
@@ -71,7 +71,7 @@ class Salvage:
         while at + _HEAD.size <= size:
             opcode, length = _HEAD.unpack(stream.read(_HEAD.size))
             if opcode == Opcode.DATA_END:
-                return  # the summary repeats what was read
+                return  # the summary repeats earlier records
             end = at + _HEAD.size + length
             if not opcode or end > size:
                 break
@@ -82,7 +82,7 @@ class Salvage:
                 self.lost_bytes += end - at
             for record in records:
                 if isinstance(record, Message):
-                    # Its channel may have gone with a lost chunk.
+                    # Its channel may have been in a lost chunk.
                     if record.channel_id in self._topics:
                         yield self._topics[record.channel_id], record
                 else:
@@ -91,7 +91,7 @@ class Salvage:
         self.lost_bytes += size - at
 
     def _records(self, opcode: int, body: bytes) -> list[McapRecord]:
-        """Records of the kinds that matter, those of a chunk included. Raises CORRUPT."""
+        """Yield the relevant records, including those in chunks. Raises CORRUPT."""
         stream = ReadDataStream(io.BytesIO(body))
         if opcode == Opcode.CHUNK:
             chunk = Chunk.read(stream)
@@ -118,14 +118,14 @@ class Salvage:
 
 
 DAMAGED = ".damaged"
-"""Ending of the hidden folder that keeps the original of a repaired bag; hidden from the globs of recipes."""
+"""Suffix of the hidden folder with the original of a repaired bag; globs of recipes do not match it."""
 
 
 @dataclass(frozen=True)
 class Repaired:
-    """What a repair made of a folder. damaged: where the original lies; lost_bytes: that could not be read.
+    """Result of a repair. damaged: path of the original; lost_bytes: unreadable bytes.
 
-    complete: whether the Steps are one whole episode; None for a bag without Steps.
+    complete: whether the Steps are a complete episode; None for a bag without Steps.
     """
 
     path: Path
@@ -137,9 +137,9 @@ class Repaired:
 
 
 def set_partials_aside(bag_dir: Path) -> list[Path]:
-    """Move what a killed recorder left in `bag_dir` to `bag_dir`/unfinished and return where it went.
+    """Move unfinished bags of a killed recorder to `bag_dir`/unfinished and return their new paths.
 
-    What another recorder has open stays.
+    Bags that another recorder has open are not moved.
     """
     moved = []
     for folder in sorted(bag_dir.glob(".episode_*.partial")):
@@ -153,9 +153,9 @@ def set_partials_aside(bag_dir: Path) -> list[Path]:
 
 
 def damaged_bags(folder: Path) -> list[Path]:
-    """What needs repair: the folder itself when it is a bag, else the bags in it and in its `unfinished`.
+    """Return the bags to repair: the folder itself if it is a bag, else those in it and in its `unfinished`.
 
-    Raises UserError when there is no bag at all.
+    Raises UserError when there is none.
     """
     if not folder.is_dir():
         raise UserError(f"{folder}: no such folder")
@@ -172,7 +172,7 @@ def damaged_bags(folder: Path) -> list[Path]:
 
 
 def is_sound(bag: Path) -> bool:
-    """Whether every message that metadata.yaml counts can be read."""
+    """Return whether every message counted in metadata.yaml can be read."""
     try:
         info = bag_info(bag)
         count = 0
@@ -186,17 +186,17 @@ def is_sound(bag: Path) -> bool:
 
 
 def repair_bag(bag: Path) -> Repaired:
-    """Make the folder of a damaged bag a valid one, to the last complete chunk of each of its files.
+    """Restore a damaged bag up to the last complete chunk of each of its files.
 
-    The original is kept beside it as `.<name>.damaged`. Raises UserError when nothing can be restored; the folder is
-    then as it was.
+    The original is kept beside it as `.<name>.damaged`. Raises UserError when nothing can be restored, leaving the
+    folder unchanged.
     """
     files = sorted(bag.rglob("*.mcap"), key=_number)
     if any(is_being_written(file) for file in files):
         raise UserError(f"{bag}: a recorder is writing it")
     damaged = bag.with_name(f".{bag.name}{DAMAGED}")
     if damaged.exists():
-        raise UserError(f"{damaged}: is in the way; it holds the original of an earlier repair")
+        raise UserError(f"{damaged}: already exists: the original of an earlier repair; move it away first")
     steps, passes = [], [Salvage(file) for file in files]
     count = 0
     for one in passes:
@@ -230,12 +230,12 @@ def _write(files: Sequence[Path], writer: McapWriter, custom_data: Mapping[str, 
 
 
 def _custom_data(known: Mapping[str, str], steps: Sequence[Step], complete: bool | None) -> dict[str, str]:
-    """What the bag says of itself, brought up to what its Steps are."""
+    """Return the bag's metadata, updated from its Steps."""
     data = {key: value for key, value in known.items() if key not in INCOMPLETE}
     if complete is None:
         return data
     with suppress(UserError):
-        # Not every bag with Steps is one of our recorder's.
+        # A bag with Steps may come from another recorder.
         info = EpisodeInfo.from_custom_data(data, "")
         actions = [step.action for step in steps if not step.is_last]
         last = next((action for action in reversed(actions) if action.policy_id), None)

@@ -1,4 +1,4 @@
-"""A bag for people: what it holds in numbers, and a picture of its episode."""
+"""Summary of a bag: statistics of its topics, and a plot of its episode."""
 
 from __future__ import annotations
 
@@ -38,7 +38,7 @@ class TopicSummary:
 
 @dataclass(frozen=True)
 class BagSummary:
-    """What `rldg bag info` says of one bag."""
+    """Output of `rldg bag info` for one bag."""
 
     path: Path
     files: int
@@ -50,7 +50,7 @@ class BagSummary:
     custom_data: dict[str, str]
 
     def to_json(self) -> dict[str, Any]:
-        """For machines; NaN becomes null."""
+        """Return the JSON form; NaN becomes null."""
         topics = [
             {**vars(topic), "rate_hz": None if np.isnan(topic.rate_hz) else round(topic.rate_hz, 3)}
             for topic in self.topics
@@ -78,11 +78,11 @@ def summarize(path: Path) -> BagSummary:
 def show(path: Path, out: Path) -> None:
     """Draw a bag's episode to a PNG: images over time, executed actions, wrench.
 
-    Works on a part of an episode, too. Raises UserError when the bag or one of its images cannot be read.
+    Accepts an incomplete episode. Raises UserError when the bag or one of its images cannot be read.
     """
     steps = read_steps(path)
     if not steps:
-        raise UserError(f"{path}: no Steps in it")
+        raise UserError(f"{path}: no Steps")
     draw(steps, f"{path.name}: {_title(steps)}", out)
 
 
@@ -196,7 +196,7 @@ def _draw_lines(
 
 
 def _shade_sources(panel: Axes, acting: list[Step], time_s: NDArray[np.float64]) -> None:
-    """Colour behind the actions: who decided them."""
+    """Background colour by source of the actions."""
     named: set[Source] = set()
     period_s = float(np.median(np.diff(time_s))) if len(time_s) > 1 else 0.0
     for step, start in zip(acting, time_s, strict=True):

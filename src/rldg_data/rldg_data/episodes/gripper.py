@@ -14,23 +14,23 @@ from numpy.typing import NDArray
 from rldg_core.types import GRIPPER_THRESHOLD, Float64, Source
 
 OPEN_WIDTH_M = 0.07
-"""Before the first command: a Franka Hand (0.08 m) that is wider than this holds nothing."""
+"""Before the first command, a Franka Hand (0.08 m) wider than this counts as open."""
 
 
 MIN_SPAN = 0.1
-"""Of a command topic, in units of open less closed: what moves less is one command with noise."""
+"""Minimum range of a command topic, relative to closed .. open; a smaller range is one command with noise."""
 HYSTERESIS = 0.1
-"""To either side of the middle, in units of what the topic spans."""
+"""Hysteresis around the middle, relative to the range of the topic."""
 BEYOND = 0.25
-"""How far values may lie outside closed .. open."""
+"""Tolerance of values outside closed .. open."""
 
 
 def switching(opened: Float64, what: str) -> Float64:
     """Gripper values of another convention, 0 closed .. 1 open, (N,) -> commands, (N,) of -1 and 1.
 
-    A width command need not reach either end: a hand told to go from 0.08 m to 0.03 m closes. So the middle of what the
-    values span decides, with hysteresis. Raises ValueError `what: ...` on values outside closed .. open, and where one
-    constant value lies between the two.
+    A width command need not reach either end: a command from 0.08 m to 0.03 m closes the hand. The threshold is
+    therefore the middle of the range of the values, with hysteresis. Raises ValueError `what: ...` on values outside
+    closed .. open, and on one constant value between the two.
     """
     low, high = float(opened.min()), float(opened.max())
     if low < -BEYOND or high > 1 + BEYOND:
@@ -50,9 +50,9 @@ def switching(opened: Float64, what: str) -> Float64:
 
 
 def at_start(width_m: float) -> float:
-    """0 or 1: what a gripper is before its first command; of a width that nobody measures (NaN) open.
+    """Return the gripper's state before its first command, 0 or 1; open (1) for an unknown width (NaN).
 
-    The gripper node sees it like this, too.
+    Same rule as the gripper node.
     """
     return 0.0 if width_m <= OPEN_WIDTH_M else 1.0
 

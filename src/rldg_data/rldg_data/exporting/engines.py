@@ -1,6 +1,6 @@
-"""Where jobs run: in this process, in several on this machine, or on the machines of a Ray cluster.
+"""Run jobs in this process, in several processes on this machine, or on a Ray cluster.
 
-Jobs are independent and write their own files, so an engine decides when something is done, never what.
+Jobs are independent and write their own files, so the result does not depend on the engine.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from rldg_core.errors import UserError
 Job = TypeVar("Job")
 Result = TypeVar("Result")
 Beat = Callable[[], None]
-"""Called often during a job; what it raises ends the run."""
+"""Called often during a job; an exception raised here ends the run."""
 
 Engine = Literal["processes", "ray"]
 _BEAT_S = 0.2
@@ -38,11 +38,11 @@ def run(
     workers: int = 1,
     engine: Engine = "processes",
 ) -> None:
-    """Do every job; `take` gets the results in the order of their completion, in this process.
+    """Run every job; `take` receives the results in order of completion, in this process.
 
-    work: an importable function; it calls its second argument at least once per unit of work that may not be
-    interrupted. One worker in "processes" is this very process. The first exception, or Ctrl-C, stops what runs and
-    is raised. Raises UserError when a worker was killed or Ray is missing.
+    work: an importable function; it calls its second argument at least once per uninterruptible unit of
+    work. One worker in "processes" is this process. The first exception, or Ctrl-C, stops all jobs and is
+    raised. Raises UserError when a worker was killed or Ray is missing.
     """
     if engine == "ray":
         _run_ray(work, jobs, take, beat, workers)
@@ -60,12 +60,12 @@ def _run_processes(
     beat: Beat,
     workers: int,
 ) -> None:
-    # Slow to import, and one worker does without.
+    # Imported here: slow to import, and not needed for one worker.
     import multiprocessing
     from concurrent.futures import FIRST_COMPLETED, ProcessPoolExecutor, wait
     from concurrent.futures.process import BrokenProcessPool
 
-    # Spawned: a forked child of a process with threads (rclpy, Ray) may hold a lock that nobody releases.
+    # Spawned: a forked child of a process with threads (rclpy, Ray) may inherit a locked lock.
     context = multiprocessing.get_context("spawn")
     stop = context.Event()
     with ProcessPoolExecutor(workers, context, _start_worker, (stop,)) as pool:
@@ -84,17 +84,17 @@ def _run_processes(
 
 
 _stop: Any = None
-"""In a worker process: the event that ends it."""
+"""In a worker process: set to stop it."""
 
 
 def _start_worker(stop: Any) -> None:
-    """Ctrl-C is the parent's business; without a parent there is none."""
+    """Ignore SIGINT, which the parent handles; exit when the parent process ends."""
     import multiprocessing
 
     global _stop
     _stop = stop
     signal.signal(signal.SIGINT, signal.SIG_IGN)
-    # Parallelism is over jobs. OpenCV is not imported yet.
+    # Jobs run in parallel, so OpenCV, not imported yet, gets one thread.
     os.environ["OPENCV_FOR_THREADS_NUM"] = "1"
     parent = multiprocessing.parent_process()
     assert parent is not None
@@ -131,7 +131,7 @@ def _run_ray(
         raise UserError("engine ray: Ray is not installed: pip install -r requirements/ray.txt") from error
     ours = not ray.is_initialized()
     if ours:
-        # RAY_ADDRESS names a cluster; without it Ray starts on this machine.
+        # RAY_ADDRESS names a cluster; by default Ray starts on this machine.
         local: dict[str, Any] = {} if "RAY_ADDRESS" in os.environ else {"num_cpus": workers, "include_dashboard": False}
         ray.init(log_to_driver=False, logging_level="ERROR", **local)
     pending: list[Any] = []

@@ -1,4 +1,4 @@
-"""What every export begins with and says at its end, whatever the format."""
+"""Check a plan before an export and report its result, for all formats."""
 
 from __future__ import annotations
 
@@ -15,15 +15,15 @@ from rldg_data.plan import SPLITS, Plan, is_valid_name, is_valid_version
 REPORT_FILE = "export_report.json"
 
 Progress = Callable[[int, int], None]
-"""(episodes done, episodes in all); called often, also without news, and may raise to cancel."""
+"""(episodes done, total episodes); called often, also without progress, and may raise to cancel."""
 
 
 @dataclass(frozen=True)
 class ExportResult:
-    """What an export wrote and what it left out.
+    """Result of an export.
 
     episodes: per split; steps: last ones included; left_out: reason -> bags, from the recipe's filters; bad: (bag,
-    reason) that skip_bad passed over; resumed: episodes that an earlier, killed export had written already.
+    reason) skipped by skip_bad; resumed: episodes already written by an earlier, killed export.
     """
 
     path: Path
@@ -35,7 +35,7 @@ class ExportResult:
 
 
 def check_plan(plan: Plan, workers: int) -> None:
-    """Refuse what no format can write. Raises UserError."""
+    """Check that the plan can be written in any format. Raises UserError."""
     if not is_valid_name(plan.name):
         raise UserError(
             f"dataset name {plan.name!r}: expected lower-case letters, digits and _, starting with a letter"

@@ -1,6 +1,6 @@
-"""A dataset in the making: beside its final place, kept when the export is killed, published by one rename.
+"""Write a dataset beside its final path: kept when the export is killed, published by one rename.
 
-`.‹version›.‹hash›.partial/` beside `‹version›/` belongs to one plan; `.‹version›.lock` to one running export.
+`.‹version›.‹hash›.partial/` beside `‹version›/` belongs to one plan, `.‹version›.lock` to one running export.
 """
 
 from __future__ import annotations
@@ -18,10 +18,10 @@ from rldg_core.files import fsync
 
 @contextmanager
 def staging(path: Path, digest: str, marker: str, overwrite: bool) -> Iterator[Path]:
-    """Yield the folder to write in; the caller ends with `publish`. Holds the lock meanwhile.
+    """Yield the folder to write to, locked; the caller ends with `publish`.
 
-    What a killed export of the same digest left there is still there; leftovers of others are removed. On the way
-    out the folder stays, unless it is empty. marker: file that tells a dataset of this kind from anything else.
+    Files of a killed export with the same digest are kept; leftovers of others are removed. The folder is kept on
+    exit, unless it is empty. marker: file that identifies a dataset of this format.
     Raises UserError when `path` exists and may not be replaced, when another export writes it, or on a full or
     read-only disk.
     """
@@ -43,12 +43,12 @@ def staging(path: Path, digest: str, marker: str, overwrite: bool) -> Iterator[P
 
 
 def publish(folder: Path, path: Path) -> None:
-    """Put a finished folder in the place of `path`; nothing of what stood there is left."""
+    """Replace `path` by a finished folder; the previous content is removed."""
     for item in [*folder.rglob("*"), folder]:
         fsync(item)
     old = _aside(path, "old")
     if path.exists():
-        # A folder cannot be replaced atomically. Killed between the two: `_clean` puts the old one back.
+        # Two renames; if killed in between, `_clean` restores the old folder.
         path.rename(old)
     folder.rename(path)
     fsync(path.parent)
@@ -58,9 +58,9 @@ def publish(folder: Path, path: Path) -> None:
 
 def _check_target(path: Path, marker: str, overwrite: bool) -> None:
     if path.exists() and not overwrite:
-        raise UserError(f"{path}: exists already; ask for overwriting or choose another version")
+        raise UserError(f"{path}: already exists; use --overwrite or choose another version")
     if path.exists() and not (path / marker).is_file():
-        raise UserError(f"{path}: is not a dataset and will not be replaced")
+        raise UserError(f"{path}: exists and is not a dataset, so it is not replaced")
 
 
 def _aside(path: Path, suffix: str) -> Path:
@@ -78,7 +78,7 @@ def _clean(path: Path, keep: Path) -> None:
 
 @contextmanager
 def _locked(path: Path) -> Iterator[None]:
-    """The kernel gives the lock back when its holder dies, however that happens."""
+    """The kernel releases the lock when its holder ends, even if killed."""
     file = _aside(path, "lock")
     while True:
         descriptor = os.open(file, os.O_RDWR | os.O_CREAT, 0o644)
@@ -87,7 +87,7 @@ def _locked(path: Path) -> Iterator[None]:
         except BlockingIOError as error:
             os.close(descriptor)
             raise UserError(f"{path}: another export is writing it") from error
-        # Whoever held it before has removed its file: this must not be that one.
+        # The previous holder may have unlinked this file: only a linked one counts.
         if os.fstat(descriptor).st_nlink == 1:
             break
         os.close(descriptor)

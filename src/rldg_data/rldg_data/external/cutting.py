@@ -1,4 +1,4 @@
-"""Where the episodes of an external bag begin and end."""
+"""Find where the episodes of an external bag begin and end."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ BEGINNING_NS, END_NS = -(2**62), 2**62
 class Cutout:
     """A part [begin, end) of a bag. number: None for a whole bag.
 
-    success, object, instruction: None: as the mapping says.
+    success, object, instruction: None: from the mapping.
     """
 
     path: Path
@@ -35,12 +35,12 @@ class Cutout:
 
     @property
     def is_cut(self) -> bool:
-        """Whether the mapping said where it begins and ends."""
+        """Whether the mapping defines its begin and end."""
         return self.number is not None
 
     @property
     def where(self) -> str:
-        """For messages."""
+        """Location, for messages."""
         return f"{self.path}: episode {self.number}" if self.is_cut else str(self.path)
 
 
@@ -51,7 +51,7 @@ def ranges(given: Sequence[EpisodeRange], path: Path, name: str, start_ns: int) 
             path,
             f"{name}/{number}",
             number,
-            # Stamps are a little earlier than the log times that the bag's start is one of.
+            # Stamps are slightly earlier than log times, and the bag's start is a log time.
             start_ns + round(one.from_s * NS_PER_S) if one.from_s else BEGINNING_NS,
             start_ns + round(one.to_s * NS_PER_S),
             one.success,
@@ -63,12 +63,12 @@ def ranges(given: Sequence[EpisodeRange], path: Path, name: str, start_ns: int) 
 
 
 def at_gaps(stamps_ns: Sequence[NDArray[np.int64]], gap_s: float, path: Path, name: str) -> list[Cutout]:
-    """Cut wherever one of the topics pauses for longer than gap_s."""
+    """Cut where a topic pauses for longer than gap_s."""
     edges = set()
     for stamps in stamps_ns:
         after = np.flatnonzero(np.diff(stamps) > gap_s * NS_PER_S) + 1
         edges |= {int(stamps[index]) for index in after}
-    # Topics resume one after the other: edges closer than gap_s are one pause.
+    # Topics resume at different times: edges closer than gap_s are one pause.
     begins = [BEGINNING_NS]
     for edge in sorted(edges):
         if edge - begins[-1] > gap_s * NS_PER_S:
@@ -77,14 +77,14 @@ def at_gaps(stamps_ns: Sequence[NDArray[np.int64]], gap_s: float, path: Path, na
 
 
 def at_events(events: Series, path: Path, name: str) -> list[Cutout]:
-    """Each event begins an episode, one that is false or 0 ends one. Raises UserError when none begins."""
+    """Each event begins an episode; a value of false or 0 ends it. Raises UserError when none begins."""
     found: list[Cutout] = []
     stamps = [*map(int, events.stamps_ns), END_NS]
     for value, begin, end in zip(events.values, stamps, stamps[1:], strict=False):
         if not isinstance(value, bool | int | float | np.generic) or bool(value):
             found.append(Cutout(path, f"{name}/{len(found)}", len(found), begin, end))
     if not found:
-        raise UserError(f"{path}: topic {events.topic}: no message in it begins an episode")
+        raise UserError(f"{path}: topic {events.topic}: no message begins an episode")
     return found
 
 

@@ -1,4 +1,4 @@
-"""Frames that travel with messages, compared with what a mapping takes them for."""
+"""Compare the frame names of messages with the frames that a mapping expects."""
 
 from __future__ import annotations
 
@@ -22,16 +22,16 @@ _OTHER_BODY = re.compile(
     r"wrist|tool|tcp|mobile|cart|platform|torso|object|board|marker|tag",
     re.IGNORECASE,
 )
-"""Words that say that a base is not the arm's, or a tool not the one that moves the tcp: `robotiq_85_base_link`."""
+"""Words that mark the base or tool of another body than the arm: `robotiq_85_base_link`."""
 _TCP_WORDS = frozenset({"hand", "tool", "tcp", "gripper", "wrist"})
-"""Of them, what a tcp may well be named after: `fr3_hand_tcp`."""
+"""Words of them that may appear in the name of a tcp: `fr3_hand_tcp`."""
 _EXAMPLES = {"base": "base, base_link, fr3_link0", "tcp": "tcp, fr3_hand_tcp, tool0, stiffness_frame"}
 
 
 def check_frame(found: str, expected: Frame, declared: str = "", key: str = "frame_id") -> None:
-    """Check the name of a frame against what the mapping says; a message without a name says nothing.
+    """Check a frame name against the mapping; an empty name is accepted.
 
-    declared: name of the frame in the mapping (`key`), which takes the place of the known names. Raises ValueError.
+    declared: frame name in the mapping (`key`), which replaces the known names. Raises ValueError.
     """
     if declared:
         if found != declared:
@@ -40,12 +40,12 @@ def check_frame(found: str, expected: Frame, declared: str = "", key: str = "fra
     if not found or _is(found, expected):
         return
     other = next((name for name in _KNOWN if _is(found, name)), "")
-    advice = f"it is the {other} frame" if other else f"if that is it, say `{key}: {quoted(found)}` in the mapping"
+    advice = f"it is the {other} frame" if other else f"if this is correct, set `{key}: {quoted(found)}` in the mapping"
     raise ValueError(f"{key} is {quoted(found)}, expected the {expected} frame ({_EXAMPLES[expected]}): {advice}")
 
 
 def _is(found: str, frame: str) -> bool:
-    """Whether it is one of the known names, and no word before it names another body than the arm."""
+    """Return whether it is a known name, and its prefix does not name another body than the arm."""
     if not (match := _KNOWN[frame].fullmatch(found)):
         return False
     words = re.split(r"[/_]", match["prefix"].lower())
@@ -54,7 +54,7 @@ def _is(found: str, frame: str) -> bool:
 
 
 def frame_of(visited: list[Any], name: Literal["frame_id", "child_frame_id"]) -> str:
-    """The frame that the innermost of some nested messages names; "" when none does."""
+    """Return the frame named by the innermost of the nested messages; "" when none is."""
     for value in reversed(visited):
         holder = getattr(value, "header", None) if name == "frame_id" else value
         if isinstance(found := getattr(holder, name, None), str):

@@ -1,8 +1,8 @@
-"""Bags of other people -> episodes: what is recorded as image, pose and action or target becomes Steps.
+"""Import external bags: recorded images, poses and actions or targets become Steps.
 
-Ticks are camera frames: of a grid at `rate_hz` the nearest frame of the first camera, each once. At a tick the newest
-message of every other topic counts, as it would have for a live observer; the action is what was asked for between
-this tick and the next one.
+Ticks are camera frames: for a grid at `rate_hz`, the nearest frame of the first camera, each used once. At a tick the
+newest message of every other topic is used, as by a live observer; the action is what was requested between this tick
+and the next.
 """
 
 from __future__ import annotations
@@ -106,12 +106,12 @@ def _six(action: Any, value: Any) -> Float64:
     values = as_numbers(value)
     chosen = values[action.first : action.first + 6]
     if len(chosen) != 6:
-        raise ValueError(f"{len(values)} numbers, the action needs six from number {action.first}")
+        raise ValueError(f"{len(values)} numbers, expected six from index {action.first}")
     return chosen
 
 
 class Frames(NamedTuple):
-    """JPEG files, and the width and height [px] that the driver published."""
+    """JPEG files, and the published width and height [px]."""
 
     files: list[bytes]
     width: int
@@ -119,12 +119,12 @@ class Frames(NamedTuple):
 
 
 def camera_frames(bag: ExternalBag, camera: CameraMapping, stamps: Series, chosen: list[int]) -> Frames:
-    """The chosen frames (indices into stamps); no others are kept or converted.
+    """Convert the chosen frames (indices into stamps); all others are skipped.
 
     stamps: positions of the messages in the topic, in the order of their stamps. Raises UserError naming bag, topic
-    and message on an image that cannot be used, or that is of another size than the first.
+    and message on an unusable image, or one of another size than the first.
     """
-    # A bag is read in the order of log times, `chosen` counts in that of stamps.
+    # A bag is read in log-time order, `chosen` indexes the order of stamps.
     wanted = {stamps.values[index] for index in chosen}
     sizes: list[tuple[int, int]] = []
 
@@ -144,20 +144,20 @@ def camera_frames(bag: ExternalBag, camera: CameraMapping, stamps: Series, chose
 def to_jpeg(message: Any, camera: CameraMapping) -> tuple[bytes, tuple[int, int]]:
     """sensor_msgs/Image or CompressedImage -> (JPEG, (width, height) of the message's image [px]).
 
-    Raises ValueError on an image that cannot be used.
+    Raises ValueError on an unusable image.
     """
     if hasattr(message, "encoding"):
         image = from_msg.image(message)
     elif hasattr(message, "format"):
         data = bytes(memoryview(message.data))
         image = decode_jpeg(data)
-        # 16 bits (a PNG of depth) would be squeezed into 8 without a word.
+        # 16 bits (a depth PNG) would silently be reduced to 8.
         if data[:8] == b"\x89PNG\r\n\x1a\n" and data[24] != 8:
             raise ValueError(f"a PNG of {data[24]} bits, expected 8")
         if data[:2] == b"\xff\xd8" and camera.crop is None and image.shape[:2] == (camera.size_px, camera.size_px):
             return data, (image.shape[1], image.shape[0])
     else:
-        raise ValueError(f"{type(message).__name__} is no image")
+        raise ValueError(f"{type(message).__name__} is not an image")
     size = (image.shape[1], image.shape[0])
     if camera.crop:
         image = crop(image, camera.crop.x, camera.crop.y, camera.crop.width, camera.crop.height)
@@ -167,12 +167,12 @@ def to_jpeg(message: Any, camera: CameraMapping) -> tuple[bytes, tuple[int, int]
 __all__ = ["Imported", "import_bag", "load_mapping", "read_external"]
 
 ROUNDING = 1e-4
-"""How far over 1 an action may lie by rounding alone."""
+"""Tolerance above 1 for rounding."""
 
 
 @dataclass(frozen=True)
 class Imported:
-    """path: the bag written; steps: its Steps; clipped: actions that left [-1, 1]; repeated: ticks left out."""
+    """path: the bag written; steps: its Steps; clipped: actions beyond [-1, 1]; repeated: ticks left out."""
 
     path: Path
     steps: int
@@ -192,8 +192,8 @@ class Found:
 def import_bag(mapping: ExternalMapping, bag: Path, out: Path) -> list[Imported]:
     """Write the episodes of an external bag as the next bags of `out`.
 
-    Raises UserError naming the bag, and topic or field, when it does not fit the mapping or cannot be what the mapping
-    says (`rldg_data.plausibility`); nothing is written then.
+    Raises UserError naming the bag, and topic or field, when it does not match the mapping or is implausible
+    (`rldg_data.plausibility`); nothing is written then.
     """
     written: list[Imported] = []
     try:
@@ -235,7 +235,7 @@ def read_external(mapping: ExternalMapping, path: Path) -> list[Found]:
         if mapping.wrench and mapping.wrench.frame == "base":
             seen["wrench"] = [into_tcp(*pair) for pair in zip(seen["pose"], seen["wrench"], strict=True)]
         for camera in cameras.values():
-            at_ticks(mapping, episode, camera, ticks)  # a further camera may pause, too
+            at_ticks(mapping, episode, camera, ticks)  # further cameras may pause as well
         scale = mapping.gripper_width.scale if mapping.gripper_width else 1.0
         start_width_m = scale * seen.get("gripper_width", [float("nan")])[0]
         actions = actions_between(mapping, episode, series["asked"], ticks, seen["pose"], start_width_m)
@@ -273,7 +273,7 @@ def _check_stamps(mapping: ExternalMapping, path: Path, used: list[Series]) -> N
     limits = Limits()
     if mapping.max_stamp_offset_s is not None:
         limits = replace(limits, max_stamp_offset_s=mapping.max_stamp_offset_s)
-    advice = "set `offset_s` of a topic whose driver stamps early or late, or `stamps: log`"
+    advice = "set `offset_s` of the topic whose stamps are early or late, or `stamps: log`"
     for problem in stamp_offsets({one.topic: one.delay for one in used}, limits):
         raise UserError(f"{path}: topic {problem.message}; {advice}")
 
@@ -285,10 +285,10 @@ def _check(
     actions: list[Float32],
     mapping: ExternalMapping,
 ) -> None:
-    """Refuse what cannot be one episode of this task."""
+    """Refuse data that cannot be one episode of this task."""
     stamps_s = (ticks - ticks[0]) / NS_PER_S
     longest_m, longest_rad = mapping.scale_m * 3**0.5, mapping.scale_rad * 3**0.5
-    advice = "" if episode.is_cut else "; if these are several, cut them (`episodes` or `cut` in the mapping)"
+    advice = "" if episode.is_cut else "; if these are several episodes, cut them (`episodes` or `cut` in the mapping)"
     for problem in [
         *gaps(stamps_s, Limits()),
         *jumps(stamps_s, np.array(poses), Limits(), longest_m, longest_rad),

@@ -1,4 +1,4 @@
-"""How a bag of other people becomes Steps: a YAML file that names its topics and says what they mean."""
+"""Mapping of an external bag to Steps: a YAML file with its topics and their meaning."""
 
 from __future__ import annotations
 
@@ -21,8 +21,8 @@ Path_ = Annotated[str, Field(pattern=r"^([A-Za-z_]\w*|\d+)?(\.([A-Za-z_]\w*|\d+)
 class TopicMapping(FrozenModel):
     """topic: full name; field: dotted path of names and indices into the message, default by its type.
 
-    offset_s: is added to its stamps, for a driver whose stamps are early or late. frame_id: what the message's own name
-    of the frame must be, where it is none of the known ones (`rldg_data.external.frames`).
+    offset_s: added to the stamps, for a driver whose stamps are early or late. frame_id: expected frame name of the
+    message, if it is not a known one (`rldg_data.external.frames`).
     """
 
     topic: Name
@@ -38,7 +38,7 @@ class PoseMapping(TopicMapping):
 
 
 class WrenchMapping(TopicMapping):
-    """frame: whose axes force and torque are given in; base axes are turned into those of the tcp."""
+    """frame: axes of force and torque; a wrench in base axes is rotated into the tcp."""
 
     frame: Frame = "tcp"
 
@@ -46,7 +46,7 @@ class WrenchMapping(TopicMapping):
 class CameraMapping(FrozenModel):
     """sensor_msgs/Image or CompressedImage; crop (default: all) is resized to a square of size_px.
 
-    A JPEG that is of this size already is passed through as it is.
+    A JPEG of this size is passed through unchanged.
     """
 
     topic: Name
@@ -57,7 +57,7 @@ class CameraMapping(FrozenModel):
 
 
 class TargetAction(PoseMapping):
-    """A pose the arm was sent to, in base: the action is the delta from the measured pose to the newest target."""
+    """A commanded pose in base: the action is the delta from the measured pose to the newest target."""
 
     kind: Literal["target"]
 
@@ -85,7 +85,7 @@ class DeltaAction(TopicMapping):
 class GripperAction(TopicMapping):
     """A number, a command or a width: the values that mean open and closed; makes the action 7-D.
 
-    The middle of what the topic spans decides (`rldg_data.episodes.gripper.switching`).
+    The threshold is the middle of the topic's range (`rldg_data.episodes.gripper.switching`).
     """
 
     open: Finite
@@ -101,14 +101,14 @@ class GripperAction(TopicMapping):
 class GripperWidth(TopicMapping):
     """A number, times `scale` the distance between the fingers [m]; e.g. 2.0 for the position of one of two fingers.
 
-    A JointState without `field` gives the distance by the names of its fingers.
+    In a JointState without `field`, the fingers are found by name.
     """
 
     scale: Positive = 1.0
 
 
 class EpisodeRange(FrozenModel):
-    """from_s, to_s: since the start of the bag, as `ros2 bag info` has it. The others: default the mapping's."""
+    """from_s, to_s: since the start of the bag (`ros2 bag info`). The others default to the mapping's."""
 
     from_s: Annotated[float, Field(ge=0, le=1e9, allow_inf_nan=False)] = 0.0
     to_s: Positive
@@ -124,7 +124,7 @@ class EpisodeRange(FrozenModel):
 
 
 class Cut(FrozenModel):
-    """Where one episode ends and the next begins. Exactly one of the two.
+    """Criterion for the boundary between episodes. Exactly one of the two.
 
     gap_s: longest pause of the first camera or the pose within an episode.
     topic: each message begins an episode; a message whose `field` is false or 0 ends one.
@@ -144,9 +144,9 @@ class Cut(FrozenModel):
 class ExternalMapping(FrozenModel):
     """One bag is one episode, unless `episodes` (ranges of time) or `cut` says otherwise (docs/how-to/import_data.md).
 
-    stamps: of the header where a message has one that is set, else (or with `log`, always) the log time;
-    max_age_s: how old a pose, wrench, ... may be at a tick, default two periods. max_stamp_offset_s: how much later one
-    topic may be recorded after its stamps than another, default `rldg_data.plausibility.Limits`.
+    stamps: `header`: header stamps where they exist and are set, else log times; `log`: log times.
+    max_age_s: maximum age of a pose, wrench, ... at a tick, default two periods. max_stamp_offset_s: maximum difference
+    of the recording delays of two topics, default `rldg_data.plausibility.Limits`.
     """
 
     task: Word
@@ -177,7 +177,7 @@ class ExternalMapping(FrozenModel):
         for before, after in zip(self.episodes, self.episodes[1:], strict=False):
             if after.from_s < before.to_s:
                 raise ValueError(
-                    f"episodes: from_s {after.from_s:g} lies before to_s {before.to_s:g} of the one before"
+                    f"episodes: from_s {after.from_s:g} is before to_s {before.to_s:g} of the previous range"
                 )
         return self
 
@@ -188,7 +188,7 @@ class ExternalMapping(FrozenModel):
             self.pose.topic,
             self.pose.field,
         ):
-            raise ValueError(f"action: topic {self.pose.topic} is that of the measured pose, expected one of targets")
+            raise ValueError(f"action: topic {self.pose.topic} is the measured pose, expected a topic of targets")
         for name in (self.task, self.object, *(one.object for one in self.episodes if one.object)):
             if reason := fault(name):
                 raise ValueError(f"object: {reason}")
@@ -200,7 +200,7 @@ class ExternalMapping(FrozenModel):
         return ActionConfig(scale_m=self.scale_m, scale_rad=self.scale_rad, gripper=self.gripper_action is not None)
 
     def hash(self) -> str:
-        """Of everything that decides what is imported, as long as that of a task file."""
+        """Hash of the mapping, of the same length as that of a task file."""
         return hashlib.sha256(self.model_dump_json().encode()).hexdigest()[:16]
 
     @property
@@ -210,5 +210,5 @@ class ExternalMapping(FrozenModel):
 
 
 def load_mapping(path: Path) -> ExternalMapping:
-    """Read a mapping. Raises UserError `path: key: reason` on the first mistake."""
+    """Read a mapping. Raises UserError `path: key: reason` on the first error."""
     return load_model(ExternalMapping, path, "mapping")

@@ -1,4 +1,4 @@
-"""Choose the ticks of an external episode and build its Steps from what the topics held at them."""
+"""Choose the ticks of an external episode and build its Steps from the topics' values at these ticks."""
 
 from __future__ import annotations
 
@@ -26,18 +26,18 @@ from rldg_data.external.topics import (
 from rldg_data.plausibility import Limits, gaps
 
 MAX_REPEATED = 0.05
-"""Share of ticks that may lack a camera frame of their own; more of them and the camera is slower than rate_hz."""
+"""Maximum share of ticks without a camera frame of their own; above it the camera is slower than rate_hz."""
 
 
 def choose_ticks(
     mapping: ExternalMapping, episode: Cutout, camera: Series, others: list[Series]
 ) -> tuple[NDArray[np.int64], int]:
-    """Stamps of the camera frames that become observations, and how many of the grid had none of their own."""
+    """Return stamps of the camera frames that become observations, and the number of grid ticks without one."""
     where = episode.where
     inside = [one.within(episode.begin_ns, episode.end_ns) for one in others]
     for one in inside:
         if not one.values:
-            raise UserError(f"{where}: topic {one.topic}: no message in it")
+            raise UserError(f"{where}: topic {one.topic}: no message in this episode")
     begin = max(int(one.stamps_ns[0]) for one in inside)
     end = min(int(one.stamps_ns[-1]) for one in inside) + int(_max_age_s(mapping) * NS_PER_S)
     end = min(end, episode.end_ns - 1)
@@ -51,7 +51,7 @@ def choose_ticks(
     nearest = np.where(grid - frames[later - 1] <= frames[later] - grid, later - 1, later)
     chosen = np.unique(frames[nearest])
     repeated = len(grid) - len(chosen)
-    advice = "" if episode.is_cut else "; if these are several, cut them (`episodes` or `cut` in the mapping)"
+    advice = "" if episode.is_cut else "; if these are several episodes, cut them (`episodes` or `cut` in the mapping)"
     for problem in gaps((chosen - chosen[0]) / NS_PER_S, Limits()):
         if problem.severity == "error":
             raise UserError(f"{where}: topic {camera.topic}: {problem.message}{advice}")
@@ -64,7 +64,7 @@ def choose_ticks(
 
 
 def at_ticks(mapping: ExternalMapping, episode: Cutout, one: Series, ticks: NDArray[np.int64]) -> list[Any]:
-    """The newest value at every tick. Raises UserError when it is too old."""
+    """Return the newest value at every tick. Raises UserError when it is too old."""
     limit_ns = _max_age_s(mapping) * NS_PER_S
     values = []
     for tick in ticks:
@@ -72,7 +72,7 @@ def at_ticks(mapping: ExternalMapping, episode: Cutout, one: Series, ticks: NDAr
         age_ns = int(tick) - int(one.stamps_ns[index])
         if age_ns > limit_ns:
             raise UserError(
-                f"{episode.where}: topic {one.topic}: nothing for {age_ns / NS_PER_S:.3f} s before {tick}, "
+                f"{episode.where}: topic {one.topic}: no message for {age_ns / NS_PER_S:.3f} s before {tick}, "
                 f"max_age_s is {limit_ns / NS_PER_S:.3f}"
             )
         values.append(one.values[index])
@@ -91,12 +91,12 @@ def actions_between(
     poses: list[Float64],
     start_width_m: float,
 ) -> list[Float32]:
-    """Normalised actions, not clipped, of all ticks but the last.
+    """Return the normalised, unclipped actions of all ticks but the last.
 
-    start_width_m: measured at the first tick, or NaN: it says what the gripper is before its first command.
+    start_width_m: measured at the first tick, or NaN; decides the gripper's state before its first command.
     """
     config = mapping.action_config
-    # What was asked for in the episode before has no say in this one; the gripper stays as it was told.
+    # Requests of the previous episode do not count; the gripper keeps its commanded state.
     series = asked["action"].within(episode.begin_ns, episode.end_ns)
     if series.newest(int(ticks[-1]) - 1) < 0:
         raise UserError(f"{episode.where}: topic {series.topic}: no message between the first and the last image")
@@ -115,14 +115,14 @@ def actions_between(
 
 
 def _delta(mapping: ExternalMapping, series: Series, start_ns: int, end_ns: int, pose: Float64) -> Float64:
-    """What was asked for in [start, end) as a delta of the tcp in its own axes [m, rad]; zero when nothing was.
+    """Return the motion requested in [start, end) as a delta in tcp axes [m, rad]; zero without a request.
 
-    A message stamped as the tick itself answers it: many stacks copy the stamp of the observation.
+    A message with the stamp of the tick belongs to it: many stacks copy the stamp of the observation.
     """
     action = mapping.action
     newest = series.newest(end_ns - 1)
     if isinstance(action, TargetAction):
-        # A target stays in force until the next one.
+        # A target is valid until the next one.
         return delta_between(pose, series.values[newest]) if newest >= 0 else np.zeros(6)
     asked = series.values[series.newest(start_ns - 1) + 1 : newest + 1]
     if not asked:
@@ -147,7 +147,7 @@ def steps_of(
 ) -> list[Step]:
     """Steps of one episode. images: camera -> a JPEG file per tick; seen: what was observed per tick.
 
-    Raises UserError naming the step whose numbers no arm has.
+    Raises UserError naming the step with implausible values.
     """
     twists = twists_of((ticks - ticks[0]) / NS_PER_S, seen["pose"])
     last = len(ticks) - 1
@@ -200,6 +200,6 @@ def steps_of(
 
 
 def into_tcp(pose: Float64, wrench: Float64) -> Float64:
-    """Turn a wrench (6,) from base axes into those of the tcp."""
+    """Rotate a wrench (6,) from base axes into tcp axes."""
     into_tcp = rotation_of(pose).inv()
     return np.concatenate([into_tcp.apply(wrench[:3]), into_tcp.apply(wrench[3:])])

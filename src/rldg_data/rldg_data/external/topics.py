@@ -1,4 +1,4 @@
-"""Reading topics of any rosbag2 bag (MCAP or SQLite) and taking values out of their messages by field paths."""
+"""Read topics of any rosbag2 bag (MCAP or SQLite) and extract values of their messages by field paths."""
 
 from __future__ import annotations
 
@@ -41,7 +41,7 @@ _DEFAULT_FIELDS = {
     "Float64": "data",
     "Bool": "data",
 }
-"""Where the value is in messages that hold one."""
+"""Default field path of the value by message type."""
 
 _ARM_JOINT = re.compile(r"(?:.*[_/])?(?<!finger_)joint_?[1-7]", re.DOTALL)
 
@@ -53,7 +53,7 @@ OTHER_CLOCK_NS = 1_000_000_000
 class Series:
     """One topic's values in the order of their stamps: stamps_ns (N,), values[i] of any kind.
 
-    late_ns: median of log time less stamp; delay: its range over the recording.
+    late_ns: median of log time minus stamp; delay: its range over the recording.
     """
 
     topic: str
@@ -85,22 +85,22 @@ class ExternalBag:
         reader.storage.metadata = reader.storage.metadata._replace(compression_mode=None)
 
     def follow_clock(self, series: Series) -> None:
-        """From now on move log times, where they must do for stamps, to the clock of these headers.
+        """Shift log times that replace stamps to the clock of these headers.
 
-        Only where it is another clock (a simulated one, another host's), not merely a transport's delay.
+        Only if the clocks differ (simulated, or another host), not for a mere transport delay.
         """
         self._offset_ns = series.late_ns if abs(series.late_ns) > OTHER_CLOCK_NS else 0
 
     @property
     def start_ns(self) -> int:
-        """When the recording began, on the clock that stamps are of (see `follow_clock`)."""
+        """When the recording began, on the clock of the stamps (see `follow_clock`)."""
         return int(self._reader.start_time) - self._offset_ns
 
     def read(self, topic: str, take: Callable[[Any, str, int], Any], offset_s: float = 0.0) -> Series:
-        """All messages of a topic: `take(message, type, position in the topic)` is kept of each.
+        """Read all messages of a topic and keep `take(message, type, position in the topic)` of each.
 
         offset_s is added to the stamps.
-        Raises UserError when the topic is missing or empty, or `take` finds a message wrong (ValueError).
+        Raises UserError when the topic is missing or empty, or `take` raises ValueError.
         """
         connections = self._connections(topic)
         stamps, log_times, values = [], [], []
@@ -124,7 +124,7 @@ class ExternalBag:
         if not found:
             topics = sorted({c.topic for c in self._reader.connections})
             held = ", ".join(t if t.isprintable() else repr(t) for t in topics) or "nothing"
-            raise UserError(f"{self._path}: topic {topic}: not in the bag; it holds {held}")
+            raise UserError(f"{self._path}: topic {topic}: not in the bag, which has {held}")
         return found
 
     def _messages(self, connections: list[Connection]) -> Iterator[tuple[Connection, int, bytes]]:
@@ -136,19 +136,19 @@ class ExternalBag:
         kind = connection.msgtype
         with _one_line(self._path):
             if kind not in self._stores:
-                # One store per type: what else is in the bag need not be understood.
+                # One store per type: other types in the bag may be unknown.
                 self._stores[kind] = _typestore(connection)
             return self._stores[kind].deserialize_cdr(raw, kind)
 
     def _stamp(self, message: Any, log_ns: int) -> int:
-        """The header's, unless it is missing, unset or not wanted."""
+        """Return the header stamp, or the log time if it is missing, unset or disabled."""
         stamp = getattr(getattr(message, "header", None), "stamp", None)
         known_ns = stamp_ns(stamp) if stamp is not None and self._header_stamps else 0
         return known_ns or log_ns - self._offset_ns
 
 
 def _check_files(path: Path) -> None:
-    """rosbags opens whatever lies there, reads YAML without limits, and unpacks all that unpacks."""
+    """Check the files first: rosbags opens any file, reads YAML without limits, and decompresses without limits."""
     check_tree(path)
     for file in sorted(path.rglob("*")) if path.is_dir() else [path]:
         if file.suffix == ".mcap":
@@ -162,7 +162,7 @@ def _check_files(path: Path) -> None:
         for topic in (topics.get("topics_with_message_count") or []) if isinstance(topics, dict) else []:
             described = topic.get("topic_metadata") if isinstance(topic, dict) else None
             profiles = described.get("offered_qos_profiles") if isinstance(described, dict) else None
-            if isinstance(profiles, str):  # until version 8, YAML inside of YAML
+            if isinstance(profiles, str):  # up to version 8, YAML inside YAML
                 parse_yaml(profiles, f"{metadata}: offered_qos_profiles")
 
 
@@ -190,7 +190,7 @@ def opened(path: Path, header_stamps: bool = True) -> Iterator[ExternalBag]:
 def _typestore(connection: Connection) -> Typestore:
     definition, kind = connection.msgdef, connection.msgtype
     if definition.format == MessageDefinitionFormat.NONE:
-        # Bags of SQLite before Jazzy carry no definitions: those of the current release must do.
+        # SQLite bags before Jazzy have no definitions: use those of the current release.
         return get_typestore(Stores.LATEST)
     store = get_typestore(Stores.EMPTY)
     if definition.format == MessageDefinitionFormat.MSG:
@@ -206,15 +206,15 @@ def _one_line(path: Path) -> Iterator[None]:
     try:
         yield
     except Exception as error:
-        # rosbags parses what strangers wrote: no list of what it and its decompressors raise on it is complete.
-        raise UserError(f"{path}: not a bag that can be read: {first_line(error)}") from error
+        # rosbags parses untrusted data: the list of exceptions of it and its decompressors is open-ended.
+        raise UserError(f"{path}: not a readable bag: {first_line(error)}") from error
 
 
 def visit(message: Any, type_name: str, path: str) -> list[Any]:
-    """Follow a dotted path of names and indices: the message, all that is passed, and the value last.
+    """Follow a dotted path of names and indices; return the message, all intermediate values, and the value.
 
-    path: empty for the usual place of the type, or the message itself. In a JointState the name of a joint stands for
-    its index. Raises ValueError naming the part that is missing.
+    path: empty for the default field of the type, or the message itself. In a JointState a joint name replaces its
+    index. Raises ValueError naming the part that is missing.
     """
     value, visited = message, [message]
     for part in (path or _DEFAULT_FIELDS.get(type_name.rpartition("/")[2], "")).split("."):
@@ -232,26 +232,26 @@ def visit(message: Any, type_name: str, path: str) -> list[Any]:
 
 
 def is_joint_state(type_name: str) -> bool:
-    """Whether names travel with the numbers of this type."""
+    """Return whether the type has joint names."""
     return type_name.endswith("/JointState")
 
 
 def as_joints(message: Any, type_name: str, path: str) -> Float64:
-    """(7,) of the arm: by the names of a JointState; by their order only where a message has none and a path is given.
+    """Return arm joints (7,) by the names of a JointState; by order only if it has no names and a path is given.
 
-    Raises ValueError, also where the path leads to something else than positions.
+    Raises ValueError, also when the path does not lead to positions.
     """
     if is_joint_state(type_name) and (len(message.name) or not path):
         if path not in ("", "position"):
-            raise ValueError(f"field {path!r}: joints are positions [rad], found by their names: leave `field` away")
+            raise ValueError(f"field {path!r}: joints are positions [rad], found by name: remove `field`")
         return arm_positions(list(message.name), message.position)
     return as_numbers(visit(message, type_name, path)[-1])
 
 
 def as_gripper(message: Any, type_name: str, path: str) -> float:
-    """A number of a gripper: of a JointState without a path the width between its two fingers [m].
+    """Return a gripper value; for a JointState without a path, the width between its two fingers [m].
 
-    Raises ValueError, also where the index of a path leads to a joint of the arm.
+    Raises ValueError, also when the index in a path is a joint of the arm.
     """
     if is_joint_state(type_name):
         names = list(message.name)
@@ -261,19 +261,19 @@ def as_gripper(message: Any, type_name: str, path: str) -> float:
         if part.isdecimal() and int(part) < len(names) and _ARM_JOINT.fullmatch(names[int(part)]):
             raise ValueError(
                 f"field {path!r} is joint {names[int(part)]!r} of the arm, expected a finger: "
-                "leave `field` and `scale` away, or name the joint, `field: position.NAME`"
+                "remove `field` and `scale`, or name the joint, `field: position.NAME`"
             )
     return as_number(visit(message, type_name, path)[-1])
 
 
 def as_width(message: Any, type_name: str, path: str) -> float:
-    """As `as_gripper`. Raises ValueError also where the path leads to one of two fingers: half the distance."""
+    """As `as_gripper`, but raise ValueError when the path leads to one of two fingers, which is half the width."""
     value = as_gripper(message, type_name, path)
     if is_joint_state(type_name) and path:
         part, names = path.rpartition(".")[2], list(message.name)
         name = names[int(part)] if part.isdecimal() and int(part) < len(names) else part
         if path.startswith("position.") and is_one_of_two_fingers(name, names):
-            raise ValueError(f"field {path!r} is one of two fingers: leave `field` away, or say `scale: 2.0`")
+            raise ValueError(f"field {path!r} is one of two fingers: remove `field`, or set `scale: 2.0`")
     return value
 
 
@@ -282,7 +282,7 @@ def as_pose(value: Any) -> Float64:
     place = getattr(value, "position", getattr(value, "translation", None))
     turn = getattr(value, "orientation", getattr(value, "rotation", None))
     if place is None or turn is None:
-        raise ValueError(f"{type(value).__name__} is no pose")
+        raise ValueError(f"{type(value).__name__} is not a pose")
     pose = np.array([place.x, place.y, place.z, turn.x, turn.y, turn.z, turn.w], dtype=np.float64)
     check_quaternion(_finite(pose)[3:])
     pose[3:] /= np.linalg.norm(pose[3:])
@@ -292,14 +292,14 @@ def as_pose(value: Any) -> Float64:
 def as_twist(value: Any) -> Float64:
     """Twist -> (6,). Raises ValueError on anything else."""
     if not hasattr(value, "linear") or not hasattr(value, "angular"):
-        raise ValueError(f"{type(value).__name__} is no twist")
+        raise ValueError(f"{type(value).__name__} is not a twist")
     return _finite(twist_array(value))
 
 
 def as_wrench(value: Any) -> Float64:
     """Wrench -> (6,). Raises ValueError on anything else."""
     if not hasattr(value, "force") or not hasattr(value, "torque"):
-        raise ValueError(f"{type(value).__name__} is no wrench")
+        raise ValueError(f"{type(value).__name__} is not a wrench")
     return _finite(wrench_array(value))
 
 
@@ -309,7 +309,7 @@ def as_numbers(value: Any) -> Float64:
 
 
 def as_number(value: Any) -> float:
-    """Number or truth value -> float. Raises ValueError on anything else."""
+    """Number or boolean -> float. Raises ValueError on anything else."""
     return float(_finite(np.array([float(value)]))[0]) if np.ndim(value) == 0 else _not("a number", value)
 
 

@@ -1,4 +1,4 @@
-"""Plan -> LeRobot dataset v3: episodes are encoded by any engine, written in order, published by one rename."""
+"""Plan -> LeRobot dataset v3: episodes are encoded in parallel, written in order, published by one rename."""
 
 from __future__ import annotations
 
@@ -45,8 +45,8 @@ class _Video:
 class DatasetWriter:
     """Writes `folder`; `add` episodes, then `close`.
 
-    The first episode decides frame rate, cameras and image size; a later one that differs is refused (UserError) and
-    leaves no trace.
+    The first episode sets frame rate, cameras and image size; a later one that differs is refused (UserError) before
+    anything is written.
     """
 
     def __init__(self, folder: Path) -> None:
@@ -65,27 +65,27 @@ class DatasetWriter:
 
     @property
     def frames(self) -> int:
-        """Written so far."""
+        """Number of episodes written."""
         return self._frames
 
     @property
     def made_of(self) -> MadeOf:
-        """What all episodes are made of. At least one must have been added."""
+        """Properties shared by all episodes. At least one must have been added."""
         assert self._first
         return _made_of(self._first)
 
     @property
     def tasks(self) -> list[str]:
-        """Names of the tasks written so far."""
+        """Names of the tasks written."""
         return sorted(self._task_names)
 
     @property
     def splits(self) -> Mapping[str, int]:
-        """Split -> episodes written so far."""
+        """Split -> number of episodes written."""
         return dict(self._splits)
 
     def add(self, episode: EncodedEpisode, split: str, name: str) -> None:
-        """Append an episode; its h264 files are used up. name: for messages. Splits come one after the other."""
+        """Append an episode; its h264 files are consumed. name: for messages. Splits are written in turn."""
         try:
             self._check(episode, name)
             number = sum(self._splits.values())
@@ -144,7 +144,7 @@ class DatasetWriter:
         write_json(self._folder / layout.STATS_PATH, {**images, **stats})
 
     def abort(self) -> None:
-        """Close the open files; what was written is the caller's to remove."""
+        """Close the open files; the caller removes the partial dataset."""
         for writer in (self._data, self._episodes):
             if writer:
                 writer.close()
@@ -162,7 +162,9 @@ class DatasetWriter:
             ("image height and width in px", list(episode.shapes.values()), list(first.shapes.values())),
         ):
             if value != expected:
-                raise UserError(f"{name}: {what} {value}, those before have {expected}: LeRobot needs them equal")
+                raise UserError(
+                    f"{name}: {what} {value}, the previous episodes have {expected}: LeRobot needs equal values"
+                )
 
     def _add_data(self, columns: Mapping[str, Any]) -> dict[str, int]:
         if self._data and self._data.file_handle.tell() >= layout.DATA_FILE_MB * MB:
@@ -233,11 +235,11 @@ class DatasetWriter:
     def _open_parquet(self, relative: str, schema: pa.Schema) -> pq.ParquetWriter:
         path = self._folder / relative
         path.parent.mkdir(parents=True, exist_ok=True)
-        # The checksums tell a reader of flipped bits.
+        # Page checksums detect corrupt data.
         return pq.ParquetWriter(path, schema, compression="snappy", write_page_checksum=True)
 
     def _dataset_stats(self, key: str) -> Stats:
-        """Read one column back: 8 float64 of a frame are in memory at most, and quantiles are exact."""
+        """Read one column back: at most 8 float64 per frame are in memory, and quantiles are exact."""
         files = sorted((self._folder / "data").glob("*/*.parquet"))
         columns = [pq.read_table(file, columns=[key], partitioning=None)[key] for file in files]  # bounded: our own
         return number_stats(np.concatenate([to_numpy(column) for column in columns]))
@@ -269,7 +271,7 @@ def _plain(value: Any) -> Any:
 
 @dataclass(frozen=True)
 class _Job:
-    """One episode; stem: where its video streams go, on a disk that all workers see."""
+    """Job of one episode; stem: path of its video streams, on a disk shared by all workers."""
 
     number: int
     plan: EpisodePlan
@@ -278,7 +280,7 @@ class _Job:
 
 @dataclass(frozen=True)
 class _Done:
-    """episode None: it is unfit, for that reason."""
+    """episode None: it cannot be stored, for `reason`."""
 
     number: int
     episode: EncodedEpisode | None
@@ -287,7 +289,7 @@ class _Done:
 
 @dataclass
 class _InOrder:
-    """Hands results, which come in any order, to the writer in the plan's."""
+    """Pass results, which arrive in any order, to the writer in the order of the plan."""
 
     plan: Plan
     writer: DatasetWriter
@@ -298,7 +300,7 @@ class _InOrder:
     number: int = 0
 
     def take(self, done: _Done) -> None:
-        """Write what is due. Raises UserError on an unfit episode, unless those are passed over."""
+        """Write the next episodes in order. Raises UserError on an unusable episode, unless they are skipped."""
         self.waiting[done.number] = done
         while due := self.waiting.pop(self.number, None):
             episode = self.plan.episodes[self.number]
@@ -314,7 +316,7 @@ class _InOrder:
             self.beat()
 
     def beat(self) -> None:
-        """Tell how far it is; the one who is told may cancel."""
+        """Report progress; the callback may cancel."""
         if self.progress:
             self.progress(self.number, len(self.plan.episodes))
 
@@ -329,11 +331,11 @@ def export_plan(
     skip_bad: bool = False,
     progress: Progress | None = None,
 ) -> ExportResult:
-    """Write `<root>/<plan.name>/<plan.version>`; the same plan and bags give the same bytes, whoever does the work.
+    """Write `<root>/<plan.name>/<plan.version>`; the same plan and bags give the same bytes on any engine.
 
-    With skip_bad, episodes that are unfit are left out and listed in the result and in export_report.json. What a
-    killed export left is removed by the next one, which begins anew. Raises UserError when the plan cannot be written,
-    a bag is damaged, the disk is full or another export is at it; whatever stood there before stays.
+    With skip_bad, unusable episodes are left out and listed in the result and in export_report.json. Leftovers of a
+    killed export are removed by the next one, which starts over. Raises UserError when the plan cannot be written,
+    a bag is damaged, the disk is full or another export is writing it; an existing dataset is then unchanged.
     """
     check_plan(plan, workers)
     path = root / plan.name / plan.version
@@ -348,7 +350,7 @@ def export_plan(
             jobs = [_Job(number, episode, pieces / f"{number:06d}") for number, episode in enumerate(plan.episodes)]
             engines.run(_encode, jobs, order.take, order.beat, workers=workers, engine=engine)
             if not writer.splits.get("train"):
-                raise UserError(f"{path}: no episode of split train is left: {len(order.bad)} bad, {order.bad[0][1]}")
+                raise UserError(f"{path}: no episode left in split train: {len(order.bad)} bad, {order.bad[0][1]}")
             writer.close()
             result = ExportResult(
                 path, writer.splits, writer.frames + sum(writer.splits.values()), plan.left_out, tuple(order.bad), 0
@@ -365,7 +367,7 @@ def export_plan(
 
 
 def _encode(job: _Job, beat: Beat) -> _Done:
-    """The work of an engine. That an episode is unfit is a result: what to do about it is the caller's choice."""
+    """Encode one episode in a worker. An unusable episode is a result: the caller decides what to do."""
     beat()
     try:
         return _Done(job.number, encode_episode(job.plan, job.stem))

@@ -21,7 +21,7 @@ from rldg_data.recipe.selecting import Bookkeeping, Candidate, Recorded, expand,
 
 
 def val_targets(per_object: Mapping[str, int], episodes: int) -> dict[str, int]:
-    """Episodes of each object to hold out: in proportion, at least one, and at least one is left for training.
+    """Return the number of episodes of each object to hold out: proportional, at least one held out and one left.
 
     Raises UserError when that is not possible.
     """
@@ -41,10 +41,10 @@ def val_targets(per_object: Mapping[str, int], episodes: int) -> dict[str, int]:
 
 
 def hold_out(objects: Sequence[str], keys: Sequence[Sequence[Hashable]], episodes: int) -> list[bool]:
-    """Whether each episode, in shuffled order, goes to val.
+    """Return for each episode, in shuffled order, whether it goes to val.
 
-    keys: what an episode shares with others (bags, episode ids, contents): those that share one stay together. As
-    many as asked for when nothing is shared; else as near as the groups allow. Raises UserError when an object cannot
+    keys: items shared with others (bags, episode ids, contents); episodes that share one stay together. The number is
+    exact when nothing is shared, else as near as the groups allow. Raises UserError when an object cannot
     be in both splits.
     """
     totals = Counter(objects)
@@ -64,7 +64,7 @@ def hold_out(objects: Sequence[str], keys: Sequence[Sequence[Hashable]], episode
     for name in targets:
         if held[name]:
             continue
-        # Only groups that exceed the target hold it: the smallest that leaves every object to train.
+        # Only groups above the target contain it: take the smallest that leaves every object in train.
         fits = [(g, c) for g, c in groups if c[name] and not val[g[0]] and all(held[o] + c[o] < totals[o] for o in c)]
         if not fits:
             raise UserError(f"split: the episodes of object {name!r} share recordings: all would be in val")
@@ -107,9 +107,9 @@ class Joint:
 def stitched(
     firsts: Sequence[Recorded], seconds: Sequence[Recorded], stitch: Stitch, source: int, books: Bookkeeping
 ) -> list[Candidate]:
-    """Join bags given in shuffled order: each first one takes, in turn, the nearest second one that is still free.
+    """Join bags given in shuffled order: each first one is paired in turn with the nearest free second one.
 
-    What finds no partner is counted under `stitch`.
+    Unpaired bags are counted under `stitch`.
     """
     readable = [(bag, poses) for bag in firsts if (poses := books.attempt(bag.path, tcp_poses)) is not None]
     starts = [(bag, poses[0]) for bag in seconds if (poses := books.attempt(bag.path, tcp_poses)) is not None]
@@ -222,7 +222,7 @@ def make_plan(recipe: Recipe, base: Path, *, skip_bad: bool = False, task_dirs: 
 
 
 def resolve_relabel(config: RelabelConfig, base: Path, task_dirs: Sequence[Path]) -> Relabel:
-    """Check what a relabelling names. Raises UserError `relabel.<key>: ...`."""
+    """Resolve a relabelling configuration. Raises UserError `relabel.<key>: ...`."""
     # Imported here: the plug-in registry and task files are slow to import, and few recipes relabel.
     from rldg_core import registry
 
@@ -277,7 +277,7 @@ def _sha256(file: Path) -> bytes:
 
 
 def canonical(recipe: Recipe) -> str:
-    """JSON of what the recipe asks for, without its globs and paths: moving the runs changes nothing."""
+    """JSON of the recipe without its globs and paths, so that moving the runs changes nothing."""
     segment = {"bags"}
     globs = {"bags": True, "stitch": {"first": segment, "second": segment}, "relabel": {"path"}}
     leave_out = {"sources": {"__all__": globs}, "relabel": {"path"}}
@@ -308,7 +308,7 @@ def _chosen(recipe: Recipe, base: Path, books: Bookkeeping) -> list[Candidate]:
         else:
             assert source.bags is not None
             bags = _shuffled(recipe, source.bags, source.filter or recipe.filter, base, f"{where}.bags", books)
-            # A bag that two sources match belongs to the first.
+            # A bag matched by two sources belongs to the first.
             books.left_out["sources"] += sum(bag.path in seen for bag in bags)
             candidates = [Candidate((bag,), number) for bag in bags if bag.path not in seen]
             seen |= {bag.path for bag in bags}

@@ -25,7 +25,7 @@ from rldg_data.plan import is_valid_name, is_valid_version
 NOT_A_CAMERA = ("state", "twist", "wrench", "timestamp")
 """Keys of an observation that no camera may take."""
 TEMPLATE_FIELDS = ("task", "object", "recorded")
-"""What an instruction may hold in braces; recorded: the instruction in the bag."""
+"""Fields allowed in braces in an instruction; recorded: the instruction in the bag."""
 
 
 def _checked_name(name: str) -> str:
@@ -44,7 +44,7 @@ def _checked_template(text: str) -> str:
     parts = list(Formatter().parse(text))
     for _, name, specification, conversion in parts:
         if name is not None and (name not in TEMPLATE_FIELDS or specification or conversion):
-            raise ValueError(f"{text!r}: in braces only {', '.join(TEMPLATE_FIELDS)} may stand")
+            raise ValueError(f"{text!r}: expected only {', '.join(TEMPLATE_FIELDS)} in braces")
     return text
 
 
@@ -54,12 +54,12 @@ def _checked_cameras(cameras: dict[str, str]) -> dict[str, str]:
     for key in cameras:
         _checked_name(key)
         if key in NOT_A_CAMERA:
-            raise ValueError(f"{key!r}: taken by the observation's own {key}")
+            raise ValueError(f"{key!r}: reserved for the observation's {key}")
     return cameras
 
 
 def _many(value: Any) -> Any:
-    """One text stands for a list of one."""
+    """Accept a string as a list of one."""
     return [value] if isinstance(value, str) else value
 
 
@@ -73,7 +73,7 @@ Share = Annotated[float, Field(ge=0, le=1)]
 
 
 class _Range(FrozenModel):
-    """Both ends belong to it; an absent one is open."""
+    """Inclusive range; an absent end is open."""
 
     @model_validator(mode="after")
     def _ordered(self) -> _Range:
@@ -89,30 +89,30 @@ class _Range(FrozenModel):
 
 
 class IntRange(_Range):
-    """Of whole numbers."""
+    """Range of integers."""
 
     min: NonNegativeCount | None = None
     max: NonNegativeCount | None = None
 
 
 class ShareRange(_Range):
-    """Of numbers in 0 .. 1."""
+    """Range of numbers in 0 .. 1."""
 
     min: Share | None = None
     max: Share | None = None
 
 
 class DateRange(_Range):
-    """Of days (UTC)."""
+    """Range of days (UTC)."""
 
     min: date | None = None
     max: date | None = None
 
 
 class Filter(FrozenModel):
-    """What a bag must be to be taken; null: no matter. The method keeps successful episodes only.
+    """Filter of bags; null: no filter. By default only successful episodes are kept, as in the paper.
 
-    source: who decided most of its actions; steps: transitions; no_op_ratio: share of transitions that hardly move
+    source: of most of its actions; steps: transitions; no_op_ratio: share of transitions that hardly move
     (`rldg_data.recipe.selecting.no_op_ratio`); date: of custom_data.wall_time.
     """
 
@@ -140,7 +140,7 @@ class Stitch(FrozenModel):
 
     Two bags are joined when their object is the same and the tcp of `second`'s first Step is within tolerance of the
     tcp of `first` at the joint. cut `end`: the joint is the last Step of `first`; `nearest`: the Step that is nearest
-    (a demonstration of the whole task, of which the rest is left away).
+    (a demonstration of the whole task, whose remainder is dropped).
     """
 
     first: Segment
@@ -165,7 +165,7 @@ class RelabelConfig(FrozenModel):
 
 
 class _Caps(FrozenModel):
-    """Most that is taken, in the shuffled order."""
+    """Maximum numbers, in the shuffled order."""
 
     max_episodes: Count | None = None
     max_episodes_per_object: Count | None = None
@@ -186,12 +186,12 @@ class Source(_Caps):
         if (self.bags is None) == (self.stitch is None):
             raise ValueError("a source has either bags or stitch")
         if self.stitch is not None and self.filter is not None:
-            raise ValueError("the filters of a stitch stand in its first and second")
+            raise ValueError("set the filters of a stitch in its first and second")
         return self
 
 
 class Split(FrozenModel):
-    """What is held out as the split `val`: a share of the episodes or a number; every object is among them."""
+    """The held-out split `val`: a share or a number of the episodes, with every object."""
 
     val_share: Annotated[float, Field(gt=0, lt=1)] | None = None
     val_episodes: Count | None = None
@@ -240,7 +240,7 @@ class Recipe(_Caps):
 
 
 def load_recipe(path: Path) -> Recipe:
-    """Read and validate a recipe. Raises UserError `path: key.path: reason` on the first mistake."""
+    """Read and validate a recipe. Raises UserError `path: key.path: reason` on the first error."""
     recipe = load_model(Recipe, path, "recipe")
     recipe._file = path
     return recipe
@@ -257,9 +257,9 @@ def quick_recipe(
     max_episodes_per_object: int | None = None,
     seed: int = 0,
 ) -> Recipe:
-    """The recipe of one command line: folders of bags and the commonest filters. Raises UserError as `load_recipe`."""
+    """Make a recipe from options: folders of bags and common filters. Raises UserError as `load_recipe`."""
     if not folders:
-        raise UserError("dataset: no folder of bags was given")
+        raise UserError("dataset: no folder of bags given")
     data = {
         "name": name,
         "version": version,

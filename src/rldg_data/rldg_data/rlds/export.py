@@ -1,4 +1,4 @@
-"""Plan -> RLDS dataset: shards as independent jobs of any engine, resumed after a kill, published by one rename."""
+"""Plan -> RLDS dataset: shards are independent jobs, resumed after a kill and published by one rename."""
 
 from __future__ import annotations
 
@@ -34,9 +34,9 @@ from rldg_data.rlds.statistics import dataset_statistics, rows_of
 from rldg_data.rlds.tfrecord import encode_example, masked_crc, read_records, write_record
 
 _FORMAT = 2
-"""Rises when the bytes that are written for the same episode change: shards of a killed older version are not used."""
+"""Version of the written bytes: shards of a killed export by another version are not resumed."""
 _BUFFER_BYTES = 1 << 20
-"""Of a file that is written in parts of ten thousand bytes."""
+"""Buffer of a file written in parts of about ten thousand bytes."""
 
 
 @dataclass(frozen=True)
@@ -57,7 +57,7 @@ class ShardJob:
         return self.folder / f"{self.split}-{self.index:05d}.{ending}"
 
     def key(self) -> str:
-        """Hash of all that decides the bytes: the plan's part, and size and time of every file that is read."""
+        """Hash of everything that determines the bytes: the plan's part, size and time of every input file."""
         read = [path for episode in self.episodes for path in _inputs(episode)]
         stamps = [(str(p), p.stat().st_size, p.stat().st_mtime_ns) for p in read]
         parts = [_FORMAT, [asdict(e) for e in self.episodes], dict(self.sizes), asdict(self.made_of), stamps]
@@ -80,7 +80,7 @@ class Shard:
 
 
 def shards_of(episodes: Sequence[EpisodePlan], shard_bytes: int) -> list[tuple[EpisodePlan, ...]]:
-    """Cut one split into parts of about equal size, in its order, by the plan alone."""
+    """Divide one split, in order, into parts of about equal size, by the plan alone."""
     total = sum(episode.num_bytes for episode in episodes)
     count = -(-total // shard_bytes)
     middles, before = [], 0
@@ -94,7 +94,7 @@ def shards_of(episodes: Sequence[EpisodePlan], shard_bytes: int) -> list[tuple[E
 
 def write_shard(job: ShardJob, beat: Callable[[], None]) -> Shard:
     """Build and write the episodes of one shard; `beat` is called after each. Raises UserError naming the bag."""
-    # The readers of bags are slow to import; whoever looks at a dataset does not need them.
+    # Imported here: bag readers are slow to import and not needed to read a dataset.
     from rldg_data.episodes.build import build_episode
 
     key = job.key()
@@ -145,7 +145,7 @@ def write_shard(job: ShardJob, beat: Callable[[], None]) -> Shard:
 
 
 def complete_shard(job: ShardJob) -> Shard | None:
-    """What a killed export left of this job, if all of it is there and nothing that it was made from has changed."""
+    """Return the shard of a killed export, if it is complete and its inputs have not changed."""
     try:
         data: dict[str, Any] = read_json(job.file("json"))
         bad = tuple((str(bag), str(reason)) for bag, reason in data["bad"])
@@ -162,7 +162,7 @@ def complete_shard(job: ShardJob) -> Shard | None:
 
 
 def check_episode(episode: Episode, sizes: ImageSizes, made_of: MadeOf, name: str) -> None:
-    """Refuse what does not fit the other episodes, or has nothing to learn from."""
+    """Refuse an episode that differs from the others or has no transition."""
     if len(episode) < 2:
         raise UserError(f"{name}: an episode without a transition")
     MadeOf.of(provenance.parts(episode.metadata)).check(made_of, name, "the first episode")
@@ -179,7 +179,7 @@ _CONTENT = ("tfrecord", "rows")
 
 
 def _crc(path: Path) -> int:
-    """Of a shard as it lies on the disk. Raises UserError when a record is damaged."""
+    """CRC of a shard on disk. Raises UserError when a record is damaged."""
     crc = 0
     for record in read_records(path):
         crc = google_crc32c.extend(crc, masked_crc(record).to_bytes(4, "little"))
@@ -187,16 +187,16 @@ def _crc(path: Path) -> int:
 
 
 def _inputs(plan: EpisodePlan) -> list[Path]:
-    """Every file that the episode is made from; the plan itself holds a checkpoint's hash."""
+    """Every input file of the episode; the plan contains a checkpoint's hash."""
     return [path for bag in plan.bags for path in sorted(bag.rglob("*")) if path.is_file()]
 
 
 MARKER_FILE = "dataset_info.json"
 MAX_SHARD_BYTES = 256 * 2**20
-"""Enough shards to read in parallel, few enough to copy."""
+"""Shard size: enough shards to read in parallel, few enough to copy."""
 MIN_SHARD_BYTES = 16 * 2**20
 PARTS = 8
-"""Smaller datasets are cut into so many shards, so that workers share the work whatever their number."""
+"""Number of shards of smaller datasets, so that any number of workers can share the work."""
 
 
 def export_plan(
@@ -210,11 +210,11 @@ def export_plan(
     progress: Progress | None = None,
     shard_bytes: int | None = None,
 ) -> ExportResult:
-    """Write `<root>/<plan.name>/<plan.version>`; the same plan and bags give the same bytes, whoever does the work.
+    """Write `<root>/<plan.name>/<plan.version>`; the same plan and bags give the same bytes on any engine.
 
     With skip_bad, episodes that cannot be built are left out and listed in the result and in export_report.json.
     shard_bytes: about the size of a shard; default: by the size of the plan. An export that was killed, cancelled or
-    failed leaves its complete shards in a hidden folder beside, and the next one of the same plan goes on from them.
+    failed keeps its complete shards in a hidden folder, and the next one of the same plan resumes from them.
     Raises UserError when the plan cannot be written, a bag is damaged, the disk is full or another export is at it;
     whatever stood there before stays.
     """
@@ -225,7 +225,7 @@ def export_plan(
         shards, resumed = _write_shards(jobs, len(plan.episodes), workers, engine, progress)
         bad = [*plan.bad, *((Path(bag), reason) for shard in shards for bag, reason in shard.bad)]
         if not any(shard.episodes for shard in shards if shard.split == "train"):
-            raise UserError(f"{path}: no episode of split train is left: {len(bad)} bad, first: {bad[0][1]}")
+            raise UserError(f"{path}: no episode left in split train: {len(bad)} bad, first: {bad[0][1]}")
         finished = folder / "dataset"
         _assemble(plan, finished, shards, {(job.split, job.index): job for job in jobs}, bad)
         publish(finished, path)
@@ -243,10 +243,10 @@ def _check(plan: Plan, workers: int) -> None:
     keys = [key for key, _ in plan.episodes[0].cameras]
     for episode in plan.episodes:
         if [key for key, _ in episode.cameras] != keys:
-            raise UserError(f"{episode.name}: other cameras than the first episode's {', '.join(keys)}")
+            raise UserError(f"{episode.name}: cameras differ from the first episode's {', '.join(keys)}")
     for key in keys:
         if f"observation/{key}" in layout.STEP_SHAPES:
-            raise UserError(f"dataset {plan.name}: image key {key!r}: that of another feature")
+            raise UserError(f"dataset {plan.name}: image key {key!r}: used by another feature")
 
 
 def _jobs(plan: Plan, folder: Path, skip_bad: bool, shard_bytes: int | None) -> list[ShardJob]:
@@ -261,7 +261,7 @@ def _jobs(plan: Plan, folder: Path, skip_bad: bool, shard_bytes: int | None) -> 
 
 
 def _first(plan: Plan, skip_bad: bool) -> tuple[layout.ImageSizes, MadeOf]:
-    """What all episodes must be like: image sizes and what they are made of, as in the first one that can be read."""
+    """Return the image sizes and properties that all episodes must share, from the first readable one."""
     reason = ""
     for episode in plan.episodes:
         try:
@@ -284,7 +284,7 @@ def _likeness(episode: EpisodePlan) -> tuple[layout.ImageSizes, MadeOf]:
 def _write_shards(
     jobs: Sequence[ShardJob], episodes: int, workers: int, engine: Engine, progress: Progress | None
 ) -> tuple[list[Shard], int]:
-    """The shards in the plan's order, and the number of episodes that were there already."""
+    """Return the shards in the plan's order, and the number of resumed episodes."""
     shards: dict[tuple[str, int], Shard] = {}
     waiting = []
     for job in jobs:
@@ -299,12 +299,12 @@ def _write_shards(
 
     def beat() -> None:
         nonlocal within
-        # Only a serial run hears of single episodes.
+        # Per-episode progress is reported only with one worker.
         within += 1
         if progress:
             progress(min(done + within, episodes), episodes)
 
-    # The disk is busy with one shard while the next one is built, so that `publish` has little to wait for.
+    # Flush each shard while the next one is built, so that `publish` has little left to flush.
     with ThreadPoolExecutor(1) as disk:
         synced = []
 
@@ -328,7 +328,7 @@ def _assemble(
     jobs: Mapping[tuple[str, int], ShardJob],
     bad: Sequence[tuple[Path, str]],
 ) -> None:
-    """Everything of the dataset in one folder; small files first, for they take the time."""
+    """Collect all files of the dataset in one folder; small files first, since they take the time."""
     folder.mkdir(exist_ok=True)
     kept = {s: [x for x in shards if x.split == s and x.episodes] for s in SPLITS}
     splits = {

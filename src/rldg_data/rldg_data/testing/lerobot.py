@@ -45,7 +45,7 @@ def files_of(folder: Path) -> dict[str, bytes]:
 def psnr_db(jpeg: bytes, other: bytes) -> float:
     """Of two JPEG files of one size."""
     difference = decode_jpeg(jpeg).astype(float) - decode_jpeg(other)
-    return float(10 * np.log10(255**2 / max(1e-9, np.mean(difference**2))))
+    return float(10 * np.log10(255**2 / max(1e-9, float(np.mean(difference**2)))))
 
 
 def write_external(
