@@ -20,7 +20,7 @@ from rldg_core.errors import UserError, one_line
 
 if TYPE_CHECKING:
     from rldg_core.task import Task
-    from rldg_data.bags.showing import BagSummary
+    from rldg_data.bags.summary import BagSummary
 
 app = sub_app()
 
@@ -36,7 +36,7 @@ def info(
     as_json: Json = False,
 ) -> None:
     """Show what bags hold: topics, counts, duration, rate, size and what they say of their episode."""
-    from rldg_data.bags.showing import summarize
+    from rldg_data.bags.summary import summarize
 
     summaries = [summarize(bag) for bag in _bags(paths)]
     if as_json:
@@ -53,11 +53,11 @@ def show(
     out: Annotated[Path | None, typer.Option(help="PNG to write; default: <name of the bag>.png here.")] = None,
 ) -> None:
     """Draw a bag: images over time, executed actions, wrench."""
-    from rldg_data.bags.showing import show as draw
+    from rldg_data.bags.summary import draw_bag
 
     existing(bag)
     path = out or Path(f"{bag.resolve().name}.png")
-    draw(bag, path)
+    draw_bag(bag, path)
     _say(str(path))
 
 

@@ -206,7 +206,6 @@ def write_card(path: Path) -> Path:
     seen = survey(dataset)
     if not seen.transitions:
         raise UserError(f"{path}: no transition in {len(dataset)} episodes: nothing to describe")
-    from rldg_data.card import draw_actions, draw_frames, draw_lengths
 
     draw_actions(seen, ACTION_AXES, path / "card_actions.png")
     draw_lengths(seen, path / "card_lengths.png")

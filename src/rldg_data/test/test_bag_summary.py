@@ -13,7 +13,7 @@ from rldg_core.errors import UserError
 from rldg_core.types import Source
 from rldg_data.bags.metadata import Storage, Topic
 from rldg_data.bags.recording import EpisodeRecorder, encode_step, write_episode
-from rldg_data.bags.showing import draw, show, summarize
+from rldg_data.bags.summary import draw_bag, draw_steps, summarize
 from rldg_data.testing.steps import make_episode, make_task
 
 
@@ -44,7 +44,7 @@ def test_the_picture_shows_the_episode(tmp_path: Path, gripper: bool) -> None:
     steps = make_episode(12, image_size=64, gripper=gripper)
     steps[4] = replace(steps[4], action=replace(steps[4].action, source=Source.HUMAN))
     path = write_episode(tmp_path, steps, make_task(gripper))
-    show(path, tmp_path / "a.png")
+    draw_bag(path, tmp_path / "a.png")
     with Image.open(tmp_path / "a.png") as picture:
         pixels = np.asarray(picture.convert("RGB"))
     assert pixels.shape[1] == 1300
@@ -57,12 +57,12 @@ def test_the_picture_shows_the_episode(tmp_path: Path, gripper: bool) -> None:
 def test_odd_episodes_are_drawn_too(tmp_path: Path) -> None:
     (only,) = make_episode(0)
     two = {"wrist": only.observation.images["wrist"], "side": only.observation.images["wrist"]}
-    draw([only], "one Step", tmp_path / "one.png")
+    draw_steps([only], "one Step", tmp_path / "one.png")
     steps = [replace(s, observation=replace(s.observation, images=two)) for s in make_episode(3, gripper=True)]
     nothing = np.full(6, np.nan)
     steps[1] = replace(steps[1], observation=replace(steps[1].observation, wrench_tcp=nothing))
     steps[2] = replace(steps[2], action=replace(steps[2].action, executed=np.zeros(6, np.float32)))
-    draw(steps[1:], "a part, two cameras", tmp_path / "two.png")
+    draw_steps(steps[1:], "a part, two cameras", tmp_path / "two.png")
     heights = [Image.open(tmp_path / f"{name}.png").size[1] for name in ("one", "two")]
     assert heights[1] > heights[0] + 100
 
@@ -72,7 +72,7 @@ def test_bag_with_an_unreadable_image_is_one_line(tmp_path: Path) -> None:
     steps[1] = replace(steps[1], observation=replace(steps[1].observation, images={"wrist": b"no image"}))
     path = write_episode(tmp_path, steps, make_task())
     with pytest.raises(UserError, match="Step 1: camera 'wrist': 8 bytes that are no JPEG"):
-        show(path, tmp_path / "a.png")
+        draw_bag(path, tmp_path / "a.png")
     assert not (tmp_path / "a.png").exists()
 
 

@@ -26,7 +26,7 @@ from rldg_data.bags.reading import bag_info, content_blake3, episode_info, read_
 from rldg_data.bags.recording import STEP_QOS, write_episode
 from rldg_data.bags.repair import repair_bag
 from rldg_data.bags.schemas import STEP_TYPE, schema_text, type_hash
-from rldg_data.bags.showing import summarize
+from rldg_data.bags.summary import summarize
 from rldg_data.external.importing import read_external
 from rldg_data.external.mapping import ExternalMapping
 from rldg_data.testing.steps import assert_same_steps, episodes, make_episode, make_task

@@ -16,7 +16,7 @@ from rldg_core.frames import rotation_of
 from rldg_core.image_codec import decode_jpeg, encode_jpeg
 from rldg_core.types import Source
 from rldg_data.bags.reading import episode_info, read_episode
-from rldg_data.bags.showing import summarize
+from rldg_data.bags.summary import summarize
 from rldg_data.external.importing import import_bag, load_mapping
 from rldg_data.testing.external import (
     MAPPING,

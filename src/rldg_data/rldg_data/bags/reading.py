@@ -11,11 +11,18 @@ import struct
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from struct import Struct
 from typing import IO
 
 import zstandard
 from blake3 import blake3
+from mcap.data_stream import ReadDataStream
 from mcap.exceptions import McapError
+from mcap.opcode import Opcode
+from mcap.reader import make_reader
+from mcap.records import Chunk, Schema
+from mcap.stream_reader import get_chunk_data_stream
+from mcap.summary import Summary
 from rosbags.serde import SerdeError
 
 from rldg_core.errors import UserError
@@ -24,10 +31,50 @@ from rldg_core.types import Step
 from rldg_data.bags import metadata
 from rldg_data.bags.cdr import step_decoder
 from rldg_data.bags.episode_info import EpisodeInfo
-from rldg_data.bags.mcap_messages import messages
 from rldg_data.bags.metadata import BagInfo
 from rldg_data.bags.schemas import STEP_TYPE
 from rldg_data.bags.unpacking import check_chunks
+
+_RECORD = Struct("<BQ")
+_CHANNEL_ID = Struct("<H")
+_MESSAGE_HEAD = 2 + 4 + 8 + 8
+"""Channel id, sequence, log time and publish time precede a message's bytes."""
+
+
+def messages(stream: IO[bytes], topic: str) -> Iterator[tuple[Schema | None, bytes]]:
+    """(schema, bytes) of every message; the CRC of every chunk is checked.
+
+    Raises the exceptions of the mcap library and struct on a damaged file.
+    """
+    reader = make_reader(stream, validate_crcs=True)
+    summary = reader.get_summary()
+    if summary is None or not summary.chunk_indexes:
+        for schema, _, message in reader.iter_messages(topics=topic, log_time_order=False):
+            yield schema, message.data
+        return
+    channels = {number for number, channel in summary.channels.items() if channel.topic == topic}
+    for index in sorted(summary.chunk_indexes, key=lambda index: index.chunk_start_offset):
+        if index.message_index_offsets and not channels & index.message_index_offsets.keys():
+            continue
+        stream.seek(index.chunk_start_offset + _RECORD.size)
+        data, size = get_chunk_data_stream(Chunk.read(ReadDataStream(stream)), validate_crc=True)
+        yield from _of_chunk(data.read(size), summary, channels)
+
+
+def _of_chunk(data: bytes, summary: Summary, channels: set[int]) -> Iterator[tuple[Schema | None, bytes]]:
+    at = 0
+    while at < len(data):
+        opcode, length = _RECORD.unpack_from(data, at)
+        begin = at + _RECORD.size
+        at = begin + length
+        if at > len(data):
+            raise ValueError("a record exceeds its chunk")
+        if opcode != Opcode.MESSAGE:
+            continue
+        (number,) = _CHANNEL_ID.unpack_from(data, begin)
+        if number in channels:
+            yield summary.schemas.get(summary.channels[number].schema_id), data[begin + _MESSAGE_HEAD : at]
+
 
 UNFINISHED = "unfinished"
 """Folder beside the bags for unfinished bags of a killed recorder."""

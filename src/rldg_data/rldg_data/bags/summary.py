@@ -75,7 +75,7 @@ def summarize(path: Path) -> BagSummary:
     )
 
 
-def show(path: Path, out: Path) -> None:
+def draw_bag(path: Path, out: Path) -> None:
     """Draw a bag's episode to a PNG: images over time, executed actions, wrench.
 
     Accepts an incomplete episode. Raises UserError when the bag or one of its images cannot be read.
@@ -83,11 +83,11 @@ def show(path: Path, out: Path) -> None:
     steps = read_steps(path)
     if not steps:
         raise UserError(f"{path}: no Steps")
-    draw(steps, f"{path.name}: {_title(steps)}", out)
+    draw_steps(steps, f"{path.name}: {_title(steps)}", out)
 
 
-def draw(steps: list[Step], title: str, out: Path) -> None:
-    """The picture of `show` of Steps in order."""
+def draw_steps(steps: list[Step], title: str, out: Path) -> None:
+    """The picture of `draw_bag` of Steps in order."""
     import matplotlib
 
     matplotlib.use("Agg")
