@@ -18,7 +18,7 @@ def fault(instruction: str) -> str:
     if len(instruction) > MAX_INSTRUCTION:
         return f"{len(instruction)} characters, expected at most {MAX_INSTRUCTION}"
     if not instruction.isprintable():
-        return f"{quoted(instruction)}: contains a control character or a line break"
+        return f"{quoted(instruction)}: holds a control character or a line break"
     return ""
 
 

@@ -18,7 +18,7 @@ def check_finite(where: object, arrays: Iterable[tuple[str, NDArray[Any]]]) -> N
     """Raise UserError `where: array: ...` on the first floating-point array that holds NaN or Inf."""
     for name, values in arrays:
         if not np.issubdtype(values.dtype, np.integer) and not np.isfinite(values).all():
-            raise UserError(f"{where}: {name} contains a value that is not finite: corrupt weights")
+            raise UserError(f"{where}: {name} holds a value that is not finite: corrupt weights")
 
 
 def ticks_per_inference(spec: PolicySpec, control_hz: float) -> int:
@@ -61,7 +61,8 @@ def _check_pace(where: str, spec: PolicySpec, control_hz: float) -> None:
     ticks, rates_hz = ticks_per_inference(spec, control_hz), spec.control_rates_hz
     if rates_hz is not None and not rates_hz:
         raise UserError(
-            f"{where}: rate and camera of its training data are unknown: record them once with `rldg checkpoint adopt`"
+            f"{where}: it does not say at which rate and by which camera its data were recorded: "
+            "say it once with `rldg checkpoint adopt`"
         )
     if rates_hz is not None and not any(same_rate(rate_hz, control_hz) for rate_hz in rates_hz):
         raise UserError(
@@ -85,5 +86,5 @@ def check_chunk(chunk: NDArray[np.float32], spec: PolicySpec) -> NDArray[np.floa
     if values.shape != (spec.horizon, spec.action_dim):
         raise ValueError(f"action chunk of shape {values.shape}, expected {(spec.horizon, spec.action_dim)}")
     if not np.all(np.isfinite(values)):
-        raise ValueError("action chunk contains a value that is not finite")
+        raise ValueError("action chunk holds a value that is not finite")
     return np.clip(values, -1.0, 1.0)

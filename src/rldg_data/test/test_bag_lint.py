@@ -171,7 +171,7 @@ WRONG_STEPS: dict[str, tuple[Change, str, str, str]] = {
     ),
     "two outcomes": (lambda s: at(s, STEPS - 1, success=False), "error", "flags", "end differently"),
     "a stamp goes back": (lambda s: later(s, 9, -2 * PERIOD_NS), "error", "stamps", "not after that of Step 8"),
-    "no clock": (lambda s: later(s, 0, -s[0].observation.stamp_ns), "error", "stamps", "0: a clock"),
+    "no clock": (lambda s: later(s, 0, -s[0].observation.stamp_ns), "error", "stamps", "0: the clock"),
     "a pause": (lambda s: later(s, 9, 2 * PERIOD_NS), "warning", "gap", "before step 9"),
     "a long pause": (lambda s: later(s, 9, 20 * PERIOD_NS), "error", "gap", "before step 9"),
     "a jump": (reset_half_way, "error", "jump", "before step 10"),
@@ -196,11 +196,11 @@ WRONG_STEPS: dict[str, tuple[Change, str, str, str]] = {
     "no quaternion": (lambda s: seen(s, 9, pose_base_tcp=np.zeros(7)), "error", "observation", "quaternion"),
     "six joints": (lambda s: seen(s, 9, joint_positions=np.zeros(6)), "error", "observation", "6 values, expected 7"),
     "a wide hand": (lambda s: seen(s, 9, gripper_width_m=2.88), "error", "observation", "gripper_width_m: 2.88 m"),
-    "a cut off image": (
+    "a truncated image": (
         lambda s: seen(s, 9, images={"wrist": jpeg(64, 1)[:-40]}),
         "error",
         "image",
-        "Step 9: a cut off",
+        "Step 9: a truncated",
     ),
     "an image bomb": (lambda s: seen(s, 9, images={"wrist": bomb()}), "error", "image", "65500x65500 px"),
     "no image": (lambda s: seen(s, 9, images={"wrist": b""}), "error", "image", "Step 9: an empty image"),
@@ -271,7 +271,7 @@ WRONG_STEPS: dict[str, tuple[Change, str, str, str]] = {
         "clipped",
         "10 of 20 steps",
     ),
-    "a frozen gate": (held, "error", "no_action", "20 transitions without one executed action"),
+    "a frozen gate": (held, "error", "no_action", "20 transitions without an executed action"),
     "one Step alone": (
         lambda s: [replace(s[-1], index=0, is_first=True, step_count=100)],
         "error",

@@ -66,7 +66,7 @@ def test_killed_recorder_loses_less_than_a_chunk(tmp_path: Path) -> None:
     assert (repaired.steps, repaired.complete, repaired.lost_bytes) == (20, False, 0)
     assert_same_steps(read_steps(left), STEPS[:20])
     assert damaged_bags(tmp_path) == []
-    with pytest.raises(UserError, match=r"a part of an episode \(its recorder was killed\)") as caught:
+    with pytest.raises(UserError, match=r"incomplete episode \(its recorder was killed\)") as caught:
         read_episode(left)
     assert str(left) in str(caught.value)
     with pytest.raises(UserError, match="a part of an episode"):
@@ -240,5 +240,5 @@ def test_what_cannot_be_repaired_is_one_line(tmp_path: Path, good_bag: Path) -> 
     with pytest.raises(UserError, match="not an MCAP file"):
         repair_bag(bag)
     (tmp_path / f".{bag.name}.damaged").mkdir()
-    with pytest.raises(UserError, match="is in the way"):
+    with pytest.raises(UserError, match="already exists: the original"):
         repair_bag(bag)

@@ -71,7 +71,7 @@ def test_bag_with_an_unreadable_image_is_one_line(tmp_path: Path) -> None:
     steps = make_episode(2)
     steps[1] = replace(steps[1], observation=replace(steps[1].observation, images={"wrist": b"no image"}))
     path = write_episode(tmp_path, steps, make_task())
-    with pytest.raises(UserError, match="Step 1: camera 'wrist': 8 bytes that are no JPEG"):
+    with pytest.raises(UserError, match="Step 1: camera 'wrist': 8 bytes, neither a JPEG"):
         draw_bag(path, tmp_path / "a.png")
     assert not (tmp_path / "a.png").exists()
 

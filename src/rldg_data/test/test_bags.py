@@ -272,6 +272,6 @@ def test_bag_without_custom_data_is_a_user_error(good_bag: Path, tmp_path: Path)
 
 
 def test_incomplete_episode_is_refused(tmp_path: Path) -> None:
-    with pytest.raises(UserError, match="no complete episode"):
+    with pytest.raises(UserError, match="not a complete episode"):
         write_episode(tmp_path, make_episode()[:-1], make_task())
     assert list(tmp_path.iterdir()) == []

@@ -97,7 +97,7 @@ def test_goal_gives_the_bytes_of_the_command_line(tmp_path: Path, client: Client
     answer = client.wait(handle.get_result_async())
     assert answer.status == GoalStatus.STATUS_ABORTED
     assert not answer.result.success
-    assert answer.result.message.startswith(f"{result.path}: exists already")
+    assert answer.result.message.startswith(f"{result.path}: already exists")
 
 
 def test_cancelled_export_leaves_nothing(tmp_path: Path, client: Client) -> None:

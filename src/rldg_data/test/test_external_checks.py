@@ -196,7 +196,7 @@ def test_texts_that_no_policy_takes_are_refused_with_the_mapping(
             {"gripper_width": {"topic": "/j", "field": "position.0", "scale": 2.0}},
             "field 'position.0' is joint 'fr3_joint1' of the arm, expected a finger",
         ),
-        (ARM, {"joints": {"topic": "/j", "field": "position"}, "wrench": {"topic": "/j"}}, "is no wrench"),
+        (ARM, {"joints": {"topic": "/j", "field": "position"}, "wrench": {"topic": "/j"}}, "is not a wrench"),
         (ARM, {"joints": {"topic": "/j", "field": "effort"}}, "field 'effort': joints are positions"),
     ],
 )
@@ -355,7 +355,7 @@ def two_episodes(pause: float, jump_m: float) -> Messages:
     return messages
 
 
-ADVICE = r".*if these are several, cut them \(`episodes` or `cut` in the mapping\)"
+ADVICE = r".*if these are several episodes, cut them \(`episodes` or `cut` in the mapping\)"
 
 
 def test_several_episodes_in_one_bag_are_refused(tmp_path: Path) -> None:
@@ -537,7 +537,10 @@ def test_deltas_in_other_axes_than_said_are_refused(tmp_path: Path) -> None:
     )
     small = {**action, "unit_m": 0.1}
     refused(
-        tmp_path / "2", messages, "topic /delta: the arm moves 10 times as far as its actions ask for", action=small
+        tmp_path / "2",
+        messages,
+        "topic /delta: the arm moves 10 times as far as its actions: a wrong unit",
+        action=small,
     )
 
 

@@ -234,7 +234,7 @@ def unchanged(messages: Messages) -> Messages:
     [
         (nan_pose, {}, r"topic /pose: message \d+: .*nan.* is not finite"),
         (depth_png, {}, r"topic /image: message \d+: a PNG of 16 bits"),
-        (corrupt_jpeg, {}, r"topic /image: message \d+: a cut off or corrupt JPEG"),
+        (corrupt_jpeg, {}, r"topic /image: message \d+: a truncated or corrupt JPEG"),
         (raw_16_bit, {}, r"topic /image: message \d+: image encoding is '16UC1', expected one of rgb8"),
         (pose_gap, {}, r"topic /pose: nothing for 0\.\d+ s before \d+, max_age_s is 0\.200"),
         (late_pose, {}, "topics do not overlap in time: /pose"),
@@ -243,12 +243,12 @@ def unchanged(messages: Messages) -> Messages:
             {"pose": {"topic": "/nothing"}},
             "topic /nothing: not in the bag, which has /image, /pose, /target",
         ),
-        (unchanged, {"pose": {"topic": "/image"}}, "topic /image: message 0: .* is no pose"),
+        (unchanged, {"pose": {"topic": "/image"}}, "topic /image: message 0: .* is not a pose"),
         (unchanged, {"pose": {"topic": "/pose", "field": "pose.x.1"}}, "field 'pose.x.1': .* has no 'x'"),
         (unchanged, {"rate_hz": 50}, r"topic /image: 10\.00 frames per second, rate_hz is 50"),
-        (unchanged, {"action": {"kind": "twist", "topic": "/target"}}, "message 0: .* is no twist"),
+        (unchanged, {"action": {"kind": "twist", "topic": "/target"}}, "message 0: .* is not a twist"),
         (unchanged, {"action": {"kind": "delta", "topic": "/target"}}, "message 0: .* is not an array"),
-        (unchanged, {"cameras": {"a": {"topic": "/pose"}}}, "topic /pose: message 0: .* is no image"),
+        (unchanged, {"cameras": {"a": {"topic": "/pose"}}}, "topic /pose: message 0: .* is not an image"),
         (
             unchanged,
             {"cameras": {"a": {"topic": "/image", "crop": {"x": 0, "y": 0, "width": 90, "height": 9}}}},
@@ -277,7 +277,7 @@ def test_damaged_bags_are_one_line(tmp_path: Path) -> None:
             import_bag(mapping(), bag, tmp_path / "out")
         assert "\n" not in str(caught.value)
     (bag / "metadata.yaml").unlink()
-    with pytest.raises(UserError, match="not a bag that can be read"):
+    with pytest.raises(UserError, match="not a readable bag"):
         import_bag(mapping(), bag, tmp_path / "out")
     with pytest.raises(UserError, match="no such bag"):
         import_bag(mapping(), tmp_path / "nowhere", tmp_path / "out")
@@ -296,7 +296,7 @@ def test_damaged_bags_are_one_line(tmp_path: Path) -> None:
             {"cameras": {"wrist": {"topic": "/image"}, "side": {"topic": "image"}}},
             "cameras: side and wrist are both topic /image",
         ),
-        ({"action": {"kind": "target", "topic": "/pose"}}, "action: topic /pose is that of the measured pose"),
+        ({"action": {"kind": "target", "topic": "/pose"}}, "action: topic /pose is the measured pose"),
         ({"object": " "}, "object: must not be empty"),
         ({"rate_hz": 0}, "rate_hz: "),
         ({"success": "perhaps"}, "success: "),

@@ -169,7 +169,7 @@ def test_components_of_the_names_file_take_the_place_of_the_datasets(tmp_path: P
     names = NAMES.model_copy(update={"components": {"control": DELTAS}})
     assert imported(path, tmp_path / "bags", names)
     wrong = NAMES.model_copy(update={"components": {"nothing": DELTAS}})
-    refused(path, tmp_path / "more", "components: 'nothing' is none of arm, control", wrong)
+    refused(path, tmp_path / "more", "components: 'nothing' is not one of arm, control", wrong)
 
 
 def test_a_longer_state_is_searched_by_its_names(tmp_path: Path) -> None:
@@ -197,8 +197,8 @@ WITH_GRIPPER = np.column_stack([np.full((FRAMES, 6), 0.005), [1, 1, 1, 0, 0, 0, 
         ("gripper", (0.0, 1.0), ""),
         ("gripper_open", (0.0, 1.0), ""),
         ("gripper_closed", (1.0, 0.0), ""),
-        ("gripper_closed", (0.0, 1.0), "'gripper_closed' says which way it counts"),
-        ("gripper_open", (1.0, 0.0), "'gripper_open' says which way it counts"),
+        ("gripper_closed", (0.0, 1.0), "'gripper_closed' has a direction"),
+        ("gripper_open", (1.0, 0.0), "'gripper_open' has a direction"),
         ("gripper", (0.0, 0.1), "gripper: 0 .. 10 of the way from closed to open"),
     ],
 )

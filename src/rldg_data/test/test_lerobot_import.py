@@ -131,7 +131,7 @@ REFUSED: dict[str, tuple[Callable[[Path], Any], str]] = {
     "future": (partial(edit_info, codebase_version="v4.0"), r"codebase_version 'v4\.0', expected v3\.0"),
     "info is a list": (lambda p: (p / layout.INFO_PATH).write_text("[]"), "codebase_version 'none'"),
     "info is no JSON": (lambda p: (p / layout.INFO_PATH).write_text("{"), "not valid JSON"),
-    "info lacks a key": (partial(edit_info, features=None), "not the info of a LeRobot dataset"),
+    "info lacks a key": (partial(edit_info, features=None), "not the metadata of a LeRobot dataset"),
     "no rate": (partial(edit_info, fps=0), "fps 0"),
     "path out": (partial(edit_info, data_path="../../x"), "is outside the dataset"),
     "path template": (partial(edit_info, data_path="{nothing}"), "unusable path"),
@@ -165,7 +165,7 @@ REFUSED: dict[str, tuple[Callable[[Path], Any], str]] = {
             (f"videos/{layout.IMAGE_PREFIX}image/from_timestamp", 9.0, "the video has no more frames"),
             ("tasks", [], "list index out of range"),
             ("tasks", [""], "instruction: must not be empty"),
-            ("length", 0, "are not in it"),
+            ("length", 0, "are missing"),
             ("dataset_from_index", -5, "disagree"),
             ("episode_index", 7, "episode_index 7, expected 0"),
         )
@@ -227,7 +227,7 @@ def test_unfit_features_are_named(features: dict[str, Any], names: FeatureNames,
 
 def test_a_dataset_of_another_task_is_refused(exported: Path, tmp_path: Path) -> None:
     task = make_task().model_copy(update={"name": "assembly"})
-    with pytest.raises(UserError, match="episode 0: is of task 'insertion', importing as 'assembly'"):
+    with pytest.raises(UserError, match="episode 0: has task 'insertion', importing as 'assembly'"):
         import_dataset(exported, tmp_path / "bags", task)
 
 

@@ -58,12 +58,18 @@ def seeds(of: Plan, split: str = "train") -> list[int]:
         ),
         (
             "sources: [{bags: b}]\ninstruction: '{object.__class__}'",
-            "instruction: '{object.__class__}': in braces only",
+            "instruction: '{object.__class__}': expected only task, object, recorded in braces",
         ),
-        ("sources: [{bags: b}]\ninstruction: '{object:>99}'", "instruction: '{object:>99}': in braces only"),
+        (
+            "sources: [{bags: b}]\ninstruction: '{object:>99}'",
+            "instruction: '{object:>99}': expected only task, object, recorded in braces",
+        ),
         ("sources: [{bags: b}]\ninstruction: 'a { b'", "instruction: expected '}' before end of string"),
         ("sources: [{bags: b}]\ncameras: {front: front}", "cameras: no camera for the key 'image'"),
-        ("sources: [{bags: b}]\ncameras: {image: wrist, state: front}", "cameras: 'state': taken by the observation"),
+        (
+            "sources: [{bags: b}]\ncameras: {image: wrist, state: front}",
+            "cameras: 'state': reserved for the observation",
+        ),
         ("sources: [{bags: b}]\nsplit: {}", "split: a split has either val_share or val_episodes"),
         ("sources: [{bags: b}]\nsplit: {val_share: 1.0}", "split.val_share: Input should be less than 1"),
         ("sources: [{bags: b}]\nimages: {size_px: 3}", "images.size_px: Input should be greater than or equal to 16"),
@@ -183,7 +189,7 @@ def test_filters(tmp_path: Path) -> None:
         assert sum(own.left_out.values()) == 8 - len(expected)
         assert seeds(plan(tmp_path, f"filter: {text}\nsources: [{{bags: bags}}]")) == seeds(own)
     write_episode(bags, make_episode(seed=8), make_task(), "yesterday")
-    with pytest.raises(UserError, match=r"episode_000008: custom_data\.wall_time: 'yesterday' is no time"):
+    with pytest.raises(UserError, match=r"episode_000008: custom_data\.wall_time: 'yesterday' is not a time"):
         plan(tmp_path, "sources: [{bags: bags, filter: {date: {min: 2026-01-01}}}]")
 
 

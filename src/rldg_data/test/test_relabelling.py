@@ -131,7 +131,7 @@ def test_new_bags_hold_the_same_steps_and_say_who_relabelled(tmp_path: Path, log
     }
     (part,) = json.loads(build_episode(EpisodePlan("train", (new,))).metadata["provenance"])
     assert part["relabelled_by"] == by
-    with pytest.raises(UserError, match="holds bags already"):
+    with pytest.raises(UserError, match="already has bags"):
         relabel_bags([bag], tmp_path / "out", config(tmp_path))
 
 
@@ -210,7 +210,7 @@ def test_a_policy_that_does_not_fit_is_one_line(tmp_path: Path, log: Log, monkey
     load_relabeller.cache_clear()
     relabeller = load_relabeller(config(tmp_path))
     monkeypatch.setattr(Remembering, "act", lambda *_: np.full((3, 6), np.nan))
-    with pytest.raises(UserError, match="Step 0: expert: ValueError: action chunk contains a value that is not finite"):
+    with pytest.raises(UserError, match="Step 0: expert: ValueError: action chunk holds a value that is not finite"):
         relabeller.relabel(steps, info, bag)
     with pytest.raises(UserError, match=r"out: no bag was written: .*not finite"):
         relabel_bags([bag], tmp_path / "out", config(tmp_path), skip_bad=True)

@@ -205,5 +205,5 @@ def test_decoder_refuses_with_value_error_only(content: bytes) -> None:
 def test_length_beyond_the_file_is_not_allocated(tmp_path: Path) -> None:
     length = struct.pack("<Q", 1 << 60)
     (tmp_path / "shard").write_bytes(length + struct.pack("<I", masked_crc(length)) + b"short")
-    with pytest.raises(UserError, match="truncated: a record of 1152921504606846976 bytes is cut off"):
+    with pytest.raises(UserError, match="truncated: a record of 1152921504606846976 bytes is truncated"):
         list(read_records(tmp_path / "shard"))
