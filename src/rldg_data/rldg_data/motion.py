@@ -79,7 +79,7 @@ def _against_actions(part: _Part, asked: _Floats, moved: _Floats, limits: Limits
     if ratio > limits.max_motion and (part.unit == "m" or max(along) > limits.clear_cosine):
         yield f"the arm {part.verb} {ratio:.3g} times as far as its actions: a wrong unit"
     tables = [(_cosines(a, m), _cosines(a - a.mean(axis=0), m - m.mean(axis=0))) for a, m in pairs]
-    for axis in _told(part, moved, moving, limits):
+    for axis in _judged_axes(part, moved, moving, limits):
         free = [(a, m, moving[len(moving) - len(m) :, axis]) for a, m in pairs]
         own = max(table[axis, axis] for pair in tables for table in pair)
         # In contact it pushes without moving: that does not indicate another axis.
@@ -121,7 +121,7 @@ def twist(stamps_s: ArrayLike, poses: ArrayLike, twists_base: ArrayLike, limits:
     rotations = Rotation.from_quat(values[:, 3:])
     in_tcp = np.concatenate([rotations.apply(given[:, part]) for part in (slice(0, 3), slice(3, 6))], axis=1)
     halves = [3, 4, 5, 0, 1, 2]
-    told = {
+    alternatives = {
         "linear and angular are swapped": given[:, halves],
         "it is in tcp axes": in_tcp,
         "it is in tcp axes, linear and angular are swapped": in_tcp[:, halves],
@@ -140,14 +140,14 @@ def twist(stamps_s: ArrayLike, poses: ArrayLike, twists_base: ArrayLike, limits:
             )
             continue
         whole, slope = _likeness(measured, recorded), _slope(measured, recorded)
-        known = {reason: _likeness(measured, other[:, part.columns]) for reason, other in told.items()}
+        known = {reason: _likeness(measured, other[:, part.columns]) for reason, other in alternatives.items()}
         reason = max(known, key=lambda name: known[name])
         found = ""
         if _explains(known[reason], whole, limits):
             found = f"is not that of the poses (cosine {whole:.2f}, expected 1): {reason}"
         elif wrong := [
             axis
-            for axis in _told(part, measured * periods, moving, limits)
+            for axis in _judged_axes(part, measured * periods, moving, limits)
             if _is_of_another(axis, measured, recorded, limits)
         ]:
             found = f"is not that of the poses along {', '.join(_AXES[axis] for axis in wrong)}: its axes are different"
@@ -174,7 +174,7 @@ def _usable(poses: _Floats) -> bool:
     return bool(np.isfinite(poses).all() and (np.linalg.norm(poses[:, 3:], axis=1) >= 0.5).all())
 
 
-def _told(part: _Part, moved: _Floats, moving: NDArray[np.bool_], limits: Limits) -> list[int]:
+def _judged_axes(part: _Part, moved: _Floats, moving: NDArray[np.bool_], limits: Limits) -> list[int]:
     """Return the axes that move far enough, in enough steps, to be distinguished from noise."""
     path = (np.abs(moved) * moving).sum(axis=0)
     return [axis for axis in range(3) if path[axis] >= part.path and moving[:, axis].sum() >= limits.min_axis_steps]

@@ -81,22 +81,22 @@ class Relabeller:
     def _answer(self, step: Step, bag: Path) -> ExecutedAction:
         seen, action = step.observation, step.action
         try:
-            asked = check_chunk(self.policy.act(seen), self.policy.spec)[0]
+            requested = check_chunk(self.policy.act(seen), self.policy.spec)[0]
         except Exception as error:  # a policy is a plug-in: report any exception with the Step
             raise UserError(f"{bag}: Step {step.index}: {self.config.policy_id}: {cause(error)}") from error
         if _source(step) not in self.config.sources:
             return action
-        if len(asked) != len(action.executed):
+        if len(requested) != len(action.executed):
             raise UserError(
                 f"{bag}: Step {step.index}: {len(action.executed)} values were executed, "
-                f"policy {self.config.policy_id} gives {len(asked)}"
+                f"policy {self.config.policy_id} gives {len(requested)}"
             )
         _, executed, action_clipped, box_clipped = command_of(
-            asked, seen.pose_base_tcp, self.task.action, self.task.box
+            requested, seen.pose_base_tcp, self.task.action, self.task.box
         )
         return replace(
             action,
-            requested=asked,
+            requested=requested,
             executed=executed,
             action_clipped=action_clipped,
             box_clipped=box_clipped,

@@ -28,7 +28,8 @@ from rldg_core.image_codec import decode_jpeg
 from rldg_data.exporting import staging
 from rldg_data.exporting.engines import Engine
 from rldg_data.plan import EpisodePlan, Plan
-from rldg_data.rlds import read_dataset, shards
+from rldg_data.rlds import export as rlds_export
+from rldg_data.rlds import read_dataset
 from rldg_data.rlds.export import export_plan, shards_of
 from rldg_data.rlds.statistics import rows_of
 from rldg_data.testing.exports import content, plan_of, record
@@ -191,11 +192,11 @@ def killed(bags: Path, root: Path, module: str, function: str, calls: int) -> No
 @pytest.mark.parametrize(
     ("module", "function", "calls", "resumes"),
     [
-        ("rlds.shards", "write_record", 0, False),
-        ("rlds.shards", "write_record", 5, True),
-        ("rlds.shards", "write_json", 1, True),
+        ("rlds.export", "write_record", 0, False),
+        ("rlds.export", "write_record", 5, True),
+        ("rlds.export", "write_json", 1, True),
         ("rlds.export", "dataset_statistics", 0, True),
-        ("running.staging", "fsync", 2, False),
+        ("exporting.staging", "fsync", 2, False),
         ("rlds.export", "publish", 0, False),
     ],
 )
@@ -400,7 +401,7 @@ def test_full_disk_is_one_line(tmp_path: Path, plan: Plan, monkeypatch: pytest.M
         raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
 
     with monkeypatch.context() as patch:
-        patch.setattr(shards, "write_record", full)
+        patch.setattr(rlds_export, "write_record", full)
         with pytest.raises(UserError, match=r"train-00000\.tfrecord: cannot write: No space left on device"):
             export_plan(plan, tmp_path)
     assert list((tmp_path / "insertion").iterdir()) == []

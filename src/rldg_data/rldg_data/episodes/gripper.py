@@ -61,7 +61,7 @@ def opening(commands: Float64, sources: Sequence[Source], start_width_m: float) 
     """(N,) commands in [-1, 1] -> (N,) 0 or 1; NaN stays NaN. start_width_m: measured at the first step, may be NaN."""
     acts = np.array([source not in (Source.HOLD, Source.NONE) for source in sources], dtype=np.bool_)
     moves = acts & (np.abs(commands) > GRIPPER_THRESHOLD)
-    told: NDArray[np.intp] = np.maximum.accumulate(np.where(moves, np.arange(len(commands)), -1))
-    opened: Float64 = np.where(told < 0, at_start(start_width_m), commands[told] > 0).astype(np.float64)
+    commanded: NDArray[np.intp] = np.maximum.accumulate(np.where(moves, np.arange(len(commands)), -1))
+    opened: Float64 = np.where(commanded < 0, at_start(start_width_m), commands[commanded] > 0).astype(np.float64)
     opened[np.isnan(commands)] = np.nan
     return opened

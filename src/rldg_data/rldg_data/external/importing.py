@@ -36,7 +36,7 @@ from rldg_data.external.mapping import (
     TwistAction,
     load_mapping,
 )
-from rldg_data.external.steps import actions_between, at_ticks, choose_ticks, into_tcp, steps_of
+from rldg_data.external.steps import actions_between, build_steps, choose_ticks, into_tcp, values_at_ticks
 from rldg_data.external.topics import (
     ExternalBag,
     Series,
@@ -55,7 +55,7 @@ from rldg_data.plausibility import Limits, clipped, gaps, jumps, refuse, stamp_o
 
 
 def read_series(mapping: ExternalMapping, bag: ExternalBag, path: Path) -> dict[str, dict[str, Series]]:
-    """seen: what belongs to an observation; asked: what belongs to an action."""
+    """seen: what belongs to an observation; requested: what belongs to an action."""
 
     def read(part: TopicMapping, convert: Callable[[Any], Any], frame: Frame | None = None) -> Series:
         def take(message: Any, kind: str, _: int) -> Any:
@@ -82,14 +82,16 @@ def read_series(mapping: ExternalMapping, bag: ExternalBag, path: Path) -> dict[
         seen["gripper_width"] = by_name(mapping.gripper_width, convert)
     action = mapping.action
     if isinstance(action, TargetAction):
-        asked = {"action": read(action, as_pose, "base")}
+        requested = {"action": read(action, as_pose, "base")}
     elif isinstance(action, TwistAction):
-        asked = {"action": read(action, as_twist, action.frame)}
+        requested = {"action": read(action, as_twist, action.frame)}
     else:
-        asked = {"action": read(action, lambda value: _six(action, value))}
+        requested = {"action": read(action, lambda value: _six(action, value))}
     if mapping.gripper_action:
-        asked["gripper"] = _gripper_commands(mapping.gripper_action, by_name(mapping.gripper_action, as_gripper), path)
-    return {"seen": seen, "asked": asked}
+        requested["gripper"] = _gripper_commands(
+            mapping.gripper_action, by_name(mapping.gripper_action, as_gripper), path
+        )
+    return {"seen": seen, "requested": requested}
 
 
 def _gripper_commands(gripper: GripperAction, values: Series, path: Path) -> Series:
@@ -222,7 +224,7 @@ def read_external(mapping: ExternalMapping, path: Path) -> list[Found]:
         observed = [*series["seen"].values(), *cameras.values()]
         episodes = _episodes(mapping, bag, path, first, series["seen"]["pose"])
         planned = [(episode, *choose_ticks(mapping, episode, first, observed)) for episode in episodes]
-        _check_stamps(mapping, path, [*observed, *series["asked"].values()])
+        _check_stamps(mapping, path, [*observed, *series["requested"].values()])
         ticks = np.concatenate([each for _, each, _ in planned])
         frames = {
             name: camera_frames(bag, camera, cameras[name], [cameras[name].newest(t) for t in ticks])
@@ -231,18 +233,18 @@ def read_external(mapping: ExternalMapping, path: Path) -> list[Found]:
     views = {name: _view(mapping.cameras[name], each) for name, each in frames.items()}
     found, begun = [], 0
     for episode, ticks, repeated in planned:
-        seen = {name: at_ticks(mapping, episode, one, ticks) for name, one in series["seen"].items()}
+        seen = {name: values_at_ticks(mapping, episode, one, ticks) for name, one in series["seen"].items()}
         if mapping.wrench and mapping.wrench.frame == "base":
             seen["wrench"] = [into_tcp(*pair) for pair in zip(seen["pose"], seen["wrench"], strict=True)]
         for camera in cameras.values():
-            at_ticks(mapping, episode, camera, ticks)  # further cameras may pause as well
+            values_at_ticks(mapping, episode, camera, ticks)  # further cameras may pause as well
         scale = mapping.gripper_width.scale if mapping.gripper_width else 1.0
         start_width_m = scale * seen.get("gripper_width", [float("nan")])[0]
-        actions = actions_between(mapping, episode, series["asked"], ticks, seen["pose"], start_width_m)
+        actions = actions_between(mapping, episode, series["requested"], ticks, seen["pose"], start_width_m)
         _check(episode, ticks, seen["pose"], actions, mapping)
         images = {name: each.files[begun : begun + len(ticks)] for name, each in frames.items()}
         begun += len(ticks)
-        found.append(Found(steps_of(mapping, episode, ticks, images, seen, actions), repeated, views))
+        found.append(Found(build_steps(mapping, episode, ticks, images, seen, actions), repeated, views))
     return found
 
 

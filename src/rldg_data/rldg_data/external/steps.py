@@ -63,7 +63,7 @@ def choose_ticks(
     return chosen, repeated
 
 
-def at_ticks(mapping: ExternalMapping, episode: Cutout, one: Series, ticks: NDArray[np.int64]) -> list[Any]:
+def values_at_ticks(mapping: ExternalMapping, episode: Cutout, one: Series, ticks: NDArray[np.int64]) -> list[Any]:
     """Return the newest value at every tick. Raises UserError when it is too old."""
     limit_ns = _max_age_s(mapping) * NS_PER_S
     values = []
@@ -86,7 +86,7 @@ def _max_age_s(mapping: ExternalMapping) -> float:
 def actions_between(
     mapping: ExternalMapping,
     episode: Cutout,
-    asked: Mapping[str, Series],
+    requested: Mapping[str, Series],
     ticks: NDArray[np.int64],
     poses: list[Float64],
     start_width_m: float,
@@ -97,19 +97,19 @@ def actions_between(
     """
     config = mapping.action_config
     # Requests of the previous episode do not count; the gripper keeps its commanded state.
-    series = asked["action"].within(episode.begin_ns, episode.end_ns)
+    series = requested["action"].within(episode.begin_ns, episode.end_ns)
     if series.newest(int(ticks[-1]) - 1) < 0:
         raise UserError(f"{episode.where}: topic {series.topic}: no message between the first and the last image")
-    if "gripper" in asked and asked["gripper"].newest(int(ticks[-1]) - 1) < 0:
-        raise UserError(f"{episode.where}: topic {asked['gripper'].topic}: no message before the last image")
+    if "gripper" in requested and requested["gripper"].newest(int(ticks[-1]) - 1) < 0:
+        raise UserError(f"{episode.where}: topic {requested['gripper'].topic}: no message before the last image")
     start = 2 * at_start(start_width_m) - 1
     actions = []
     for k, pose in enumerate(poses[:-1]):
         delta_tcp = _delta(mapping, series, int(ticks[k]), int(ticks[k + 1]), pose)
         action = list(config.from_delta_tcp(delta_tcp))
         if mapping.gripper_action:
-            index = asked["gripper"].newest(int(ticks[k + 1]) - 1)
-            action.append(asked["gripper"].values[index] if index >= 0 else start)
+            index = requested["gripper"].newest(int(ticks[k + 1]) - 1)
+            action.append(requested["gripper"].values[index] if index >= 0 else start)
         actions.append(np.array(action, dtype=np.float32))
     return actions
 
@@ -124,20 +124,20 @@ def _delta(mapping: ExternalMapping, series: Series, start_ns: int, end_ns: int,
     if isinstance(action, TargetAction):
         # A target is valid until the next one.
         return delta_between(pose, series.values[newest]) if newest >= 0 else np.zeros(6)
-    asked = series.values[series.newest(start_ns - 1) + 1 : newest + 1]
-    if not asked:
+    requested = series.values[series.newest(start_ns - 1) + 1 : newest + 1]
+    if not requested:
         return np.zeros(6)
     if isinstance(action, TwistAction):
-        delta = np.mean(asked, axis=0) * ((end_ns - start_ns) / NS_PER_S)
+        delta = np.mean(requested, axis=0) * ((end_ns - start_ns) / NS_PER_S)
     else:
-        delta = asked[-1] * ([action.unit_m] * 3 + [action.unit_rad] * 3)
+        delta = requested[-1] * ([action.unit_m] * 3 + [action.unit_rad] * 3)
     if action.frame == "base":
         into_tcp = rotation_of(pose).inv()
         delta = np.concatenate([into_tcp.apply(delta[:3]), into_tcp.apply(delta[3:])])
     return np.asarray(delta, dtype=np.float64)
 
 
-def steps_of(
+def build_steps(
     mapping: ExternalMapping,
     episode: Cutout,
     ticks: NDArray[np.int64],
@@ -155,8 +155,8 @@ def steps_of(
     success = mapping.success if episode.success is None else episode.success
     steps = []
     for k, tick in enumerate(map(int, ticks)):
-        asked = actions[k] if k < last else np.empty(0, np.float32)
-        executed = np.clip(asked, -1, 1)
+        requested = actions[k] if k < last else np.empty(0, np.float32)
+        executed = np.clip(requested, -1, 1)
         ending = k >= last - 1
         seen_now = Observation(
             stamp_ns=tick,
@@ -183,10 +183,10 @@ def steps_of(
                 observation=seen_now,
                 action=ExecutedAction(
                     observation_stamp_ns=tick,
-                    requested=asked,
+                    requested=requested,
                     executed=executed,
                     source=Source[mapping.source.upper()] if k < last else Source.NONE,
-                    action_clipped=bool(np.any(asked != executed)),
+                    action_clipped=bool(np.any(requested != executed)),
                 ),
                 reward=float(success and k == last - 1),
                 terminated=success and ending,

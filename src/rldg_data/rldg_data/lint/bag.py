@@ -272,7 +272,7 @@ def rewards(bag: BagContents, limits: Limits) -> Problems:
 
 def contents(bag: BagContents, limits: Limits) -> Problems:
     """custom_data agrees with the Steps."""
-    first, last, told = bag.steps[0], bag.steps[-1], bag.info
+    first, last, stored = bag.steps[0], bag.steps[-1], bag.info
     done = [s.action for s in bag.steps[:-1]]
     by_policy = next((a for a in reversed(done) if a.policy_id), None)
     found = {
@@ -288,8 +288,8 @@ def contents(bag: BagContents, limits: Limits) -> Problems:
         "policy_version": by_policy.policy_version if by_policy else 0,
     }
     for name, value in found.items():
-        if getattr(told, name) != value:
-            wrong = f"custom_data.{name} is {quoted(getattr(told, name))}, the Steps say {quoted(value)}"
+        if getattr(stored, name) != value:
+            wrong = f"custom_data.{name} is {quoted(getattr(stored, name))}, the Steps say {quoted(value)}"
             yield Problem("error", "contents", wrong)
 
 

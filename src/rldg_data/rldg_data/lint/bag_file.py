@@ -133,9 +133,9 @@ def _counts(bag: BagInfo, read: _Read) -> Problems:
     """Compare metadata.yaml with the files."""
     found = Counter({topic: len(times) for topic, times in read.times.items()})
     for topic in sorted({*bag.topics, *found}):
-        told = bag.topics.get(topic, ("", 0))[1]
-        if told != found[topic]:
-            yield Problem("error", "counts", f"{topic}: {found[topic]} messages, {metadata.FILE_NAME} says {told}")
+        stored = bag.topics.get(topic, ("", 0))[1]
+        if stored != found[topic]:
+            yield Problem("error", "counts", f"{topic}: {found[topic]} messages, {metadata.FILE_NAME} says {stored}")
     logged = [log_ns for times in read.times.values() for log_ns, _ in times]
     span = (min(logged), max(logged) - min(logged)) if logged else (0, 0)
     if span != (bag.start_ns, bag.duration_ns):

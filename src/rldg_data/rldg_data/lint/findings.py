@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 from rldg_data.plausibility import Limits, Problem, Problems, Severity
 
-__all__ = ["Finding", "Findings", "Limits", "Problem", "Problems", "Severity", "at"]
+__all__ = ["Finding", "Findings", "Limits", "Problem", "Problems", "Severity", "finding_at"]
 
 
 @dataclass(frozen=True)
@@ -60,6 +60,6 @@ DESCRIPTIONS: Mapping[str, str] = {
 """Every check of datasets; an error unless marked as a warning. docs/reference/data.md has the same table."""
 
 
-def at(episode: str, problem: Problem) -> Finding:
+def finding_at(episode: str, problem: Problem) -> Finding:
     """The finding of a problem in an episode."""
     return Finding(problem.severity, problem.check, episode, problem.message)

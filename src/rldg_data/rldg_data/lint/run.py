@@ -17,7 +17,7 @@ from rldg_data.episodes.episode import Episode
 from rldg_data.lint.bag import BAG_CHECKS, against_task
 from rldg_data.lint.bag_file import read_contents
 from rldg_data.lint.episode import CHECKS
-from rldg_data.lint.findings import Finding, Findings, Limits, Problem, at
+from rldg_data.lint.findings import Finding, Findings, Limits, Problem, finding_at
 from rldg_data.lint.totals import (
     Cameras,
     Constants,
@@ -78,7 +78,7 @@ def lint_bags(bags: Sequence[Path], limits: Limits, find_tasks: FindTasks = lamb
                 problems.append(Problem("error", "episode_id", f"the same episode id as {twin}"))
         for problem in problems:
             said.add((bag.name, problem.check))
-            yield at(bag.name, problem)
+            yield finding_at(bag.name, problem)
     refused = {name for name, _ in said}
     for finding in lint_episodes(_of_bags(whole), limits, [ImageSizes(limits)]):
         # Do not repeat findings of Steps for the arrays; a bag with errors need not be exportable.
@@ -105,14 +105,14 @@ def lint_episodes(source: Source, limits: Limits, further: Sequence[Total] = ())
     ]
     for place, episode in source:
         if isinstance(episode, Problem):
-            yield at(place.label, episode)
+            yield finding_at(place.label, episode)
             continue
         for check in CHECKS:
             for problem in check(episode, limits):
-                yield at(place.label, problem)
+                yield finding_at(place.label, problem)
         for total in totals:
             for problem in total.add(place, episode):
-                yield at(place.label, problem)
+                yield finding_at(place.label, problem)
     for total in totals:
         yield from total.end()
 
