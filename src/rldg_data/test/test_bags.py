@@ -1,4 +1,4 @@
-"""Bags: round trips, parity with native bags, refusal of what is damaged or foreign, full disks."""
+"""Bags: round trips, parity with native bags, refusal of what is damaged or of another kind, full disks."""
 
 from __future__ import annotations
 
@@ -245,7 +245,7 @@ def test_flipped_byte_is_a_user_error_or_harmless(good_bag: Path, data: st.DataO
         ("rosbag2_bagfile_information: {storage_identifier: sqlite3}", "storage 'sqlite3', expected mcap"),
     ],
 )
-def test_foreign_folder_is_a_user_error(tmp_path: Path, content: str | None, message: str) -> None:
+def test_unrelated_folder_is_a_user_error(tmp_path: Path, content: str | None, message: str) -> None:
     bag = tmp_path / "episode_000000"
     bag.mkdir()
     if content is not None:

@@ -1,4 +1,4 @@
-"""Bags of other people that are well-formed and wrong: names, frames, clocks, units, several episodes in one."""
+"""External bags that are well-formed and wrong: names, frames, clocks, units, several episodes in one."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Bags of other people: every kind of action, clocks and rates, and what does not fit the mapping."""
+"""External bags: every kind of action, clocks and rates, and what does not fit the mapping."""
 
 from __future__ import annotations
 

@@ -37,7 +37,7 @@ NAMES = FeatureNames(images={"top": "wrist"}, state="arm", action="control", act
 
 
 def test_a_dataset_of_others_is_imported_by_a_mapping(tmp_path: Path) -> None:
-    path = write_external(tmp_path / "foreign", success=True)
+    path = write_external(tmp_path / "external", success=True)
     result = import_dataset(path, tmp_path / "bags", make_task(), NAMES)
     assert (result.episodes, result.steps, result.clipped) == (2, 4 + 6, 0)
     controls = pq.read_table(path / "data/chunk-000/file-000.parquet", partitioning=None)["control"].to_pylist()
@@ -64,7 +64,7 @@ def test_a_dataset_of_others_is_imported_by_a_mapping(tmp_path: Path) -> None:
 def test_actions_beyond_the_scale_are_clipped_and_counted(tmp_path: Path) -> None:
     action = np.zeros((40, 6), np.float32)
     action[1, 2], action[24, 5], action[25, 0] = 1.5, -2.0, 1.0
-    path = write_external(tmp_path / "foreign", (20, 20), action=action)
+    path = write_external(tmp_path / "external", (20, 20), action=action)
     result = import_dataset(path, tmp_path / "bags", make_task(), NAMES)
     assert result.clipped == 2
     assert read_episode(result.bags[0])[1].action.executed[2] == 1
@@ -73,7 +73,7 @@ def test_actions_beyond_the_scale_are_clipped_and_counted(tmp_path: Path) -> Non
 
 
 def test_what_a_dataset_does_not_say_is_failure_unless_told(tmp_path: Path) -> None:
-    path = write_external(tmp_path / "foreign")
+    path = write_external(tmp_path / "external")
     assert [e.metadata["success"] for e in read_dataset(path, NAMES).episodes()] == [False, False]
     names = NAMES.model_copy(update={"assume_success": True})
     told = list(read_dataset(path, names).episodes())
@@ -84,7 +84,7 @@ def test_gripper_values_are_mapped(tmp_path: Path) -> None:
     action = np.zeros((8, 7), np.float32)
     action[:, 6] = [1, -1, 0, 1, 1, -1, -1, -1]
     spec = {"dtype": "float32", "shape": [7], "names": None}
-    path = write_external(tmp_path / "foreign", action=action, features={"control": spec})
+    path = write_external(tmp_path / "external", action=action, features={"control": spec})
     names = NAMES.model_copy(update={"gripper_closed_open": (1.0, -1.0)})
     first = next(read_dataset(path, names).episodes())
     assert first.action[:, 6].tolist() == [0.0, 1.0, 0.5, 0.5]
@@ -220,7 +220,7 @@ def test_wrong_datasets_are_refused_in_one_line(name: str, exported: Path, tmp_p
     ],
 )
 def test_unfit_features_are_named(features: dict[str, Any], names: FeatureNames, message: str, tmp_path: Path) -> None:
-    path = write_external(tmp_path / "foreign", features=features)
+    path = write_external(tmp_path / "external", features=features)
     with pytest.raises(UserError, match=message):
         import_dataset(path, tmp_path / "bags", make_task(), names)
 

@@ -388,7 +388,7 @@ def test_existing_dataset_is_kept_unless_told(tmp_path: Path, plan: Plan) -> Non
     assert [p.name for p in path.parent.iterdir()] == ["1.0.0"]
 
 
-def test_foreign_folder_is_never_replaced(tmp_path: Path, plan: Plan) -> None:
+def test_unrelated_folder_is_never_replaced(tmp_path: Path, plan: Plan) -> None:
     (tmp_path / "insertion/1.0.0").mkdir(parents=True)
     (tmp_path / "insertion/1.0.0/thesis.txt").write_text("mine")
     with pytest.raises(UserError, match="is not a dataset"):

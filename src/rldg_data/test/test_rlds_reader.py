@@ -183,7 +183,7 @@ def test_gripper_action_is_absolute_and_one_is_open(tmp_path: Path) -> None:
     np.testing.assert_allclose(episode.action[:, 6], [*expected, expected[-1]], rtol=1e-6)
 
 
-def test_unknown_split_and_foreign_folder_are_user_errors(tmp_path: Path) -> None:
+def test_unknown_split_and_unrelated_folder_are_user_errors(tmp_path: Path) -> None:
     with pytest.raises(UserError, match=r"not a dataset: no dataset_info\.json"):
         read_dataset(tmp_path)
     dataset = read_dataset(write_dataset(tmp_path, {"train": [[]]}))

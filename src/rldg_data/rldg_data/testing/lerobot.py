@@ -1,4 +1,4 @@
-"""Bags, plans and LeRobot datasets of other people, for the tests of rldg_data.lerobot."""
+"""Bags, plans and LeRobot datasets of other suites, for the tests of rldg_data.lerobot."""
 
 from __future__ import annotations
 
