@@ -18,7 +18,7 @@ def check_value(
     high: float | None = None,
     choices: Sequence[str] = (),
 ) -> None:
-    """Raise UserError when a value, or an element of a list, is not finite, out of range (inclusive) or not a choice."""
+    """Raise UserError when a value, or an element of a list, is not finite, out of range (inclusive) or no choice."""
     for element in value if isinstance(value, list) else [value]:
         if choices and element not in choices:
             raise UserError(f"{what}: expected {either(choices)}, got {quoted(element)}")

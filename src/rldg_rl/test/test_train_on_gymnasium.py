@@ -9,10 +9,9 @@ from pathlib import Path
 from types import ModuleType
 from typing import Any
 
+import gymnasium
 import numpy as np
 import pytest
-
-import gymnasium
 from gymnasium import spaces
 
 EXAMPLE = Path(__file__).parents[3] / "examples" / "train_on_gymnasium.py"

@@ -13,11 +13,11 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+import gymnasium
 import numpy as np
+from gymnasium import spaces
 from numpy.typing import NDArray
 
-import gymnasium
-from gymnasium import spaces
 from rldg_core.errors import UserError
 from rldg_core.image_codec import decode_jpeg, policy_jpeg
 from rldg_core.task import Task, load_task

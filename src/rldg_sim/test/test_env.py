@@ -6,11 +6,11 @@ from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
+import gymnasium
 import numpy as np
 import pytest
-
-import gymnasium
 from gymnasium.utils.env_checker import check_env
+
 from rldg_core.commands import command_of
 from rldg_core.errors import UserError
 from rldg_core.image_codec import decode_jpeg
