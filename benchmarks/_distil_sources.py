@@ -80,7 +80,8 @@ def quality(outcomes: Iterable[tuple[bool, int]], period_s: float) -> dict[str, 
 
 def make_dataset(name: str, bag_dirs: Iterable[Path], per_object: int, root: Path) -> Path:
     """Export `per_object` successful episodes of every connector as RLDS; a smaller one is a subset of a larger one."""
-    from rldg_data.recipe.recipe import Recipe, make_plan
+    from rldg_data.recipe.planning import make_plan
+    from rldg_data.recipe.recipe import Recipe
     from rldg_data.rlds.export import MARKER_FILE, export_plan
 
     recipe = Recipe.model_validate(

@@ -36,7 +36,7 @@ from rldg_core.image_codec import encode_jpeg
 from rldg_core.task import Task, load_task
 from rldg_core.types import ExecutedAction, Observation, Source, Step
 from rldg_data.bags.cdr import encode_step
-from rldg_data.bags.mcap_file import PRESETS, McapFile
+from rldg_data.bags.mcap_writer import PRESETS, McapFile
 from rldg_data.bags.reading import bag_info, find_bags, read_episode
 from rldg_data.bags.recording import write_episode
 from rldg_data.bags.schemas import STEP_TYPE, schema_text

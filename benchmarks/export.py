@@ -175,25 +175,24 @@ def _export(options: dict[str, Any]) -> None:
     """In the new process: export once and print the measurements."""
     if options.get("one_core"):
         os.sched_setaffinity(0, {min(os.sched_getaffinity(0))})
-    from rldg_data.rlds import shards
-    from rldg_data.rlds.export import export_plan
+    import rldg_data.rlds.export as rlds
 
     bags, out = Path(os.environ["RLDG_BAGS"]), Path(os.environ["RLDG_OUT"])
     first_byte: list[float] = []
-    write_record = shards.write_record
+    write_record = rlds.write_record
 
     def first(*arguments: Any) -> int:
         first_byte.append(time.time())
-        shards.write_record = write_record
+        rlds.write_record = write_record
         return write_record(*arguments)
 
-    shards.write_record = first
+    rlds.write_record = first
     plan = recipe_plan(bags) if options.get("recipe") else plan_of(bags, options)
     if options.get("one_core"):
         for module in ("rldg_core.image_codec", "rldg_data.episodes.build"):
             importlib.import_module(module)
     wall, cpu = time.perf_counter(), time.process_time()
-    result = export_plan(plan, out, workers=options.get("workers", 1))
+    result = rlds.export_plan(plan, out, workers=options.get("workers", 1))
     wall, cpu = time.perf_counter() - wall, time.process_time() - cpu
     started = float(os.environ["RLDG_STARTED"])
     print(
@@ -211,7 +210,7 @@ def _export(options: dict[str, Any]) -> None:
 
 def plan_of(bags: Path, options: dict[str, Any]) -> Any:
     """Yield the first episodes, or all episodes repeatedly up to a number of frames."""
-    from rldg_data.recipe.plan import EpisodePlan, ImageFormat, Plan
+    from rldg_data.plan import EpisodePlan, ImageFormat, Plan
 
     folders = sorted(bags.iterdir())[: options.get("episodes")]
     images = ImageFormat(options.get("size_px"))
@@ -227,7 +226,8 @@ def plan_of(bags: Path, options: dict[str, Any]) -> Any:
 
 def recipe_plan(bags: Path) -> Any:
     """Build one episode from a recipe, as `rldg export` does."""
-    from rldg_data.recipe.recipe import make_plan, quick_recipe
+    from rldg_data.recipe.planning import make_plan
+    from rldg_data.recipe.recipe import quick_recipe
 
     return make_plan(quick_recipe([bags], "benchmark", max_episodes=1), bags)
 

@@ -43,7 +43,7 @@ fi
 folder=$(mktemp -d)
 trap 'rm -rf "$folder"' EXIT
 source scripts/env.sh
-export OMP_NUM_THREADS=1 HF_HUB_OFFLINE=1 HF_HOME=$folder/huggingface PYTHONPATH=src/rldg_data/test:${PYTHONPATH:-}
+export OMP_NUM_THREADS=1 HF_HUB_OFFLINE=1 HF_HOME=$folder/huggingface
 python tests_compat/lerobot/ours.py make "$folder"
 # No ROS and none of our packages in there.
 env -u PYTHONPATH LD_LIBRARY_PATH="$PWD/$venv/ffmpeg" "$venv/bin/python" tests_compat/lerobot/real.py "$folder" \

@@ -40,7 +40,6 @@ fi
 
 rm -rf "$root/out"
 source scripts/env.sh
-export PYTHONPATH=$PWD/src/rldg_data/test:${PYTHONPATH:-}
 python tests_compat/make_dataset.py "$root/out"
 for dataset in two_cameras/1.0.0 resized/2.1.0; do
   python tests_compat/dump.py "$root/out/data/$dataset" "$root/out/dump/${dataset%/*}"

@@ -12,8 +12,8 @@ from pathlib import Path
 import pytest
 import yaml
 
-from rldg_data.foreign.mapping import load_mapping
-from rldg_data.lerobot.names import load_feature_names
+from rldg_data.external.mapping import load_mapping
+from rldg_data.lerobot.components import load_feature_names
 from rldg_data.recipe.recipe import load_recipe
 
 ROOT = Path(__file__).resolve().parents[1]

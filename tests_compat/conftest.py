@@ -31,7 +31,7 @@ class Made:
 
 def run_in_venv(*arguments: object) -> None:
     """Run a script of this folder in .venv."""
-    command = f"source {ROOT}/scripts/env.sh && PYTHONPATH={ROOT}/src/rldg_data/test:$PYTHONPATH exec python"
+    command = f"source {ROOT}/scripts/env.sh && exec python"
     subprocess.run(["bash", "-c", command + ' "$@"', "bash", *map(str, arguments)], check=True, cwd=ROOT)
 
 

@@ -10,14 +10,13 @@ import sys
 from dataclasses import replace
 from pathlib import Path
 
-from data_samples import jpeg, make_episode, make_task
-
 from rldg_core.types import Step
 from rldg_data.bags.reading import bag_info, find_bags
 from rldg_data.bags.recording import write_episode
-from rldg_data.card.card import write_card
-from rldg_data.recipe.plan import EpisodePlan, ImageFormat, Plan
+from rldg_data.card import write_card
+from rldg_data.plan import EpisodePlan, ImageFormat, Plan
 from rldg_data.rlds.export import export_plan
+from rldg_data.testing.steps import jpeg, make_episode, make_task
 
 
 def with_side_camera(steps: list[Step]) -> list[Step]:

@@ -8,17 +8,17 @@ from pathlib import Path
 
 import cv2
 import numpy as np
-from data_samples import make_episode, make_task
 
 from rldg_core.image_codec import decode_jpeg, encode_jpeg
 from rldg_core.types import Step
 from rldg_data.bags.reading import read_episode
 from rldg_data.bags.recording import write_episode
+from rldg_data.lerobot.components import FeatureNames
 from rldg_data.lerobot.export import export_plan
 from rldg_data.lerobot.importing import import_dataset
-from rldg_data.lerobot.names import FeatureNames
 from rldg_data.lerobot.reading import read_dataset
-from rldg_data.recipe.plan import EpisodePlan, Plan
+from rldg_data.plan import EpisodePlan, Plan
+from rldg_data.testing.steps import make_episode, make_task
 
 ARRAYS = ("timestamp_s", "state", "twist", "wrench", "action", "reward")
 

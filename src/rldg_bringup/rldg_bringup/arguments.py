@@ -11,7 +11,7 @@ from rldg_core.errors import UserError, quoted
 from rldg_core.limits import check_name, check_value
 from rldg_core.robot import TOPIC
 from rldg_core.seeding import MAX_SEED
-from rldg_data.bags.mcap_file import PRESETS
+from rldg_data.bags.mcap_writer import PRESETS
 from rldg_policy.serving.chunks import RULES
 from rldg_sim.operators.config import MODES, InterventionSchedule
 

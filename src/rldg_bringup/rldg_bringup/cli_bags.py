@@ -20,7 +20,7 @@ from rldg_core.errors import UserError, one_line
 
 if TYPE_CHECKING:
     from rldg_core.task import Task
-    from rldg_data.bags.showing import BagSummary
+    from rldg_data.bags.summary import BagSummary
 
 app = sub_app()
 
@@ -36,7 +36,7 @@ def info(
     as_json: Json = False,
 ) -> None:
     """Show topics, counts, duration, rate, size and episode metadata of bags."""
-    from rldg_data.bags.showing import summarize
+    from rldg_data.bags.summary import summarize
 
     summaries = [summarize(bag) for bag in _bags(paths)]
     if as_json:
@@ -55,11 +55,11 @@ def show(
     ] = None,
 ) -> None:
     """Plot a bag: images over time, executed actions, wrench."""
-    from rldg_data.bags.showing import show as draw
+    from rldg_data.bags.summary import draw_bag
 
     existing(bag)
     path = out or Path(f"{bag.resolve().name}.png")
-    draw(bag, path)
+    draw_bag(bag, path)
     _say(str(path))
 
 
@@ -135,7 +135,7 @@ def import_(
     as_json: Json = False,
 ) -> None:
     """Import external bags as episodes: one episode per bag, unless the mapping cuts it (`episodes`, `cut`)."""
-    from rldg_data.foreign.importing import import_bag, load_mapping
+    from rldg_data.external.importing import import_bag, load_mapping
 
     settings = load_mapping(mapping)
     written: list[dict[str, Any]] = []

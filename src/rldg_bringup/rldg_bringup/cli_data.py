@@ -25,9 +25,9 @@ from rldg_core.errors import UserError
 from rldg_core.seeding import MAX_SEED
 
 if TYPE_CHECKING:
-    from rldg_data.recipe.plan import Plan
+    from rldg_data.exporting.report import ExportResult
+    from rldg_data.plan import Plan
     from rldg_data.recipe.recipe import Recipe
-    from rldg_data.running.outcome import ExportResult
 
 app = sub_app()
 
@@ -128,7 +128,8 @@ def _listed(bad: Sequence[tuple[Path, str]]) -> int:
 
 
 def _plan(what: Sequence[Path], quick: QuickRecipe, skip_bad: bool) -> Plan:
-    from rldg_data.recipe.recipe import load_recipe, make_plan, quick_recipe
+    from rldg_data.recipe.planning import make_plan
+    from rldg_data.recipe.recipe import load_recipe, quick_recipe
 
     for path in what:
         existing(path)
@@ -179,9 +180,10 @@ def relabel(
     """Copy bags, replacing actions by those that a policy takes on the recorded observations (Fig. 9 of the paper)."""
     from rldg_bringup.pipeline import share_dir
     from rldg_core.configuration import validated
+    from rldg_data.recipe.planning import resolve_relabel
     from rldg_data.recipe.recipe import RelabelConfig
-    from rldg_data.recipe.relabelling import relabel_bags, resolve_relabel
     from rldg_data.recipe.selecting import Bookkeeping, expand, read_all
+    from rldg_data.relabelling import relabel_bags
 
     for path in (*bags, policy):
         existing(path)

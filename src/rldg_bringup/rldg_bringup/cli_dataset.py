@@ -40,7 +40,7 @@ def card(
     as_json: Json = False,
 ) -> None:
     """Write README.md with images into a dataset: counts, sources, histograms, sample frames, how to load it."""
-    from rldg_data.card.card import write_card
+    from rldg_data.card import write_card
 
     existing(path)
     emit({"path": str(write_card(path))}, as_json, "card")
@@ -59,8 +59,8 @@ def import_lerobot(
 ) -> None:
     """Write the episodes of a LeRobot dataset as bags of a task."""
     from rldg_bringup.pipeline import resolve_task
+    from rldg_data.lerobot.components import load_feature_names
     from rldg_data.lerobot.importing import import_dataset
-    from rldg_data.lerobot.names import load_feature_names
 
     existing(path)
     settings = resolve_task(task)

@@ -162,7 +162,8 @@ class Demo:
         return self._summary(outcome)
 
     def export(self, folder: Path) -> Result:
-        from rldg_data.recipe.recipe import make_plan, quick_recipe
+        from rldg_data.recipe.planning import make_plan
+        from rldg_data.recipe.recipe import quick_recipe
         from rldg_data.rlds.export import export_plan
 
         result: Result = {}

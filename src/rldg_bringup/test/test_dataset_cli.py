@@ -13,6 +13,7 @@ from typer.testing import CliRunner
 from rldg_bringup.cli import app
 from rldg_data.bags.reading import episode_info, find_bags
 from rldg_data.bags.recording import write_episode
+from rldg_data.testing.steps import make_episode, make_task
 
 ROOT = Path(__file__).parents[3]
 

@@ -17,6 +17,8 @@ from rldg_core.errors import UserError
 from rldg_core.types import Source
 from rldg_data.bags.reading import episode_info, find_bags, read_episode
 from rldg_data.rlds import read_dataset
+from rldg_data.testing.recipes import record, record_line
+from rldg_data.testing.steps import make_task
 
 
 def rldg(*arguments: object) -> str:

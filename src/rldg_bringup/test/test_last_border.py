@@ -106,7 +106,7 @@ def test_the_traceback_is_for_whoever_asks(rldg: Rldg, tmp_path: Path) -> None:
             "text that cannot be read or printed as utf-8",
             2,
         ),
-        (ImportError("no x"), "cannot import what is needed: no x", 2),
+        (ImportError("no x"), "cannot import a required package: no x", 2),
         (RecursionError("maximum depth"), "unexpected RecursionError: maximum depth", 1),
         (KeyError("k"), "unexpected KeyError: 'k'", 1),
         (ValueError(), "unexpected ValueError", 1),

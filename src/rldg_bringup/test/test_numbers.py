@@ -122,5 +122,5 @@ def unbounded(model: type[BaseModel]) -> Iterator[str]:
 
 def test_keys_of_configurations_have_bounds() -> None:
     found = models()
-    assert {"Task", "Recipe", "RLConfig", "TrainConfig", "ForeignMapping"} <= {m.__name__ for m in found}
+    assert {"Task", "Recipe", "RLConfig", "TrainConfig", "ExternalMapping"} <= {m.__name__ for m in found}
     assert [key for model in found if model.__module__ not in DERIVED for key in unbounded(model)] == []

@@ -21,8 +21,8 @@ from rldg_control.observe import (
 )
 from rldg_core.errors import UserError
 from rldg_core.frames import pose
+from rldg_core.from_msg import ENCODINGS
 from rldg_core.image_codec import decode_jpeg
-from rldg_core.raw_image import ENCODINGS
 from rldg_core.task import CameraConfig, CropConfig
 from rldg_core.twist import TwistEstimator
 from rldg_core.types import Observation

@@ -1,4 +1,4 @@
-"""Action -> what the arm is told: the rule of the gate, which relabelling applies to actions that nobody executed."""
+"""Turn an action into a target pose: the rule of the gate, which relabelling applies as well."""
 
 from __future__ import annotations
 

@@ -1,14 +1,14 @@
-"""Configuration files: YAML -> validated pydantic model; whatever is wrong with one is one line."""
+"""Configuration files: YAML -> validated pydantic model; every error is reported in one line."""
 
 from __future__ import annotations
 
 import re
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Annotated, Any, TypeVar
 
 import yaml
-from pydantic import BaseModel, ValidationError
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
 from yaml.constructor import ConstructorError
 
 from rldg_core.errors import UserError, quoted
@@ -16,12 +16,24 @@ from rldg_core.files import MAX_DEPTH, MAX_DIGITS, MAX_TEXT_BYTES, read_text
 
 M = TypeVar("M", bound=BaseModel)
 
+Count = Annotated[int, Field(ge=1, le=1_000_000_000)]
+NonNegativeCount = Annotated[int, Field(ge=0, le=1_000_000_000)]
+Positive = Annotated[float, Field(gt=0, le=1e9, allow_inf_nan=False)]
+NonNegative = Annotated[float, Field(ge=0, le=1e9, allow_inf_nan=False)]
+Finite = Annotated[float, Field(ge=-1e9, le=1e9, allow_inf_nan=False)]
+
+
+class FrozenModel(BaseModel):
+    """Immutable configuration; unknown keys are refused. Validators are built on first use, since imports are timed."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True, defer_build=True)
+
 
 MAX_CONFIGURATION_BYTES = 2**20
-"""Of a file that a person writes."""
+"""Maximum size of a file written by hand."""
 
 MAX_NODES = 500_000
-"""Of a YAML text whose aliases are written out; a scalar counts one, and one more for each 64 characters."""
+"""Maximum number of YAML values with aliases expanded; a scalar counts 1, plus 1 for every 64 characters."""
 
 _TAG = "tag:yaml.org,2002:"
 _INTEGER = re.compile(r"[-+]?(0b[01_]+|0[0-7_]+|0|[1-9][0-9_]*|0x[0-9a-fA-F_]+)")
@@ -31,7 +43,7 @@ _FLOAT = re.compile(
 
 
 class _Loader(yaml.CSafeLoader):
-    """YAML whose values are those of JSON: no dates, no sets, no bytes, no numbers to the base of 60."""
+    """YAML whose values are those of JSON: no dates, no sets, no bytes, no base-60 numbers."""
 
     def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
         seen: set[tuple[str, str]] = set()
@@ -70,14 +82,14 @@ for _name in ("int", "float"):
 
 
 def read_yaml(path: Path, max_bytes: int = MAX_TEXT_BYTES) -> Any:
-    """Read YAML; a missing, malformed or excessive file is a UserError that names it. Dates stay text."""
+    """Read YAML; a missing, malformed or oversized file raises a UserError that names it. Dates stay text."""
     return parse_yaml(read_text(path, max_bytes), str(path))
 
 
 def parse_yaml(text: str, where: str) -> Any:
-    """Parse YAML. Raises UserError `where: line N: not valid YAML: reason`, also on what is too much of it.
+    """Parse YAML. Raises UserError `where: line N: not valid YAML: reason`, also when a limit is exceeded.
 
-    Limits: MAX_NODES with every alias written out, MAX_DEPTH, MAX_DIGITS. A key that comes twice is refused.
+    Limits: MAX_NODES with aliases expanded, MAX_DEPTH, MAX_DIGITS. Duplicate keys are refused.
     """
     try:
         _check_size(text)
@@ -90,14 +102,14 @@ def parse_yaml(text: str, where: str) -> Any:
 
 
 def _check_size(text: str) -> None:
-    """Count the nodes that the text stands for, from its events: nothing is built before it is known to be small."""
+    """Count the nodes of the expanded text from its events, so that nothing is built before its size is known."""
     sizes: dict[str, int] = {}
     opened: list[tuple[str | None, int]] = []  # anchor, and how many nodes came before it
     nodes = 0
     for event in yaml.parse(text, Loader=yaml.CSafeLoader):
         if isinstance(event, yaml.AliasEvent):
             if any(anchor == event.anchor for anchor, _ in opened):
-                raise _refusal(f"alias {event.anchor!r} inside of itself", event)
+                raise _refusal(f"alias {event.anchor!r} refers to itself", event)
             nodes += sizes.get(event.anchor or "", 1)
         elif isinstance(event, yaml.ScalarEvent):
             size = 1 + len(event.value) // 64
@@ -114,7 +126,7 @@ def _check_size(text: str) -> None:
             if anchor:
                 sizes[anchor] = nodes - before
         if nodes > MAX_NODES:
-            problem = f"more than {MAX_NODES:,} values, aliases written out"
+            problem = f"more than {MAX_NODES:,} values with aliases expanded"
             raise _refusal(problem, event)
 
 
@@ -126,17 +138,17 @@ def _refusal(problem: str, place: Any) -> ConstructorError:
 def load_model(model: type[M], path: Path, what: str, overrides: Mapping[str, Any] | None = None) -> M:
     """Read and validate a YAML file that holds one mapping.
 
-    what: what the file is, for messages ("task", "recipe"); overrides: top-level keys that replace those of the
-    file. Raises UserError `path: key.path: reason` on the first mistake.
+    what: kind of file, for messages ("task", "recipe"); overrides: top-level keys that replace those of the
+    file. Raises UserError `path: key.path: reason` on the first error.
     """
     data = read_yaml(path, MAX_CONFIGURATION_BYTES)
     if not isinstance(data, dict):
-        raise UserError(f"{path}: a {what} file holds a mapping, this one holds {type(data).__name__}")
+        raise UserError(f"{path}: {type(data).__name__}, expected a mapping (a {what} file)")
     return validated(model, {**data, **(overrides or {})}, str(path))
 
 
 def validated(model: type[M], data: Mapping[Any, Any], where: str) -> M:
-    """Validate a mapping. Raises UserError `where: key.path: reason` on the first mistake."""
+    """Validate a mapping. Raises UserError `where: key.path: reason` on the first error."""
     try:
         return model.model_validate(data)
     except ValidationError as error:

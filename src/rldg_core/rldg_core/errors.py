@@ -1,4 +1,4 @@
-"""The one exception that stands for a user's mistake, and the one line in which any exception is told."""
+"""The exception for bad input, and the one-line description of any exception."""
 
 from __future__ import annotations
 
@@ -8,20 +8,20 @@ import traceback
 from pathlib import Path
 
 DEBUG_VARIABLE = "RLDG_DEBUG"
-"""1: the traceback of every exception that ends a process is printed as well."""
+"""Set to 1 to print the traceback of every exception that ends a process."""
 
 MAX_LINE = 1000
-"""Characters of a message: enough for two paths and a list of names, too few to flood a log."""
+"""Maximum characters of a message: room for two paths and a list of names without flooding a log."""
 
 _TAIL = 200
-"""Characters kept of the end of a longer text: that is where a message says what to do."""
+"""Characters kept from the end of a longer text, where a message says what to do."""
 
 _WORDS = 40
 """Room for the words between the two ends."""
 
 
 def one_line(text: object, limit: int = MAX_LINE) -> str:
-    """Return `text` as one printable line of at most `limit` characters; what is left out is counted in the middle."""
+    """Return `text` as one printable line of at most `limit` characters; the middle is left out."""
     line = str(text)
     if len(line) > limit >= _WORDS * 2:
         tail = min(_TAIL, limit // 4)
@@ -66,11 +66,11 @@ class UserError(Exception):
 
 
 class StalledError(UserError):
-    """A lock-step run that stands still: a message was lost. Running it again gives the same result."""
+    """A lock-step run has stalled because a message was lost. Running it again gives the same result."""
 
 
 def describe(error: BaseException) -> tuple[str, int]:
-    """One line for what ends a process, and its exit code: 2 for input and system, 1 for a fault of the suite."""
+    """Describe the exception that ends a process in one line, and its exit code: 2 for input or system, 1 for a bug."""
     if isinstance(error, UserError):
         return str(error), 2
     said = one_line(error) or type(error).__name__
@@ -82,10 +82,10 @@ def describe(error: BaseException) -> tuple[str, int]:
     if isinstance(error, UnicodeError):
         return one_line(f"text that cannot be read or printed as {getattr(error, 'encoding', 'UTF-8')}: {said}"), 2
     if type(error).__module__.startswith("rclpy"):
-        # What rcl says goes on with the places in its sources.
+        # Messages of rcl continue with source locations.
         return one_line(f"ROS: {said.split(', at ')[0]}"), 2
     if isinstance(error, ImportError):
-        return one_line(f"cannot import what is needed: {said}"), 2
+        return one_line(f"cannot import a required package: {said}"), 2
     frames = traceback.extract_tb(error.__traceback__)
     ours = [frame for frame in frames if "rldg_" in frame.filename] or frames
     place = f" ({Path(ours[-1].filename).name}, line {ours[-1].lineno})" if ours else ""
@@ -95,7 +95,7 @@ def describe(error: BaseException) -> tuple[str, int]:
 
 
 def report(program: str, error: BaseException) -> int:
-    """Print the line of `describe` on standard error and return the exit code: the last border of a process."""
+    """Print the line of `describe` to standard error and return the exit code; called at the top of every process."""
     if os.environ.get(DEBUG_VARIABLE, "") not in ("", "0"):
         traceback.print_exception(error)
     line, code = describe(error)

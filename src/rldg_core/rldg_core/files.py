@@ -1,7 +1,7 @@
-"""Files of users, read within limits; files of ours, which appear under their final name only when they are complete.
+"""Bounded reading of user files; atomic writing of our own: a file gets its final name only when it is complete.
 
-Every file that a user names, or that lies in a folder that a user names, is opened here or checked here first: a
-regular file, of a bounded size. A test searches the sources for other ways to open one.
+Every file that a user names, or that lies in a folder named by a user, is opened or checked here: it must be a regular
+file of bounded size. A test searches the sources for other ways to open one.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ from typing import Any
 from rldg_core.errors import UserError, quoted
 
 _AT_FDCWD, _RENAME_EXCHANGE = -100, 2
-"""Of Linux's renameat2."""
+"""Constants of Linux's renameat2."""
 
 
 def sha256_hex(data: bytes) -> str:
@@ -47,7 +47,7 @@ def _aside(path: Path) -> Path:
 
 
 def _hidden_os_error(error: Exception) -> str | None:
-    """What the system said, from the text of an exception of Rust (safetensors) or C++ (tensorstore); None: nothing."""
+    """Return the system error in the text of an exception from Rust (safetensors) or C++ (tensorstore), or None."""
     text = str(error)
     if number := re.search(r"\(os error (\d+)\)", text):
         return os.strerror(int(number[1]))
@@ -56,15 +56,15 @@ def _hidden_os_error(error: Exception) -> str | None:
 
 
 def replace_folder(new: Path, path: Path) -> None:
-    """Put the folder `new` in the place of the folder `path`, which exists, so that nobody ever finds none there."""
+    """Atomically replace the existing folder `path` by the folder `new`."""
     libc = ctypes.CDLL(None, use_errno=True)
-    # Python has no call for it; glibc 2.28 has.
+    # Python does not wrap renameat2; glibc 2.28 does.
     if libc.renameat2(_AT_FDCWD, os.fsencode(new), _AT_FDCWD, os.fsencode(path), _RENAME_EXCHANGE) == 0:
         shutil.rmtree(new)
         return
     if ctypes.get_errno() not in (errno.EINVAL, errno.ENOSYS):
         raise OSError(ctypes.get_errno(), os.strerror(ctypes.get_errno()))
-    # A file system that cannot exchange (NFS): two steps, with nothing there in between.
+    # A file system without exchange (NFS) needs two renames; between them `path` does not exist.
     old = _aside(path)
     os.rename(path, old)
     os.rename(new, path)
@@ -76,8 +76,8 @@ def writing_aside(path: Path) -> Iterator[Path]:
     """Yield a temporary path beside `path`; on success fsync it and rename it to `path`.
 
     Works for a file or for a folder (the caller creates either one under the yielded name). On any
-    error the temporary is removed and what stood under `path` before stays. A full disk becomes a
-    UserError that names the file, also where a library of another language reports it in its own type.
+    error the temporary is removed and `path` is left unchanged. A full disk becomes a
+    UserError that names the file, also where a non-Python library reports it as its own type.
     """
     aside = _aside(path)
     try:
@@ -118,25 +118,25 @@ def write_json(path: Path, value: Any) -> None:
 
 
 MAX_TEXT_BYTES = 16 * 2**20
-"""Of a text that is parsed as a whole. The largest known: metadata.yaml of a bag in 10,000 files, 3 MB."""
+"""Maximum size of a text parsed as a whole. Largest known: metadata.yaml of a bag in 10,000 files, 3 MB."""
 
 MAX_DATA_BYTES = 8 * 2**30
-"""Of a file that is read into memory as a whole."""
+"""Maximum size of a file read into memory as a whole."""
 
 MAX_DEPTH = 64
-"""Levels of nested lists and mappings. The deepest known: 12, in a configuration of Octo."""
+"""Maximum nesting of lists and mappings. Deepest known: 12, in a configuration of Octo."""
 
 MAX_DIGITS = 100
-"""Of a number. The longest known: 39, in the state of a random generator."""
+"""Maximum digits of a number. Longest known: 39, in the state of a random generator."""
 
 _MAX_VALUES = 4_000_000
-"""Of a JSON text: about 0.5 GB of objects at most."""
+"""Maximum values in a JSON text: about 0.5 GB of objects."""
 
 _KINDS = {stat.S_IFIFO: "a FIFO", stat.S_IFCHR: "a device", stat.S_IFBLK: "a device", stat.S_IFSOCK: "a socket"}
 
 
 def check_regular(path: Path) -> int:
-    """Return the size [bytes] of a regular file. Call it before a library opens the path by itself.
+    """Return the size [bytes] of a regular file. Call it before a library opens the path itself.
 
     A FIFO or a device would block the reader or never end. Raises UserError naming the path.
     """
@@ -149,12 +149,12 @@ def check_regular(path: Path) -> int:
 
 
 def open_regular(path: Path) -> BufferedReader:
-    """Open a regular file for reading, without ever waiting for one. Raises UserError naming the path."""
+    """Open a regular file for reading; never blocks on a FIFO. Raises UserError naming the path."""
     check_regular(path)
     try:
         descriptor = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)
         try:
-            # What is opened is what was looked at: the path may lead elsewhere by now.
+            # Check the opened descriptor, since the path may have changed since the first check.
             _check_mode(path, os.fstat(descriptor).st_mode)
             return os.fdopen(descriptor, "rb")
         except BaseException:
@@ -165,9 +165,9 @@ def open_regular(path: Path) -> BufferedReader:
 
 
 def check_tree(path: Path) -> None:
-    """Refuse a folder that holds anything but folders and regular files; a library will open what it finds there.
+    """Refuse a folder that contains anything but folders and regular files, since a library will open all of it.
 
-    A single file may be given as well. Raises UserError naming the first other thing.
+    A single file is accepted as well. Raises UserError naming the first other entry.
     """
     for item in sorted(path.rglob("*")) if path.is_dir() else [path]:
         if not item.is_dir():
@@ -194,18 +194,18 @@ def read_text(path: Path, max_bytes: int = MAX_TEXT_BYTES) -> str:
     try:
         return read_bytes(path, max_bytes).decode()
     except UnicodeDecodeError as error:
-        raise UserError(f"{path}: cannot read: it is no text (byte {error.start} is not UTF-8)") from error
+        raise UserError(f"{path}: cannot read: not UTF-8 text (byte {error.start})") from error
 
 
 def read_json(path: Path) -> Any:
-    """Read JSON; a missing, malformed or excessive file is a UserError that names it."""
+    """Read JSON; a missing, malformed or oversized file raises a UserError that names it."""
     return parse_json(read_bytes(path, MAX_TEXT_BYTES), str(path))
 
 
 def parse_json(text: str | bytes, where: str) -> Any:
-    """Parse JSON. Raises UserError `where: not valid JSON: reason`, also on what is too much of it.
+    """Parse JSON. Raises UserError `where: not valid JSON: reason`, also when a limit is exceeded.
 
-    Limits: MAX_TEXT_BYTES, MAX_DEPTH, MAX_DIGITS. A key that comes twice is refused: one of its values would vanish.
+    Limits: MAX_TEXT_BYTES, MAX_DEPTH, MAX_DIGITS. Duplicate keys are refused, since one value would be lost.
     """
     try:
         if len(text) > MAX_TEXT_BYTES:
@@ -250,12 +250,12 @@ def _integer(text: str) -> int:
 def _finite(text: str) -> float:
     value = float(text)
     if math.isinf(value):
-        raise ValueError(f"{quoted(text)} exceeds the range of a number")
+        raise ValueError(f"{quoted(text)} exceeds the range of a float")
     return value
 
 
 def _deeper_than(value: Any, limit: int) -> bool:
-    """Level by level: the value may be deeper than Python can recurse."""
+    """Iterative, since the value may be nested deeper than Python can recurse."""
     level = [value]
     for _ in range(limit):
         nested = (x.values() if isinstance(x, dict) else x for x in level if isinstance(x, dict | list))

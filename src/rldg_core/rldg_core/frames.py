@@ -18,7 +18,7 @@ DELTA_DIM = 6
 
 
 def pose(position: ArrayLike, quaternion_xyzw: ArrayLike = (0.0, 0.0, 0.0, 1.0)) -> Array:
-    """Build a pose [x y z qx qy qz qw]; the quaternion is normalised. Raises ValueError on a zero one."""
+    """Build a pose [x y z qx qy qz qw]; the quaternion is normalised. Raises ValueError on a zero quaternion."""
     rotation = Rotation.from_quat(np.asarray(quaternion_xyzw, dtype=np.float64))
     return np.concatenate([np.asarray(position, dtype=np.float64), rotation.as_quat()])
 
@@ -53,9 +53,9 @@ def delta_between(pose_base_tcp: ArrayLike, target_base_tcp: ArrayLike) -> Array
 
 
 def twists_of(stamps_s: ArrayLike, poses_base_tcp: ArrayLike) -> Array:
-    """Twists (N, 6) in base axes [m/s, rad/s] of poses (N, 7) at increasing stamps (N,): backward differences.
+    """Return twists (N, 6) in base axes [m/s, rad/s] of poses (N, 7) at increasing stamps (N,): backward differences.
 
-    Zero at the first pose. As the observer computes them: the mean over the period that ends at the stamp.
+    Zero at the first pose. Same rule as the observer: the mean over the period that ends at the stamp.
     """
     poses = np.asarray(poses_base_tcp, dtype=np.float64)
     periods_s = np.diff(np.asarray(stamps_s, dtype=np.float64))[:, None]
@@ -85,7 +85,7 @@ def pose_at(reference_base: ArrayLike, offset: ArrayLike) -> Array:
 class SafetyBox:
     """Limits of the tcp's offset from `reference_base` (see `offset_from`): low and high, (6,) [m, rad].
 
-    A limit of exactly 0.0 is a limit like any other.
+    A limit of exactly 0.0 is a valid limit.
     """
 
     reference_base: Array

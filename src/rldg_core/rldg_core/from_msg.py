@@ -1,18 +1,85 @@
-"""Messages -> types, by attribute names alone.
+"""Convert messages to the types of `rldg_core.types` by attribute names alone.
 
 Works on live rldg_msgs objects and on the objects that `rosbags` deserialises from a bag, so that live
-and recorded data take one path. Imports nothing of ROS.
+and recorded data take one path. Imports no ROS package.
 """
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+from fractions import Fraction
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from rldg_core.raw_image import decode_raw
 from rldg_core.types import ExecutedAction, Observation, Source, Step
+
+CHANNELS: Mapping[str, tuple[int, int, int]] = {
+    "rgb8": (0, 1, 2),
+    "bgr8": (2, 1, 0),
+    "rgba8": (0, 1, 2),
+    "bgra8": (2, 1, 0),
+    "mono8": (0, 0, 0),
+}
+"""Packed encodings -> positions of red, green and blue within a pixel."""
+
+CONVERSIONS: Mapping[str, str] = {
+    "yuv422_yuy2": "COLOR_YUV2RGB_YUY2",
+    "yuyv": "COLOR_YUV2RGB_YUY2",
+    "yuv422": "COLOR_YUV2RGB_UYVY",
+    "uyvy": "COLOR_YUV2RGB_UYVY",
+    "nv21": "COLOR_YUV2RGB_NV21",
+    "nv12": "COLOR_YUV2RGB_NV12",
+    "bayer_rggb8": "COLOR_BayerRGGB2RGB",
+    "bayer_bggr8": "COLOR_BayerBGGR2RGB",
+    "bayer_gbrg8": "COLOR_BayerGBRG2RGB",
+    "bayer_grbg8": "COLOR_BayerGRBG2RGB",
+}
+"""Encodings that OpenCV converts -> its conversion code. `yuv422` is UYVY, see sensor_msgs/image_encodings.hpp."""
+
+ENCODINGS = (*CHANNELS, *CONVERSIONS)
+
+
+def decode_raw(encoding: str, width: int, height: int, step: int, data: NDArray[np.uint8]) -> NDArray[np.uint8]:
+    """Bytes of an image message -> (height, width, 3) uint8 RGB; row padding (`step`, bytes per row) is removed.
+
+    Raises ValueError on an unsupported encoding, or when size, step and number of bytes are inconsistent.
+    """
+    if encoding not in ENCODINGS:
+        raise ValueError(f"image encoding is {encoding!r}, expected one of {', '.join(ENCODINGS)}")
+    depth = _bytes_per_pixel(encoding)
+    rows = height * _rows_per_line(encoding)
+    halved = encoding in ("nv21", "nv12") or depth == 2
+    if (
+        width < 1
+        or height < 1
+        or step < width * depth
+        or data.size != step * rows
+        or (halved and width % 2)
+        or rows.denominator != 1
+    ):
+        raise ValueError(f"{data.size} bytes with step {step} do not hold a {width}x{height} {encoding} image")
+    pixels = data.reshape(int(rows), step)[:, : width * depth].reshape(int(rows), width, depth)
+    if encoding in CHANNELS:
+        return pixels if encoding == "rgb8" else np.ascontiguousarray(pixels[..., list(CHANNELS[encoding])])
+    # OpenCV is slow to import, and most cameras do not need it.
+    import cv2
+
+    planes = np.ascontiguousarray(pixels if depth == 2 else pixels[..., 0])
+    return np.asarray(cv2.cvtColor(planes, getattr(cv2, CONVERSIONS[encoding])), dtype=np.uint8)
+
+
+def _bytes_per_pixel(encoding: str) -> int:
+    """Bytes of a row; NV12 and NV21 have one luma byte per pixel and their chroma in the rows below."""
+    if encoding in CHANNELS:
+        return 1 if encoding == "mono8" else 4 if encoding.endswith("a8") else 3
+    return 2 if encoding.startswith(("yu", "uy")) else 1
+
+
+def _rows_per_line(encoding: str) -> Fraction:
+    return Fraction(3, 2) if encoding.startswith("nv") else Fraction(1)
+
 
 NS_PER_S = 1_000_000_000
 
@@ -25,7 +92,7 @@ def stamp_ns(stamp: Any) -> int:
 def image(message: Any) -> NDArray[np.uint8]:
     """sensor_msgs/Image -> (height, width, 3) uint8 RGB; row padding (`step`) is removed.
 
-    Raises ValueError on an encoding that `rldg_core.raw_image` does not list or when the bytes are too few or too many.
+    Raises ValueError on an unsupported encoding or when the number of bytes does not match the size.
     """
     data: NDArray[np.uint8] = np.frombuffer(message.data, dtype=np.uint8)
     return decode_raw(str(message.encoding), int(message.width), int(message.height), int(message.step), data)
@@ -53,9 +120,9 @@ def observation(message: Any) -> Observation:
     """rldg_msgs/Observation -> Observation. Raises ValueError when names and images do not match."""
     names, images = list(message.camera_names), list(message.images)
     if len(names) != len(images):
-        raise ValueError(f"observation names {len(names)} cameras and holds {len(images)} images")
+        raise ValueError(f"observation has {len(names)} camera names and {len(images)} images")
     if len(set(names)) < len(names):
-        raise ValueError(f"observation names a camera twice: {', '.join(names)}")
+        raise ValueError(f"observation has a duplicate camera name: {', '.join(names)}")
     return Observation(
         stamp_ns=stamp_ns(message.header.stamp),
         images={n: bytes(memoryview(i.data)) for n, i in zip(names, images, strict=True)},

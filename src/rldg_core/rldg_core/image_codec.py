@@ -1,4 +1,4 @@
-"""JPEG in and out, crop and resize. Images are (H, W, 3) uint8 RGB everywhere in the suite."""
+"""JPEG encoding and decoding, crop and resize. Images are (H, W, 3) uint8 RGB everywhere in the suite."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ _DECODING = cv2.IMREAD_COLOR | cv2.IMREAD_IGNORE_ORIENTATION
 
 
 def encode_jpeg(image: Image, quality: int = 95) -> bytes:
-    """Encode (H, W, 3) uint8 RGB as JPEG. Raises ValueError on another shape or dtype."""
+    """Encode (H, W, 3) uint8 RGB as JPEG. Raises ValueError on any other shape or dtype."""
     _check(image)
     done, data = cv2.imencode(".jpg", image[..., ::-1], [cv2.IMWRITE_JPEG_QUALITY, quality])
     if not done:
@@ -33,8 +33,8 @@ def encode_jpeg(image: Image, quality: int = 95) -> bytes:
 def decode_jpeg(data: bytes) -> Image:
     """Decode JPEG (or PNG) bytes to (H, W, 3) uint8 RGB. Raises ValueError on anything else.
 
-    The header is checked first (rldg_core.image_header). More than 8 bits a channel are refused: they would be
-    squeezed into 8. A rotation in EXIF is ignored, as TensorFlow and the datasets' readers ignore it.
+    The header is checked first (rldg_core.image_header). More than 8 bits per channel are refused: they would
+    lose precision. EXIF rotation is ignored, as in TensorFlow and the dataset readers.
     """
     header = read_header(data)
     if header.bits > 8:
@@ -60,11 +60,11 @@ def resize(image: Image, size: int) -> Image:
 
 
 def crop(image: Image, x: int, y: int, width: int, height: int) -> Image:
-    """Cut out a rectangle given in pixels. Raises ValueError when it leaves the image."""
+    """Crop to a rectangle [px]. Raises ValueError when it exceeds the image."""
     _check(image)
     rows, columns = image.shape[:2]
     if x < 0 or y < 0 or width < 1 or height < 1 or x + width > columns or y + height > rows:
-        raise ValueError(f"crop x={x} y={y} {width}x{height} leaves the image of {columns}x{rows}")
+        raise ValueError(f"crop x={x} y={y} {width}x{height} exceeds the {columns}x{rows} image")
     return np.ascontiguousarray(image[y : y + height, x : x + width])
 
 

@@ -1,4 +1,4 @@
-"""What the header of a JPEG (ITU-T T.81, annex B) or PNG file claims, checked without decoding the file."""
+"""Headers of JPEG (ITU-T T.81, annex B) and PNG files, checked without decoding the file."""
 
 from __future__ import annotations
 
@@ -14,14 +14,14 @@ _FRAMES = frozenset(range(0xC0, 0xD0)) - {0xC4, 0xC8, 0xCC}
 _SCAN = 0xDA
 _PNG_CHANNELS = {0: 1, 2: 3, 3: 1, 4: 2, 6: 4}
 _PIXELS_PER_BYTE = 8 * 64
-"""At most, in a JPEG: each block of 64 pixels takes one bit or more."""
+"""Maximum pixels per byte of a JPEG: a block of 64 pixels takes at least one bit."""
 _DEFLATE_RATIO = 1032
-"""At most, of the compression that PNG uses."""
+"""Maximum compression ratio of DEFLATE, which PNG uses."""
 
 
 @dataclass(frozen=True)
 class Header:
-    """What the file claims. bits: of a channel. scan: where the first scan of a JPEG begins, 0 for a PNG."""
+    """Declared size and format. bits: per channel. scan: offset of the first scan of a JPEG, 0 for a PNG."""
 
     kind: str
     height: int
@@ -32,10 +32,9 @@ class Header:
 
 
 def read_header(data: bytes) -> Header:
-    """Read the header of a JPEG or PNG. Raises ValueError saying what the file is instead.
+    """Read the header of a JPEG or PNG. Raises ValueError naming the actual content.
 
-    A size that is too large, or that the bytes of the file cannot hold, is refused: decoding it would take the memory
-    that it claims.
+    A size that is too large, or that the bytes of the file cannot hold, is refused: decoding would allocate it.
     """
     if data.startswith(_START):
         header = _jpeg(data)
@@ -45,12 +44,12 @@ def read_header(data: bytes) -> Header:
         row_bytes = 1 + (header.width * header.channels * header.bits + 7) // 8
         enough = header.height * row_bytes <= _DEFLATE_RATIO * len(data)
     else:
-        raise ValueError(f"{len(data)} bytes that are no JPEG or PNG image" if data else "empty image")
+        raise ValueError(f"{len(data)} bytes, neither a JPEG nor a PNG image" if data else "empty image")
     size = f"{header.width}x{header.height} px"
     if min(header.height, header.width) < 1:
         raise ValueError(f"a corrupt {header.kind}: {size}")
     if max(header.height, header.width) > MAX_SIDE_PX or header.height * header.width > MAX_PIXELS:
-        raise ValueError(f"a {header.kind} of {size}, expected at most {MAX_SIDE_PX} px a side and {MAX_PIXELS:,} px")
+        raise ValueError(f"a {header.kind} of {size}, expected at most {MAX_SIDE_PX} px per side and {MAX_PIXELS:,} px")
     if not enough:
         raise ValueError(f"a corrupt {header.kind}: its header claims {size}, which {len(data)} bytes cannot hold")
     return header
@@ -75,11 +74,11 @@ def _jpeg(data: bytes) -> Header:
             height, width = int.from_bytes(segment[1:3], "big"), int.from_bytes(segment[3:5], "big")
             frame = height, width, segment[0], segment[5]
         position += 2 + length
-    raise ValueError("a cut off or corrupt JPEG: no complete header")
+    raise ValueError("a truncated or corrupt JPEG: incomplete header")
 
 
 def _png(data: bytes) -> Header:
     if len(data) < 33 or data[12:16] != b"IHDR" or data[25] not in _PNG_CHANNELS:
-        raise ValueError("a cut off or corrupt PNG: no complete header")
+        raise ValueError("a truncated or corrupt PNG: incomplete header")
     width, height = int.from_bytes(data[16:20], "big"), int.from_bytes(data[20:24], "big")
     return Header("PNG", height, width, data[24], _PNG_CHANNELS[data[25]])

@@ -1,6 +1,6 @@
-"""What an instruction may be, wherever one enters: task files, mappings, recipes, datasets, requests.
+"""Validity of instructions, checked on every input: task files, mappings, recipes, datasets, requests.
 
-A generalist refuses or skips the others, so they are refused before anything is recorded or built with them.
+Generalists refuse or skip invalid ones, so they are refused before anything is recorded or built with them.
 """
 
 from __future__ import annotations
@@ -12,17 +12,17 @@ MAX_INSTRUCTION = 500
 
 
 def fault(instruction: str) -> str:
-    """Why a text is no instruction: empty, longer than MAX_INSTRUCTION, with control characters; "" for a good one."""
+    """Return why an instruction is invalid: empty, longer than MAX_INSTRUCTION, control characters; "" if valid."""
     if not instruction.strip():
         return "must not be empty"
     if len(instruction) > MAX_INSTRUCTION:
-        return f"{len(instruction)} characters, at most {MAX_INSTRUCTION}: say it shorter"
+        return f"{len(instruction)} characters, expected at most {MAX_INSTRUCTION}"
     if not instruction.isprintable():
         return f"{quoted(instruction)}: holds a control character or a line break"
     return ""
 
 
 def check_instruction(instruction: str) -> None:
-    """Raise UserError `instruction: reason` on one that has a fault."""
+    """Raise UserError `instruction: reason` on an invalid one."""
     if reason := fault(instruction):
         raise UserError(f"instruction: {reason}")

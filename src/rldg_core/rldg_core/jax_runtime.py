@@ -1,4 +1,4 @@
-"""How JAX uses this machine. JAX itself is imported where it is needed only."""
+"""Set up JAX on this machine. JAX itself is imported only where it is needed."""
 
 from __future__ import annotations
 
@@ -7,9 +7,9 @@ from pathlib import Path
 
 
 def cache_compilations() -> None:
-    """Let JAX keep what it compiles in ~/.cache/rldg/jax, unless JAX_COMPILATION_CACHE_DIR says otherwise.
+    """Cache compiled JAX programs in ~/.cache/rldg/jax, unless JAX_COMPILATION_CACHE_DIR is set.
 
-    A learner that is started again is ready in 2 s instead of 8 (measured). Call before jax is imported.
+    A restarted learner is ready in 2 s instead of 8 s (measured). Call before jax is imported.
     """
     home = Path(os.environ.get("XDG_CACHE_HOME", Path.home() / ".cache"))
     os.environ.setdefault("JAX_COMPILATION_CACHE_DIR", str(home / "rldg" / "jax"))
@@ -17,7 +17,7 @@ def cache_compilations() -> None:
 
 
 def limit_cpu_threads(count: int) -> None:
-    """Give XLA's CPU client at most `count` threads. Call before any JAX operation; later it has no effect.
+    """Limit XLA's CPU client to `count` threads. Call before any JAX operation; later calls have no effect.
 
     The client sizes its pool by the cores that the process may use when it starts, whatever
     `intra_op_parallelism_threads` says (jax 0.10.2), so it starts while only so many are allowed.

@@ -1,7 +1,7 @@
-"""What killed processes leave behind: scratch folders of ours, and the shared memory of Fast DDS.
+"""Leftovers of killed processes: our scratch folders, and the shared memory of Fast DDS.
 
-A process holds a lock on what is its own for as long as it lives, and the kernel lets go of a killed one's: what can be
-locked has no owner.
+A process locks its files for as long as it lives, and the kernel releases the locks of a killed one: a file that can
+be locked has no owner.
 """
 
 from __future__ import annotations
@@ -19,13 +19,13 @@ from rldg_core.files import sha256_hex
 PREFIX = "rldg_"
 SHARED_MEMORY = Path("/dev/shm")
 MAKERS = ("fastdds", "fastrtps")
-"""How Fast DDS 3 (Kilted) and 2 (Jazzy) call their files."""
+"""File names of Fast DDS 3 (Kilted) and 2 (Jazzy)."""
 MIN_AGE_S = 10.0
 """Younger files are kept: the process that creates one may not have locked it yet."""
 
 
 class ScratchFolder:
-    """A temporary folder that is known to be in use while its process lives.
+    """A temporary folder that is locked while its process lives.
 
     stack: `stack_key` of the stack that the process starts; others see by it that the stack starts.
     """
@@ -64,7 +64,7 @@ def stack_started_s(stack: str, temporary: Path | None = None) -> float | None:
 def remove_leftovers(temporary: Path | None = None, shared_memory: Path = SHARED_MEMORY) -> list[Path]:
     """Remove scratch folders and shared-memory files of this user whose processes are dead; return what was removed.
 
-    Nothing that a living process holds is touched. Files that cannot be looked at are left alone.
+    Nothing that a living process has locked is touched. Files that cannot be inspected are kept.
     """
     removed = []
     for folder in (temporary or Path(tempfile.gettempdir())).glob(f"{PREFIX}*"):
@@ -72,7 +72,7 @@ def remove_leftovers(temporary: Path | None = None, shared_memory: Path = SHARED
             shutil.rmtree(folder, ignore_errors=True)
             removed.append(folder)
     for lock in (path for maker in MAKERS for path in shared_memory.glob(f"{maker}_*_el")):
-        # Its maker holds _el; whoever else has opened a port shares _sl.
+        # The creator holds _el; other processes that opened the port share _sl.
         name = lock.name.removesuffix("_el")
         others = lock.with_name(f"{name}_sl")
         if _is_abandoned(lock) and (not others.exists() or _is_abandoned(others)):
@@ -84,7 +84,7 @@ def remove_leftovers(temporary: Path | None = None, shared_memory: Path = SHARED
 
 
 def _is_abandoned(path: Path) -> bool:
-    """Whether it is old enough, this user's, and locked by nobody."""
+    """Return whether the file is old enough, owned by this user, and not locked."""
     try:
         found = path.stat()
         if found.st_uid != os.getuid() or time.time() - found.st_mtime < MIN_AGE_S:

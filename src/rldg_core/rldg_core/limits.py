@@ -30,7 +30,7 @@ def check_value(
 
 
 def check_name(kind: str, name: str, known: Sequence[str]) -> None:
-    """Raise UserError for a name that is not known; it lists the nearest ones, or all where none is near."""
+    """Raise UserError for an unknown name, listing similar names, or all where none is similar."""
     if name not in known:
         near = get_close_matches(name, known, 3) or known
         raise UserError(f"unknown {kind} {quoted(name)}, expected {either(near)}")

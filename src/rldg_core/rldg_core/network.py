@@ -1,6 +1,6 @@
-"""Whom a node talks to. Without a word from the user: processes of this machine, and nobody else.
+"""Discovery range of the nodes. Default: processes on this machine only.
 
-ROS's own ROS_AUTOMATIC_DISCOVERY_RANGE=LOCALHOST limits whom a node looks for, not who may talk to it. The suite
+ROS's own ROS_AUTOMATIC_DISCOVERY_RANGE=LOCALHOST limits the discovery of a node, not who can reach it. The suite
 therefore binds Fast DDS to the loopback interface, with the profile beside this file.
 """
 
@@ -18,11 +18,11 @@ PROFILE_VARIABLE = "FASTDDS_DEFAULT_PROFILES_FILE"
 RANGE_VARIABLE = "ROS_AUTOMATIC_DISCOVERY_RANGE"
 
 MAX_DOMAIN = 232
-"""The ports of higher domains lie beyond 65535."""
+"""Higher domains would use ports above 65535."""
 
 
 def asked_for_network(environment: Mapping[str, str]) -> str:
-    """Return the variable by which the user decides on the network, "" when none does."""
+    """Return the environment variable with which the user configures the network, "" when none is set."""
     if not (environment.get("RMW_IMPLEMENTATION") or "rmw_fastrtps").startswith("rmw_fastrtps"):
         return "RMW_IMPLEMENTATION"
     for name in (PROFILE_VARIABLE, "FASTRTPS_DEFAULT_PROFILES_FILE", "ROS_DISCOVERY_SERVER", "ROS_STATIC_PEERS"):
@@ -35,16 +35,16 @@ def asked_for_network(environment: Mapping[str, str]) -> str:
 
 
 def prepare_network(environment: MutableMapping[str, str] = os.environ) -> None:
-    """What every process does before rclpy.init: check the domain, stay on this machine unless asked otherwise.
+    """Prepare a process before rclpy.init: check the domain and restrict it to this machine by default.
 
-    Raises UserError on a ROS_DOMAIN_ID that is none.
+    Raises UserError on an invalid ROS_DOMAIN_ID.
     """
     domain_id(environment)
     stay_on_this_machine(environment)
 
 
 def domain_id(environment: Mapping[str, str] = os.environ) -> int:
-    """ROS_DOMAIN_ID, 0 where it is not set. Raises UserError when it is no domain."""
+    """ROS_DOMAIN_ID, 0 where it is not set. Raises UserError when it is invalid."""
     domain = environment.get("ROS_DOMAIN_ID", "")
     if domain and not (domain.isascii() and domain.isdecimal() and int(domain[:9]) <= MAX_DOMAIN):
         raise UserError(f"ROS_DOMAIN_ID: {quoted(domain)}, expected a number from 0 to {MAX_DOMAIN}")
@@ -52,9 +52,9 @@ def domain_id(environment: Mapping[str, str] = os.environ) -> int:
 
 
 def stay_on_this_machine(environment: MutableMapping[str, str] = os.environ) -> bool:
-    """Bind the participants that this process will create to 127.0.0.1, unless the user decided otherwise.
+    """Bind the participants that this process will create to 127.0.0.1, unless the user configured the network.
 
-    Call it before rclpy.init. Children inherit it. Returns whether it holds.
+    Call it before rclpy.init. Child processes inherit it. Returns whether it was applied.
     """
     if asked_for_network(environment):
         return False

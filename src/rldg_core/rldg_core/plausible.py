@@ -1,8 +1,8 @@
-"""What the numbers of one observation may be: the same limits for observer, bag lint, importers and exporters.
+"""Limits of the numbers of one observation, shared by observer, bag lint, importers and exporters.
 
-The limits are not safety limits. They are wide enough for any arm that data may come from, and narrow enough for a
-wrong unit (mm, degrees), an uninitialised field or a broken driver to be refused where it enters. Each check raises
-ValueError with one line: field, what was found, what was expected.
+They do not protect the robot. They are wide enough for any arm that data may come from, and narrow enough to refuse a
+wrong unit (mm, degrees), an uninitialised field or a broken driver at input. Each check raises ValueError with one
+line: field, what was found, what was expected.
 """
 
 from __future__ import annotations
@@ -15,24 +15,24 @@ from numpy.typing import ArrayLike
 from rldg_core.types import Float64, Observation
 
 REACH_M = 2.0
-"""Distance of the tcp from base. FR3: 0.855 m and the tool; the longest arm in use (UR20): 1.75 m."""
+"""Maximum distance of the tcp from base. FR3: 0.855 m and the tool; the longest arm in use (UR20): 1.75 m."""
 
 QUATERNION_TOLERANCE = 1e-2
-"""How far the length of a quaternion may be from 1."""
+"""Tolerance of the norm of a unit quaternion."""
 
 SPEED_M_S, SPEED_RAD_S = 10.0, 35.0
-"""Of the tcp. FR3: 3.0 m/s and 2.5 rad/s; the margin is for poses that are differentiated over one short period."""
+"""Maximum speed of the tcp. FR3: 3.0 m/s and 2.5 rad/s; the margin allows for differentiated poses."""
 
 FORCE_N, TORQUE_NM = 1000.0, 500.0
-"""External wrench. FR3: about 100 N; the margin is for contact peaks of simulators and for other arms."""
+"""Maximum external wrench. FR3: about 100 N; the margin is for contact peaks of simulators and for other arms."""
 
 JOINT_RAD = 2 * math.pi + 0.1
-"""Either way from zero: the widest joints of arms in use turn one full turn each way. Degrees are refused."""
+"""Maximum magnitude: the widest joints of common arms turn one full turn each way. Degrees are refused."""
 
 ARM_JOINTS = 7
 
 WIDTH_M = (-0.002, 0.2)
-"""Distance between the fingers. Franka Hand: 0 to 0.08 m, a little below 0 by its calibration."""
+"""Range of the finger distance. Franka Hand: 0 to 0.08 m, slightly below 0 by its calibration."""
 
 
 def check_pose(pose_base_tcp: ArrayLike, field: str = "pose_base_tcp") -> None:
@@ -75,15 +75,15 @@ def check_joints(joint_positions: ArrayLike, field: str = "joint_positions") -> 
     worst = int(np.argmax(np.abs(values)))
     if abs(values[worst]) > JOINT_RAD:
         raise ValueError(
-            f"{field}: joint {worst + 1} is at {values[worst]:.4g}, expected at most {JOINT_RAD:.3g} rad either way"
+            f"{field}: joint {worst + 1} is at {values[worst]:.4g}, expected at most {JOINT_RAD:.3g} rad in magnitude"
         )
 
 
 def check_width(gripper_width_m: float, field: str = "gripper_width_m") -> None:
-    """Check the distance between the fingers [m]; NaN stands for an unknown one (Observation.msg)."""
+    """Check the distance between the fingers [m]; NaN means unknown (Observation.msg)."""
     low, high = WIDTH_M
     if not (math.isnan(gripper_width_m) or low <= gripper_width_m <= high):
-        raise ValueError(f"{field}: {gripper_width_m:.4g} m, expected 0 to {high:g} m, or NaN where it is unknown")
+        raise ValueError(f"{field}: {gripper_width_m:.4g} m, expected 0 to {high:g} m, or NaN if unknown")
 
 
 def check_observation(observation: Observation) -> None:

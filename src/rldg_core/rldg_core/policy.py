@@ -1,6 +1,6 @@
-"""The Policy interface: what the policy server needs of a back-end, and nothing more.
+"""The Policy interface: what the policy server requires of a back-end.
 
-Back-ends register under the entry-point group `rldg.policies`; the server never imports one by name.
+Back-ends register under the entry-point group `rldg.policies`; the server never imports one directly.
 They satisfy these protocols structurally, so a back-end depends on rldg_core alone.
 """
 
@@ -28,8 +28,8 @@ class PolicySpec:
     cameras: names that must be in the observation; image_size: smallest side it was made for [px] (0: any);
     action_dim: 6, or 7 with gripper; horizon: actions per inference; window: observations per inference; rate_hz:
     inferences per second; statistics_key: which action statistics normalise its output ("" when none do); version:
-    weights; control_rates_hz: control rates that its actions are for, that of its training data first (None: it goes by
-    the task's; empty: it was trained and does not say).
+    weights; control_rates_hz: control rates that its actions are valid for, that of its training data first (None: the
+    task's rate; empty: trained at an unknown rate).
     """
 
     cameras: tuple[str, ...]
@@ -46,7 +46,7 @@ class PolicySpec:
 class Policy(Protocol):
     """One loaded policy. A back-end class is constructed as `Class(path, task, explore)`.
 
-    path: checkpoint folder or None; task: the running task; explore: sample actions, also where it would not by itself.
+    path: checkpoint folder or None; task: the running task; explore: sample actions instead of the mean.
     The constructor loads everything and raises UserError with one line on a bad checkpoint.
     """
 
@@ -54,12 +54,12 @@ class Policy(Protocol):
     def spec(self) -> PolicySpec: ...
 
     def warm_up(self) -> None:
-        """Run the first (compiling) inference on a made-up observation. Called off the tick thread."""
+        """Run the first (compiling) inference on a synthetic observation. Not called on the tick thread."""
 
     def reset(self, instruction: str, seed: int) -> None:
-        """Start an episode. After it the actions depend on (seed, observations, weights) alone.
+        """Start an episode. Afterwards the actions depend only on (seed, observations, weights).
 
-        Raises UserError on an instruction that it cannot follow; no observation of that episode is then answered.
+        Raises UserError on an unsupported instruction; no observation of that episode is answered then.
         """
 
     def act(self, observation: Observation) -> NDArray[np.float32]:
@@ -70,26 +70,26 @@ class Policy(Protocol):
 
 @runtime_checkable
 class WindowedPolicy(Protocol):
-    """A policy whose `spec.window` is above 1: it keeps the observations of both `act` and `remember` itself."""
+    """A policy whose `spec.window` is above 1: it stores the observations of `act` and `remember`."""
 
     def remember(self, observation: Observation) -> None:
-        """Take note of an observation at which no inference starts; called in order with `act`, on the same thread."""
+        """Store an observation without inference; called in order with `act`, on the same thread."""
 
 
 @runtime_checkable
 class TrainablePolicy(Protocol):
-    """A policy that takes weights from the learner while it runs."""
+    """A policy that accepts weights from the learner while it runs."""
 
     @property
     def spec_hash(self) -> str:
-        """Hash of the specification that weights must fit."""
+        """Hash of the specification that weights must match."""
 
     def update_weights(self, data: bytes, version: int) -> None:
-        """Replace the trainable weights by the safetensors in `data`. Raises UserError when they do not fit."""
+        """Replace the trainable weights by the safetensors in `data`. Raises UserError when they do not match."""
 
 
 class PolicyFactory(Protocol):
-    """What an entry point resolves to."""
+    """Callable that an entry point resolves to."""
 
     def __call__(self, path: Path | None, task: Task, explore: bool) -> Policy: ...
 

@@ -18,7 +18,7 @@ def check_finite(where: object, arrays: Iterable[tuple[str, NDArray[Any]]]) -> N
     """Raise UserError `where: array: ...` on the first floating-point array that holds NaN or Inf."""
     for name, values in arrays:
         if not np.issubdtype(values.dtype, np.integer) and not np.isfinite(values).all():
-            raise UserError(f"{where}: {name} holds a value that is not finite: the weights are broken")
+            raise UserError(f"{where}: {name} holds a value that is not finite: corrupt weights")
 
 
 def ticks_per_inference(spec: PolicySpec, control_hz: float) -> int:
@@ -27,18 +27,18 @@ def ticks_per_inference(spec: PolicySpec, control_hz: float) -> int:
 
 
 RATE_TOLERANCE = 0.05
-"""Relative. Rates of data are measured from stamps."""
+"""Relative tolerance, since rates of data are measured from stamps."""
 
 
 def same_rate(one_hz: float, other_hz: float) -> bool:
-    """Whether two rates are one up to what measuring leaves open."""
+    """Return whether two rates are equal within measurement tolerance."""
     return abs(one_hz - other_hz) <= RATE_TOLERANCE * other_hz
 
 
 def check_spec(policy_id: str, spec: PolicySpec, task: Task, paced: bool = True) -> None:
     """Raise UserError with the first field of `spec` that the running task cannot serve.
 
-    paced: actions are executed at the task's control rate (False: a client asks for each one when it likes).
+    paced: actions are executed at the task's control rate (False: a client requests each one at any time).
     """
     where = f"policy {policy_id!r} does not fit task {task.name}"
     for name in spec.cameras:
@@ -47,7 +47,7 @@ def check_spec(policy_id: str, spec: PolicySpec, task: Task, paced: bool = True)
             raise UserError(f"{where}: it needs camera {name!r}, the task has {', '.join(task.cameras)}")
         if camera.image_size < spec.image_size:
             raise UserError(
-                f"{where}: it needs images of {spec.image_size} px, camera {name!r} gives {camera.image_size}"
+                f"{where}: it needs images of {spec.image_size} px, camera {name!r} has {camera.image_size}"
             )
     if spec.action_dim != task.action.dim:
         raise UserError(f"{where}: its actions have {spec.action_dim} components, the task's {task.action.dim}")
@@ -61,8 +61,8 @@ def _check_pace(where: str, spec: PolicySpec, control_hz: float) -> None:
     ticks, rates_hz = ticks_per_inference(spec, control_hz), spec.control_rates_hz
     if rates_hz is not None and not rates_hz:
         raise UserError(
-            f"{where}: it does not say at which rate and by which camera its data were recorded: say it once with "
-            "`rldg checkpoint adopt`"
+            f"{where}: it does not say at which rate and by which camera its data were recorded: "
+            "say it once with `rldg checkpoint adopt`"
         )
     if rates_hz is not None and not any(same_rate(rate_hz, control_hz) for rate_hz in rates_hz):
         raise UserError(

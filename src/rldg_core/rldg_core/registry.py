@@ -1,4 +1,4 @@
-"""Policies by name: the entry points of group `rldg.policies`, found without importing any of them."""
+"""Policy back-ends by name: entry points of group `rldg.policies`, listed without importing them."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ def _entry_points(group: str = ENTRY_POINT_GROUP) -> dict[str, EntryPoint]:
 
 
 def backends() -> list[str]:
-    """Names that can be loaded, sorted."""
+    """Return the names of the installed back-ends, sorted."""
     return sorted(_entry_points())
 
 
@@ -31,7 +31,7 @@ def _entry_point(backend: str) -> EntryPoint:
 
 
 def factory(backend: str) -> PolicyFactory:
-    """Import a back-end (this is where torch or jax gets imported). Raises UserError listing what exists."""
+    """Import a back-end (and with it torch or jax). Raises UserError listing the installed ones."""
     entry = _entry_point(backend)
     try:
         return cast(PolicyFactory, entry.load())
@@ -61,9 +61,9 @@ def check_before_start(backend: str, path: Path | None, task: Task) -> None:
 def load_policy(
     policy_id: str, backend: str, path: Path | None, explore: bool, task: Task, paced: bool = True
 ) -> Policy:
-    """Import, construct, check and warm a policy. Touches no shared state, so any thread may call it.
+    """Import, construct, check and warm up a policy. Uses no shared state, so any thread may call it.
 
-    paced: as for `check_spec`. Raises UserError with one line, whatever the back-end raised.
+    paced: as for `check_spec`. Raises UserError with one line, whatever exception the back-end raised.
     """
     if not policy_id:
         raise UserError("policy_id: must not be empty")
@@ -74,6 +74,6 @@ def load_policy(
         policy.warm_up()
     except UserError:
         raise
-    except Exception as error:  # a back-end is a plug-in: whatever it raises becomes the answer
+    except Exception as error:  # a back-end is a plug-in: report any exception
         raise UserError(f"policy {policy_id!r}: back-end {backend} failed to load: {cause(error)}") from error
     return policy

@@ -1,11 +1,11 @@
-"""Derived seeds: everything random in the suite starts from one seed and a path of labels."""
+"""Derived seeds: every random generator of the suite is seeded by one seed and a path of labels."""
 
 from __future__ import annotations
 
 import hashlib
 
 MAX_SEED = 2**32 - 1
-"""Of a seed that a user gives: numpy's and torch's generators take no larger one."""
+"""Maximum seed of a user: numpy's and torch's generators accept no larger one."""
 
 
 def derive_seed(seed: int, *labels: str | int) -> int:

@@ -1,4 +1,4 @@
-"""Task configuration: one YAML file per task, validated; everything that depends on the task is in it.
+"""Task configuration: one validated YAML file per task with everything that depends on the task.
 
 Lengths in m, angles in rad, forces in N unless a name says otherwise. Poses are [x y z qx qy qz qw] of
 the tcp in base. Unknown keys, values out of range and boxes whose low exceeds their high are refused
@@ -17,16 +17,14 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 from pydantic import (
     AfterValidator,
-    BaseModel,
     BeforeValidator,
-    ConfigDict,
     Field,
     SerializeAsAny,
     ValidationError,
     model_validator,
 )
 
-from rldg_core.configuration import load_model
+from rldg_core.configuration import Count, Finite, FrozenModel, NonNegativeCount, Positive, load_model
 from rldg_core.errors import UserError
 from rldg_core.instructions import fault
 from rldg_core.plausible import check_quaternion
@@ -35,9 +33,6 @@ from rldg_core.scenes import SceneConfig, default_scene, validate_scene
 if TYPE_CHECKING:
     from rldg_core.frames import SafetyBox
 
-Positive = Annotated[float, Field(gt=0, le=1e9, allow_inf_nan=False)]
-NotNegative = Annotated[float, Field(ge=0, le=1e9, allow_inf_nan=False)]
-Finite = Annotated[float, Field(ge=-1e9, le=1e9, allow_inf_nan=False)]
 Pose7 = tuple[Finite, Finite, Finite, Finite, Finite, Finite, Finite]
 Vector6 = tuple[Finite, Finite, Finite, Finite, Finite, Finite]
 
@@ -51,30 +46,26 @@ def _without_fault(instruction: str) -> str:
 Instruction = Annotated[str, AfterValidator(_without_fault)]
 
 
-class _Model(BaseModel):
-    model_config = ConfigDict(extra="forbid", frozen=True, defer_build=True)
-
-
-class ObjectConfig(_Model):
-    """One variant of the task: what is inserted or picked, and how a person would ask for it."""
+class ObjectConfig(FrozenModel):
+    """One variant of the task: what is inserted or picked, and its instruction."""
 
     instruction: Instruction
     seen: bool = True
 
 
-class RatesConfig(_Model):
+class RatesConfig(FrozenModel):
     """control_hz: ticks per second of observer, policy, gate and episode (paper: 10)."""
 
     control_hz: Annotated[float, Field(ge=1, le=100)] = 10.0
 
 
-class EpisodeConfig(_Model):
+class EpisodeConfig(FrozenModel):
     """max_steps: time limit (truncation)."""
 
     max_steps: Annotated[int, Field(ge=1, le=10_000)] = 100
 
 
-class ActionConfig(_Model):
+class ActionConfig(FrozenModel):
     """Scale of one unit of action per step (paper: 0.015 m, 0.1 rad); gripper adds a 7th component."""
 
     scale_m: Annotated[float, Field(gt=0, le=0.1)] = 0.015
@@ -101,7 +92,7 @@ class ActionConfig(_Model):
         return np.array([self.scale_m] * 3 + [self.scale_rad] * 3)
 
 
-class ResetConfig(_Model):
+class ResetConfig(FrozenModel):
     """Start of an episode: uniform in +-xy_m, +-z_m and +-yaw_rad around pose_base_tcp."""
 
     pose_base_tcp: Pose7
@@ -110,7 +101,7 @@ class ResetConfig(_Model):
     yaw_rad: Annotated[float, Field(ge=0, le=np.pi)] = 0.1
 
 
-class BoxConfig(_Model):
+class BoxConfig(FrozenModel):
     """Safety box: low and high of the tcp's offset from the target pose (rldg_core.frames.offset_from)."""
 
     low: Vector6
@@ -124,16 +115,16 @@ class BoxConfig(_Model):
         return self
 
 
-class CropConfig(_Model):
+class CropConfig(FrozenModel):
     """Rectangle of the vendor image that policies see [px]."""
 
-    x: Annotated[int, Field(ge=0, le=1_000_000_000)]
-    y: Annotated[int, Field(ge=0, le=1_000_000_000)]
-    width: Annotated[int, Field(ge=1, le=1_000_000_000)]
-    height: Annotated[int, Field(ge=1, le=1_000_000_000)]
+    x: NonNegativeCount
+    y: NonNegativeCount
+    width: Count
+    height: Count
 
 
-class FixedMount(_Model):
+class FixedMount(FrozenModel):
     """A simulated camera that stands beside the arm: its position and the point it looks at, in base [m]."""
 
     position_base_m: tuple[Finite, Finite, Finite]
@@ -152,7 +143,7 @@ def _is_none(value: object) -> bool:
     return value is None
 
 
-class CameraConfig(_Model):
+class CameraConfig(FrozenModel):
     """One camera: the driver publishes width x height; crop (default: all) is resized to a square of `image_size`.
 
     mount: where the simulated cell puts it; absent: on the wrist, where the scene says. device: serial number by which
@@ -172,18 +163,18 @@ class CameraConfig(_Model):
 
     @property
     def view(self) -> dict[str, Any]:
-        """What decides which part of the scene a pixel shows (JSON): data and artifacts carry it to be compared."""
+        """Settings that determine which part of the scene a pixel shows (JSON); stored with data and artifacts."""
         return self.model_dump(mode="json", include={"width", "height", "crop", "image_size"})
 
     @model_validator(mode="after")
     def _crop_inside(self) -> CameraConfig:
         crop = self.crop
         if crop and (crop.x + crop.width > self.width or crop.y + crop.height > self.height):
-            raise ValueError(f"crop leaves the {self.width}x{self.height} image")
+            raise ValueError(f"crop exceeds the {self.width}x{self.height} image")
         return self
 
 
-class GainsConfig(_Model):
+class GainsConfig(FrozenModel):
     """Cartesian impedance: stiffness [N/m, N m/rad], damping [N s/m, N m s/rad], reference error clip [m, rad]."""
 
     stiffness: Positive
@@ -194,17 +185,17 @@ class GainsConfig(_Model):
     error_clip_rad: Positive
 
 
-class ImpedanceConfig(_Model):
+class ImpedanceConfig(FrozenModel):
     """compliant while a policy or person acts; precise for resets."""
 
     compliant: GainsConfig
     precise: GainsConfig
 
 
-class RewardConfig(_Model):
+class RewardConfig(FrozenModel):
     """Where success comes from: the simulator's ground truth, the operator's label, or the reward classifier.
 
-    The classifier's part: success is `consecutive_frames` frames over its threshold in a row, and, where success_box
+    With the classifier, success is `consecutive_frames` frames over its threshold in a row, and, where success_box
     is given, the tcp's offset from the target pose inside it on each (HIL-SERL's check of the proprioception).
     """
 
@@ -228,18 +219,17 @@ class _Camera(Protocol):
 
 
 def check_distinct(cameras: Mapping[str, _Camera]) -> None:
-    """Raise ValueError where two cameras are the same part of the same topic; crops of one stereo image are not."""
+    """Raise ValueError when two cameras have the same topic and crop; crops of one stereo image may share a topic."""
     seen: dict[tuple[str, CropConfig | None], str] = {}
     for name, camera in cameras.items():
         first = seen.setdefault((camera.topic.removeprefix("/"), camera.crop), name)
         if first != name:
             raise ValueError(
-                f"cameras: {first} and {name} are both topic {camera.topic}: expected a topic of its own for each, "
-                "or another crop"
+                f"cameras: {first} and {name} are both topic {camera.topic}: expected different topics or crops"
             )
 
 
-class Task(_Model):
+class Task(FrozenModel):
     """A task, as read from `<name>.yaml`."""
 
     name: Annotated[str, Field(pattern=r"^[a-z][a-z0-9_]*$")]
@@ -271,7 +261,7 @@ class Task(_Model):
     @property
     def box(self) -> SafetyBox:
         """The safety box around the target pose."""
-        # Here, since SciPy's rotations are half of the start of every command and node that has no use for them.
+        # Imported here: SciPy's rotations take half of the start-up time of commands and nodes that do not need them.
         from rldg_core.frames import SafetyBox
 
         return SafetyBox(
@@ -293,7 +283,7 @@ class Task(_Model):
         return self.objects[self.object_or_default(object_name)].instruction
 
     def object_or_default(self, object_name: str = "") -> str:
-        """Check an object's name; "" gives the default. Raises UserError on an unknown one."""
+        """Return the object's name after checking it; "" gives the default. Raises UserError on an unknown one."""
         name = object_name or self.default_object
         if name not in self.objects:
             raise UserError(f"task {self.name}: unknown object {name!r}, expected one of {', '.join(self.objects)}")
@@ -316,12 +306,12 @@ class Task(_Model):
 
 
 def load_task(path: Path, default_object: str = "") -> Task:
-    """Read and validate a task file. Raises UserError `path: key.path: reason` on the first mistake."""
+    """Read and validate a task file. Raises UserError `path: key.path: reason` on the first error."""
     return load_model(Task, path, "task", {"default_object": default_object} if default_object else None)
 
 
 def at_rate(reference: str, control_hz: float) -> str:
-    """Reference to the same task at another control rate; 0: as the reference has it."""
+    """Return the reference with another control rate; 0 keeps that of the reference."""
     return f"{_split_rate(reference)[0]}@{control_hz:g}" if control_hz else reference
 
 
@@ -333,8 +323,7 @@ def _split_rate(reference: str) -> tuple[str, str | None]:
 def find_task(reference: str, directories: list[Path]) -> Task:
     """Resolve `name`, `name:object` or a path ending in .yaml, each with or without `@control_hz`, to a Task.
 
-    At another rate an action keeps its meaning: a delta per tick. Raises UserError naming the tasks that exist when
-    `name` is unknown.
+    An action is a delta per tick at any rate. Raises UserError listing the known tasks when `name` is unknown.
     """
     reference, rate = _split_rate(reference)
     task = _find_task(reference, directories)

@@ -1,4 +1,4 @@
-"""The data that flows through the loop, free of ROS: Observation, ExecutedAction, Step.
+"""Data types of the loop without ROS: Observation, ExecutedAction, Step.
 
 Each mirrors the message of the same name in rldg_msgs; the .msg files hold the full comments.
 `rldg_core.from_msg` builds them from messages (live or read from a bag).
@@ -16,13 +16,12 @@ from numpy.typing import NDArray
 Float64 = NDArray[np.float64]
 Float32 = NDArray[np.float32]
 
-
 GRIPPER_THRESHOLD = 0.5
-"""Of the 7th component of an action: over it opens, under its negative closes, between keeps the last command."""
+"""Gripper component of an action: above this value it opens, below its negative it closes, in between it holds."""
 
 
 class Source(IntEnum):
-    """Who decided an action (ExecutedAction.source)."""
+    """Origin of an action (ExecutedAction.source)."""
 
     NONE = 0
     POLICY = 1
@@ -33,7 +32,7 @@ class Source(IntEnum):
 
 @dataclass(frozen=True)
 class Observation:
-    """What a policy sees at one tick.
+    """Input of a policy at one tick.
 
     images: camera name -> JPEG bytes (square, cropped, resized); pose_base_tcp (7,) [m, xyzw];
     twist_base_tcp (6,) in base axes [m/s, rad/s]; wrench_tcp (6,) in tcp axes [N, N m];
@@ -51,7 +50,7 @@ class Observation:
 
 @dataclass(frozen=True)
 class ExecutedAction:
-    """What the gate did in answer to the observation of `observation_stamp_ns`."""
+    """Action executed by the gate in response to the observation at `observation_stamp_ns`."""
 
     observation_stamp_ns: int
     requested: Float32

@@ -38,7 +38,7 @@ def test_sizes(data: bytes) -> None:
 @pytest.mark.parametrize(
     ("height", "width", "reason"),
     [
-        (65500, 65500, "65500x65500 px, expected at most 8192 px a side"),
+        (65500, 65500, "65500x65500 px, expected at most 8192 px per side"),
         (MAX_SIDE_PX, MAX_SIDE_PX, "8192x8192 px, expected at most"),
         (4096, 8192, "header claims 8192x4096 px, which [0-9]+ bytes cannot hold"),
         (0, 64, "64x0 px"),
@@ -53,7 +53,7 @@ def test_claims_are_refused_before_decoding(data: bytes, height: int, width: int
 @pytest.mark.parametrize("suffix", [".bmp", ".tiff", ".webp", ".ppm"])
 def test_other_formats_are_refused(suffix: str) -> None:
     data = cv2.imencode(suffix, np.zeros((8, 8, 3), np.uint8))[1].tobytes()
-    with pytest.raises(ValueError, match="no JPEG or PNG"):
+    with pytest.raises(ValueError, match="neither a JPEG nor a PNG"):
         decode_jpeg(data)
 
 

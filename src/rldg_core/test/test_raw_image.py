@@ -10,8 +10,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from rldg_core.from_msg import image
-from rldg_core.raw_image import CONVERSIONS, ENCODINGS
+from rldg_core.from_msg import CONVERSIONS, ENCODINGS, image
 
 HEIGHT, WIDTH = 12, 16
 Pixels = Any

@@ -78,7 +78,7 @@ def test_a_reference_may_name_another_rate() -> None:
                     }
                 }
             },
-            "crop leaves the 64x64 image",
+            "crop exceeds the 64x64 image",
         ),
         ({"cameras": {"a": {"topic": "c"}, "b": {"topic": "/c"}}}, "cameras: a and b are both topic /c"),
         ({"reward": {"source": "wish"}}, "reward.source"),

@@ -1,9 +1,9 @@
-"""Whether poses, actions and twists of an episode tell of one motion: pure functions, used as `rldg_data.plausibility`.
+"""Consistency of poses, actions and twists of an episode: pure functions like those of `rldg_data.plausibility`.
 
-Each value for itself can be right where all of them are in another frame, order, sign or unit; only the comparison of
-what was asked for, what was measured and what the poses did shows it. Everything is compared axis by axis, in steps
-that move, by cosines: noise, lag and contact lower the cosine of an axis with itself, but they do not raise that with
-another axis. So an error needs both: the axis does not explain itself, and something else explains it.
+Single values can be plausible although all of them are in another frame, order, sign or unit; only comparing requested
+actions, measured twists and poses reveals it. Axes are compared by cosines over the steps that move: noise, lag and
+contact lower the cosine of an axis with itself, but do not raise that with another axis. An error therefore requires
+both: a low cosine of the axis with itself, and a high one with another axis or frame.
 """
 
 from __future__ import annotations
@@ -21,13 +21,13 @@ from rldg_data.plausibility import Limits, Problem, Problems
 _Floats = NDArray[np.float64]
 _AXES = "xyz"
 _FAR = 5.0
-"""From how many times the least path on noise no longer matters."""
+"""Multiple of the minimum path above which noise is negligible."""
 
 
 class _Part(NamedTuple):
-    """Translation or rotation of an episode. verb, unit, path: for messages; the least path that tells something.
+    """Translation or rotation of an episode. verb, unit, path: for messages; the minimum path to be compared.
 
-    still: motion of one axis in one step that noise can be.
+    still: motion of one axis in one step that may be noise.
     """
 
     verb: str
@@ -45,10 +45,10 @@ def _parts(limits: Limits) -> tuple[_Part, _Part]:
 
 
 def motion(poses: ArrayLike, deltas_tcp: ArrayLike, limits: Limits) -> Problems:
-    """Whether the arm follows its actions: deltas (N - 1, 6) in tcp axes [m, rad] between poses (N, 7).
+    """Check that the arm follows its actions: deltas (N - 1, 6) in tcp axes [m, rad] between poses (N, 7).
 
-    Deltas in base axes, of another unit, with swapped or turned round axes, or of other times show here alone; so does
-    a quaternion in another order. Says nothing of an axis that hardly moves.
+    Deltas in base axes, of another unit, with swapped or reversed axes, or of other times are only detected here; so is
+    a quaternion in another order. Axes that hardly move are not judged.
     """
     values, asked = np.asarray(poses, np.float64), np.asarray(deltas_tcp, np.float64)
     if len(asked) < limits.min_motion_steps or not (_usable(values) and np.isfinite(asked).all()):
@@ -69,22 +69,22 @@ def _against_actions(part: _Part, asked: _Floats, moved: _Floats, limits: Limits
     moving = np.abs(moved) > part.still
     if (np.linalg.norm(moved, axis=1) * moving.any(axis=1)).sum() < part.path or not asked.any():
         return
-    # A controller that lags answers one or two periods later.
+    # A controller may lag by one or two periods.
     pairs = [(asked[: len(asked) - lag], moved[lag:]) for lag in range(3)]
     along = [_cosine(a, m) for a, m in pairs]
     if along[0] < -limits.min_cosine and max(along[1:]) < limits.min_cosine:
         yield f"the arm {part.verb} against its actions (cosine {along[0]:.2f}): another frame or other signs"
     ratio = float(np.linalg.norm(moved) / np.linalg.norm(asked))
-    # In contact an arm gives way by angles that nobody asked for: those are in no proportion to the actions.
+    # In contact an arm yields by unrequested angles, which are not proportional to the actions.
     if ratio > limits.max_motion and (part.unit == "m" or max(along) > limits.clear_cosine):
-        yield f"the arm {part.verb} {ratio:.3g} times as far as its actions ask for: a wrong unit"
+        yield f"the arm {part.verb} {ratio:.3g} times as far as its actions: a wrong unit"
     tables = [(_cosines(a, m), _cosines(a - a.mean(axis=0), m - m.mean(axis=0))) for a, m in pairs]
-    for axis in _told(part, moved, moving, limits):
+    for axis in _judged_axes(part, moved, moving, limits):
         free = [(a, m, moving[len(moving) - len(m) :, axis]) for a, m in pairs]
         own = max(table[axis, axis] for pair in tables for table in pair)
-        # In contact it is pushed without moving: that is no reason to look elsewhere.
+        # In contact it pushes without moving: that does not indicate another axis.
         own = max(own, *(_cosine(a[moves, axis], m[moves, axis]) for a, m, moves in free))
-        # Without their means: what is pushed all the time explains nothing that moves now and then.
+        # Remove the means: a constant push does not explain intermittent motion.
         others = np.array([centred[axis] for _, centred in tables])
         lag, other = np.unravel_index(np.argmax(np.abs(others)), others.shape)
         if _explains(abs(others[lag, other]), own, limits):
@@ -95,7 +95,7 @@ def _against_actions(part: _Part, asked: _Floats, moved: _Floats, limits: Limits
                 "another frame, order or sign of the actions, or of the quaternion"
             )
     turned = [_best_cosine(a, m) for a, m in pairs]
-    # The best of all turns is near to anything in a few steps.
+    # With few steps the best rotation fits anything.
     enough = len(moved) >= 2 * limits.min_motion_steps and _is_planar(moved)
     if enough and _explains(max(turned), max(along), limits):
         yield (
@@ -105,7 +105,7 @@ def _against_actions(part: _Part, asked: _Floats, moved: _Floats, limits: Limits
 
 
 def twist(stamps_s: ArrayLike, poses: ArrayLike, twists_base: ArrayLike, limits: Limits) -> Problems:
-    """Whether twists (N, 6) in base axes [m/s, rad/s] are those of the poses (N, 7) at the stamps (N,).
+    """Check that twists (N, 6) in base axes [m/s, rad/s] match the poses (N, 7) at the stamps (N,).
 
     A twist may be the mean over the period before or after its stamp, or instantaneous, and late by a filter. Zeros
     throughout stand for a source without a twist: a warning.
@@ -121,7 +121,7 @@ def twist(stamps_s: ArrayLike, poses: ArrayLike, twists_base: ArrayLike, limits:
     rotations = Rotation.from_quat(values[:, 3:])
     in_tcp = np.concatenate([rotations.apply(given[:, part]) for part in (slice(0, 3), slice(3, 6))], axis=1)
     halves = [3, 4, 5, 0, 1, 2]
-    told = {
+    alternatives = {
         "linear and angular are swapped": given[:, halves],
         "it is in tcp axes": in_tcp,
         "it is in tcp axes, linear and angular are swapped": in_tcp[:, halves],
@@ -140,30 +140,30 @@ def twist(stamps_s: ArrayLike, poses: ArrayLike, twists_base: ArrayLike, limits:
             )
             continue
         whole, slope = _likeness(measured, recorded), _slope(measured, recorded)
-        known = {reason: _likeness(measured, other[:, part.columns]) for reason, other in told.items()}
+        known = {reason: _likeness(measured, other[:, part.columns]) for reason, other in alternatives.items()}
         reason = max(known, key=lambda name: known[name])
         found = ""
         if _explains(known[reason], whole, limits):
             found = f"is not that of the poses (cosine {whole:.2f}, expected 1): {reason}"
         elif wrong := [
             axis
-            for axis in _told(part, measured * periods, moving, limits)
+            for axis in _judged_axes(part, measured * periods, moving, limits)
             if _is_of_another(axis, measured, recorded, limits)
         ]:
-            found = f"is not that of the poses along {', '.join(_AXES[axis] for axis in wrong)}: its axes are others"
-        # Where it hardly moves, noise of a measured pose can hide what is right.
+            found = f"is not that of the poses along {', '.join(_AXES[axis] for axis in wrong)}: its axes are different"
+        # With little motion, noise of the measured pose can hide a correct twist.
         elif path.sum() > _FAR * part.path and whole < limits.min_cosine:
             found = f"is not that of the poses (cosine {whole:.2f}, expected 1)"
-        # An arm that has settled by the time of its stamp is slow, but in no proportion to what it moved.
+        # An arm that has settled at its stamp is slow, but not in proportion to its motion.
         elif slope > limits.max_twist_ratio or (slope < 1 / limits.max_twist_ratio and whole > limits.same_cosine):
-            found = f"is {slope:.3g} times as fast as the poses: another unit"
+            found = f"is {slope:.3g} times as fast as the poses: a wrong unit"
         if found:
             yield Problem("error", "twist", f"the {what} twist {found}; expected base axes, {part.unit}/s")
             return
 
 
 def _is_of_another(axis: int, measured: _Floats, recorded: _Floats, limits: Limits) -> bool:
-    """Whether the poses move along an axis as the twist has it of another axis, or of the other sign."""
+    """Return the axes along which the poses match another axis, or the opposite sign, of the twist."""
     moved, signs = measured[:, [axis]], (1, -1)
     own = _likeness(moved, recorded[:, [axis]])
     other = max(_likeness(moved, sign * recorded[:, [k]]) for k in range(3) for sign in signs)
@@ -174,8 +174,8 @@ def _usable(poses: _Floats) -> bool:
     return bool(np.isfinite(poses).all() and (np.linalg.norm(poses[:, 3:], axis=1) >= 0.5).all())
 
 
-def _told(part: _Part, moved: _Floats, moving: NDArray[np.bool_], limits: Limits) -> list[int]:
-    """Axes that move far enough, in enough steps, to be told apart from noise."""
+def _judged_axes(part: _Part, moved: _Floats, moving: NDArray[np.bool_], limits: Limits) -> list[int]:
+    """Return the axes that move far enough, in enough steps, to be distinguished from noise."""
     path = (np.abs(moved) * moving).sum(axis=0)
     return [axis for axis in range(3) if path[axis] >= part.path and moving[:, axis].sum() >= limits.min_axis_steps]
 
@@ -200,13 +200,13 @@ def _best_cosine(asked: _Floats, moved: _Floats) -> float:
 
 
 def _explains(other: float, own: float, limits: Limits) -> bool:
-    """Whether another axis or frame is clearly nearer to the motion than its own: cosines of angles."""
+    """Return whether another axis or frame is clearly nearer to the motion than its own (cosines of angles)."""
     nearer_rad = np.arccos(np.clip(own, -1, 1)) - np.arccos(np.clip(other, -1, 1))
     return bool(other >= limits.clear_cosine and nearer_rad > limits.nearer_rad)
 
 
 def _is_planar(moved: _Floats) -> bool:
-    """Whether it has more than one direction: any single one can be turned into any other."""
+    """Return whether it has more than one direction: a single direction can be rotated into any other."""
     sizes = np.linalg.svd(moved, compute_uv=False)
     return bool(sizes[1] > 0.3 * sizes[0])
 
@@ -223,6 +223,6 @@ def _likeness(measured: _Floats, recorded: _Floats) -> float:
 
 
 def _slope(measured: _Floats, recorded: _Floats) -> float:
-    """How many times as fast the twist is, where it is most like the poses."""
+    """Return the ratio of the twist to the poses at their best match."""
     left, right = max(_shifts(measured, recorded), key=lambda pair: _cosine(*pair))
     return float(np.linalg.norm(right) / np.linalg.norm(left))

@@ -1,8 +1,8 @@
-"""Whether an episode can be one: pure functions over its arrays, shared by importers, `dataset lint` and `bag lint`.
+"""Plausibility of an episode: pure functions over its arrays, shared by importers, `dataset lint` and `bag lint`.
 
 Each yields Problems; `refuse` turns the first error into a UserError, which is what importers and exporters do.
-Stamps are in seconds, of any origin; poses are tcp in base (N, 7), quaternion xyzw. `Limits` has the limits and the
-reasons for them.
+Stamps are in seconds, of any origin; poses are tcp in base (N, 7), quaternion xyzw. `Limits` has the limits and their
+reasons.
 """
 
 from __future__ import annotations
@@ -17,13 +17,13 @@ from numpy.typing import ArrayLike, NDArray
 from rldg_core.errors import UserError
 
 NO_OP_M, NO_OP_RAD = 1e-4, 1e-3
-"""A delta of the tcp below both moves nothing that a camera or a force sensor would notice."""
+"""A delta of the tcp below both is invisible to a camera and a force sensor."""
 
 Severity = Literal["error", "warning"]
 
 
 class Problem(NamedTuple):
-    """What a check says; where it was is added by the caller. check: its name in docs/reference/data.md."""
+    """A problem found by a check; the caller adds the location. check: its name in docs/reference/data.md."""
 
     severity: Severity
     check: str
@@ -35,7 +35,7 @@ Problems = Iterator[Problem]
 
 @dataclass(frozen=True)
 class Limits:
-    """What is still fine.
+    """Limits of the checks, with their reasons.
 
     max_gap: longest period between two steps, in median periods of the episode. One dropped frame (2.0) is
     everyday on a camera; from 2.5 on the delta of one step spans several.
@@ -157,7 +157,7 @@ def gaps(stamps_s: ArrayLike, limits: Limits) -> Problems:
     if len(found):
         longest = found[np.argmax(periods_s[found])]
         pause = periods_s[longest] > limits.max_pause * usual_s
-        advice = ": several episodes, or a recorder that stopped" if pause else ""
+        advice = ": several episodes, or the recorder stopped" if pause else ""
         yield Problem(
             "error" if pause else "warning",
             "gap",
@@ -167,7 +167,7 @@ def gaps(stamps_s: ArrayLike, limits: Limits) -> Problems:
 
 
 def rate(stamps_s: ArrayLike, declared_hz: float, limits: Limits) -> Problems:
-    """The rate that the stamps show against the one that the recording declares (<= 0: none).
+    """Compare the rate of the stamps with the declared one (<= 0: none).
 
     Every stamp may be a quarter of a period off: an observation carries the stamp of a camera's frame.
     """
@@ -182,23 +182,23 @@ def rate(stamps_s: ArrayLike, declared_hz: float, limits: Limits) -> Problems:
             "error",
             "rate",
             f"{1 / usual_s:.3g} steps per second by its stamps, {declared_hz:g} Hz by its description: "
-            "a delta per step means another speed",
+            "a delta per step is a different speed",
         )
 
 
 def jumps(
     stamps_s: ArrayLike, poses: ArrayLike, limits: Limits, longest_m: float = 0.0, longest_rad: float = 0.0
 ) -> Problems:
-    """Steps in which the arm moved farther than it can have been told to: several episodes, or a wrong unit.
+    """Find steps in which the arm moved farther than commanded: several episodes, or a wrong unit.
 
-    longest_m, longest_rad: the longest motion that one period's action can ask for.
+    longest_m, longest_rad: the longest motion that one action can command.
     """
     stamps, values = np.asarray(stamps_s, np.float64), np.asarray(poses, np.float64)
     norms = np.linalg.norm(values[:, 3:], axis=1)
     if len(values) < 2 or not np.isfinite(values).all() or not np.isfinite(stamps).all() or (norms < 0.5).any():
         return
     usual_s = usual_period_s(stamps, limits)
-    # What a gap hides is `gaps`'s business: over three periods the arm moves three times as far.
+    # Gaps are reported by `gaps`: over three periods the arm moves three times as far.
     periods = np.maximum(1.0, np.diff(stamps) / usual_s if usual_s > 0 else 1.0)
     moved_m = np.linalg.norm(np.diff(values[:, :3], axis=0), axis=1)
     unit = values[:, 3:] / norms[:, None]
@@ -226,7 +226,7 @@ def known_throughout(what: str, known: ArrayLike) -> Problems:
     if values.any() and not values.all():
         missing = np.flatnonzero(~values)
         found = f"no {what} in {len(missing)} of {len(values)} steps, first step {missing[0]}"
-        yield Problem("error", "observation", f"{found}, expected all or none: a driver that stopped for a while")
+        yield Problem("error", "observation", f"{found}, expected all or none: the driver stopped for a while")
 
 
 def clipped(beyond: ArrayLike, limits: Limits) -> Problems:
@@ -238,7 +238,7 @@ def clipped(beyond: ArrayLike, limits: Limits) -> Problems:
             "error",
             "clipped",
             f"the actions of {steps.sum()} of {len(steps)} steps are beyond the scale "
-            f"(limit {limits.max_clipped:.0%}): a wrong unit or frame, absolute values for deltas, or a small scale",
+            f"(limit {limits.max_clipped:.0%}): a wrong unit or frame, absolute values, or a small scale",
         )
 
 
@@ -265,9 +265,9 @@ def wrench(wrenches: ArrayLike, limits: Limits) -> Problems:
 
 
 def outcome(rewards: ArrayLike, success: bool) -> Problems:
-    """Rewards (T,) of an episode's transitions against its outcome: RL learns by the one, filters go by the other.
+    """Compare rewards (T,) of the transitions with the outcome: RL uses the former, filters the latter.
 
-    A reward in the middle of a failure may be a partial one; a success may be what costs least.
+    A reward within a failure may be partial; a success may have the lowest cost.
     """
     values = np.asarray(rewards, np.float64)
     if not len(values) or not np.isfinite(values).all():
@@ -284,14 +284,14 @@ def outcome(rewards: ArrayLike, success: bool) -> Problems:
 
 
 class Delay(NamedTuple):
-    """Log time less stamp [s], the least and the most of the medians of WINDOWS parts of a recording."""
+    """Log time minus stamp [s]: minimum and maximum of the medians of WINDOWS parts of a recording."""
 
     low_s: float
     high_s: float
 
 
 def delay(stamps_ns: NDArray[np.int64], log_times_ns: NDArray[np.int64]) -> Delay:
-    """How late messages of one topic were recorded after their stamps, (N,) each, in any order; N >= 1."""
+    """Return the delay from stamp to log time of one topic, (N,) each, in any order; N >= 1."""
     order = np.argsort(log_times_ns, kind="stable")
     late_s = (log_times_ns - stamps_ns)[order] / 1e9
     medians = [float(np.median(part)) for part in np.array_split(late_s, min(WINDOWS, max(1, len(late_s) // 8)))]
@@ -299,9 +299,9 @@ def delay(stamps_ns: NDArray[np.int64], log_times_ns: NDArray[np.int64]) -> Dela
 
 
 def stamp_offsets(delays: Mapping[str, Delay], limits: Limits) -> Problems:
-    """Topics of one recording whose stamps cannot be compared: topic -> how late it was recorded after its stamps.
+    """Find topics of one recording with incompatible stamps. delays: topic -> delay from stamp to log time.
 
-    Drivers that stamp by one clock differ by their transport alone. A topic that is used by its log time has (0, 0).
+    Drivers with one clock differ only by transport delay. A topic that uses log times has (0, 0).
     """
     if not delays:
         return

@@ -181,7 +181,7 @@ def test_an_image_that_the_camera_would_not_give_is_refused(port, policy, height
         (b"\xff\xfe\x00", 400, "not valid JSON"),
         (body(instruction=None), 400, "instruction: expected a string"),
         (body(instruction="  "), 400, "instruction: must not be empty"),
-        (body(instruction="x" * 501), 413, "instruction: 501 characters, at most 500"),
+        (body(instruction="x" * 501), 413, "instruction: 501 characters, expected at most 500"),
         (body(instruction="a\nb"), 400, "holds a control character"),
         (body(image=None), 400, "image: expected an array"),
         (body(image=[[0]]), 400, "image: expected an array"),

@@ -201,8 +201,8 @@ def test_an_action_that_is_not_finite_is_not_clipped(task, value: float) -> None
     [
         ("", "^instruction: must not be empty$"),
         ("  ", "^instruction: must not be empty$"),
-        ("x" * (MAX_INSTRUCTION + 1), "501 characters, at most 500"),
-        ("pick " * 6000, "30000 characters, at most 500"),
+        ("x" * (MAX_INSTRUCTION + 1), "501 characters, expected at most 500"),
+        ("pick " * 6000, "30000 characters, expected at most 500"),
         ("insert\nthe plug", "holds a control character"),
         ("insert\x00", "holds a control character"),
     ],

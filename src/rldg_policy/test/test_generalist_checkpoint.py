@@ -118,8 +118,8 @@ def test_what_is_absent_is_refused_when_it_is_used():
         ({"q01": [0.0] * 6}, "q01: expected 7 finite numbers, one per component, got 6"),
         ({"q01": [0.0] * 6 + [float("nan")]}, "q01: expected 7 finite numbers"),
         ({"p99": ["a"] * 7}, "p99: expected 7 numbers"),
-        ({"q01": [0.0] * 7, "mask": [1] * 7}, "mask: expected 7 times"),
-        ({"q01": [0.0] * 7, "mask": [True] * 6}, "mask: expected 7 times"),
+        ({"q01": [0.0] * 7, "mask": [1] * 7}, "mask: expected 7 booleans"),
+        ({"q01": [0.0] * 7, "mask": [True] * 6}, "mask: expected 7 booleans"),
         ({}, "no action statistics"),
     ],
 )

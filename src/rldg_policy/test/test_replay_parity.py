@@ -6,7 +6,6 @@ whole data engine: the same bytes -> recorder -> bag -> recipe -> RLDS (images p
 
 from __future__ import annotations
 
-import sys
 from dataclasses import replace
 from pathlib import Path
 
@@ -24,11 +23,13 @@ from rldg_core.types import Observation, Step
 from rldg_data.bags.reading import read_episode
 from rldg_data.bags.recording import EpisodeRecorder, write_episode
 from rldg_data.episodes.episode import Episode
-from rldg_data.recipe.plan import Relabel
-from rldg_data.recipe.recipe import make_plan, quick_recipe
-from rldg_data.recipe.relabelling import relabel_bags
+from rldg_data.plan import Relabel
+from rldg_data.recipe.planning import make_plan
+from rldg_data.recipe.recipe import quick_recipe
+from rldg_data.relabelling import relabel_bags
 from rldg_data.rlds import read_dataset
 from rldg_data.rlds.export import export_plan
+from rldg_data.testing.steps import make_episode, make_task
 from rldg_msgs.msg import Step as StepMsg
 from rldg_policy.compact.config import ModelConfig, TrainConfig
 from rldg_policy.compact.heads import make_head
@@ -38,9 +39,6 @@ from rldg_policy.compact.train import BatchSource
 from rldg_policy.training.dataset import open_training_set
 from rldg_policy.training.samples import episode_samples
 from rldg_ros import to_msg
-
-sys.path.insert(0, str(Path(__file__).parents[2] / "rldg_data/test"))
-from data_samples import make_episode, make_task
 
 TASK_FILE = Path(__file__).parents[2] / "rldg_bringup/config/tasks/insertion.yaml"
 

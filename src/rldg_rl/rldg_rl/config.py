@@ -12,27 +12,22 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+from pydantic import Field, ValidationError, model_validator
 
-from rldg_core.configuration import MAX_CONFIGURATION_BYTES, read_yaml
+from rldg_core.configuration import MAX_CONFIGURATION_BYTES, FrozenModel, Positive, read_yaml
 from rldg_core.errors import UserError
 from rldg_core.task import Task
 
 ImageEncoder = Literal["none", "random_conv", "embedded", "resnet10", "small_cnn"]
 FROZEN_ENCODERS = ("random_conv", "embedded", "resnet10")
 
-Positive = Annotated[float, Field(gt=0, le=1e9, allow_inf_nan=False)]
 Scales = Annotated[tuple[Positive, ...], Field(min_length=1)]
 
 LAYER_NORM_EPSILON = 1e-6
 """flax's default, for actor and critics alike."""
 
 
-class _Model(BaseModel):
-    model_config = ConfigDict(extra="forbid", frozen=True)
-
-
-class FeatureConfig(_Model):
+class FeatureConfig(FrozenModel):
     """Inputs of the networks (`rldg_rl.features`).
 
     The first scale of a quantity divides it, so that its usual range is about [-1, 1] (HIL-SERL uses SI units). Each
@@ -77,7 +72,7 @@ class FeatureConfig(_Model):
         return self
 
 
-class NetworkConfig(_Model):
+class NetworkConfig(FrozenModel):
     """Encoder head (trained by the critics), actor and critics: MLPs with LayerNorm.
 
     Image: feature map -> spatial learned embeddings (feature vectors go without) -> dropout -> dense -> LayerNorm ->
@@ -108,7 +103,7 @@ class NetworkConfig(_Model):
     """[H]"""
 
 
-class AgentConfig(_Model):
+class AgentConfig(FrozenModel):
     """Hyper-parameters of the RLPD update."""
 
     critic_subset: Annotated[int, Field(ge=1, le=20)] = 2
@@ -144,7 +139,7 @@ class AgentConfig(_Model):
         return self
 
 
-class LearnerConfig(_Model):
+class LearnerConfig(FrozenModel):
     """Hyper-parameters of the learner: number of updates, versions of weights, replay."""
 
     updates_per_step: Annotated[float, Field(gt=0, le=100)] = 2.0
@@ -165,7 +160,7 @@ class LearnerConfig(_Model):
     """Rows [H]"""
 
 
-class RLConfig(_Model):
+class RLConfig(FrozenModel):
     """Configuration of a specialist's training; only task and seed are given elsewhere."""
 
     features: FeatureConfig = FeatureConfig()

@@ -1,1 +1,1 @@
-"""Bags of episodes: recorded, read, repaired, shown."""
+"""Bags of episodes: recording, reading, repair, summary."""

@@ -22,10 +22,10 @@ _STAMPED_BYTES = step_cdr.HEADER_BYTES + 8
 
 @lru_cache
 def step_decoder(schema: str) -> Callable[[bytes], Step]:
-    """Decoder of CDR bytes for a schema text: by hand for our own definition, generic for any other.
+    """Return a decoder of CDR bytes for a schema text: specialised for our own definition, generic for any other.
 
-    Decoding raises rosbags' SerdeError, AttributeError or ValueError when the bytes do not fit; this function raises
-    ValueError when the text is no definition of a Step.
+    Decoding raises rosbags' SerdeError, AttributeError or ValueError when the bytes do not match; this function
+    raises ValueError when the text does not define a Step.
     """
     store = typestore(STEP_TYPE, schema)
     if store.hash_rihs01(STEP_TYPE) != step_cdr.LAYOUT_HASH:
@@ -41,7 +41,7 @@ def step_decoder(schema: str) -> Callable[[bytes], Step]:
 
 
 def decode_step(data: bytes, schema: str) -> Step:
-    """CDR bytes of a Step -> Step, by the schema text that came with them. Raises as `step_decoder`."""
+    """Decode the CDR bytes of a Step by the schema text stored with them. Raises as `step_decoder`."""
     return step_decoder(schema)(data)
 
 
@@ -60,12 +60,12 @@ def header_stamp_ns(data: bytes) -> int:
 
 
 def encode_step(step: Step, frame_id: str = "base") -> bytes:
-    """Step -> CDR bytes by the installed definition. What a Step does not hold (target pose) is the measured pose."""
+    """Encode a Step by the installed definition. The target pose, which a Step lacks, is set to the measured pose."""
     return bytes(typestore(STEP_TYPE, schema_text(STEP_TYPE)).serialize_cdr(_step(step, frame_id), STEP_TYPE))
 
 
 def _step(step: Step, frame_id: str) -> SimpleNamespace:
-    # Reading bags does without OpenCV, which is slow to import.
+    # Imported here: OpenCV is slow to import and not needed to read bags.
     from rldg_core.image_codec import JPEG_FORMAT
 
     seen, action = step.observation, step.action

@@ -1,4 +1,4 @@
-"""What a bag says about its episode: `custom_data` of metadata.yaml."""
+"""Metadata of the episode in a bag: `custom_data` of metadata.yaml."""
 
 from __future__ import annotations
 
@@ -13,12 +13,12 @@ from rldg_core.errors import UserError
 from rldg_core.types import ExecutedAction, Source, Step
 
 if TYPE_CHECKING:
-    # Reading what a bag says needs no task; its module is slow to import.
+    # Only for types: the module of tasks is slow to import.
     from rldg_core.task import ActionConfig
 
 
 class RecordedTask(Protocol):
-    """What a recorder needs of a task; `rldg_core.task.Task` has it."""
+    """Properties of a task that a recorder needs; satisfied by `rldg_core.task.Task`."""
 
     @property
     def name(self) -> str: ...
@@ -37,9 +37,9 @@ class RecordedTask(Protocol):
 
 @dataclass(frozen=True)
 class ImportedTask:
-    """The task of data that this suite did not record. views: of the cameras whose view is known; hash: of its source.
+    """Task of imported data. views: of the cameras whose view is known; hash: of the source.
 
-    rate_hz: Steps per second of the data, which need not be those of a task file.
+    rate_hz: Steps per second of the data, which may differ from a task file.
     """
 
     name: str
@@ -49,7 +49,7 @@ class ImportedTask:
     hash: str
 
     def config_hash(self) -> str:
-        """As long as that of a task file."""
+        """Same length as that of a task file."""
         return self.hash
 
 
@@ -57,9 +57,9 @@ class ImportedTask:
 class EpisodeInfo:
     """One episode. source: the action source of most transitions; steps: transitions (messages less one).
 
-    The action scale travels with the data, so that an export needs no task file: executed actions are
+    The action scale is stored with the data, so that an export needs no task file: executed actions are
     normalised, scale_m / scale_rad turn them into metres and radians. relabelled_by: JSON of the policy that
-    replaced actions (`rldg_data.recipe.relabelling`), absent from bags as they were recorded. views: JSON of camera ->
+    replaced actions (`rldg_data.relabelling`), absent from original recordings. views: JSON of camera ->
     `CameraConfig.view`, rate_hz: Steps per second that the task declares; absent from bags of an older recorder.
     """
 
@@ -138,11 +138,11 @@ _PARSERS: Mapping[str, Callable[[str], Any]] = {"str": str, "int": int, "float":
 
 def _parse(data: Mapping[str, str], key: str, type_name: str, where: str) -> Any:
     if key not in data:
-        raise UserError(f"{where}: custom_data.{key}: missing; not a bag of this recorder")
+        raise UserError(f"{where}: custom_data.{key}: missing; not recorded by this suite")
     value = data[key]
     try:
         if type_name == "bool":
             return {"true": True, "false": False}[value.lower()]
         return _PARSERS[type_name](value)
     except (KeyError, ValueError) as error:
-        raise UserError(f"{where}: custom_data.{key}: {value!r} is no {type_name}") from error
+        raise UserError(f"{where}: custom_data.{key}: {value!r}, expected {type_name}") from error

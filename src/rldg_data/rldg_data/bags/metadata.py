@@ -58,7 +58,7 @@ def _duration(ns: int) -> dict[str, int]:
 class Topic:
     """A recorded topic: full name, `package/msg/Type`, QoS of each of its publishers.
 
-    given: what the bag that a topic was read from says of it, in place of what is installed here.
+    given: definition stored in the bag that the topic was read from, which replaces the installed one.
     """
 
     name: str
@@ -85,14 +85,14 @@ class Topic:
 
 @dataclass(frozen=True)
 class GivenTopic:
-    """Definition, type hash and QoS as they stand in an MCAP file; the last two may be empty there."""
+    """Definition, type hash and QoS as stored in an MCAP file; the last two may be empty."""
 
     definition: str
     hash: str
     qos_text: str
 
     def qos_profiles(self) -> list[Any]:
-        """The list in qos_text, policies by their names as version 9 wants them; empty when it is none."""
+        """Parse the list in qos_text with policies by name, as in version 9; empty when it is not a list."""
         try:
             profiles = parse_yaml(self.qos_text, "offered_qos_profiles")
         except UserError:
@@ -108,7 +108,7 @@ _POLICIES = {
     "durability": ("system_default", "transient_local", "volatile", "unknown"),
     "liveliness": ("system_default", "automatic", "manual_by_node", "manual_by_topic", "unknown"),
 }
-"""Until version 8 the numbers of rmw/types.h stood for them."""
+"""Up to version 8, policies are the numbers of rmw/types.h."""
 
 
 def _policy_name(key: Any, value: Any) -> Any:
@@ -135,14 +135,14 @@ class FileInfo:
     message_count: int = 0
 
     def with_message(self, time_ns: int) -> FileInfo:
-        """The same with one message more."""
+        """Return a copy with one more message."""
         start_ns = min(self.start_ns, time_ns) if self.message_count else time_ns
         return FileInfo(self.name, start_ns, max(self.end_ns, time_ns), self.message_count + 1)
 
 
 @dataclass(frozen=True)
 class BagInfo:
-    """What metadata.yaml says. topics: name -> (type, message count); times in ns since the epoch; files in order."""
+    """Content of metadata.yaml. topics: name -> (type, message count); times in ns since the epoch; files in order."""
 
     path: Path
     files: tuple[Path, ...]
@@ -212,9 +212,9 @@ def write(folder: Path, info: Mapping[str, Any]) -> None:
 
 
 def read(folder: Path, storage: str | None = "mcap") -> BagInfo:
-    """Read `folder`/metadata.yaml. Raises UserError naming the file when it is missing, foreign or malformed.
+    """Read `folder`/metadata.yaml. Raises UserError naming the file when it is missing, malformed or not rosbag2's.
 
-    storage: the only one to accept; None: any.
+    storage: the only accepted one; None: any.
     """
     path = folder / FILE_NAME
     if not path.exists():
@@ -227,7 +227,7 @@ def read(folder: Path, storage: str | None = "mcap") -> BagInfo:
 
 
 def custom_data_of(text: str) -> dict[str, str]:
-    """custom_data in a `serialized_metadata` record; empty when it is none of rosbag2's."""
+    """custom_data in a `serialized_metadata` record; empty when it is not rosbag2's."""
     try:
         return _custom_data(parse_yaml(text, "serialized_metadata"))
     except (UserError, AttributeError, TypeError, ValueError):
@@ -237,7 +237,7 @@ def custom_data_of(text: str) -> dict[str, str]:
 def _custom_data(info: Mapping[str, Any]) -> dict[str, str]:
     data = info.get("custom_data") or {}
     if any(isinstance(value, dict | list) for value in data.values()):
-        raise ValueError("custom_data holds more than text")
+        raise ValueError("custom_data has values that are not text")
     return {str(k): str(v) for k, v in data.items()}
 
 
@@ -249,7 +249,7 @@ def _parse(folder: Path, info: Mapping[str, Any], storage: str | None) -> BagInf
         raise UserError(f"{folder / FILE_NAME}: relative_file_paths: empty")
     for name in names:
         if Path(name).name != name or name in ("", "..") or not name.isprintable():
-            raise UserError(f"{folder / FILE_NAME}: relative_file_paths: {name!r} is no name of a file in the bag")
+            raise UserError(f"{folder / FILE_NAME}: relative_file_paths: {name!r} is not a file name inside the bag")
     topics = {
         str(t["topic_metadata"]["name"]): (str(t["topic_metadata"]["type"]), _int64(t["message_count"], 0))
         for t in info["topics_with_message_count"]
@@ -258,7 +258,7 @@ def _parse(folder: Path, info: Mapping[str, Any], storage: str | None) -> BagInf
         if not text.isprintable():
             raise ValueError(f"a topic has the name or type {text!r}")
     count = _int64(info["message_count"], 0)
-    # A bag without messages has no start: rosbag2 writes whatever its clock's least and greatest values are.
+    # A bag without messages has no start: rosbag2 writes the minimum and maximum of its clock.
     earliest = 0 if count else -(2**63)
     return BagInfo(
         path=folder,

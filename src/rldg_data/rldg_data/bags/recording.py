@@ -1,4 +1,4 @@
-"""A stream of Steps cut into bags: one closed bag per complete episode, nothing of an incomplete one."""
+"""Split a stream of Steps into bags: one closed bag per complete episode; incomplete episodes are dropped."""
 
 from __future__ import annotations
 
@@ -20,11 +20,11 @@ from rldg_data.bags.reading import CORRUPT, INCOMPLETE, episode_name, next_index
 from rldg_data.bags.schemas import STEP_TYPE, schema_text
 
 STEP_QOS = (Qos(durability="transient_local", depth=1000),)
-"""As the episode manager offers `step` (rldg_ros.qos.STEPS_OUT)."""
+"""QoS of `step` as published by the episode manager (rldg_ros.qos.STEPS_OUT)."""
 
 RECENT_NS = 500_000_000
 RECENT_MESSAGES = 1000
-"""What is kept of raw topics between two episodes: more than a control period of vendors' rates."""
+"""Raw messages buffered between two episodes: more than one control period at the vendors' rates."""
 
 
 def utc_now() -> str:
@@ -60,9 +60,9 @@ class _Open:
 
 
 class EpisodeRecorder:
-    """Opens a bag at is_first, closes it at is_last; numbers go on after the bags that `bag_dir` holds.
+    """Open a bag at is_first and close it at is_last; numbering continues after the bags in `bag_dir`.
 
-    A full disk costs the episode being written and is counted; the next episode is tried again.
+    On a full disk the open episode is dropped and counted; recording resumes with the next one.
     """
 
     def __init__(
@@ -88,8 +88,8 @@ class EpisodeRecorder:
     def add_step(self, data: bytes, log_time_ns: int | None = None) -> Path | None:
         """Take one Step (CDR). Returns the path of a bag that this Step completed.
 
-        log_time_ns: time of arrival; default: the stamp of the observation (lock-step: repeatable bags, and where the
-        clock does not run).
+        log_time_ns: time of arrival; default: the stamp of the observation (lock-step: repeatable bags; or no
+        running clock).
         """
         try:
             step = self._decode(data)
@@ -111,17 +111,17 @@ class EpisodeRecorder:
         return self._try(lambda: self._append(step, data, time_ns))
 
     def add_raw(self, topic: Topic, data: bytes, log_time_ns: int | None) -> None:
-        """Take one message (CDR) of an extra topic. log_time_ns: None where no clock runs: that of the newest message.
+        """Take one message (CDR) of an extra topic. log_time_ns: None: that of the newest message.
 
-        Outside an episode the newest latched one of a topic is kept, and the last moments of all: the first Step of an
-        episode comes a period after what its observation was made of.
+        Between episodes the newest latched message per topic and the last moments of all topics are buffered: the first
+        Step arrives one period after the data of its observation.
         """
         time_ns = self._newest_ns = self._newest_ns if log_time_ns is None else log_time_ns
         if self._open:
             self._try(lambda: self._write_raw(topic, data, time_ns))
         else:
             self._recent.append((topic, data, time_ns))
-            # A simulated clock may go back.
+            # A simulated clock may jump back.
             while not time_ns - RECENT_NS <= self._recent[0][2] <= time_ns:
                 self._recent.popleft()
         if any(qos.durability == "transient_local" for qos in topic.qos):
@@ -157,11 +157,11 @@ class EpisodeRecorder:
         self._recent.clear()
         for topic, data, stamp in self._latched.values():
             if topic.name not in self._open.topics:
-                # rosbag2 would receive it again by a subscription per episode; the log time is the episode's.
+                # rosbag2 would receive it again with a subscription per episode; the log time is that of the episode.
                 self._write_raw(topic, data, max(stamp, time_ns))
 
     def _unfinished(self, first: Step) -> dict[str, str]:
-        """custom_data of the bag as long as it is open: what a repair starts from."""
+        """custom_data of the open bag, from which a repair starts."""
         return {**self._info(first, [], False), **INCOMPLETE}
 
     def _info(self, first: Step, actions: Sequence[ExecutedAction], success: bool) -> dict[str, str]:
@@ -193,7 +193,7 @@ class EpisodeRecorder:
         self._open.topics.add(topic.name)
 
     def _try(self, action: Callable[[], Path | None]) -> Path | None:
-        """Run a write; a failure costs the open episode and is counted."""
+        """Run a write; on failure drop and count the open episode."""
         try:
             return action()
         except OSError as error:
@@ -201,7 +201,7 @@ class EpisodeRecorder:
         except UserError as error:
             self._count(failed=1, error=str(error))
         except CORRUPT as error:
-            # Numbers that MCAP has no room for, and whatever else strangers send.
+            # Numbers out of MCAP's range, and other malformed input.
             self._count(failed=1, error=f"{self._bag_dir}: cannot write: {type(error).__name__}: {error}")
         self._discard()
         return None
@@ -225,7 +225,7 @@ class EpisodeRecorder:
 
 
 class _Discarded(Exception):
-    """Ends `writing_aside` so that it removes what was written."""
+    """Leave `writing_aside` so that it removes the partial bag."""
 
 
 def _discard(aside: ExitStack) -> None:
@@ -236,11 +236,11 @@ def _discard(aside: ExitStack) -> None:
 def write_episode(bag_dir: Path, steps: Sequence[Step], task: RecordedTask, wall_time: str = "") -> Path:
     """Write one complete episode as the next bag of `bag_dir` and return its path.
 
-    Raises UserError when the Steps are no complete episode or cannot be written.
+    Raises UserError when the episode is incomplete or cannot be written.
     """
     recorder = EpisodeRecorder(bag_dir, task, wall_time=lambda: wall_time or utc_now())
     paths = [recorder.add_step(encode_step(step)) for step in steps]
     recorder.abandon()
     if not paths or paths[-1] is None:
-        raise UserError(recorder.counters.last_error or f"{bag_dir}: the Steps to write are no complete episode")
+        raise UserError(recorder.counters.last_error or f"{bag_dir}: the Steps to write are not a complete episode")
     return paths[-1]

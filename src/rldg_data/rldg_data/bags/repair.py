@@ -1,41 +1,131 @@
-"""Bags that were not closed, or lost a part: what can still be read becomes a valid bag again.
+"""Repair bags that were not closed or lost data: the readable part becomes a valid bag.
 
-Steps are never invented or changed: an episode without its last Step becomes a valid rosbag2 bag that says
-`complete: false`, and from which nothing is learned. To mark its last Step as truncated would need an observation
-after it that nobody has recorded.
+Steps are never invented or changed: an episode without its last Step becomes a valid rosbag2 bag marked
+`complete: false`, which is not used for training. Marking its last Step as truncated would need a final observation
+that was not recorded.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+import io
+import struct
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import suppress
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
+from typing import IO
 
+from mcap.data_stream import ReadDataStream
+from mcap.opcode import Opcode
 from mcap.reader import make_reader
+from mcap.records import Channel, Chunk, McapRecord, Message, Metadata, Schema
+from mcap.stream_reader import breakup_chunk
 
 from rldg_core.errors import UserError
 from rldg_core.files import open_regular, writing_aside
 from rldg_core.types import Step
 from rldg_data.bags.cdr import step_decoder
 from rldg_data.bags.episode_info import EpisodeInfo, dominant_source
-from rldg_data.bags.mcap_file import is_being_written
-from rldg_data.bags.mcap_writer import McapWriter
-from rldg_data.bags.metadata import Storage
+from rldg_data.bags.mcap_writer import MAGIC, McapWriter, is_being_written
+from rldg_data.bags.metadata import GivenTopic, Storage, Topic, custom_data_of
 from rldg_data.bags.reading import CORRUPT, INCOMPLETE, UNFINISHED, bag_info, is_episode
-from rldg_data.bags.salvage import Salvage
 from rldg_data.bags.schemas import STEP_TYPE
 from rldg_data.bags.unpacking import check_chunks
 
+_HEAD = struct.Struct("<BQ")
+_PLAIN: dict[int, type[Schema] | type[Channel] | type[Metadata]] = {
+    Opcode.SCHEMA: Schema,
+    Opcode.CHANNEL: Channel,
+    Opcode.METADATA: Metadata,
+}
+
+
+@dataclass
+class Salvage:
+    """One pass over a file; the counts are complete when `messages` is exhausted.
+
+    custom_data: of the newest `rosbag2` record; lost_bytes: of chunks with a wrong CRC, and after the last readable
+    record; compressed: whether any chunk is.
+    """
+
+    file: Path
+    custom_data: dict[str, str] = field(default_factory=dict)
+    lost_bytes: int = 0
+    compressed: bool = False
+    _schemas: dict[int, Schema] = field(default_factory=dict)
+    _topics: dict[int, Topic] = field(default_factory=dict)
+
+    def messages(self) -> Iterator[tuple[Topic, Message]]:
+        """Yield all readable messages. Raises UserError when the file cannot be opened or is not an MCAP file."""
+        check_chunks(self.file)
+        try:
+            with open_regular(self.file) as stream:
+                if stream.read(len(MAGIC)) != MAGIC:
+                    raise UserError(f"{self.file}: not an MCAP file")
+                yield from self._scan(stream, self.file.stat().st_size)
+        except OSError as error:
+            raise UserError(f"{self.file}: cannot read: {error.strerror or error}") from error
+
+    def _scan(self, stream: IO[bytes], size: int) -> Iterator[tuple[Topic, Message]]:
+        at = len(MAGIC)
+        while at + _HEAD.size <= size:
+            opcode, length = _HEAD.unpack(stream.read(_HEAD.size))
+            if opcode == Opcode.DATA_END:
+                return  # the summary repeats earlier records
+            end = at + _HEAD.size + length
+            if not opcode or end > size:
+                break
+            try:
+                records = self._records(opcode, stream.read(length))
+            except CORRUPT:
+                records = []
+                self.lost_bytes += end - at
+            for record in records:
+                if isinstance(record, Message):
+                    # Its channel may have been in a lost chunk.
+                    if record.channel_id in self._topics:
+                        yield self._topics[record.channel_id], record
+                else:
+                    self._learn(record)
+            at = end
+        self.lost_bytes += size - at
+
+    def _records(self, opcode: int, body: bytes) -> list[McapRecord]:
+        """Yield the relevant records, including those in chunks. Raises CORRUPT."""
+        stream = ReadDataStream(io.BytesIO(body))
+        if opcode == Opcode.CHUNK:
+            chunk = Chunk.read(stream)
+            self.compressed = self.compressed or bool(chunk.compression)
+            return breakup_chunk(chunk, validate_crc=True)
+        if opcode == Opcode.MESSAGE:
+            return [Message.read(stream, len(body))]
+        return [_PLAIN[opcode].read(stream)] if opcode in _PLAIN else []
+
+    def _learn(self, record: McapRecord) -> None:
+        if isinstance(record, Schema):
+            self._schemas[record.id] = record
+        elif isinstance(record, Channel) and record.schema_id in self._schemas and record.message_encoding == "cdr":
+            schema = self._schemas[record.schema_id]
+            values = record.metadata
+            given = GivenTopic(
+                schema.data.decode(errors="replace"),
+                values.get("topic_type_hash", ""),
+                values.get("offered_qos_profiles", ""),
+            )
+            self._topics[record.id] = Topic(record.topic, schema.name, given=given)
+        elif isinstance(record, Metadata) and record.name == "rosbag2":
+            self.custom_data = custom_data_of(record.metadata.get("serialized_metadata", "")) or self.custom_data
+
+
 DAMAGED = ".damaged"
-"""Ending of the hidden folder that keeps the original of a repaired bag; hidden from the globs of recipes."""
+"""Suffix of the hidden folder with the original of a repaired bag; globs of recipes do not match it."""
 
 
 @dataclass(frozen=True)
 class Repaired:
-    """What a repair made of a folder. damaged: where the original lies; lost_bytes: that could not be read.
+    """Result of a repair. damaged: path of the original; lost_bytes: unreadable bytes.
 
-    complete: whether the Steps are one whole episode; None for a bag without Steps.
+    complete: whether the Steps are a complete episode; None for a bag without Steps.
     """
 
     path: Path
@@ -47,9 +137,9 @@ class Repaired:
 
 
 def set_partials_aside(bag_dir: Path) -> list[Path]:
-    """Move what a killed recorder left in `bag_dir` to `bag_dir`/unfinished and return where it went.
+    """Move unfinished bags of a killed recorder to `bag_dir`/unfinished and return their new paths.
 
-    What another recorder has open stays.
+    Bags that another recorder has open are not moved.
     """
     moved = []
     for folder in sorted(bag_dir.glob(".episode_*.partial")):
@@ -63,9 +153,9 @@ def set_partials_aside(bag_dir: Path) -> list[Path]:
 
 
 def damaged_bags(folder: Path) -> list[Path]:
-    """What needs repair: the folder itself when it is a bag, else the bags in it and in its `unfinished`.
+    """Return the bags to repair: the folder itself if it is a bag, else those in it and in its `unfinished`.
 
-    Raises UserError when there is no bag at all.
+    Raises UserError when there is none.
     """
     if not folder.is_dir():
         raise UserError(f"{folder}: no such folder")
@@ -82,7 +172,7 @@ def damaged_bags(folder: Path) -> list[Path]:
 
 
 def is_sound(bag: Path) -> bool:
-    """Whether every message that metadata.yaml counts can be read."""
+    """Return whether every message counted in metadata.yaml can be read."""
     try:
         info = bag_info(bag)
         count = 0
@@ -96,17 +186,17 @@ def is_sound(bag: Path) -> bool:
 
 
 def repair_bag(bag: Path) -> Repaired:
-    """Make the folder of a damaged bag a valid one, to the last complete chunk of each of its files.
+    """Restore a damaged bag up to the last complete chunk of each of its files.
 
-    The original is kept beside it as `.<name>.damaged`. Raises UserError when nothing can be restored; the folder is
-    then as it was.
+    The original is kept beside it as `.<name>.damaged`. Raises UserError when nothing can be restored, leaving the
+    folder unchanged.
     """
     files = sorted(bag.rglob("*.mcap"), key=_number)
     if any(is_being_written(file) for file in files):
         raise UserError(f"{bag}: a recorder is writing it")
     damaged = bag.with_name(f".{bag.name}{DAMAGED}")
     if damaged.exists():
-        raise UserError(f"{damaged}: is in the way; it holds the original of an earlier repair")
+        raise UserError(f"{damaged}: already exists: the original of an earlier repair; move it away first")
     steps, passes = [], [Salvage(file) for file in files]
     count = 0
     for one in passes:
@@ -140,12 +230,12 @@ def _write(files: Sequence[Path], writer: McapWriter, custom_data: Mapping[str, 
 
 
 def _custom_data(known: Mapping[str, str], steps: Sequence[Step], complete: bool | None) -> dict[str, str]:
-    """What the bag says of itself, brought up to what its Steps are."""
+    """Return the bag's metadata, updated from its Steps."""
     data = {key: value for key, value in known.items() if key not in INCOMPLETE}
     if complete is None:
         return data
     with suppress(UserError):
-        # Not every bag with Steps is one of our recorder's.
+        # A bag with Steps may come from another recorder.
         info = EpisodeInfo.from_custom_data(data, "")
         actions = [step.action for step in steps if not step.is_last]
         last = next((action for action in reversed(actions) if action.policy_id), None)

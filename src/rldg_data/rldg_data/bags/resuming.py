@@ -1,4 +1,4 @@
-"""Where a run goes on: what its closed bags say."""
+"""Find where to resume a run from its closed bags."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ class ResumePoint:
 
 
 def resume_point(bag_dir: Path) -> ResumePoint:
-    """Read the newest bag. Raises UserError when it is damaged."""
+    """Read the position from the newest bag. Raises UserError when it is damaged."""
     bags = find_bags(bag_dir) if bag_dir.is_dir() else []
     if not bags:
         return ResumePoint()
@@ -31,8 +31,8 @@ def resume_point(bag_dir: Path) -> ResumePoint:
 def set_interrupted_aside(bag_dir: Path, max_steps: int) -> Path | None:
     """Move the newest bag to `<run>/interrupted` when its episode was stopped before its time limit.
 
-    In lock-step that is the episode during which the stack was ended; a resumed run does it again, whole. Returns
-    where the bag went.
+    In lock-step that is the episode during which the stack was stopped; a resumed run repeats it. Returns the new path
+    of the bag.
     """
     bags = find_bags(bag_dir) if bag_dir.is_dir() else []
     if not bags:

@@ -1,4 +1,4 @@
-"""Message definitions: their text, their RIHS01 hashes and the decoders made of them.
+"""Message definitions: text, RIHS01 hashes and decoders.
 
 Writing needs the definitions of the running system (`share/<package>/msg` of every ament prefix);
 reading needs none: every bag carries the full text of its schemas.
@@ -24,7 +24,7 @@ _SEPARATOR = "=" * 80
 
 @lru_cache
 def schema_text(type_name: str) -> str:
-    """Return the ros2msg schema of `package/msg/Type`: its definition and those it depends on, as rosbag2 joins them.
+    """Return the ros2msg schema of `package/msg/Type`: its definition and its dependencies, joined as in rosbag2.
 
     Raises UserError when a definition is not installed.
     """

@@ -1,7 +1,7 @@
-"""CDR bytes of the Step that this suite's own rldg_msgs define -> Step, without a generic deserialiser.
+"""Decode the CDR bytes of the suite's own Step definition without a generic deserialiser.
 
-Written by hand for one definition, `LAYOUT_HASH`; `rldg_data.bags.cdr` uses it for schemas of that RIHS01 hash alone,
-and a test holds it equal to the generic path. CDR: little endian, numbers aligned to their size from the start.
+Specialised for one definition, `LAYOUT_HASH`; `rldg_data.bags.cdr` uses it for schemas with that RIHS01 hash only, and
+a test compares it with the generic path. CDR: little endian, numbers aligned to their size from the start.
 """
 
 from __future__ import annotations
@@ -33,7 +33,7 @@ _POSE_BYTES, _END_BYTES = 7 * 8, 4 + 5
 
 
 class _Reader:
-    """A position in one message; alignment counts from behind the header of four bytes."""
+    """Cursor in one message; alignment is relative to the end of the 4-byte header."""
 
     __slots__ = ("at", "data", "size")
 
@@ -65,27 +65,27 @@ class _Reader:
         return sec * NS_PER_S + nanosec  # type: ignore[no-any-return]
 
     def skip(self, size: int) -> int:
-        """Move on and return where the skipped bytes begin. Raises ValueError behind the end."""
+        """Skip bytes and return their offset. Raises ValueError beyond the end."""
         at = self.at
         self.at = at + size
         if self.at > self.size:
-            raise ValueError(f"{size} bytes at {at} leave the message of {self.size}")
+            raise ValueError(f"{size} bytes at {at} exceed the message of {self.size}")
         return at
 
     def string(self) -> str:
         size = self.count()
         at = self.skip(size)
         if not size or self.data[self.at - 1]:
-            raise ValueError(f"a string without its end at {self.at}")
+            raise ValueError(f"unterminated string at {self.at}")
         return self.data[at : self.at - 1].decode()
 
     def floats(self, dtype: str, size: int, count: int) -> NDArray[Any]:
-        """Owned copy, so that a Step does not keep its whole message."""
+        """Copy, so that a Step does not keep its whole message alive."""
         return np.frombuffer(self.data, dtype, count, self.skip(count * size)).copy()
 
 
 def decode(data: bytes) -> Step:
-    """Little-endian CDR of a Step of LAYOUT_HASH -> Step. Raises ValueError on bytes that are none."""
+    """Decode the little-endian CDR of a Step of LAYOUT_HASH. Raises ValueError on malformed bytes."""
     try:
         return _step(_Reader(data))
     except error as reason:
@@ -103,7 +103,7 @@ def _step(r: _Reader) -> Step:
     reward, terminated, truncated, is_first, is_last, success = _END(r.data, at)
     if r.size - at - _END_BYTES > 3:
         # Up to three bytes of padding are legal.
-        raise ValueError(f"{r.size - at - _END_BYTES} bytes behind the end of the Step")
+        raise ValueError(f"{r.size - at - _END_BYTES} bytes after the end of the Step")
     return Step(
         episode_id=episode_id,
         index=index,
@@ -135,7 +135,7 @@ def _observation(r: _Reader) -> Observation:
     files = []
     count = r.count()
     if count != len(names):
-        raise ValueError(f"observation names {len(names)} cameras and holds {count} images")
+        raise ValueError(f"observation has {len(names)} camera names and {count} images")
     for _ in names:
         _header(r)
         r.string()

@@ -1,6 +1,6 @@
-"""How much compressed data may unpack to, decided by its headers before anything is unpacked.
+"""Limits on decompressed size, checked by the headers before anything is decompressed.
 
-A kilobyte of zstd can claim, and become, gigabytes. Limits are far above what cameras and drivers record.
+A kilobyte of zstd can expand to gigabytes. The limits are far above what cameras and drivers record.
 """
 
 from __future__ import annotations
@@ -19,24 +19,24 @@ from rldg_core.errors import UserError
 from rldg_core.files import open_regular
 
 MAX_UNPACKED_BYTES = 256 * 2**20
-"""Of an MCAP chunk or a message. A chunk is complete at some MB, or holds one message: 25 MB for a 4K image."""
+"""Limit of an MCAP chunk or a message. A chunk has a few MB, or one message: 25 MB for a 4K image."""
 MAX_RATIO = 1000
-"""Of a file that is compressed as a whole; images that are not compressed and black reach some hundreds."""
+"""Limit of a file that is compressed as a whole; uncompressed black images reach some hundreds."""
 _MIN_FILE_BYTES = 64 * 2**20
 _MAGIC_BYTES = 8
 _RECORD = Struct("<BQ")
 _CHUNK_HEAD = Struct("<QQQII")
 _LENGTH = Struct("<Q")
 _HEADER_BYTES = 18
-"""The longest header of a zstd frame."""
+"""Maximum size of a zstd frame header."""
 _BLOCK_BYTES = 1 << 20
 
 
 def check_chunks(file: Path, *, every_frame: bool = False) -> None:
-    """Refuse an MCAP file one of whose chunks unpacks to more than it says, or to more than MAX_UNPACKED_BYTES.
+    """Refuse an MCAP file with a chunk that unpacks to more than declared, or to more than MAX_UNPACKED_BYTES.
 
-    Only headers are read, and lz4, which has no size there, is counted. every_frame: count zstd, too, for a reader that
-    goes on after the first frame. A file that is damaged is left to its reader. Raises UserError naming the file.
+    Only headers are read, except that lz4, whose headers have no size, is decompressed. every_frame: decompress zstd as
+    well, for a reader that reads all frames. Damaged files are left to the reader. Raises UserError naming the file.
     """
     with open_regular(file) as stream:
         try:
@@ -49,7 +49,7 @@ def check_chunks(file: Path, *, every_frame: bool = False) -> None:
 
 
 class _Chunk(NamedTuple):
-    """at: where the chunk's record begins; data: where its compressed bytes do, and how many they are."""
+    """at: offset of the chunk's record; data, size: offset and number of its compressed bytes."""
 
     at: int
     unpacked: int
@@ -90,11 +90,11 @@ def _check(chunk: _Chunk, stream: IO[bytes], every_frame: bool) -> None:
         unpacker = lz4.frame.LZ4FrameDecompressor()
         found = len(unpacker.decompress(stream.read(chunk.size), max_length=chunk.unpacked + 1))
     if found > chunk.unpacked:
-        raise ValueError(f"{where} unpacks to more than the {chunk.unpacked:,} bytes that its header says")
+        raise ValueError(f"{where} unpacks to more than the {chunk.unpacked:,} bytes declared in its header")
 
 
 def _count(data: bytes, limit: int) -> int:
-    """How much zstd unpacks to; stops above the limit."""
+    """Return the decompressed size of zstd data; stops above the limit."""
     total = 0
     with zstandard.ZstdDecompressor().stream_reader(data, read_across_frames=True) as unpacked:
         while total <= limit and (block := unpacked.read(_BLOCK_BYTES)):
@@ -103,7 +103,7 @@ def _count(data: bytes, limit: int) -> int:
 
 
 def unpack_message(data: bytes) -> bytes:
-    """Unpack a message that is compressed by itself. Raises ValueError above MAX_UNPACKED_BYTES, ZstdError."""
+    """Unpack an individually compressed message. Raises ValueError above MAX_UNPACKED_BYTES, ZstdError."""
     with zstandard.ZstdDecompressor().stream_reader(data, read_across_frames=True) as unpacked:
         message = unpacked.read(MAX_UNPACKED_BYTES + 1)
     if len(message) > MAX_UNPACKED_BYTES:

@@ -1,1 +1,1 @@
-"""One episode as arrays, built from bags: what all formats share."""
+"""One episode as arrays, built from bags, shared by all dataset formats."""

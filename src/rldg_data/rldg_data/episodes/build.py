@@ -1,4 +1,4 @@
-"""EpisodePlan -> Episode: reads the bags, relabels, joins, checks every value, converts. Runs in worker processes."""
+"""Build an Episode from an EpisodePlan: read, relabel, join, check and convert. Runs in worker processes."""
 
 from __future__ import annotations
 
@@ -23,18 +23,18 @@ from rldg_data.episodes.gripper import opening
 from rldg_data.episodes.images import conform
 from rldg_data.episodes.provenance import MadeOf
 from rldg_data.motion import motion, twist
+from rldg_data.plan import EpisodePlan
 from rldg_data.plausibility import Limits, known_throughout, outcome, rate, refuse, usual_period_s
-from rldg_data.recipe.plan import EpisodePlan
 
 ARM_DIM = 6
-"""Values of an action without a gripper."""
+"""Components of an action without a gripper."""
 CLOSED_GRIPPER = 0.0
 """Gripper of a task without one (the connector is in the fingers throughout): 0 closed, 1 open, absolute."""
 
 
 @dataclass(frozen=True)
 class _Part:
-    """The Steps that one bag gives, as arrays of N rows. length_s: from its first Step to the joint after it."""
+    """The Steps of one bag as arrays of N rows. length_s: time from its first Step to the next joint."""
 
     images: dict[str, list[bytes]]
     time_s: Float64
@@ -49,7 +49,7 @@ class _Part:
 
 
 def build_episode(plan: EpisodePlan) -> Episode:
-    """Read and convert one planned episode. Raises UserError naming the bag on a value that no dataset may hold.
+    """Read and convert one planned episode. Raises UserError naming the bag on an invalid value.
 
     Rotations are rotation vectors, which at <= 0.1 rad a step differ from roll, pitch, yaw by < 0.005 rad.
     """
@@ -68,13 +68,13 @@ def build_episode(plan: EpisodePlan) -> Episode:
 
 
 def _part(bag: Path, recording: Recording, end: int, plan: EpisodePlan) -> _Part:
-    """The Steps before `end`. When `end` is a Step it is the joint: the next bag's first observation replaces it."""
+    """Convert the Steps before `end`. A Step `end` is the joint, replaced by the next bag's first observation."""
     steps, info, relabelled_by = recording.steps, recording.info, recording.info.relabelled_by
     if not 1 <= end <= len(steps):
-        raise UserError(f"{bag}: a joint at Step {end}, it has {len(steps)}: it changed since the plan was made")
+        raise UserError(f"{bag}: a joint at Step {end}, it has {len(steps)}: it has changed since the plan was made")
     if plan.relabel is not None:
-        # A policy's libraries are imported only where one is asked for.
-        from rldg_data.recipe.relabelling import load_relabeller
+        # Imported here: the libraries of a policy are needed only for relabelling.
+        from rldg_data.relabelling import load_relabeller
 
         relabeller = load_relabeller(plan.relabel)
         steps, replaced = relabeller.relabel(steps[: end + 1], info, bag)
@@ -85,7 +85,7 @@ def _part(bag: Path, recording: Recording, end: int, plan: EpisodePlan) -> _Part
     action = _actions(kept, info, bag)
     reward = np.array([step.reward for step in kept])
     if end < len(recording.steps):
-        # What ends here is a part of the task: its success is not the episode's.
+        # This part ends only a section of the task: its success is not that of the episode.
         reward[-1] = 0.0
     for what, text in (("task", kept[0].task), ("object", kept[0].object)):
         if reason := fault(text):
@@ -98,7 +98,7 @@ def _part(bag: Path, recording: Recording, end: int, plan: EpisodePlan) -> _Part
     seen = [step.observation for step in kept]
     pose = np.array([s.pose_base_tcp for s in seen])
     twists = np.array([s.twist_base_tcp for s in seen])
-    # Where a policy relabelled the actions, they need not agree with what was done.
+    # Relabelled actions need not agree with the recorded motion.
     if not relabelled_by:
         refuse(motion(pose, action[: len(pose) - 1, :ARM_DIM], Limits()), str(bag))
     refuse(twist((stamps[:end] - stamps[0]) / 1e9, pose, twists, Limits()), str(bag))
@@ -136,13 +136,13 @@ def _part(bag: Path, recording: Recording, end: int, plan: EpisodePlan) -> _Part
 
 
 def _measured_hz(stamps_ns: NDArray[np.int64]) -> float:
-    """What the stamps of a bag of an older recorder show, to three digits."""
+    """Rate measured from stamps, to three digits, for bags of an older recorder."""
     period_s = usual_period_s((stamps_ns - stamps_ns[0]) / 1e9, Limits())
     return float(f"{1 / period_s:.3g}") if period_s > 0 else 0.0
 
 
 def place(bag: Path) -> str:
-    """run/bags/episode: says where an episode came from, and moving the runs changes no byte."""
+    """run/bags/episode: the origin of an episode, independent of where the runs are stored."""
     return "/".join(bag.parts[-3:])
 
 
@@ -150,12 +150,12 @@ def _increasing(stamps: Sequence[int], bag: Path) -> NDArray[np.int64]:
     values = np.array(stamps, dtype=np.int64)
     late = np.flatnonzero(np.diff(values) <= 0)
     if len(late):
-        raise UserError(f"{bag}: Step {late[0] + 1}: its stamp is not after that of the Step before")
+        raise UserError(f"{bag}: Step {late[0] + 1}: its stamp does not increase")
     return values
 
 
 def _actions(steps: Sequence[Step], info: EpisodeInfo, bag: Path) -> Float32:
-    """(N, 7) in m and rad, gripper absolute. The last Step of a bag: no motion, the gripper stays as it was."""
+    """(N, 7) in m and rad, gripper absolute. The last Step of a bag has zero motion and keeps the gripper's state."""
     executed = [step.action.executed for step in steps if not step.is_last]
     length = len(executed[0]) if executed else 6
     for step, values in zip(steps, executed, strict=False):
@@ -174,7 +174,7 @@ def _actions(steps: Sequence[Step], info: EpisodeInfo, bag: Path) -> Float32:
 
 
 def _finite(what: str, values: Float64, bag: Path) -> Float32:
-    """As float32. Raises UserError where a value is NaN, Inf or too large."""
+    """Convert to float32. Raises UserError when a value is NaN, Inf or too large."""
     with np.errstate(over="ignore"):
         single = values.astype(np.float32)
     good = np.isfinite(single)
@@ -197,7 +197,7 @@ def _camera(steps: Sequence[Step], camera: str) -> str:
 
 
 def _seen_by(steps: Sequence[Step], camera: str, info: EpisodeInfo, bag: Path) -> dict[str, Any]:
-    """{camera, view}: by which camera the images of a key were taken, and its view (None: the bag does not say)."""
+    """{camera, view} of an image key; view None: not stored in the bag."""
     name = _camera(steps, camera)
     try:
         views = parse_json(info.views or "{}", f"{bag}: custom_data.views")
@@ -207,7 +207,7 @@ def _seen_by(steps: Sequence[Step], camera: str, info: EpisodeInfo, bag: Path) -
 
 
 def _joined(parts: Sequence[_Part], instruction: str, terminated: bool) -> Episode:
-    """One part after the other: a part begins where the time of the one before has its joint."""
+    """Concatenate the parts; each begins at the time of the previous joint."""
     starts = np.cumsum([0.0, *(part.length_s for part in parts[:-1])])
     action = np.concatenate([part.action for part in parts])
     first, last = np.zeros(len(action), np.bool_), np.zeros(len(action), np.bool_)
@@ -229,7 +229,7 @@ def _joined(parts: Sequence[_Part], instruction: str, terminated: bool) -> Episo
 
 
 def _metadata(parts: Sequence[_Part]) -> dict[str, Any]:
-    """Of joined recordings: every name, joined by +; the task is the first one's, the outcome the last one's."""
+    """Metadata of joined recordings: names joined by +, task of the first, outcome of the last."""
     infos = [part.info for part in parts]
     by_policy = next((info for info in reversed(infos) if info.policy_id), infos[-1])
 

@@ -1,4 +1,4 @@
-"""One episode as arrays: what every dataset format (RLDS, LeRobot), the lint and the card work on."""
+"""One episode as arrays, as used by every dataset format (RLDS, LeRobot), the lint and the card."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ Bools = NDArray[np.bool_]
 STATE_DIM = 8
 ACTION_DIM = 7
 IMAGE_KEY = "image"
-"""Key of the primary image, the one that generalists see."""
+"""Key of the primary image, which generalists use."""
 
 METADATA_TYPES: Mapping[str, type] = {
     "file_path": str,

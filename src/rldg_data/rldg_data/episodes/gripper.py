@@ -1,8 +1,7 @@
 """The gripper of a dataset: absolute, 1 open, 0 closed, as OpenVLA and Octo expect it.
 
-Recorded actions command it: over GRIPPER_THRESHOLD opens, under its negative closes, between keeps what is, and the
-HOLD source never moves it (`rldg_control.gripper_logic`). A dataset says at every step what the gripper has been told
-to be.
+Recorded actions command it: above GRIPPER_THRESHOLD opens, below its negative closes, and HOLD actions never
+move it (`rldg_control.gripper_logic`). A dataset holds the commanded state at every step.
 """
 
 from __future__ import annotations
@@ -15,23 +14,23 @@ from numpy.typing import NDArray
 from rldg_core.types import GRIPPER_THRESHOLD, Float64, Source
 
 OPEN_WIDTH_M = 0.07
-"""Before the first command: a Franka Hand (0.08 m) that is wider than this holds nothing."""
+"""Before the first command, a Franka Hand (0.08 m) wider than this counts as open."""
 
 
 MIN_SPAN = 0.1
-"""Of a command topic, in units of open less closed: what moves less is one command with noise."""
+"""Minimum range of a command topic, relative to closed .. open; a smaller range is one command with noise."""
 HYSTERESIS = 0.1
-"""To either side of the middle, in units of what the topic spans."""
+"""Hysteresis around the middle, relative to the range of the topic."""
 BEYOND = 0.25
-"""How far values may lie outside closed .. open."""
+"""Tolerance of values outside closed .. open."""
 
 
 def switching(opened: Float64, what: str) -> Float64:
     """Gripper values of another convention, 0 closed .. 1 open, (N,) -> commands, (N,) of -1 and 1.
 
-    A width command need not reach either end: a hand told to go from 0.08 m to 0.03 m closes. So the middle of what the
-    values span decides, with hysteresis. Raises ValueError `what: ...` on values outside closed .. open, and where one
-    constant value lies between the two.
+    A width command need not reach either end: a command from 0.08 m to 0.03 m closes the hand. The threshold is
+    therefore the middle of the range of the values, with hysteresis. Raises ValueError `what: ...` on values outside
+    closed .. open, and on one constant value between the two.
     """
     low, high = float(opened.min()), float(opened.max())
     if low < -BEYOND or high > 1 + BEYOND:
@@ -51,9 +50,9 @@ def switching(opened: Float64, what: str) -> Float64:
 
 
 def at_start(width_m: float) -> float:
-    """0 or 1: what a gripper is before its first command; of a width that nobody measures (NaN) open.
+    """Return the gripper's state before its first command, 0 or 1; open (1) for an unknown width (NaN).
 
-    The gripper node sees it like this, too.
+    Same rule as the gripper node.
     """
     return 0.0 if width_m <= OPEN_WIDTH_M else 1.0
 
@@ -62,7 +61,7 @@ def opening(commands: Float64, sources: Sequence[Source], start_width_m: float) 
     """(N,) commands in [-1, 1] -> (N,) 0 or 1; NaN stays NaN. start_width_m: measured at the first step, may be NaN."""
     acts = np.array([source not in (Source.HOLD, Source.NONE) for source in sources], dtype=np.bool_)
     moves = acts & (np.abs(commands) > GRIPPER_THRESHOLD)
-    told: NDArray[np.intp] = np.maximum.accumulate(np.where(moves, np.arange(len(commands)), -1))
-    opened: Float64 = np.where(told < 0, at_start(start_width_m), commands[told] > 0).astype(np.float64)
+    commanded: NDArray[np.intp] = np.maximum.accumulate(np.where(moves, np.arange(len(commands)), -1))
+    opened: Float64 = np.where(commanded < 0, at_start(start_width_m), commands[commanded] > 0).astype(np.float64)
     opened[np.isnan(commands)] = np.nan
     return opened

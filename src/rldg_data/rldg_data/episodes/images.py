@@ -1,4 +1,4 @@
-"""Camera images on their way into a dataset: checked, and passed through or decoded, resized and encoded."""
+"""Prepare camera images for a dataset: check them, then pass them through or decode, resize and encode."""
 
 from __future__ import annotations
 
@@ -6,18 +6,18 @@ from collections.abc import Sequence
 
 from rldg_core.errors import UserError
 from rldg_data.episodes import jpeg
-from rldg_data.recipe.plan import ImageFormat
+from rldg_data.plan import ImageFormat
 
 
 def text(size: tuple[int, int]) -> str:
-    """(height, width) as people write it."""
+    """Format (height, width) as WIDTHxHEIGHT px."""
     return f"{size[1]}x{size[0]} px"
 
 
 def conform(files: Sequence[bytes], image_format: ImageFormat, name: str) -> list[bytes]:
-    """The images of one camera in one episode, as the format asks; all of them end up of one size.
+    """Convert the images of one camera in one episode to the format; all get the same size.
 
-    A JPEG that has the wanted size already keeps its bytes. Raises UserError `NAME of step N: reason`.
+    A JPEG of the target size keeps its bytes. Raises UserError `NAME of step N: reason`.
     """
     conformed: list[bytes] = []
     known, first_size = b"", (0, 0)
@@ -25,7 +25,7 @@ def conform(files: Sequence[bytes], image_format: ImageFormat, name: str) -> lis
         try:
             if image_format.size_px is not None:
                 conformed.append(_resized(data, image_format.size_px, image_format.jpeg_quality))
-            # One encoder writes the same header for every frame.
+            # An encoder writes the same header for every frame.
             elif known and data.startswith(known):
                 jpeg.check_scans(data, len(known))
                 conformed.append(data)

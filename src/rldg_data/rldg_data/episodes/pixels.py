@@ -1,4 +1,4 @@
-"""What the pixels of an episode show: a bounded sample of frames is decoded, so that checking costs little."""
+"""Check the pixels of an episode on a bounded sample of decoded frames."""
 
 from __future__ import annotations
 
@@ -12,16 +12,16 @@ from rldg_data.plausibility import Limits, Problem, Problems
 
 
 def pixels(images: Mapping[str, Sequence[bytes]], positions: NDArray[np.float64], limits: Limits) -> Problems:
-    """Images that do not decode, show nothing, or stay while the tcp moves. images: camera -> N JPEG files.
+    """Find images that do not decode, are blank, or repeat while the tcp moves. images: camera -> N JPEG files.
 
-    positions (N, 3): of the tcp in base [m]. Files whose structure is wrong (`rldg_data.episodes.jpeg`) are passed
-    over: they are told elsewhere. Of each camera at most `limits.decoded_frames` frames are decoded.
+    positions (N, 3): of the tcp in base [m]. Files with a wrong structure (`rldg_data.episodes.jpeg`) are
+    skipped: another check reports them. Of each camera at most `limits.decoded_frames` frames are decoded.
     """
     for camera, files in images.items():
         if len(files) != len(positions):
             continue
         found = [*_repeated(camera, files, positions, limits), *_of_camera(camera, files, positions, limits)]
-        # One is enough: black images stay the same, too.
+        # One finding is enough: black images repeat as well.
         yield from sorted(found, key=lambda problem: (problem.severity != "error", problem.check != "pixels"))[:1]
     yield from _twins(images)
 
@@ -35,13 +35,13 @@ def _twins(images: Mapping[str, Sequence[bytes]]) -> Problems:
 
 
 def _repeated(camera: str, files: Sequence[bytes], positions: NDArray[np.float64], limits: Limits) -> Problems:
-    """Files that stay, byte for byte, in steps that move: a camera of half the rate repeats every second one."""
+    """Find identical files in steps that move: a camera at half the rate repeats every second one."""
     moving = np.flatnonzero(np.linalg.norm(np.diff(positions, axis=0), axis=1) > limits.seen_step_m).tolist()
     same = sum(files[k] == files[k + 1] for k in moving)
     if same > max(1, limits.max_repeated * len(moving)):
         hangs = same > limits.max_hanging * len(moving)
-        found = f"{camera!r}: the image stays in {same} of {len(moving)} steps in which the tcp moves"
-        reason = "a camera that hangs" if hangs else "a camera that hangs, or is slower than the steps"
+        found = f"{camera!r}: the image repeats in {same} of {len(moving)} steps in which the tcp moves"
+        reason = "a camera that hangs" if hangs else "the camera hangs, or is slower than the steps"
         yield Problem("error" if hangs else "warning", "frozen", f"{found}: {reason}")
 
 
@@ -69,8 +69,8 @@ def _of_camera(camera: str, files: Sequence[bytes], positions: NDArray[np.float6
         spread = float(image.mean(axis=2).std())
         if spread < limits.min_contrast:
             level = image.mean()
-            found = f"nothing but one level of brightness ({level:.0f} of 255, standard deviation {spread:.2g})"
-            yield Problem("error", "pixels", f"{camera!r} of step {step}: {found}: a covered lens, or no camera")
+            found = f"uniform brightness ({level:.0f} of 255, standard deviation {spread:.2g})"
+            yield Problem("error", "pixels", f"{camera!r} of step {step}: {found}: covered lens or no camera")
             return
         now = image.astype(np.int16)
         path_m = float(np.linalg.norm(np.diff(positions[last : step + 1], axis=0), axis=1).sum())
@@ -79,5 +79,5 @@ def _of_camera(camera: str, files: Sequence[bytes], positions: NDArray[np.float6
             stayed += float(np.mean(np.abs(now - before).max(axis=2) > limits.min_change)) < limits.min_changed
         before, last = now, step
     if moved >= limits.min_moved_frames and stayed > limits.max_hanging * moved:
-        found = f"{camera!r}: the image stays between {stayed} of {moved} pairs of frames that were decoded"
-        yield Problem("error", "frozen", f"{found}, while the tcp moves: a camera that hangs")
+        found = f"{camera!r}: the image repeats in {stayed} of {moved} pairs of decoded frames"
+        yield Problem("error", "frozen", f"{found} while the tcp moves: the camera hangs")

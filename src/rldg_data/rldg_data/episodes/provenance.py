@@ -1,4 +1,4 @@
-"""What an episode's metadata says of the recordings that it was made of."""
+"""Provenance: the recordings of an episode, from its metadata."""
 
 from __future__ import annotations
 
@@ -13,9 +13,9 @@ from rldg_data.plausibility import Limits
 
 
 def parts(metadata: Mapping[str, Any]) -> list[dict[str, Any]]:
-    """One mapping per recording, as `rldg_data.episodes.build` writes them: bag, blake3, ...; none without any.
+    """Return one mapping per recording, as written by `rldg_data.episodes.build`: bag, blake3, ...
 
-    Raises ValueError when it is not of that form.
+    Raises ValueError when it does not have that form.
     """
     text = metadata.get("provenance", "")
     try:
@@ -23,15 +23,15 @@ def parts(metadata: Mapping[str, Any]) -> list[dict[str, Any]]:
     except UserError as error:
         raise ValueError(str(error)) from error
     if not isinstance(found, list) or not all(isinstance(part, dict) and _is_part(part) for part in found):
-        raise ValueError(f"provenance is no list of recordings: {text[:60]!r}")
+        raise ValueError(f"provenance is not a list of recordings: {text[:60]!r}")
     return found
 
 
 @dataclass(frozen=True)
 class MadeOf:
-    """What all episodes of a dataset must share. rate_hz: Steps per second; cameras: key of an image -> its camera.
+    """Properties shared by all episodes of a dataset. rate_hz: Steps per second; cameras: image key -> camera.
 
-    0 and empty: the recordings do not say.
+    0 and empty: unknown.
     """
 
     rate_hz: float
@@ -39,13 +39,13 @@ class MadeOf:
 
     @classmethod
     def of(cls, recordings: Sequence[Mapping[str, Any]]) -> MadeOf:
-        """Of the first of an episode's recordings (`parts`); the others are like it."""
+        """Return those of an episode's first recording (`parts`); the others have the same."""
         first = recordings[0] if recordings else {}
         images = first.get("images") or {}
         return cls(float(first.get("rate_hz") or 0.0), {key: str(of.get("camera")) for key, of in images.items()})
 
     def check(self, other: MadeOf, where: str, other_where: str) -> None:
-        """Raise UserError where it differs from another, which lies at other_where."""
+        """Raise UserError when it differs from `other`, found at other_where."""
         tolerance_hz = Limits().max_rate_error * other.rate_hz
         if self.rate_hz and other.rate_hz and abs(self.rate_hz - other.rate_hz) > tolerance_hz:
             raise UserError(
@@ -55,7 +55,7 @@ class MadeOf:
         for key, camera in self.cameras.items():
             if other.cameras.get(key, camera) != camera:
                 raise UserError(
-                    f"{where}: image {key!r} is of camera {camera!r}, in {other_where} of {other.cameras[key]!r}: "
+                    f"{where}: image {key!r} is from camera {camera!r}, in {other_where} from {other.cameras[key]!r}: "
                     "name the camera in the recipe (cameras)"
                 )
 

@@ -1,8 +1,8 @@
-"""What the values of a feature are, by the names that travel with it (`names` in meta/info.json).
+"""Identify the components of a feature by their names (`names` in meta/info.json).
 
-Names decide, not places: components are found in any order, their units are converted, and names that contradict what
-the feature is taken for (joints, absolute poses, velocities, base axes) are refused. A feature without names, or with
-nothing but numbers for names, is taken in the order of this suite.
+Components are found by name in any order, their units are converted, and names that contradict the expected kind of
+feature (joints, absolute poses, velocities, base axes) are refused. A feature without names, or with numbered names
+only, is read in the order of this suite.
 """
 
 from __future__ import annotations
@@ -11,12 +11,49 @@ import math
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any, Literal
 
 import numpy as np
+from pydantic import Field, model_validator
 
+from rldg_core.configuration import Finite, FrozenModel, load_model
 from rldg_core.errors import UserError, quoted
 from rldg_core.types import Float64
+
+
+class FeatureNames(FrozenModel):
+    """images: feature -> camera; empty: every image and video feature except depth maps.
+
+    components: feature -> names of its values (`rldg_data.lerobot.components`), which replace those of the
+    dataset. state: 7 or 8 values, tcp in base [m], quaternion xyzw, gripper width [m]. twist: differences of
+    the poses where a dataset has none; wrench: zeros where it has none. action: 6 or 7 values, delta of the tcp in tcp
+    axes and the gripper. action_unit: "m_rad", or "normalised" in [-1, 1], to be multiplied by the task's scale.
+    gripper_closed_open: values of the action that mean closed and open. assume_success: outcome of an
+    episode without next.success and next.reward.
+    """
+
+    images: dict[str, str] = Field(default_factory=dict)
+    components: dict[str, list[str]] = Field(default_factory=dict)
+    state: str = "observation.state"
+    twist: str = "observation.twist"
+    wrench: str = "observation.wrench"
+    action: str = "action"
+    action_unit: Literal["m_rad", "normalised"] = "m_rad"
+    gripper_closed_open: tuple[Finite, Finite] = (0.0, 1.0)
+    assume_success: bool = False
+
+    @model_validator(mode="after")
+    def _distinct(self) -> FeatureNames:
+        if self.gripper_closed_open[0] == self.gripper_closed_open[1]:
+            raise ValueError("gripper_closed_open: closed and open are the same value")
+        return self
+
+
+def load_feature_names(path: Path) -> FeatureNames:
+    """Read the YAML file. Raises UserError `path: key: reason`."""
+    return load_model(FeatureNames, path, "feature names")
+
 
 Kind = Literal["state", "action", "twist", "wrench"]
 
@@ -35,7 +72,7 @@ _UNITS: Mapping[str, tuple[str, float]] = {
     "n m": ("N m", 1.0),
     "nm": ("N m", 1.0),
 }
-"""Last words of a name -> unit of this suite and what one of theirs is in it."""
+"""Last words of a name -> (unit of this suite, conversion factor)."""
 _PASSED_OVER = frozenset(
     [
         "observation",
@@ -58,8 +95,8 @@ _PASSED_OVER = frozenset(
         "fr3",
     ]
 )
-"""Words that say nothing about which component a value is."""
-_FOREIGN_FRAME: Mapping[Kind, frozenset[str]] = {
+"""Words that do not identify a component."""
+_OTHER_FRAME: Mapping[Kind, frozenset[str]] = {
     "state": frozenset(),
     "action": frozenset({"base", "world"}),
     "wrench": frozenset({"base", "world"}),
@@ -70,7 +107,7 @@ _GENERIC = re.compile(
     r"components?|elements?|items?|index|col(?:umn)?|channel)?[ ._-]?\d*)",
     re.IGNORECASE,
 )
-"""Names that say nothing but a place. Any other word means something: `j1` and `a1` are joints, `x0` is not x."""
+"""Names that only number the values. Any other word has a meaning: `j1` and `a1` are joints, `x0` is not x."""
 _JOINT = re.compile(
     r"joint|motor|shoulder|elbow|wrist|servo|knuckle|axis|dof|theta|\.pos$|(?:^|[ ._-])[ajq]_?\d+$", re.IGNORECASE
 )
@@ -90,7 +127,7 @@ _WIDTH = frozenset({"gripper", "gripperwidth", "width", "gripperopening", "finge
 _GRIPPER_WORDS = ("open", "opened", "pos", "position", "cmd", "command", "action", "closed", "close")
 _GRIPPER = _WIDTH | {f"gripper{word}" for word in _GRIPPER_WORDS}
 _COMPONENTS: Mapping[Kind, tuple[list[frozenset[str]], int, str]] = {
-    # kind: (accepted forms of each component, how many must be there, what is expected)
+    # kind: (accepted forms of each component, number of required ones, expected components)
     "state": (
         [
             *_each(["{}", "p{}", "pos{}", "position{}"]),
@@ -126,9 +163,9 @@ _UNIT_OF: Mapping[Kind, Sequence[str]] = {
 
 @dataclass(frozen=True)
 class Components:
-    """indices (D,): where the components of this suite are in a feature; factors (D,): what turns them into its units.
+    """indices (D,): positions of the components in a feature; factors (D,): conversion to the units of this suite.
 
-    names (D,): of the components; empty where the dataset has none. with_unit: whether a name of them says a unit.
+    names (D,): of the components; empty where the dataset has none. with_unit: whether any name has a unit.
     """
 
     indices: tuple[int, ...]
@@ -145,7 +182,7 @@ class Components:
 def components(kind: Kind, names: Any, count: int, where: str) -> Components:
     """Find the components of a feature of `count` values. names: as in meta/info.json.
 
-    Raises UserError `where: ...` when names are there and do not say that the feature is of this kind.
+    Raises UserError `where: ...` when there are names that do not match this kind of feature.
     """
     listed = _flat(names, where)
     forms, needed, expected = _COMPONENTS[kind]
@@ -171,7 +208,7 @@ def components(kind: Kind, names: Any, count: int, where: str) -> Components:
             raise UserError(
                 f"{where}: {quoted(listed[found[component]])} and {quoted(name)} are the same component, expected one"
             )
-        if wrong := words & _FOREIGN_FRAME[kind]:
+        if wrong := words & _OTHER_FRAME[kind]:
             axes = "tcp" if kind != "twist" else "base"
             raise UserError(f"{where}: {quoted(name)} is in the {min(wrong)} frame, expected {axes} axes; {_ADVICE}")
         expected_unit = _UNIT_OF[kind][component]
@@ -195,7 +232,7 @@ def components(kind: Kind, names: Any, count: int, where: str) -> Components:
     )
 
 
-_ADVICE = "say what the values are in the names file, `components`"
+_ADVICE = "name the values in the names file, `components`"
 
 
 def _flat(names: Any, where: str) -> list[str]:
@@ -223,7 +260,7 @@ def _parsed(name: str) -> tuple[str, tuple[str, float] | None, frozenset[str]]:
 
 
 def _what(name: str, core: str) -> str:
-    """What a name is instead."""
+    """Describe an unexpected name."""
     absolute = {form for forms in _COMPONENTS["state"][0] for form in forms} | {
         *(f"{prefix}{axis}" for prefix in ("r", "w", "target", "rot", "rotvec") for axis in _AXES),
         *_TURNS,
@@ -232,4 +269,4 @@ def _what(name: str, core: str) -> str:
         return "is a joint"
     if core in absolute:
         return "is absolute"
-    return "is a velocity" if "vel" in core else "is none of its components"
+    return "is a velocity" if "vel" in core else "is not one of its components"

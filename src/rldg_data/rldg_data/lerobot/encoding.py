@@ -1,4 +1,4 @@
-"""One planned episode -> what a LeRobot dataset holds of it: rows, final observation, videos. Runs in workers."""
+"""Encode one planned episode for LeRobot: rows, final observation, videos. Runs in worker processes."""
 
 from __future__ import annotations
 
@@ -17,11 +17,11 @@ from rldg_data.episodes.episode import Episode
 from rldg_data.lerobot.layout import IMAGE_PREFIX
 from rldg_data.lerobot.stats import Counts, count_pixels
 from rldg_data.lerobot.video import encode_h264
+from rldg_data.plan import EpisodePlan, ImageFormat
 from rldg_data.plausibility import Limits, usual_period_s
-from rldg_data.recipe.plan import EpisodePlan, ImageFormat
 
 RATE_TOLERANCE = 0.05
-"""LeRobot has whole frames per second, one number for a dataset: how far the rate of the stamps may be from it."""
+"""Relative tolerance of the measured rate: LeRobot has one integer frame rate per dataset."""
 
 
 MAX_FPS = 1000
@@ -29,7 +29,7 @@ MAX_FPS = 1000
 
 @dataclass(frozen=True)
 class EncodedEpisode:
-    """T frames: what of an episode depends on the episode alone.
+    """The T frames of an episode, independent of its place in the dataset.
 
     columns: by name of the feature, T rows; final: the last Step's values, images as JPEG, by name of the feature;
     pixels: image feature -> histogram; videos: image feature -> raw h264 file; shapes: -> (height, width) [px].
@@ -52,13 +52,13 @@ class EncodedEpisode:
 def encode_episode(plan: EpisodePlan, stem: Path) -> EncodedEpisode:
     """Build and encode one episode. stem: where the video streams go, `<stem>.<key>.h264`.
 
-    Raises UserError naming the bag when the episode is unfit for LeRobot; its streams are then gone.
+    Raises UserError naming the bag when the episode cannot be stored in LeRobot; its streams are then removed.
     """
-    # Resized here and not by build_episode: the images are compressed once, as video.
+    # Resized here, not in build_episode, so that images are compressed only once, as video.
     episode = build_episode(replace(plan, images=ImageFormat()))
     transitions = len(episode) - 1
     if transitions < 1:
-        raise UserError(f"{plan.name}: no transition: LeRobot has no frame without an action")
+        raise UserError(f"{plan.name}: no transition: a LeRobot frame needs an action")
     fps = frames_per_second(episode.timestamp_s, plan.name)
     shapes: dict[str, tuple[int, int]] = {}
     pixels, videos, final = {}, {}, _final(episode)
@@ -85,7 +85,7 @@ def encode_episode(plan: EpisodePlan, stem: Path) -> EncodedEpisode:
 
 
 def frames_per_second(timestamp_s: NDArray[np.float32], name: str) -> int:
-    """The whole number of frames per second that an episode's stamps mean.
+    """Return the integer frame rate of an episode's stamps.
 
     Raises UserError when their mean rate is more than RATE_TOLERANCE off a whole number, or beyond MAX_FPS.
     """
@@ -93,7 +93,7 @@ def frames_per_second(timestamp_s: NDArray[np.float32], name: str) -> int:
     rate = 1 / max(period_s, 1e-9)
     fps = max(1, round(rate))
     if fps > MAX_FPS or abs(rate - fps) > RATE_TOLERANCE * fps:
-        raise UserError(f"{name}: {rate:.2f} observations per second: expected a whole number, {MAX_FPS} at most")
+        raise UserError(f"{name}: {rate:.2f} observations per second: expected an integer, at most {MAX_FPS}")
     return fps
 
 
@@ -105,7 +105,7 @@ def _decode(jpeg: bytes, plan: EpisodePlan) -> Image:
     image = image if plan.images.size_px is None else resize(image, plan.images.size_px)
     if image.shape[0] % 2 or image.shape[1] % 2:
         size = f"{image.shape[1]}x{image.shape[0]}"
-        raise UserError(f"{plan.name}: images of {size} px: video needs even sides, export with a size")
+        raise UserError(f"{plan.name}: images of {size} px: video needs even sides; set images.size_px")
     return image
 
 
@@ -126,7 +126,7 @@ def _counted(frames: Iterator[Image], counts: Counts) -> Iterator[Image]:
 
 
 def _columns(episode: Episode, fps: int) -> dict[str, NDArray[Any]]:
-    """Rows of the T transitions; what depends on the place in the dataset is added by the writer."""
+    """Return the rows of the T transitions; the writer adds the columns that depend on the place in the dataset."""
     frames = len(episode) - 1
     ends = np.arange(frames) == frames - 1
     terminal = bool(episode.is_terminal[-1])

@@ -1,4 +1,4 @@
-"""LeRobot dataset v3 -> Steps -> bags."""
+"""Import a LeRobot dataset v3 as bags."""
 
 from __future__ import annotations
 
@@ -23,24 +23,24 @@ from rldg_data.bags.recording import write_episode
 from rldg_data.episodes.episode import IMAGE_KEY, Episode, Float32
 from rldg_data.episodes.gripper import MIN_SPAN, switching
 from rldg_data.episodes.provenance import parts
-from rldg_data.lerobot.names import FeatureNames
+from rldg_data.lerobot.components import FeatureNames
 from rldg_data.lerobot.reading import read_dataset
 from rldg_data.motion import motion, twist
 from rldg_data.plausibility import Limits, gaps, jumps, outcome, refuse
 from rldg_data.plausibility import clipped as clipped_actions
 
 ROUNDING = 1e-4
-"""How far over 1 a normalised action may lie by rounding alone; beyond it counts as clipped."""
+"""Tolerance above 1 for rounding; values beyond it count as clipped."""
 FIRST_STAMP_NS = 1_000_000_000
 MAX_STAMP_S = 1e6
-"""Of an episode: eleven days."""
+"""Maximum length of an episode: eleven days."""
 
 
 @dataclass(frozen=True)
 class ImportResult:
     """episodes: bags written; steps: in them, last ones included; skipped: (episode, reason) left out by skip_bad;
-    clipped: values of actions that were beyond the task's [-1, 1]; bags: their paths; rate_hz: of the
-    dataset, which the bags say."""
+    clipped: values of actions beyond the task's [-1, 1]; bags: their paths; rate_hz: of the
+    dataset, stored in the bags."""
 
     episodes: int
     steps: int
@@ -56,12 +56,12 @@ def import_dataset(
     """Write every episode of a LeRobot dataset as the next bag of `bag_dir`.
 
     Actions are divided by the task's scale and clipped to [-1, 1]. Images keep their size when they are square, others
-    are cropped around the middle and resized to the camera's. Where a dataset does not say who acted, it was a human.
-    Raises UserError; the bags written until then are removed.
+    are cropped around the middle and resized to the camera's. The default source of actions is human.
+    Raises UserError, after removing the bags already written.
     """
     dataset = read_dataset(path, names, (task.action.scale_m, task.action.scale_rad))
     if task.action.gripper and not dataset.has_gripper:
-        raise UserError(f"{path}: {dataset.names.action}: has no gripper, task {task.name} has one")
+        raise UserError(f"{path}: {dataset.names.action}: no gripper, task {task.name} has one")
     keys = tuple(dataset.images.values())
     cameras = camera_names(keys, task, mapped=bool(names and names.images))
 
@@ -102,9 +102,9 @@ def import_dataset(
 
 
 def camera_names(keys: Sequence[str], task: Task, mapped: bool = False) -> dict[str, str]:
-    """Key of an image -> camera of the task: the one of that name; for "image", or a single one, the task's first.
+    """Map image keys to cameras of the task: same name; for "image", or a single one, the task's first.
 
-    mapped: somebody has named the cameras, so no guess. Raises UserError on a key that is no camera.
+    mapped: cameras were named explicitly, so only names count. Raises UserError on an unknown camera.
     """
     first = next(iter(task.cameras))
     cameras = {}
@@ -121,13 +121,13 @@ def camera_names(keys: Sequence[str], task: Task, mapped: bool = False) -> dict[
 def to_steps(
     episode: Episode, task: Task, cameras: Mapping[str, str], stamp_ns: int, step_count: int, where: str
 ) -> tuple[list[Step], int]:
-    """(Steps, number of values of actions that were clipped). stamp_ns: of the first observation; where: for messages.
+    """Return (Steps, number of clipped values of actions). stamp_ns: of the first observation; where: for messages.
 
-    Raises UserError on an episode of another task, an unknown source or stamps that do not advance.
+    Raises UserError on an episode of another task, an unknown source or stamps that do not increase.
     """
     metadata = episode.metadata
     if metadata["task"] not in ("", task.name):
-        raise UserError(f"{where}: is of task {metadata['task']!r}, importing as {task.name!r}")
+        raise UserError(f"{where}: has task {metadata['task']!r}, importing as {task.name!r}")
     if reason := fault(episode.instruction):
         raise UserError(f"{where}: instruction: {reason}")
     if metadata["source"] not in {source.name.lower() for source in Source}:
@@ -141,7 +141,7 @@ def to_steps(
         raise UserError(f"{where}: stamp_s: expected 0 .. {MAX_STAMP_S} s")
     stamps = stamp_ns + np.rint(episode.timestamp_s.astype(np.float64) * 1e9).astype(np.int64)
     if (np.diff(stamps) <= 0).any():
-        raise UserError(f"{where}: stamps do not advance")
+        raise UserError(f"{where}: stamps do not increase")
     _check(episode, task, where)
     refuse(outcome(episode.reward[:-1], bool(metadata["success"])), where)
     object_name = metadata["object"] or task.default_object
@@ -198,7 +198,7 @@ def to_steps(
 
 
 def _check(episode: Episode, task: Task, where: str) -> None:
-    """Refuse what cannot be one episode of this task."""
+    """Refuse data that cannot be one episode of this task."""
     stamps_s = episode.timestamp_s.astype(np.float64)
     longest_m, longest_rad = task.action.scale_m * 3**0.5, task.action.scale_rad * 3**0.5
     refuse(gaps(stamps_s, Limits()), where)
@@ -211,10 +211,10 @@ def _check(episode: Episode, task: Task, where: str) -> None:
 
 
 def _views(episode: Episode, cameras: Mapping[str, str]) -> dict[str, dict[str, Any]]:
-    """Camera -> its view, where the dataset says it (one of this suite) and the images kept their size."""
+    """Camera -> its view, if stored in the dataset (of this suite) and the images kept their size."""
     try:
         images = next((part.get("images") or {} for part in parts(episode.metadata)), {})
-    except ValueError:  # of another suite
+    except ValueError:  # a dataset of another suite
         return {}
     known = {}
     for key, camera in cameras.items():
@@ -225,9 +225,9 @@ def _views(episode: Episode, cameras: Mapping[str, str]) -> dict[str, dict[str, 
 
 
 def normalised(episode: Episode, task: Task, where: str) -> tuple[list[Float32], int]:
-    """Actions (6,) or, where the task has a gripper, (7,) in [-1, 1], and how many values were clipped.
+    """Actions (6,) or, where the task has a gripper, (7,) in [-1, 1], and the number of clipped values.
 
-    Raises UserError when more are clipped than by chance, or the gripper's values mean nothing.
+    Raises UserError when too many are clipped, or the gripper's values are out of range.
     """
     last = len(episode) - 1
     motion = task.action.to_delta_tcp(np.ones(6))

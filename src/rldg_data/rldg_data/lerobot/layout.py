@@ -1,4 +1,4 @@
-"""What lies where in a LeRobot dataset v3 folder: names of files, features, meta/info.json, meta/tasks.parquet.
+"""Layout of a LeRobot dataset v3: file names, features, meta/info.json, meta/tasks.parquet.
 
 Follows lerobot 0.6 (`lerobot/datasets`: utils.py, feature_utils.py, dataset_metadata.py), codebase_version v3.0.
 """
@@ -49,15 +49,15 @@ NUMERIC: Mapping[str, tuple[str, tuple[str, ...] | None]] = {
     "index": ("int64", None),
     "task_index": ("int64", None),
 }
-"""Column of data/*.parquet -> (dtype, names of its components; None: a scalar).
+"""Column of data/*.parquet -> (dtype, component names; None: a scalar).
 
 state, twist, wrench and action as in `rldg_data.episodes`. timestamp is frame_index / fps exactly: lerobot finds
-video frames by it; stamp_s is when the observation was really made, seconds since the episode's first. It is no
+video frames by it; stamp_s is the real time of the observation, in seconds since the episode's first. It is no
 `observation.*`, since lerobot takes each of those as an input of the policy.
 """
 
 FINAL = ("observation.state", "observation.twist", "observation.wrench", "action", "next.reward", "stamp_s")
-"""Columns of the last Step, which has no action and so is no frame of LeRobot: kept in meta/episodes as `final/<name>`.
+"""Columns of the last Step, which has no action and is not a frame in LeRobot: in meta/episodes as `final/<name>`.
 
 Its images are `final/observation.images.<key>`, JPEG.
 """
@@ -65,18 +65,18 @@ Its images are `final/observation.images.<key>`, JPEG.
 
 @dataclass(frozen=True)
 class FileIndex:
-    """Number of a file of many; `chunk-000/file-000` first."""
+    """Number of a file, starting with `chunk-000/file-000`."""
 
     chunk: int = 0
     file: int = 0
 
     def next(self) -> FileIndex:
-        """The one after it, in a new chunk when this one is full."""
+        """Return the next one, in a new chunk when this one is full."""
         full = self.file == FILES_PER_CHUNK - 1
         return FileIndex(self.chunk + 1, 0) if full else FileIndex(self.chunk, self.file + 1)
 
     def path(self, template: str, video_key: str = "") -> str:
-        """Fill one of the templates above."""
+        """Format one of the templates above."""
         return template.format(chunk_index=self.chunk, file_index=self.file, video_key=video_key)
 
 

@@ -1,4 +1,4 @@
-"""LeRobot dataset v3 -> Episodes: those of this suite exactly (images aside), others by the names of their features."""
+"""Read a LeRobot dataset v3 as Episodes: ours exactly (except images), others by the names of their features."""
 
 from __future__ import annotations
 
@@ -18,9 +18,8 @@ from rldg_core.frames import twists_of
 from rldg_core.image_codec import Image, decode_jpeg, encode_jpeg
 from rldg_core.plausible import check_quaternion
 from rldg_data.episodes.episode import ACTION_DIM, METADATA_TYPES, STATE_DIM, Episode, Float32
-from rldg_data.lerobot.components import Components, Kind, components
+from rldg_data.lerobot.components import Components, FeatureNames, Kind, components
 from rldg_data.lerobot.layout import FINAL, FINAL_PREFIX, IMAGE_PREFIX, METADATA_PREFIX
-from rldg_data.lerobot.names import FeatureNames
 from rldg_data.lerobot.tables import DataFile, Info, numbers, read_episode_rows, read_info
 from rldg_data.lerobot.video import FrameReader
 from rldg_data.plausibility import Limits, rate, refuse
@@ -34,7 +33,7 @@ _ROW = ("episode_index", "tasks", "length", "dataset_from_index", "data", "video
 
 @dataclass
 class _OpenFiles:
-    """The data file and the videos of the episode that is read; episodes come in order."""
+    """The open data file and videos of the current episode; episodes are read in order."""
 
     info: Info
     stack: ExitStack
@@ -43,7 +42,7 @@ class _OpenFiles:
     readers: dict[str, FrameReader] = field(default_factory=dict)
 
     def pass_by(self, row: Mapping[str, Any]) -> None:
-        """To be called for every episode in order, read or not: the first one of a data file begins it."""
+        """Call this for every episode in order, read or not: the first one of a data file opens it."""
         key = row.get("data/chunk_index"), row.get("data/file_index")
         self.starts.setdefault(key, row.get("dataset_from_index"))  # type: ignore[arg-type]
 
@@ -69,9 +68,9 @@ class _OpenFiles:
 
 @dataclass(frozen=True)
 class Dataset:
-    """A dataset on disk. images: feature -> key; action_factor: (6,) what turns actions into m and rad.
+    """A dataset on disk. images: feature -> key; action_factor: (6,) conversion of actions to m and rad.
 
-    components: feature -> where its values are, by their names.
+    components: feature -> positions of its values.
     """
 
     info: Info
@@ -100,7 +99,7 @@ class Dataset:
             yield read()
 
     def deferred(self, split: str = "", encode: Encode | None = None) -> Iterator[Callable[[], Episode]]:
-        """As `episodes`, but yields calls, so that one that raises UserError does not end the others."""
+        """As `episodes`, but yield calls, so that a UserError of one episode does not end the iteration."""
         if split and split not in self.info.splits:
             raise UserError(f"{self.info.path}: no split {split!r}, it has {', '.join(self.info.splits)}")
         first, end = self.info.splits[split] if split else (0, self.info.episodes)
@@ -133,7 +132,7 @@ class Dataset:
             (numbers(table, "episode_index", where) == number).all()
             and (numbers(table, "frame_index", where) == np.arange(length)).all()
         ):
-            raise UserError(f"{where}: meta/episodes and the rows disagree on where it begins")
+            raise UserError(f"{where}: meta/episodes and the rows have different start indices")
         values = {name: self._array(table, name, where) for name in [self.names.state, self.names.action, *present]}
         images = {}
         for feature, key in self.images.items():
@@ -173,7 +172,7 @@ class Dataset:
             "next.reward": reward,
             "stamp_s": stamps,
         }
-        # Others end with an action: the observation after it is taken to be the one before, as lerobot's replay does.
+        # Other datasets end with an action: the last observation is repeated, as in lerobot's replay.
         rest = np.zeros(6, np.float32)
         invented = {
             **{name: values[-1] for name, values in columns.items()},
@@ -230,7 +229,7 @@ class Dataset:
         reward = values.get("next.reward", (np.arange(length) == length - 1) * np.float32(success))
         done = bool(values["next.done"][-1]) if "next.done" in values else success
         truncated = "next.truncated" in values and bool(values["next.truncated"][-1])
-        # A success ends the task, also on the step at which the time was up.
+        # A success ends the task, even at the time limit.
         return reward.astype(np.float32), success, success or (done and not truncated)
 
     def _metadata(self, row: Mapping[str, Any], success: bool) -> dict[str, Any]:
@@ -266,7 +265,7 @@ def read_dataset(
     )
     for feature in names.components:
         if feature not in info.features or feature not in dict(kinds):
-            raise UserError(f"{path}: components: {feature!r} is none of {', '.join(name for name, _ in kinds)}")
+            raise UserError(f"{path}: components: {feature!r} is not one of {', '.join(name for name, _ in kinds)}")
     for feature, kind in kinds:
         spec = info.features.get(feature)
         if spec is None:
@@ -296,15 +295,17 @@ def read_dataset(
 
 
 def _check_units(path: Path, names: FeatureNames, action: Components) -> None:
-    """Refuse an action whose names say something else than the names file."""
+    """Refuse an action whose names contradict the names file."""
     where = f"{path}: {names.action}"
     if action.with_unit and names.action_unit == "normalised":
-        raise UserError(f"{where}: {', '.join(action.names)} have units, the names file says `action_unit: normalised`")
+        raise UserError(
+            f"{where}: {', '.join(action.names)} have units, but the names file has `action_unit: normalised`"
+        )
     closed, opened = names.gripper_closed_open
     gripper = action.names[-1].lower() if len(action.names) == ACTION_DIM else ""
     if ("close" in gripper and closed < opened) or ("open" in gripper and opened < closed):
         raise UserError(
-            f"{where}: {action.names[-1]!r} says which way it counts, gripper_closed_open is [{closed:g}, {opened:g}]: "
+            f"{where}: {action.names[-1]!r} has a direction, but gripper_closed_open is [{closed:g}, {opened:g}]: "
             "set it in the names file"
         )
 
@@ -317,6 +318,6 @@ def _decoded(data: bytes, where: str) -> Image:
 
 
 def _stored_images(table: pa.Table, feature: str, where: str) -> Iterator[Image]:
-    """Frames that lie in the table itself (dtype "image"): PNG or JPEG."""
+    """Frames stored in the table (dtype "image"): PNG or JPEG."""
     for cell in table[feature].to_pylist():
         yield _decoded(cell["bytes"] if isinstance(cell, dict) else b"", where)

@@ -1,6 +1,6 @@
-"""Statistics as lerobot keeps them: per episode in meta/episodes, of the whole dataset in meta/stats.json.
+"""Statistics in lerobot's format: per episode in meta/episodes, of the whole dataset in meta/stats.json.
 
-Quantiles are exact, where lerobot's own are taken from histograms of numbers and from sampled frames.
+Quantiles are exact; lerobot estimates them from histograms and sampled frames.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ QUANTILES = {"q01": 0.01, "q10": 0.1, "q50": 0.5, "q90": 0.9, "q99": 0.99}
 NAMES = ("min", "max", "mean", "std", "count", *QUANTILES)
 Stats = dict[str, Any]
 Counts = NDArray[np.int64]
-"""Pixels of each value: (3 channels, 256)."""
+"""Histogram of pixel values: (3 channels, 256)."""
 
 
 def number_stats(rows: NDArray[Any]) -> Stats:

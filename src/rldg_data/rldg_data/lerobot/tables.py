@@ -1,4 +1,4 @@
-"""meta/info.json, meta/episodes and data of a LeRobot dataset v3, checked; one row group in memory."""
+"""Read and check meta/info.json, meta/episodes and data of a LeRobot dataset v3; one row group is in memory."""
 
 from __future__ import annotations
 
@@ -19,10 +19,10 @@ from rldg_core.files import check_regular, read_json
 from rldg_data.lerobot.layout import INFO_PATH
 
 MAX_GROUP_BYTES = 2 * 2**30
-"""Of one row group, unpacked. lerobot writes a group per episode; images in a table take 0.5 GB in files of its largest
-size."""
+"""Limit of one unpacked row group. lerobot writes a group per episode; images in a table take 0.5 GB in its largest
+files."""
 MAX_GROUP_ROWS = 2**22
-"""Of one row group: a value that repeats takes no bytes. 4 million frames are 4 days at 10 Hz."""
+"""Limit of one row group, since repeated values take no bytes. 4 million frames are 4 days at 10 Hz."""
 
 
 @dataclass(frozen=True)
@@ -38,14 +38,14 @@ class Info:
     video_path: str
 
     def file(self, template: str, chunk: int, file: int, video_key: str = "") -> Path:
-        """Path of a file. Raises UserError when the template or the key leads out of the dataset or nowhere."""
+        """Path of a file. Raises UserError when the path is outside the dataset or invalid."""
         try:
             relative = template.format(chunk_index=int(chunk), file_index=int(file), video_key=video_key)
         except (LookupError, ValueError, AttributeError) as error:
             raise UserError(f"{self.path / INFO_PATH}: unusable path {template!r}") from error
         path = self.path / relative
         if not path.resolve().is_relative_to(self.path.resolve()):
-            raise UserError(f"{self.path / INFO_PATH}: path {relative!r} leads out of the dataset")
+            raise UserError(f"{self.path / INFO_PATH}: path {relative!r} is outside the dataset")
         if not path.is_file():
             raise UserError(f"{path}: missing")
         return path
@@ -74,7 +74,7 @@ def read_info(path: Path) -> Info:
             video_path=str(raw["video_path"]),
         )
     except (LookupError, TypeError, ValueError, AttributeError) as error:
-        raise UserError(f"{file}: not the info of a LeRobot dataset: {type(error).__name__} {error}") from error
+        raise UserError(f"{file}: not the metadata of a LeRobot dataset: {type(error).__name__} {error}") from error
     if not 0 < info.fps < 1e4:
         raise UserError(f"{file}: fps {info.fps}, expected a positive number")
     return info
@@ -113,13 +113,13 @@ class DataFile:
         self._cached: tuple[tuple[int, ...], pa.Table] | None = None
 
     def rows(self, start_index: int, length: int, columns: Sequence[str]) -> pa.Table:
-        """Rows `start_index` .. `start_index + length - 1` of the dataset. Raises UserError when they are not there."""
+        """Rows `start_index` .. `start_index + length - 1` of the dataset. Raises UserError when they are missing."""
         missing = [name for name in columns if name not in self._names]
         if missing:
             raise UserError(f"{self.path}: no column {missing[0]!r}")
         start = start_index - self.first_index
         if start < 0 or length < 1 or start + length > (self._ends[-1] if len(self._ends) else 0):
-            raise UserError(f"{self.path}: rows {start_index} .. {start_index + length - 1} are not in it")
+            raise UserError(f"{self.path}: rows {start_index} .. {start_index + length - 1} are missing")
         groups = tuple(
             range(
                 np.searchsorted(self._ends, start, "right"),
@@ -127,7 +127,7 @@ class DataFile:
             )
         )
         if not self._cached or self._cached[0] != groups:
-            # Others write many episodes into one row group: it is decoded once, not once per episode.
+            # Other writers put many episodes into one row group: decode it once, not once per episode.
             _check_size(self.path, self._metadata, groups)
             with _parquet(self.path, self._metadata) as table:
                 self._cached = groups, table.read_row_groups(list(groups), columns=list(columns))
@@ -150,9 +150,9 @@ def numbers(table: pa.Table, name: str, where: object) -> NDArray[Any]:
 
 
 def _check_size(path: Path, metadata: pq.FileMetaData, groups: Iterable[int]) -> None:
-    """Refuse a row group that unpacks, or decodes, to more than fits. Raises UserError naming the file.
+    """Refuse a row group that unpacks, or decodes, to more than the limit. Raises UserError naming the file.
 
-    What a damaged footer says of single columns is left alone: pyarrow ends the process over it.
+    Sizes of single columns are not read: pyarrow ends the process on a damaged footer.
     """
     for number in groups:
         group = metadata.row_group(number)

@@ -1,8 +1,8 @@
-"""Video in and out through the ffmpeg that imageio-ffmpeg brings along: h264 pieces, mp4 files, frame-exact reading.
+"""Write and read video with the ffmpeg of imageio-ffmpeg: h264 streams, mp4 files, frame-exact reading.
 
 h264, yuv420p: every player, PyAV and torchcodec decode it. Each episode is a stream of its own that begins with a key
-frame and has no B-frames, so that pieces made by any worker are joined byte by byte and the n-th frame of a file lies
-at n / fps. One thread: the bytes depend on the frames and the version of ffmpeg alone.
+frame and has no B-frames, so that streams of different workers can be concatenated and the n-th frame of a file is
+at n / fps. With one thread the bytes depend only on the frames and the version of ffmpeg.
 """
 
 from __future__ import annotations
@@ -39,12 +39,12 @@ _ENCODER = (
 def encode_h264(path: Path, frames: Iterable[Image], height: int, width: int, fps: int) -> None:
     """Write frames (height, width, 3) uint8 RGB as a raw h264 stream. Raises UserError when ffmpeg fails.
 
-    height and width must be even: colour has half the resolution.
+    height and width must be even: chroma has half the resolution.
     """
     source = f"-f rawvideo -pix_fmt rgb24 -s {width}x{height} -framerate {fps} -i -".split()
     with _ffmpeg(path, *source, "-vf", _TO_YUV, *_ENCODER, "-f", "h264", f"file:{path}") as process:
         assert process.stdin
-        # A write to a process that has ended says less than the process itself.
+        # The error of the ended process is more useful than that of the write.
         with suppress(BrokenPipeError):
             for frame in frames:
                 process.stdin.write(np.ascontiguousarray(frame).data)
@@ -58,7 +58,7 @@ def mux_mp4(h264: Path, mp4: Path, fps: int) -> None:
 
 
 class FrameReader:
-    """Frames of a video file in their order; going back starts again. Needs no more memory than one frame."""
+    """Frames of a video file in order; seeking back restarts. Holds one frame in memory."""
 
     def __init__(self, path: Path) -> None:
         self.path = path
@@ -91,7 +91,7 @@ class FrameReader:
     def _next(self) -> Image:
         process = self._process
         assert process and process.stdout
-        # Binary PPM: P6, width height, 255, pixels; so the stream itself says how large its frames are.
+        # Binary PPM: P6, width height, 255, pixels; so the stream contains the size of its frames.
         header = [process.stdout.readline() for _ in range(3)]
         try:
             magic, (width, height), depth = header[0].strip(), map(int, header[1].split()), header[2].strip()
@@ -116,7 +116,7 @@ class FrameReader:
         self._errors.seek(0)
         self._errors.truncate()
         self._position = 0
-        # The size stands in the headers of the file: nothing is decoded beyond the limit.
+        # The size is in the file headers: nothing is decoded beyond the limit.
         source = [
             "-max_pixels",
             str(MAX_PIXELS),

@@ -1,4 +1,4 @@
-"""What is wrong, or looks wrong, in a dataset or in a folder of bags."""
+"""Find errors and suspicious data in a dataset or in a folder of bags."""
 
 from rldg_data.lint.findings import Finding, Limits
 from rldg_data.lint.run import lint, lint_episodes

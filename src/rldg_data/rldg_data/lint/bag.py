@@ -1,6 +1,6 @@
-"""Checks of one recorded episode that its arrays alone do not show: order, flags, clocks, normalised actions, metadata.
+"""Checks of one bag beyond its arrays: order, flags, clocks, normalised actions, metadata.
 
-What arrays show is checked by `rldg_data.lint.episode`, for bags and datasets alike.
+Arrays are checked by `rldg_data.lint.episode`, for bags and datasets alike.
 """
 
 from __future__ import annotations
@@ -54,18 +54,18 @@ DESCRIPTIONS: Mapping[str, str] = {
     "task": "cameras, image size, action or scale are not the task's; warning: recorded with another configuration",
     "episode_id": "two bags of the folder have the same",
 }
-"""Every check of bags that needs more than the arrays of an episode; an error unless said otherwise."""
+"""Every check of bags beyond the arrays of an episode; an error unless marked as a warning."""
 
 MAX_LOG_DELAY_S = 1.0
-"""A Step is logged a period after its stamp; what comes later has waited in a queue, or another clock stamped it."""
+"""A Step is logged one period after its stamp; a later one waited in a queue, or has a stamp of another clock."""
 MAX_CLOCK_LEAD_S = 0.005
-"""How far a stamp may be ahead of the recorder's clock: synchronised clocks (NTP on a local network) agree better."""
+"""Maximum lead of a stamp over the recorder's clock: clocks synchronised by NTP on a local network agree better."""
 FULL_SCALE = 1.0 + 1e-6
 TARGET_TYPE = "geometry_msgs/msg/PoseStamped"
 
 
 def order(bag: BagContents, limits: Limits) -> Problems:
-    """One episode: indices 0 .. T, step counts that follow each other, one id, task, object, instruction and seed."""
+    """One episode: indices 0 .. T, consecutive step counts, one id, task, object, instruction and seed."""
     first = bag.steps[0]
     for name in ("episode_id", "task", "object", "instruction", "seed"):
         other = next((s for s in bag.steps if getattr(s, name) != getattr(first, name)), None)
@@ -80,7 +80,7 @@ def order(bag: BagContents, limits: Limits) -> Problems:
 
 
 def flags(bag: BagContents, limits: Limits) -> Problems:
-    """is_first and is_last at the ends; the last Step is terminated or truncated, no earlier one but the transition."""
+    """is_first and is_last only at the ends; only the last Step and the last transition are terminated or truncated."""
     end = len(bag.steps) - 1
     for name, place in (("is_first", 0), ("is_last", end)):
         wrong = next((s.index for i, s in enumerate(bag.steps) if getattr(s, name) != (i == place)), None)
@@ -89,13 +89,13 @@ def flags(bag: BagContents, limits: Limits) -> Problems:
     for i, step in enumerate(bag.steps):
         outcome = f"terminated {step.terminated}, truncated {step.truncated}, success {step.success}"
         if step.terminated and step.truncated:
-            yield Problem("error", "flags", f"Step {i}: terminated and truncated: never both")
+            yield Problem("error", "flags", f"Step {i}: both terminated and truncated")
             return
         if step.success and not step.terminated:
             yield Problem("error", "flags", f"Step {i}: {outcome}: a success ends the task")
             return
         if i < end - 1 and (step.terminated or step.truncated):
-            yield Problem("error", "flags", f"Step {i}: {outcome}: {end - i} Steps follow an end")
+            yield Problem("error", "flags", f"Step {i}: {outcome}: {end - i} Steps follow the end")
             return
     last, before = bag.steps[-1], bag.steps[-2:-1]
     if not (last.terminated or last.truncated):
@@ -111,7 +111,7 @@ def stamps(bag: BagContents, limits: Limits) -> Problems:
     stamps_ns = np.array([s.observation.stamp_ns for s in bag.steps], np.int64)
     back = np.flatnonzero(np.diff(stamps_ns) <= 0)
     if len(back) or stamps_ns[0] <= 0:
-        found = f"not after that of Step {back[0]}" if len(back) else "0: a clock that does not run"
+        found = f"not after that of Step {back[0]}" if len(back) else "0: the clock does not run"
         yield Problem("error", "stamps", f"the stamp of Step {back[0] + 1 if len(back) else 0} is {found}")
         return
     stamps_s = (stamps_ns - stamps_ns[0]) / 1e9
@@ -123,7 +123,7 @@ def stamps(bag: BagContents, limits: Limits) -> Problems:
 
 
 def moves(bag: BagContents, limits: Limits) -> Problems:
-    """Actions, poses and twists tell of one motion; an action that a policy relabelled need not."""
+    """Actions, poses and twists describe one motion; relabelled actions need not."""
     poses = np.array([s.observation.pose_base_tcp for s in bag.steps])
     done = [s.action.executed for s in bag.steps[:-1]]
     if not bag.info.relabelled_by and all(len(values) in (6, 7) for values in done):
@@ -134,35 +134,35 @@ def moves(bag: BagContents, limits: Limits) -> Problems:
 
 
 def log_times(bag: BagContents, limits: Limits) -> Problems:
-    """Log times are there and fit the stamps; the drivers' topics are stamped by one clock."""
+    """Log times are set and match the stamps; the drivers' topics are stamped by one clock."""
     for topic, times in bag.times.items():
         if len(zeros := np.flatnonzero(times.log_ns <= 0)):
             found = f"{topic}: {len(zeros)} messages with log time 0"
-            yield Problem("error", "log_time", f"{found}: a clock that did not run")
+            yield Problem("error", "log_time", f"{found}: the clock did not run")
             return
     # A latched message may be much older than the episode.
     stamped = {t: times for t, times in bag.times.items() if len(times.log_ns) > 1 and (times.stamps_ns > 0).all()}
     delays = {topic: plausibility.delay(times.stamps_ns, times.log_ns) for topic, times in stamped.items()}
     stamps_ns = [s.observation.stamp_ns for s in bag.steps]
-    # A Step waits for the end of its transition.
+    # A Step is published at the end of its transition.
     longest_s = MAX_LOG_DELAY_S + float(np.nan_to_num(plausibility.usual_period_s(np.array(stamps_ns) / 1e9, limits)))
     for topic, (low_s, high_s) in delays.items():
         if high_s > longest_s or low_s < -MAX_CLOCK_LEAD_S:
             worst_s = high_s if high_s > longest_s else low_s
             found = f"{topic} is logged {worst_s:.3f} s after its stamps, expected 0 to {longest_s:.3g} s"
-            yield Problem("warning", "log_time", f"{found}: another clock, or a queue")
+            yield Problem("warning", "log_time", f"{found}: another clock, or messages waited in a queue")
     drivers = {topic: late for topic, late in delays.items() if _is_measured(stamped[topic], set(stamps_ns))}
     yield from plausibility.stamp_offsets(drivers, limits)
 
 
 def _is_measured(times: Times, observed_ns: set[int]) -> bool:
-    """Whether a driver stamped it: no Step, and no target, which carries the stamp of the observation it answers."""
+    """Return whether a driver stamped the topic: not a Step, nor a target, which has the stamp of its observation."""
     answers = times.type == TARGET_TYPE and observed_ns.issuperset(times.stamps_ns.tolist())
     return times.type != STEP_TYPE and not answers
 
 
 def observations(bag: BagContents, limits: Limits) -> Problems:
-    """Numbers that an arm can have (`rldg_core.plausible`)."""
+    """Plausible numbers (`rldg_core.plausible`)."""
     found = [(s.index, str(error)) for s in bag.steps if (error := _implausible(s))]
     if found:
         yield Problem("error", "observation", f"{len(found)} Steps, first Step {found[0][0]}: {found[0][1]}")
@@ -185,7 +185,7 @@ def _implausible(step: Step) -> ValueError | None:
 
 
 def images(bag: BagContents, limits: Limits) -> Problems:
-    """The same cameras in every Step, each image a whole JPEG, of one size."""
+    """The same cameras in every Step, each image a complete JPEG of one size."""
     cameras = _cameras(bag)
     if not cameras:
         yield Problem("error", "image", "no camera")
@@ -210,7 +210,7 @@ def images(bag: BagContents, limits: Limits) -> Problems:
 
 
 def shown(bag: BagContents, limits: Limits) -> Problems:
-    """Images show something, and not the same while the arm moves."""
+    """Images are not blank, and change while the arm moves."""
     files = {camera: [s.observation.images.get(camera, b"") for s in bag.steps] for camera in _cameras(bag)}
     yield from pixels(files, np.array([s.observation.pose_base_tcp[:3] for s in bag.steps]), limits)
 
@@ -220,7 +220,7 @@ def _cameras(bag: BagContents) -> list[str]:
 
 
 def actions(bag: BagContents, limits: Limits) -> Problems:
-    """Normalised actions of 6 or 7 values, finite, in [-1, 1], that answer their observation; none on the last Step."""
+    """Normalised actions of 6 or 7 finite values in [-1, 1] for their observation; none on the last Step."""
     sizes = {len(s.action.executed) for s in bag.steps[:-1]}
     if len(sizes) > 1 or not sizes <= {6, 7}:
         found = ", ".join(map(str, sorted(sizes)))
@@ -235,10 +235,10 @@ def actions(bag: BagContents, limits: Limits) -> Problems:
             worst = float(np.abs(done.executed).max())
             yield Problem("error", "action", f"Step {step.index}: executed action of {worst:.4g}, expected -1 to 1")
         elif done.source is Source.NONE:
-            yield Problem("error", "action", f"Step {step.index}: an action of nobody (source NONE)")
+            yield Problem("error", "action", f"Step {step.index}: an action without a source (NONE)")
         elif done.observation_stamp_ns != step.observation.stamp_ns:
             late_s = (done.observation_stamp_ns - step.observation.stamp_ns) / 1e9
-            found = f"Step {step.index}: its action answers another observation"
+            found = f"Step {step.index}: its action belongs to another observation"
             yield Problem("error", "action", f"{found} ({late_s:+.3f} s)")
         else:
             continue
@@ -254,14 +254,16 @@ def clipped(bag: BagContents, limits: Limits) -> Problems:
 
 
 def executed(bag: BagContents, limits: Limits) -> Problems:
-    """Somebody acted: an episode of holds alone is no result."""
+    """At least one action was executed: an episode of holds only is not a result."""
     acted = [s for s in bag.steps[:-1] if s.action.source not in (Source.NONE, Source.HOLD)]
     if not acted:
-        yield Problem("error", "no_action", f"{len(bag.steps) - 1} transitions without one executed action: no result")
+        yield Problem(
+            "error", "no_action", f"{len(bag.steps) - 1} transitions without an executed action: not a result"
+        )
 
 
 def rewards(bag: BagContents, limits: Limits) -> Problems:
-    """Finite; they say the same as the outcome."""
+    """Rewards are finite and agree with the outcome."""
     values = np.array([s.reward for s in bag.steps])
     if not np.isfinite(values).all():
         yield Problem("error", "reward", f"not finite in Step {np.flatnonzero(~np.isfinite(values))[0]}")
@@ -269,8 +271,8 @@ def rewards(bag: BagContents, limits: Limits) -> Problems:
 
 
 def contents(bag: BagContents, limits: Limits) -> Problems:
-    """custom_data against the Steps."""
-    first, last, told = bag.steps[0], bag.steps[-1], bag.info
+    """custom_data agrees with the Steps."""
+    first, last, stored = bag.steps[0], bag.steps[-1], bag.info
     done = [s.action for s in bag.steps[:-1]]
     by_policy = next((a for a in reversed(done) if a.policy_id), None)
     found = {
@@ -286,19 +288,19 @@ def contents(bag: BagContents, limits: Limits) -> Problems:
         "policy_version": by_policy.policy_version if by_policy else 0,
     }
     for name, value in found.items():
-        if getattr(told, name) != value:
-            wrong = f"custom_data.{name} is {quoted(getattr(told, name))}, the Steps say {quoted(value)}"
+        if getattr(stored, name) != value:
+            wrong = f"custom_data.{name} is {quoted(getattr(stored, name))}, the Steps say {quoted(value)}"
             yield Problem("error", "contents", wrong)
 
 
 def instruction(bag: BagContents, limits: Limits) -> Problems:
-    """Generalists pass over episodes without one, and refuse those with a fault."""
+    """Generalists skip episodes without an instruction, and refuse invalid ones."""
     if reason := fault(bag.steps[0].instruction):
         yield Problem("error", "instruction", reason)
 
 
 def names(bag: BagContents, limits: Limits) -> Problems:
-    """Datasets are balanced, filtered and told apart by them."""
+    """Labels by which datasets are balanced, filtered and identified."""
     first = bag.steps[0]
     for what, text in (("task", first.task), ("object", first.object), ("episode_id", first.episode_id)):
         if reason := fault(text):
@@ -325,9 +327,9 @@ BAG_CHECKS: tuple[Callable[[BagContents, Limits], Problems], ...] = (
 
 
 def against_task(bag: BagContents, limits: Limits, tasks: Sequence[Task]) -> Problems:
-    """Rate, cameras, image sizes and action against the task's configuration. tasks: of that name, one per object.
+    """Compare rate, cameras, image sizes and action with the task's configuration. tasks: of that name, one per object.
 
-    Without a task of that name here there is nothing to compare with.
+    Nothing is compared if no task of that name is installed.
     """
     if not tasks:
         return
@@ -350,7 +352,7 @@ def _differences(bag: BagContents, task: Task) -> Iterator[Problem]:
         try:
             size = jpeg.check(seen[name])
         except ValueError:
-            continue  # said already
+            continue  # already reported
         expected = (task.cameras[name].image_size,) * 2
         if size != expected:
             yield Problem("error", "task", f"camera {name} is {_px(size)}, the task has {_px(expected)}")
@@ -362,7 +364,7 @@ def _differences(bag: BagContents, task: Task) -> Iterator[Problem]:
 
 
 def variants(task: Task) -> list[Task]:
-    """The task with each of its objects as the default one: the configuration hash depends on it."""
+    """Return the task with each of its objects as default: the configuration hash depends on it."""
     return [task.model_copy(update={"default_object": name}) for name in task.objects]
 
 

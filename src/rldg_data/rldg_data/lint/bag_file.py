@@ -1,4 +1,4 @@
-"""What lies in a bag, read to the end also where it is damaged: its Steps with their log times, and what is wrong."""
+"""Read a bag to its end, even if damaged: Steps with log times, and problems of the files."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from rldg_data.bags.cdr import header_stamp_ns, step_decoder
 from rldg_data.bags.episode_info import EpisodeInfo
 from rldg_data.bags.metadata import BagInfo, Topic
 from rldg_data.bags.reading import CORRUPT, INCOMPLETE, first_line
-from rldg_data.bags.salvage import Salvage
+from rldg_data.bags.repair import Salvage
 from rldg_data.bags.schemas import STEP_TYPE
 from rldg_data.plausibility import Problem, Problems
 
@@ -37,7 +37,7 @@ class Times:
 
 @dataclass(frozen=True)
 class BagContents:
-    """A bag that is whole. steps: in order of their index; times: topic -> times of its messages, `step` included."""
+    """Content of an intact bag. steps: ordered by index; times: topic -> times of its messages, including `step`."""
 
     path: Path
     info: EpisodeInfo
@@ -56,9 +56,9 @@ class _Read:
 
 
 def read_contents(path: Path) -> tuple[BagContents | None, list[Problem]]:
-    """(contents, problems of the files). contents: None when something is wrong, so that there is no episode to judge.
+    """Return (contents, problems of the files). contents: None when there is no readable episode.
 
-    Never raises on what a bag holds, only MemoryError and the like.
+    Never raises on the content of a bag, except MemoryError and the like.
     """
     try:
         bag = metadata.read(path)
@@ -70,12 +70,12 @@ def read_contents(path: Path) -> tuple[BagContents | None, list[Problem]]:
         problems += _read_file(file, read)
     problems += _counts(bag, read)
     if bag.custom_data.get("complete") == INCOMPLETE["complete"]:
-        problems.append(Problem("error", "incomplete", "complete: false: a part of an episode"))
+        problems.append(Problem("error", "incomplete", "complete: false: an incomplete episode"))
     if len(read.step_topics) != 1:
         found = ", ".join(sorted(read.step_topics)) or "none"
         problems.append(Problem("error", "steps", f"topics of type {STEP_TYPE}: {found}; expected one"))
     elif not (read.steps or read.undecoded):
-        problems.append(Problem("error", "steps", "no Step in it"))
+        problems.append(Problem("error", "steps", "no Steps"))
     if read.undecoded:
         count = f"{len(read.undecoded)} Steps cannot be decoded, first: "
         problems.append(Problem("error", "steps", count + read.undecoded[0]))
@@ -108,7 +108,7 @@ def _read_file(file: Path, read: _Read) -> Problems:
                     read.steps.append(step)
                 except (AttributeError, *CORRUPT) as error:
                     read.undecoded.append(first_line(error))
-            # uint64 in the file; what is over 2**63 is no time.
+            # uint64 in the file; values above 2**63 are not times.
             read.times.setdefault(topic.name, []).append((min(message.log_time, 2**63 - 1), stamp_ns))
         with open_regular(file) as stream:
             summary = make_reader(stream).get_summary()
@@ -130,12 +130,12 @@ def _begins_with_header(topic: Topic) -> bool:
 
 
 def _counts(bag: BagInfo, read: _Read) -> Problems:
-    """metadata.yaml against the files."""
+    """Compare metadata.yaml with the files."""
     found = Counter({topic: len(times) for topic, times in read.times.items()})
     for topic in sorted({*bag.topics, *found}):
-        told = bag.topics.get(topic, ("", 0))[1]
-        if told != found[topic]:
-            yield Problem("error", "counts", f"{topic}: {found[topic]} messages, {metadata.FILE_NAME} says {told}")
+        stored = bag.topics.get(topic, ("", 0))[1]
+        if stored != found[topic]:
+            yield Problem("error", "counts", f"{topic}: {found[topic]} messages, {metadata.FILE_NAME} says {stored}")
     logged = [log_ns for times in read.times.values() for log_ns, _ in times]
     span = (min(logged), max(logged) - min(logged)) if logged else (0, 0)
     if span != (bag.start_ns, bag.duration_ns):

@@ -1,4 +1,4 @@
-"""Checks that need one episode alone: (Episode, Limits) -> problems."""
+"""Checks of a single episode: (Episode, Limits) -> problems."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ def numbers(episode: Episode) -> Numbers:
 
 
 def finite(episode: Episode, limits: Limits) -> Problems:
-    """NaN or Inf poisons statistics and gradients."""
+    """Values are finite: NaN or Inf would spoil statistics and gradients."""
     for name, values in numbers(episode).items():
         bad = np.flatnonzero(~np.isfinite(values).reshape(len(values), -1).all(axis=1))
         if len(bad):
@@ -41,7 +41,7 @@ def finite(episode: Episode, limits: Limits) -> Problems:
 
 
 def stamps(episode: Episode, limits: Limits) -> Problems:
-    """Stamps that go back, and pauses."""
+    """Stamps increase without pauses."""
     back = np.flatnonzero(np.diff(episode.timestamp_s.astype(np.float64)) <= 0)
     if len(back):
         yield Problem("error", "stamps", f"{len(back)} stamps do not increase, first in step {back[0] + 1}")
@@ -54,14 +54,14 @@ def _declared_hz(episode: Episode) -> float:
     try:
         return MadeOf.of(provenance.parts(episode.metadata)).rate_hz
     except ValueError:
-        return 0.0  # said by the check of the provenance
+        return 0.0  # reported by the check of the provenance
 
 
 def pose(episode: Episode, limits: Limits) -> Problems:
-    """Positions, quaternions, widths, wrenches and twists that no arm has; jumps; motions that nobody asked for."""
+    """Positions, quaternions, widths, wrenches and twists are plausible; motion follows the actions."""
     action, state = np.abs(episode.action[:-1].astype(np.float64)), episode.state.astype(np.float64)
     if not all(np.isfinite(values).all() for values in numbers(episode).values()):
-        return  # said already
+        return  # already reported
     checks: tuple[tuple[str, Callable[..., None], NDArray[np.float64], Sequence[slice]], ...] = (
         ("pose", check_pose, state[:, :7], (slice(3), slice(3, 7))),
         ("width", lambda width, name: check_width(float(width[0]), name), state[:, 7:], (slice(1),)),
@@ -75,11 +75,11 @@ def pose(episode: Episode, limits: Limits) -> Problems:
     except ValueError as error:
         yield Problem("error", "implausible", str(error))
         return
-    # A dataset does not know its action scale: the largest value of an axis stands for it.
+    # A dataset has no action scale: the largest value of an axis replaces it.
     longest_m, longest_rad = (float(action[:, part].max(initial=0)) * 3**0.5 for part in (slice(3), slice(3, 6)))
     found = list(plausibility.jumps(episode.timestamp_s, state[:, :7], limits, longest_m, longest_rad))
     yield from found
-    # Where a policy relabelled the actions, they need not agree with what was done.
+    # Relabelled actions need not agree with the recorded motion.
     if found:
         return
     if not _relabelled(episode):
@@ -92,17 +92,17 @@ def _relabelled(episode: Episode) -> bool:
     try:
         return any(part.get("relabelled_by") for part in provenance.parts(episode.metadata))
     except ValueError:
-        return False  # said by the check of the provenance
+        return False  # reported by the check of the provenance
 
 
 def _extremes(rows: NDArray[np.float64]) -> tuple[int, int]:
-    """Rows of the least and the greatest length: if these two are within limits, all are."""
+    """Rows of the smallest and largest norm: if both are within limits, all are."""
     lengths = rows[:, 0] if rows.shape[1] == 1 else np.linalg.norm(rows, axis=1)
     return int(np.argmin(lengths)), int(np.argmax(lengths))
 
 
 def flags(episode: Episode, limits: Limits) -> Problems:
-    """is_first on the first step only, is_last on the last only, is_terminal nowhere but there."""
+    """is_first only on the first step, is_last only on the last, is_terminal only there."""
     steps = np.arange(len(episode))
     for name, values, expected in (
         ("is_first", episode.is_first, steps == 0),
@@ -117,7 +117,7 @@ def flags(episode: Episode, limits: Limits) -> Problems:
 
 
 def instruction(episode: Episode, limits: Limits) -> Problems:
-    """OpenVLA passes over episodes without one, Octo learns them as unconditioned; all refuse those with a fault."""
+    """OpenVLA skips episodes without an instruction, Octo trains on them unconditioned; all refuse invalid ones."""
     if reason := fault(episode.instruction):
         yield Problem("error", "instruction", reason)
 
@@ -127,31 +127,31 @@ def outcome(episode: Episode, limits: Limits) -> Problems:
     success = bool(episode.metadata["success"])
     yield from plausibility.outcome(episode.reward[:-1], success)
     if success and not episode.is_terminal[-1:].any():
-        yield Problem("error", "flags", "a success that is not terminal: a success ends the task")
+        yield Problem("error", "flags", "a success that is not terminal, although a success ends the task")
 
 
 def names(episode: Episode, limits: Limits) -> Problems:
-    """Datasets are balanced, filtered and told apart by them."""
+    """Labels by which datasets are balanced, filtered and identified."""
     for what in ("task", "object", "episode_id"):
         if reason := fault(str(episode.metadata[what])):
             yield Problem("error", "names", f"{what}: {reason}")
 
 
 def shown(episode: Episode, limits: Limits) -> Problems:
-    """Images show something, and not the same while the arm moves."""
+    """Images are not blank, and change while the arm moves."""
     if np.isfinite(episode.state).all():
         yield from pixels(episode.images, episode.state[:, :3].astype(np.float64), limits)
 
 
 def still(episode: Episode, limits: Limits) -> Problems:
-    """Steps that move nothing."""
+    """Share of steps without motion."""
     ratio = no_op_ratio(episode, limits)
     if ratio > limits.max_no_op_ratio:
-        yield Problem("warning", "no_op", f"{ratio:.0%} of the steps move nothing (limit {limits.max_no_op_ratio:.0%})")
+        yield Problem("warning", "no_op", f"{ratio:.0%} of the steps do not move (limit {limits.max_no_op_ratio:.0%})")
 
 
 def no_op_ratio(episode: Episode, limits: Limits) -> float:
-    """Share of the transitions whose delta is below both limits and whose gripper command stays."""
+    """Return the share of transitions whose delta is below both limits and whose gripper command is unchanged."""
     action = episode.action[:-1].astype(np.float64)
     if not len(action):
         return 0.0

@@ -1,4 +1,4 @@
-"""A finding: a problem and where it was."""
+"""A finding: a problem and its location."""
 
 from __future__ import annotations
 
@@ -7,12 +7,12 @@ from dataclasses import dataclass
 
 from rldg_data.plausibility import Limits, Problem, Problems, Severity
 
-__all__ = ["Finding", "Findings", "Limits", "Problem", "Problems", "Severity", "at"]
+__all__ = ["Finding", "Findings", "Limits", "Problem", "Problems", "Severity", "finding_at"]
 
 
 @dataclass(frozen=True)
 class Finding:
-    """error: a generalist would learn something false, or a reader would fail; warning: worth a look.
+    """error: wrong for training, or unreadable for a loader; warning: suspicious.
 
     episode: split, number and id, or the name of the bag; "" for the dataset as a whole.
     """
@@ -57,9 +57,9 @@ DESCRIPTIONS: Mapping[str, str] = {
     "statistics": "`dataset_statistics.json` is not that of the data",
     "bag": "a bag that cannot be exported",
 }
-"""Every check of datasets; an error unless said otherwise. docs/reference/data.md has the same table."""
+"""Every check of datasets; an error unless marked as a warning. docs/reference/data.md has the same table."""
 
 
-def at(episode: str, problem: Problem) -> Finding:
+def finding_at(episode: str, problem: Problem) -> Finding:
     """The finding of a problem in an episode."""
     return Finding(problem.severity, problem.check, episode, problem.message)

@@ -1,6 +1,6 @@
-"""One pass over a dataset or over a folder of bags: episode by episode, in memory that does not grow with the frames.
+"""Lint a dataset or a folder of bags in one pass, with memory independent of the number of frames.
 
-Of every episode, three hashes, its rate and its name are kept.
+Three hashes, the rate and the name of every episode are kept.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from rldg_data.episodes.episode import Episode
 from rldg_data.lint.bag import BAG_CHECKS, against_task
 from rldg_data.lint.bag_file import read_contents
 from rldg_data.lint.episode import CHECKS
-from rldg_data.lint.findings import Finding, Findings, Limits, Problem, at
+from rldg_data.lint.findings import Finding, Findings, Limits, Problem, finding_at
 from rldg_data.lint.totals import (
     Cameras,
     Constants,
@@ -30,20 +30,20 @@ from rldg_data.lint.totals import (
     Statistics,
     Total,
 )
-from rldg_data.recipe.plan import EpisodePlan
+from rldg_data.plan import EpisodePlan
 from rldg_data.rlds import Dataset, read_dataset
 
 Source = Iterable[tuple[Place, Episode | Problem]]
 
 
 FindTasks = Callable[[str], Sequence[Task]]
-"""Name of a task -> its installed configuration, once for each object as the default one; empty: not installed."""
+"""Name of a task -> its installed configuration, once per default object; empty: not installed."""
 
 
 def lint(path: Path, limits: Limits | None = None, find_tasks: FindTasks = lambda name: ()) -> Findings:
     """Findings of a dataset `<root>/<name>/<version>`, of a folder of bags, or of a bag.
 
-    Raises UserError when it is neither, or when a dataset is damaged: then there is nothing to judge.
+    Raises UserError when it is none of these, or a damaged dataset.
     """
     limits = limits or Limits()
     if (path / "dataset_info.json").is_file():
@@ -58,7 +58,7 @@ def lint(path: Path, limits: Limits | None = None, find_tasks: FindTasks = lambd
     yield from lint_bags(bags, limits, find_tasks)
     left = _unfinished(path)
     if left:
-        message = f"{left} bags that a killed recorder left: rldg bag repair {path}"
+        message = f"{left} unfinished bags of a killed recorder: rldg bag repair {path}"
         yield Finding("warning", "unfinished", "", message)
 
 
@@ -78,10 +78,10 @@ def lint_bags(bags: Sequence[Path], limits: Limits, find_tasks: FindTasks = lamb
                 problems.append(Problem("error", "episode_id", f"the same episode id as {twin}"))
         for problem in problems:
             said.add((bag.name, problem.check))
-            yield at(bag.name, problem)
+            yield finding_at(bag.name, problem)
     refused = {name for name, _ in said}
     for finding in lint_episodes(_of_bags(whole), limits, [ImageSizes(limits)]):
-        # What the Steps show in full is not said again of the arrays; a bag with errors need not be exportable.
+        # Do not repeat findings of Steps for the arrays; a bag with errors need not be exportable.
         again = finding.check == "bag" and finding.episode in refused
         if not again and (finding.episode, finding.check) not in said:
             yield finding
@@ -105,14 +105,14 @@ def lint_episodes(source: Source, limits: Limits, further: Sequence[Total] = ())
     ]
     for place, episode in source:
         if isinstance(episode, Problem):
-            yield at(place.label, episode)
+            yield finding_at(place.label, episode)
             continue
         for check in CHECKS:
             for problem in check(episode, limits):
-                yield at(place.label, problem)
+                yield finding_at(place.label, problem)
         for total in totals:
             for problem in total.add(place, episode):
-                yield at(place.label, problem)
+                yield finding_at(place.label, problem)
     for total in totals:
         yield from total.end()
 

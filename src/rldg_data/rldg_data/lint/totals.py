@@ -1,4 +1,4 @@
-"""Checks over all episodes. Each is fed one episode after the other and speaks at once or at the end."""
+"""Checks over all episodes: each receives one episode after the other and reports at once or at the end."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ AXES = ("x", "y", "z", "rx", "ry", "rz", "gripper")
 
 
 class Place(NamedTuple):
-    """Where an episode was found. label: split, number and id, or the name of the bag."""
+    """Location of an episode. label: split, number and id, or the name of the bag."""
 
     split: str
     label: str
@@ -32,10 +32,10 @@ class Total(Protocol):
     """A check over all episodes."""
 
     def add(self, place: Place, episode: Episode) -> Problems:
-        """Take one episode; problems of this very episode."""
+        """Add one episode; yield problems of this episode."""
 
     def end(self) -> Findings:
-        """What only the whole shows."""
+        """Yield findings about the whole."""
 
 
 @dataclass
@@ -67,9 +67,7 @@ class ImageSizes:
     def end(self) -> Findings:
         for key, size in self.seen.items():
             if size[0] != size[1]:
-                yield Finding(
-                    "warning", "image_size", "", f"{key!r} is {_px(size)}, not square: readers resize it out of shape"
-                )
+                yield Finding("warning", "image_size", "", f"{key!r} is {_px(size)}, not square: readers distort it")
             if min(size) < self.limits.min_image_px:
                 yield Finding(
                     "warning", "image_size", "", f"{key!r} is {_px(size)}, below {self.limits.min_image_px} px"
@@ -82,7 +80,7 @@ def _px(size: tuple[int, int]) -> str:
 
 @dataclass
 class Rates:
-    """All episodes run at one rate, and at the one that they declare."""
+    """All episodes have one rate, equal to the declared one."""
 
     limits: Limits
     periods_s: list[tuple[str, float]] = field(default_factory=list)
@@ -105,7 +103,7 @@ class Rates:
 
 @dataclass
 class Cameras:
-    """The images of a key come from one camera and one view; recordings that say neither are passed over."""
+    """The images of a key come from one camera and one view; recordings without either are skipped."""
 
     seen: dict[str, tuple[Place, Any]] = field(default_factory=dict)
 
@@ -113,7 +111,7 @@ class Cameras:
         try:
             recordings = provenance.parts(episode.metadata)
         except ValueError:
-            return  # said by Copies
+            return  # reported by Copies
         for part in recordings:
             for key, image in (part.get("images") or {}).items():
                 first, known = self.seen.setdefault(key, (place, image))
@@ -133,7 +131,7 @@ def _differ(one: Any, other: Any) -> bool:
 
 @dataclass
 class Constants:
-    """Dimensions that never change carry nothing: a sensor that is not connected, a wrong topic.
+    """Dimensions that never change carry no information: a disconnected sensor, a wrong topic.
 
     The gripper's command and width are left out: a task without a gripper has them constant by definition.
     """
@@ -170,8 +168,8 @@ class Constants:
 class Saturation:
     """Share of an action dimension's steps at its largest magnitude.
 
-    A dataset does not know its action scale, so magnitudes are counted in bins of 1 %, whose two topmost filled
-    ones are "the largest" in the end.
+    A dataset has no action scale, so magnitudes are counted in bins of 1 %, and the two topmost filled bins count as
+    the largest magnitude.
     """
 
     limits: Limits
@@ -225,9 +223,9 @@ class Polarity:
 
 @dataclass
 class Copies:
-    """The same content under another id, and content that is in more than one split.
+    """Duplicate content under another id, and content in more than one split.
 
-    What was executed and measured identifies an episode, however its images were encoded.
+    Executed actions and measurements identify an episode, regardless of image encoding.
     """
 
     contents: dict[bytes, str] = field(default_factory=dict)
@@ -260,7 +258,7 @@ def _digest(*arrays: NDArray[np.float32]) -> bytes:
 
 @dataclass
 class Statistics:
-    """dataset_statistics.json against the split "train". rows: scratch file that its transitions are collected in."""
+    """dataset_statistics.json against the split "train". rows: scratch file for its transitions."""
 
     stored: Mapping[str, Any]
     limits: Limits
@@ -279,11 +277,11 @@ class Statistics:
     def end(self) -> Findings:
         self.rows.flush()
         if not self.rows.tell() or not self.usable:
-            return  # nothing to compare with, or said already: not finite
+            return  # nothing to compare, or already reported: not finite
         actual = dataset_statistics([Path(self.rows.name)], self.episodes)
         wrong = sorted(_differences(self.stored, actual, self.limits.statistics_tolerance))
         if wrong:
-            yield Finding("error", "statistics", "", f"not those of the data, export again: {', '.join(wrong)}")
+            yield Finding("error", "statistics", "", f"do not match the data, export again: {', '.join(wrong)}")
 
 
 def _differences(stored: Any, actual: Mapping[str, Any], tolerance: float) -> Iterator[str]:

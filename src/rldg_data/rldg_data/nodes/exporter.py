@@ -12,7 +12,8 @@ from rclpy.executors import MultiThreadedExecutor
 from rclpy.node import Node
 
 from rldg_core.errors import UserError
-from rldg_data.recipe.recipe import make_plan, quick_recipe
+from rldg_data.recipe.planning import make_plan
+from rldg_data.recipe.recipe import quick_recipe
 from rldg_data.rlds.export import export_plan
 from rldg_msgs.action import ExportDataset
 from rldg_ros.runner import run_node

@@ -1,4 +1,4 @@
-"""QoS of the publishers of a raw topic: what a bag says of it, and what a subscription must ask for."""
+"""QoS of the publishers of a raw topic: as stored in a bag, and as required for a subscription."""
 
 from __future__ import annotations
 
@@ -20,9 +20,9 @@ def recorded_qos(profiles: Sequence[QoSProfile]) -> tuple[Qos, ...]:
 
 
 def _recorded(profile: QoSProfile) -> Qos:
-    """Discovery tells neither history nor depth (DDS does not send them): rosbag2's defaults stand for them.
+    """Discovery reports neither history nor depth (DDS does not send them), so rosbag2's defaults are used.
 
-    A depth of 0 would make `ros2 bag play` publish with a queue that holds nothing.
+    A depth of 0 would make `ros2 bag play` publish with an empty queue.
     """
     plain = Qos()
     known = profile.depth > 0 and profile.history in (HistoryPolicy.KEEP_LAST, HistoryPolicy.KEEP_ALL)
@@ -43,7 +43,7 @@ def _name(policy: Any, unknown: str) -> str:
 
 
 def _finite(duration: Duration) -> int:
-    """0 is "unspecified", which is endless."""
+    """0 means unspecified, which is infinite."""
     return int(duration.nanoseconds) or INFINITE_NS
 
 

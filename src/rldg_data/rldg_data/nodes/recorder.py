@@ -15,7 +15,7 @@ from rclpy.topic_endpoint_info import TopicEndpointInfo
 
 from rldg_core.errors import UserError
 from rldg_data.bags.cdr import header_stamp_ns
-from rldg_data.bags.mcap_file import PRESETS
+from rldg_data.bags.mcap_writer import PRESETS
 from rldg_data.bags.metadata import Storage, Topic
 from rldg_data.bags.recording import EpisodeRecorder
 from rldg_data.bags.repair import set_partials_aside
@@ -30,21 +30,21 @@ from rldg_ros.subscriptions import refusals, subscribe
 DISCOVERY_S = 0.2
 DIAGNOSTICS_S = 1.0
 RAW_PATIENCE_S = 5.0
-"""How long `step` waits for publishers of the listed topics."""
+"""Maximum wait for publishers of the listed topics before subscribing to `step`."""
 QUIET_S = 0.2
-"""At the end, Steps count as all received after this time without one; twice the period at 10 Hz."""
+"""At shutdown, all Steps count as received after this time without one; twice the period at 10 Hz."""
 DRAIN_LIMIT_S = 1.5
 
 
 class RecorderNode(Node):
-    """Parameters: bag_dir; topics (raw; type and QoS from the graph); preset (mcap_file.PRESETS); max_bagfile_size
+    """Parameters: bag_dir; topics (raw; type and QoS from the graph); preset (mcap_writer.PRESETS); max_bagfile_size
     [bytes] and max_bagfile_duration [s], which split a bag, 0: never; task; lockstep."""
 
     def __init__(self) -> None:
         super().__init__("recorder")
         task = task_parameter(self)
         self._lockstep = lockstep_parameter(self)
-        folder = str(parameter(self, "bag_dir", "", "Folder that gets one bag per episode."))
+        folder = str(parameter(self, "bag_dir", "", "Folder for one bag per episode."))
         bag_dir = Path(required(folder, "bag_dir")).absolute()
         storage = self._storage()
         topics = parameter(self, "topics", [""], "Topics recorded raw beside `step`.")
@@ -63,7 +63,7 @@ class RecorderNode(Node):
         self._diagnostics = self.create_publisher(DiagnosticArray, "/diagnostics", 10)
         self._status = self.create_publisher(RecorderStatus, "recorder_status", LATCHED)
         self._show()
-        # In lock-step the simulated clock stands still between steps: these timers must not.
+        # Steady time, since the simulated clock stops between lock-step steps.
         steady = Clock(clock_type=ClockType.STEADY_TIME)
         self.create_timer(DISCOVERY_S, self._discover, clock=steady)
         self.create_timer(DIAGNOSTICS_S, self._diagnose, clock=steady)
@@ -87,7 +87,7 @@ class RecorderNode(Node):
         if path:
             Log(self).info(f"closed {path.name}")
         self._report()
-        # Taken after the Step is written: on a slow disk the next one waits in the queue meanwhile.
+        # Taken after the Step is written: on a slow disk the next one is already queued.
         self._last_step_s = time.monotonic()
 
     def _step_time_ns(self) -> int | None:
@@ -98,13 +98,13 @@ class RecorderNode(Node):
         if not now_ns and not self._clock_missed:
             self._clock_missed = True
             Log(self).error(
-                "use_sim_time is true and nobody publishes /clock: messages get their own stamps as log times; "
+                "use_sim_time is true but /clock has no publisher: message stamps are used as log times; "
                 "set use_sim_time:=false on a robot"
             )
         return now_ns or None
 
     def _report(self) -> None:
-        """One line for every episode lost; commands wait for the counters."""
+        """Log every lost episode and publish the counters, which commands wait for."""
         now, before = self.recorder.counters, self._reported
         if now == before:
             return
@@ -131,7 +131,7 @@ class RecorderNode(Node):
     def _discover(self) -> None:
         """Subscribe to the listed topics that have a publisher by now, then to `step`.
 
-        In this order: no episode starts before the recorder listens to `step`, so that bags hold all of both.
+        In this order, no episode starts before the recorder has subscribed to everything.
         """
         for name in sorted(self._missing):
             publishers = self.get_publishers_info_by_topic(name)
@@ -142,7 +142,7 @@ class RecorderNode(Node):
         if not self._ready and (late or not self._missing):
             self._ready = True
             if self._missing:
-                Log(self).warning(f"nobody publishes {', '.join(sorted(self._missing))} yet: going on without")
+                Log(self).warning(f"no publisher yet for {', '.join(sorted(self._missing))}: recording without")
             subscribe(self, Step, "step", self._on_step, STEPS, raw=True)
 
     def _subscribe(self, name: str, publishers: list[TopicEndpointInfo]) -> None:
@@ -187,10 +187,10 @@ class RecorderNode(Node):
         self._diagnostics.publish(array)
 
     def finish(self) -> None:
-        """Take the Steps still on their way, then drop the open episode.
+        """Record the Steps still in the queue, then drop the open episode.
 
-        A stack is stopped as soon as its last episode has ended, when the Steps of it may be in our queue.
-        Raises UserError when episodes were lost, so that the exit code tells it.
+        A stack is stopped as soon as its last episode has ended, when its last Steps may still be queued.
+        Raises UserError when episodes were lost, so that the exit code is not 0.
         """
         executor = SingleThreadedExecutor()
         executor.add_node(self)

@@ -14,18 +14,18 @@ from pathlib import Path
 from string import Formatter
 from typing import Annotated, Any, Literal
 
-from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, PrivateAttr, model_validator
+from pydantic import AfterValidator, BeforeValidator, Field, PrivateAttr, model_validator
 
-from rldg_core.configuration import load_model, validated
+from rldg_core.configuration import Count, FrozenModel, NonNegativeCount, Positive, load_model, validated
 from rldg_core.errors import UserError
 from rldg_core.seeding import MAX_SEED
 from rldg_data.episodes.episode import IMAGE_KEY
-from rldg_data.recipe.plan import Plan, is_valid_name, is_valid_version
+from rldg_data.plan import is_valid_name, is_valid_version
 
 NOT_A_CAMERA = ("state", "twist", "wrench", "timestamp")
 """Keys of an observation that no camera may take."""
 TEMPLATE_FIELDS = ("task", "object", "recorded")
-"""What an instruction may hold in braces; recorded: the instruction in the bag."""
+"""Fields allowed in braces in an instruction; recorded: the instruction in the bag."""
 
 
 def _checked_name(name: str) -> str:
@@ -44,7 +44,7 @@ def _checked_template(text: str) -> str:
     parts = list(Formatter().parse(text))
     for _, name, specification, conversion in parts:
         if name is not None and (name not in TEMPLATE_FIELDS or specification or conversion):
-            raise ValueError(f"{text!r}: in braces only {', '.join(TEMPLATE_FIELDS)} may stand")
+            raise ValueError(f"{text!r}: expected only {', '.join(TEMPLATE_FIELDS)} in braces")
     return text
 
 
@@ -54,12 +54,12 @@ def _checked_cameras(cameras: dict[str, str]) -> dict[str, str]:
     for key in cameras:
         _checked_name(key)
         if key in NOT_A_CAMERA:
-            raise ValueError(f"{key!r}: taken by the observation's own {key}")
+            raise ValueError(f"{key!r}: reserved for the observation's {key}")
     return cameras
 
 
 def _many(value: Any) -> Any:
-    """One text stands for a list of one."""
+    """Accept a string as a list of one."""
     return [value] if isinstance(value, str) else value
 
 
@@ -69,17 +69,11 @@ Template = Annotated[str, AfterValidator(_checked_template)]
 Sources = Annotated[
     tuple[Literal["policy", "human", "scripted", "hold"], ...], BeforeValidator(_many), Field(min_length=1)
 ]
-Count = Annotated[int, Field(ge=1, le=1_000_000_000)]
 Share = Annotated[float, Field(ge=0, le=1)]
-Positive = Annotated[float, Field(gt=0, le=1e9, allow_inf_nan=False)]
 
 
-class _Model(BaseModel):
-    model_config = ConfigDict(extra="forbid", frozen=True)
-
-
-class _Range(_Model):
-    """Both ends belong to it; an absent one is open."""
+class _Range(FrozenModel):
+    """Inclusive range; an absent end is open."""
 
     @model_validator(mode="after")
     def _ordered(self) -> _Range:
@@ -95,30 +89,30 @@ class _Range(_Model):
 
 
 class IntRange(_Range):
-    """Of whole numbers."""
+    """Range of integers."""
 
-    min: Annotated[int, Field(ge=0, le=1_000_000_000)] | None = None
-    max: Annotated[int, Field(ge=0, le=1_000_000_000)] | None = None
+    min: NonNegativeCount | None = None
+    max: NonNegativeCount | None = None
 
 
 class ShareRange(_Range):
-    """Of numbers in 0 .. 1."""
+    """Range of numbers in 0 .. 1."""
 
     min: Share | None = None
     max: Share | None = None
 
 
 class DateRange(_Range):
-    """Of days (UTC)."""
+    """Range of days (UTC)."""
 
     min: date | None = None
     max: date | None = None
 
 
-class Filter(_Model):
-    """What a bag must be to be taken; null: no matter. The method keeps successful episodes only.
+class Filter(FrozenModel):
+    """Filter of bags; null: no filter. By default only successful episodes are kept, as in the paper.
 
-    source: who decided most of its actions; steps: transitions; no_op_ratio: share of transitions that hardly move
+    source: of most of its actions; steps: transitions; no_op_ratio: share of transitions that hardly move
     (`rldg_data.recipe.selecting.no_op_ratio`); date: of custom_data.wall_time.
     """
 
@@ -133,7 +127,7 @@ class Filter(_Model):
     no_op_ratio: ShareRange | None = None
 
 
-class Segment(_Model):
+class Segment(FrozenModel):
     """One side of a stitch: globs, filter, and how many episodes one bag may be part of."""
 
     bags: Texts
@@ -141,12 +135,12 @@ class Segment(_Model):
     uses: Count = 1
 
 
-class Stitch(_Model):
+class Stitch(FrozenModel):
     """Pairs of bags that become one episode (FMB Assembly: a person grasps and carries, RL inserts).
 
     Two bags are joined when their object is the same and the tcp of `second`'s first Step is within tolerance of the
     tcp of `first` at the joint. cut `end`: the joint is the last Step of `first`; `nearest`: the Step that is nearest
-    (a demonstration of the whole task, of which the rest is left away).
+    (a demonstration of the whole task, whose remainder is dropped).
     """
 
     first: Segment
@@ -156,8 +150,8 @@ class Stitch(_Model):
     tolerance_rad: Positive
 
 
-class RelabelConfig(_Model):
-    """Executed actions of `sources` are replaced by a policy's; see `rldg_data.recipe.plan.Relabel`.
+class RelabelConfig(FrozenModel):
+    """Executed actions of `sources` are replaced by a policy's; see `rldg_data.plan.Relabel`.
 
     path: of the checkpoint, relative to the recipe; task: name or path of the task the policy was made for;
     policy_id: default the back-end's name.
@@ -170,8 +164,8 @@ class RelabelConfig(_Model):
     policy_id: str = ""
 
 
-class _Caps(_Model):
-    """Most that is taken, in the shuffled order."""
+class _Caps(FrozenModel):
+    """Maximum numbers, in the shuffled order."""
 
     max_episodes: Count | None = None
     max_episodes_per_object: Count | None = None
@@ -192,12 +186,12 @@ class Source(_Caps):
         if (self.bags is None) == (self.stitch is None):
             raise ValueError("a source has either bags or stitch")
         if self.stitch is not None and self.filter is not None:
-            raise ValueError("the filters of a stitch stand in its first and second")
+            raise ValueError("set the filters of a stitch in its first and second")
         return self
 
 
-class Split(_Model):
-    """What is held out as the split `val`: a share of the episodes or a number; every object is among them."""
+class Split(FrozenModel):
+    """The held-out split `val`: a share or a number of the episodes, with every object."""
 
     val_share: Annotated[float, Field(gt=0, lt=1)] | None = None
     val_episodes: Count | None = None
@@ -209,7 +203,7 @@ class Split(_Model):
         return self
 
 
-class Images(_Model):
+class Images(FrozenModel):
     """How images are stored. size_px: side of the square, null: as recorded; jpeg_quality: of what must be encoded."""
 
     size_px: Annotated[int, Field(ge=16, le=4096)] | None = None
@@ -246,7 +240,7 @@ class Recipe(_Caps):
 
 
 def load_recipe(path: Path) -> Recipe:
-    """Read and validate a recipe. Raises UserError `path: key.path: reason` on the first mistake."""
+    """Read and validate a recipe. Raises UserError `path: key.path: reason` on the first error."""
     recipe = load_model(Recipe, path, "recipe")
     recipe._file = path
     return recipe
@@ -263,9 +257,9 @@ def quick_recipe(
     max_episodes_per_object: int | None = None,
     seed: int = 0,
 ) -> Recipe:
-    """The recipe of one command line: folders of bags and the commonest filters. Raises UserError as `load_recipe`."""
+    """Make a recipe from options: folders of bags and common filters. Raises UserError as `load_recipe`."""
     if not folders:
-        raise UserError("dataset: no folder of bags was given")
+        raise UserError("dataset: no folder of bags given")
     data = {
         "name": name,
         "version": version,
@@ -276,16 +270,3 @@ def quick_recipe(
         "max_episodes_per_object": max_episodes_per_object,
     }
     return validated(Recipe, data, "dataset")
-
-
-def make_plan(recipe: Recipe, base: Path, *, skip_bad: bool = False, task_dirs: Sequence[Path] = ()) -> Plan:
-    """Decide what the dataset holds.
-
-    base: folder that relative globs and paths start from, the recipe's own; task_dirs: where `relabel.task` is looked
-    for by name. Raises UserError when a glob matches nothing, a bag is unreadable (with skip_bad it is passed over
-    and listed in `Plan.bad`) or nothing is left.
-    """
-    # Here, and not above: reading bags costs more to import than a recipe that is refused should take.
-    from rldg_data.recipe.planning import plan_recipe
-
-    return plan_recipe(recipe, base, skip_bad=skip_bad, task_dirs=task_dirs)

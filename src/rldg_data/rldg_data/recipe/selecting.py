@@ -1,4 +1,4 @@
-"""Which bags a dataset takes: globs, filters, caps, balance. All in one shuffled order that only the seed decides."""
+"""Select the bags of a dataset: globs, filters, caps, balance, in a shuffled order given by the seed."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ T = TypeVar("T")
 
 @dataclass(frozen=True)
 class Recorded:
-    """A bag and what it says of itself; num_bytes: of its files."""
+    """A bag and its metadata; num_bytes: of its files."""
 
     path: Path
     info: EpisodeInfo
@@ -66,14 +66,14 @@ class Caps(Protocol):
 
 @dataclass
 class Bookkeeping:
-    """left_out: key of the recipe -> bags or episodes; bad: unreadable bags, passed over only with skip_bad."""
+    """left_out: key of the recipe -> bags or episodes; bad: unreadable bags, skipped only with skip_bad."""
 
     skip_bad: bool
     left_out: Counter[str] = field(default_factory=Counter)
     bad: dict[Path, str] = field(default_factory=dict)
 
     def attempt(self, bag: Path, read: Callable[[Path], T]) -> T | None:
-        """What `read` returns; None for a bad bag. Raises its UserError unless bad bags are passed over."""
+        """Return the result of `read`; None for a bad bag. Raises its UserError unless bad bags are skipped."""
         if bag in self.bad:
             return None
         try:
@@ -104,7 +104,7 @@ def expand(patterns: Sequence[str], base: Path, where: str) -> list[Path]:
 
 
 def read_all(bags: Iterable[Path], books: Bookkeeping) -> list[Recorded]:
-    """What the bags say of themselves."""
+    """Read the metadata of the bags."""
     found = (books.attempt(bag, _recorded) for bag in bags)
     return [recorded for recorded in found if recorded is not None]
 
@@ -119,7 +119,7 @@ def _recorded(bag: Path) -> Recorded:
 
 
 def filtered(bags: Iterable[Recorded], wanted: Filter, books: Bookkeeping) -> list[Recorded]:
-    """The bags that pass."""
+    """Return the bags that pass the filter."""
     kept = []
     for bag in bags:
         reason = reason_against(bag, wanted)
@@ -136,8 +136,8 @@ def filtered(bags: Iterable[Recorded], wanted: Filter, books: Bookkeeping) -> li
 
 
 def reason_against(bag: Recorded, wanted: Filter) -> str:
-    """Key of the first filter that the bag's metadata fails, "" when it passes. Raises UserError on a wall time that
-    is no time while a date is asked for."""
+    """Key of the first filter that the bag's metadata fails, "" when it passes. Raises UserError on an invalid wall
+    time if dates are filtered."""
     info = bag.info
     checks: dict[str, Callable[[], bool]] = {
         "steps": lambda: info.steps >= 1 and (wanted.steps is None or wanted.steps.holds(info.steps)),
@@ -156,7 +156,9 @@ def _day(bag: Recorded) -> object:
     try:
         time = datetime.fromisoformat(bag.info.wall_time)
     except ValueError as error:
-        raise UserError(f"{bag.path}: custom_data.wall_time: {bag.info.wall_time!r} is no time (ISO 8601)") from error
+        raise UserError(
+            f"{bag.path}: custom_data.wall_time: {bag.info.wall_time!r} is not a time (ISO 8601)"
+        ) from error
     return (time if time.tzinfo else time.replace(tzinfo=timezone.utc)).astimezone(timezone.utc).date()
 
 
@@ -165,7 +167,7 @@ def no_op_ratio(steps: Sequence[Step], info: EpisodeInfo) -> float:
     acted = [step for step in steps if not step.is_last]
     executed = [step.action.executed for step in acted]
     if not executed or len({len(values) for values in executed}) > 1 or len(executed[0]) < 6:
-        return 0.0  # nothing to judge, or what `build` refuses with its own words
+        return 0.0  # nothing to judge, or refused by `build`
     rows: Float64 = np.array(executed, dtype=np.float64)
     still = (np.linalg.norm(rows[:, :3], axis=1) * info.action_scale_m < NO_OP_M) & (
         np.linalg.norm(rows[:, 3:6], axis=1) * info.action_scale_rad < NO_OP_RAD
@@ -177,7 +179,7 @@ def no_op_ratio(steps: Sequence[Step], info: EpisodeInfo) -> float:
 
 
 def rank(candidate: Candidate, seed: int) -> tuple[int, tuple[str, ...]]:
-    """Place in the shuffled order: by the episodes, not by where they lie or in which order they are listed."""
+    """Position in the shuffled order, independent of paths and listing order."""
     labels = [text for part in candidate.parts for text in (part.info.episode_id, part.path.name)]
     return derive_seed(seed, "order", *labels), tuple(str(part.path) for part in candidate.parts)
 

@@ -1,4 +1,4 @@
-"""One episode <-> the features of its tf.train.Example."""
+"""Convert between an episode and the features of its tf.train.Example."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ def to_features(episode: Episode) -> dict[str, Feature]:
 
 
 def from_features(features: Mapping[str, Feature], image_keys: Iterable[str]) -> Episode:
-    """Inverse of `to_features`. Raises ValueError, LookupError or TypeError when features are not of this layout."""
+    """Inverse of `to_features`. Raises ValueError, LookupError or TypeError when the layout differs."""
     images = {key: _bytes(features[f"steps/observation/{key}"]) for key in image_keys}
     steps = len(features["steps/reward"])
     if steps < 1 or any(len(files) != steps for files in images.values()):
@@ -68,23 +68,23 @@ def from_features(features: Mapping[str, Feature], image_keys: Iterable[str]) ->
 def _one(values: Feature, kind: type, key: str) -> bytes | int:
     (value,) = values
     if isinstance(value, bytes) != (kind is str):
-        raise ValueError(f"episode_metadata/{key} is no {kind.__name__}")
+        raise ValueError(f"episode_metadata/{key} is not {kind.__name__}")
     return value if isinstance(value, bytes) else int(value)
 
 
 def _bytes(values: Feature) -> list[bytes]:
     if not isinstance(values, list):
-        raise TypeError("an image or a text holds numbers")
+        raise TypeError("an image or a text has numbers")
     return values
 
 
 def _floats(values: Feature, *shape: int) -> Float32:
     if not isinstance(values, np.ndarray) or values.dtype != np.float32:
-        raise TypeError("a float feature holds something else")
+        raise TypeError("a float feature has another type")
     return np.asarray(values, dtype=np.float32).reshape(shape)
 
 
 def _flags(values: Feature, steps: int) -> Bools:
     if not isinstance(values, np.ndarray) or values.dtype != np.int64 or values.shape != (steps,):
-        raise TypeError("a flag is no row of integers, one per step")
+        raise TypeError("a flag is not one integer per step")
     return np.asarray(values, dtype=np.bool_)

@@ -1,4 +1,4 @@
-"""Names and JSON files of a dataset: what TFDS 4.9 expects to find, features included."""
+"""File names and JSON files of a dataset as expected by TFDS 4.9, including features."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Reading datasets of this suite back, by any of the formats' consumers here: training, lint, card, LeRobot."""
+"""Read datasets of this suite: for training, lint, card and LeRobot."""
 
 from __future__ import annotations
 
@@ -10,13 +10,13 @@ from typing import Any
 from rldg_core.errors import UserError
 from rldg_core.files import read_json
 from rldg_data.episodes.episode import Episode
-from rldg_data.recipe.plan import is_valid_name, is_valid_version
+from rldg_data.plan import is_valid_name, is_valid_version
 from rldg_data.rlds.examples import from_features
 from rldg_data.rlds.layout import ImageSizes, image_sizes, shard_name
 from rldg_data.rlds.tfrecord import decode_example, read_records
 
 _MALFORMED = (LookupError, TypeError, ValueError, ArithmeticError, AttributeError)
-"""What taking apart JSON of another layout raises."""
+"""Exceptions on JSON of another layout."""
 
 
 @dataclass(frozen=True)
@@ -70,13 +70,13 @@ def read_dataset(path: Path) -> Dataset:
         lengths = {split["name"]: tuple(int(n) for n in split["shardLengths"]) for split in info["splits"]}
         name, version = info["name"], info["version"]
         if not is_valid_name(name) or not is_valid_version(version) or not all(map(is_valid_name, lengths)):
-            raise ValueError("a name or the version is not one that TFDS takes")
+            raise ValueError("invalid name or version for TFDS")
     except _MALFORMED as error:
         raise UserError(f"{path / 'dataset_info.json'}: not an RLDS dataset: {error!r}") from error
     try:
         sizes = image_sizes(features)
         if not sizes or not all(map(is_valid_name, sizes)):
-            raise ValueError("no image, or one whose key is no name")
+            raise ValueError("no image, or an invalid image key")
     except _MALFORMED as error:
-        raise UserError(f"{path / 'features.json'}: not of this suite's layout: {error!r}") from error
+        raise UserError(f"{path / 'features.json'}: not the layout of this suite: {error!r}") from error
     return Dataset(path, name, version, statistics, lengths, sizes)

@@ -1,4 +1,4 @@
-"""Files beside a dataset that make OpenVLA and Octo load it without a change to their sources.
+"""Files beside a dataset that register it with unmodified OpenVLA and Octo.
 
 Names of keys and functions are those of openvla/openvla (prismatic/vla/datasets/rlds/oxe) and octo-models/octo
 (octo/data/dataset.py, octo/utils/spec.py). Neither file imports TensorFlow: slices work on its tensors as they are.
@@ -75,7 +75,7 @@ DATASET_KWARGS = {{
 
 
 def image_views(keys: Iterable[str]) -> dict[str, str | None]:
-    """The views of both: primary is `image`; a further key that names the wrist is wrist, another one secondary."""
+    """Views of both: `image` is primary; a further key that contains wrist is wrist, any other secondary."""
     others = [key for key in keys if key != IMAGE_KEY]
     wrist = next((key for key in others if "wrist" in key), None)
     return {"primary": IMAGE_KEY, "secondary": next((k for k in others if k != wrist), None), "wrist": wrist}

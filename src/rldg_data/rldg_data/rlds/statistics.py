@@ -1,7 +1,7 @@
-"""dataset_statistics.json: what a generalist needs to normalise actions and proprioception, in constant memory.
+"""dataset_statistics.json: normalisation of actions and proprioception, computed in constant memory.
 
-Rows are read from scratch files, four times: once for mean, variance and extremes, and three times for the order
-statistics, whose bits a radix selection finds eleven at a time. Quantiles are therefore exact: numpy's linear
+Rows are read from scratch files four times: once for mean, variance and extremes, and three times for the order
+statistics, by a radix selection of eleven bits at a time. Quantiles are therefore exact: numpy's linear
 interpolation between the two neighbours.
 """
 
@@ -49,17 +49,17 @@ def dataset_statistics(files: Sequence[Path], episodes: int) -> Mapping[str, Any
 
 
 def read_columns(stored: Mapping[str, Any], dim: int, where: str) -> dict[str, NDArray[np.float64]]:
-    """Take apart statistics that somebody stored: name -> (dim,), of mean, std, min, max and QUANTILES what is there.
+    """Parse stored statistics: name -> (dim,), those of mean, std, min, max and QUANTILES that exist.
 
-    "mask": (dim,) of truth values; all true where there is none, as upstream has it. Raises UserError `where: reason`
+    "mask": (dim,) booleans; all true by default, as upstream. Raises UserError `where: reason`
     unless all have `dim` finite numbers, min <= q01 <= q99 <= max (p01 and p99 likewise), the mean lies between min and
     max, std >= 0, and the mask is not all false.
     """
     mask = stored.get("mask", [True] * dim)
     if not isinstance(mask, list) or len(mask) != dim or not all(isinstance(value, bool) for value in mask):
-        raise UserError(f"{where}: mask: expected {dim} times true or false")
+        raise UserError(f"{where}: mask: expected {dim} booleans")
     if not any(mask):
-        raise UserError(f"{where}: mask: all false: nothing would be normalised; expected true but for the gripper")
+        raise UserError(f"{where}: mask: all false: nothing would be normalised; expected true except for the gripper")
     known = {name: _numbers(stored[name], dim, f"{where}: {name}") for name in _NAMES if name in stored}
     if "std" in known:
         _refuse_above("0", np.zeros(dim), "std", known["std"], where)
@@ -88,7 +88,7 @@ _ORDER = (
     ("p01", "p99"),
 )
 _ROUNDING = 1e-5
-"""Relative, of statistics: sums and quantiles in float32."""
+"""Relative tolerance of statistics: sums and quantiles in float32."""
 
 
 def _refuse_above(low: str, lows: NDArray[np.float64], high: str, highs: NDArray[np.float64], where: str) -> None:
@@ -96,7 +96,7 @@ def _refuse_above(low: str, lows: NDArray[np.float64], high: str, highs: NDArray
     if len(wrong):
         k = wrong[0]
         found = f"{high}[{k}] is {highs[k]:g}, below {low}" + (f" {lows[k]:g}" if low != "0" else "")
-        raise UserError(f"{where}: {found}: the statistics are broken (swapped?); compute them anew from the data")
+        raise UserError(f"{where}: {found}: inconsistent statistics (swapped?); compute them again from the data")
 
 
 @dataclass(frozen=True)
@@ -132,7 +132,7 @@ def _neighbours(count: int, q: float) -> tuple[int, int]:
 
 
 def _quantile(found: Mapping[int, NDArray[np.float64]], count: int, q: float) -> NDArray[np.float64]:
-    """Interpolate as numpy does, so that even the last bit agrees."""
+    """Interpolate as numpy does, bit for bit."""
     below, above = (found[rank] for rank in _neighbours(count, q))
     share = (count - 1) * q - math.floor((count - 1) * q)
     step = above - below
@@ -159,7 +159,7 @@ def _order_statistics(files: Sequence[Path], dim: int, ranks: Iterable[int]) -> 
 def _histograms(
     files: Sequence[Path], dim: int, known: Iterable[tuple[int, int]], done: int, bits: int
 ) -> dict[tuple[int, int], NDArray[np.int64]]:
-    """(column, prefix) -> how often which `bits` follow behind the prefix of `done` bits."""
+    """(column, prefix) -> histogram of the next `bits` after the prefix of `done` bits."""
     counts = {place: np.zeros(1 << bits, np.int64) for place in known}
     shift = 32 - done - bits
     for rows in _chunks(files, dim):

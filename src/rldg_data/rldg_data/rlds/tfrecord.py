@@ -4,7 +4,7 @@ TFRecord (tensorflow/core/lib/io/record_writer.h): uint64 length, masked CRC-32C
 masked CRC-32C of the payload, all little endian. Example (tensorflow/core/example/{example,feature}.proto):
 map<string, Feature>, a Feature being one of bytes_list (1), float_list (2), int64_list (3), numbers packed.
 
-A payload is written as the parts it is made of: images of an episode are never copied.
+A payload is written in parts, so that images of an episode are never copied.
 """
 
 from __future__ import annotations
@@ -27,14 +27,14 @@ Feature = Sequence[bytes] | NDArray[np.float32] | NDArray[np.int64]
 """One feature: bytes list, float list or int64 list (one-dimensional)."""
 
 RECORD_OVERHEAD_BYTES = 16
-"""What a record adds to its payload in the file."""
+"""Overhead of a record in the file."""
 
 _HEADER = struct.Struct("<QI")
 _CRC = struct.Struct("<I")
 _LENGTH_DELIMITED = 2
 _BYTES, _FLOAT, _INT64 = 1, 2, 3
 _JOINED_BYTES = 1 << 16
-"""Smaller features are copied into one part: handling many parts costs more."""
+"""Smaller features are joined into one part, which is faster than many parts."""
 _ONE_BYTE = 0x80
 """Smaller numbers are varints of one byte."""
 
@@ -73,12 +73,12 @@ def read_records(path: Path) -> Iterator[bytes]:
 def _read_payload(stream: BinaryIO, header: bytes, left: int, path: Path) -> bytes:
     """left: bytes from the header to the end of the file; a length beyond it is never allocated."""
     if len(header) < _HEADER.size:
-        raise UserError(f"{path}: truncated: a record header is cut off")
+        raise UserError(f"{path}: truncated: a record header is truncated")
     length, crc = _HEADER.unpack(header)
     if crc != masked_crc(header[:8]):
-        raise UserError(f"{path}: corrupt or no TFRecord file: CRC of a record's length differs")
+        raise UserError(f"{path}: corrupt or not a TFRecord file: CRC of a record's length differs")
     if length + RECORD_OVERHEAD_BYTES > left:
-        raise UserError(f"{path}: truncated: a record of {length} bytes is cut off")
+        raise UserError(f"{path}: truncated: a record of {length} bytes is truncated")
     payload = stream.read(length)
     if stream.read(_CRC.size) != _CRC.pack(masked_crc(payload)):
         raise UserError(f"{path}: corrupt: CRC of a record differs")
@@ -149,7 +149,7 @@ def _fields(data: memoryview) -> Iterator[tuple[int, memoryview]]:
             raise ValueError(f"protobuf wire type {tag & 7} in an Example")
         size, position = _read_varint(data, position)
         if position + size > len(data):
-            raise ValueError("protobuf field is cut off")
+            raise ValueError("protobuf field is truncated")
         yield tag >> 3, data[position : position + size]
         position += size
 
@@ -172,7 +172,7 @@ def _read_varint(data: bytes | memoryview, position: int) -> tuple[int, int]:
         if byte < _ONE_BYTE:
             return value, position
         shift += 7
-    raise ValueError("protobuf number is cut off")
+    raise ValueError("protobuf number is truncated")
 
 
 def _varints(values: NDArray[np.int64]) -> bytes:

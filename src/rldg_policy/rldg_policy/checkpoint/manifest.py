@@ -11,12 +11,11 @@ from typing import Annotated, Any, Literal
 
 from pydantic import Field
 
-from rldg_core.configuration import validated
+from rldg_core.configuration import Count, FrozenModel, validated
 from rldg_core.errors import UserError
 from rldg_core.files import read_json, write_json
 from rldg_core.policy import PolicySpec
 from rldg_core.task import CropConfig, Task
-from rldg_policy.config_types import Count, FrozenModel
 
 MANIFEST_FILE = "rldg.json"
 

@@ -6,18 +6,8 @@ from typing import Annotated, Literal
 
 from pydantic import Field, model_validator
 
-from rldg_policy.config_types import (
-    BatchSize,
-    Count,
-    FrozenModel,
-    LearningRate,
-    NonNegative,
-    NonNegativeCount,
-    SaveEvery,
-    Share,
-    ShuffleBuffer,
-    Steps,
-)
+from rldg_core.configuration import Count, FrozenModel, NonNegative, NonNegativeCount
+from rldg_policy.config_types import BatchSize, LearningRate, SaveEvery, Share, ShuffleBuffer, Steps
 
 
 class ModelConfig(FrozenModel):

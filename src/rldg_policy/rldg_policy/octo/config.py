@@ -13,19 +13,9 @@ from typing import Annotated, Any, Literal
 
 from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, model_validator
 
-from rldg_policy import config_types
-from rldg_policy.config_types import (
-    BatchSize,
-    FrozenModel,
-    LearningRate,
-    NonNegative,
-    NonNegativeCount,
-    Positive,
-    SaveEvery,
-    Share,
-    ShuffleBuffer,
-    Steps,
-)
+from rldg_core import configuration
+from rldg_core.configuration import FrozenModel, NonNegative, NonNegativeCount, Positive
+from rldg_policy.config_types import BatchSize, LearningRate, SaveEvery, Share, ShuffleBuffer, Steps
 from rldg_policy.generalist import Option
 
 Count = Annotated[int, Field(ge=1, le=100_000)]
@@ -248,7 +238,7 @@ class OctoTrainConfig(FrozenModel):
     save_every: SaveEvery = 5000
     validation_batches: NonNegativeCount = 16
     augment: bool = True
-    workers: config_types.Count = 4
+    workers: configuration.Count = 4
 
     @model_validator(mode="after")
     def _warm_up_ends(self) -> OctoTrainConfig:

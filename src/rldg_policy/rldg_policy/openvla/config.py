@@ -13,21 +13,10 @@ from typing import Annotated, Any, Literal
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 from typing_extensions import Self
 
-from rldg_core.configuration import validated
+from rldg_core.configuration import Count, FrozenModel, NonNegative, NonNegativeCount, Positive, validated
 from rldg_core.errors import UserError
 from rldg_policy.action_bins import BINS
-from rldg_policy.config_types import (
-    BatchSize,
-    Count,
-    FrozenModel,
-    LearningRate,
-    NonNegative,
-    NonNegativeCount,
-    Positive,
-    SaveEvery,
-    ShuffleBuffer,
-    Steps,
-)
+from rldg_policy.config_types import BatchSize, LearningRate, SaveEvery, ShuffleBuffer, Steps
 
 Shapes = Mapping[str, tuple[int, ...]]
 

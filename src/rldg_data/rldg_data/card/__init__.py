@@ -1,1 +1,0 @@
-"""A dataset's README.md."""

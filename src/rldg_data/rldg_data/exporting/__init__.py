@@ -1,0 +1,1 @@
+"""How an export runs: engines, the folder it writes to, its report."""

@@ -1,0 +1,1 @@
+"""Bags of other recorders, imported by a mapping of their topics."""

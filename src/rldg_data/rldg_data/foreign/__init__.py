@@ -1,1 +1,0 @@
-"""Bags of other people become episodes."""

@@ -1,1 +1,0 @@
-"""How an export runs: engines, and the folder it writes in."""

@@ -1,0 +1,144 @@
+"""What unpacks to far more than it takes on disk is refused by its headers, with one line, before it is unpacked."""
+
+from __future__ import annotations
+
+import struct
+import subprocess
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import imageio_ffmpeg
+import lz4.frame
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+import zstandard
+
+from rldg_core.errors import UserError
+from rldg_data.bags.mcap_writer import MAGIC
+from rldg_data.bags.reading import read_episode
+from rldg_data.bags.recording import write_episode
+from rldg_data.bags.repair import is_sound, repair_bag
+from rldg_data.bags.unpacking import MAX_UNPACKED_BYTES, check_compressed, unpack_message
+from rldg_data.external.importing import import_bag
+from rldg_data.lerobot import tables
+from rldg_data.lerobot.tables import DataFile
+from rldg_data.lerobot.video import FrameReader
+from rldg_data.lint import lint
+from rldg_data.testing.external import mapping
+from rldg_data.testing.steps import make_episode, make_task
+
+MB = 2**20
+SIZE = MAX_UNPACKED_BYTES + MB
+
+
+def zeros(size: int) -> Iterator[bytes]:
+    for _ in range(size // MB):
+        yield bytes(MB)
+
+
+def zstd(size: int, *, told: bool) -> bytes:
+    """Zeros of so many bytes. told: whether the frame says how many."""
+    packer = zstandard.ZstdCompressor().compressobj(size=size if told else -1)
+    return b"".join(map(packer.compress, zeros(size))) + packer.flush()
+
+
+def lz4_frame(size: int) -> bytes:
+    with lz4.frame.LZ4FrameCompressor() as packer:
+        return packer.begin() + b"".join(map(packer.compress, zeros(size))) + packer.flush()
+
+
+def text(value: bytes) -> bytes:
+    return struct.pack("<I", len(value)) + value
+
+
+def mcap(data: bytes, compression: bytes, told: int) -> bytes:
+    """A file of one chunk that says it unpacks to `told` bytes."""
+    head = text(b"ros2") + text(b"made up")
+    chunk = struct.pack("<QQQI", 1, 2, told, 0) + text(compression) + struct.pack("<Q", len(data)) + data
+    return MAGIC + struct.pack("<BQ", 1, len(head)) + head + struct.pack("<BQ", 6, len(chunk)) + chunk
+
+
+BOMBS: dict[str, tuple[Callable[[], bytes], str]] = {
+    "zstd that says it": (lambda: mcap(zstd(SIZE, told=True), b"zstd", SIZE), "unpacks to 269,484,032 bytes, expected"),
+    "zstd that lies": (lambda: mcap(zstd(SIZE, told=True), b"zstd", 1000), "more than the 1,000 bytes declared"),
+    "lz4 that lies": (lambda: mcap(lz4_frame(SIZE), b"lz4", 1000), "more than the 1,000 bytes declared in its header"),
+    "any that claims": (lambda: mcap(b"", b"", 2**63), "unpacks to 9,223,372,036,854,775,808 bytes"),
+}
+
+
+@pytest.fixture
+def bag(tmp_path: Path) -> Path:
+    return write_episode(tmp_path / "bags", make_episode(4), make_task(), wall_time="now")
+
+
+@pytest.mark.parametrize("name", BOMBS)
+def test_a_chunk_bomb_is_one_line_in_every_reader(bag: Path, tmp_path: Path, name: str) -> None:
+    make, part = BOMBS[name]
+    (file,) = bag.glob("*.mcap")
+    file.write_bytes(make())
+    assert file.stat().st_size < 2 * MB
+    for read in (read_episode, repair_bag, lambda path: import_bag(mapping(), path, tmp_path / "out")):
+        with pytest.raises(UserError, match=part) as caught:
+            read(bag)
+        assert str(file) in str(caught.value) and "\n" not in str(caught.value)
+    assert not is_sound(bag)
+    (found,) = [finding for finding in lint(bag) if finding.check == "damaged"]
+    assert part in found.message
+
+
+@pytest.mark.parametrize(
+    "data",
+    [lambda: zstd(4 * MB, told=False), lambda: zstandard.compress(bytes(1000)) + zstd(4 * MB, told=True)],
+    ids=["no size", "second frame"],
+)
+def test_frames_of_zstd_that_other_readers_would_follow(bag: Path, tmp_path: Path, data: Callable[[], bytes]) -> None:
+    (file,) = bag.glob("*.mcap")
+    file.write_bytes(mcap(data(), b"zstd", 1000))
+    with pytest.raises(UserError, match="more than the 1,000 bytes declared in its header"):
+        import_bag(mapping(), bag, tmp_path / "out")
+
+
+def test_a_compressed_file_and_a_compressed_message(tmp_path: Path) -> None:
+    file = tmp_path / "bag.mcap.zstd"
+    file.write_bytes(zstd(65 * MB, told=False))
+    with pytest.raises(UserError, match="unpacks to more than 67,108,864 bytes"):
+        check_compressed(file)
+    file.write_bytes(zstd(60 * MB, told=False))
+    check_compressed(file)
+    assert unpack_message(zstandard.compress(b"message")) == b"message"
+    with pytest.raises(ValueError, match="a message unpacks to more than"):
+        unpack_message(zstd(SIZE, told=False))
+
+
+def test_rows_that_repeat_take_no_bytes_but_memory(tmp_path: Path) -> None:
+    file = tmp_path / "data.parquet"
+    rows = tables.MAX_GROUP_ROWS + 1
+    pq.write_table(pa.table({"action": pa.array(np.zeros(rows, bool))}), file, row_group_size=rows, compression="zstd")
+    assert file.stat().st_size < MB
+    with pytest.raises(UserError, match="row group 0 unpacks to 4,194,305 rows, expected at most") as caught:
+        DataFile(file, 0).rows(0, 3, ["action"])
+    assert str(caught.value).startswith(f"{file}: ")
+
+
+def test_pages_are_limited_before_they_are_unpacked(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(tables, "MAX_GROUP_BYTES", 2 * MB)
+    file = tmp_path / "data.parquet"
+    table = pa.table({"action": pa.array(np.zeros(MB // 2)), "index": pa.array(np.arange(MB // 2))})
+    pq.write_table(table, file, compression="zstd", use_dictionary=False)
+    with pytest.raises(UserError, match=r"row group 0 unpacks to 8,\d+,\d+ bytes, expected at most 2,097,152"):
+        DataFile(file, 0).rows(0, 3, ["action"])
+    monkeypatch.setattr(tables, "MAX_GROUP_BYTES", 9 * MB)
+    assert len(DataFile(file, 0).rows(0, 3, ["action"])) == 3
+
+
+def test_a_video_of_huge_frames_is_not_decoded(tmp_path: Path) -> None:
+    file = tmp_path / "file.mp4"
+    source = ["-f", "lavfi", "-i", "color=black:s=8192x4112:d=0.04:r=25", "-c:v", "libx264", "-preset", "ultrafast"]
+    ffmpeg = imageio_ffmpeg.get_ffmpeg_exe()
+    subprocess.run([ffmpeg, "-loglevel", "error", *source, str(file)], check=True, timeout=60)
+    assert file.stat().st_size < MB
+    with FrameReader(file) as reader, pytest.raises(UserError, match=r"frame 0: ") as caught:
+        next(reader.frames(0, 1))
+    assert "max" in str(caught.value) and "\n" not in str(caught.value)

@@ -1,0 +1,95 @@
+"""The quick decoder of Steps against the long way: the same Steps, the same refusals, whatever came before."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from rldg_core.types import Step
+from rldg_data.bags import step_cdr, step_layout
+from rldg_data.bags.cdr import encode_step
+from rldg_data.bags.step_layout import StepDecoder
+from rldg_data.testing.steps import assert_same_steps, episodes, make_episode
+
+
+@st.composite
+def streams(draw: st.DrawFn) -> list[bytes]:
+    """Steps of several episodes, images of every length, one camera, two or none, decoded one after the other."""
+    steps = [step for _ in range(draw(st.integers(1, 3))) for step in draw(episodes())]
+    cameras = draw(st.sampled_from([("wrist",), ("wrist", "scene"), ()]))
+
+    def photographed(step: Step) -> Step:
+        images = {name: draw(st.binary(max_size=20)) for name in cameras}
+        return replace(step, observation=replace(step.observation, images=images))
+
+    return [encode_step(photographed(step)) for step in steps]
+
+
+@settings(max_examples=100, deadline=None)
+@given(stream=streams())
+def test_every_stream_decodes_as_the_long_way(stream: list[bytes]) -> None:
+    decode = StepDecoder()
+    assert_same_steps([decode(data) for data in stream], [step_cdr.decode(data) for data in stream])
+
+
+@settings(max_examples=300, deadline=None)
+@given(stream=st.just([encode_step(s) for s in make_episode(3)]), data=st.data())
+def test_damaged_messages_end_as_the_long_way(stream: list[bytes], data: st.DataObject) -> None:
+    """A bit flipped anywhere but in the image, or an end cut off, after an intact message of the same episode."""
+    decode = StepDecoder()
+    decode(stream[0])
+    message = bytearray(stream[1])
+    if data.draw(st.booleans()):
+        image = bytes(message).index(b"\xff\xd8\xff")
+        places = [*range(image), *range(len(message) - 420, len(message))]
+        message[data.draw(st.sampled_from(places))] ^= 1 << data.draw(st.integers(0, 7))
+    else:
+        del message[data.draw(st.integers(0, len(message) - 1)) :]
+    damaged = bytes(message)
+    try:
+        expected = step_cdr.decode(damaged)
+    except ValueError as error:
+        with pytest.raises(type(error)):
+            decode(damaged)
+        return
+    assert_same_steps([decode(damaged)], [expected])
+    assert_same_steps([decode(stream[2])], [step_cdr.decode(stream[2])])
+
+
+def test_padding_may_hold_anything() -> None:
+    """DDS leaves there what was in its buffer: bytes that change no Step are padding, and change no layout either."""
+    first, second = (encode_step(step) for step in make_episode(2)[:2])
+    noisy = bytearray(second)
+    image = second.index(b"\xff\xd8\xff")
+    for at in [*range(4, image), *range(len(second) - 420, len(second))]:
+        tried = bytearray(noisy)
+        tried[at] ^= 0xA5
+        try:
+            same = encode_step(step_cdr.decode(bytes(tried))) == second
+        except ValueError:
+            continue
+        noisy = tried if same else noisy
+    assert sum(a != b for a, b in zip(noisy, second, strict=True)) > 10
+    layout = step_layout._layout_of(first, step_cdr.decode(first))
+    assert layout is not None
+    step = layout.decode(bytes(noisy))
+    assert step is not None
+    assert_same_steps([step], [step_cdr.decode(second)])
+
+
+def test_the_long_way_is_gone_once_for_a_whole_episode(monkeypatch: pytest.MonkeyPatch) -> None:
+    calls = []
+    monkeypatch.setattr(
+        step_layout.step_cdr, "decode", lambda data, real=step_cdr.decode: calls.append(1) or real(data)
+    )
+    decode = StepDecoder()
+    steps = [decode(encode_step(step)) for step in make_episode(30)]
+    # The first, and the last: it has no action.
+    assert len(calls) == 2
+    steps[3].observation.pose_base_tcp[0] = 1.0
+    steps[3].action.executed[0] = 1.0
+    assert not np.array_equal(steps[3].observation.pose_base_tcp, steps[4].observation.pose_base_tcp)
