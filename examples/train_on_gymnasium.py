@@ -23,10 +23,10 @@ from rldg_rl.runtime import use_one_core
 
 use_one_core()
 
-import numpy as np  # noqa: E402
-
 import gymnasium  # noqa: E402
+import numpy as np  # noqa: E402
 from gymnasium import spaces  # noqa: E402
+
 from rldg_core.image_codec import resize  # noqa: E402
 from rldg_core.task import load_task  # noqa: E402
 from rldg_rl import agent  # noqa: E402

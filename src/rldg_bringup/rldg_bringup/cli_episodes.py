@@ -55,7 +55,11 @@ def record(
 
     from rldg_bringup.pipeline import arguments_for, record_demonstrations
 
-    arguments = replace(arguments_for(task, common.seed, robot_of(common.robot, common.real)), record_topics=topics, record_preset=preset)
+    arguments = replace(
+        arguments_for(task, common.seed, robot_of(common.robot, common.real)),
+        record_topics=topics,
+        record_preset=preset,
+    )
     with progress_maker() as make:
         outcome = record_demonstrations(arguments, episodes, out, out / "log", make("demonstrations"))
     emit(_summary(task, outcome), common.as_json, "demonstrations")

@@ -276,8 +276,9 @@ def robot_findings(name: str) -> list[Finding]:
     if profile.command.recovery:
         findings.append(Finding(subject, Status.NOTE, "after a reflex", "; then ".join(profile.command.recovery)))
     camera = [profile.camera.driver] if profile.camera.driver else []
-    nodes = [*profile.drivers.includes, *profile.drivers.nodes, *camera, *profile.mouse.nodes]
-    for package in dict.fromkeys(one.package for one in nodes):
+    packages = [one.package for one in profile.drivers.includes]
+    packages += [one.package for one in (*profile.drivers.nodes, *camera, *profile.mouse.nodes)]
+    for package in dict.fromkeys(packages):
         try:
             found = Finding(subject, Status.OK, f"{package} in {get_package_prefix(package)}")
         except PackageNotFoundError:

@@ -7,7 +7,6 @@ import subprocess
 from pathlib import Path
 
 import pytest
-from data_samples import make_episode, make_task
 from typer.testing import CliRunner
 
 from rldg_bringup.cli import app

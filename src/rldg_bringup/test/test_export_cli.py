@@ -8,8 +8,6 @@ from typing import Any
 
 import numpy as np
 import pytest
-from data_samples import make_task
-from recipe_samples import record, record_line
 from typer.testing import CliRunner
 
 from rldg_bringup.cli import app

@@ -44,7 +44,8 @@ def mlp_init(key: jax.Array, inputs: int, hidden: tuple[int, ...], outputs: int,
     keys, shapes = jax.random.split(key, len(hidden) + 1), mlp_shapes(inputs, hidden, outputs)
     layers = [f"layer_{index}" for index in range(len(hidden))]
     params = {name: _normed(keys[index], *shapes[f"{name}/w"]) for index, name in enumerate(layers)}
-    return {**params, "out": _dense(keys[-1], *shapes["out/w"], scale=last_scale)}
+    last_inputs, _ = shapes["out/w"]
+    return {**params, "out": _dense(keys[-1], last_inputs, outputs, scale=last_scale)}
 
 
 def mlp(params: Params, x: jax.Array, activation: str) -> jax.Array:

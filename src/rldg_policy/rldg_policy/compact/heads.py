@@ -63,8 +63,7 @@ class BinsHead(nn.Module):
         return logits
 
     def loss(self, features: Tensor, actions: Tensor, weight: Tensor, config: TrainConfig, rng: Generator) -> Tensor:
-        """Return cross-entropy plus L1 error of the expected value; weight (B, H, 1) sums to 1 / 7; `rng` is not used.
-        """
+        """Return cross-entropy plus L1 error of the expected value; weight (B, H, 1) sums to 1 / 7; `rng` is unused."""
         logits = self(features)
         cross_entropy = -(soft_targets(actions, config.target_sigma_bins) * logits.log_softmax(-1)).sum(-1)
         error = (logits.softmax(-1) @ self.values - actions).abs()

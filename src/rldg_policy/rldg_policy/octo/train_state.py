@@ -69,8 +69,7 @@ def schedule(config: OctoTrainConfig) -> Callable[[Any], Any]:
 
 
 def optimiser(trainable: Flat, config: OctoTrainConfig) -> optax.GradientTransformation:
-    """Return upstream's optimiser: clipping by global norm, AdamW with bfloat16 first moment, weight decay of kernels.
-    """
+    """Return upstream's optimiser: global-norm clipping, AdamW with bfloat16 first moment, weight decay of kernels."""
     return optax.chain(
         optax.clip_by_global_norm(config.clip_norm),
         optax.adamw(

@@ -69,8 +69,7 @@ def read_state(folder: Path, template: Any) -> tuple[Any, dict[str, Any]]:
 
 
 class Output:
-    """Checkpoint folder of a training, checked with `check_out`. has_state: there is a training state to resume from.
-    """
+    """Checkpoint folder of a training, checked with `check_out`. has_state: it has one to resume from."""
 
     def __init__(self, path: Path, resume: bool) -> None:
         self.path = path

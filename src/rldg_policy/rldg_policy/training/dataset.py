@@ -51,8 +51,7 @@ class TrainingSet:
     rate_hz: float
 
     def manifest(self, backend: str, version: int, **more: Any) -> Manifest:
-        """Return the manifest of a checkpoint trained on this dataset. more: image_size, window, horizon, inference_hz.
-        """
+        """Return the manifest of a checkpoint trained on the data. more: image_size, window, horizon, inference_hz."""
         return Manifest(
             backend=backend,
             tasks=self.tasks,

@@ -113,8 +113,7 @@ def check_loss(step: int, loss: float, last_checkpoint: Path | None) -> None:
 def training_identity(
     data: TrainingSet, config: BaseModel, seed: int, *, free: set[str], **more: Any
 ) -> dict[str, Any]:
-    """Return what must not change when a training is resumed: seed, data, `more`, and the configuration except `free`.
-    """
+    """Return what must not change at a resumption: seed, data, `more`, and the configuration except `free`."""
     fixed = config.model_dump(mode="json", exclude=free)
     return {"seed": seed, "dataset": data.sha256, "camera": data.camera, **more, **fixed}
 
