@@ -166,8 +166,10 @@ def _task_dirs(recipe: Recipe) -> list[Path]:
 @app.command()
 def relabel(
     bags: BagFolders,
-    policy: Annotated[Path, typer.Option(help="Checkpoint of the policy, e.g. a specialist's folder.")],
     out: Annotated[Path, typer.Option(help="Folder for the new bags; the given bags are not changed.")],
+    policy: Annotated[
+        Path | None, typer.Option(help="Checkpoint of the policy; none for a back-end that reads none, such as hold.")
+    ] = None,
     backend: Annotated[str, typer.Option(help="Back-end of the policy.")] = "specialist",
     task: Annotated[str, typer.Option(help="Task of the policy; default: the task of the bags.")] = "",
     source: Annotated[list[str], typer.Option(help="Source whose actions are replaced.")] = ["human"],  # noqa: B006
@@ -185,7 +187,7 @@ def relabel(
     from rldg_data.recipe.selecting import Bookkeeping, expand, read_all
     from rldg_data.relabelling import relabel_bags
 
-    for path in (*bags, policy):
+    for path in (*bags, *([policy] if policy else [])):
         existing(path)
     books = Bookkeeping(skip_bad)
     recorded = read_all(expand([escape(str(path.absolute())) for path in bags], Path.cwd(), "relabel"), books)

@@ -109,7 +109,7 @@ def test_relabel_writes_new_bags(tmp_path: Path) -> None:
         record(tmp_path / "bags", seed=seed, source=Source.HUMAN)
     task = tmp_path / "insertion.yaml"
     task.write_text(json.dumps(make_task().model_dump(mode="json")))
-    arguments: tuple[Any, ...] = ("--policy", tmp_path / "bags", "--backend", "hold", "--task", task)
+    arguments: tuple[Any, ...] = ("--backend", "hold", "--task", task)
     out = json.loads(rldg("relabel", tmp_path / "bags", "--out", tmp_path / "new", *arguments, "--json"))
     assert (out["episodes"], out["steps"], out["bad"]) == (2, 10, [])
     new, old = ([read_episode(b) for b in find_bags(tmp_path / name)] for name in ("new", "bags"))

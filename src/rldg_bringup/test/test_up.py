@@ -1,19 +1,89 @@
-"""`rldg` refuses bad input with one line and exit code 2."""
+"""`rldg up insertion` in real processes, and bad input: one line and exit code 2."""
 
 from __future__ import annotations
 
+import os
+import signal
 import subprocess
+import time
 from collections.abc import Callable
 from pathlib import Path
 
 import psutil
 import pytest
+from geometry_msgs.msg import PoseStamped
 
-from rldg_bringup import client
+from rldg_bringup import client as stack_clients
+from rldg_bringup.client import StackClient
+from rldg_bringup.runner import executable_path
+from rldg_core.from_msg import pose_array
+from rldg_ros import qos
 
 DOMAIN = 60
 
 Rldg = Callable[..., subprocess.CompletedProcess[str]]
+
+
+def command(*arguments: str) -> list[str]:
+    return [str(executable_path("rldg_bringup", "rldg")), *arguments]
+
+
+@pytest.fixture
+def environment() -> dict[str, str]:
+    return {**os.environ, "ROS_DOMAIN_ID": str(DOMAIN)}
+
+
+def test_up_runs_refuses_a_second_and_holds_at_the_end(
+    environment: dict[str, str], client: StackClient, tmp_path: Path
+) -> None:
+    targets: list[PoseStamped] = []
+    poses: list[PoseStamped] = []
+    client.node.create_subscription(PoseStamped, "/target_pose", targets.append, qos.TARGET)
+    client.node.create_subscription(
+        PoseStamped, "/franka_robot_state_broadcaster/current_pose", poses.append, qos.VENDOR_STATE
+    )
+    up = subprocess.Popen(
+        command("up", "insertion", "policy:=scripted", "--log-dir", str(tmp_path / "log")),
+        env=environment,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        start_new_session=True,
+    )
+    try:
+        client.wait_ready()
+        run = subprocess.Popen(command("run", "--episodes", "50"), env=environment, stderr=subprocess.PIPE, text=True)
+        client.wait(lambda: len(targets) >= 5, 60.0, "the arm moves")
+        run.send_signal(signal.SIGINT)
+        run.communicate(timeout=30)
+        assert run.returncode != 0
+        # What was interrupted is over: the next run is accepted, and says what is wrong with it.
+        for arguments, code, expected in [
+            (("--objects", "hdmi", "--json"), 0, '"episodes": 1'),
+            (("--objects", "banana"), 2, "unknown object 'banana'"),
+        ]:
+            done = subprocess.run(
+                command("run", *arguments), env=environment, capture_output=True, text=True, timeout=60
+            )
+            assert done.returncode == code and expected in done.stdout + done.stderr, done
+        second = subprocess.run(command("up", "insertion"), env=environment, capture_output=True, text=True, timeout=60)
+        assert second.returncode == 2
+        assert second.stderr.strip().startswith(f"rldg: ROS domain {DOMAIN} already runs a stack")
+        assert second.stderr.count("\n") == 1
+
+        begin = time.monotonic()
+        up.send_signal(signal.SIGINT)
+        while up.poll() is None and time.monotonic() - begin < 10:
+            client.spin(0.02)
+        assert time.monotonic() - begin < 3.0
+        client.spin(0.3)
+        # The last target is a measured pose: the controller holds there instead of pulling on.
+        last = pose_array(targets[-1].pose)
+        assert min(abs(last[:3] - pose_array(p.pose)[:3]).max() for p in poses) < 1e-6
+        left = subprocess.run(["pgrep", "-f", str(tmp_path)], capture_output=True, text=True)
+        assert left.stdout == ""
+    finally:
+        if up.poll() is None:
+            os.killpg(up.pid, signal.SIGKILL)
 
 
 def test_no_gl_is_one_line(rldg: Rldg, tmp_path: Path) -> None:
@@ -47,7 +117,7 @@ def test_bad_input_is_one_line(rldg: Rldg, tmp_path: Path, arguments: tuple[str,
 
 
 def test_a_command_without_a_stack_waits_for_one_and_ends(rldg: Rldg, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(client, "RUNNING_TIMEOUT_S", 1.0)
+    monkeypatch.setattr(stack_clients, "RUNNING_TIMEOUT_S", 1.0)
     done = rldg("policy", "list")
     assert_one_line(done.returncode, done.stderr, "service policy/list: no answer within 1 s; is the stack running?")
 

@@ -42,10 +42,10 @@ from rldg_ros.runner import run_node
 from rldg_ros.subscriptions import subscribe
 from rldg_ros.vendors import vendor_topic
 from rldg_sim.gl import no_gl_error
-from rldg_sim.nodes.camera_topics import CameraFrames, CameraTopics, image_message
 
 try:
     from rldg_sim.cell import Cell, SensorFrame
+    from rldg_sim.nodes.camera_topics import CameraFrames, CameraTopics, image_message
 except (ImportError, AttributeError, OSError, RuntimeError) as error:  # mujoco opens OpenGL when it is imported
     print(f"cell: {no_gl_error(error)}", file=sys.stderr)
     raise SystemExit(2) from None
