@@ -275,9 +275,10 @@ def robot_findings(name: str) -> list[Finding]:
     findings = [Finding(subject, Status.OK, f"{profile.description}; {modes}")]
     if profile.command.recovery:
         findings.append(Finding(subject, Status.NOTE, "after a reflex", "; then ".join(profile.command.recovery)))
-    camera = [profile.camera.driver] if profile.camera.driver else []
     packages = [one.package for one in profile.drivers.includes]
-    packages += [one.package for one in (*profile.drivers.nodes, *camera, *profile.mouse.nodes)]
+    packages += [one.package for one in profile.drivers.nodes]
+    packages += [profile.camera.driver.package] if profile.camera.driver else []
+    packages += [one.package for one in profile.mouse.nodes]
     for package in dict.fromkeys(packages):
         try:
             found = Finding(subject, Status.OK, f"{package} in {get_package_prefix(package)}")

@@ -15,7 +15,7 @@ import pytest
 
 from rldg_bringup.bag_count import BagCount
 from rldg_bringup.client import StackClient
-from rldg_bringup.pipeline import simulated, stack_client
+from rldg_bringup.pipeline import arguments_for, stack_client
 from rldg_bringup.runner import StackProcess
 from rldg_core.errors import UserError
 from rldg_data.bags.reading import find_bags
@@ -32,7 +32,7 @@ def stack(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Stack]:
     folder = tmp_path_factory.mktemp("stack")
     bags = folder / "bags"
     arguments = replace(
-        simulated("insertion", 0), policy="hold", operator="demonstrate", record=True, bag_dir=str(bags)
+        arguments_for("insertion", 0), policy="hold", operator="demonstrate", record=True, bag_dir=str(bags)
     )
     with pytest.MonkeyPatch.context() as patched:
         patched.setenv("ROS_DOMAIN_ID", str(DOMAIN))
