@@ -52,7 +52,7 @@ def test_a_recipe_and_its_quick_form_write_the_same_episodes(tmp_path: Path, bag
     contents = [files(Path(run["path"])) for run in (quick, *runs.values())]
     assert contents[0] == contents[1] == contents[2]
     assert len(read_dataset(Path(runs["one"]["path"]))) == 5
-    with pytest.raises(UserError, match="exists already"):
+    with pytest.raises(UserError, match="already exists"):
         rldg("export", recipe, "--out", tmp_path / "one")
     assert "filter.success" in rldg("export", recipe, "--out", tmp_path / "one", "--overwrite")
 

@@ -158,7 +158,7 @@ def test_one_camera_starts_one_driver_as_before() -> None:
     ("devices", "message"),
     [
         (("", "222"), "cameras.wrist.device: is empty, expected the serial number"),
-        (("222", "222"), "cameras.wrist.device: '222' is that of another camera, expected the serial number"),
+        (("222", "222"), "cameras.side.device: '222' is that of another camera, expected the serial number"),
     ],
 )
 def test_two_drivers_never_open_the_same_device(two_cameras: Path, devices: tuple[str, str], message: str) -> None:

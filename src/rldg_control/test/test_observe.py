@@ -71,8 +71,8 @@ def broken(**changes: Any) -> Message:
     [
         (broken(encoding="16UC1"), f"/cam: image encoding is '16UC1', expected one of {', '.join(ENCODINGS)}"),
         (image(RGB[:40], "rgb8"), "/cam: image is 64x40, the task expects 64x48"),
-        (broken(data=b"12"), "/cam: 2 bytes with step 192 are no 64x48 rgb8 image"),
-        (broken(step=100), "/cam: 9216 bytes with step 100 are no 64x48 rgb8 image"),
+        (broken(data=b"12"), "/cam: 2 bytes with step 192 do not hold a 64x48 rgb8 image"),
+        (broken(step=100), "/cam: 9216 bytes with step 100 do not hold a 64x48 rgb8 image"),
     ],
 )
 def test_a_wrong_image_is_one_line_with_topic_got_and_expected(message: Message, text: str) -> None:

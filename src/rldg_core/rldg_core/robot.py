@@ -36,7 +36,12 @@ GAIN_PLACEHOLDERS = {mode: tuple(f"{mode}.{gain}" for gain in GAINS) for mode in
 CAMERA_PLACEHOLDERS = ("camera_namespace", "camera_node", "width", "height", "device")
 """Of `camera.driver`: namespace and name of the driver's node, and what the task says of the camera."""
 
-Scalar = bool | int | float | str
+Scalar = (
+    bool
+    | Annotated[int, Field(ge=-(2**31), lt=2**31)]
+    | Annotated[float, Field(ge=-1e9, le=1e9, allow_inf_nan=False)]
+    | str
+)
 Topic = Annotated[str, Field(pattern=rf"^{TOPIC}$")]
 Name = Annotated[str, Field(pattern=rf"^{NAME}$")]
 Package = Annotated[str, Field(pattern=rf"^{PACKAGE}$")]

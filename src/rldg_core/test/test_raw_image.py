@@ -69,13 +69,13 @@ def test_colours_survive(encoding: str, rgb: tuple[int, int, int], padding: int)
 @pytest.mark.parametrize("encoding", ENCODINGS)
 @pytest.mark.parametrize("changes", [{"data": b""}, {"step": 5}, {"width": 0}, {"height": 0}, {"height": HEIGHT + 2}])
 def test_sizes_that_contradict_each_other_are_refused(encoding: str, changes: dict[str, Any]) -> None:
-    with pytest.raises(ValueError, match=rf"bytes with step \d+ are no \d+x\d+ {encoding} image"):
+    with pytest.raises(ValueError, match=rf"bytes with step \d+ do not hold a \d+x\d+ {encoding} image"):
         image(message(encoded((1, 2, 3), encoding), encoding, **changes))
 
 
 @pytest.mark.parametrize("encoding", [name for name in CONVERSIONS if not name.startswith("bayer")])
 def test_halved_colours_need_even_sides(encoding: str) -> None:
-    with pytest.raises(ValueError, match="are no 15x12"):
+    with pytest.raises(ValueError, match="do not hold a 15x12"):
         image(message(encoded((1, 2, 3), encoding), encoding, width=WIDTH - 1))
 
 

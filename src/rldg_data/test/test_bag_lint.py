@@ -220,7 +220,7 @@ WRONG_STEPS: dict[str, tuple[Change, str, str, str]] = {
         lambda s: [seen([x], 0, images={"wrist": jpeg(64, 1)})[0] for x in s],
         "error",
         "frozen",
-        "stays in 20 of 20 steps",
+        "repeats in 20 of 20 steps",
     ),
     "black images": (
         lambda s: [seen([x], 0, images={"wrist": BLACK})[0] for x in s],
@@ -252,7 +252,7 @@ WRONG_STEPS: dict[str, tuple[Change, str, str, str]] = {
         "action",
         "6, 7 values",
     ),
-    "nobody acts": (lambda s: acted(s, 9, source=Source.NONE), "error", "action", "source NONE"),
+    "nobody acts": (lambda s: acted(s, 9, source=Source.NONE), "error", "action", "without a source (NONE)"),
     "a late action": (
         lambda s: acted(s, 9, observation_stamp_ns=s[8].observation.stamp_ns),
         "error",
@@ -400,10 +400,10 @@ def test_metadata_that_contradict_the_steps(tmp_path: Path, told: dict[str, str]
 @pytest.mark.parametrize(
     ("told", "check", "severity", "part"),
     [
-        ({"steps": "many"}, "metadata", "error", "custom_data.steps: 'many' is no int"),
+        ({"steps": "many"}, "metadata", "error", "custom_data.steps: 'many', expected int"),
         ({"config_hash": "0123"}, "task", "warning", "recorded with configuration 0123 of task insertion"),
         ({"action_scale_m": "0.03"}, "task", "error", "action scale"),
-        ({"complete": "false"}, "incomplete", "error", "a part of an episode"),
+        ({"complete": "false"}, "incomplete", "error", "an incomplete episode"),
     ],
 )
 def test_what_a_bag_says_of_itself(tmp_path: Path, told: dict[str, str], check: str, severity: str, part: str) -> None:

@@ -79,7 +79,7 @@ def test_two_rates_are_no_dataset(tmp_path: Path, export: Any) -> None:
 @pytest.mark.parametrize("export", EXPORTS)
 def test_two_cameras_under_one_key_are_no_dataset(tmp_path: Path, export: Any) -> None:
     bags = [at_rate(tmp_path / "bags", 10, 1), at_rate(tmp_path / "bags", 10, 2, camera="side")]
-    with pytest.raises(UserError, match="image 'image' is from camera 'side', in the first episode of 'wrist'"):
+    with pytest.raises(UserError, match="image 'image' is from camera 'side', in the first episode from 'wrist'"):
         export(make_plan(bags), tmp_path / "datasets")
 
 

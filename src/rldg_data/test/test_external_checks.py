@@ -111,7 +111,7 @@ def refused(tmp_path: Path, messages: Messages, text: str, **settings: Any) -> s
 def test_a_base_or_a_tool_of_another_body_is_not_the_arms(frame: str, expected: Any, known: bool) -> None:
     if known:
         return check_frame(frame, expected)
-    with pytest.raises(ValueError, match=f"frame_id is '{frame}', expected the {expected} frame .*say `frame_id: "):
+    with pytest.raises(ValueError, match=f"frame_id is '{frame}', expected the {expected} frame .*set `frame_id: "):
         check_frame(frame, expected)
     check_frame(frame, expected, declared=frame)
 
@@ -454,7 +454,7 @@ def test_a_second_camera_that_pauses_is_refused(tmp_path: Path) -> None:
     for k in [0, 1, 2, 3, 9, 10, 11]:
         messages.append(("/side", at(k) + 20 * MS, raw_image(at(k), picture(k))))
     cameras = {name: {"topic": topic, "size_px": 64} for name, topic in (("wrist", "/image"), ("side", "/side"))}
-    refused(tmp_path, messages, r"topic /side: nothing for 0\.\d+ s before", cameras=cameras)
+    refused(tmp_path, messages, r"topic /side: no message for 0\.\d+ s before", cameras=cameras)
 
 
 @pytest.mark.parametrize("encoding", ["rgb8", "bgr8", "rgba8", "bgra8", "mono8", "yuv422_yuy2", "uyvy", "bayer_rggb8"])

@@ -236,7 +236,7 @@ def unchanged(messages: Messages) -> Messages:
         (depth_png, {}, r"topic /image: message \d+: a PNG of 16 bits"),
         (corrupt_jpeg, {}, r"topic /image: message \d+: a truncated or corrupt JPEG"),
         (raw_16_bit, {}, r"topic /image: message \d+: image encoding is '16UC1', expected one of rgb8"),
-        (pose_gap, {}, r"topic /pose: nothing for 0\.\d+ s before \d+, max_age_s is 0\.200"),
+        (pose_gap, {}, r"topic /pose: no message for 0\.\d+ s before \d+, max_age_s is 0\.200"),
         (late_pose, {}, "topics do not overlap in time: /pose"),
         (
             unchanged,

@@ -143,7 +143,7 @@ REFUSED: dict[str, tuple[Callable[[Path], Any], str]] = {
     "half the episodes": (partial(truncate, file=EPISODES), r"file-000\.parquet: damaged"),
     "half a video": (partial(truncate, file=VIDEO), r"file-000\.mp4: frame \d+: damaged"),
     "a video of text": (lambda p: (p / VIDEO).write_text("hello"), r"file-000\.mp4: frame 0: damaged"),
-    "rows out of place": (partial(edit_data, name="frame_index", change=lambda v: v[::-1]), "disagree"),
+    "rows out of place": (partial(edit_data, name="frame_index", change=lambda v: v[::-1]), "have different start indices"),
     "NaN": (
         partial(edit_data, name="action", change=lambda v: [[float("nan")] * 7, *v[1:]]),
         "episode 0: action is not finite",
@@ -166,7 +166,7 @@ REFUSED: dict[str, tuple[Callable[[Path], Any], str]] = {
             ("tasks", [], "list index out of range"),
             ("tasks", [""], "instruction: must not be empty"),
             ("length", 0, "are missing"),
-            ("dataset_from_index", -5, "disagree"),
+            ("dataset_from_index", -5, "have different start indices"),
             ("episode_index", 7, "episode_index 7, expected 0"),
         )
     },
@@ -298,7 +298,7 @@ def test_unfit_episodes_end_the_export_or_are_listed(name: str, tmp_path: Path) 
 
 def test_what_stands_there_is_not_replaced_unasked(exported: Path, tmp_path: Path) -> None:
     plan = make_plan(find_bags(exported.parents[1] / "bags"))
-    with pytest.raises(UserError, match="exists already"):
+    with pytest.raises(UserError, match="already exists"):
         export_plan(plan, exported.parents[1])
     (tmp_path / "toy/1.0.0").mkdir(parents=True)
     with pytest.raises(UserError, match="is not a dataset"):

@@ -36,4 +36,4 @@ def plan_of(bag_dir: Path, *, val: int = 0, size_px: int | None = None, name: st
 
 def content(path: Path) -> dict[str, bytes]:
     """File name -> bytes."""
-    return {file.name: file.read_bytes() for file in path.iterdir()}
+    return {file.name: file.read_bytes() for file in path.iterdir()}  # bounded: files that a test wrote

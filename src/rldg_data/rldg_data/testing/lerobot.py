@@ -39,7 +39,8 @@ def make_plan(bags: list[Path], val: int = 0, size_px: int | None = None) -> Pla
 
 def files_of(folder: Path) -> dict[str, bytes]:
     """Content of every file below a folder."""
-    return {str(p.relative_to(folder)): p.read_bytes() for p in sorted(folder.rglob("*")) if p.is_file()}
+    files = [path for path in sorted(folder.rglob("*")) if path.is_file()]
+    return {str(path.relative_to(folder)): path.read_bytes() for path in files}  # bounded: files that a test wrote
 
 
 def psnr_db(jpeg: bytes, other: bytes) -> float:
