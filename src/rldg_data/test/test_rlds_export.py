@@ -220,7 +220,7 @@ def test_replaced_dataset_survives_a_kill_between_the_renames(tmp_path: Path, pl
     path = export_plan(plan, tmp_path).path
     before = content(path)
     path.rename(path.with_name(".1.0.0.old"))
-    with pytest.raises(UserError, match="exists already"):
+    with pytest.raises(UserError, match="already exists"):
         export_plan(plan, tmp_path)
     assert content(path) == before
     assert [p.name for p in path.parent.iterdir()] == ["1.0.0"]
@@ -367,7 +367,7 @@ def test_images_of_two_sizes(tmp_path: Path) -> None:
         ),
         (lambda p: replace(p, episodes=(replace(p.episodes[0], cameras=(("../i", ""),)),)), r"image key '\.\./i'"),
         (lambda p: replace(p, episodes=(replace(p.episodes[0], cameras=(("state", ""),)),)), "image key 'state'"),
-        (lambda p: replace(p, episodes=(p.episodes[0], replace(p.episodes[1], cameras=()))), "other cameras"),
+        (lambda p: replace(p, episodes=(p.episodes[0], replace(p.episodes[1], cameras=()))), "cameras differ from"),
     ],
 )
 def test_wrong_plan_is_a_user_error(tmp_path: Path, plan: Plan, change: Callable[[Plan], Plan], message: str) -> None:
@@ -380,7 +380,7 @@ def test_wrong_plan_is_a_user_error(tmp_path: Path, plan: Plan, change: Callable
 def test_existing_dataset_is_kept_unless_told(tmp_path: Path, plan: Plan) -> None:
     path = export_plan(plan, tmp_path).path
     (path / "dataset_statistics_0123.json").write_text("cached by OpenVLA or Octo")
-    with pytest.raises(UserError, match="exists already"):
+    with pytest.raises(UserError, match="already exists"):
         export_plan(plan, tmp_path)
     assert (path / "dataset_statistics_0123.json").exists()
     export_plan(plan, tmp_path, overwrite=True)

@@ -124,7 +124,7 @@ def test_views_show_the_whole_and_the_window():
     whole, tip = view_images(to_input(pixels[None]), config)
     assert pixels.shape == (config.pixels, 3) and whole.shape[2:] == (64, 64) and tip.shape[2:] == (96, 96)
     assert tip[0, :, :44].min() > 0.8 and tip[0, :, 52:].max() < 0.2 and whole.mean() < 0.2
-    with pytest.raises(ValueError, match="exceeds the 64 px"):
+    with pytest.raises(ValueError, match="leaves the image of 64 px"):
         ModelConfig(image_size=64)
 
 
@@ -249,7 +249,7 @@ def test_bad_input_of_an_episode(checkpoint, task, observe):
     policy.reset(INSTRUCTION, 0)
     with pytest.raises(ValueError, match="no image of camera 'wrist'"):
         policy.act(replace(observe(), images={}))
-    with pytest.raises(ValueError, match="no JPEG"):
+    with pytest.raises(ValueError, match="neither a JPEG nor a PNG"):
         policy.act(replace(observe(), images={"wrist": b"nonsense"}))
 
 

@@ -67,7 +67,7 @@ def test_several_findings_are_counted_and_other_statistics_are_dirt(tmp_path):
     statistics = json.loads(file.read_text())
     statistics["action"]["q99"][0] *= 1.1
     file.write_text(json.dumps(statistics))
-    with pytest.raises(UserError, match="statistics: dataset: not those of the data"):
+    with pytest.raises(UserError, match="statistics: dataset: do not match the data"):
         open_training_set(path)
 
 

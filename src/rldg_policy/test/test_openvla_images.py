@@ -68,5 +68,5 @@ def test_training_crops_once():
 
 
 def test_bytes_that_are_no_image_are_refused():
-    with pytest.raises(ValueError, match="no JPEG"):
+    with pytest.raises(ValueError, match="neither a JPEG nor a PNG"):
         serving_view(b"nothing", True)
