@@ -241,7 +241,11 @@ def test_a_broken_package_spoils_only_its_own_command(installed, name, reason):
 
 @pytest.mark.parametrize(
     ("its_options", "value", "reason"),
-    [(("--its-option", "9"), "equal to 8", "its-option"), (("--kind", "max"), "max", "mean"), (("--factor", "0"), "", "factor")],
+    [
+        (("--its-option", "9"), "equal to 8", "its-option"),
+        (("--kind", "max"), "max", "mean"),
+        (("--factor", "0"), "", "factor"),
+    ],
 )
 def test_values_out_of_range_are_refused(installed, dataset, tmp_path, monkeypatch, its_options, value, reason):
     monkeypatch.setenv("COLUMNS", "300")

@@ -143,7 +143,10 @@ REFUSED: dict[str, tuple[Callable[[Path], Any], str]] = {
     "half the episodes": (partial(truncate, file=EPISODES), r"file-000\.parquet: damaged"),
     "half a video": (partial(truncate, file=VIDEO), r"file-000\.mp4: frame \d+: damaged"),
     "a video of text": (lambda p: (p / VIDEO).write_text("hello"), r"file-000\.mp4: frame 0: damaged"),
-    "rows out of place": (partial(edit_data, name="frame_index", change=lambda v: v[::-1]), "have different start indices"),
+    "rows out of place": (
+        partial(edit_data, name="frame_index", change=lambda v: v[::-1]),
+        "have different start indices",
+    ),
     "NaN": (
         partial(edit_data, name="action", change=lambda v: [[float("nan")] * 7, *v[1:]]),
         "episode 0: action is not finite",

@@ -145,7 +145,10 @@ def rewrite_statistics(folder: Path, change) -> None:
         (lambda f: (f / "dataset_statistics.json").unlink(), r"dataset_statistics.json"),
         (lambda f: rewrite_statistics(f, lambda s: s.update(other=s["random"])), "statistics of 2 datasets"),
         (lambda f: rewrite_statistics(f, lambda s: s["random"]["action"].pop("std")), "no std among"),
-        (lambda f: rewrite_statistics(f, lambda s: s["random"]["action"].update(p99=[1.0] * 7, max=[1.0] * 7)), "up to 1.0000 m"),
+        (
+            lambda f: rewrite_statistics(f, lambda s: s["random"]["action"].update(p99=[1.0] * 7, max=[1.0] * 7)),
+            "up to 1.0000 m",
+        ),
         (lambda f: (f / "dataset_statistics.json").open("a").write(" "), "its sha256 differs"),
         (lambda f: manifest_with(f, tasks=("pick",)), "made for task 'pick', this stack runs 'insertion'"),
         (lambda f: manifest_with(f, image_size=256), "rldg.json: image_size 256, the checkpoint has 32"),
