@@ -38,10 +38,11 @@ def changed(tmp_path: Path, key: str, value: Any) -> Path:
     *parents, last = key.split(".")
     for name in parents:
         part = part[int(name)] if isinstance(part, list) else part[name]
+    index = int(last) if isinstance(part, list) else last
     if value is ...:
-        del part[last]
+        del part[index]
     else:
-        part[last] = value
+        part[index] = value
     path = tmp_path / "mine.yaml"
     path.write_text(yaml.safe_dump(data))
     return path
@@ -147,37 +148,30 @@ def test_the_driver_of_a_camera_follows_from_its_topic(topic: str, namespace: st
     assert node.parameters["serial_no"] == "_123", "a text even where launch makes numbers of texts"
 
 
-@given(
-    st.recursive(
-        st.one_of(st.none(), st.text(max_size=12), st.integers()),
-        lambda inner: st.one_of(
-            st.lists(inner, max_size=3),
-            st.dictionaries(
-                st.sampled_from(
-                    [
-                        "joints",
-                        "values",
-                        "topics",
-                        "camera",
-                        "drivers",
-                        "driver",
-                        "nodes",
-                        "gripper",
-                        "command",
-                        "gains",
-                    ]
-                ),
-                inner,
-                max_size=4,
-            ),
-        ),
-        max_leaves=12,
-    )
+def keys(value: Any, prefix: str = "") -> list[str]:
+    """Every key of a tree, such as `drivers.nodes.0.package`."""
+    if not isinstance(value, (dict, list)):
+        return []
+    items = value.items() if isinstance(value, dict) else enumerate(value)
+    named = [(f"{prefix}{name}", item) for name, item in items if "." not in str(name)]
+    return [key for name, item in named for key in (name, *keys(item, f"{name}."))]
+
+
+KEYS = keys(yaml.safe_load((ROBOTS / "fr3_ros.yaml").read_text()))
+VALUES = st.one_of(
+    st.none(), st.booleans(), st.integers(), st.text(max_size=12), st.lists(st.text(max_size=3), max_size=2)
 )
-@settings(max_examples=200, deadline=None)
-def test_any_yaml_is_refused_in_one_line(tmp_path_factory: pytest.TempPathFactory, data: Any) -> None:
-    path = tmp_path_factory.getbasetemp() / "any.yaml"
-    path.write_text(yaml.safe_dump(data))
-    with pytest.raises(UserError) as caught:
+
+
+@given(key=st.sampled_from(KEYS), value=VALUES)
+@settings(max_examples=60, deadline=None)
+def test_any_value_is_taken_or_refused_in_one_line(
+    tmp_path_factory: pytest.TempPathFactory, key: str, value: Any
+) -> None:
+    path = changed(tmp_path_factory.getbasetemp(), key, value)
+    line = f"{path}: taken"
+    try:
         load(path)
-    assert "\n" not in str(caught.value) and str(path) in str(caught.value)
+    except UserError as error:
+        line = str(error)
+    assert line.startswith(f"{path}: ") and "\n" not in line
