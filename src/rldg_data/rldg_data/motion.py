@@ -171,7 +171,9 @@ def _is_of_another(axis: int, measured: _Floats, recorded: _Floats, limits: Limi
 
 
 def _usable(poses: _Floats) -> bool:
-    return bool(np.isfinite(poses).all() and (np.linalg.norm(poses[:, 3:], axis=1) >= 0.5).all())
+    """Tell whether every pose is finite and its quaternion nearly of length 1, as rotations need it."""
+    norms = np.linalg.norm(poses[:, 3:], axis=1)
+    return bool(np.isfinite(poses).all() and ((norms >= 0.5) & (norms <= 2.0)).all())
 
 
 def _judged_axes(part: _Part, moved: _Floats, moving: NDArray[np.bool_], limits: Limits) -> list[int]:

@@ -130,6 +130,14 @@ def test_no_array_raises(count: int, data: st.DataObject) -> None:
     assert all("\n" not in problem.message for problem in found)
 
 
+@pytest.mark.parametrize("scale", [0.0, 1e-160, 6.7e153, 1e308])
+def test_quaternions_without_a_usable_length_are_not_judged(scale: float) -> None:
+    """Their squares under- or overflow, and SciPy would raise."""
+    poses = np.full((30, 7), scale)
+    with np.errstate(all="ignore"):
+        assert not list(motion(poses, np.ones((29, 6)), LIMITS))
+
+
 def test_refuse_names_the_place_and_lets_warnings_pass() -> None:
     warning, error = Problem("warning", "gap", "long"), Problem("error", "jump", "far")
     plausibility.refuse([warning], "bag")

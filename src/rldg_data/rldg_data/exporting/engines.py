@@ -121,18 +121,22 @@ def _run_ray(
     beat: Beat,
     workers: int,
 ) -> None:
-    if "RAY_ADDRESS" not in os.environ:
-        # Else every process of a local Ray listens on all interfaces, whatever address ray.init is given. Read when Ray
-        # is imported (ray/_private/ray_constants.py, services.get_node_ip_address), on Linux, too.
+    cluster = "RAY_ADDRESS" in os.environ
+    if not cluster:
+        # Else every process of a local Ray listens on all interfaces, whatever address ray.init is given
+        # (services.get_node_ip_address; on Linux, too). This is for Ray's processes.
         os.environ.setdefault(LOOPBACK_VARIABLE, "0")
     try:
         ray: Any = importlib.import_module("ray")
     except ImportError as error:
         raise UserError("engine ray: Ray is not installed: pip install -r requirements/ray.txt") from error
+    if not cluster and os.environ[LOOPBACK_VARIABLE] == "0":
+        # Ray reads the variable when it is imported, and it may have been imported before.
+        importlib.import_module("ray._private.ray_constants").ENABLE_RAY_CLUSTER = False
     ours = not ray.is_initialized()
     if ours:
         # RAY_ADDRESS names a cluster; by default Ray starts on this machine.
-        local: dict[str, Any] = {} if "RAY_ADDRESS" in os.environ else {"num_cpus": workers, "include_dashboard": False}
+        local: dict[str, Any] = {} if cluster else {"num_cpus": workers, "include_dashboard": False}
         ray.init(log_to_driver=False, logging_level="ERROR", **local)
     pending: list[Any] = []
     try:
