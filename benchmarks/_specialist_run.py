@@ -5,11 +5,13 @@ from __future__ import annotations
 import json
 import time
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from rldg_rl.runtime import use_one_core
 
 use_one_core()
+
+from _specialist_settings import EVALUATIONS, Run  # noqa: E402
 
 from rldg_core.files import write_json  # noqa: E402
 from rldg_core.seeding import derive_seed  # noqa: E402
@@ -26,10 +28,6 @@ from rldg_sim.episodes import Episode, hold, run_episode  # noqa: E402
 from rldg_sim.operators.config import OperatorConfig  # noqa: E402
 from rldg_sim.scene import make_operator  # noqa: E402
 
-if TYPE_CHECKING:
-    from specialists import Run
-
-EVALUATIONS = 20
 EVALUATION_SEED = 987
 ARRIVED = 2
 """Number of perfect evaluations in a row that end a run."""

@@ -37,7 +37,7 @@ from _distil_evaluate import SEEN, TASK, TASKS, evaluate
 from _distil_plot import plot
 from _distil_sources import SOURCES, VARIANTS, make_dataset, quality, record, recorded
 from _distil_table import Row, ordered, summary
-from specialists import Run as SpecialistRun
+from _specialist_settings import Run as SpecialistRun
 from specialists import execute as train_specialist
 
 from rldg_core.files import read_json, write_json

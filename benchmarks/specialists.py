@@ -17,18 +17,16 @@ from __future__ import annotations
 import argparse
 import json
 from concurrent.futures import ProcessPoolExecutor, as_completed
-from dataclasses import dataclass, field
 from multiprocessing import get_context
 from pathlib import Path
 from typing import Any
 
+from _specialist_settings import EVALUATIONS, ROOT, Run
+
 from rldg_core.files import read_json, write_json
 
-ROOT = Path(__file__).resolve().parents[1]
 TASKS = ROOT / "src/rldg_bringup/config/tasks"
-PARTS = ROOT / "out/bench/specialists"
 RESULTS = ROOT / "benchmarks/results"
-EVALUATIONS = 20
 LIMITS_S = {"insertion": 600.0, "pick_and_place": 1200.0, "fmb_insertion": 1800.0, "fmb_insertion_region": 1800.0}
 """Time limits of a run."""
 EVALUATE_EVERY = {"insertion": 500}
@@ -51,33 +49,6 @@ ABLATIONS: dict[str, dict[str, Any]] = {
 """`full` runs at UTD 2."""
 ABLATION_STEPS, ABLATION_EVALUATE_EVERY = 4500, 1500
 """Control steps in which a full run on a connector arrives. Wall time would depend on the load of the machine."""
-
-
-@dataclass(frozen=True)
-class Run:
-    """One training run.
-
-    preset: "" for that of the task; classifier: "" for rewards by ground truth; keep: folder to which the specialist is
-    written at the end, "" to discard it.
-    """
-
-    reference: str
-    seed: int
-    name: str = "full"
-    demonstrations: int = 20
-    interventions: bool = True
-    overrides: dict[str, Any] = field(default_factory=dict)
-    preset: str = ""
-    time_limit_s: float = 0.0
-    evaluate_every: int = 0
-    max_steps: int = 60_000
-    classifier: str = ""
-    keep: str = ""
-
-    @property
-    def file(self) -> Path:
-        """Path of the JSON file with the result."""
-        return PARTS / f"{self.reference.replace(':', '_')}_{self.name}_{self.seed}.json"
 
 
 def execute(run: Run) -> dict[str, Any]:

@@ -14,9 +14,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, model_validator
+from pydantic import Field, model_validator
 
-from rldg_core.configuration import MAX_CONFIGURATION_BYTES, read_yaml, validated
+from rldg_core.configuration import MAX_CONFIGURATION_BYTES, Finite, FrozenModel, read_yaml, validated
 from rldg_core.errors import UserError, quoted
 from rldg_core.limits import either
 from rldg_core.task import CameraConfig, GainsConfig
@@ -36,12 +36,7 @@ GAIN_PLACEHOLDERS = {mode: tuple(f"{mode}.{gain}" for gain in GAINS) for mode in
 CAMERA_PLACEHOLDERS = ("camera_namespace", "camera_node", "width", "height", "device")
 """Of `camera.driver`: namespace and name of the driver's node, and what the task says of the camera."""
 
-Scalar = (
-    bool
-    | Annotated[int, Field(ge=-(2**31), lt=2**31)]
-    | Annotated[float, Field(ge=-1e9, le=1e9, allow_inf_nan=False)]
-    | str
-)
+Scalar = bool | Annotated[int, Field(ge=-(2**31), lt=2**31)] | Finite | str
 Topic = Annotated[str, Field(pattern=rf"^{TOPIC}$")]
 Name = Annotated[str, Field(pattern=rf"^{NAME}$")]
 Package = Annotated[str, Field(pattern=rf"^{PACKAGE}$")]
@@ -51,11 +46,7 @@ _VALUE_SECTIONS = ("values", "without_gripper")
 _PLACEHOLDER = re.compile(r"\{([A-Za-z_][A-Za-z0-9_.]*)\}")
 
 
-class _Model(BaseModel):
-    model_config = ConfigDict(extra="forbid", frozen=True, defer_build=True)
-
-
-class PoseTopic(_Model):
+class PoseTopic(FrozenModel):
     """Measured pose of the tcp in the base frame."""
 
     topic: Topic
@@ -63,7 +54,7 @@ class PoseTopic(_Model):
     qos: Qos
 
 
-class WrenchTopic(_Model):
+class WrenchTopic(FrozenModel):
     """External wrench in the tcp frame."""
 
     topic: Topic
@@ -71,7 +62,7 @@ class WrenchTopic(_Model):
     qos: Qos
 
 
-class JointTopic(_Model):
+class JointTopic(FrozenModel):
     """Joint states, by name in any order."""
 
     topic: Topic
@@ -79,7 +70,7 @@ class JointTopic(_Model):
     qos: Qos
 
 
-class TargetTopic(_Model):
+class TargetTopic(FrozenModel):
     """Cartesian target of the controller in the base frame. The gate is its only publisher."""
 
     topic: Topic
@@ -87,7 +78,7 @@ class TargetTopic(_Model):
     qos: Literal["reliable"]
 
 
-class WidthTopic(_Model):
+class WidthTopic(FrozenModel):
     """Gripper width to command [m]."""
 
     topic: Topic
@@ -95,7 +86,7 @@ class WidthTopic(_Model):
     qos: Literal["reliable"]
 
 
-class TwistTopic(_Model):
+class TwistTopic(FrozenModel):
     """Motion of the SpaceMouse."""
 
     topic: Topic
@@ -103,7 +94,7 @@ class TwistTopic(_Model):
     qos: Literal["reliable"]
 
 
-class JoyTopic(_Model):
+class JoyTopic(FrozenModel):
     """Buttons of the SpaceMouse."""
 
     topic: Topic
@@ -111,7 +102,7 @@ class JoyTopic(_Model):
     qos: Literal["reliable"]
 
 
-class TopicsConfig(_Model):
+class TopicsConfig(FrozenModel):
     """Topics of the arm. `qos` is what the driver offers; the observer asks for the same."""
 
     pose: PoseTopic
@@ -120,20 +111,20 @@ class TopicsConfig(_Model):
     target: TargetTopic
 
 
-class FramesConfig(_Model):
+class FramesConfig(FrozenModel):
     """base: of poses and targets; tcp: of the wrench, with or without a prefix in the messages."""
 
     base: Name
     tcp: Name
 
 
-class NoGripper(_Model):
+class NoGripper(FrozenModel):
     """An arm without a gripper: tasks whose actions have one are refused."""
 
     kind: Literal["none"] = "none"
 
 
-class WidthGripper(_Model):
+class WidthGripper(FrozenModel):
     """A gripper that takes widths from a topic. joints: the two fingers, whose positions add up to the width [m]."""
 
     kind: Literal["width_topic"]
@@ -142,7 +133,7 @@ class WidthGripper(_Model):
     command: WidthTopic
 
 
-class FrankaGripper(_Model):
+class FrankaGripper(FrozenModel):
     """A gripper with the actions `<actions>/move` and `<actions>/grasp` of franka_msgs."""
 
     kind: Literal["franka_actions"]
@@ -154,44 +145,44 @@ class FrankaGripper(_Model):
 GripperProfile = Annotated[NoGripper | WidthGripper | FrankaGripper, Field(discriminator="kind")]
 
 
-class NodeConfig(_Model):
+class NodeConfig(FrozenModel):
     """A driver node. namespace: relative to the stack's; one_shot: it ends by itself, as a spawner does."""
 
     package: Package
     executable: Name
     name: Name
     namespace: Annotated[str, Field(pattern=rf"^({TOPIC})?$")] = ""
-    parameters: dict[str, Any] = {}
+    parameters: dict[str, Any] = Field(default_factory=dict)
     arguments: tuple[str, ...] = ()
     one_shot: bool = False
 
 
-class IncludeConfig(_Model):
+class IncludeConfig(FrozenModel):
     """A vendor's launch file. files: arguments that take the path of a YAML file with this content."""
 
     package: Package
     launch_file: Annotated[str, Field(pattern=r"^[A-Za-z0-9_.-]+$")]
-    arguments: dict[str, Scalar] = {}
-    files: dict[str, dict[str, Any]] = {}
+    arguments: dict[str, Scalar] = Field(default_factory=dict)
+    files: dict[str, dict[str, Any]] = Field(default_factory=dict)
 
 
-class DriversConfig(_Model):
+class DriversConfig(FrozenModel):
     """The drivers of the arm and its gripper, started in this order: launch files first."""
 
     includes: tuple[IncludeConfig, ...] = ()
     nodes: tuple[NodeConfig, ...] = ()
 
 
-class CameraNode(_Model):
+class CameraNode(FrozenModel):
     """The driver node of one camera. Its name and namespace follow from the camera's topic (`driver_node`)."""
 
     package: Package
     executable: Name
-    parameters: dict[str, Any] = {}
+    parameters: dict[str, Any] = Field(default_factory=dict)
     arguments: tuple[str, ...] = ()
 
 
-class CameraDriver(_Model):
+class CameraDriver(FrozenModel):
     """Colour images, and the driver node that is started for each camera of the task.
 
     publishes: topics of the driver relative to its node, such as `color/image_raw`. A camera whose topic ends in one of
@@ -209,7 +200,7 @@ class CameraDriver(_Model):
         return self
 
 
-class MouseConfig(_Model):
+class MouseConfig(FrozenModel):
     """The SpaceMouse, by which a person demonstrates and intervenes. nodes: its driver, started beside the arm's."""
 
     twist: TwistTopic
@@ -217,7 +208,7 @@ class MouseConfig(_Model):
     nodes: tuple[NodeConfig, ...] = ()
 
 
-class GainsApplied(_Model):
+class GainsApplied(FrozenModel):
     """Who applies the impedance gains of a task, for each mode.
 
     at_start: they are placeholders of `drivers`, such as `{compliant.stiffness}`; driver: the driver reads the task;
@@ -228,7 +219,7 @@ class GainsApplied(_Model):
     precise: Literal["at_start", "driver", "none"]
 
 
-class CommandConfig(_Model):
+class CommandConfig(FrozenModel):
     """How the arm is commanded.
 
     controller: node whose parameter `end_effector_frame` must name the measured frame; "" is not checked.
@@ -241,7 +232,7 @@ class CommandConfig(_Model):
     recovery: tuple[str, ...] = ()
 
 
-class RobotProfile(_Model):
+class RobotProfile(FrozenModel):
     """A robot, as read from `<name>.yaml` by `load_robot`.
 
     simulated: the stack starts the simulated cell in place of drivers, and lock-step is possible.
@@ -251,7 +242,7 @@ class RobotProfile(_Model):
 
     description: str
     simulated: bool
-    values: dict[str, Scalar] = {}
+    values: dict[str, Scalar] = Field(default_factory=dict)
     without_gripper: dict[str, Scalar] | None = None
     joints: tuple[Name, Name, Name, Name, Name, Name, Name]
     frames: FramesConfig

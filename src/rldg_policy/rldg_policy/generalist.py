@@ -128,5 +128,7 @@ def adoptable() -> list[str]:
 
 def title_of(name: str) -> str:
     """Name of a generalist in messages; one that is not installed is quoted."""
-    generalist = installed_generalists().get(name)
-    return generalist.title if generalist else repr(name)
+    try:
+        return find_generalist(name).title
+    except UserError:
+        return repr(name)

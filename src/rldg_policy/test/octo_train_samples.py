@@ -57,7 +57,7 @@ def losses_of_steps(count: int = 6) -> list[float]:
     import jax
     import jax.numpy as jnp
 
-    from rldg_policy.octo.train_state import Steps, optimiser
+    from rldg_policy.octo.steps import Steps, optimiser
 
     def loss(params, batch, key, train):
         noise = jax.random.normal(key, batch["x"].shape)

@@ -21,8 +21,8 @@ from pydantic import ValidationError
 from rldg_core.errors import UserError
 from rldg_policy.octo.config import OctoTrainConfig
 from rldg_policy.octo.random import OCTO_BASE
+from rldg_policy.octo.steps import Steps, TrainState, count, optimiser, partition, schedule, unflatten
 from rldg_policy.octo.train import History, fit
-from rldg_policy.octo.train_state import Steps, TrainState, count, optimiser, partition, schedule, unflatten
 from rldg_policy.octo.training_state import read_state, write_state
 
 pytestmark = pytest.mark.timeout(300)  # XLA compiles for half a minute, longer on a busy machine

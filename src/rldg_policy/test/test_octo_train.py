@@ -24,7 +24,7 @@ from rldg_policy.checkpoint.statistics import choose_statistics
 from rldg_policy.octo import train, training_state
 from rldg_policy.octo.checkpoint import read_checkpoint, write_random
 from rldg_policy.octo.config import OctoTrainConfig
-from rldg_policy.octo.train_state import Steps, flatten, partition
+from rldg_policy.octo.steps import Steps, flatten, partition
 from rldg_policy.training.dataset import open_training_set
 
 pytestmark = pytest.mark.timeout(300)  # XLA compiles for half a minute, longer on a busy machine

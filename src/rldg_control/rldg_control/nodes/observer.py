@@ -15,9 +15,7 @@ import sys
 from dataclasses import replace
 from time import monotonic
 
-from geometry_msgs.msg import PoseStamped, WrenchStamped
 from rclpy.node import Node
-from sensor_msgs.msg import Image, JointState
 from std_msgs.msg import Header
 
 from rldg_control.nodes.sensor_frames import FRAMES, Frame
@@ -91,15 +89,13 @@ class ObserverNode(Node):
         }
         gripper_limit_s = max(limit_s, GRIPPER_STALE_S)
         inputs["gripper"] = replace(inputs["gripper"], limit_s=gripper_limit_s, needed=task.action.gripper)
-        kinds = {"pose": PoseStamped, "wrench": WrenchStamped, "joints": JointState, "gripper": JointState}
-        kinds |= dict.fromkeys(cameras, Image)
         self._published = self._refused = 0
         self._fault = ""
         self._publisher = self.create_publisher(Observation, "observation", STREAM)
         self._status = self.create_publisher(ObserverStatus, "observer_status", LATCHED)
         self._published_status = ("", "")
         self._started_s = monotonic()
-        self._frames = FRAMES[pace.name](self, pace, inputs, kinds, task.period_s, self)
+        self._frames = FRAMES[pace.name](self, pace, inputs, task.period_s, self)
         self._reporter = Reporter(self, self._report)
 
     def _names(self, name: str, count: int, description: str) -> list[str]:

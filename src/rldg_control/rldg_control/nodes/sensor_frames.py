@@ -7,7 +7,9 @@ from functools import partial
 from time import monotonic
 from typing import Any, Protocol
 
+from geometry_msgs.msg import PoseStamped, WrenchStamped
 from rclpy.node import Node
+from sensor_msgs.msg import Image, JointState
 
 from rldg_control.observe import FrameJoiner, Input, NewestInputs, check_stamp, errors_of_topic
 from rldg_core.errors import UserError
@@ -19,6 +21,9 @@ from rldg_ros.subscriptions import decode, refusals, subscribe
 
 Frame = Mapping[str, Any]
 """Part (`pose`, `wrench`, `joints`, `gripper`, or the name of a camera) -> message."""
+
+
+_STATE_TYPES = {"pose": PoseStamped, "wrench": WrenchStamped, "joints": JointState, "gripper": JointState}
 
 
 class FrameSink(Protocol):
@@ -43,13 +48,16 @@ class SensorFrames(Protocol):
         """Return the optional inputs that do not arrive."""
 
 
-def _subscribe(
-    node: Node, pace: Pace, inputs: Mapping[str, Input], kinds: Mapping[str, type[Any]], receive: Callable[..., None]
-) -> None:
+def _message_type(part: str, one: Input) -> type[Any]:
+    message_type: type[Any] = Image if one.is_camera else _STATE_TYPES[part]
+    return message_type
+
+
+def _subscribe(node: Node, pace: Pace, inputs: Mapping[str, Input], receive: Callable[[str, bytes], None]) -> None:
     """Subscribe without decoding: only the messages of a tick are decoded (state at 1 kHz, images at 30 Hz)."""
     for part, one in inputs.items():
         qos = pace.vendor_qos(VENDOR_QOS[one.qos])
-        subscribe(node, kinds[part], one.topic, partial(receive, part), qos, raw=True)
+        subscribe(node, _message_type(part, one), one.topic, partial(receive, part), qos, raw=True)
 
 
 class StampedFrames:
@@ -57,18 +65,10 @@ class StampedFrames:
 
     late = 0
 
-    def __init__(
-        self,
-        node: Node,
-        pace: Pace,
-        inputs: Mapping[str, Input],
-        kinds: Mapping[str, type[Any]],
-        period_s: float,
-        sink: FrameSink,
-    ) -> None:
+    def __init__(self, node: Node, pace: Pace, inputs: Mapping[str, Input], _period_s: float, sink: FrameSink) -> None:
         needed = {part: one for part, one in inputs.items() if one.needed}
-        self._kinds, self._sink, self._joiner = kinds, sink, FrameJoiner(tuple(needed))
-        _subscribe(node, pace, needed, kinds, self._receive)
+        self._inputs, self._sink, self._joiner = needed, sink, FrameJoiner(tuple(needed))
+        _subscribe(node, pace, needed, self._receive)
 
     def missing(self) -> list[str]:
         """Return the parts that the newest incomplete frame lacks."""
@@ -79,7 +79,7 @@ class StampedFrames:
         return []
 
     def _receive(self, part: str, data: bytes) -> None:
-        message = decode(data, self._kinds[part])
+        message = decode(data, _message_type(part, self._inputs[part]))
         if frame := self._joiner.add(part, stamp_ns(message.header.stamp), message):
             self._sink.take(frame)
 
@@ -87,21 +87,13 @@ class StampedFrames:
 class NewestFrames:
     """Real time: takes the newest message of every part at each tick, or later when the next image arrives."""
 
-    def __init__(
-        self,
-        node: Node,
-        pace: Pace,
-        inputs: Mapping[str, Input],
-        kinds: Mapping[str, type[Any]],
-        period_s: float,
-        sink: FrameSink,
-    ) -> None:
+    def __init__(self, node: Node, pace: Pace, inputs: Mapping[str, Input], period_s: float, sink: FrameSink) -> None:
         self.late = 0
-        self._node, self._inputs, self._kinds, self._sink = node, inputs, kinds, sink
+        self._node, self._inputs, self._sink = node, inputs, sink
         self._newest = NewestInputs(inputs)
         self._first_camera = next(part for part, one in inputs.items() if one.is_camera)
         self._due, self._last_image = False, b""
-        _subscribe(node, pace, inputs, kinds, self._receive)
+        _subscribe(node, pace, inputs, self._receive)
         steady_timer(node, period_s, self._tick)
 
     def missing(self) -> list[str]:
@@ -134,7 +126,7 @@ class NewestFrames:
         frame = {}
         for part, data in fresh.items():
             try:
-                frame[part] = decode(data, self._kinds[part])
+                frame[part] = decode(data, _message_type(part, self._inputs[part]))
             except ValueError as error:
                 self._newest.discard(part)
                 refusals(self._node).add(self._inputs[part].topic, str(error))
@@ -154,5 +146,8 @@ class NewestFrames:
                 check_stamp(stamp_ns(message.header.stamp), now_ns, self._inputs[part].limit_s)
 
 
-FRAMES: Mapping[str, Callable[..., SensorFrames]] = {"real_time": NewestFrames, "lock_step": StampedFrames}
+FRAMES: Mapping[str, Callable[[Node, Pace, Mapping[str, Input], float, FrameSink], SensorFrames]] = {
+    "real_time": NewestFrames,
+    "lock_step": StampedFrames,
+}
 """Source of frames by the name of the pace."""

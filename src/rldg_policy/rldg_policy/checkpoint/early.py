@@ -17,6 +17,7 @@ from rldg_policy.checkpoint.manifest import (
     read_manifest,
 )
 from rldg_policy.checkpoint.statistics import check_scale, choose_statistics
+from rldg_policy.generalist import find_generalist
 
 
 def no_checkpoint(backend: str, path: Path | None, task: Task) -> None:
@@ -33,8 +34,9 @@ def check_generalist(backend: str, path: Path | None, task: Task) -> None:
     if not isinstance(read_json(config), dict):
         raise UserError(f"{config}: expected a JSON object")
     manifest = read_manifest(path)
-    if manifest is None and backend == "compact":
-        raise UserError(f"{path / MANIFEST_FILE}: missing: not a complete checkpoint of the compact generalist")
+    generalist = find_generalist(backend)
+    if manifest is None and generalist.describe is None:
+        raise UserError(f"{path / MANIFEST_FILE}: missing: not a complete checkpoint of {generalist.title}")
     check_backend(path, manifest, backend)
     check_task(path, manifest, task)
     _, statistics = choose_statistics(path, manifest)

@@ -9,9 +9,9 @@ import jax
 import numpy as np
 from flax.traverse_util import unflatten_dict
 from numpy.typing import NDArray
-from pydantic import BaseModel, ConfigDict
 from tokenizers import Tokenizer, models, normalizers, pre_tokenizers
 
+from rldg_core.configuration import FrozenModel
 from rldg_core.seeding import derive_seed
 from rldg_policy.octo.config import COMPONENTS, T5_BASE, T5Config
 from rldg_policy.octo.model import Params
@@ -20,10 +20,8 @@ TINY_T5 = T5Config(vocab_size=256, d_model=32, d_ff=64, d_kv=8, num_heads=4, num
 WORDS = "insert the usb a ethernet vga hdmi connector into port pick up object and place it in bowl peg board"
 
 
-class OctoSize(BaseModel):
+class OctoSize(FrozenModel):
     """Sizes of a network; the defaults are tiny. wrist: with a wrist tokenizer for 128 px images."""
-
-    model_config = ConfigDict(extra="forbid", frozen=True)
 
     image_size: int = 128
     window: int = 1

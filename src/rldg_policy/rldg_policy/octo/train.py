@@ -31,7 +31,7 @@ from rldg_policy.octo.batch import PRIMARY, Batch, BatchSource
 from rldg_policy.octo.checkpoint import OctoCheckpoint, make_example_batch, read_checkpoint
 from rldg_policy.octo.config import OctoConfig, OctoTrainConfig
 from rldg_policy.octo.model import OctoModule, Params, diffusion_loss
-from rldg_policy.octo.train_state import Flat, Steps, TrainState, count, optimiser, partition, unflatten
+from rldg_policy.octo.steps import Flat, Steps, TrainState, count, optimiser, partition, unflatten
 from rldg_policy.octo.training_state import Output
 from rldg_policy.training.dataset import TrainingSet, open_training_set
 from rldg_policy.training.run import (

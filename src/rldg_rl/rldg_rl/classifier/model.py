@@ -10,18 +10,17 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 from numpy.typing import NDArray
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import Field
 
+from rldg_core.configuration import FrozenModel
 from rldg_rl.config import LAYER_NORM_EPSILON
 
 Params = dict[str, Any]
 Tensors = dict[str, NDArray[np.float32]]
 
 
-class ClassifierConfig(BaseModel):
+class ClassifierConfig(FrozenModel):
     """Hyper-parameters of the classifier. [H]: hil-serl 5d02aed."""
-
-    model_config = ConfigDict(extra="forbid", frozen=True)
 
     encoder: Literal["random_conv", "embedded", "resnet10"] = "random_conv"
     """Random features separate almost and fully inserted plugs better than the embedded encoder, which is trained on
