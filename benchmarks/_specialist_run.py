@@ -21,7 +21,7 @@ from rldg_rl import config as configuration  # noqa: E402
 from rldg_rl.classifier.reward import RewardClassifier, SuccessJudge  # noqa: E402
 from rldg_rl.learner import Learner, Weights  # noqa: E402
 from rldg_rl.specialist import SpecialistPolicy  # noqa: E402
-from rldg_rl.specialist_files import MadeOf, SavedSpecialist, write_specialist  # noqa: E402
+from rldg_rl.specialist_files import ObservationRecord, SavedSpecialist, write_specialist  # noqa: E402
 from rldg_rl.weights import pack  # noqa: E402
 from rldg_sim.env import CellEnv  # noqa: E402
 from rldg_sim.episodes import Episode, hold, run_episode  # noqa: E402
@@ -173,7 +173,7 @@ class Training:
         self.env.close()
         if self.run.keep:
             updates, actor = self.learner.counters.updates, self.learner.actor_tensors
-            made_of = MadeOf.of(self.task, self.config.features)
+            made_of = ObservationRecord.of(self.task, self.config.features)
             saved = SavedSpecialist(
                 self.config, actor, self.task.action.dim, updates, self.task.default_object, made_of
             )

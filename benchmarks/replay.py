@@ -31,9 +31,9 @@ from rldg_core.types import Step  # noqa: E402
 from rldg_data.bags.reading import find_bags, read_episode  # noqa: E402
 from rldg_data.bags.recording import write_episode  # noqa: E402
 from rldg_rl.config import RLConfig, resolve  # noqa: E402
-from rldg_rl.intake import Reader  # noqa: E402
 from rldg_rl.learner import INTERVENTIONS  # noqa: E402
 from rldg_rl.replay import Replay, Row  # noqa: E402
+from rldg_rl.step_reader import StepReader  # noqa: E402
 from rldg_sim.env import CellEnv  # noqa: E402
 from rldg_sim.episodes import run_episode  # noqa: E402
 from rldg_sim.operators.config import Operator, OperatorConfig  # noqa: E402
@@ -92,7 +92,7 @@ def record(task: Task, bag_dir: Path, steps: int, seed: int) -> None:
 
 def rows_of(episodes: Iterable[Sequence[Step]], config: RLConfig, task: Task) -> list[tuple[Row, Step]]:
     """Return the rows that the learner makes from the bags."""
-    reader = Reader(config, task)
+    reader = StepReader(config, task)
     return [(reader.row(step), step) for steps in episodes for step in steps]
 
 
@@ -104,7 +104,7 @@ def fill(replay: Replay, rows: Iterable[tuple[Row, Step]]) -> None:
 
 def megabytes_per_1k(rows: list[tuple[Row, Step]], config: RLConfig, task: Task) -> float:
     """Return the memory that replay allocates for these rows, by tracemalloc, in MB (10^6 bytes) per 1,000 rows."""
-    spec = Reader(config, task).spec
+    spec = StepReader(config, task).spec
     demonstrations = 2 + 2 * sum(step.action.source in INTERVENTIONS for _, step in rows)
     tracemalloc.start()
     replay = Replay(spec, task.action.dim, len(rows), demonstrations)
@@ -185,7 +185,7 @@ def check(rows: list[tuple[Row, Step]], config: RLConfig, task: Task, batches: i
     truth, checked, wrong = Truth.of(rows), 0, 0
     rng = np.random.default_rng(0)
     for capacity in (len(rows), len(rows) // 3):
-        replay = Replay(Reader(config, task).spec, task.action.dim, capacity, capacity)
+        replay = Replay(StepReader(config, task).spec, task.action.dim, capacity, capacity)
         fill(replay, rows)
         for view in (replay.online, replay.demonstrations):
             for n_step in (1, 3):

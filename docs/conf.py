@@ -24,5 +24,5 @@ autodoc_mock_imports = ["launch", "launch_ros"]  # not on PyPI; every ROS instal
 html_theme = "furo"
 html_title = project
 
-# Classes of one name in two packages (Episode, Recorded): a short name in a signature refers to the one of its module.
+# Two packages have a class Episode or ObservationRecord: a short name in a signature refers to the one of its module.
 suppress_warnings = ["ref.python"]

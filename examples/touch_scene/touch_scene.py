@@ -17,7 +17,7 @@ from rldg_sim.panda import HAND_TCP_M
 from rldg_sim.pose_math import relative_pose
 from rldg_sim.randomisation import stream
 from rldg_sim.scene import Scene
-from rldg_sim.scene_model import HeldObject, Truth
+from rldg_sim.scene_model import GroundTruth, HeldObject
 
 ROD_M = 0.04
 """Distance tcp -> tip of the rod."""
@@ -82,10 +82,10 @@ class TouchModel(HeldObject):
         disc.pos[:] = [middle_x + x, middle_y + y, 0.0]
         disc.quat[:] = [0.0, 1.0, 0.0, 0.0]  # z of the goal leads into the table
 
-    def truth(self, model: Any, data: Any) -> Truth:
+    def truth(self, model: Any, data: Any) -> GroundTruth:
         rod, disc, tcp = data.body("rod"), data.body("disc"), data.site("tcp")
         rotation = rod.xmat.reshape(3, 3)
         tip = rod.xpos + rotation[:, 2] * ROD_M
         on_disc = relative_pose(disc.xmat.reshape(3, 3), disc.xpos, rotation, tip)
         touches = bool(np.hypot(on_disc[0], on_disc[1]) < NEAR_M and on_disc[2] > -TOUCH_M)
-        return Truth(on_disc, relative_pose(tcp.xmat.reshape(3, 3), tcp.xpos, rotation, tip), success=touches)
+        return GroundTruth(on_disc, relative_pose(tcp.xmat.reshape(3, 3), tcp.xpos, rotation, tip), success=touches)

@@ -100,9 +100,9 @@ def repair(
     as_json: Json = False,
 ) -> None:
     """Repair bags that a killed recorder left, or that are truncated; the originals are kept as .*.damaged."""
-    from rldg_data.bags.repair import Repaired, damaged_bags, repair_bag, set_partials_aside
+    from rldg_data.bags.repair import RepairResult, damaged_bags, repair_bag, set_partials_aside
 
-    done: list[Repaired] = []
+    done: list[RepairResult] = []
     failed: list[str] = []
     set_partials_aside(folder)
     damaged = damaged_bags(folder)

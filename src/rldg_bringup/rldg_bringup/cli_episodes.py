@@ -29,7 +29,7 @@ app = sub_app()
 
 
 @dataclass(frozen=True)
-class Common:
+class CommonOptions:
     """Options of every command that runs episodes."""
 
     seed: Seed = 0
@@ -43,7 +43,7 @@ class Common:
 def record(
     task: TaskArgument,
     out: Annotated[Path, typer.Option(help="Folder for the bags.")],
-    common: Common,
+    common: CommonOptions,
     episodes: Annotated[int, typer.Option(min=1, max=MANY, help="Number of episodes.")] = 20,
     topics: Annotated[
         str, typer.Option(help="Topics recorded beside the Steps: a,b or vendor for all topics of the drivers.")
@@ -71,7 +71,7 @@ def collect(
     task: TaskArgument,
     checkpoint: Annotated[Path, typer.Option(help="Folder of the specialist.")],
     out: Annotated[Path, typer.Option(help="Folder for the bags.")],
-    common: Common,
+    common: CommonOptions,
     episodes: Annotated[int, typer.Option(min=1, max=MANY, help="Number of episodes.")] = 60,
 ) -> None:
     """Record rollouts of a specialist; `rldg export --only-success` leaves out the failures."""
@@ -83,7 +83,7 @@ def collect(
 def evaluate(
     task: TaskArgument,
     policy: Annotated[str, typer.Option(help="Back-end: specialist, compact, openvla, octo, scripted, hold.")],
-    common: Common,
+    common: CommonOptions,
     checkpoint: Annotated[Path | None, typer.Option(help="Checkpoint folder.")] = None,
     episodes: Annotated[int, typer.Option(min=1, max=MANY, help="Number of episodes.")] = 20,
     objects: Objects = "",
@@ -99,7 +99,7 @@ def _roll_out(
     task: str,
     policy: str,
     checkpoint: Path | None,
-    common: Common,
+    common: CommonOptions,
     objects: tuple[str, ...] = (),
     **more: Any,
 ) -> None:

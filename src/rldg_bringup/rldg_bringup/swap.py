@@ -26,7 +26,7 @@ SWAPS_PER_BAD_LOAD = 10
 """Number of swaps per load of a policy that does not exist."""
 
 
-class _Swapper:
+class _PolicySwapper:
     """Request swaps between random policies and check which policy acts afterwards."""
 
     def __init__(
@@ -105,7 +105,7 @@ def swap_under_load(
         wait_active(client)
         before = client.policy_status
         assert before is not None
-        swapper = _Swapper(client, names, swaps, seed, progress)
+        swapper = _PolicySwapper(client, names, swaps, seed, progress)
         subscription = client.node.create_subscription(PolicyAction, "policy_action", swapper.on_action, qos.STREAM)
         episodes = 0
         while swapper.done < swaps:

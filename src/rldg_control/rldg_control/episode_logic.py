@@ -31,7 +31,7 @@ START_XY_M, START_Z_M, START_RAD = 0.02, 0.02, 0.1
 
 
 @dataclass(frozen=True)
-class Started:
+class EpisodeStart:
     """The first observation of the episode has arrived: publish START."""
 
     first_observation_stamp_ns: int
@@ -71,7 +71,7 @@ class Outcome:
         return self.reason not in (OPERATOR_STOP, STACK_FAULT)
 
 
-Event = Started | StepRecord | Outcome
+Event = EpisodeStart | StepRecord | Outcome
 
 
 @dataclass(frozen=True)
@@ -258,7 +258,7 @@ class EpisodeLogic:
                 return events
             episode.first_ns = self._observations[0][0]
             episode.running, episode.progress_s = True, now_s
-            events.append(Started(episode.first_ns, self.step_count))
+            events.append(EpisodeStart(episode.first_ns, self.step_count))
         while self.running and (joined := self._join(episode)):
             events += joined
             episode.progress_s = now_s

@@ -10,10 +10,10 @@ from rldg_control.episode_logic import (
     MISSING_REWARDS,
     STACK_FAULT,
     EpisodeLogic,
+    EpisodeStart,
     Event,
     Outcome,
     RewardSample,
-    Started,
     StepRecord,
     start_fault,
 )
@@ -37,7 +37,7 @@ def realtime(max_steps: int = 10, rewarded: bool = True) -> EpisodeLogic:
 def check_contract(events: list[Event], max_steps: int) -> Outcome:
     """Every promise of 'Step semantics' on one whole episode."""
     start, *steps, outcome = events
-    assert isinstance(start, Started) and isinstance(outcome, Outcome)
+    assert isinstance(start, EpisodeStart) and isinstance(outcome, Outcome)
     assert all(isinstance(s, StepRecord) for s in steps)
     records = [s for s in steps if isinstance(s, StepRecord)]
     assert [s.index for s in records] == list(range(len(records)))
@@ -103,14 +103,14 @@ def test_episodes_follow_each_other_and_count_on() -> None:
     first = run_lock_step(logic, 100, [NO] * 4, random.Random(0))
     second = run_lock_step(logic, 200, [NO, YES], random.Random(0))
     assert check_contract(first, 3).step_count == 3
-    assert check_contract(second, 3).step_count == 4 and second[0] == Started(200, 3)
+    assert check_contract(second, 3).step_count == 4 and second[0] == EpisodeStart(200, 3)
 
 
 def test_the_first_frame_may_come_before_the_answer_of_the_reset_service() -> None:
     logic = lock_step()
     logic.on_observation(99, ("o", 99), 0.0)
     logic.on_observation(100, ("o", 100), 0.0)
-    assert logic.begin(100, 0.0) == [Started(100, 0)]
+    assert logic.begin(100, 0.0) == [EpisodeStart(100, 0)]
 
 
 def test_reward_of_the_last_episode_does_not_count() -> None:

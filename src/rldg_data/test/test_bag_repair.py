@@ -18,10 +18,10 @@ from rldg_core.errors import UserError
 from rldg_core.types import Step
 from rldg_data.bags.cdr import encode_step
 from rldg_data.bags.mcap_writer import McapWriter
-from rldg_data.bags.metadata import GivenTopic, Qos, Storage, Topic
+from rldg_data.bags.metadata import Qos, Storage, StoredTopic, Topic
 from rldg_data.bags.reading import UNFINISHED, bag_info, episode_info, read_episode, read_steps
 from rldg_data.bags.recording import EpisodeRecorder, write_episode
-from rldg_data.bags.repair import Repaired, damaged_bags, is_sound, repair_bag, set_partials_aside
+from rldg_data.bags.repair import RepairResult, damaged_bags, is_sound, repair_bag, set_partials_aside
 from rldg_data.testing.steps import assert_same_steps, make_episode, make_task
 
 STEPS = make_episode(35)
@@ -48,7 +48,7 @@ def killed_recorder(bag_dir: Path, steps: list[Step], storage: Storage | None = 
     return recorder
 
 
-def repaired_or_message(bag: Path) -> tuple[Repaired | None, str]:
+def repaired_or_message(bag: Path) -> tuple[RepairResult | None, str]:
     try:
         return repair_bag(bag), ""
     except UserError as error:
@@ -161,7 +161,7 @@ def test_episode_that_was_whole_but_never_closed_is_whole_again(tmp_path: Path, 
 def test_bag_of_an_older_ros_has_its_qos_by_name_afterwards(tmp_path: Path) -> None:
     """A bag without Steps, as Iron's recorder leaves it: policies are numbers."""
     qos_text = "- history: 3\n  depth: 0\n  reliability: 2\n  durability: 1\n  liveliness: 1\n"
-    given_topic = GivenTopic("string data\n", "RIHS01_x", qos_text)
+    given_topic = StoredTopic("string data\n", "RIHS01_x", qos_text)
     writer = McapWriter(tmp_path / "talker", "talker", Storage(), {"operator": "somebody"})
     writer.add_topic(Topic("/chatter", "std_msgs/msg/String", given=given_topic))
     for number in range(5):

@@ -21,7 +21,7 @@ from rldg_core.types import Step
 from rldg_data.bags import step_cdr
 from rldg_data.bags.cdr import _step, decode_generic, encode_step, step_decoder
 from rldg_data.bags.mcap_writer import McapWriter
-from rldg_data.bags.metadata import GivenTopic, Storage, Topic
+from rldg_data.bags.metadata import Storage, StoredTopic, Topic
 from rldg_data.bags.reading import bag_info, content_blake3, episode_info, read_episode, read_steps
 from rldg_data.bags.recording import STEP_QOS, write_episode
 from rldg_data.bags.repair import repair_bag
@@ -245,9 +245,9 @@ def test_another_definition_is_read_by_its_own_schema(tmp_path: Path) -> None:
         message = _step(step, "base")
         message.more = np.array([1, 2, 3], np.int8)
         messages.append(bytes(store.serialize_cdr(message, STEP_TYPE)))
-    topic = Topic("/rldg/step", STEP_TYPE, given=GivenTopic(text, store.hash_rihs01(STEP_TYPE), ""))
+    topic = Topic("/rldg/step", STEP_TYPE, given=StoredTopic(text, store.hash_rihs01(STEP_TYPE), ""))
     assert_same_steps(read_episode(write_messages(tmp_path, messages, topic)), STEPS)
-    wrong = Topic("/rldg/step", STEP_TYPE, given=GivenTopic("string data\n", "", ""))
+    wrong = Topic("/rldg/step", STEP_TYPE, given=StoredTopic("string data\n", "", ""))
     bag = write_messages(tmp_path / "b", messages, wrong)
     with pytest.raises(UserError, match=f"^{bag}/episode_000000_0.mcap: "):
         read_episode(bag)

@@ -13,7 +13,7 @@ from rosbags.rosbag2 import CompressionFormat, CompressionMode, StoragePlugin, W
 
 from rldg_core.image_codec import decode_jpeg
 from rldg_data.bags.mcap_writer import McapWriter
-from rldg_data.bags.metadata import GivenTopic, Storage, Topic
+from rldg_data.bags.metadata import Storage, StoredTopic, Topic
 from rldg_data.bags.reading import read_episode
 from rldg_data.external.importing import import_bag
 from rldg_data.testing.external import (
@@ -42,7 +42,7 @@ def by_our_writer(storage: Storage) -> Callable[[Path, Messages], Path]:
         for topic, ns, message in sorted(messages, key=lambda m: m[1]):
             kind = message.__msgtype__
             if topic not in topics:
-                given = GivenTopic(definition(kind), STORE.hash_rihs01(kind), "")
+                given = StoredTopic(definition(kind), STORE.hash_rihs01(kind), "")
                 writer.add_topic(Topic(topic, kind, given=given))
                 topics.add(topic)
             writer.write(topic, bytes(STORE.serialize_cdr(message, kind)), ns, ns)

@@ -17,7 +17,7 @@ from rldg_data.plan import Plan
 from rldg_data.recipe import planning
 from rldg_data.recipe.planning import hold_out, make_plan, val_targets
 from rldg_data.recipe.recipe import Recipe, load_recipe
-from rldg_data.recipe.selecting import Recorded
+from rldg_data.recipe.selecting import RecordedBag
 from rldg_data.testing.recipes import record, recorded_sets
 
 options = st.fixed_dictionaries(
@@ -36,7 +36,7 @@ options = st.fixed_dictionaries(
 )
 
 
-def planned(bags: list[Recorded], keys: dict[str, Any]) -> Plan:
+def planned(bags: list[RecordedBag], keys: dict[str, Any]) -> Plan:
     """The Plan of a recipe whose only source are made-up bags, in the order given."""
     recipe = validated(Recipe, {"name": "data", "sources": [{"bags": "*"}], **keys}, "test")
     with pytest.MonkeyPatch.context() as patch:
@@ -47,7 +47,7 @@ def planned(bags: list[Recorded], keys: dict[str, Any]) -> Plan:
 
 @settings(max_examples=150, deadline=None)
 @given(bags=recorded_sets(), keys=options, data=st.data())
-def test_every_recipe_keeps_its_promises(bags: list[Recorded], keys: dict[str, Any], data: st.DataObject) -> None:
+def test_every_recipe_keeps_its_promises(bags: list[RecordedBag], keys: dict[str, Any], data: st.DataObject) -> None:
     try:
         plan = planned(bags, keys)
     except UserError:
@@ -78,7 +78,7 @@ def test_every_recipe_keeps_its_promises(bags: list[Recorded], keys: dict[str, A
 
 @settings(max_examples=60, deadline=None)
 @given(bags=recorded_sets(), limit=st.integers(1, 10))
-def test_a_cap_takes_the_beginning_of_the_uncapped_order(bags: list[Recorded], limit: int) -> None:
+def test_a_cap_takes_the_beginning_of_the_uncapped_order(bags: list[RecordedBag], limit: int) -> None:
     """More data later keeps what was chosen before."""
     assume(any(b.info.success and b.info.steps for b in bags))
     every = planned(bags, {}).episodes

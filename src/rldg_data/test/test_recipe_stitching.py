@@ -18,7 +18,7 @@ from rldg_data.bags.reading import episode_info, read_episode
 from rldg_data.bags.recording import write_episode
 from rldg_data.episodes.build import build_episode
 from rldg_data.plan import Plan
-from rldg_data.recipe.planning import Joint, assign, joints_of, make_plan
+from rldg_data.recipe.planning import StitchPoint, assign, joints_of, make_plan
 from rldg_data.recipe.recipe import Stitch, load_recipe
 from rldg_data.testing.recipes import line, record_line, with_poses
 from rldg_data.testing.steps import make_episode, make_task
@@ -120,7 +120,7 @@ def test_pairs_depend_on_the_seed_alone(tmp_path: Path) -> None:
 )
 def test_no_bag_is_used_more_often_than_said(costs: list[list[int]], first_uses: int, second_uses: int) -> None:
     joints = {
-        i: sorted((Joint(i, j, 1, c) for j, c in enumerate(row) if c < 3), key=lambda x: (x.cost, x.second))
+        i: sorted((StitchPoint(i, j, 1, c) for j, c in enumerate(row) if c < 3), key=lambda x: (x.cost, x.second))
         for i, row in enumerate(costs)
     }
     pairs = assign(joints, first_uses, second_uses)

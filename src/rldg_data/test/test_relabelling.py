@@ -21,7 +21,7 @@ from rldg_data.plan import EpisodePlan, Plan, Relabel
 from rldg_data.recipe.planning import make_plan
 from rldg_data.recipe.recipe import load_recipe
 from rldg_data.relabelling import load_relabeller, relabel_bags
-from rldg_data.testing.recipes import Remembering, record, record_line, remembering_factory
+from rldg_data.testing.recipes import CountingPolicy, counting_policy_factory, record, record_line
 from rldg_data.testing.steps import assert_same_steps, make_episode, make_task
 
 Log = list[tuple[str, int]]
@@ -32,7 +32,7 @@ def log(monkeypatch: pytest.MonkeyPatch) -> Log:
     """The back-end `remembering` is installed; the log of its calls."""
     calls: Log = []
     monkeypatch.setattr(registry, "backends", lambda: ["remembering"])
-    monkeypatch.setattr(registry, "factory", lambda _: remembering_factory(calls))
+    monkeypatch.setattr(registry, "factory", lambda _: counting_policy_factory(calls))
     load_relabeller.cache_clear()
     return calls
 
@@ -209,7 +209,7 @@ def test_a_policy_that_does_not_fit_is_one_line(tmp_path: Path, log: Log, monkey
         load_relabeller(config(tmp_path, action={"gripper": True})).relabel(steps, info, bag)
     load_relabeller.cache_clear()
     relabeller = load_relabeller(config(tmp_path))
-    monkeypatch.setattr(Remembering, "act", lambda *_: np.full((3, 6), np.nan))
+    monkeypatch.setattr(CountingPolicy, "act", lambda *_: np.full((3, 6), np.nan))
     with pytest.raises(UserError, match="Step 0: expert: ValueError: action chunk holds a value that is not finite"):
         relabeller.relabel(steps, info, bag)
     with pytest.raises(UserError, match=r"out: no bag was written: .*not finite"):

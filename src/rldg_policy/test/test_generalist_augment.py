@@ -13,7 +13,7 @@ from rldg_policy.training.augment import (
     OCTO_PRIMARY_AUGMENT,
     OPENVLA_AUGMENT,
     Augmentation,
-    Draw,
+    AugmentationParameters,
     apply,
     augment,
     centre_crop,
@@ -44,7 +44,7 @@ def test_the_whole_chain_is_that_of_tensorflow():
         [52, 153, 20, 124, 214, 125, 2, 0, 224, 50, 148, 29, 186, 0, 78],
         [111, 149, 67, 195, 40, 106, 20, 90, 68, 86, 186, 57, 58, 0, 172],
     ]
-    found = apply(pattern(5), Draw((0.03, 0.05, 0.93, 0.97), -0.11, 1.15, 1.2, 0.04))
+    found = apply(pattern(5), AugmentationParameters((0.03, 0.05, 0.93, 0.97), -0.11, 1.15, 1.2, 0.04))
     assert np.abs(found.astype(int) - np.array(expected).reshape(5, 5, 3)).max() <= 1
 
 
@@ -75,7 +75,7 @@ def test_colours_follow_the_formulas(brightness, contrast, saturation, hue, seed
         for column in range(4):
             h, s, v = colorsys.rgb_to_hsv(*x[row, column])
             expected[row, column] = colorsys.hsv_to_rgb((h + hue) % 1, min(s * saturation, 1), v)
-    found = apply(image, Draw(WHOLE, brightness, contrast, saturation, hue))
+    found = apply(image, AugmentationParameters(WHOLE, brightness, contrast, saturation, hue))
     assert np.abs(found - np.clip(expected * 255.5, 0, 255)).max() < 1.02
 
 
@@ -93,7 +93,7 @@ def test_a_crop_puts_corners_on_corners(top, left, side, size):
 
 def test_nothing_changes_nothing():
     image = picture()
-    assert np.abs(apply(image, Draw(WHOLE, 0.0, 1.0, 1.0, 0.0)).astype(int) - image).max() <= 1
+    assert np.abs(apply(image, AugmentationParameters(WHOLE, 0.0, 1.0, 1.0, 0.0)).astype(int) - image).max() <= 1
 
 
 @pytest.mark.parametrize(("table", "area"), [(OPENVLA_AUGMENT, (0.9, 0.9)), (OCTO_PRIMARY_AUGMENT, (0.8, 1.0))])

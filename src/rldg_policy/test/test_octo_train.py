@@ -185,7 +185,9 @@ def test_a_step_that_is_published_again_is_there_all_the_time(dataset, base, tmp
     statistics = open_training_set(dataset).statistics_json
 
     def publish():
-        training_state.Output(tmp_path, (tmp_path / ".training").is_dir()).publish(start, statistics, manifest)
+        training_state.CheckpointFolder(tmp_path, (tmp_path / ".training").is_dir()).publish(
+            start, statistics, manifest
+        )
 
     publish()
     looks = []

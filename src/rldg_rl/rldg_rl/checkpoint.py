@@ -23,9 +23,9 @@ from safetensors.numpy import load, save
 from rldg_core.errors import UserError
 from rldg_core.files import read_bytes, read_json, sha256_hex, write_json, writing_aside
 from rldg_core.policy_checks import check_finite
-from rldg_rl.intake import Content, Seen
 from rldg_rl.learner import ISSUED_KEPT, RECENT_EPISODES, Counters, EpisodeSummary, Learner, Progress, Weights
-from rldg_rl.specialist_files import MadeOf, SavedSpecialist, write_specialist
+from rldg_rl.specialist_files import ObservationRecord, SavedSpecialist, write_specialist
+from rldg_rl.step_reader import ConsumedSteps, EpisodeChecksums
 
 KEPT = 2
 FOLDER = "checkpoints"
@@ -82,7 +82,7 @@ def write_checkpoint(run_dir: Path, learner: Learner) -> Path:
 def write_specialist_of(learner: Learner, folder: Path) -> None:
     """Write the folder that a policy node loads: actor and configuration."""
     task = learner.task
-    made_of = MadeOf.of(task, learner.config.features)
+    made_of = ObservationRecord.of(task, learner.config.features)
     version, tensors = learner.counters.version, learner.actor_tensors
     check_finite(f"{folder}: not written, the training has diverged", tensors.items())
     write_specialist(
@@ -112,7 +112,7 @@ def remove_partials(run_dir: Path) -> None:
 
 def consumed_episodes(folder: Path) -> dict[str, int]:
     """Return the online episodes of a checkpoint, in order of arrival -> number of Steps consumed of each."""
-    seen = _parse(folder / LEARNER_FILE, lambda value: Seen.from_json(value["consumed"]))
+    seen = _parse(folder / LEARNER_FILE, lambda value: ConsumedSteps.from_json(value["consumed"]))
     return {name: seen.count(name) for name in seen.to_json()}
 
 
@@ -134,7 +134,7 @@ def restore(learner: Learner, folder: Path) -> None:
                 f"{path}: another {name} than asked for ({detail}): resume with the same, or use a new run_dir"
             )
     progress = _parse(path, lambda value: _progress(value, folder))
-    earlier = _parse(path, lambda value: Content.from_json(value.get("earlier_content", {})))
+    earlier = _parse(path, lambda value: EpisodeChecksums.from_json(value.get("earlier_content", {})))
     # Demonstrations may be added, but those learned from must be present and unchanged. Checkpoints of older versions
     # do not list them.
     earlier.check(learner.earlier_content, f"{path}: resuming")
@@ -166,8 +166,8 @@ def _parse(path: Path, make: Any) -> Any:
 def _progress(value: Mapping[str, Any], folder: Path) -> Progress:
     return Progress(
         Counters(**value["counters"]),
-        Seen.from_json(value["consumed"]),
-        Content.from_json(value.get("content", {})),
+        ConsumedSteps.from_json(value["consumed"]),
+        EpisodeChecksums.from_json(value.get("content", {})),
         deque((EpisodeSummary(**summary) for summary in value["recent"]), RECENT_EPISODES),
         {str(name): (int(steps), int(k)) for name, (steps, k) in value["open"].items()},
         deque((_read_weights(folder, *issued) for issued in value["issued"]), ISSUED_KEPT),

@@ -26,8 +26,8 @@ from rldg_core.types import Source, Step
 from rldg_rl import agent
 from rldg_rl.config import RLConfig
 from rldg_rl.inputs import Inputs
-from rldg_rl.intake import Content, Reader, Seen
 from rldg_rl.replay import Replay, View
+from rldg_rl.step_reader import ConsumedSteps, EpisodeChecksums, StepReader
 from rldg_rl.weights import Tensors, flatten, pack
 
 INTERVENTIONS = (Source.HUMAN, Source.SCRIPTED)
@@ -76,9 +76,9 @@ class Progress:
     """The content of a checkpoint besides the agent's state."""
 
     counters: Counters
-    seen: Seen
+    seen: ConsumedSteps
     """Online Steps consumed, episodes in order of arrival."""
-    content: Content
+    content: EpisodeChecksums
     """Their checksums."""
     recent: deque[EpisodeSummary]
     open_episodes: dict[str, tuple[int, int]]
@@ -89,7 +89,14 @@ class Progress:
     @classmethod
     def fresh(cls) -> Progress:
         """Return the progress of a new run."""
-        return cls(Counters(), Seen(), Content(), deque(maxlen=RECENT_EPISODES), {}, deque(maxlen=ISSUED_KEPT))
+        return cls(
+            Counters(),
+            ConsumedSteps(),
+            EpisodeChecksums(),
+            deque(maxlen=RECENT_EPISODES),
+            {},
+            deque(maxlen=ISSUED_KEPT),
+        )
 
 
 class Learner:
@@ -106,9 +113,9 @@ class Learner:
         self.rejections: dict[str, int] = {}
         """Reason -> number of Steps that were left out for it."""
         self.losses: dict[str, float] = {}
-        self._reader = Reader(config, task)
-        self._offline = Seen()  # Steps of demonstrations and of earlier runs
-        self.earlier_content = Content()
+        self._reader = StepReader(config, task)
+        self._offline = ConsumedSteps()  # Steps of demonstrations and of earlier runs
+        self.earlier_content = EpisodeChecksums()
         """Checksums of those Steps."""
         capacities = config.learner.replay_capacity, config.learner.demo_capacity
         self.replay = Replay(self._reader.spec, task.action.dim, *capacities)

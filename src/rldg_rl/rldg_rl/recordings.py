@@ -22,8 +22,8 @@ from rldg_core.types import Step
 from rldg_data.bags.reading import episode_info, find_bags, read_episode
 from rldg_data.plausibility import Limits, rate, refuse
 from rldg_rl.checkpoint import checkpoints, consumed_episodes, remove_checkpoint, remove_partials, restore
-from rldg_rl.intake import Content
 from rldg_rl.learner import Learner
+from rldg_rl.step_reader import EpisodeChecksums
 from rldg_rl.views import check_bag_view
 
 
@@ -92,7 +92,7 @@ class Journal:
 
 
 @dataclass(frozen=True)
-class Start:
+class StartSummary:
     """What a learner started with.
 
     failed_demonstrations: demonstrations without success, which are left out; missing_episodes: episodes that the
@@ -132,7 +132,7 @@ def prepare(
     run_dir: Path,
     extra_bag_dirs: Iterable[Path] = (),
     exact: bool = False,
-) -> Start:
+) -> StartSummary:
     """Load successful demonstrations and earlier runs; resume from the checkpoints and the `bags` folder of `run_dir`.
 
     Bags are read in the order of their numbers, so that the same files give the same learner. exact: skip a
@@ -155,7 +155,7 @@ def prepare(
     own = [steps for _, steps in _read_all([bag_dir] if bag_dir.is_dir() else [], learner)]
     watched = Journal(run_dir).read(lambda bag: read_bag(bag, learner))
     checkpoint, missing = _resume(learner, run_dir, _merge(own, watched), exact=exact and bag_dir.is_dir())
-    return Start(demonstrations, failed, earlier, checkpoint, len(own), missing)
+    return StartSummary(demonstrations, failed, earlier, checkpoint, len(own), missing)
 
 
 def _resume(
@@ -182,7 +182,7 @@ def _resume(
         learner.first_weights()
         for folder in checkpoints(run_dir):
             remove_checkpoint(folder)
-    found = Content()
+    found = EpisodeChecksums()
     for steps, live in episodes:
         known = [step for step in steps if step in learner.progress.seen]
         if checkpoint and len(known) == learner.progress.seen.count(steps[0].episode_id):

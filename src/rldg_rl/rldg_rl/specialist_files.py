@@ -19,7 +19,7 @@ ACTOR_FILE = "actor.safetensors"
 
 
 @dataclass(frozen=True)
-class MadeOf:
+class ObservationRecord:
     """The conditions of a specialist's training, which must be the same where it acts (JSON values).
 
     task: name; control_hz: steps per second; action_scale: [m, rad] of one unit; gripper: whether actions move one;
@@ -35,7 +35,7 @@ class MadeOf:
     view: dict[str, Any] | None
 
     @classmethod
-    def of(cls, task: Task, features: FeatureConfig) -> MadeOf:
+    def of(cls, task: Task, features: FeatureConfig) -> ObservationRecord:
         """Return the conditions of a task and an input configuration."""
         camera = task.cameras.get(features.camera) if features.image_encoder != "none" else None
         return cls(
@@ -48,7 +48,7 @@ class MadeOf:
         )
 
     @classmethod
-    def from_json(cls, value: Mapping[str, Any]) -> MadeOf:
+    def from_json(cls, value: Mapping[str, Any]) -> ObservationRecord:
         """Inverse of `asdict`. Raises KeyError, TypeError, ValueError."""
         scale_m, scale_rad = value["action_scale"]
         view = value["view"]
@@ -63,7 +63,7 @@ class MadeOf:
             view=view,
         )
 
-    def check(self, now: MadeOf, where: object) -> None:
+    def check(self, now: ObservationRecord, where: object) -> None:
         """Raise UserError `where: ...` naming the first condition that differs in `now`."""
         for name, was in asdict(self).items():
             found = getattr(now, name)
@@ -83,7 +83,7 @@ class SavedSpecialist:
     action_dim: int
     version: int
     object: str
-    made_of: MadeOf
+    made_of: ObservationRecord
 
 
 def write_specialist(folder: Path, specialist: SavedSpecialist) -> None:
@@ -131,7 +131,7 @@ class _Description:
     spec_hash: str
     actor_sha256: str
     object: str
-    made_of: MadeOf
+    made_of: ObservationRecord
 
 
 def _read_description(folder: Path) -> _Description:
@@ -146,7 +146,7 @@ def _read_description(folder: Path) -> _Description:
                 f"{path}: made_of: missing, so it cannot be compared with the stack: an older version wrote it; resume "
                 "its run (`rldg train ... --out <run>`), which writes it anew from its last checkpoint"
             )
-        object_name, made_of = str(value["object"]), MadeOf.from_json(value["made_of"])
+        object_name, made_of = str(value["object"]), ObservationRecord.from_json(value["made_of"])
     except (KeyError, TypeError, ValueError) as error:
         raise UserError(f"{path}: not a specialist's configuration: {error!r}") from error
     return _Description(config, action_dim, version, *expected, object_name, made_of)
@@ -156,7 +156,7 @@ def check_task(specialist: SavedSpecialist | _Description, task: Task, where: ob
     """Raise UserError unless the specialist was trained for the running task."""
     if specialist.action_dim != task.action.dim:
         raise UserError(f"{where}: made for {specialist.action_dim} actions, task {task.name} has {task.action.dim}")
-    specialist.made_of.check(MadeOf.of(task, specialist.config.features), where)
+    specialist.made_of.check(ObservationRecord.of(task, specialist.config.features), where)
 
 
 CONFIGURATIONS = (".yaml", ".yml", ".json")

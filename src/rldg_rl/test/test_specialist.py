@@ -19,9 +19,9 @@ from rldg_rl import config as configuration
 from rldg_rl.checkpoint import write_specialist_of
 from rldg_rl.config import PRESETS, FeatureConfig, resolve
 from rldg_rl.features import input_spec, policy_inputs, proprioception, stored_inputs
-from rldg_rl.intake import grasp_penalty
 from rldg_rl.learner import Learner
 from rldg_rl.specialist import SpecialistPolicy
+from rldg_rl.step_reader import grasp_penalty
 from rldg_rl.weights import flatten, pack
 
 

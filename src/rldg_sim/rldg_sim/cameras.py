@@ -15,7 +15,7 @@ from scipy.spatial.transform import Rotation
 from rldg_core.frames import pose
 from rldg_core.task import FixedMount, Task
 from rldg_sim import gl
-from rldg_sim.randomisation import Looks, vary_looks, vary_mount
+from rldg_sim.randomisation import Appearance, vary_looks, vary_mount
 
 Array = NDArray[np.float64]
 Image = NDArray[np.uint8]
@@ -46,7 +46,7 @@ def camera_view(position: Array, axes: Array, fovy_deg: float) -> CameraView:
     return CameraView(pose(np.array(position), rotation.as_quat()), math.radians(fovy_deg))
 
 
-class Drawing:
+class SceneRenderer:
     """What cameras see of one scene; created when the first image is asked for.
 
     Its cameras are the scene's own two, WRIST and SCENE, and the task's fixed ones by their names in the task.
@@ -55,7 +55,7 @@ class Drawing:
     def __init__(self, drawn_mjcf: str, fixed: Mapping[str, FixedMount]) -> None:
         self.model: Any = _with_cameras(drawn_mjcf, fixed)
         self.data: Any = mujoco.MjData(self.model)
-        self.looks = Looks.of(self.model)
+        self.looks = Appearance.of(self.model)
         self._ids = {WRIST: int(self.model.camera(WRIST).id), SCENE: int(self.model.camera(SCENE).id)}
         self._ids |= {name: int(self.model.camera(_fixed_name(name)).id) for name in fixed}
         self._fixed = tuple(fixed)

@@ -21,7 +21,7 @@ from numpy.typing import ArrayLike, NDArray
 from rldg_core.commands import command_of
 from rldg_core.task import Task
 from rldg_core.types import GRIPPER_THRESHOLD
-from rldg_sim.cameras import SCENE, WRIST, CameraView, Drawing, Image
+from rldg_sim.cameras import SCENE, WRIST, CameraView, Image, SceneRenderer
 from rldg_sim.mjcf import CARTESIAN_ACTUATORS, PHYSICS_STEP_S, impedance_parameters
 from rldg_sim.panda import ARM_JOINTS, GRIPPER_MAX_WIDTH_M, NOMINAL_Q
 from rldg_sim.pose_math import site_pose, solve_ik, wxyz
@@ -69,7 +69,7 @@ class SensorFrame:
 
 
 class _Simulation:
-    """Physics of a scene with one object, and its drawing."""
+    """Physics of a scene with one object, and its renderer."""
 
     def __init__(self, task: Task, scene: SceneModel) -> None:
         self._task = task
@@ -81,7 +81,7 @@ class _Simulation:
         self.q_reset = solve_ik(
             self.model, self.data, self.tcp, np.array(task.reset.pose_base_tcp), NOMINAL_Q, "reset.pose_base_tcp"
         )
-        self.drawing: Drawing | None = None
+        self.renderer: SceneRenderer | None = None
         self._seed = 0
 
     def restart(self, seed: int) -> Array:
@@ -90,8 +90,8 @@ class _Simulation:
         mujoco.mj_resetData(model, data)
         self._seed = seed
         self.scene.place(model, seed)
-        if self.drawing is not None:
-            self._vary(self.drawing)
+        if self.renderer is not None:
+            self._vary(self.renderer)
         pose = self.scene.start_pose(seed)
         data.qpos[:ARM_JOINTS] = solve_ik(model, data, self.tcp, pose, self.q_reset, "start pose")
         self.scene.restart(model, data, seed)
@@ -99,20 +99,20 @@ class _Simulation:
 
     def image(self, camera: str, width: int, height: int) -> Image:
         """Image (height, width, 3) uint8 RGB of the present state."""
-        if self.drawing is None:
-            self.drawing = Drawing(self.scene.drawn_mjcf(), fixed_cameras(self._task))
-            self._vary(self.drawing)
-        return self.drawing.image(self.data.qpos, camera, width, height)
+        if self.renderer is None:
+            self.renderer = SceneRenderer(self.scene.drawn_mjcf(), fixed_cameras(self._task))
+            self._vary(self.renderer)
+        return self.renderer.image(self.data.qpos, camera, width, height)
 
-    def _vary(self, drawing: Drawing) -> None:
-        self.scene.place(drawing.model, self._seed)
-        drawing.vary(self._task, self._seed)
+    def _vary(self, renderer: SceneRenderer) -> None:
+        self.scene.place(renderer.model, self._seed)
+        renderer.vary(self._task, self._seed)
 
     def close(self) -> None:
         """Release the OpenGL contexts."""
-        if self.drawing is not None:
-            self.drawing.close()
-            self.drawing = None
+        if self.renderer is not None:
+            self.renderer.close()
+            self.renderer = None
 
 
 class Cell:
@@ -134,7 +134,7 @@ class Cell:
             name: (name if name in fixed else WRIST, *(image_size_px or (camera.width, camera.height)))
             for name, camera in task.cameras.items()
         }
-        """Camera of the task -> the drawing's camera, width, height."""
+        """Camera of the task -> camera of the renderer, width, height."""
         self._simulations: dict[str, _Simulation] = {}
         self._box = task.box
         self._physics_steps = round(task.period_s / PHYSICS_STEP_S)
@@ -204,9 +204,9 @@ class Cell:
 
     def camera_view(self, camera: str) -> CameraView:
         """Where a camera of the task was when it took the last image, and how it projects; call `images` first."""
-        drawing = self._simulation.drawing
-        assert drawing is not None
-        return drawing.view(self._cameras[camera][0])
+        renderer = self._simulation.renderer
+        assert renderer is not None
+        return renderer.view(self._cameras[camera][0])
 
     def render_scene(self, width: int, height: int) -> Image:
         """Third-person view, (height, width, 3) uint8 RGB, drawn at twice the size for smooth edges."""

@@ -35,7 +35,7 @@ def start_pose(task: Task, seed: int) -> Array:
 
 
 @dataclass(frozen=True)
-class Looks:
+class Appearance:
     """The looks of the model as compiled; each variation starts from them, so that none accumulates."""
 
     geom_rgba: Any
@@ -46,7 +46,7 @@ class Looks:
     camera_quat: Any
 
     @classmethod
-    def of(cls, model: Any) -> Looks:
+    def of(cls, model: Any) -> Appearance:
         """Copy the looks of a model that was just compiled."""
         return cls(
             model.geom_rgba.copy(),
@@ -58,7 +58,7 @@ class Looks:
         )
 
 
-def vary_looks(model: Any, looks: Looks, scene: SceneConfig, seed: int) -> None:
+def vary_looks(model: Any, looks: Appearance, scene: SceneConfig, seed: int) -> None:
     """Write this seed's light and colours into the model."""
     light = stream(seed, "light")
     gain = 1.0 + scene.light * light.uniform(-1.0, 1.0, (len(looks.light_diffuse), 1))
@@ -74,7 +74,7 @@ def vary_looks(model: Any, looks: Looks, scene: SceneConfig, seed: int) -> None:
     model.geom_rgba[:, :3] = np.clip(looks.geom_rgba[:, :3] + shift[material_of_geom], 0.0, 1.0)
 
 
-def vary_mount(model: Any, looks: Looks, scene: SceneConfig, camera: int, subject: str, seed: int) -> None:
+def vary_mount(model: Any, looks: Appearance, scene: SceneConfig, camera: int, subject: str, seed: int) -> None:
     """Write this seed's pose of a camera into the model."""
     mount = stream(seed, subject)
     model.cam_pos[camera] = looks.camera_pos[camera] + mount.uniform(-scene.camera_m, scene.camera_m, 3)

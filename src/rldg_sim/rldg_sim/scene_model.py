@@ -16,7 +16,7 @@ Array = NDArray[np.float64]
 
 
 @dataclass(frozen=True)
-class Truth:
+class GroundTruth:
     """Ground truth of one instant.
 
     object_to_goal, object_to_tcp (7,): pose of the manipulated object's reference in the goal's and in the tcp's
@@ -63,7 +63,7 @@ class SceneModel(ABC):
         """Complete the start state of the physical model, whose arm is at the start pose (free objects, fingers)."""
 
     @abstractmethod
-    def truth(self, model: Any, data: Any) -> Truth:
+    def truth(self, model: Any, data: Any) -> GroundTruth:
         """Return the ground truth of the present state, whose derived quantities are up to date; once per frame."""
 
     @abstractmethod

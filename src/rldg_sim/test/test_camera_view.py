@@ -91,7 +91,7 @@ def test_a_camera_may_look_straight_down(insertion: Task, down: list[float]) -> 
 def test_what_is_drawn_lies_where_it_is_projected(two_cameras: Task, camera: str) -> None:
     cell = Cell(two_cameras)
     cell.reset(5)
-    drawing, view = cell._simulation.drawing, cell.camera_view(camera)
+    drawing, view = cell._simulation.renderer, cell.camera_view(camera)
     assert drawing is not None
     renderer = mujoco.Renderer(drawing.model, SIZE[1], SIZE[0])
     renderer.enable_segmentation_rendering()

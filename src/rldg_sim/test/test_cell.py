@@ -264,7 +264,7 @@ def test_the_port_is_seen_at_half_a_millimetre_per_pixel(steady: Task, name: str
     cell = Cell(still, name, image_size_px=(224, 224))
     image = cell.reset(0).image
     assert image is not None and image.shape == (224, 224, 3) and image.dtype == np.uint8
-    drawing = cell._simulation.drawing
+    drawing = cell._simulation.renderer
     assert drawing is not None
     drawing.model.geom("rim").rgba[:] = [1, 0, 1, 1]
     changed = np.any(cell.image() != image, axis=2)
@@ -276,7 +276,7 @@ def test_the_port_is_seen_at_half_a_millimetre_per_pixel(steady: Task, name: str
 def test_the_plug_is_seen_until_it_is_in(steady: Task) -> None:
     cell = Cell(steady, "vga", image_size_px=(128, 128))
     for frame in (cell.reset(0), descend(cell, [0.0] * 5)):
-        drawing = cell._simulation.drawing
+        drawing = cell._simulation.renderer
         assert drawing is not None and frame.image is not None
         drawing.model.geom("grip").rgba[:] = [0, 1, 0, 1]
         assert np.any(cell.image() != frame.image, axis=2).sum() > 200

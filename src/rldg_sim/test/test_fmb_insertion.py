@@ -148,7 +148,7 @@ def test_the_hole_and_the_tip_are_seen_from_every_start(task: Task) -> None:
     cell = Cell(task, render=False, image_size_px=(128, 128))
     cell.reset(0)
     cell.image()
-    drawing = cell._simulation.drawing
+    drawing = cell._simulation.renderer
     assert drawing is not None
 
     def visible(*names: str) -> int:
@@ -171,7 +171,7 @@ def test_drawn_and_physical_board_lie_at_the_same_place(task: Task) -> None:
     assert isinstance(scene, FmbInsertionScene)
     for seed in (3, 4):
         cell.reset(seed)
-        simulation, drawing = cell._simulation, cell._simulation.drawing
+        simulation, drawing = cell._simulation, cell._simulation.renderer
         assert drawing is not None
         expected = board_pose_base(task, scene.board_xy_m, scene.board_yaw_rad, seed)
         for data in (simulation.data, drawing.data):

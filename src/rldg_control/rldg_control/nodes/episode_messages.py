@@ -6,7 +6,7 @@ from collections.abc import Callable, Iterable
 
 from rclpy.node import Node
 
-from rldg_control.episode_logic import Event, Outcome, Started, StepRecord
+from rldg_control.episode_logic import EpisodeStart, Event, Outcome, StepRecord
 from rldg_msgs.msg import EpisodeEvent, ExecutedAction, Step
 from rldg_ros import to_msg
 from rldg_ros.qos import EVENTS, STEPS_OUT
@@ -36,7 +36,7 @@ class EpisodeMessages:
         for event in events:
             if isinstance(event, StepRecord):
                 self._steps.publish(self._step(event))
-            elif isinstance(event, Started):
+            elif isinstance(event, EpisodeStart):
                 self.plan.kind = EpisodeEvent.START
                 self.plan.first_observation_stamp = to_msg.time(event.first_observation_stamp_ns)
                 self.plan.step_count = event.step_count

@@ -64,7 +64,7 @@ class Topic:
     name: str
     type: str
     qos: tuple[Qos, ...] = (Qos(),)
-    given: GivenTopic | None = None
+    given: StoredTopic | None = None
 
     def definition(self) -> str:
         """Text of the ros2msg schema. Raises UserError when the type is neither given nor installed."""
@@ -84,7 +84,7 @@ class Topic:
 
 
 @dataclass(frozen=True)
-class GivenTopic:
+class StoredTopic:
     """Definition, type hash and QoS as stored in an MCAP file; the last two may be empty."""
 
     definition: str

@@ -48,7 +48,7 @@ class Counters:
 
 
 @dataclass
-class _Open:
+class _OpenEpisode:
     """The episode being written."""
 
     path: Path
@@ -81,7 +81,7 @@ class EpisodeRecorder:
         self._storage = storage or Storage()
         self._wall_time = wall_time
         self._newest_ns = 0
-        self._open: _Open | None = None
+        self._open: _OpenEpisode | None = None
         self._latched: dict[str, tuple[Topic, bytes, int]] = {}
         self._recent: deque[tuple[Topic, bytes, int]] = deque(maxlen=RECENT_MESSAGES)
 
@@ -149,7 +149,7 @@ class EpisodeRecorder:
         except BaseException:
             _discard(aside)
             raise
-        self._open = _Open(path, writer, aside, first, set())
+        self._open = _OpenEpisode(path, writer, aside, first, set())
         self._register(self._step_topic)
         for topic, data, stamp in self._recent:
             if stamp >= first.observation.stamp_ns:

@@ -27,7 +27,7 @@ from rldg_core.types import Step
 from rldg_data.bags.cdr import step_decoder
 from rldg_data.bags.episode_info import EpisodeInfo, dominant_source
 from rldg_data.bags.mcap_writer import MAGIC, McapWriter, is_being_written
-from rldg_data.bags.metadata import GivenTopic, Storage, Topic, custom_data_of
+from rldg_data.bags.metadata import Storage, StoredTopic, Topic, custom_data_of
 from rldg_data.bags.reading import CORRUPT, INCOMPLETE, UNFINISHED, bag_info, is_episode
 from rldg_data.bags.schemas import STEP_TYPE
 from rldg_data.bags.unpacking import check_chunks
@@ -107,7 +107,7 @@ class Salvage:
         elif isinstance(record, Channel) and record.schema_id in self._schemas and record.message_encoding == "cdr":
             schema = self._schemas[record.schema_id]
             values = record.metadata
-            given = GivenTopic(
+            given = StoredTopic(
                 schema.data.decode(errors="replace"),
                 values.get("topic_type_hash", ""),
                 values.get("offered_qos_profiles", ""),
@@ -122,7 +122,7 @@ DAMAGED = ".damaged"
 
 
 @dataclass(frozen=True)
-class Repaired:
+class RepairResult:
     """Result of a repair. damaged: path of the original; lost_bytes: unreadable bytes.
 
     complete: whether the Steps are a complete episode; None for a bag without Steps.
@@ -185,7 +185,7 @@ def is_sound(bag: Path) -> bool:
     return count == info.message_count
 
 
-def repair_bag(bag: Path) -> Repaired:
+def repair_bag(bag: Path) -> RepairResult:
     """Restore a damaged bag up to the last complete chunk of each of its files.
 
     The original is kept beside it as `.<name>.damaged`. Raises UserError when nothing can be restored, leaving the
@@ -215,7 +215,7 @@ def repair_bag(bag: Path) -> Repaired:
         _write(files, McapWriter(aside, _name(files[0]), storage, known), _custom_data(known, steps, complete))
     bag.rename(damaged)
     restored.rename(bag)
-    return Repaired(bag, damaged, count, len(steps), sum(one.lost_bytes for one in passes), complete)
+    return RepairResult(bag, damaged, count, len(steps), sum(one.lost_bytes for one in passes), complete)
 
 
 def _write(files: Sequence[Path], writer: McapWriter, custom_data: Mapping[str, str]) -> None:

@@ -21,7 +21,7 @@ from rldg_data.bags.reading import Recording, read_recording
 from rldg_data.episodes.episode import ACTION_DIM, Episode, Float32
 from rldg_data.episodes.gripper import opening
 from rldg_data.episodes.images import conform
-from rldg_data.episodes.provenance import MadeOf
+from rldg_data.episodes.provenance import ObservationRecord
 from rldg_data.motion import motion, twist
 from rldg_data.plan import EpisodePlan
 from rldg_data.plausibility import Limits, known_throughout, outcome, rate, refuse, usual_period_s
@@ -57,7 +57,9 @@ def build_episode(plan: EpisodePlan) -> Episode:
     ends = [*plan.joints, len(recordings[-1].steps)]
     parts = [_part(*item, plan) for item in zip(plan.bags, recordings, ends, strict=True)]
     for bag, part in zip(plan.bags[1:], parts[1:], strict=True):
-        MadeOf.of([part.provenance]).check(MadeOf.of([parts[0].provenance]), str(bag), str(plan.bags[0]))
+        ObservationRecord.of([part.provenance]).check(
+            ObservationRecord.of([parts[0].provenance]), str(bag), str(plan.bags[0])
+        )
     instruction = plan.instruction or recordings[0].steps[0].instruction
     if reason := fault(instruction):
         raise UserError(f"{plan.name}: instruction: {reason}")

@@ -28,7 +28,7 @@ def parts(metadata: Mapping[str, Any]) -> list[dict[str, Any]]:
 
 
 @dataclass(frozen=True)
-class MadeOf:
+class ObservationRecord:
     """Properties shared by all episodes of a dataset. rate_hz: Steps per second; cameras: image key -> camera.
 
     0 and empty: unknown.
@@ -38,13 +38,13 @@ class MadeOf:
     cameras: Mapping[str, str]
 
     @classmethod
-    def of(cls, recordings: Sequence[Mapping[str, Any]]) -> MadeOf:
+    def of(cls, recordings: Sequence[Mapping[str, Any]]) -> ObservationRecord:
         """Return those of an episode's first recording (`parts`); the others have the same."""
         first = recordings[0] if recordings else {}
         images = first.get("images") or {}
         return cls(float(first.get("rate_hz") or 0.0), {key: str(of.get("camera")) for key, of in images.items()})
 
-    def check(self, other: MadeOf, where: str, other_where: str) -> None:
+    def check(self, other: ObservationRecord, where: str, other_where: str) -> None:
         """Raise UserError when it differs from `other`, found at other_where."""
         tolerance_hz = Limits().max_rate_error * other.rate_hz
         if self.rate_hz and other.rate_hz and abs(self.rate_hz - other.rate_hz) > tolerance_hz:

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from rldg_core.errors import UserError
-from rldg_data.episodes.provenance import MadeOf
+from rldg_data.episodes.provenance import ObservationRecord
 from rldg_data.plan import SPLITS, Plan, is_valid_name, is_valid_version
 
 REPORT_FILE = "export_report.json"
@@ -59,7 +59,7 @@ def report(
     episodes: Mapping[str, int],
     steps: int,
     bad: Sequence[tuple[Path, str]],
-    made_of: MadeOf,
+    made_of: ObservationRecord,
     tasks: Sequence[str],
 ) -> dict[str, Any]:
     """Content of REPORT_FILE. episodes, steps, bad: as in ExportResult; made_of, tasks: of all episodes."""

@@ -166,14 +166,14 @@ def to_jpeg(message: Any, camera: CameraMapping) -> tuple[bytes, tuple[int, int]
     return encode_jpeg(resize(image, camera.size_px), camera.jpeg_quality), size
 
 
-__all__ = ["Imported", "import_bag", "load_mapping", "read_external"]
+__all__ = ["ImportedBag", "import_bag", "load_mapping", "read_external"]
 
 ROUNDING = 1e-4
 """Tolerance above 1 for rounding."""
 
 
 @dataclass(frozen=True)
-class Imported:
+class ImportedBag:
     """path: the bag written; steps: its Steps; clipped: actions beyond [-1, 1]; repeated: ticks left out."""
 
     path: Path
@@ -183,7 +183,7 @@ class Imported:
 
 
 @dataclass(frozen=True)
-class Found:
+class ExternalEpisode:
     """An episode of an external bag. repeated: ticks without a frame of their own; views: camera -> its view."""
 
     steps: list[Step]
@@ -191,19 +191,19 @@ class Found:
     views: Mapping[str, Mapping[str, Any]]
 
 
-def import_bag(mapping: ExternalMapping, bag: Path, out: Path) -> list[Imported]:
+def import_bag(mapping: ExternalMapping, bag: Path, out: Path) -> list[ImportedBag]:
     """Write the episodes of an external bag as the next bags of `out`.
 
     Raises UserError naming the bag, and topic or field, when it does not match the mapping or is implausible
     (`rldg_data.plausibility`); nothing is written then.
     """
-    written: list[Imported] = []
+    written: list[ImportedBag] = []
     try:
         for found in read_external(mapping, bag):
             steps = found.steps
             task = ImportedTask(mapping.task, mapping.action_config, mapping.rate_hz, found.views, mapping.hash())
             clipped = sum(step.action.action_clipped for step in steps)
-            written.append(Imported(write_episode(out, steps, task), len(steps), clipped, found.repeated))
+            written.append(ImportedBag(write_episode(out, steps, task), len(steps), clipped, found.repeated))
     except BaseException:
         for one in written:
             shutil.rmtree(one.path)
@@ -211,7 +211,7 @@ def import_bag(mapping: ExternalMapping, bag: Path, out: Path) -> list[Imported]
     return written
 
 
-def read_external(mapping: ExternalMapping, path: Path) -> list[Found]:
+def read_external(mapping: ExternalMapping, path: Path) -> list[ExternalEpisode]:
     """The episodes of an external bag. Raises UserError as `import_bag`."""
     with opened(path, mapping.stamps == "header") as bag:
         cameras = {
@@ -244,7 +244,7 @@ def read_external(mapping: ExternalMapping, path: Path) -> list[Found]:
         _check(episode, ticks, seen["pose"], actions, mapping)
         images = {name: each.files[begun : begun + len(ticks)] for name, each in frames.items()}
         begun += len(ticks)
-        found.append(Found(build_steps(mapping, episode, ticks, images, seen, actions), repeated, views))
+        found.append(ExternalEpisode(build_steps(mapping, episode, ticks, images, seen, actions), repeated, views))
     return found
 
 

@@ -16,7 +16,7 @@ from rldg_core.errors import UserError
 from rldg_core.files import open_regular, sha256_hex, write_json
 from rldg_data.episodes import provenance
 from rldg_data.episodes.episode import METADATA_TYPES
-from rldg_data.episodes.provenance import MadeOf
+from rldg_data.episodes.provenance import ObservationRecord
 from rldg_data.exporting import engines
 from rldg_data.exporting.engines import Beat, Engine
 from rldg_data.exporting.report import REPORT_FILE, ExportResult, Progress, check_plan, report
@@ -69,7 +69,7 @@ class DatasetWriter:
         return self._frames
 
     @property
-    def made_of(self) -> MadeOf:
+    def made_of(self) -> ObservationRecord:
         """Properties shared by all episodes. At least one must have been added."""
         assert self._first
         return _made_of(self._first)
@@ -245,8 +245,8 @@ class DatasetWriter:
         return number_stats(np.concatenate([to_numpy(column) for column in columns]))
 
 
-def _made_of(episode: EncodedEpisode) -> MadeOf:
-    return MadeOf.of(provenance.parts(episode.metadata))
+def _made_of(episode: EncodedEpisode) -> ObservationRecord:
+    return ObservationRecord.of(provenance.parts(episode.metadata))
 
 
 def to_numpy(column: pa.ChunkedArray) -> Any:
@@ -279,7 +279,7 @@ class _Job:
 
 
 @dataclass(frozen=True)
-class _Done:
+class _EncodingResult:
     """episode None: it cannot be stored, for `reason`."""
 
     number: int
@@ -288,7 +288,7 @@ class _Done:
 
 
 @dataclass
-class _InOrder:
+class _OrderedWriter:
     """Pass results, which arrive in any order, to the writer in the order of the plan."""
 
     plan: Plan
@@ -296,10 +296,10 @@ class _InOrder:
     skip_bad: bool
     progress: Progress | None
     bad: list[tuple[Path, str]]
-    waiting: dict[int, _Done] = field(default_factory=dict)
+    waiting: dict[int, _EncodingResult] = field(default_factory=dict)
     number: int = 0
 
-    def take(self, done: _Done) -> None:
+    def take(self, done: _EncodingResult) -> None:
         """Write the next episodes in order. Raises UserError on an unusable episode, unless they are skipped."""
         self.waiting[done.number] = done
         while due := self.waiting.pop(self.number, None):
@@ -343,7 +343,7 @@ def export_plan(
         _clear(aside)
         folder, pieces = aside / "dataset", aside / "pieces"
         writer = DatasetWriter(folder)
-        order = _InOrder(plan, writer, skip_bad, progress, list(plan.bad))
+        order = _OrderedWriter(plan, writer, skip_bad, progress, list(plan.bad))
         try:
             folder.mkdir()
             pieces.mkdir()
@@ -366,13 +366,13 @@ def export_plan(
     return result
 
 
-def _encode(job: _Job, beat: Beat) -> _Done:
+def _encode(job: _Job, beat: Beat) -> _EncodingResult:
     """Encode one episode in a worker. An unusable episode is a result: the caller decides what to do."""
     beat()
     try:
-        return _Done(job.number, encode_episode(job.plan, job.stem))
+        return _EncodingResult(job.number, encode_episode(job.plan, job.stem))
     except UserError as error:
-        return _Done(job.number, None, str(error))
+        return _EncodingResult(job.number, None, str(error))
 
 
 def _clear(folder: Path) -> None:

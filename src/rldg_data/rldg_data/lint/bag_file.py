@@ -46,7 +46,7 @@ class BagContents:
 
 
 @dataclass
-class _Read:
+class _FileContents:
     """One pass over the files."""
 
     steps: list[Step] = field(default_factory=list)
@@ -64,7 +64,7 @@ def read_contents(path: Path) -> tuple[BagContents | None, list[Problem]]:
         bag = metadata.read(path)
     except UserError as error:
         return None, [Problem("error", "metadata", str(error))]
-    read = _Read()
+    read = _FileContents()
     problems: list[Problem] = []
     for file in bag.files:
         problems += _read_file(file, read)
@@ -93,7 +93,7 @@ def read_contents(path: Path) -> tuple[BagContents | None, list[Problem]]:
     return BagContents(path, info, steps, times), []
 
 
-def _read_file(file: Path, read: _Read) -> Problems:
+def _read_file(file: Path, read: _FileContents) -> Problems:
     one = Salvage(file)
     decoders = {}
     try:
@@ -129,7 +129,7 @@ def _begins_with_header(topic: Topic) -> bool:
     return next((line for line in lines if line and line[0] != "#"), "").startswith(_HEADER_FIRST)
 
 
-def _counts(bag: BagInfo, read: _Read) -> Problems:
+def _counts(bag: BagInfo, read: _FileContents) -> Problems:
     """Compare metadata.yaml with the files."""
     found = Counter({topic: len(times) for topic, times in read.times.items()})
     for topic in sorted({*bag.topics, *found}):

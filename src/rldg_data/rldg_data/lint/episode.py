@@ -13,7 +13,7 @@ from rldg_data import plausibility
 from rldg_data.episodes import provenance
 from rldg_data.episodes.episode import Episode
 from rldg_data.episodes.pixels import pixels
-from rldg_data.episodes.provenance import MadeOf
+from rldg_data.episodes.provenance import ObservationRecord
 from rldg_data.lint.findings import Limits, Problem, Problems
 from rldg_data.motion import motion, twist
 
@@ -52,7 +52,7 @@ def stamps(episode: Episode, limits: Limits) -> Problems:
 
 def _declared_hz(episode: Episode) -> float:
     try:
-        return MadeOf.of(provenance.parts(episode.metadata)).rate_hz
+        return ObservationRecord.of(provenance.parts(episode.metadata)).rate_hz
     except ValueError:
         return 0.0  # reported by the check of the provenance
 

@@ -17,7 +17,7 @@ from rldg_core.types import Float64
 from rldg_data.bags.reading import content_blake3, read_episode
 from rldg_data.plan import EpisodePlan, ImageFormat, Plan, Relabel
 from rldg_data.recipe.recipe import Filter, Recipe, RelabelConfig, Source, Split, Stitch
-from rldg_data.recipe.selecting import Bookkeeping, Candidate, Recorded, expand, filtered, rank, read_all, take
+from rldg_data.recipe.selecting import Bookkeeping, Candidate, RecordedBag, expand, filtered, rank, read_all, take
 
 
 def val_targets(per_object: Mapping[str, int], episodes: int) -> dict[str, int]:
@@ -94,7 +94,7 @@ def _components(keys: Sequence[Sequence[Hashable]]) -> list[list[int]]:
 
 
 @dataclass(frozen=True)
-class Joint:
+class StitchPoint:
     """first, second: positions in the sequences given; index: Step of the first; cost: 0 equal .. sqrt(2) at both
     tolerances."""
 
@@ -105,7 +105,7 @@ class Joint:
 
 
 def stitched(
-    firsts: Sequence[Recorded], seconds: Sequence[Recorded], stitch: Stitch, source: int, books: Bookkeeping
+    firsts: Sequence[RecordedBag], seconds: Sequence[RecordedBag], stitch: Stitch, source: int, books: Bookkeeping
 ) -> list[Candidate]:
     """Join bags given in shuffled order: each first one is paired in turn with the nearest free second one.
 
@@ -113,7 +113,7 @@ def stitched(
     """
     readable = [(bag, poses) for bag in firsts if (poses := books.attempt(bag.path, tcp_poses)) is not None]
     starts = [(bag, poses[0]) for bag in seconds if (poses := books.attempt(bag.path, tcp_poses)) is not None]
-    joints: dict[int, list[Joint]] = {}
+    joints: dict[int, list[StitchPoint]] = {}
     for number, (bag, poses) in enumerate(readable):
         same = [i for i, (other, _) in enumerate(starts) if other.info.object == bag.info.object]
         joints[number] = joints_of(number, poses, same, np.array([starts[i][1] for i in same]).reshape(-1, 7), stitch)
@@ -128,7 +128,7 @@ def tcp_poses(bag: Path) -> Float64:
     return np.array([step.observation.pose_base_tcp for step in read_episode(bag)])
 
 
-def joints_of(first: int, poses: Float64, numbers: Sequence[int], starts: Float64, stitch: Stitch) -> list[Joint]:
+def joints_of(first: int, poses: Float64, numbers: Sequence[int], starts: Float64, stitch: Stitch) -> list[StitchPoint]:
     """The joints within tolerance of one bag, poses (T+1, 7), with others that start at `starts` (N, 7); best first.
 
     A joint leaves at least one transition of the first bag.
@@ -145,17 +145,17 @@ def joints_of(first: int, poses: Float64, numbers: Sequence[int], starts: Float6
     cost[(distance_m > stitch.tolerance_m) | (angle_rad > stitch.tolerance_rad)] = np.inf
     best = np.argmin(cost, axis=0)
     found = [
-        Joint(first, number, begin + int(row), float(cost[row, column]))
+        StitchPoint(first, number, begin + int(row), float(cost[row, column]))
         for column, (number, row) in enumerate(zip(numbers, best, strict=True))
         if np.isfinite(cost[row, column])
     ]
     return sorted(found, key=lambda joint: (joint.cost, joint.second))
 
 
-def assign(joints: Mapping[int, Sequence[Joint]], first_uses: int, second_uses: int) -> list[Joint]:
+def assign(joints: Mapping[int, Sequence[StitchPoint]], first_uses: int, second_uses: int) -> list[StitchPoint]:
     """Pairs, no pair twice: in each of first_uses rounds every first bag takes its best free partner."""
     used: Counter[int] = Counter()
-    pairs: list[Joint] = []
+    pairs: list[StitchPoint] = []
     taken: set[tuple[int, int]] = set()
     for _ in range(first_uses):
         before = len(pairs)
@@ -321,7 +321,7 @@ def _chosen(recipe: Recipe, base: Path, books: Bookkeeping) -> list[Candidate]:
 
 def _shuffled(
     recipe: Recipe, patterns: Sequence[str], wanted: Filter, base: Path, where: str, books: Bookkeeping
-) -> list[Recorded]:
+) -> list[RecordedBag]:
     bags = read_all(expand(patterns, base, f"{recipe.where}: {where}"), books)
     return sorted(filtered(bags, wanted, books), key=lambda bag: rank(Candidate((bag,), 0), recipe.seed))
 

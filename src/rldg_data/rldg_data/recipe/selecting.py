@@ -26,7 +26,7 @@ T = TypeVar("T")
 
 
 @dataclass(frozen=True)
-class Recorded:
+class RecordedBag:
     """A bag and its metadata; num_bytes: of its files."""
 
     path: Path
@@ -38,7 +38,7 @@ class Recorded:
 class Candidate:
     """An episode that the dataset may hold: bags in order, joints as in EpisodePlan, source: number in the recipe."""
 
-    parts: tuple[Recorded, ...]
+    parts: tuple[RecordedBag, ...]
     source: int
     joints: tuple[int, ...] = ()
 
@@ -103,22 +103,22 @@ def expand(patterns: Sequence[str], base: Path, where: str) -> list[Path]:
     return sorted(bags)
 
 
-def read_all(bags: Iterable[Path], books: Bookkeeping) -> list[Recorded]:
+def read_all(bags: Iterable[Path], books: Bookkeeping) -> list[RecordedBag]:
     """Read the metadata of the bags."""
-    found = (books.attempt(bag, _recorded) for bag in bags)
+    found = (books.attempt(bag, _recorded_bag) for bag in bags)
     return [recorded for recorded in found if recorded is not None]
 
 
-def _recorded(bag: Path) -> Recorded:
+def _recorded_bag(bag: Path) -> RecordedBag:
     info = bag_info(bag)
     try:
         num_bytes = sum(file.stat().st_size for file in info.files)
     except OSError as error:
         raise UserError(f"{error.filename}: cannot read: {error.strerror}") from error
-    return Recorded(bag, episode_of(info), num_bytes)
+    return RecordedBag(bag, episode_of(info), num_bytes)
 
 
-def filtered(bags: Iterable[Recorded], wanted: Filter, books: Bookkeeping) -> list[Recorded]:
+def filtered(bags: Iterable[RecordedBag], wanted: Filter, books: Bookkeeping) -> list[RecordedBag]:
     """Return the bags that pass the filter."""
     kept = []
     for bag in bags:
@@ -135,7 +135,7 @@ def filtered(bags: Iterable[Recorded], wanted: Filter, books: Bookkeeping) -> li
     return kept
 
 
-def reason_against(bag: Recorded, wanted: Filter) -> str:
+def reason_against(bag: RecordedBag, wanted: Filter) -> str:
     """Key of the first filter that the bag's metadata fails, "" when it passes. Raises UserError on an invalid wall
     time if dates are filtered."""
     info = bag.info
@@ -152,7 +152,7 @@ def reason_against(bag: Recorded, wanted: Filter) -> str:
     return next((f"filter.{name}" for name, passes in checks.items() if not passes()), "")
 
 
-def _day(bag: Recorded) -> object:
+def _day(bag: RecordedBag) -> object:
     try:
         time = datetime.fromisoformat(bag.info.wall_time)
     except ValueError as error:

@@ -20,7 +20,7 @@ from rldg_data.episodes import provenance
 from rldg_data.episodes.episode import Episode
 from rldg_data.episodes.images import text
 from rldg_data.episodes.jpeg import check as jpeg_size
-from rldg_data.episodes.provenance import MadeOf
+from rldg_data.episodes.provenance import ObservationRecord
 from rldg_data.exporting import engines
 from rldg_data.exporting.engines import Engine
 from rldg_data.exporting.report import REPORT_FILE, ExportResult, Progress, check_plan, report
@@ -49,7 +49,7 @@ class ShardJob:
     index: int
     episodes: tuple[EpisodePlan, ...]
     sizes: ImageSizes
-    made_of: MadeOf
+    made_of: ObservationRecord
     skip_bad: bool = False
 
     def file(self, ending: str) -> Path:
@@ -161,11 +161,11 @@ def complete_shard(job: ShardJob) -> Shard | None:
     return shard if intact else None
 
 
-def check_episode(episode: Episode, sizes: ImageSizes, made_of: MadeOf, name: str) -> None:
+def check_episode(episode: Episode, sizes: ImageSizes, made_of: ObservationRecord, name: str) -> None:
     """Refuse an episode that differs from the others or has no transition."""
     if len(episode) < 2:
         raise UserError(f"{name}: an episode without a transition")
-    MadeOf.of(provenance.parts(episode.metadata)).check(made_of, name, "the first episode")
+    ObservationRecord.of(provenance.parts(episode.metadata)).check(made_of, name, "the first episode")
     found = {key: jpeg_size(files[0]) for key, files in episode.images.items()}
     for key, size in sizes.items():
         if found.get(key) != size:
@@ -260,12 +260,12 @@ def _jobs(plan: Plan, folder: Path, skip_bad: bool, shard_bytes: int | None) -> 
     return jobs
 
 
-def _first(plan: Plan, skip_bad: bool) -> tuple[layout.ImageSizes, MadeOf]:
+def _first(plan: Plan, skip_bad: bool) -> tuple[layout.ImageSizes, ObservationRecord]:
     """Return the image sizes and properties that all episodes must share, from the first readable one."""
     reason = ""
     for episode in plan.episodes:
         try:
-            return _likeness(episode)
+            return _image_sizes_and_record(episode)
         except UserError as error:
             if not skip_bad:
                 raise
@@ -273,12 +273,12 @@ def _first(plan: Plan, skip_bad: bool) -> tuple[layout.ImageSizes, MadeOf]:
     raise UserError(f"dataset {plan.name}: none of {len(plan.episodes)} episodes can be read, first: {reason}")
 
 
-def _likeness(episode: EpisodePlan) -> tuple[layout.ImageSizes, MadeOf]:
+def _image_sizes_and_record(episode: EpisodePlan) -> tuple[layout.ImageSizes, ObservationRecord]:
     from rldg_data.episodes.build import build_episode
 
     first = build_episode(replace(episode, relabel=None))
     sizes = {key: jpeg_size(files[0]) for key, files in first.images.items()}
-    return sizes, MadeOf.of(provenance.parts(first.metadata))
+    return sizes, ObservationRecord.of(provenance.parts(first.metadata))
 
 
 def _write_shards(

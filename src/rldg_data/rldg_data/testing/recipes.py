@@ -16,7 +16,7 @@ from rldg_core.task import Task
 from rldg_core.types import Observation, Step
 from rldg_data.bags.episode_info import EpisodeInfo
 from rldg_data.bags.recording import write_episode
-from rldg_data.recipe.selecting import Recorded
+from rldg_data.recipe.selecting import RecordedBag
 from rldg_data.testing.steps import make_episode, make_task
 
 
@@ -70,15 +70,15 @@ def infos(draw: st.DrawFn) -> EpisodeInfo:
 
 
 @st.composite
-def recorded_sets(draw: st.DrawFn, max_size: int = 30) -> list[Recorded]:
+def recorded_sets(draw: st.DrawFn, max_size: int = 30) -> list[RecordedBag]:
     """Bags at different places, sizes all different so that none is taken for a copy."""
     return [
-        Recorded(Path(f"/runs/{i // 7}/episode_{i % 7:06d}"), info, 1000 + i)
+        RecordedBag(Path(f"/runs/{i // 7}/episode_{i % 7:06d}"), info, 1000 + i)
         for i, info in enumerate(draw(st.lists(infos(), min_size=1, max_size=max_size)))
     ]
 
 
-class Remembering:
+class CountingPolicy:
     """A policy whose first action counts the observations since reset, in tenths; the rest of its chunk is 1."""
 
     def __init__(self, task: Task, log: list[tuple[str, int]]) -> None:
@@ -102,6 +102,6 @@ class Remembering:
     def close(self) -> None: ...
 
 
-def remembering_factory(log: list[tuple[str, int]]) -> Callable[..., Remembering]:
+def counting_policy_factory(log: list[tuple[str, int]]) -> Callable[..., CountingPolicy]:
     """What the entry point of such a back-end resolves to."""
-    return lambda path, task, explore: Remembering(task, log)
+    return lambda path, task, explore: CountingPolicy(task, log)

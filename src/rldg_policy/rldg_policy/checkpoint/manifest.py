@@ -37,7 +37,7 @@ class View(FrozenModel):
         return f"{part}{self.width}x{self.height} px as {self.image_size} px"
 
 
-class MadeOf(FrozenModel):
+class ObservationRecord(FrozenModel):
     """How one task was recorded. view: of the camera (None: unknown); gripper: whether actions include a gripper."""
 
     view: View | None
@@ -66,7 +66,7 @@ class Manifest(FrozenModel):
     rate_hz: Rate
     allowed_rates_hz: tuple[Rate, ...] = ()
     inference_hz: Rate | None = None
-    made_of: dict[Name, MadeOf] = Field(default_factory=dict)
+    made_of: dict[Name, ObservationRecord] = Field(default_factory=dict)
     dataset_sha256: Annotated[str, Field(pattern=r"^([0-9a-f]{64})?$")] = ""
     statistics_key: Name
     statistics_sha256: Annotated[str, Field(pattern=r"^[0-9a-f]{64}$")]

@@ -32,7 +32,7 @@ from rldg_policy.octo.checkpoint import OctoCheckpoint, make_example_batch, read
 from rldg_policy.octo.config import OctoConfig, OctoTrainConfig
 from rldg_policy.octo.model import OctoModule, Params, diffusion_loss
 from rldg_policy.octo.steps import Flat, Steps, TrainState, count, optimiser, partition, unflatten
-from rldg_policy.octo.training_state import Output
+from rldg_policy.octo.training_state import CheckpointFolder
 from rldg_policy.training.dataset import TrainingSet, open_training_set
 from rldg_policy.training.run import (
     account,
@@ -159,7 +159,7 @@ def finetune(
     """
     check_out(out, "octo", base, resume=resume)
     base = check_base(base, "octo")
-    output = Output(out, resume)
+    output = CheckpointFolder(out, resume)
     data = open_training_set(dataset, camera)
     initial = initial_checkpoint(base, config)
     initial.tokenizer(data.instructions)
@@ -269,7 +269,7 @@ def _manifest(data: TrainingSet, initial: OctoCheckpoint, config: OctoTrainConfi
 
 
 def _resumed(
-    output: Output, steps: Steps, template: TrainState, identity: dict[str, Any]
+    output: CheckpointFolder, steps: Steps, template: TrainState, identity: dict[str, Any]
 ) -> tuple[TrainState, History]:
     state, meta = output.read_state(template)
     check_same_training(output.path, meta["identity"], identity)

@@ -68,7 +68,7 @@ def read_state(folder: Path, template: Any) -> tuple[Any, dict[str, Any]]:
     return jax.tree_util.tree_unflatten(structure, [tensors[name] for name in expected]), meta
 
 
-class Output:
+class CheckpointFolder:
     """Checkpoint folder of a training, checked with `check_out`. has_state: it has one to resume from."""
 
     def __init__(self, path: Path, resume: bool) -> None:

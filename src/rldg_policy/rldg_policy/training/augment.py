@@ -47,7 +47,7 @@ OCTO_PRIMARY_AUGMENT = Augmentation((0.8, 1.0), (0.9, 1.1), 0.1, (0.9, 1.1), (0.
 
 
 @dataclass(frozen=True)
-class Draw:
+class AugmentationParameters:
     """Parameters of one augmentation. box: top, left, bottom, right as shares of the image; rest: see Augmentation."""
 
     box: tuple[float, float, float, float]
@@ -57,14 +57,14 @@ class Draw:
     hue: float
 
 
-def draw(table: Augmentation, rng: np.random.Generator) -> Draw:
+def draw(table: Augmentation, rng: np.random.Generator) -> AugmentationParameters:
     """Draw the parameters of one augmentation, from five random numbers or from one."""
     crop, brightness, contrast, saturation, hue = np.full(5, rng.random()) if table.one_draw else rng.random(5)
     area = _between(table.crop_area, crop)
     ratio = float(np.exp(_between((np.log(table.crop_ratio[0]), np.log(table.crop_ratio[1])), crop)))
     height, width = min((area / ratio) ** 0.5, 1.0), min((area * ratio) ** 0.5, 1.0)
     top, left = float(crop) * (1 - height), float(crop) * (1 - width)
-    return Draw(
+    return AugmentationParameters(
         box=(top, left, top + height, left + width),
         brightness=_between((-table.brightness, table.brightness), brightness),
         contrast=_between(table.contrast, contrast),
@@ -79,7 +79,7 @@ def augment(images: Sequence[Image], table: Augmentation, rng: np.random.Generat
     return [apply(image, outcome) for image in images]
 
 
-def apply(image: Image, outcome: Draw) -> Image:
+def apply(image: Image, outcome: AugmentationParameters) -> Image:
     """Crop and resize back, then brightness, contrast, saturation and hue; clipped to [0, 1] after each."""
     x = crop_and_resize(_to_float(image), outcome.box)
     _clip(np.add(x, np.float32(outcome.brightness), out=x))

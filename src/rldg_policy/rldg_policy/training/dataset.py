@@ -19,7 +19,7 @@ from rldg_data.lint import lint
 from rldg_data.plausibility import Limits, usual_period_s
 from rldg_data.rlds import IMAGE_KEY, Dataset, Episode, read_dataset
 from rldg_data.rlds.layout import shard_name
-from rldg_policy.checkpoint.manifest import MadeOf, Manifest, View
+from rldg_policy.checkpoint.manifest import Manifest, ObservationRecord, View
 from rldg_policy.checkpoint.statistics import STATISTICS_FILE, ActionStatistics
 
 SPLIT = "train"
@@ -43,7 +43,7 @@ class TrainingSet:
     tasks: tuple[str, ...]
     instructions: tuple[str, ...]
     camera: str
-    made_of: Mapping[str, MadeOf]
+    made_of: Mapping[str, ObservationRecord]
     actions: ActionStatistics
     episodes: int
     transitions: int
@@ -83,7 +83,7 @@ def open_training_set(path: Path, camera: str | None = None) -> TrainingSet:
     tasks: set[str] = set()
     instructions: set[str] = set()
     rates_hz: list[float] = []
-    recorded = Recorded(path)
+    recorded = ObservationRecords(path)
     transitions = 0
     for episode in dataset.episodes(SPLIT):
         if len(episode) > 1:
@@ -115,11 +115,11 @@ def open_training_set(path: Path, camera: str | None = None) -> TrainingSet:
     )
 
 
-class Recorded:
+class ObservationRecords:
     """Collects the recording metadata of a dataset (`rldg_data.episodes.provenance`) episode by episode."""
 
     def __init__(self, path: Path) -> None:
-        self.made_of: dict[str, MadeOf] = {}
+        self.made_of: dict[str, ObservationRecord] = {}
         self._path = path
         self._cameras: dict[str, str] = {}
 
@@ -143,7 +143,7 @@ class Recorded:
             raise UserError(f"{self._path}: images {IMAGE_KEY!r} of different cameras: {shown}: make a dataset of each")
         if not seen or len(seen) < len(parts):
             return
-        known = self.made_of.setdefault(task, MadeOf(view=views[0] if views else None, gripper=gripper))
+        known = self.made_of.setdefault(task, ObservationRecord(view=views[0] if views else None, gripper=gripper))
         if known.gripper != gripper:
             raise UserError(
                 f"{self._path}: task {task}: episode {name} has {6 + gripper} values in its actions, others "

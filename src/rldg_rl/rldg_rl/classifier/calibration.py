@@ -31,7 +31,7 @@ class Metrics:
 
 
 @dataclass(frozen=True)
-class EpisodeVerdict:
+class EpisodeResult:
     """Result of one episode with hysteresis. fired: index of the frame that ended it, or None."""
 
     fired: int | None
@@ -100,7 +100,7 @@ def measure(probabilities: Float, labels: Bool, threshold: float) -> Metrics:
 
 def judge_episode(
     over: Sequence[bool], truth: Sequence[bool], stamps_ns: Sequence[int], consecutive_frames: int, period_ns: int
-) -> EpisodeVerdict:
+) -> EpisodeResult:
     """Compare the result of an episode with ground truth, frame by frame.
 
     false_positive: a frame without success ended the episode; false_negative: a frame had success, none ended it.
@@ -108,5 +108,5 @@ def judge_episode(
     hysteresis = Hysteresis(consecutive_frames, period_ns)
     for index, (stamp_ns, value) in enumerate(zip(stamps_ns, over, strict=True)):
         if hysteresis.update(stamp_ns, value):
-            return EpisodeVerdict(index, not truth[index], False)
-    return EpisodeVerdict(None, False, any(truth))
+            return EpisodeResult(index, not truth[index], False)
+    return EpisodeResult(None, False, any(truth))

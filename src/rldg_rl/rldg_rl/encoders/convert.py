@@ -24,7 +24,7 @@ from rldg_core.files import read_bytes, write_bytes
 from rldg_rl.encoders.resnet10 import check, shapes
 
 
-class _Refused(Exception):
+class _UnreadableError(Exception):
     """Why a file is not read."""
 
 
@@ -56,9 +56,9 @@ def _dtype(code: Any, *_: Any) -> _DType:
 
 def _array_of(data: Any, dtype: Any, shape: Any, order: Any) -> _Array:
     if not isinstance(dtype, _DType) or dtype.code not in ("f2", "f4", "f8") or dtype.order not in ("<", ">", "=", "|"):
-        raise _Refused("an array that is not of floating-point numbers")
+        raise _UnreadableError("an array that is not of floating-point numbers")
     if not isinstance(data, (bytes, bytearray)) or order not in ("C", "F"):
-        raise _Refused("an array without its bytes")
+        raise _UnreadableError("an array without its bytes")
     flat = np.frombuffer(data, np.dtype(dtype.order.replace("|", "=") + dtype.code))
     return _Array(flat.reshape(shape, order=order))
 
@@ -75,7 +75,7 @@ def _filled(array: _Array, state: Any) -> _Array:
 
 def _encoded(text: str, encoding: str) -> bytes:
     if encoding != "latin1":
-        raise _Refused(f"text encoded as {encoding!r}")
+        raise _UnreadableError(f"text encoded as {encoding!r}")
     return text.encode("latin1")
 
 
@@ -106,7 +106,7 @@ class _Interpreter:
             if opcode.name == "STOP":
                 return self.stack.pop()
             self._do(opcode.name, argument)
-        raise _Refused("the end is missing")
+        raise _UnreadableError("the end is missing")
 
     def _do(self, name: str, argument: Any) -> None:
         stack = self.stack
@@ -130,7 +130,7 @@ class _Interpreter:
         elif name in ("REDUCE", "NEWOBJ"):
             arguments, constructor = stack.pop(), stack.pop()
             if not isinstance(constructor, _Name):
-                raise _Refused("a call of something that is no constructor")
+                raise _UnreadableError("a call of something that is no constructor")
             stack.append(_CONSTRUCTORS[constructor.name](*arguments))
         elif name == "BUILD":
             state = stack.pop()
@@ -147,7 +147,7 @@ class _Interpreter:
             items = self._marked() if name == "APPENDS" else [stack.pop()]
             stack[-1].extend(items)
         elif name not in ("PROTO", "FRAME"):
-            raise _Refused(f"instruction {name}")
+            raise _UnreadableError(f"instruction {name}")
 
     def _marked(self) -> list[Any]:
         start = self.marks.pop()
@@ -158,7 +158,7 @@ class _Interpreter:
     @staticmethod
     def _named(name: str) -> _Name:
         if name not in _CONSTRUCTORS:
-            raise _Refused(f"it names {name.replace(' ', '.')!r}")
+            raise _UnreadableError(f"it names {name.replace(' ', '.')!r}")
         return _Name(name)
 
     @staticmethod
@@ -168,7 +168,7 @@ class _Interpreter:
         elif isinstance(value, _Array):
             _filled(value, state)
         else:
-            raise _Refused("state of something that is neither array nor dtype")
+            raise _UnreadableError("state of something that is neither array nor dtype")
 
 
 _VALUES = (
@@ -193,7 +193,7 @@ def read_arrays(data: bytes, where: str) -> dict[str, NDArray[Any]]:
     """
     try:
         return dict(_flattened(_Interpreter().run(data), ""))
-    except _Refused as error:
+    except _UnreadableError as error:
         raise UserError(f"{where}: refused: {error}") from error
     except (ValueError, TypeError, LookupError, AttributeError, OverflowError, RecursionError) as error:
         reason = str(error).splitlines()[0] if str(error) else type(error).__name__
@@ -207,7 +207,7 @@ def _flattened(value: Any, prefix: str) -> Iterator[tuple[str, NDArray[Any]]]:
     elif isinstance(value, _Array) and value.value is not None:
         yield prefix, value.value
     else:
-        raise _Refused(f"{prefix!r} is no array" if prefix else "the file is no array")
+        raise _UnreadableError(f"{prefix!r} is no array" if prefix else "the file is no array")
 
 
 def convert(source: Path, target: Path) -> list[str]:

@@ -20,7 +20,7 @@ from rldg_rl.checkpoint import write_checkpoint, write_specialist_of
 from rldg_rl.config import RLConfig
 from rldg_rl.learner import Learner, Weights
 from rldg_rl.pacing import RULES, StepOrder
-from rldg_rl.recordings import Journal, Start, WatchedFolder, prepare, read_bag
+from rldg_rl.recordings import Journal, StartSummary, WatchedFolder, prepare, read_bag
 from rldg_rl.runtime import use_one_core
 from rldg_ros import qos, to_msg
 from rldg_ros.log import Log
@@ -92,7 +92,7 @@ class LearnerNode(Node):  # type: ignore[misc]
     def _folders(self, name: str, description: str) -> list[Path]:
         return [Path(folder) for folder in parameter(self, name, [""], description) if folder]
 
-    def _report_start(self, start: Start) -> None:
+    def _report_start(self, start: StartSummary) -> None:
         log, counters = Log(self), self._learner.counters
         log.info(
             f"{start.demonstrations} demonstrations of {counters.demo_transitions} transitions, "

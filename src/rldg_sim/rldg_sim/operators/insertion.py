@@ -12,7 +12,7 @@ from scipy.spatial.transform import Rotation
 from rldg_core.seeding import derive_seed
 from rldg_core.task import Task
 from rldg_sim.operators.config import OperatorConfig
-from rldg_sim.operators.person import Hand, InterventionTimer, limited
+from rldg_sim.operators.person import InterventionTimer, SpaceMouseHand, limited
 
 Array = NDArray[np.float64]
 
@@ -96,7 +96,7 @@ class InsertionOperator:
 
     def _begin(self) -> None:
         """Start to act: the reaction delay begins anew, and what is seen is misjudged anew."""
-        self._hand: Hand[tuple[Array, float]] = Hand(self.config, self._period_s, self._random)
+        self._hand: SpaceMouseHand[tuple[Array, float]] = SpaceMouseHand(self.config, self._period_s, self._random)
         self._phase = Phase.ALIGN
         self._phase_since_s = -np.inf
         self._misjudged = self._random.standard_normal(6)

@@ -17,7 +17,7 @@ _TREMOR_SHAPE = np.array([1.0, 1.0, 1.0, 0.3, 0.3, 0.3])
 """The cap of a SpaceMouse turns less readily than it slides."""
 
 
-class Hand(Generic[Perception]):
+class SpaceMouseHand(Generic[Perception]):
     """A hand on the SpaceMouse: reaction delay, limited bandwidth, tremor, pauses and wrong pushes."""
 
     def __init__(self, config: OperatorConfig, period_s: float, random: np.random.Generator) -> None:

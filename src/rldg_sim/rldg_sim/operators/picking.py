@@ -19,7 +19,7 @@ from scipy.spatial.transform import Rotation
 from rldg_core.seeding import derive_seed
 from rldg_core.task import Task
 from rldg_sim.operators.config import OperatorConfig
-from rldg_sim.operators.person import Hand, InterventionTimer, limited
+from rldg_sim.operators.person import InterventionTimer, SpaceMouseHand, limited
 
 Array = NDArray[np.float64]
 
@@ -43,7 +43,7 @@ EMPTY_WIDTH_M, OPEN_WIDTH_M = 0.012, 0.07
 
 
 @dataclass(frozen=True)
-class Carrying:
+class CarryParameters:
     """What differs between objects [m].
 
     grasp: the point to grasp lies this far from the object's reference, against its z axis; carry_height: of the
@@ -57,7 +57,7 @@ class Carrying:
     lets_go: bool
 
 
-INTO_THE_BOWL = Carrying(grasp_m=0.0, carry_height_m=0.045, arrived_m=0.045, lets_go=True)
+INTO_THE_BOWL = CarryParameters(grasp_m=0.0, carry_height_m=0.045, arrived_m=0.045, lets_go=True)
 
 
 class Phase(Enum):
@@ -112,7 +112,7 @@ def perceive(
 class PickOperator:
     """See Operator."""
 
-    def __init__(self, config: OperatorConfig, task: Task, carrying: Carrying) -> None:
+    def __init__(self, config: OperatorConfig, task: Task, carrying: CarryParameters) -> None:
         self.config = config
         self._carrying = carrying
         self._task = task
@@ -161,7 +161,7 @@ class PickOperator:
 
     def _begin(self) -> None:
         """Start to act: the reaction delay begins anew, and what is seen is misjudged anew."""
-        self._hand: Hand[Perception] = Hand(self.config, self._period_s, self._random)
+        self._hand: SpaceMouseHand[Perception] = SpaceMouseHand(self.config, self._period_s, self._random)
         self._misjudged = self._random.standard_normal(3)
         self._phase = Phase.APPROACH
         self._since_s = self._press_until_s = -np.inf

@@ -16,7 +16,7 @@ from rldg_sim.cavity import rgba
 from rldg_sim.mjcf import TABLE_VIEW_MJCF, drawn_mjcf
 from rldg_sim.pose_math import wxyz
 from rldg_sim.randomisation import stream
-from rldg_sim.scene_model import Truth
+from rldg_sim.scene_model import GroundTruth
 from rldg_sim.scenes.fmb_insertion import model as fmb
 
 Array = NDArray[np.float64]
@@ -89,7 +89,7 @@ class AssemblyModel(grasp.GraspedObject):
         grasp.open_fingers(data)
         grasp.place_free(model, data, "peg", peg_pose_base(self._task, *self._peg_range, seed), PEG_MASS_KG)
 
-    def truth(self, model: Any, data: Any) -> Truth:
+    def truth(self, model: Any, data: Any) -> GroundTruth:
         """Success as FMB Insertion. Failure: the peg has fallen over, or is where the arm cannot go."""
         truth = fmb.insertion_truth(data)
         peg = data.body("peg")

@@ -8,7 +8,7 @@ from numpy.typing import ArrayLike, NDArray
 from rldg_core.task import Task
 from rldg_sim.operators.config import OperatorConfig
 from rldg_sim.operators.insertion import InsertionOperator
-from rldg_sim.operators.picking import Carrying, PickOperator, perceive
+from rldg_sim.operators.picking import CarryParameters, PickOperator, perceive
 from rldg_sim.scenes.fmb_insertion import LENGTH_SCALE
 from rldg_sim.scenes.fmb_insertion.model import TIP_M
 
@@ -16,7 +16,7 @@ Array = NDArray[np.float64]
 
 # A little above the ideal grasp, as the hand ends a little below where people aim, and must not reach the board.
 # Carried with the tcp 15 cm over where it ends: there the specialist of fmb_insertion_region starts.
-TO_THE_BOARD = Carrying(grasp_m=TIP_M + 0.011, carry_height_m=0.12, arrived_m=0.02, lets_go=False)
+TO_THE_BOARD = CarryParameters(grasp_m=TIP_M + 0.011, carry_height_m=0.12, arrived_m=0.02, lets_go=False)
 
 
 class AssemblyOperator:

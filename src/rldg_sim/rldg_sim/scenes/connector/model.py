@@ -13,7 +13,7 @@ from rldg_sim.mjcf import WristCamera, drawn_mjcf, fixed_fingers_mjcf, held_phys
 from rldg_sim.panda import HAND_TCP_M
 from rldg_sim.pose_math import relative_pose, turn_of
 from rldg_sim.randomisation import stream
-from rldg_sim.scene_model import HeldObject, Truth
+from rldg_sim.scene_model import GroundTruth, HeldObject
 from rldg_sim.scenes.connector import port
 from rldg_sim.scenes.connector.connectors import connector
 
@@ -83,7 +83,7 @@ class ConnectorModel(HeldObject):
         plug.pos[:] = [x, y, HAND_TCP_M + SHOULDER_M]
         plug.quat[:] = [np.cos(yaw / 2), 0.0, 0.0, np.sin(yaw / 2)]
 
-    def truth(self, model: Any, data: Any) -> Truth:
+    def truth(self, model: Any, data: Any) -> GroundTruth:
         """Reference of the object: the plug's tip. Goal: the port, z leads into it; so z < 0 above the plate."""
         plug, tcp = data.body("plug"), data.site("tcp")
         rotation = plug.xmat.reshape(3, 3)
@@ -95,4 +95,4 @@ class ConnectorModel(HeldObject):
             and turn_of(in_port) <= SUCCESS_TILT_RAD
         )
         in_hand = relative_pose(tcp.xmat.reshape(3, 3), tcp.xpos, rotation, tip)
-        return Truth(in_port, in_hand, bool(success))
+        return GroundTruth(in_port, in_hand, bool(success))

@@ -34,7 +34,7 @@ from rldg_sim.mjcf import (
 from rldg_sim.panda import HAND_TCP_M
 from rldg_sim.pose_math import relative_pose, turn_of, wxyz
 from rldg_sim.randomisation import stream
-from rldg_sim.scene_model import HeldObject, Truth
+from rldg_sim.scene_model import GroundTruth, HeldObject
 
 Array = NDArray[np.float64]
 
@@ -139,7 +139,7 @@ def board_drawn(peg: Peg) -> tuple[str, str]:
     return "".join(assets), "".join(parts)
 
 
-def insertion_truth(data: Any) -> Truth:
+def insertion_truth(data: Any) -> GroundTruth:
     """Reference of the object: the middle of the peg's tip. Goal: the hole; so z < 0 above the board."""
     peg, board, tcp = data.body("peg"), data.body("board"), data.site("tcp")
     rotation = peg.xmat.reshape(3, 3)
@@ -151,7 +151,7 @@ def insertion_truth(data: Any) -> Truth:
         and turn_of(in_hole) <= SUCCESS_TILT_RAD
     )
     in_hand = relative_pose(tcp.xmat.reshape(3, 3), tcp.xpos, rotation, tip)
-    return Truth(in_hole, in_hand, bool(success))
+    return GroundTruth(in_hole, in_hand, bool(success))
 
 
 class FmbInsertionModel(HeldObject):
@@ -204,6 +204,6 @@ class FmbInsertionModel(HeldObject):
         peg.pos[:] = [x, 0.0, HAND_TCP_M + z]
         peg.quat[:] = [np.cos(pitch / 2), 0.0, np.sin(pitch / 2), 0.0]
 
-    def truth(self, model: Any, data: Any) -> Truth:
+    def truth(self, model: Any, data: Any) -> GroundTruth:
         """See insertion_truth."""
         return insertion_truth(data)

@@ -14,7 +14,7 @@ from rldg_sim import grasp
 from rldg_sim.mjcf import TABLE_VIEW_MJCF, WristCamera, drawn_mjcf
 from rldg_sim.pose_math import relative_pose
 from rldg_sim.randomisation import stream
-from rldg_sim.scene_model import Truth
+from rldg_sim.scene_model import GroundTruth
 from rldg_sim.scenes.pick_and_place import tabletop
 
 Array = NDArray[np.float64]
@@ -82,7 +82,7 @@ class PickAndPlaceModel(grasp.GraspedObject):
         lies = object_pose_base(self._task, *self._region, self._item.radius_m, seed)
         grasp.place_free(model, data, "object", lies, self._item.mass_kg)
 
-    def truth(self, model: Any, data: Any) -> Truth:
+    def truth(self, model: Any, data: Any) -> GroundTruth:
         """Success: the object's middle is inside the bowl's wall and below its rim, and no finger holds it: the hand is
         commanded open and does not touch it. Failure: it is off the table, or where the arm cannot go.
         """
@@ -93,4 +93,4 @@ class PickAndPlaceModel(grasp.GraspedObject):
         released = grasp.commanded_m(data) > 0 and not grasp.touch(model, data, body)
         tcp = int(model.site("tcp").id)
         in_hand = relative_pose(data.site_xmat[tcp].reshape(3, 3), data.site_xpos[tcp], rotation, position)
-        return Truth(in_bowl, in_hand, bool(inside and released), self.lost(position))
+        return GroundTruth(in_bowl, in_hand, bool(inside and released), self.lost(position))

@@ -22,7 +22,7 @@ GRIPPER_IS_OPEN_M = 0.9 * GRIPPER_OPEN_M
 """A wider gripper counts as open: 0.9 of the Franka Hand's width (HIL-SERL's wrapper of the USB task)."""
 
 
-class Reader:
+class StepReader:
     """Checks Steps and encodes their frames."""
 
     def __init__(self, config: RLConfig, task: Task) -> None:
@@ -81,7 +81,7 @@ def grasp_penalty(action: NDArray[np.float32], gripper_width_m: float, penalty: 
     return penalty if closes or opens else 0.0
 
 
-class Content:
+class EpisodeChecksums:
     """A checksum of the Steps of each episode that depends neither on their order nor on the stream they came by."""
 
     def __init__(self, sums: dict[str, int] | None = None) -> None:
@@ -99,21 +99,21 @@ class Content:
         number = int.from_bytes(digest.digest(), "big")
         self._sums[step.episode_id] = (self._sums.get(step.episode_id, 0) + number) % (1 << 128)
 
-    def check(self, now: Content, where: str) -> None:
+    def check(self, now: EpisodeChecksums, where: str) -> None:
         """Raise UserError `where: ...` on an episode that is not in `now`, or has another content there."""
         for name, number in self._sums.items():
             if name not in now._sums:
                 raise UserError(f"{where}: demonstration {name} is missing: put it back, or use a new run_dir")
             self.check_episode(name, number, now, where)
 
-    def check_among(self, now: Content, where: str) -> None:
+    def check_among(self, now: EpisodeChecksums, where: str) -> None:
         """Raise UserError `where: ...` on an episode that is in both and has another content in `now`."""
         for name, number in self._sums.items():
             if name in now._sums:
                 self.check_episode(name, number, now, where)
 
     @staticmethod
-    def check_episode(name: str, number: int, now: Content, where: str) -> None:
+    def check_episode(name: str, number: int, now: EpisodeChecksums, where: str) -> None:
         """Raise UserError `where: ...` when the checksum of an episode is not `number` in `now`."""
         if now._sums[name] != number:
             raise UserError(
@@ -126,12 +126,12 @@ class Content:
         return {name: f"{number:032x}" for name, number in self._sums.items()}
 
     @classmethod
-    def from_json(cls, value: dict[str, str]) -> Content:
+    def from_json(cls, value: dict[str, str]) -> EpisodeChecksums:
         """Inverse of `to_json`. Raises ValueError."""
         return cls({name: int(number, 16) for name, number in value.items()})
 
 
-class Seen:
+class ConsumedSteps:
     """The set of Steps that were consumed, as one bit for each episode id and index."""
 
     def __init__(self, bits: dict[str, int] | None = None) -> None:
@@ -154,6 +154,6 @@ class Seen:
         return {name: f"{bits:x}" for name, bits in self._bits.items()}
 
     @classmethod
-    def from_json(cls, value: dict[str, str]) -> Seen:
+    def from_json(cls, value: dict[str, str]) -> ConsumedSteps:
         """Inverse of `to_json`. Raises ValueError."""
         return cls({name: int(bits, 16) for name, bits in value.items()})
