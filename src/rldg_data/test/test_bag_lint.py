@@ -1,4 +1,4 @@
-"""Every check of bags finds the bag that is wrong in exactly that way, and nothing in a good one."""
+"""Lint of bags: each check finds exactly the bag that has its fault, and none reports a sound bag."""
 
 from __future__ import annotations
 
@@ -40,7 +40,7 @@ ROTATION_BACK = np.array([1, 1, 1, -1, -1, -1], np.float32)
 
 
 def good_steps(number: int = 0) -> list[Step]:
-    """An episode whose arm moves 3 mm a step, as its actions say."""
+    """Return an episode whose arm moves 3 mm per step, as its actions command."""
     rng = np.random.default_rng(number)
     pose = np.array([0.5, 0.1, 0.2, *Rotation.from_euler("xyz", [3.0, 0.1, 0.4]).as_quat()])
     steps = []
@@ -63,7 +63,7 @@ def good_steps(number: int = 0) -> list[Step]:
 
 @dataclass(frozen=True)
 class Raw:
-    """Messages of a driver's topic: (log time, stamp) each."""
+    """Messages of a driver's topic as pairs (log time, stamp) [ns]."""
 
     topic: str
     times_ns: Sequence[tuple[int, int]]
@@ -77,7 +77,8 @@ def write_bag(
     raw: Sequence[Raw] = (),
     messages: Sequence[bytes] = (),
 ) -> Path:
-    """A bag of whatever Steps. told: custom_data that replace those of the Steps; messages: of `step`, too."""
+    """Write a bag of the given Steps. told: replaces keys of custom_data; messages: serialised messages of `step` to
+    append."""
     actions = [step.action for step in steps if not step.is_last]
     info = EpisodeInfo.of(steps[0], actions, steps[-1].success, TASK, "2026-01-01T00:00:00+00:00")
     writer = McapWriter(folder, folder.name, Storage(), {})
@@ -117,7 +118,7 @@ def acted(steps: list[Step], index: int, **changes: Any) -> list[Step]:
 
 
 def later(steps: list[Step], start: int, by_ns: int) -> list[Step]:
-    """The Steps from `start` on, with their stamps moved."""
+    """Return the Steps from index `start` on, with shifted stamps."""
 
     def moved(step: Step) -> Step:
         stamp_ns = step.observation.stamp_ns + by_ns
@@ -137,7 +138,7 @@ def swapped(steps: list[Step]) -> list[Step]:
 
 
 def bomb() -> bytes:
-    """A JPEG whose header claims 65,500 x 65,500 px."""
+    """Return a JPEG whose header claims 65,500 x 65,500 px."""
     data = bytearray(jpeg(64, 1))
     frame = data.index(b"\xff\xc0")
     data[frame + 5 : frame + 9] = (65500).to_bytes(2, "big") * 2
@@ -145,14 +146,14 @@ def bomb() -> bytes:
 
 
 def reset_half_way(steps: list[Step]) -> list[Step]:
-    """The arm goes back 6 cm between two steps."""
+    """Return an episode whose arm jumps back 6 cm between two steps."""
     there = [s.observation.pose_base_tcp - (i >= 10) * 0.06 * np.eye(7)[0] for i, s in enumerate(steps)]
     return [replace(s, observation=replace(s.observation, pose_base_tcp=p)) for s, p in zip(steps, there, strict=True)]
 
 
 Change = Callable[[list[Step]], list[Step]]
 WRONG_STEPS: dict[str, tuple[Change, str, str, str]] = {
-    # name: (what makes it wrong, severity, check, a part of the message)
+    # name: (change that causes the fault, severity, check, part of the message)
     "an index twice": (swapped, "error", "order", "index of Step number 4 is 5, expected 4"),
     "a step is gone": (lambda s: s[:7] + s[8:], "error", "order", "index of Step number 7 is 8, expected 7"),
     "step_count stays": (lambda s: at(s, 9, step_count=0), "error", "order", "step_count of Step number 9"),
@@ -363,7 +364,7 @@ def test_good_bags_have_no_findings(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("name", WRONG_STEPS)
-def test_wrong_steps(tmp_path: Path, name: str) -> None:
+def test_faulty_steps_are_reported(tmp_path: Path, name: str) -> None:
     change, severity, check, part = WRONG_STEPS[name]
     write_good(tmp_path)
     write_bag(tmp_path / "episode_000002", change(good_steps(2)))
@@ -388,7 +389,7 @@ def test_wrong_steps(tmp_path: Path, name: str) -> None:
         ({"instruction": "z"}, "custom_data.instruction is 'z'"),
     ],
 )
-def test_metadata_that_contradict_the_steps(tmp_path: Path, told: dict[str, str], part: str) -> None:
+def test_metadata_contradicting_the_steps_are_an_error(tmp_path: Path, told: dict[str, str], part: str) -> None:
     write_good(tmp_path)
     write_bag(tmp_path / "episode_000002", good_steps(2), told)
     (finding,) = [f for f in found(tmp_path) if f.check == "contents"]
@@ -406,7 +407,9 @@ def test_metadata_that_contradict_the_steps(tmp_path: Path, told: dict[str, str]
         ({"complete": "false"}, "incomplete", "error", "an incomplete episode"),
     ],
 )
-def test_what_a_bag_says_of_itself(tmp_path: Path, told: dict[str, str], check: str, severity: str, part: str) -> None:
+def test_implausible_metadata_are_reported(
+    tmp_path: Path, told: dict[str, str], check: str, severity: str, part: str
+) -> None:
     write_good(tmp_path)
     write_bag(tmp_path / "episode_000002", good_steps(2), told)
     (finding,) = found(tmp_path)
@@ -455,7 +458,7 @@ def renamed(old: str, new: str) -> Callable[[Path], None]:
         (renamed("storage_identifier: mcap", "storage_identifier: sqlite3"), "metadata", "storage 'sqlite3'"),
     ],
 )
-def test_damaged_bags(tmp_path: Path, damage: Callable[[Path], object], check: str, part: str) -> None:
+def test_damaged_bag_is_an_error(tmp_path: Path, damage: Callable[[Path], object], check: str, part: str) -> None:
     write_good(tmp_path)
     damage(write_bag(tmp_path / "episode_000002", good_steps(2)))
     findings = found(tmp_path)
@@ -464,7 +467,7 @@ def test_damaged_bags(tmp_path: Path, damage: Callable[[Path], object], check: s
     assert part in finding.message
 
 
-def test_topics_of_steps(tmp_path: Path) -> None:
+def test_bag_without_decodable_steps_is_an_error(tmp_path: Path) -> None:
     write_bag(tmp_path / "episode_000000", good_steps(), messages=[b"\0\1\0\0garbage"])
     writer = McapWriter(tmp_path / "episode_000001", "episode_000001", Storage(), {})
     writer.close({})
@@ -477,7 +480,7 @@ def offset(steps: Sequence[Step], by_ns: int) -> list[tuple[int, int]]:
     return [(step.observation.stamp_ns, step.observation.stamp_ns - by_ns) for step in steps]
 
 
-def test_clocks(tmp_path: Path) -> None:
+def test_wrong_log_times_and_stamp_offsets_are_reported(tmp_path: Path) -> None:
     steps = good_steps()
     stamps = [step.observation.stamp_ns for step in steps]
     for number, (times, raw, severity, check, part) in enumerate(
@@ -501,7 +504,7 @@ def test_clocks(tmp_path: Path) -> None:
         assert part in finding.message
 
 
-def test_the_folder(tmp_path: Path) -> None:
+def test_duplicate_episode_ids_and_unfinished_bags_are_reported(tmp_path: Path) -> None:
     write_good(tmp_path)
     write_bag(tmp_path / "episode_000002", good_steps(1))
     write_bag(tmp_path / UNFINISHED / "episode_000003.1", good_steps(3))
@@ -510,7 +513,7 @@ def test_the_folder(tmp_path: Path) -> None:
     assert ("unfinished", "warning", "") in findings
 
 
-def test_the_document_lists_every_check_and_every_check_has_a_case() -> None:
+def test_every_check_is_documented_and_has_a_case() -> None:
     rows = dict(re.findall(r"^\| `(\w+)` \| (.+) \|$", DOCUMENT.read_text().partition("### Bags\n")[2], re.M))
     assert {name: rows.get(name) for name in DESCRIPTIONS} == DESCRIPTIONS
     source = Path(__file__).read_text()
@@ -519,8 +522,10 @@ def test_the_document_lists_every_check_and_every_check_has_a_case() -> None:
 
 @settings(max_examples=60, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(at_byte=st.floats(0, 1, exclude_max=True), bit=st.integers(0, 7))
-def test_a_flipped_bit_is_found_or_harmless(tmp_path_factory: pytest.TempPathFactory, at_byte: float, bit: int) -> None:
-    """Never an exception; where no error is found the Steps are those that were written."""
+def test_flipped_bit_is_reported_or_changes_no_step(
+    tmp_path_factory: pytest.TempPathFactory, at_byte: float, bit: int
+) -> None:
+    """Never raise; where no error is reported, the Steps read equal those written."""
     folder = tmp_path_factory.mktemp("bags")
     bag = write_bag(folder / episode_name(0), good_steps())
     file = bag / f"{bag.name}_0.mcap"
@@ -531,8 +536,8 @@ def test_a_flipped_bit_is_found_or_harmless(tmp_path_factory: pytest.TempPathFac
         assert_same_steps(read_episode(bag), good_steps())
 
 
-def test_checks_never_raise_on_a_part_of_an_episode(tmp_path: Path) -> None:
-    """Whatever Steps are there: a line, no exception."""
+def test_checks_never_raise_on_partial_episodes(tmp_path: Path) -> None:
+    """Report an error for each incomplete episode instead of raising."""
     steps = good_steps()
     empty = ExecutedAction(0, np.empty(0, np.float32), np.empty(0, np.float32), Source.NONE)
     for number, some in enumerate((steps[-1:], steps[:1], steps[3:5], [replace(s, action=empty) for s in steps])):

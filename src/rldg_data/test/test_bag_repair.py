@@ -1,4 +1,4 @@
-"""Repair: whatever is left of a bag becomes a valid one again, and nothing that is no episode passes for one."""
+"""Repair of bags: readable content becomes a valid bag, and an incomplete episode never passes as complete."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ def copied(bag: Path, folder: str | Path) -> Path:
 
 
 def killed_recorder(bag_dir: Path, steps: list[Step], storage: Storage | None = None) -> EpisodeRecorder:
-    """A recorder that never gets any further. It cleans up when it is garbage."""
+    """Return a recorder that stops without closing its bag. It cleans up when it is garbage-collected."""
     recorder = EpisodeRecorder(bag_dir, make_task(), storage=storage)
     for number, step in enumerate(steps):
         recorder.add_step(encode_step(step))
@@ -55,14 +55,14 @@ def repaired_or_message(bag: Path) -> tuple[RepairResult | None, str]:
         return None, str(error)
 
 
-def test_killed_recorder_loses_less_than_a_chunk(tmp_path: Path) -> None:
+def test_killed_recorder_loses_less_than_one_chunk(tmp_path: Path) -> None:
     killed = killed_recorder(tmp_path, STEPS[:27])
     (left,) = set_partials_aside(tmp_path)
     assert killed.counters.last_error == ""
     assert left.parent == tmp_path / UNFINISHED
     assert damaged_bags(tmp_path) == [left]
     repaired = repair_bag(left)
-    # A second per chunk: at 10 Hz two chunks of ten Steps are on disk.
+    # A chunk holds one second: at 10 Hz, two chunks of ten Steps are on disk.
     assert (repaired.steps, repaired.complete, repaired.lost_bytes) == (20, False, 0)
     assert_same_steps(read_steps(left), STEPS[:20])
     assert damaged_bags(tmp_path) == []
@@ -80,7 +80,7 @@ def test_killed_recorder_loses_less_than_a_chunk(tmp_path: Path) -> None:
         assert noise.ext.offered_qos_profiles[0].reliability.name == "BEST_EFFORT"
 
 
-def test_what_a_living_recorder_writes_is_left_alone(tmp_path: Path) -> None:
+def test_bag_of_a_running_recorder_is_not_touched(tmp_path: Path) -> None:
     recorder = EpisodeRecorder(tmp_path, make_task())
     for step in STEPS[:25]:
         recorder.add_step(encode_step(step))
@@ -93,7 +93,7 @@ def test_what_a_living_recorder_writes_is_left_alone(tmp_path: Path) -> None:
     assert_same_steps(read_episode(tmp_path / "episode_000000"), STEPS)
 
 
-def test_killed_recorder_of_a_split_bag(tmp_path: Path) -> None:
+def test_split_bag_of_a_killed_recorder_is_repaired(tmp_path: Path) -> None:
     killed = killed_recorder(tmp_path, STEPS[:27], Storage("none", max_bagfile_duration=1))
     (left,) = set_partials_aside(tmp_path)
     assert killed.counters.last_error == ""
@@ -102,8 +102,8 @@ def test_killed_recorder_of_a_split_bag(tmp_path: Path) -> None:
     assert_same_steps(read_steps(left), STEPS[: repaired.steps])
 
 
-def test_what_rosbag2_left_is_repaired_too(tmp_path: Path) -> None:
-    """Its writer has the bag in a folder of its own until it is closed."""
+def test_unclosed_bag_of_rosbag2_is_repaired(tmp_path: Path) -> None:
+    """Repair a bag in its own subfolder, where rosbag2's writer keeps it until it is closed."""
     killed = killed_recorder(tmp_path, STEPS[:27])
     (left,) = set_partials_aside(tmp_path)
     (left / "episode_000000").mkdir()
@@ -115,7 +115,7 @@ def test_what_rosbag2_left_is_repaired_too(tmp_path: Path) -> None:
     assert killed.counters.failed == 0
 
 
-def test_lost_metadata_and_lost_index_lose_nothing(good_bag: Path, tmp_path: Path) -> None:
+def test_missing_metadata_or_index_is_restored_without_loss(good_bag: Path, tmp_path: Path) -> None:
     expected = bag_info(good_bag)
     for number, damage in enumerate(("metadata", "index")):
         bag = copied(good_bag, tmp_path / str(number))
@@ -137,8 +137,8 @@ def test_lost_metadata_and_lost_index_lose_nothing(good_bag: Path, tmp_path: Pat
         assert is_sound(repaired.damaged) is False
 
 
-def test_episode_that_was_whole_but_never_closed_is_whole_again(tmp_path: Path, good_bag: Path) -> None:
-    """Killed between the last Step and the end of the file: the start of the file says what the bag is."""
+def test_complete_episode_without_file_end_is_restored_as_complete(tmp_path: Path, good_bag: Path) -> None:
+    """Repair a file cut off after the last Step: the metadata at its start describe the episode."""
     bag = copied(good_bag, tmp_path)
     (bag / "metadata.yaml").unlink()
     file = bag / f"{bag.name}_0.mcap"
@@ -158,8 +158,8 @@ def test_episode_that_was_whole_but_never_closed_is_whole_again(tmp_path: Path, 
     assert got.action_scale_m == wanted.action_scale_m
 
 
-def test_bag_of_an_older_ros_has_its_qos_by_name_afterwards(tmp_path: Path) -> None:
-    """A bag without Steps, as Iron's recorder leaves it: policies are numbers."""
+def test_numeric_qos_of_older_ros_is_written_by_name(tmp_path: Path) -> None:
+    """Repair a bag without Steps as recorded by Iron, where QoS policies are numbers."""
     qos_text = "- history: 3\n  depth: 0\n  reliability: 2\n  durability: 1\n  liveliness: 1\n"
     given_topic = StoredTopic("string data\n", "RIHS01_x", qos_text)
     writer = McapWriter(tmp_path / "talker", "talker", Storage(), {"operator": "somebody"})
@@ -186,7 +186,7 @@ def test_bag_of_an_older_ros_has_its_qos_by_name_afterwards(tmp_path: Path) -> N
 
 @settings(max_examples=40, deadline=None)
 @given(fraction=st.floats(0, 1, exclude_max=True))
-def test_any_truncation_gives_a_valid_bag_or_one_line(good_bag: Path, fraction: float) -> None:
+def test_truncated_bag_is_repaired_or_refused(good_bag: Path, fraction: float) -> None:
     with tempfile.TemporaryDirectory() as folder:
         bag = copied(good_bag, folder)
         file = bag_info(bag).file
@@ -206,7 +206,7 @@ def test_any_truncation_gives_a_valid_bag_or_one_line(good_bag: Path, fraction: 
 
 @settings(max_examples=60, deadline=None)
 @given(place=st.floats(0, 1, exclude_max=True), flip=st.integers(1, 255))
-def test_a_flipped_byte_costs_a_chunk_at_most_or_the_rest(good_bag: Path, place: float, flip: int) -> None:
+def test_flipped_byte_loses_at_most_one_chunk_or_the_tail(good_bag: Path, place: float, flip: int) -> None:
     with tempfile.TemporaryDirectory() as folder:
         bag = copied(good_bag, folder)
         file = bag_info(bag).file
@@ -225,7 +225,7 @@ def test_a_flipped_byte_costs_a_chunk_at_most_or_the_rest(good_bag: Path, place:
                 read_episode(bag)
 
 
-def test_what_cannot_be_repaired_is_one_line(tmp_path: Path, good_bag: Path) -> None:
+def test_irreparable_bag_is_refused(tmp_path: Path, good_bag: Path) -> None:
     with pytest.raises(UserError, match="no such folder"):
         damaged_bags(tmp_path / "nowhere")
     with pytest.raises(UserError, match="no bag in it"):

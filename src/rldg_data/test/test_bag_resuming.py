@@ -1,4 +1,4 @@
-"""Where a run goes on, and the bag of an episode that was stopped."""
+"""Where a run continues, and what happens to the bag of an interrupted episode."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from rldg_data.testing.steps import make_episode, make_task
 
 
 def run_of(bag_dir: Path, lengths: list[int], truncated: bool = False) -> list[Step]:
-    """Bags training-0/000000, ... with running step_count; returns the last episode."""
+    """Write bags training-0/000000, ... with increasing step_count; return the last episode."""
     count, steps = 0, []
     for number, length in enumerate(lengths):
         ends = truncated and number == len(lengths) - 1
@@ -32,21 +32,21 @@ def run_of(bag_dir: Path, lengths: list[int], truncated: bool = False) -> list[S
     return steps
 
 
-def test_a_new_run_starts_at_zero(tmp_path: Path) -> None:
+def test_new_run_starts_at_zero(tmp_path: Path) -> None:
     assert resume_point(tmp_path / "nowhere") == resume_point(tmp_path) == ResumePoint(0, 0, 0)
     assert set_interrupted_aside(tmp_path, 100) is None
 
 
-def test_a_run_goes_on_behind_its_newest_bag(tmp_path: Path) -> None:
+def test_run_continues_after_its_newest_bag(tmp_path: Path) -> None:
     last = run_of(tmp_path / "bags", [4, 6])
     assert resume_point(tmp_path / "bags") == ResumePoint(2, 10, last[-1].observation.stamp_ns)
     assert set_interrupted_aside(tmp_path / "bags", 100) is None
 
 
-def test_only_an_episode_that_was_stopped_is_set_aside(tmp_path: Path) -> None:
+def test_only_an_interrupted_episode_is_set_aside(tmp_path: Path) -> None:
     bags = tmp_path / "bags"
     run_of(bags, [4, 6], truncated=True)
-    assert set_interrupted_aside(bags, 6) is None  # it ran into its time limit
+    assert set_interrupted_aside(bags, 6) is None  # the episode reached its time limit
     aside = set_interrupted_aside(bags, 7)
     assert aside == tmp_path / "interrupted" / "episode_000001_0"
     assert aside.is_dir()

@@ -1,4 +1,4 @@
-"""`rldg bag info` and `rldg bag show`: numbers, and a picture that has every part."""
+"""`rldg bag info` and `rldg bag show`: the counts, and a picture of all parts of an episode."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from rldg_data.bags.summary import draw_bag, draw_steps, summarize
 from rldg_data.testing.steps import make_episode, make_task
 
 
-def test_a_bag_is_summed_up(tmp_path: Path) -> None:
+def test_summary_counts_files_messages_and_rates(tmp_path: Path) -> None:
     recorder = EpisodeRecorder(tmp_path, make_task(), storage=Storage("none", max_bagfile_duration=1))
     path = None
     for step in make_episode(25):
@@ -40,7 +40,7 @@ def test_a_bag_is_summed_up(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("gripper", [False, True])
-def test_the_picture_shows_the_episode(tmp_path: Path, gripper: bool) -> None:
+def test_picture_shows_every_part_of_the_episode(tmp_path: Path, gripper: bool) -> None:
     steps = make_episode(12, image_size=64, gripper=gripper)
     steps[4] = replace(steps[4], action=replace(steps[4].action, source=Source.HUMAN))
     path = write_episode(tmp_path, steps, make_task(gripper))
@@ -49,12 +49,12 @@ def test_the_picture_shows_the_episode(tmp_path: Path, gripper: bool) -> None:
         pixels = np.asarray(picture.convert("RGB"))
     assert pixels.shape[1] == 1300
     assert 900 < pixels.shape[0] < 1500
-    # The strip of images is the only part without white.
+    # The strip of images is the only part without white pixels.
     coloured = (pixels != 255).any(axis=2).mean(axis=1)
     assert (coloured > 0.85).sum() > 100
 
 
-def test_odd_episodes_are_drawn_too(tmp_path: Path) -> None:
+def test_unusual_episodes_are_drawn(tmp_path: Path) -> None:
     (only,) = make_episode(0)
     two = {"wrist": only.observation.images["wrist"], "side": only.observation.images["wrist"]}
     draw_steps([only], "one Step", tmp_path / "one.png")
@@ -67,7 +67,7 @@ def test_odd_episodes_are_drawn_too(tmp_path: Path) -> None:
     assert heights[1] > heights[0] + 100
 
 
-def test_bag_with_an_unreadable_image_is_one_line(tmp_path: Path) -> None:
+def test_bag_with_an_unreadable_image_is_refused(tmp_path: Path) -> None:
     steps = make_episode(2)
     steps[1] = replace(steps[1], observation=replace(steps[1].observation, images={"wrist": b"no image"}))
     path = write_episode(tmp_path, steps, make_task())
@@ -85,7 +85,7 @@ def test_bag_with_an_unreadable_image_is_one_line(tmp_path: Path) -> None:
         ("message_count: 6", f"message_count: {'9' * 90}"),
     ],
 )
-def test_numbers_that_no_bag_has_are_one_line(tmp_path: Path, old: str, new: str) -> None:
+def test_implausible_number_in_metadata_is_refused(tmp_path: Path, old: str, new: str) -> None:
     bag = write_episode(tmp_path, make_episode(5), make_task(), wall_time="now")
     file = bag / "metadata.yaml"
     assert old in file.read_text()

@@ -1,4 +1,4 @@
-"""Bags: round trips, parity with native bags, refusal of what is damaged or of another kind, full disks."""
+"""Bags: round trips, equality with bags of rosbag2, refusal of damaged and unrelated files, full disks."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ from rldg_data.testing.steps import assert_same_steps, episodes, make_episode, m
 
 @settings(max_examples=25, deadline=None)
 @given(steps=episodes())
-def test_steps_survive_a_bag(steps: list[Step]) -> None:
+def test_steps_survive_a_round_trip(steps: list[Step]) -> None:
     with tempfile.TemporaryDirectory() as folder:
         path = write_episode(Path(folder), steps, make_task())
         assert_same_steps(read_episode(path), steps)
@@ -38,7 +38,7 @@ def test_steps_survive_a_bag(steps: list[Step]) -> None:
         assert (info.seed, info.instruction, info.steps) == (steps[0].seed, steps[0].instruction, len(steps) - 1)
 
 
-def test_rosbags_reads_the_bag(tmp_path: Path) -> None:
+def test_rosbags_reads_our_bag(tmp_path: Path) -> None:
     steps = make_episode(7)
     path = write_episode(tmp_path, steps, make_task())
     with AnyReader([path]) as reader:
@@ -52,7 +52,7 @@ def test_rosbags_reads_the_bag(tmp_path: Path) -> None:
             np.testing.assert_array_equal(message.action.executed, step.action.executed)
 
 
-def test_bag_has_what_a_native_one_has(tmp_path: Path) -> None:
+def test_bag_has_the_records_of_a_rosbag2_bag(tmp_path: Path) -> None:
     path = write_episode(tmp_path, make_episode(3), make_task())
     assert sorted(p.name for p in path.iterdir()) == ["episode_000000_0.mcap", "metadata.yaml"]
     information = yaml.safe_load((path / "metadata.yaml").read_text())["rosbag2_bagfile_information"]
@@ -69,7 +69,7 @@ def test_bag_has_what_a_native_one_has(tmp_path: Path) -> None:
         assert summary is not None
         (schema,) = summary.schemas.values()
         (channel,) = summary.channels.values()
-        opening, record = reader.iter_metadata()  # as rosbag2: one at opening, one at closing
+        opening, record = reader.iter_metadata()  # like rosbag2: one at opening, one at closing
         assert reader.get_header().profile == "ros2"
     assert (schema.name, schema.encoding) == (STEP_TYPE, "ros2msg")
     assert "MSG: sensor_msgs/CompressedImage" in schema.data.decode()
@@ -107,7 +107,7 @@ def test_split_bag_is_read_as_one(tmp_path: Path, storage: Storage, files: int) 
     assert starts == sorted(starts)
     assert starts[0] == information["starting_time"]["nanoseconds_since_epoch"] == steps[0].observation.stamp_ns
     assert_same_steps(read_episode(path), steps)
-    # Every file stands alone: header, schemas, channels, both metadata records, a summary with right checksums.
+    # Every file is complete: header, schemas, channels, both metadata records, a summary with valid checksums.
     counts = []
     for name in names:
         with (path / name).open("rb") as stream:
@@ -123,7 +123,7 @@ def test_split_bag_is_read_as_one(tmp_path: Path, storage: Storage, files: int) 
         assert reader.start_time == steps[0].observation.stamp_ns
 
 
-def test_lost_file_of_a_split_bag_is_a_user_error(tmp_path: Path) -> None:
+def test_missing_file_of_a_split_bag_is_refused(tmp_path: Path) -> None:
     recorder = EpisodeRecorder(tmp_path, make_task(), storage=Storage(max_bagfile_duration=1))
     (path,) = filter(None, [recorder.add_step(encode_step(step)) for step in make_episode(30)])
     digest = content_blake3(path)
@@ -136,8 +136,8 @@ def test_lost_file_of_a_split_bag_is_a_user_error(tmp_path: Path) -> None:
     assert content_blake3(path) != digest
 
 
-def test_records_come_in_the_order_of_a_native_bag(tmp_path: Path) -> None:
-    """Looked up in rosbag2_cpp/test/rosbag2_cpp/bags/only_topics.mcap of ros2/rosbag2, which its recorder wrote."""
+def test_records_are_in_the_order_of_rosbag2(tmp_path: Path) -> None:
+    """Compare with rosbag2_cpp/test/rosbag2_cpp/bags/only_topics.mcap of ros2/rosbag2, which its recorder wrote."""
     path = write_episode(tmp_path, make_episode(3), make_task())
     with bag_info(path).file.open("rb") as stream:
         kinds = [type(record).__name__ for record in StreamReader(stream, emit_chunks=True).records]
@@ -155,7 +155,7 @@ def test_type_hash_equals_the_one_computed_from_the_text() -> None:
     assert typestore(STEP_TYPE, schema_text(STEP_TYPE)).hash_rihs01(STEP_TYPE) == type_hash(STEP_TYPE)
 
 
-def test_custom_data_tells_the_episode(tmp_path: Path) -> None:
+def test_custom_data_describe_the_episode(tmp_path: Path) -> None:
     task = make_task()
     steps = make_episode(5, source=Source.SCRIPTED, success=False)
     steps[2] = replace(steps[2], action=replace(steps[2].action, source=Source.POLICY))
@@ -186,7 +186,7 @@ def test_same_steps_give_the_same_bytes(tmp_path: Path) -> None:
     assert files[0] == files[1]
 
 
-def test_bags_are_found_in_numerical_order_and_numbering_goes_on(tmp_path: Path) -> None:
+def test_bags_are_sorted_by_number_and_numbering_continues(tmp_path: Path) -> None:
     for number in (2, 10, 1_000_001):
         (tmp_path / f"episode_{number:06d}").mkdir()
     (tmp_path / ".episode_000003.0badf00d.partial").mkdir()
@@ -202,7 +202,7 @@ def good_bag(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @settings(max_examples=60, deadline=None)
 @given(fraction=st.floats(0, 1, exclude_max=True))
-def test_truncated_bag_is_a_user_error(good_bag: Path, fraction: float) -> None:
+def test_truncated_bag_is_refused(good_bag: Path, fraction: float) -> None:
     with tempfile.TemporaryDirectory() as folder:
         bag = Path(shutil.copytree(good_bag, Path(folder) / good_bag.name))
         file = bag_info(bag).file
@@ -220,7 +220,7 @@ def read_or_message(bag: Path) -> tuple[list[Step], str]:
 
 @settings(max_examples=100, deadline=None)
 @given(data=st.data())
-def test_flipped_byte_is_a_user_error_or_harmless(good_bag: Path, data: st.DataObject) -> None:
+def test_flipped_byte_is_refused_or_changes_no_step(good_bag: Path, data: st.DataObject) -> None:
     with tempfile.TemporaryDirectory() as folder:
         bag = Path(shutil.copytree(good_bag, Path(folder) / good_bag.name))
         file = bag_info(bag).file
@@ -245,7 +245,7 @@ def test_flipped_byte_is_a_user_error_or_harmless(good_bag: Path, data: st.DataO
         ("rosbag2_bagfile_information: {storage_identifier: sqlite3}", "storage 'sqlite3', expected mcap"),
     ],
 )
-def test_unrelated_folder_is_a_user_error(tmp_path: Path, content: str | None, message: str) -> None:
+def test_unrelated_folder_is_refused(tmp_path: Path, content: str | None, message: str) -> None:
     bag = tmp_path / "episode_000000"
     bag.mkdir()
     if content is not None:
@@ -255,7 +255,7 @@ def test_unrelated_folder_is_a_user_error(tmp_path: Path, content: str | None, m
     assert str(bag) in str(caught.value)
 
 
-def test_bag_of_other_topics_is_a_user_error(good_bag: Path, tmp_path: Path) -> None:
+def test_bag_without_step_topic_is_refused(good_bag: Path, tmp_path: Path) -> None:
     bag = Path(shutil.copytree(good_bag, tmp_path / good_bag.name))
     text = (bag / "metadata.yaml").read_text().replace(STEP_TYPE, "std_msgs/msg/String")
     (bag / "metadata.yaml").write_text(text)
@@ -263,7 +263,7 @@ def test_bag_of_other_topics_is_a_user_error(good_bag: Path, tmp_path: Path) -> 
         read_episode(bag)
 
 
-def test_bag_without_custom_data_is_a_user_error(good_bag: Path, tmp_path: Path) -> None:
+def test_bag_without_custom_data_is_refused(good_bag: Path, tmp_path: Path) -> None:
     bag = Path(shutil.copytree(good_bag, tmp_path / good_bag.name))
     text = (bag / "metadata.yaml").read_text()
     (bag / "metadata.yaml").write_text(text.replace("source: policy", "sauce: policy"))

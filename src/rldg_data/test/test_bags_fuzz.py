@@ -1,4 +1,4 @@
-"""Fuzzing of everything that reads a bag: right data or one line, whatever the bytes."""
+"""Fuzzing of all readers of bags: any bytes give the recorded data or one UserError."""
 
 from __future__ import annotations
 
@@ -55,7 +55,7 @@ def good_bag(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @st.composite
 def edits(draw: st.DrawFn) -> Callable[[bytes], bytes]:
-    """A few flips, cuts, repetitions and insertions anywhere."""
+    """Return a strategy of a few flips, cuts, repetitions and insertions anywhere."""
     steps = draw(
         st.lists(
             st.tuples(
@@ -87,7 +87,7 @@ def edits(draw: st.DrawFn) -> Callable[[bytes], bytes]:
 
 
 def result_or_line(call: Callable[[], Any], name: str) -> Any:
-    """The result, or None after a UserError of one line that names the bag."""
+    """Return the result, or None after a UserError of one line that names the bag."""
     try:
         return call()
     except UserError as error:
@@ -98,7 +98,7 @@ def result_or_line(call: Callable[[], Any], name: str) -> Any:
 
 
 def read_all_ways(bag: Path) -> list[Step] | None:
-    """Every reader of a bag, none of which may raise anything but a UserError."""
+    """Read the bag with every reader; each may raise nothing but a UserError."""
     steps: list[Step] | None = result_or_line(lambda: read_episode(bag), bag.name)
     for call in (bag_info, episode_info, read_steps, summarize, content_blake3):
         result_or_line(lambda call=call: call(bag), bag.name)
@@ -109,7 +109,7 @@ def read_all_ways(bag: Path) -> list[Step] | None:
 
 @FUZZ
 @given(edit=edits())
-def test_any_file_gives_the_right_steps_or_one_line(good_bag: Path, edit: Callable[[bytes], bytes]) -> None:
+def test_edited_file_gives_the_recorded_steps_or_user_error(good_bag: Path, edit: Callable[[bytes], bytes]) -> None:
     with tempfile.TemporaryDirectory() as folder:
         bag = Path(shutil.copytree(good_bag, Path(folder) / good_bag.name))
         file = bag_info(bag).file
@@ -121,7 +121,7 @@ def test_any_file_gives_the_right_steps_or_one_line(good_bag: Path, edit: Callab
 
 @FUZZ
 @given(content=st.binary(max_size=200), magic=st.booleans())
-def test_any_bytes_for_a_file_are_one_line(good_bag: Path, content: bytes, magic: bool) -> None:
+def test_random_bytes_as_file_are_refused(good_bag: Path, content: bytes, magic: bool) -> None:
     with tempfile.TemporaryDirectory() as folder:
         bag = Path(shutil.copytree(good_bag, Path(folder) / good_bag.name))
         file = bag_info(bag).file
@@ -131,7 +131,7 @@ def test_any_bytes_for_a_file_are_one_line(good_bag: Path, content: bytes, magic
 
 @FUZZ
 @given(edit=edits())
-def test_any_metadata_gives_the_right_steps_or_one_line(good_bag: Path, edit: Callable[[bytes], bytes]) -> None:
+def test_edited_metadata_give_the_recorded_steps_or_user_error(good_bag: Path, edit: Callable[[bytes], bytes]) -> None:
     with tempfile.TemporaryDirectory() as folder:
         bag = Path(shutil.copytree(good_bag, Path(folder) / good_bag.name))
         file = bag / "metadata.yaml"
@@ -155,7 +155,9 @@ values = st.recursive(
     data=st.data(),
     key=st.sampled_from(KEYS),
 )
-def test_any_value_in_the_metadata_is_right_or_one_line(good_bag: Path, data: st.DataObject, key: str) -> None:
+def test_any_metadata_value_gives_the_recorded_steps_or_user_error(
+    good_bag: Path, data: st.DataObject, key: str
+) -> None:
     document = yaml.safe_load((good_bag / "metadata.yaml").read_text())
     document["rosbag2_bagfile_information"][key] = data.draw(values)
     with tempfile.TemporaryDirectory() as folder:
@@ -167,7 +169,7 @@ def test_any_value_in_the_metadata_is_right_or_one_line(good_bag: Path, data: st
 
 
 @pytest.mark.parametrize("name", ["../other.mcap", "/etc/passwd", "..", "a/b.mcap", "", "a\\nb"])
-def test_paths_out_of_the_bag_are_refused(good_bag: Path, tmp_path: Path, name: str) -> None:
+def test_paths_outside_the_bag_are_refused(good_bag: Path, tmp_path: Path, name: str) -> None:
     bag = Path(shutil.copytree(good_bag, tmp_path / good_bag.name))
     text = (bag / "metadata.yaml").read_text().replace(f"{bag.name}_0.mcap", f'"{name}"')
     (bag / "metadata.yaml").write_text(text)
@@ -176,7 +178,7 @@ def test_paths_out_of_the_bag_are_refused(good_bag: Path, tmp_path: Path, name: 
 
 
 def write_messages(folder: Path, messages: list[bytes], topic: Topic | None = None) -> Path:
-    """A sound bag of the given messages, sealed with right checksums."""
+    """Write a bag of the given messages, with valid checksums."""
     path = folder / "episode_000000"
     writer = McapWriter(path, path.name, Storage(), {})
     topic = topic or Topic("/rldg/step", STEP_TYPE, STEP_QOS)
@@ -189,8 +191,8 @@ def write_messages(folder: Path, messages: list[bytes], topic: Topic | None = No
 
 @FUZZ
 @given(edit=edits(), place=st.integers(0, len(MESSAGES) - 1))
-def test_any_message_in_a_sound_file_is_a_step_or_one_line(edit: Callable[[bytes], bytes], place: int) -> None:
-    """What no checksum catches: a message that is no Step any more."""
+def test_edited_message_with_valid_checksums_is_decoded_or_refused(edit: Callable[[bytes], bytes], place: int) -> None:
+    """Edit a serialised Step, which no checksum detects."""
     messages = [edit(m) if number == place else m for number, m in enumerate(MESSAGES)]
     with tempfile.TemporaryDirectory() as folder:
         bag = write_messages(Path(folder), messages)
@@ -221,8 +223,8 @@ def test_both_decoders_agree_on_damaged_messages(edit: Callable[[bytes], bytes],
     assert bool(ours) == bool(generic), (ours_failed, generic_failed)
 
 
-def test_the_layout_is_the_installed_definition() -> None:
-    """When rldg_msgs changes, step_cdr must follow; until then bags are read by the generic path, only slower."""
+def test_decoder_layout_matches_the_installed_message() -> None:
+    """Fail when rldg_msgs changes: until step_cdr follows, bags are read by the slower generic decoder."""
     assert type_hash(STEP_TYPE) == step_cdr.LAYOUT_HASH
 
 
@@ -235,8 +237,8 @@ def test_both_decoders_agree_on_any_step(steps: list[Step]) -> None:
     assert_same_steps([step_cdr.decode(m) for m in messages], steps)
 
 
-def test_another_definition_is_read_by_its_own_schema(tmp_path: Path) -> None:
-    """A field more than ours: the hash differs, the generic path reads it."""
+def test_bag_with_another_definition_is_read_by_its_own_schema(tmp_path: Path) -> None:
+    """Read Steps with one more field: the type hash differs, so the generic decoder reads them."""
     text = SCHEMA.replace("string episode_id", "int8[3] more\nstring episode_id", 1)
     store = get_typestore(Stores.EMPTY)
     store.register(get_types_from_msg(text, STEP_TYPE))

@@ -1,4 +1,4 @@
-"""The card says what the dataset holds, its pictures show it, and nothing else of the dataset changes."""
+"""The dataset card states what the dataset holds, its pictures show it, and the dataset itself does not change."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ PICTURES = ("card_actions.png", "card_frames.png", "card_lengths.png")
 
 @pytest.fixture(scope="module")
 def exported(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """7 episodes of two objects and two sources, the last two in val."""
+    """Export 7 episodes of two objects and two sources; the last two are in val."""
     root = tmp_path_factory.mktemp("card")
     for number in range(7):
         steps = make_episode(
@@ -54,14 +54,14 @@ def dataset(exported: Path, tmp_path: Path) -> Path:
 
 
 def rows(text: str, head: str) -> list[list[str]]:
-    """The rows of the table whose first column is called `head`."""
+    """Return the rows of the table whose first column is called `head`."""
     (start,) = re.finditer(rf"^\| {re.escape(head)} \|.*\n\| ---.*\n", text, re.MULTILINE)
     lines = text[start.end() :].splitlines()
     table = lines[: next((i for i, line in enumerate(lines) if not line.startswith("|")), len(lines))]
     return [[cell.strip() for cell in line.strip("| ").split(" | ")] for line in table]
 
 
-def test_counts_and_statistics(dataset: Path) -> None:
+def test_card_states_counts_and_statistics(dataset: Path) -> None:
     before = {path.name: path.read_bytes() for path in dataset.iterdir()}
     text = write_card(dataset).read_text()
     assert rows(text, "object") == [["hdmi", "2", "1", "3"], ["usb_a", "3", "1", "4"], ["all", "5", "2", "7"]]
@@ -78,19 +78,19 @@ def test_counts_and_statistics(dataset: Path) -> None:
     assert rows(text, "action")[0] == ["dx [m]", *named]
     assert len(rows(text, "state")) == 8
     assert all(f"]({name})" in text for name in PICTURES)
-    # Nothing else changed, and the dataset is still one.
+    # The other files are unchanged, and the dataset is still valid.
     after = {path.name: path.read_bytes() for path in dataset.iterdir()}
     assert {name: after[name] for name in before} == before
     assert set(after) - set(before) == {"README.md", *PICTURES}
     assert list(lint(dataset)) == []
 
 
-def test_writing_it_again_gives_the_same(dataset: Path) -> None:
+def test_writing_the_card_twice_gives_the_same_bytes(dataset: Path) -> None:
     first = write_card(dataset).read_bytes()
     assert write_card(dataset).read_bytes() == first
 
 
-def test_pictures(dataset: Path) -> None:
+def test_pictures_show_all_episodes(dataset: Path) -> None:
     write_card(dataset)
     images = {name: np.asarray(Image.open(dataset / name).convert("RGB"), np.float64) for name in PICTURES}
     assert all(image.std() > 10 for image in images.values())
@@ -112,7 +112,7 @@ def test_survey_counts_every_transition(dataset: Path) -> None:
     assert all(files[0] and len(files) == 7 for _, files in seen.samples)
 
 
-def test_many_policy_versions_are_summed_up(dataset: Path) -> None:
+def test_many_policy_versions_are_summarised(dataset: Path) -> None:
     source = read_dataset(dataset)
     seen = survey(source)
     seen.policies.clear()
@@ -123,7 +123,7 @@ def test_many_policy_versions_are_summed_up(dataset: Path) -> None:
 
 
 @pytest.mark.parametrize("broken", ["nothing", "no statistics", "cut off"])
-def test_refusals(dataset: Path, broken: str) -> None:
+def test_unreadable_dataset_is_refused(dataset: Path, broken: str) -> None:
     if broken == "nothing":
         shutil.rmtree(dataset)
         dataset.mkdir()

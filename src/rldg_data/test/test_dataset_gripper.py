@@ -1,4 +1,4 @@
-"""The gripper in a dataset is what it was told to be, as the gripper node would have told it."""
+"""The gripper state in a dataset is the commanded one, by the rules of the gripper node."""
 
 from __future__ import annotations
 
@@ -28,8 +28,8 @@ commands = st.lists(
 
 @settings(max_examples=150, deadline=None)
 @given(told=commands, width_m=st.sampled_from([float("nan"), 0.0, 0.03, 0.08]))
-def test_it_stays_until_it_is_told_otherwise(told: list[tuple[float, Source]], width_m: float) -> None:
-    """Against the rule, step by step."""
+def test_gripper_state_changes_only_on_commands(told: list[tuple[float, Source]], width_m: float) -> None:
+    """Compare with the rule, applied step by step."""
     expected, now = [], 0.0 if width_m < 0.07 else 1.0
     for command, source in told:
         if source != Source.HOLD and abs(command) > 0.5:
@@ -40,7 +40,7 @@ def test_it_stays_until_it_is_told_otherwise(told: list[tuple[float, Source]], w
 
 
 @pytest.mark.parametrize(("width_m", "before"), [(0.08, 1.0), (float("nan"), 1.0), (0.02, 0.0)])
-def test_in_an_episode(tmp_path: Path, width_m: float, before: float) -> None:
+def test_gripper_state_of_an_episode_is_the_commanded_one(tmp_path: Path, width_m: float, before: float) -> None:
     told = [0.0, -1.0, 0.0, 0.2, 1.0, 0.0]
     steps = [
         replace(

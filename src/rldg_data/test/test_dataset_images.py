@@ -1,4 +1,4 @@
-"""JPEGs are judged by their structure; what is no 8-bit RGB JPEG is refused, or decoded where a size is asked for."""
+"""JPEGs are checked by their structure; anything but 8-bit RGB JPEG is refused, or decoded where a size is given."""
 
 from __future__ import annotations
 
@@ -47,7 +47,7 @@ def png16() -> bytes:
         cv2.imencode(".jpg", PIXELS, [cv2.IMWRITE_JPEG_RST_INTERVAL, 2])[1].tobytes(),
     ],
 )
-def test_every_kind_of_rgb_jpeg_passes_byte_for_byte(data: bytes) -> None:
+def test_every_kind_of_rgb_jpeg_is_kept_byte_for_byte(data: bytes) -> None:
     assert check(data) == (24, 40)
     assert conform([data, saved(PIXELS), data], ImageFormat(), "bag: image") == [data, saved(PIXELS), data]
 
@@ -67,7 +67,7 @@ def test_every_kind_of_rgb_jpeg_passes_byte_for_byte(data: bytes) -> None:
         (saved(PIXELS) + bytes(100), "a corrupt JPEG: marker 0xd9"),
     ],
 )
-def test_anything_else_is_one_line(data: bytes, reason: str) -> None:
+def test_other_image_data_are_refused(data: bytes, reason: str) -> None:
     with pytest.raises(UserError, match=f"bag: image of step 1: {reason}"):
         conform([saved(PIXELS), data], ImageFormat(), "bag: image")
 
@@ -81,18 +81,18 @@ def test_anything_else_is_one_line(data: bytes, reason: str) -> None:
         (saved(PIXELS), "40x24 px: not square, a square of 32 px would distort it"),
     ],
 )
-def test_what_cannot_be_resized_is_one_line(data: bytes, reason: str) -> None:
+def test_image_that_cannot_be_resized_is_refused(data: bytes, reason: str) -> None:
     with pytest.raises(UserError, match=f"bag: image of step 0: .*{reason}"):
         conform([data], ImageFormat(32), "bag: image")
 
 
-def test_two_sizes_of_one_camera() -> None:
+def test_two_sizes_of_one_camera_are_refused_unless_resized() -> None:
     with pytest.raises(UserError, match="of step 2: 32x32 px, the first one has 40x24 px"):
         conform([saved(PIXELS), saved(PIXELS), jpeg(32, 0)], ImageFormat(), "bag: image")
     assert {check(data) for data in conform([jpeg(64, 0), jpeg(32, 0)], ImageFormat(48), "")} == {(48, 48)}
 
 
-def test_png_is_encoded_and_a_jpeg_that_fits_is_not() -> None:
+def test_png_is_encoded_and_a_jpeg_of_the_right_size_is_kept() -> None:
     square = np.kron(PIXELS[:3, :3], np.ones((8, 8, 1), np.uint8)).astype(np.uint8)
     first, second = conform([saved(square, "PNG"), saved(square)], ImageFormat(24, jpeg_quality=100), "")
     assert check(first) == (24, 24)
@@ -102,7 +102,7 @@ def test_png_is_encoded_and_a_jpeg_that_fits_is_not() -> None:
 
 @settings(max_examples=150, deadline=None)
 @given(data=st.data())
-def test_any_bytes_pass_or_are_refused_with_a_value_error(data: st.DataObject) -> None:
+def test_any_bytes_are_accepted_or_raise_value_error(data: st.DataObject) -> None:
     content = bytearray(saved(PIXELS, progressive=data.draw(st.booleans())))
     for _ in range(data.draw(st.integers(1, 5))):
         content[data.draw(st.integers(0, len(content) - 1))] = data.draw(st.integers(0, 255))

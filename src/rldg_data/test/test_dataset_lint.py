@@ -1,4 +1,4 @@
-"""Every finding appears on a dataset that is wrong in exactly that way, and none on a good one."""
+"""Lint of datasets: each check finds exactly the dataset that has its fault, and none reports a sound dataset."""
 
 from __future__ import annotations
 
@@ -69,12 +69,12 @@ def set_rows(values: np.ndarray, index: Any, value: Any) -> np.ndarray:
 
 
 def one(change: Callable[[Episode], Episode]) -> Callable[[Placed], Placed]:
-    """Make one episode wrong."""
+    """Return a dataset with a change in one episode."""
     return lambda placed: [(s, change(e) if i == BAD else e) for i, (s, e) in enumerate(placed)]
 
 
 def each(change: Callable[[Episode], Episode]) -> Callable[[Placed], Placed]:
-    """Make all episodes wrong."""
+    """Return a dataset with a change in all episodes."""
     return lambda placed: [(s, change(e)) for s, e in placed]
 
 
@@ -95,7 +95,7 @@ def pause(extra_s: float) -> Callable[[Episode], Episode]:
 
 
 def moved(by_m: float) -> Callable[[Episode], Episode]:
-    """From step 10 on the arm is elsewhere."""
+    """Shift the arm from step 10 on."""
 
     def change(episode: Episode) -> Episode:
         step = episode.state[10, :3] - episode.state[9, :3]
@@ -145,7 +145,7 @@ def failed(episode: Episode) -> Episode:
     return said_of("success", False)(replace(episode, is_terminal=episode.is_terminal & False))
 
 
-_DEG = np.array([1.0] * 3 + [20.0] * 3, np.float32)  # 57 would be more than any arm turns
+_DEG = np.array([1.0] * 3 + [20.0] * 3, np.float32)  # 57 would exceed the speed of any arm
 
 
 def turned_round(field: str, *columns: int) -> Callable[[Episode], Episode]:
@@ -179,12 +179,12 @@ def grey(_seed: int) -> bytes:
 
 
 def covered(seed: int) -> bytes:
-    """Black, with the noise of a sensor."""
+    """Return black images with the noise of a sensor."""
     return encode_jpeg(np.random.default_rng(seed).integers(0, 8, (64, 64, 3)).astype(np.uint8))
 
 
 def compressed_anew(seed: int) -> bytes:
-    """The same picture in another file each time."""
+    """Encode the same picture as a different file each time."""
     smooth = gaussian_filter(decode_jpeg(jpeg(64, 7)).astype(float), (4, 4, 0))
     return encode_jpeg(smooth.astype(np.uint8), 88 + seed % 10)
 
@@ -198,19 +198,19 @@ def add_copy(split: str) -> Callable[[Placed], Placed]:
 
 
 def share_bag(placed: Placed) -> Placed:
-    """The last episode (val) holds a segment of the first one's bag, as stitching makes them."""
+    """Give the last episode (val) a segment of the first one's bag, as stitching does."""
     first, (split, last) = placed[0][1], placed[-1]
     parts = json.loads(first.metadata["provenance"]) + json.loads(last.metadata["provenance"])
     return [*placed[:-1], (split, replace(last, metadata={**last.metadata, "provenance": json.dumps(parts)}))]
 
 
 def relabelled_in_val(placed: Placed) -> Placed:
-    """The same recording with other actions is no duplicate, but it leaks."""
+    """Add an episode with the same recording and other actions: not a duplicate, but a leak between splits."""
     return [*placed, ("val", replace(placed[0][1], action=placed[0][1].action * np.float32(0.9)))]
 
 
 WRONG: dict[str, tuple[Callable[[Placed], Placed], str, str | tuple[str, ...], str]] = {
-    # name: (what makes it wrong, severity, check, episode ("" = the dataset))
+    # name: (change that causes the fault, severity, check, episode ("" = the dataset))
     "slower": (one(lambda e: replace(e, timestamp_s=e.timestamp_s * 2)), "error", "rate", f"episode {BAD}"),
     "unordered": (one(with_rows("timestamp_s", 5, 0.0)), "error", "stamps", f"episode {BAD}"),
     "same stamp": (
@@ -337,14 +337,14 @@ WRONG: dict[str, tuple[Callable[[Placed], Placed], str, str | tuple[str, ...], s
 
 @settings(max_examples=8, deadline=None)
 @given(st.integers(0, 10**6), st.integers(1, 8), st.integers(12, 40))
-def test_nothing_is_found_in_a_good_dataset(seed: int, count: int, steps: int) -> None:
+def test_sound_dataset_has_no_findings(seed: int, count: int, steps: int) -> None:
     assert findings(dataset(seed, count, steps=steps)) == []
 
 
 @pytest.mark.parametrize("name", WRONG)
 @settings(max_examples=2, deadline=None)
 @given(seed=st.integers(0, 10**6))
-def test_a_fault_is_found_and_nothing_else(name: str, seed: int) -> None:
+def test_fault_gives_exactly_its_finding(name: str, seed: int) -> None:
     change, severity, check, episode = WRONG[name]
     found = findings(change(dataset(seed)))
     assert found
@@ -354,12 +354,12 @@ def test_a_fault_is_found_and_nothing_else(name: str, seed: int) -> None:
     assert all("\n" not in str(f) and str(f).startswith(f"{severity}: {f.check}: ") for f in found)
 
 
-def test_a_copy_in_another_split_is_duplicate_and_leak() -> None:
+def test_copy_in_another_split_is_a_duplicate_and_a_leak() -> None:
     found = findings(add_copy("val")(dataset()))
     assert {(f.severity, f.check) for f in found} == {("error", "duplicate"), ("error", "leakage")}
 
 
-def test_the_document_lists_every_check_and_every_check_is_tested() -> None:
+def test_every_check_is_documented_and_tested() -> None:
     document = Path(__file__).parents[3] / "docs/reference/data.md"
     table = document.read_text().partition("## Lint\n")[2].partition("### Bags\n")[0]
     assert dict(re.findall(r"^\| `(\w+)` \| (.+) \|$", table, re.M)) == DESCRIPTIONS
@@ -380,7 +380,7 @@ def test_the_document_lists_every_check_and_every_check_is_tested() -> None:
     ],
     ids=["value", "missing", "text", "mask", "count", "no action", "empty"],
 )
-def test_statistics_that_are_not_of_the_data(change: Callable[[dict[str, Any]], object]) -> None:
+def test_statistics_of_other_data_are_an_error(change: Callable[[dict[str, Any]], object]) -> None:
     placed = dataset()
     stored = statistics_of(placed)
     change(stored)
@@ -388,14 +388,14 @@ def test_statistics_that_are_not_of_the_data(change: Callable[[dict[str, Any]], 
     assert (found.severity, found.check, found.episode) == ("error", "statistics", "")
 
 
-def test_statistics_of_before_an_episode_was_added() -> None:
+def test_statistics_from_before_an_added_episode_are_an_error() -> None:
     placed = dataset()
     found = findings([*placed, ("train", good_episode(99))], statistics_of(placed))
     assert [f.check for f in found] == ["statistics"]
 
 
 def test_memory_does_not_grow_with_the_frames(monkeypatch: pytest.MonkeyPatch) -> None:
-    # Statistics read in chunks; with the usual ones these few rows would all be in the first.
+    # Statistics are computed in chunks; with the default size these few rows would all be in the first.
     monkeypatch.setattr(statistics, "_CHUNK_ROWS", 100)
 
     def peak_bytes(episodes: int) -> int:
@@ -403,7 +403,7 @@ def test_memory_does_not_grow_with_the_frames(monkeypatch: pytest.MonkeyPatch) -
             for i in range(episodes):
                 yield Place("train", str(i)), good_episode(i, steps=100)
 
-        good_episode(0, steps=100)  # the images of the samples are cached
+        good_episode(0, steps=100)  # fill the cache of sample images
         tracemalloc.start()
         with tempfile.NamedTemporaryFile() as rows:
             totals = [ImageSizes(Limits()), Statistics({}, Limits(), rows)]
@@ -413,10 +413,10 @@ def test_memory_does_not_grow_with_the_frames(monkeypatch: pytest.MonkeyPatch) -
         return peak
 
     few, many = peak_bytes(3), peak_bytes(30)
-    assert many - few < 200_000  # 27 episodes more, 2,700 frames of about 5 kB
+    assert many - few < 200_000  # 27 more episodes, 2,700 frames of about 5 kB
 
 
-def test_no_op_is_what_the_filter_of_recipes_calls_so(tmp_path: Path) -> None:
+def test_no_op_ratio_equals_that_of_the_recipe_filter(tmp_path: Path) -> None:
     steps = make_episode(30, seed=3, image_size=64, gripper=True)
     quiet = [
         replace(s, action=replace(s.action, executed=s.action.executed * [*[0.01 * (i % 3)] * 6, 0 if i < 20 else 1]))
@@ -431,7 +431,7 @@ def test_no_op_is_what_the_filter_of_recipes_calls_so(tmp_path: Path) -> None:
     assert 0.2 < ratio < 0.8
 
 
-def test_folder_of_bags(tmp_path: Path) -> None:
+def test_folder_of_bags_is_checked(tmp_path: Path) -> None:
     bags = tmp_path / "bags"
     for i in range(3):
         write_episode(bags, make_episode(8, seed=10 * i, image_size=64), make_task(), wall_time="now")
@@ -448,7 +448,7 @@ def test_folder_of_bags(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("name", ["nothing", "empty"])
-def test_neither_dataset_nor_bags(tmp_path: Path, name: str) -> None:
+def test_folder_without_dataset_or_bags_is_refused(tmp_path: Path, name: str) -> None:
     (tmp_path / "empty").mkdir()
     with pytest.raises(UserError, match=name):
         list(lint(tmp_path / name))

@@ -1,4 +1,4 @@
-"""What a dataset says of the cameras and grippers that its episodes were recorded with."""
+"""What a dataset states about the cameras and grippers of its episodes."""
 
 from __future__ import annotations
 
@@ -33,20 +33,20 @@ def test_provenance_names_camera_view_and_gripper(tmp_path: Path, gripper: bool)
     assert set(view) == {"width", "height", "crop", "image_size"}
 
 
-def test_a_bag_of_an_older_recorder_names_its_camera_and_no_view(tmp_path: Path) -> None:
+def test_bag_of_an_older_recorder_has_a_camera_and_no_view(tmp_path: Path) -> None:
     info = episode_info(record(tmp_path))
     old = {key: value for key, value in info.to_custom_data().items() if key != "views"}
     assert EpisodeInfo.from_custom_data(old, "bag") == replace(info, views="")
 
 
-def test_views_that_are_no_json_are_one_line(tmp_path: Path) -> None:
+def test_views_that_are_not_json_are_refused(tmp_path: Path) -> None:
     info = replace(episode_info(record(tmp_path)), views="[1")
     with pytest.raises(UserError, match=r"bag: custom_data\.views: (not valid JSON|expected a JSON object)"):
         build._seen_by([], "wrist", info, Path("bag"))
 
 
 def at_rate(folder: Path, rate_hz: float, seed: int, declared_hz: float = 0.0, camera: str = "wrist") -> Path:
-    """A bag whose stamps are at rate_hz. declared_hz: what it says of itself, 0: the same."""
+    """Record a bag with stamps at rate_hz. declared_hz: rate in its metadata; 0: rate_hz."""
     steps = [
         replace(
             step,
@@ -66,7 +66,7 @@ EXPORTS = [export_rlds, export_lerobot]
 
 
 @pytest.mark.parametrize("export", EXPORTS)
-def test_two_rates_are_no_dataset(tmp_path: Path, export: Any) -> None:
+def test_different_rates_are_refused(tmp_path: Path, export: Any) -> None:
     bags = [at_rate(tmp_path / "bags", 10, 1), at_rate(tmp_path / "bags", 30, 2)]
     with pytest.raises(UserError, match="30 steps per second, the first episode has 10") as caught:
         export(make_plan(bags), tmp_path / "datasets")
@@ -77,21 +77,21 @@ def test_two_rates_are_no_dataset(tmp_path: Path, export: Any) -> None:
 
 
 @pytest.mark.parametrize("export", EXPORTS)
-def test_two_cameras_under_one_key_are_no_dataset(tmp_path: Path, export: Any) -> None:
+def test_different_cameras_under_one_key_are_refused(tmp_path: Path, export: Any) -> None:
     bags = [at_rate(tmp_path / "bags", 10, 1), at_rate(tmp_path / "bags", 10, 2, camera="side")]
     with pytest.raises(UserError, match="image 'image' is from camera 'side', in the first episode from 'wrist'"):
         export(make_plan(bags), tmp_path / "datasets")
 
 
 @pytest.mark.parametrize("rate_hz", [3.3, 5.0, 8.5, 12.0, 30.0])
-def test_stamps_that_contradict_the_declared_rate_are_refused(tmp_path: Path, rate_hz: float) -> None:
+def test_stamps_contradicting_the_declared_rate_are_refused(tmp_path: Path, rate_hz: float) -> None:
     bag = at_rate(tmp_path, rate_hz, 1, declared_hz=10)
     with pytest.raises(UserError, match=f"{rate_hz:.3g} steps per second by its stamps, 10 Hz by its description"):
         build_episode(EpisodePlan("train", (bag,)))
 
 
-def test_frames_of_a_camera_of_another_rate_are_no_contradiction(tmp_path: Path) -> None:
-    """At 10 Hz the newest frame of a camera at 15 Hz is 67 and 133 ms after the one before, in turn."""
+def test_camera_of_another_rate_is_accepted(tmp_path: Path) -> None:
+    """At 10 Hz, the newest frame of a 15 Hz camera is alternately 67 and 133 ms newer than the previous one."""
     steps = [
         replace(s, observation=replace(s.observation, stamp_ns=10**9 + int(s.index * 1.5) * 66_666_667))
         for s in make_episode(12)
@@ -101,13 +101,13 @@ def test_frames_of_a_camera_of_another_rate_are_no_contradiction(tmp_path: Path)
 
 
 @pytest.mark.parametrize("export", EXPORTS)
-def test_a_dataset_says_rate_cameras_and_tasks(tmp_path: Path, export: Any) -> None:
+def test_report_states_rate_cameras_and_tasks(tmp_path: Path, export: Any) -> None:
     result = export(make_plan([at_rate(tmp_path / "bags", 20, 1)]), tmp_path / "datasets")
     report = json.loads((result.path / "export_report.json").read_text())
     assert (report["rate_hz"], report["cameras"], report["tasks"]) == (20.0, {"image": "wrist"}, ["insertion"])
 
 
-def test_the_rate_of_a_bag_of_an_older_recorder_is_measured(tmp_path: Path) -> None:
+def test_rate_of_a_bag_of_an_older_recorder_is_measured(tmp_path: Path) -> None:
     bag = at_rate(tmp_path, 20, 1)
     metadata = bag / "metadata.yaml"
     kept = [line for line in metadata.read_text().splitlines(keepends=True) if "rate_hz" not in line]

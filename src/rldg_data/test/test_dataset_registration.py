@@ -1,7 +1,5 @@
-"""The modules beside a dataset do what OpenVLA's and Octo's loaders expect, against stand-ins of their tables.
-
-`make test-compat` runs them against the real loaders.
-"""
+"""The modules written beside a dataset satisfy OpenVLA's and Octo's loaders, here with stand-ins of their tables.
+`make test-compat` runs them with the real loaders."""
 
 from __future__ import annotations
 
@@ -47,7 +45,7 @@ def check_standardize(standardize: Any) -> None:
     assert len(trajectory["action"]) == 4
 
 
-def test_openvla_register(dataset: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_openvla_module_registers_the_dataset(dataset: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     configs, transforms = ModuleType(f"{OXE}.configs"), ModuleType(f"{OXE}.transforms")
     configs.OXE_DATASET_CONFIGS = {}  # type: ignore[attr-defined]
     configs.ActionEncoding = IntEnum("ActionEncoding", ["EEF_POS"])  # type: ignore[attr-defined]
@@ -64,7 +62,7 @@ def test_openvla_register(dataset: Path, monkeypatch: pytest.MonkeyPatch) -> Non
     check_standardize(transforms.OXE_STANDARDIZATION_TRANSFORMS["insertion"])
 
 
-def test_octo_kwargs(dataset: Path) -> None:
+def test_octo_module_has_the_loader_arguments(dataset: Path) -> None:
     module = load(dataset / "octo_kwargs.py")
     kwargs = module.DATASET_KWARGS
     assert (kwargs["name"], Path(kwargs["data_dir"])) == ("insertion:1.0.0", dataset.parents[1])
@@ -75,7 +73,7 @@ def test_octo_kwargs(dataset: Path) -> None:
     check_standardize(getattr(module, spec["name"]))
 
 
-def test_views_of_several_cameras() -> None:
+def test_several_cameras_are_assigned_to_views() -> None:
     assert image_views(["image", "side", "wrist_image"]) == {
         "primary": "image",
         "secondary": "side",

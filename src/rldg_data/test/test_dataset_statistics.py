@@ -1,4 +1,4 @@
-"""Streaming statistics equal numpy's on all rows at once, quantiles to the last bit."""
+"""Streaming statistics equal numpy's over all rows at once, quantiles bit for bit."""
 
 from __future__ import annotations
 
@@ -47,14 +47,14 @@ def check(rows: np.ndarray, cuts: list[int]) -> None:
 
 @settings(max_examples=60, deadline=None)
 @given(data=st.data())
-def test_equal_to_numpy(data: st.DataObject) -> None:
+def test_statistics_equal_those_of_numpy(data: st.DataObject) -> None:
     shape = (data.draw(st.integers(1, 250)), data.draw(st.integers(1, 3)))
     rows = data.draw(npst.arrays(np.float32, shape, elements=values32, fill=st.floats(-1, 1, width=32)))
     check(rows, data.draw(st.lists(st.integers(0, len(rows)), max_size=2)))
 
 
 @pytest.mark.parametrize("count", [1, 2, 99, 100, 101, 102, 50_001])
-def test_equal_to_numpy_over_several_chunks(count: int, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_statistics_over_several_chunks_equal_those_of_numpy(count: int, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(statistics, "_CHUNK_ROWS", 1000)
     rng = np.random.default_rng(count)
     rows = np.stack([rng.normal(size=count), rng.choice([0.0, 1.0], count), 1e3 + rng.normal(size=count)], axis=1)

@@ -1,4 +1,4 @@
-"""What unpacks to far more than it takes on disk is refused by its headers, with one line, before it is unpacked."""
+"""Data that unpack to far more than their size on disk are refused by their headers, in one line, before unpacking."""
 
 from __future__ import annotations
 
@@ -39,7 +39,7 @@ def zeros(size: int) -> Iterator[bytes]:
 
 
 def zstd(size: int, *, told: bool) -> bytes:
-    """Zeros of so many bytes. told: whether the frame says how many."""
+    """Compress zeros. told: whether the frame header states the size."""
     packer = zstandard.ZstdCompressor().compressobj(size=size if told else -1)
     return b"".join(map(packer.compress, zeros(size))) + packer.flush()
 
@@ -54,7 +54,7 @@ def text(value: bytes) -> bytes:
 
 
 def mcap(data: bytes, compression: bytes, told: int) -> bytes:
-    """A file of one chunk that says it unpacks to `told` bytes."""
+    """Return a file with one chunk that declares `told` bytes unpacked."""
     head = text(b"ros2") + text(b"made up")
     chunk = struct.pack("<QQQI", 1, 2, told, 0) + text(compression) + struct.pack("<Q", len(data)) + data
     return MAGIC + struct.pack("<BQ", 1, len(head)) + head + struct.pack("<BQ", 6, len(chunk)) + chunk
@@ -74,7 +74,7 @@ def bag(tmp_path: Path) -> Path:
 
 
 @pytest.mark.parametrize("name", BOMBS)
-def test_a_chunk_bomb_is_one_line_in_every_reader(bag: Path, tmp_path: Path, name: str) -> None:
+def test_oversized_chunk_is_refused_by_every_reader(bag: Path, tmp_path: Path, name: str) -> None:
     make, part = BOMBS[name]
     (file,) = bag.glob("*.mcap")
     file.write_bytes(make())
@@ -93,14 +93,14 @@ def test_a_chunk_bomb_is_one_line_in_every_reader(bag: Path, tmp_path: Path, nam
     [lambda: zstd(4 * MB, told=False), lambda: zstandard.compress(bytes(1000)) + zstd(4 * MB, told=True)],
     ids=["no size", "second frame"],
 )
-def test_frames_of_zstd_that_other_readers_would_follow(bag: Path, tmp_path: Path, data: Callable[[], bytes]) -> None:
+def test_zstd_frames_beyond_the_declared_size_are_refused(bag: Path, tmp_path: Path, data: Callable[[], bytes]) -> None:
     (file,) = bag.glob("*.mcap")
     file.write_bytes(mcap(data(), b"zstd", 1000))
     with pytest.raises(UserError, match="more than the 1,000 bytes declared in its header"):
         import_bag(mapping(), bag, tmp_path / "out")
 
 
-def test_a_compressed_file_and_a_compressed_message(tmp_path: Path) -> None:
+def test_oversized_compressed_file_and_message_are_refused(tmp_path: Path) -> None:
     file = tmp_path / "bag.mcap.zstd"
     file.write_bytes(zstd(65 * MB, told=False))
     with pytest.raises(UserError, match="unpacks to more than 67,108,864 bytes"):
@@ -112,7 +112,7 @@ def test_a_compressed_file_and_a_compressed_message(tmp_path: Path) -> None:
         unpack_message(zstd(SIZE, told=False))
 
 
-def test_rows_that_repeat_take_no_bytes_but_memory(tmp_path: Path) -> None:
+def test_oversized_row_group_is_refused(tmp_path: Path) -> None:
     file = tmp_path / "data.parquet"
     rows = tables.MAX_GROUP_ROWS + 1
     pq.write_table(pa.table({"action": pa.array(np.zeros(rows, bool))}), file, row_group_size=rows, compression="zstd")
@@ -122,7 +122,7 @@ def test_rows_that_repeat_take_no_bytes_but_memory(tmp_path: Path) -> None:
     assert str(caught.value).startswith(f"{file}: ")
 
 
-def test_pages_are_limited_before_they_are_unpacked(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_page_sizes_are_checked_before_unpacking(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(tables, "MAX_GROUP_BYTES", 2 * MB)
     file = tmp_path / "data.parquet"
     table = pa.table({"action": pa.array(np.zeros(MB // 2)), "index": pa.array(np.arange(MB // 2))})
@@ -133,7 +133,7 @@ def test_pages_are_limited_before_they_are_unpacked(tmp_path: Path, monkeypatch:
     assert len(DataFile(file, 0).rows(0, 3, ["action"])) == 3
 
 
-def test_a_video_of_huge_frames_is_not_decoded(tmp_path: Path) -> None:
+def test_video_of_oversized_frames_is_refused(tmp_path: Path) -> None:
     file = tmp_path / "file.mp4"
     source = ["-f", "lavfi", "-i", "color=black:s=8192x4112:d=0.04:r=25", "-c:v", "libx264", "-preset", "ultrafast"]
     ffmpeg = imageio_ffmpeg.get_ffmpeg_exe()

@@ -1,4 +1,4 @@
-"""The exporter in a process of its own: a goal, a refused goal, feedback, cancelling."""
+"""The exporter in its own process: a goal, a refused goal, feedback, cancellation."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ DEADLINE_S = 30.0
 
 
 class Client:
-    """An action client with a deadline on everything."""
+    """Action client with a deadline on every call."""
 
     def __init__(self, context: rclpy.Context) -> None:
         self.node = rclpy.node.Node("test_exporter", context=context, namespace="rldg")
@@ -76,7 +76,7 @@ def client() -> Iterator[Client]:
             os.killpg(process.pid, signal.SIGKILL)
 
 
-def test_goal_gives_the_bytes_of_the_command_line(tmp_path: Path, client: Client) -> None:
+def test_goal_writes_the_same_bytes_as_the_command_line(tmp_path: Path, client: Client) -> None:
     for seed in range(4):
         write_episode(tmp_path / "bags", make_episode(5, seed=seed, success=seed > 0), make_task())
     goal = {"bag_dir": str(tmp_path / "bags"), "name": "insertion", "version": "1.0.0", "only_success": True}
@@ -92,7 +92,7 @@ def test_goal_gives_the_bytes_of_the_command_line(tmp_path: Path, client: Client
     contents = [{p.name: p.read_bytes() for p in path.iterdir()} for path in (Path(result.path), twin)]
     assert contents[0] == contents[1]
 
-    # The same goal again: refused with the reason, and the node goes on.
+    # The same goal again: refused with the reason, and the node continues.
     handle = client.send(output_dir=str(tmp_path / "a"), **goal)
     answer = client.wait(handle.get_result_async())
     assert answer.status == GoalStatus.STATUS_ABORTED

@@ -1,4 +1,4 @@
-"""External bags that are well-formed and wrong: names, frames, clocks, units, several episodes in one."""
+"""Well-formed but wrong external bags: names, frames, clocks, units, several episodes in one bag."""
 
 from __future__ import annotations
 
@@ -49,7 +49,7 @@ FINGERS = ["fr3_finger_joint1", "fr3_finger_joint2"]
 
 
 def encoded(colour: tuple[int, int, int], encoding: str) -> Any:
-    """Rows of 12 x 16 px of one colour; the arithmetic is checked in rldg_core's test_raw_image."""
+    """Return rows of 12 x 16 px of one colour; rldg_core's test_raw_image checks the arithmetic."""
     red, green, blue = colour
     matrix = np.array([[65.481, 128.553, 24.966], [-37.797, -74.203, 112.0], [112.0, -93.786, -18.214]]) / 255
     y, cb, cr = np.rint(matrix @ colour + [16, 128, 128]).astype(int)
@@ -88,7 +88,7 @@ def every_tick(topic: str, make: Callable[[int], Any]) -> Messages:
 
 
 def refused(tmp_path: Path, messages: Messages, text: str, **settings: Any) -> str:
-    """The one line that refuses a bag; nothing is written."""
+    """Check that importing is refused with this line and writes nothing."""
     bag = write_bag(tmp_path / "theirs", messages)
     with pytest.raises(UserError, match=text) as caught:
         import_bag(mapping(**settings), bag, tmp_path / "out")
@@ -108,7 +108,7 @@ def refused(tmp_path: Path, messages: Messages, text: str, **settings: Any) -> s
         *[(name, "tcp", False) for name in ("camera_tool0", "ft_sensor_ee", "table_tcp")],
     ],
 )
-def test_a_base_or_a_tool_of_another_body_is_not_the_arms(frame: str, expected: Any, known: bool) -> None:
+def test_frame_of_another_body_is_refused_unless_declared(frame: str, expected: Any, known: bool) -> None:
     if known:
         return check_frame(frame, expected)
     with pytest.raises(ValueError, match=f"frame_id is '{frame}', expected the {expected} frame .*set `frame_id: "):
@@ -117,7 +117,7 @@ def test_a_base_or_a_tool_of_another_body_is_not_the_arms(frame: str, expected: 
 
 
 @pytest.mark.parametrize("order", ["sorted", "fingers first", "two messages"])
-def test_joints_and_fingers_go_by_their_names(tmp_path: Path, order: str) -> None:
+def test_joints_and_fingers_are_matched_by_name(tmp_path: Path, order: str) -> None:
     values = {**{name: 0.1 * n for n, name in enumerate(ARM)}, FINGERS[0]: 0.01, FINGERS[1]: 0.012}
     names = sorted(values) if order == "sorted" else [*FINGERS, *reversed(ARM)]
 
@@ -137,10 +137,10 @@ def number(value: float) -> Any:
 
 
 @pytest.mark.parametrize(("width_m", "before"), [(0.0, -1.0), (0.08, 1.0), (None, 1.0)])
-def test_before_its_first_command_a_gripper_is_what_was_measured(
+def test_gripper_state_before_the_first_command_is_the_measured_one(
     tmp_path: Path, width_m: float | None, before: float
 ) -> None:
-    """Commands are often published at changes alone."""
+    """Gripper commands are often published only on change."""
     messages = [*good(), ("/command", at(8.5), number(0.08 - (width_m or 0.0)))]
     settings: dict[str, Any] = {"gripper_action": {"topic": "/command", "open": 0.08, "closed": 0.0}}
     if width_m is not None:
@@ -153,7 +153,7 @@ def test_before_its_first_command_a_gripper_is_what_was_measured(
 
 
 @pytest.mark.parametrize("field", ["position.fr3_finger_joint1", "position.1"])
-def test_one_of_two_fingers_is_half_the_width(tmp_path: Path, field: str) -> None:
+def test_single_finger_needs_scale_two_for_the_width(tmp_path: Path, field: str) -> None:
     messages = good() + every_tick("/fingers", lambda k: joint_state(at(k), FINGERS, [0.02, 0.02]))
     width = {"topic": "/fingers", "field": field}
     refused(tmp_path / "half", messages, f"field '{field}' is one of two fingers: .*`scale: 2.0`", gripper_width=width)
@@ -173,9 +173,7 @@ def test_one_of_two_fingers_is_half_the_width(tmp_path: Path, field: str) -> Non
         ({"cameras": {"": {"topic": "/image"}}}, "cameras"),
     ],
 )
-def test_texts_that_no_policy_takes_are_refused_with_the_mapping(
-    tmp_path: Path, change: dict[str, Any], text: str
-) -> None:
+def test_unusable_text_in_a_mapping_is_refused(tmp_path: Path, change: dict[str, Any], text: str) -> None:
     (tmp_path / "mapping.yaml").write_text(yaml.safe_dump({**MAPPING, **change}))
     with pytest.raises(UserError, match=text):
         load_mapping(tmp_path / "mapping.yaml")
@@ -200,7 +198,7 @@ def test_texts_that_no_policy_takes_are_refused_with_the_mapping(
         (ARM, {"joints": {"topic": "/j", "field": "effort"}}, "field 'effort': joints are positions"),
     ],
 )
-def test_joints_that_do_not_fit_are_named(tmp_path: Path, names: list[str], settings: Any, text: str) -> None:
+def test_unmatched_joints_are_refused_by_name(tmp_path: Path, names: list[str], settings: Any, text: str) -> None:
     refused(
         tmp_path,
         good() + every_tick("/j", lambda k: joint_state(at(k), names, np.zeros(max(len(names), 7))[: len(names) or 7])),
@@ -209,7 +207,7 @@ def test_joints_that_do_not_fit_are_named(tmp_path: Path, names: list[str], sett
     )
 
 
-def test_a_joint_is_named_in_a_field(tmp_path: Path) -> None:
+def test_field_can_name_a_joint(tmp_path: Path) -> None:
     def message(k: int) -> Any:
         names = ["robotiq_knuckle", "other"] if k % 2 else ["other", "robotiq_knuckle"]
         return joint_state(at(k), names, [0.03, 0.5] if k % 2 else [0.5, 0.03])
@@ -228,21 +226,21 @@ def in_frame(messages: Messages, topic: str, frame: str) -> Messages:
 
 @pytest.mark.parametrize("topic", ["/pose", "/target"])
 @pytest.mark.parametrize("frame", ["fr3_hand_tcp", "camera_link", "world", "map"])
-def test_poses_of_another_frame_are_refused(tmp_path: Path, topic: str, frame: str) -> None:
+def test_pose_in_another_frame_is_refused(tmp_path: Path, topic: str, frame: str) -> None:
     refused(
         tmp_path, in_frame(good(), topic, frame), f"topic {topic}: message 0: frame_id is '{frame}', expected the base"
     )
 
 
 @pytest.mark.parametrize("frame", ["", "fr3_link0", "panda_link0", "robot1/base_link", "base"])
-def test_names_of_the_base(tmp_path: Path, frame: str) -> None:
+def test_common_names_of_the_base_frame_are_accepted(tmp_path: Path, frame: str) -> None:
     messages = in_frame(in_frame(good(), "/pose", frame), "/target", frame)
     np.testing.assert_allclose(
         executed(only(mapping(), write_bag(tmp_path / "theirs", messages))), trajectory()[1], atol=1e-5
     )
 
 
-def test_a_frame_can_be_declared(tmp_path: Path) -> None:
+def test_declared_frame_is_accepted(tmp_path: Path) -> None:
     messages = in_frame(good(), "/pose", "table")
     assert only(mapping(pose={"topic": "/pose", "frame_id": "table"}), write_bag(tmp_path / "theirs", messages))
     refused(
@@ -253,7 +251,7 @@ def test_a_frame_can_be_declared(tmp_path: Path) -> None:
     )
 
 
-def test_a_transform_of_another_body_is_refused(tmp_path: Path) -> None:
+def test_transform_of_another_body_is_refused(tmp_path: Path) -> None:
     poses, _ = trajectory()
     messages = [m for m in good() if m[0] != "/pose"] + every_tick(
         "/pose", lambda k: transform(at(k), poses[k], "fr3_link5")
@@ -266,7 +264,7 @@ def test_a_transform_of_another_body_is_refused(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("frame", "said"), [("base", "tcp"), ("fr3_link0", "tcp"), ("fr3_hand_tcp", "base"), ("ft_sensor", "tcp")]
 )
-def test_wrenches_of_another_frame_are_refused(tmp_path: Path, frame: str, said: str) -> None:
+def test_wrench_in_another_frame_is_refused(tmp_path: Path, frame: str, said: str) -> None:
     messages = good() + every_tick("/wrench", lambda k: wrench(at(k), [1, 2, 3, 0, 0, 0], frame))
     refused(
         tmp_path,
@@ -276,7 +274,7 @@ def test_wrenches_of_another_frame_are_refused(tmp_path: Path, frame: str, said:
     )
 
 
-def test_wrenches_in_base_axes_are_turned(tmp_path: Path) -> None:
+def test_wrench_in_base_axes_is_rotated_to_the_tcp(tmp_path: Path) -> None:
     poses, _ = trajectory()
     messages = good() + every_tick("/wrench", lambda k: wrench(at(k), [1, 2, 3, 0.1, 0, 0], "fr3_link0"))
     steps = only(mapping(wrench={"topic": "/wrench", "frame": "base"}), write_bag(tmp_path / "theirs", messages))
@@ -285,7 +283,7 @@ def test_wrenches_in_base_axes_are_turned(tmp_path: Path) -> None:
         np.testing.assert_allclose(step.observation.wrench_tcp, np.concatenate(expected), atol=1e-9)
 
 
-def test_twists_of_another_frame_are_refused(tmp_path: Path) -> None:
+def test_twist_in_another_frame_is_refused(tmp_path: Path) -> None:
     messages = good() + every_tick("/twist", lambda k: twist(at(k), np.zeros(6), "base"))
     refused(
         tmp_path,
@@ -296,7 +294,7 @@ def test_twists_of_another_frame_are_refused(tmp_path: Path) -> None:
 
 
 def shifted(messages: Messages, topic: str, by_s: Callable[[int], float]) -> Messages:
-    """Stamps that are off against log time."""
+    """Shift the stamps against the log time."""
     moved: Messages = []
     number = 0
     for name, log_ns, message in messages:
@@ -316,7 +314,7 @@ def test_stamps_of_another_clock_are_refused(tmp_path: Path, topic: str, by_s: f
     refused(tmp_path, shifted(good(), topic, lambda _: by_s), text)
 
 
-def test_a_drifting_clock_is_refused(tmp_path: Path) -> None:
+def test_drifting_clock_is_refused(tmp_path: Path) -> None:
     poses, actions = trajectory()
     messages = targets(poses, actions) + [m for m in observed(poses) if m[0] == "/pose"]
     for k in range(5 * TICKS):
@@ -324,7 +322,7 @@ def test_a_drifting_clock_is_refused(tmp_path: Path) -> None:
     refused(tmp_path, messages, "/image is recorded .* after its stamps, ")
 
 
-def test_an_offset_can_be_declared(tmp_path: Path) -> None:
+def test_declared_clock_offset_is_accepted(tmp_path: Path) -> None:
     poses, actions = trajectory()
     messages = shifted(good(), "/image", lambda _: -0.3)
     cameras = {"wrist": {"topic": "/image", "size_px": 64, "offset_s": 0.3}}
@@ -336,7 +334,7 @@ def test_an_offset_can_be_declared(tmp_path: Path) -> None:
 
 
 def two_episodes(pause: float, jump_m: float) -> Messages:
-    """The second begins `pause` ticks later and elsewhere."""
+    """Return messages of two episodes; the second begins `pause` ticks later at another pose."""
     messages = good()
     poses, actions = trajectory(0)
     away = [poses[-1] + np.array([jump_m, 0, 0, 0, 0, 0, 0])]
@@ -367,7 +365,7 @@ def test_several_episodes_in_one_bag_are_refused(tmp_path: Path) -> None:
     )
 
 
-def test_ranges_of_time_become_episodes(tmp_path: Path) -> None:
+def test_time_ranges_become_episodes(tmp_path: Path) -> None:
     bag = write_bag(tmp_path / "theirs", two_episodes(1, 0.05))
     given = [
         {"from_s": 0, "to_s": 1.15},
@@ -404,7 +402,7 @@ def test_cuts_become_episodes(tmp_path: Path, cut: str) -> None:
         np.testing.assert_allclose(executed(one.steps), trajectory()[1], atol=1e-5)
 
 
-def test_nothing_is_left_of_a_bag_whose_second_episode_is_wrong(tmp_path: Path) -> None:
+def test_faulty_second_episode_leaves_no_bag(tmp_path: Path) -> None:
     given = [{"to_s": 1.15}, {"from_s": 1.15, "to_s": 1.2}]
     refused(tmp_path, two_episodes(1, 0.05), "episode 1: ", episodes=given)
     refused(
@@ -423,7 +421,7 @@ def commands(widths: list[float]) -> Messages:
     ("opened", "closed", "scale"),
     [(0.08, 0.03, 1.0), (0.08, 0.06, 1.0), (0.08, 0.0, 1.0), (0.04, 0.015, 1.0), (0.03, 0.0, 1.0)],
 )
-def test_width_commands_open_and_close(tmp_path: Path, opened: float, closed: float, scale: float) -> None:
+def test_width_commands_become_open_and_close(tmp_path: Path, opened: float, closed: float, scale: float) -> None:
     widths = [opened] * 5 + [closed] * 4 + [opened] * (TICKS - 9)
     gripper = {"topic": "/width", "field": "data.0", "open": 0.08, "closed": 0.0}
     steps = only(mapping(gripper_action=gripper), write_bag(tmp_path / "theirs", good() + commands(widths)))
@@ -438,18 +436,18 @@ def test_width_commands_open_and_close(tmp_path: Path, opened: float, closed: fl
         ([-0.08] * 6 + [0.0] * 6, "topic /width: -1 .. 0 of the way"),
     ],
 )
-def test_gripper_commands_that_mean_nothing_are_refused(tmp_path: Path, widths: list[float], text: str) -> None:
+def test_ambiguous_gripper_commands_are_refused(tmp_path: Path, widths: list[float], text: str) -> None:
     gripper = {"topic": "/width", "field": "data.0", "open": 0.08, "closed": 0.0}
     refused(tmp_path, good() + commands(widths), re.escape(text), gripper_action=gripper)
 
 
-def test_a_gripper_topic_of_another_time_is_refused(tmp_path: Path) -> None:
+def test_gripper_topic_after_the_last_image_is_refused(tmp_path: Path) -> None:
     gripper = {"topic": "/width", "field": "data.0", "open": 0.08, "closed": 0.0}
     late = [("/width", at(900), array([0.08])), ("/width", at(901), array([0.0]))]
     refused(tmp_path, good() + late, "topic /width: no message before the last image", gripper_action=gripper)
 
 
-def test_a_second_camera_that_pauses_is_refused(tmp_path: Path) -> None:
+def test_paused_second_camera_is_refused(tmp_path: Path) -> None:
     messages = good()
     for k in [0, 1, 2, 3, 9, 10, 11]:
         messages.append(("/side", at(k) + 20 * MS, raw_image(at(k), picture(k))))
@@ -458,7 +456,7 @@ def test_a_second_camera_that_pauses_is_refused(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("encoding", ["rgb8", "bgr8", "rgba8", "bgra8", "mono8", "yuv422_yuy2", "uyvy", "bayer_rggb8"])
-def test_encodings_of_colour(tmp_path: Path, encoding: str) -> None:
+def test_colour_encodings_are_converted(tmp_path: Path, encoding: str) -> None:
     colour = (150, 150, 150) if encoding == "mono8" else (200, 100, 50)
     rows = encoded(colour, encoding)
     messages = [m for m in good() if m[0] != "/image"]
@@ -474,7 +472,7 @@ def test_encodings_of_colour(tmp_path: Path, encoding: str) -> None:
 
 @pytest.mark.parametrize("storage", list(StoragePlugin))
 @pytest.mark.parametrize("mode", [CompressionMode.FILE, CompressionMode.MESSAGE])
-def test_compressed_bags(tmp_path: Path, storage: StoragePlugin, mode: CompressionMode) -> None:
+def test_compressed_bag_is_imported(tmp_path: Path, storage: StoragePlugin, mode: CompressionMode) -> None:
     if storage is StoragePlugin.MCAP and mode is CompressionMode.MESSAGE:
         pytest.skip("MCAP compresses chunks, not messages")
     writer = Writer(tmp_path / "theirs", version=9, storage_plugin=storage)
@@ -489,8 +487,8 @@ def test_compressed_bags(tmp_path: Path, storage: StoragePlugin, mode: Compressi
     np.testing.assert_allclose(executed(only(mapping(), tmp_path / "theirs")), trajectory()[1], atol=1e-5)
 
 
-def test_split_bags(tmp_path: Path) -> None:
-    """Two files in one bag, as `ros2 bag record --max-bag-duration` writes them."""
+def test_split_bag_is_imported(tmp_path: Path) -> None:
+    """Import a bag of two files, as written by `ros2 bag record --max-bag-duration`."""
     messages = sorted(good(), key=lambda m: m[1])
     half = len(messages) // 2
     first, second = (
@@ -519,8 +517,8 @@ def test_many_clipped_actions_are_refused(tmp_path: Path) -> None:
     refused(tmp_path, messages, r"topic /target: the actions of 2 of 11 steps are beyond the scale \(limit 10%\)")
 
 
-def test_deltas_in_other_axes_than_said_are_refused(tmp_path: Path) -> None:
-    """The hand points down: base and tcp axes differ in the signs of y and z."""
+def test_deltas_in_undeclared_axes_are_refused(tmp_path: Path) -> None:
+    """The tool points down: base and tcp axes differ in the signs of y and z."""
     down = np.array([1.0, 0, 0, 0])
     messages: Messages = []
     for k in range(TICKS):
@@ -544,7 +542,7 @@ def test_deltas_in_other_axes_than_said_are_refused(tmp_path: Path) -> None:
     )
 
 
-def test_an_action_topic_of_another_time_is_refused(tmp_path: Path) -> None:
+def test_action_topic_outside_the_images_is_refused(tmp_path: Path) -> None:
     messages = [m for m in good() if m[0] != "/target"]
     messages += [("/target", at(500), stamped_pose(at(500), trajectory()[0][0]))]
     refused(tmp_path, messages, "topic /target: no message between the first and the last image")
@@ -560,12 +558,12 @@ def test_positions_in_another_unit_are_refused(tmp_path: Path, factor: float) ->
     refused(tmp_path, messages, "(m from base|the arm jumps)")
 
 
-def test_a_width_in_another_unit_is_refused(tmp_path: Path) -> None:
+def test_width_in_another_unit_is_refused(tmp_path: Path) -> None:
     messages = good() + every_tick("/width", lambda k: array([40.0]))
     refused(tmp_path, messages, "gripper_width_m: 40 m", gripper_width={"topic": "/width", "field": "data.0"})
 
 
-def test_an_imported_bag_says_its_rate_and_view(tmp_path: Path) -> None:
+def test_imported_bag_states_its_rate_and_view(tmp_path: Path) -> None:
     cameras = {"wrist": {"topic": "/image", "size_px": 64, "crop": {"x": 0, "y": 0, "width": 32, "height": 32}}}
     (result,) = import_bag(mapping(cameras=cameras), write_bag(tmp_path / "theirs", good()), tmp_path / "out")
     info = episode_info(result.path)

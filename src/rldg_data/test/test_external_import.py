@@ -1,4 +1,4 @@
-"""External bags: every kind of action, clocks and rates, and what does not fit the mapping."""
+"""External bags: every kind of action, clocks and rates, and refusal of what does not match the mapping."""
 
 from __future__ import annotations
 
@@ -50,7 +50,7 @@ from rldg_data.testing.external import (
     ("storage", "delay"), [(StoragePlugin.MCAP, 0.3), (StoragePlugin.SQLITE3, 0.3), (StoragePlugin.MCAP, 0.0)]
 )
 def test_targets_become_the_actions_that_led_to_them(tmp_path: Path, storage: StoragePlugin, delay: float) -> None:
-    """delay 0: the targets carry the stamp of the observation that they answer, as this suite's do."""
+    """With delay 0, targets carry the stamp of the observation they answer, as in our own bags."""
     poses, actions = trajectory()
     bag = write_bag(tmp_path / "theirs", observed(poses) + targets(poses, actions, delay), storage)
     told = {topic.name: topic.messages for topic in summarize(bag).topics}
@@ -95,8 +95,8 @@ def test_twists_are_averaged_over_a_step(tmp_path: Path, frame: str) -> None:
     np.testing.assert_allclose(executed(steps), actions, atol=1e-5)
 
 
-def test_arrays_without_headers_follow_the_log_time_moved_to_the_headers_clock(tmp_path: Path) -> None:
-    """The drivers stamp by simulated time, hours from the clock of the recorder."""
+def test_arrays_without_header_are_aligned_to_the_header_clock(tmp_path: Path) -> None:
+    """The drivers stamp in simulated time, hours away from the recorder's clock."""
     poses, actions = trajectory()
     hours = 5 * 3600 * 10**9
     messages = [(topic, log_ns + hours, message) for topic, log_ns, message in observed(poses)]
@@ -113,7 +113,7 @@ def test_arrays_without_headers_follow_the_log_time_moved_to_the_headers_clock(t
     np.testing.assert_allclose(got[:, 6], [1.0] * 6 + [-1.0] * 5, atol=1e-5)
 
 
-def test_optional_topics_and_field_paths(tmp_path: Path) -> None:
+def test_optional_topics_and_field_paths_are_read(tmp_path: Path) -> None:
     poses, actions = trajectory()
     messages = targets(poses, actions)
     jpegs = [encode_jpeg(picture(k)) for k in range(TICKS)]
@@ -143,7 +143,7 @@ def test_optional_topics_and_field_paths(tmp_path: Path) -> None:
         "source": "policy",
     }
     steps = only(mapping(**changes), write_bag(tmp_path / "theirs", messages))
-    assert [s.observation.images["side"] for s in steps] == jpegs  # of the right size: passed through
+    assert [s.observation.images["side"] for s in steps] == jpegs  # already of the right size: stored unchanged
     np.testing.assert_allclose(steps[3].observation.joint_positions, np.arange(7.0) / 7 + 0.3)
     np.testing.assert_allclose(steps[3].observation.wrench_tcp, [1, 2, 3, 0, 0, 0.1])
     assert steps[3].observation.gripper_width_m == pytest.approx(0.05)
@@ -156,7 +156,7 @@ def test_optional_topics_and_field_paths(tmp_path: Path) -> None:
     )
 
 
-def test_fast_cameras_are_thinned_and_unordered_messages_sorted(tmp_path: Path) -> None:
+def test_fast_camera_is_subsampled_and_messages_are_sorted(tmp_path: Path) -> None:
     poses, actions = trajectory()
     messages = targets(poses, actions) + [m for m in observed(poses) if m[0] == "/pose"]
     for k in range(3 * TICKS - 2):
@@ -170,8 +170,8 @@ def test_fast_cameras_are_thinned_and_unordered_messages_sorted(tmp_path: Path) 
     np.testing.assert_allclose(colours, [k * 15 % 256 for k in range(TICKS)], atol=4)
 
 
-def test_topics_of_types_that_nobody_understands_are_no_hindrance(tmp_path: Path) -> None:
-    """rosbag2 stores events of services with the definition of the service, which is none of a message."""
+def test_topics_of_unknown_types_are_ignored(tmp_path: Path) -> None:
+    """rosbag2 stores service events with the definition of the service instead of a message."""
     poses, actions = trajectory()
     kind, definition = "example_interfaces/srv/AddTwoInts_Event", "int64 a\n---\nint64 sum\n"
     with Writer(tmp_path / "theirs", version=9, storage_plugin=StoragePlugin.MCAP) as writer:
@@ -256,7 +256,9 @@ def unchanged(messages: Messages) -> Messages:
         ),
     ],
 )
-def test_what_does_not_fit_is_one_line(tmp_path: Path, change: Any, settings: dict[str, Any], message: str) -> None:
+def test_mismatch_with_the_mapping_is_refused(
+    tmp_path: Path, change: Any, settings: dict[str, Any], message: str
+) -> None:
     poses, actions = trajectory()
     bag = write_bag(tmp_path / "theirs", change(observed(poses) + targets(poses, actions)))
     with pytest.raises(UserError, match=message) as caught:
@@ -266,7 +268,7 @@ def test_what_does_not_fit_is_one_line(tmp_path: Path, change: Any, settings: di
     assert not (tmp_path / "out").exists()
 
 
-def test_damaged_bags_are_one_line(tmp_path: Path) -> None:
+def test_damaged_bag_is_refused(tmp_path: Path) -> None:
     poses, actions = trajectory()
     bag = write_bag(tmp_path / "theirs", observed(poses) + targets(poses, actions))
     (file,) = bag.glob("*.mcap")
@@ -303,7 +305,7 @@ def test_damaged_bags_are_one_line(tmp_path: Path) -> None:
         ({"gripper_action": {"topic": "/a", "open": 1, "closed": 1}}, "gripper_action: open and closed must differ"),
     ],
 )
-def test_bad_mapping_is_one_line(tmp_path: Path, change: dict[str, Any], message: str) -> None:
+def test_invalid_mapping_is_refused(tmp_path: Path, change: dict[str, Any], message: str) -> None:
     file = tmp_path / "mapping.yaml"
     file.write_text(yaml.safe_dump({**MAPPING, **change}))
     with pytest.raises(UserError, match=message) as caught:

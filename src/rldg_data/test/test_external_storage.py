@@ -1,4 +1,4 @@
-"""However an external bag is stored, and whatever its camera encodes: the same Steps."""
+"""The storage of an external bag and the encoding of its images do not change the Steps."""
 
 from __future__ import annotations
 
@@ -79,7 +79,7 @@ STORAGES: dict[str, Callable[[Path, Messages], Path]] = {
 
 
 @pytest.mark.parametrize("name", STORAGES)
-def test_storage(tmp_path: Path, name: str) -> None:
+def test_storage_formats_give_the_same_steps(tmp_path: Path, name: str) -> None:
     poses, actions = trajectory()
     messages = observed(poses) + targets(poses, actions)
     (plain,) = import_bag(mapping(), write_bag(tmp_path / "plain" / "theirs", messages), tmp_path / "expected")
@@ -96,7 +96,7 @@ def encoded(encoding: str, rgb: Any) -> Any:
 
 
 @pytest.mark.parametrize("encoding", ["rgb8", "bgr8", "rgba8", "bgra8"])
-def test_colours(tmp_path: Path, encoding: str) -> None:
+def test_colour_encodings_give_the_same_steps(tmp_path: Path, encoding: str) -> None:
     poses, actions = trajectory()
     messages = [m for m in observed(poses) + targets(poses, actions) if m[0] != "/image"]
     frames = [m for m in observed(poses) if m[0] == "/image"]

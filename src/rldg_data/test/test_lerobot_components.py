@@ -1,4 +1,4 @@
-"""LeRobot datasets of other people: names decide what values are, and what contradicts is refused."""
+"""LeRobot datasets of other software: names define the values, and contradictions are refused."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ DELTAS = ["dx", "dy", "dz", "drx", "dry", "drz"]
 def dataset(
     root: Path, state_names: Any, action_names: Any, *, state: Any = None, action: Any = None, extra: Any = None
 ) -> Path:
-    """A dataset whose features have these names. state, action: (FRAMES, D)."""
+    """Write a dataset whose features have these names. state, action: (FRAMES, D)."""
     good = np.tile(np.array([0.5, 0.0, 0.2, 1.0, 0, 0, 0], np.float32), (FRAMES, 1))
     good[:, 0] += np.arange(FRAMES) * 0.01
     state = good if state is None else np.asarray(state, np.float32)
@@ -70,7 +70,7 @@ def refused(path: Path, out: Path, text: str, names: FeatureNames = NAMES, gripp
 
 @settings(max_examples=15, deadline=None)
 @given(st.permutations(range(7)), st.permutations(range(6)))
-def test_any_order_is_understood(state_order: list[int], action_order: list[int]) -> None:
+def test_any_order_of_components_is_accepted(state_order: list[int], action_order: list[int]) -> None:
     values = np.arange(7.0)[None]
     found = components("state", [STATE[k] for k in state_order], 7, "here")
     np.testing.assert_array_equal(found.take(values[:, state_order]), values)
@@ -99,7 +99,7 @@ def test_order_and_units_are_converted(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     "form", ["{}", "dim_{}", "action.{}", "state {}", "observation.state_{}", "feature{}", "Dim{}"]
 )
-def test_names_that_are_places_say_nothing(form: str) -> None:
+def test_positional_names_keep_the_order(form: str) -> None:
     assert components("action", [form.format(k) for k in range(6)], 6, "here").indices == tuple(range(6))
 
 
@@ -140,7 +140,7 @@ def test_names_that_are_places_say_nothing(form: str) -> None:
         (5, "control: names are '5', expected a list"),
     ],
 )
-def test_actions_that_are_no_deltas_are_refused(tmp_path: Path, names: Any, text: str) -> None:
+def test_actions_that_are_not_deltas_are_refused(tmp_path: Path, names: Any, text: str) -> None:
     refused(dataset(tmp_path / "theirs", STATE, names), tmp_path / "bags", text)
 
 
@@ -153,18 +153,18 @@ def test_actions_that_are_no_deltas_are_refused(tmp_path: Path, names: Any, text
         (["x_deg", *STATE[1:]], "arm: 'x_deg' is in rad, expected m"),
     ],
 )
-def test_states_that_are_no_pose_are_refused(tmp_path: Path, names: Any, text: str) -> None:
+def test_states_without_a_pose_are_refused(tmp_path: Path, names: Any, text: str) -> None:
     refused(dataset(tmp_path / "theirs", names, DELTAS), tmp_path / "bags", text)
 
 
 @pytest.mark.parametrize("names", [None, ["action"], [f"action_{n}" for n in range(6)], [str(n) for n in range(6)]])
-def test_values_without_names_are_taken_in_order(tmp_path: Path, names: Any) -> None:
+def test_values_without_names_keep_the_order(tmp_path: Path, names: Any) -> None:
     steps = imported(dataset(tmp_path / "theirs", None, names), tmp_path / "bags")
     np.testing.assert_allclose(steps[0].action.executed, [1 / 3] * 3 + [0.05] * 3, rtol=1e-5)
 
 
-def test_components_of_the_names_file_take_the_place_of_the_datasets(tmp_path: Path) -> None:
-    """LIBERO's conversions call deltas x, y, z."""
+def test_names_file_overrides_the_names_of_the_dataset(tmp_path: Path) -> None:
+    """Name the components of LIBERO's conversions, which call deltas x, y, z."""
     path = dataset(tmp_path / "theirs", STATE, ["x", "y", "z", "roll", "pitch", "yaw"])
     names = NAMES.model_copy(update={"components": {"control": DELTAS}})
     assert imported(path, tmp_path / "bags", names)
@@ -172,7 +172,7 @@ def test_components_of_the_names_file_take_the_place_of_the_datasets(tmp_path: P
     refused(path, tmp_path / "more", "components: 'nothing' is not one of arm, control", wrong)
 
 
-def test_a_longer_state_is_searched_by_its_names(tmp_path: Path) -> None:
+def test_pose_is_found_by_name_in_a_longer_state(tmp_path: Path) -> None:
     state = np.tile([*np.arange(7.0), 0.5, 0, 0.2, 1, 0, 0, 0, 0.04], (FRAMES, 1))
     names = [*(f"joint_{n}" for n in range(7)), *STATE, "gripper_width_m"]
     steps = imported(dataset(tmp_path / "theirs", names, DELTAS, state=state), tmp_path / "bags")
@@ -180,7 +180,7 @@ def test_a_longer_state_is_searched_by_its_names(tmp_path: Path) -> None:
     refused(dataset(tmp_path / "unnamed", None, DELTAS, state=state), tmp_path / "more", "arm: 15 values without names")
 
 
-def test_units_and_a_normalised_action_contradict(tmp_path: Path) -> None:
+def test_units_with_a_normalised_action_are_refused(tmp_path: Path) -> None:
     path = dataset(tmp_path / "theirs", STATE, ["dx_m", "dy_m", "dz_m", "drx_rad", "dry_rad", "drz_rad"])
     names = NAMES.model_copy(update={"action_unit": "normalised"})
     refused(
@@ -202,7 +202,7 @@ WITH_GRIPPER = np.column_stack([np.full((FRAMES, 6), 0.005), [1, 1, 1, 0, 0, 0, 
         ("gripper", (0.0, 0.1), "gripper: 0 .. 10 of the way from closed to open"),
     ],
 )
-def test_grippers_count_as_their_names_say(tmp_path: Path, name: str, closed_open: Any, refusal: str) -> None:
+def test_gripper_values_follow_their_names(tmp_path: Path, name: str, closed_open: Any, refusal: str) -> None:
     path = dataset(tmp_path / "theirs", STATE, [*DELTAS, name], action=WITH_GRIPPER)
     names = NAMES.model_copy(update={"gripper_closed_open": closed_open})
     if refusal:
@@ -213,7 +213,7 @@ def test_grippers_count_as_their_names_say(tmp_path: Path, name: str, closed_ope
     assert [s.action.executed[6] for s in steps[:-1]] == [sign] * 3 + [-sign] * 5
 
 
-def test_partial_widths_open_and_close(tmp_path: Path) -> None:
+def test_partial_widths_become_open_and_close(tmp_path: Path) -> None:
     action = np.column_stack([np.full((FRAMES, 6), 0.005), [0.08] * 4 + [0.03] * 4])
     path = dataset(tmp_path / "theirs", STATE, [*DELTAS, "gripper_width"], action=action)
     steps = imported(
@@ -222,7 +222,7 @@ def test_partial_widths_open_and_close(tmp_path: Path) -> None:
     assert [s.action.executed[6] for s in steps[:-1]] == [1.0] * 4 + [-1.0] * 4
 
 
-def test_a_gripper_on_one_side_alone_is_refused(tmp_path: Path) -> None:
+def test_gripper_in_only_task_or_dataset_is_refused(tmp_path: Path) -> None:
     path = dataset(tmp_path / "theirs", STATE, DELTAS)
     refused(path, tmp_path / "bags", "control: no gripper, task insertion has one", gripper=True)
     path = dataset(tmp_path / "other", STATE, [*DELTAS, "gripper"], action=WITH_GRIPPER)
@@ -238,7 +238,7 @@ def test_a_gripper_on_one_side_alone_is_refused(tmp_path: Path) -> None:
         ("twist", ["tcp_vx", "vy", "vz", "wx", "wy", "wz"], "'tcp_vx' is in the tcp frame, expected base axes"),
     ],
 )
-def test_wrench_and_twist_by_name(tmp_path: Path, feature: str, names: list[str], text: str) -> None:
+def test_wrench_and_twist_are_found_by_name(tmp_path: Path, feature: str, names: list[str], text: str) -> None:
     values = np.tile(np.arange(6.0), (FRAMES, 1))
     path = dataset(tmp_path / "theirs", STATE, DELTAS, extra={f"observation.{feature}": (names, values)})
     if text:
@@ -266,11 +266,11 @@ def test_wrench_and_twist_by_name(tmp_path: Path, feature: str, names: list[str]
         ),
     ],
 )
-def test_values_that_cannot_be_are_refused(tmp_path: Path, state: Any, action: Any, text: str) -> None:
+def test_implausible_values_are_refused(tmp_path: Path, state: Any, action: Any, text: str) -> None:
     refused(dataset(tmp_path / "theirs", None, None, state=state, action=action), tmp_path / "bags", text)
 
 
-def test_a_rate_that_the_stamps_contradict_is_refused(tmp_path: Path) -> None:
+def test_rate_contradicting_the_stamps_is_refused(tmp_path: Path) -> None:
     path = dataset(tmp_path / "theirs", STATE, DELTAS)
     file = path / layout.INFO_PATH
     info = json.loads(file.read_text())
@@ -281,7 +281,7 @@ def test_a_rate_that_the_stamps_contradict_is_refused(tmp_path: Path) -> None:
     )
 
 
-def test_bags_say_the_rate_of_the_dataset(tmp_path: Path) -> None:
+def test_imported_bags_state_the_rate_of_the_dataset(tmp_path: Path) -> None:
     path = dataset(tmp_path / "theirs", STATE, DELTAS)
     task = make_task().model_copy(update={"rates": RatesConfig(control_hz=10)})
     (bag,) = import_dataset(path, tmp_path / "bags", task, NAMES).bags

@@ -1,4 +1,4 @@
-"""LeRobot v3: bags -> dataset -> Episodes and bags again, by the own reader and by OpenCV's decoder; statistics."""
+"""LeRobot v3: bags to dataset to episodes and bags, read by our reader and by OpenCV's decoder; statistics."""
 
 from __future__ import annotations
 
@@ -56,7 +56,9 @@ def assert_equal(got: Episode, expected: Episode) -> None:
 
 @settings(max_examples=6, deadline=None)
 @given(st.lists(options, min_size=1, max_size=3), st.booleans(), st.integers(0, 1))
-def test_what_is_exported_is_read_and_imported_back(episodes: list[dict[str, Any]], gripper: bool, val: int) -> None:
+def test_exported_dataset_is_read_and_imported_unchanged(
+    episodes: list[dict[str, Any]], gripper: bool, val: int
+) -> None:
     with tempfile.TemporaryDirectory() as folder:
         root = Path(folder)
         bags = write_bags(root / "bags", [{**o, "gripper": gripper} for o in episodes])
@@ -92,7 +94,7 @@ def test_what_is_exported_is_read_and_imported_back(episodes: list[dict[str, Any
 
 @pytest.fixture(scope="module")
 def exported(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, list[Episode]]:
-    """A dataset of three episodes (3, 5 and 4 frames) and what it was made of."""
+    """Export a dataset of three episodes (3, 5 and 4 frames); return it and its source episodes."""
     root = tmp_path_factory.mktemp("exported")
     bags = write_bags(
         root / "bags",
@@ -110,7 +112,7 @@ def rows_of(path: Path, name: str) -> Any:
     return pq.read_table(path / "data/chunk-000/file-000.parquet", columns=[name], partitioning=None)[name].to_pylist()
 
 
-def test_tables_are_as_lerobot_expects(exported: tuple[Path, list[Episode]]) -> None:
+def test_tables_have_the_layout_of_lerobot(exported: tuple[Path, list[Episode]]) -> None:
     path, episodes = exported
     info = json.loads((path / layout.INFO_PATH).read_text())
     assert info["codebase_version"] == "v3.0"
@@ -127,7 +129,7 @@ def test_tables_are_as_lerobot_expects(exported: tuple[Path, list[Episode]]) -> 
     assert rows_of(path, "episode_index") == [0] * 3 + [1] * 5 + [2] * 4
     assert rows_of(path, "task_index") == [0] * 3 + [1] * 5 + [0] * 4
     assert rows_of(path, "frame_index") == [*range(3), *range(5), *range(4)]
-    # lerobot looks a frame up by its timestamp and allows 0.1 ms.
+    # lerobot finds a frame by its timestamp, within 0.1 ms.
     np.testing.assert_array_equal(rows_of(path, "timestamp"), np.float32([k / 10 for n in (3, 5, 4) for k in range(n)]))
     assert rows_of(path, "next.done") == [i in (2, 7, 11) for i in range(12)]
     assert rows_of(path, "next.truncated") == [i == 7 for i in range(12)]
@@ -140,14 +142,14 @@ def test_tables_are_as_lerobot_expects(exported: tuple[Path, list[Episode]]) -> 
     assert [m["final/observation.images.image"] for m in meta] == [e.images["image"][-1] for e in episodes]
 
 
-def test_tasks_have_the_index_that_pandas_looks_for(exported: tuple[Path, list[Episode]]) -> None:
+def test_task_table_has_the_pandas_index(exported: tuple[Path, list[Episode]]) -> None:
     table = pq.read_table(exported[0] / layout.TASKS_PATH)
     assert table.to_pydict() == {"task_index": [0, 1], "task": ["insert the usb_a plug", "insert the hdmi plug"]}
     pandas = json.loads(table.schema.metadata[b"pandas"])
     assert pandas["index_columns"] == ["task"]
 
 
-def test_opencv_finds_every_frame_where_lerobot_looks_for_it(exported: tuple[Path, list[Episode]]) -> None:
+def test_opencv_decodes_every_frame_at_its_index(exported: tuple[Path, list[Episode]]) -> None:
     path, episodes = exported
     capture = cv2.VideoCapture(str(path / f"videos/{layout.IMAGE_PREFIX}image/chunk-000/file-000.mp4"))
     assert capture.get(cv2.CAP_PROP_FPS) == 10
@@ -160,7 +162,7 @@ def test_opencv_finds_every_frame_where_lerobot_looks_for_it(exported: tuple[Pat
     assert not capture.read()[0]
 
 
-def test_statistics_are_those_of_numpy(exported: tuple[Path, list[Episode]]) -> None:
+def test_statistics_equal_those_of_numpy(exported: tuple[Path, list[Episode]]) -> None:
     path, episodes = exported
     stats = json.loads((path / layout.STATS_PATH).read_text())
     assert set(stats) == {*layout.NUMERIC, f"{layout.IMAGE_PREFIX}image"}
@@ -183,14 +185,16 @@ def test_statistics_are_those_of_numpy(exported: tuple[Path, list[Episode]]) -> 
 
 @given(st.integers(1, 3), st.integers(1, 9), st.integers(0, 2**32 - 1), st.integers(1, 256))
 @settings(max_examples=25)
-def test_statistics_of_a_histogram_are_those_of_its_pixels(height: int, width: int, seed: int, values: int) -> None:
+def test_image_statistics_from_histograms_equal_those_of_pixels(
+    height: int, width: int, seed: int, values: int
+) -> None:
     image = np.random.default_rng(seed).integers(0, values, (height, width, 3), dtype=np.uint8)
     expected, got = number_stats(image.reshape(-1, 3) / 255), image_stats(count_pixels(image), 1)
     for name in ("min", "max", "mean", "std", *QUANTILES):
         np.testing.assert_allclose(np.ravel(got[name]), expected[name], atol=1e-12, err_msg=name)
 
 
-def test_workers_change_no_byte(exported: tuple[Path, list[Episode]], tmp_path: Path) -> None:
+def test_number_of_workers_changes_no_byte(exported: tuple[Path, list[Episode]], tmp_path: Path) -> None:
     bags = find_bags(exported[0].parents[1] / "bags")
     progress: list[tuple[int, int]] = []
     path = export_plan(make_plan(bags, 1), tmp_path, workers=2, progress=lambda *p: progress.append(p)).path
@@ -198,7 +202,7 @@ def test_workers_change_no_byte(exported: tuple[Path, list[Episode]], tmp_path: 
     assert progress == sorted(progress) and progress[-1] == (3, 3)
 
 
-def test_files_are_closed_when_they_are_full(
+def test_full_files_are_closed(
     exported: tuple[Path, list[Episode]], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(layout, "DATA_FILE_MB", 1e-6)

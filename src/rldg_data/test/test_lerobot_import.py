@@ -1,4 +1,5 @@
-"""LeRobot v3 of other people, wrong and damaged input: mappings, one clear line, nothing half-written; fuzz."""
+"""LeRobot v3 datasets of other software, wrong and damaged input: mappings, one-line errors, no partial
+output; fuzzing."""
 
 from __future__ import annotations
 
@@ -36,7 +37,7 @@ from rldg_data.testing.steps import jpeg, make_episode, make_task
 NAMES = FeatureNames(images={"top": "wrist"}, state="arm", action="control", action_unit="normalised")
 
 
-def test_a_dataset_of_others_is_imported_by_a_mapping(tmp_path: Path) -> None:
+def test_external_dataset_is_imported_with_a_mapping(tmp_path: Path) -> None:
     path = write_external(tmp_path / "external", success=True)
     result = import_dataset(path, tmp_path / "bags", make_task(), NAMES)
     assert (result.episodes, result.steps, result.clipped) == (2, 4 + 6, 0)
@@ -49,7 +50,7 @@ def test_a_dataset_of_others_is_imported_by_a_mapping(tmp_path: Path) -> None:
             np.testing.assert_allclose(step.action.executed, expected, atol=1e-6)
             assert step.action.source == Source.HUMAN
         assert np.diff([s.observation.stamp_ns for s in steps]) == pytest.approx(0.2e9, rel=1e-6)
-        # Nobody saw what followed the last action: the observation before it stands for it.
+        # No observation follows the last action: the previous one is repeated.
         assert steps[-1].observation.images == steps[-2].observation.images
         assert [s.observation.pose_base_tcp[0] for s in steps[:-1]] == pytest.approx(
             [0.01 * k for k in range(done, done + length)]
@@ -72,7 +73,7 @@ def test_actions_beyond_the_scale_are_clipped_and_counted(tmp_path: Path) -> Non
     assert import_dataset(path, tmp_path / "more", make_task(), metres).clipped == 3
 
 
-def test_what_a_dataset_does_not_say_is_failure_unless_told(tmp_path: Path) -> None:
+def test_success_defaults_to_false_unless_assumed(tmp_path: Path) -> None:
     path = write_external(tmp_path / "external")
     assert [e.metadata["success"] for e in read_dataset(path, NAMES).episodes()] == [False, False]
     names = NAMES.model_copy(update={"assume_success": True})
@@ -188,7 +189,7 @@ def exported(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.mark.parametrize("name", REFUSED)
-def test_wrong_datasets_are_refused_in_one_line(name: str, exported: Path, tmp_path: Path) -> None:
+def test_malformed_dataset_is_refused(name: str, exported: Path, tmp_path: Path) -> None:
     path = tmp_path / "copy"
     shutil.copytree(exported, path)
     break_it, message = REFUSED[name]
@@ -222,19 +223,21 @@ def test_wrong_datasets_are_refused_in_one_line(name: str, exported: Path, tmp_p
         ({}, FeatureNames(), "no feature 'observation.state'"),
     ],
 )
-def test_unfit_features_are_named(features: dict[str, Any], names: FeatureNames, message: str, tmp_path: Path) -> None:
+def test_unsuitable_features_are_refused_by_name(
+    features: dict[str, Any], names: FeatureNames, message: str, tmp_path: Path
+) -> None:
     path = write_external(tmp_path / "external", features=features)
     with pytest.raises(UserError, match=message):
         import_dataset(path, tmp_path / "bags", make_task(), names)
 
 
-def test_a_dataset_of_another_task_is_refused(exported: Path, tmp_path: Path) -> None:
+def test_dataset_of_another_task_is_refused(exported: Path, tmp_path: Path) -> None:
     task = make_task().model_copy(update={"name": "assembly"})
     with pytest.raises(UserError, match="episode 0: has task 'insertion', importing as 'assembly'"):
         import_dataset(exported, tmp_path / "bags", task)
 
 
-def test_what_was_imported_before_a_failure_is_removed_or_kept_as_asked(exported: Path, tmp_path: Path) -> None:
+def test_failed_import_removes_its_bags_unless_bad_episodes_are_skipped(exported: Path, tmp_path: Path) -> None:
     path = tmp_path / "copy"
     shutil.copytree(exported, path)
     edit_data(path, "action", lambda v: [*v[:-1], [float("inf")] * 7])
@@ -277,7 +280,7 @@ UNFIT: dict[str, tuple[list[Step], str]] = {
 
 
 @pytest.mark.parametrize("name", UNFIT)
-def test_unfit_episodes_end_the_export_or_are_listed(name: str, tmp_path: Path) -> None:
+def test_unsuitable_episode_ends_the_export_or_is_listed(name: str, tmp_path: Path) -> None:
     steps, message = UNFIT[name]
     bags = tmp_path / "bags"
     for episode in (make_episode(2, seed=1), steps, make_episode(3, seed=2)):
@@ -299,7 +302,7 @@ def test_unfit_episodes_end_the_export_or_are_listed(name: str, tmp_path: Path) 
     }
 
 
-def test_what_stands_there_is_not_replaced_unasked(exported: Path, tmp_path: Path) -> None:
+def test_existing_dataset_is_not_replaced_without_overwrite(exported: Path, tmp_path: Path) -> None:
     plan = make_plan(find_bags(exported.parents[1] / "bags"))
     with pytest.raises(UserError, match="already exists"):
         export_plan(plan, exported.parents[1])
@@ -311,7 +314,7 @@ def test_what_stands_there_is_not_replaced_unasked(exported: Path, tmp_path: Pat
         export_plan(make_plan(find_bags(tmp_path / "b")), tmp_path / "new", skip_bad=True)
 
 
-def test_a_cancelled_export_leaves_nothing(exported: Path, tmp_path: Path) -> None:
+def test_cancelled_export_leaves_nothing(exported: Path, tmp_path: Path) -> None:
     plan = make_plan(find_bags(exported.parents[1] / "bags"))
 
     def cancel(done: int, _: int) -> None:
@@ -336,14 +339,14 @@ def test_a_cancelled_export_leaves_nothing(exported: Path, tmp_path: Path) -> No
         ({"episodes": ()}, "no episode in split train"),
     ],
 )
-def test_wrong_plans_are_refused(exported: Path, tmp_path: Path, change: dict[str, Any], message: str) -> None:
+def test_inconsistent_plan_is_refused(exported: Path, tmp_path: Path, change: dict[str, Any], message: str) -> None:
     plan = replace(make_plan(find_bags(exported.parents[1] / "bags")), **change)
     with pytest.raises(UserError, match=message):
         export_plan(plan, tmp_path)
     assert not list(tmp_path.iterdir())
 
 
-def test_a_reader_finds_frames_in_any_order(tmp_path: Path) -> None:
+def test_reader_finds_frames_in_any_order(tmp_path: Path) -> None:
     frames = [np.full((16, 32, 3), 20 * n, np.uint8) for n in range(10)]
     encode_h264(tmp_path / "a.h264", frames, 16, 32, 30)
     mux_mp4(tmp_path / "a.h264", tmp_path / "a.mp4", 30)
@@ -360,7 +363,7 @@ def test_a_reader_finds_frames_in_any_order(tmp_path: Path) -> None:
     st.sampled_from([layout.INFO_PATH, EPISODES, DATA, VIDEO]),
     st.lists(st.tuples(st.floats(0, 1, exclude_max=True), st.integers(1, 255)), min_size=1, max_size=3),
 )
-def test_flipped_bits_end_in_one_line_and_change_no_number_unnoticed(
+def test_flipped_bits_are_refused_or_change_no_number(
     exported: Path, file: str, flips: list[tuple[float, int]]
 ) -> None:
     with tempfile.TemporaryDirectory() as folder:

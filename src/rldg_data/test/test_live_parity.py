@@ -1,4 +1,4 @@
-"""Replay parity: what is read from a bag is, bit for bit, what was published live and what a subscriber received."""
+"""Replay parity: what is read from a bag equals, bit for bit, what was published and what a subscriber received."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ __all__ = ["node", "steps_out"]
 
 
 def unusual_episode() -> list[Step]:
-    """Values at the edges of their types, which a decoder may lose."""
+    """Return an episode with values at the limits of their types, which a decoder may lose."""
     steps = make_episode(4, image_size=64, episode_id="ü/✓", gripper=True)
     seen = steps[1].observation
     steps[1] = replace(
@@ -55,7 +55,7 @@ def unusual_episode() -> list[Step]:
     return [replace(step, seed=steps[1].seed, instruction="") for step in steps]
 
 
-def test_a_bag_holds_what_was_published(tmp_path: Path, node: Node, steps_out: Publisher) -> None:
+def test_bag_holds_exactly_what_was_published(tmp_path: Path, node: Node, steps_out: Publisher) -> None:
     received: list[bytes] = []
     node.create_subscription(StepMsg, "step", received.append, STEPS, raw=True)
     episodes = [make_episode(30, seed=3, image_size=256), unusual_episode()]
@@ -73,11 +73,12 @@ def test_a_bag_holds_what_was_published(tmp_path: Path, node: Node, steps_out: P
     for bag in bags:
         with bag_info(bag).file.open("rb") as stream:
             stored += [message.data for _, _, message in make_reader(stream).iter_messages()]
-    # Between two processes DDS fills the last word of a message with zeros; here, in the publisher's, it does not.
+    # Between two processes, DDS fills the last word of a message with zeros; within the publisher's process it does
+    # not.
     assert [data.ljust(-len(data) % 4 + len(data), b"\0") for data in received] == stored
     published = [step for steps in episodes for step in steps]
     assert_same_steps([step for bag in bags for step in read_episode(bag)], published)
-    # Three decoders, one result: by hand, rosbags', and rclpy's own.
+    # Three decoders must agree: step_cdr, rosbags and rclpy.
     assert_same_steps([step_cdr.decode(data) for data in stored], published)
     schema = schema_text(STEP_TYPE)
     assert_same_steps([decode_generic(data, schema) for data in stored], published)

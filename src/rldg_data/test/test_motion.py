@@ -1,4 +1,4 @@
-"""Actions, poses and twists tell of one motion: noise, lag and contact pass, other frames, orders and units do not."""
+"""Actions, poses and twists describe one motion: noise, lag and contact pass; other frames, orders and units do not."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ seeds = st.integers(0, 10**6)
 
 
 class Recorded(NamedTuple):
-    """Of a made-up episode: stamps (N,), poses (N, 7), deltas (N - 1, 6) in tcp axes, twists (N, 6) in base axes."""
+    """A synthetic episode: stamps (N,), poses (N, 7), deltas (N - 1, 6) in tcp axes, twists (N, 6) in base axes."""
 
     stamps_s: Floats
     poses: Floats
@@ -33,7 +33,7 @@ class Recorded(NamedTuple):
 
 
 def episode(seed: int, steps: int = 60, period_s: float = 0.1) -> Recorded:
-    """Smooth motions of a person in all axes, the tool down, as it is above a port."""
+    """Return smooth motions of a person in all axes, with the tool pointing down."""
     rng = np.random.default_rng(seed)
     deltas = gaussian_filter1d(rng.normal(size=(steps - 1, 6)), 3.0, axis=0)
     deltas *= 0.7 / np.abs(deltas).max(axis=0) * SCALE * [1, 1, 1, 0.4, 0.4, 0.4]
@@ -50,7 +50,8 @@ def said(one: Recorded) -> list[tuple[str, str, str]]:
 
 
 def noisy(one: Recorded, seed: int, lag: int) -> Recorded:
-    """Thrice the noise of an FR3's pose, jitter of stamps, a noisy twist late by a period, an arm that answers late."""
+    """Add three times the pose noise of an FR3, jitter of the stamps, a noisy twist late by one period, and a lagging
+    arm."""
     rng = np.random.default_rng(seed)
     poses = one.poses.copy()
     poses[:, :3] += rng.normal(size=(len(poses), 3)) * 3e-4
@@ -64,7 +65,7 @@ def noisy(one: Recorded, seed: int, lag: int) -> Recorded:
 
 @settings(max_examples=25, deadline=None)
 @given(seeds, st.integers(12, 120), st.sampled_from([0.2, 0.1, 1 / 15]), st.integers(0, 2))
-def test_what_is_right_passes_with_noise_and_lag(seed: int, steps: int, period_s: float, lag: int) -> None:
+def test_correct_motion_with_noise_and_lag_passes(seed: int, steps: int, period_s: float, lag: int) -> None:
     one = episode(seed, steps, period_s)
     assert said(one) == []
     assert said(noisy(one, seed, lag)) == []
@@ -72,8 +73,8 @@ def test_what_is_right_passes_with_noise_and_lag(seed: int, steps: int, period_s
 
 @settings(max_examples=20, deadline=None)
 @given(seeds, st.integers(0, 2), st.floats(0.0, 0.7))
-def test_an_axis_in_contact_passes(seed: int, axis: int, gives_way: float) -> None:
-    """The arm pushes along one axis all the time and gives way by a part of it, or not at all."""
+def test_axis_in_contact_passes(seed: int, axis: int, gives_way: float) -> None:
+    """The arm pushes along one axis throughout and yields partly or not at all."""
     one = episode(seed)
     asked = one.deltas.copy()
     asked[20:, axis] = -SCALE[axis]
@@ -86,8 +87,8 @@ def test_an_axis_in_contact_passes(seed: int, axis: int, gives_way: float) -> No
 
 @settings(max_examples=20, deadline=None)
 @given(seeds)
-def test_sliding_under_a_push_passes(seed: int) -> None:
-    """Only a push along z is asked for, and the tool drifts along x under it."""
+def test_sliding_during_a_push_passes(seed: int) -> None:
+    """Only a push along z is commanded, and the tool slides along x."""
     rng = np.random.default_rng(seed)
     asked = np.tile([0.0, 0.0, -0.01, 0.0, 0.0, 0.0], (40, 1)) + rng.normal(size=(40, 6)) * 1e-4
     poses = [np.array([0.5, 0, 0.2, 1, 0, 0, 0])]
@@ -98,8 +99,8 @@ def test_sliding_under_a_push_passes(seed: int) -> None:
 
 @settings(max_examples=20, deadline=None)
 @given(seeds, st.floats(0.05, 0.3))
-def test_an_arm_that_settles_before_its_stamp_passes(seed: int, remains: float) -> None:
-    """Its instantaneous twist is a small part of the mean one; what is left has noise of its own."""
+def test_arm_that_settles_before_its_stamp_passes(seed: int, remains: float) -> None:
+    """The instantaneous twist is a small part of the mean one, and its noise is independent."""
     one, rng = episode(seed), np.random.default_rng(seed)
     shaken = one.twists * remains + rng.normal(size=one.twists.shape) * np.abs(one.twists).std(axis=0) * remains
     assert said(one._replace(twists=shaken)) == []
@@ -148,7 +149,7 @@ WRONG: dict[str, tuple[Callable[[Recorded], Recorded], str]] = {
 @pytest.mark.parametrize("name", WRONG)
 @settings(max_examples=4, deadline=None)
 @given(seed=st.integers(0, 900), is_noisy=st.booleans())
-def test_what_is_wrong_is_told(name: str, seed: int, is_noisy: bool) -> None:
+def test_wrong_convention_is_named(name: str, seed: int, is_noisy: bool) -> None:
     change, check = WRONG[name]
     one = episode(seed, 100)
     wrong = change(noisy(one, seed, 1) if is_noisy else one)
@@ -156,14 +157,14 @@ def test_what_is_wrong_is_told(name: str, seed: int, is_noisy: bool) -> None:
     assert all("\n" not in message for _, _, message in said(wrong))
 
 
-def test_a_source_without_a_twist_is_a_warning_that_names_it() -> None:
+def test_source_without_twist_is_a_named_warning() -> None:
     one = episode(3)
     (linear, angular) = said(one._replace(twists=one.twists * 0))
     assert linear[:2] == angular[:2] == ("warning", "twist")
     assert "linear twist of zeros" in linear[2] and "angular twist of zeros" in angular[2]
 
 
-def test_too_little_motion_tells_nothing() -> None:
+def test_too_little_motion_gives_no_finding() -> None:
     one = episode(4)
     still = Recorded(one.stamps_s, np.tile(one.poses[0], (60, 1)), -one.deltas, one.twists * 0)
     assert said(still) == []

@@ -1,4 +1,4 @@
-"""Plausibility of an episode's arrays: what is real passes, what cannot be is one line; never an exception."""
+"""Plausibility of an episode's arrays: real values pass, implausible ones are a finding of one line; nothing raises."""
 
 from __future__ import annotations
 
@@ -25,9 +25,7 @@ def checks(problems: plausibility.Problems) -> list[str]:
 
 @settings(max_examples=50, deadline=None)
 @given(rates, st.integers(2, 200), st.floats(-0.24, 0.24), st.integers(0, 10**6))
-def test_jitter_of_a_quarter_of_a_period_is_the_declared_rate(
-    rate_hz: float, count: int, jitter: float, seed: int
-) -> None:
+def test_jitter_of_a_quarter_period_is_accepted(rate_hz: float, count: int, jitter: float, seed: int) -> None:
     rng = np.random.default_rng(seed)
     stamps = (np.arange(count) + rng.uniform(-abs(jitter), abs(jitter), count)) / rate_hz
     assert checks(plausibility.rate(stamps, rate_hz, LIMITS)) == []
@@ -39,12 +37,12 @@ def test_jitter_of_a_quarter_of_a_period_is_the_declared_rate(
 def test_another_rate_is_an_error(rate_hz: float, factor: float, count: int) -> None:
     stamps = np.arange(count) / (rate_hz * factor)
     assert checks(plausibility.rate(stamps, rate_hz, LIMITS)) == ["rate"]
-    assert checks(plausibility.rate(stamps, 0.0, LIMITS)) == []  # declares none
+    assert checks(plausibility.rate(stamps, 0.0, LIMITS)) == []  # no declared rate
 
 
 @settings(max_examples=50, deadline=None)
 @given(st.integers(10, 60), st.integers(0, 8), st.floats(1.0, 20.0))
-def test_pauses(count: int, before: int, periods: float) -> None:
+def test_pauses_are_found(count: int, before: int, periods: float) -> None:
     stamps = np.arange(count) * 0.1
     stamps[before + 1 :] += (periods - 1) * 0.1
     found = list(plausibility.gaps(stamps, LIMITS))
@@ -55,7 +53,7 @@ def test_pauses(count: int, before: int, periods: float) -> None:
 
 @settings(max_examples=50, deadline=None)
 @given(st.integers(1, 19), st.floats(0.035, 5.0), st.integers(0, 1000))
-def test_a_jump_is_found_where_it_is(step: int, by_m: float, seed: int) -> None:
+def test_jump_is_found_at_its_step(step: int, by_m: float, seed: int) -> None:
     episode = good_episode(seed)
     poses = episode.state[:, :7].astype(np.float64) * [0.1, 0.1, 0.1, 1, 1, 1, 1]
     assert checks(plausibility.jumps(episode.timestamp_s, poses, LIMITS)) == []
@@ -67,7 +65,7 @@ def test_a_jump_is_found_where_it_is(step: int, by_m: float, seed: int) -> None:
 
 @settings(max_examples=30, deadline=None)
 @given(st.dictionaries(st.text(min_size=1, max_size=5), st.tuples(st.floats(-9, 9), st.floats(0, 2)), max_size=5))
-def test_offsets_of_stamps(given: dict[str, tuple[float, float]]) -> None:
+def test_stamp_offsets_are_found(given: dict[str, tuple[float, float]]) -> None:
     delays = {topic: Delay(low, low + spread) for topic, (low, spread) in given.items()}
     spread = max((d.high_s for d in delays.values()), default=0) - min((d.low_s for d in delays.values()), default=0)
     assert checks(plausibility.stamp_offsets(delays, LIMITS)) == (["stamp_offset"] if spread > 0.1 else [])
@@ -75,7 +73,7 @@ def test_offsets_of_stamps(given: dict[str, tuple[float, float]]) -> None:
 
 @settings(max_examples=30, deadline=None)
 @given(st.integers(8, 300), st.floats(-1, 1), st.floats(-2, 2), st.integers(0, 10**6))
-def test_delays_show_a_drift_in_any_order(count: int, offset_s: float, drift_s: float, seed: int) -> None:
+def test_delay_shows_a_drift_in_any_order_of_messages(count: int, offset_s: float, drift_s: float, seed: int) -> None:
     log_ns = np.arange(count) * 30_000_000
     stamps_ns = log_ns - np.rint((offset_s + drift_s * np.arange(count) / count) * 1e9).astype(np.int64)
     order = np.random.default_rng(seed).permutation(count)
@@ -93,7 +91,7 @@ def test_delays_show_a_drift_in_any_order(count: int, offset_s: float, drift_s: 
     st.floats(0.12, 1),
     st.integers(0, 10**6),
 )
-def test_two_levels_of_a_gripper_are_open_and_closed(flags: list[bool], low: float, span: float, seed: int) -> None:
+def test_two_gripper_levels_become_open_and_closed(flags: list[bool], low: float, span: float, seed: int) -> None:
     low = min(low, 1 - span) if span < 1 else 0.0
     noise = np.random.default_rng(seed).uniform(-0.005, 0.005, len(flags))
     values = np.where(flags, low + span, low) + noise
@@ -102,7 +100,7 @@ def test_two_levels_of_a_gripper_are_open_and_closed(flags: list[bool], low: flo
 
 @settings(max_examples=50, deadline=None)
 @given(arrays(np.float64, st.integers(1, 20), elements=st.floats(-1e3, 1e3)))
-def test_any_gripper_values_are_commands_or_one_line(values: np.ndarray) -> None:
+def test_any_gripper_values_become_commands_or_raise_value_error(values: np.ndarray) -> None:
     said, commands = "", np.ones(len(values))
     try:
         commands = switching(values, "here")
@@ -131,14 +129,14 @@ def test_no_array_raises(count: int, data: st.DataObject) -> None:
 
 
 @pytest.mark.parametrize("scale", [0.0, 1e-160, 6.7e153, 1e308])
-def test_quaternions_without_a_usable_length_are_not_judged(scale: float) -> None:
+def test_quaternions_without_a_usable_length_are_ignored(scale: float) -> None:
     """Their squares under- or overflow, and SciPy would raise."""
     poses = np.full((30, 7), scale)
     with np.errstate(all="ignore"):
         assert not list(motion(poses, np.ones((29, 6)), LIMITS))
 
 
-def test_refuse_names_the_place_and_lets_warnings_pass() -> None:
+def test_refuse_names_the_place_and_ignores_warnings() -> None:
     warning, error = Problem("warning", "gap", "long"), Problem("error", "jump", "far")
     plausibility.refuse([warning], "bag")
     with pytest.raises(UserError, match=r"^bag: far$"):

@@ -1,4 +1,4 @@
-"""Recipes: one line for every mistake, globs, filters on real bags, what a Plan says, bad bags."""
+"""Recipes: one line for every mistake, globs, filters on real bags, contents of a plan, bad bags."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ from rldg_data.testing.steps import make_episode, make_task
 
 
 def plan(folder: Path, text: str, **options: Any) -> Plan:
-    """The Plan of a recipe in `folder`; name and version are added."""
+    """Return the plan of a recipe in `folder`; name and version are added."""
     path = folder / "recipe.yaml"
     path.write_text(f"name: data\nversion: 1.2.3\n{text}\n")
     return make_plan(load_recipe(path), path.parent, **options)
@@ -86,7 +86,7 @@ def seeds(of: Plan, split: str = "train") -> list[int]:
         ("sources: {", "line 4: not valid YAML: "),
     ],
 )
-def test_every_mistake_is_one_line_with_file_and_field(tmp_path: Path, text: str, message: str) -> None:
+def test_mistake_is_refused_with_file_and_field(tmp_path: Path, text: str, message: str) -> None:
     with pytest.raises(UserError) as caught:
         plan(tmp_path, text)
     assert str(caught.value).startswith(f"{tmp_path}/recipe.yaml: {message}")
@@ -103,7 +103,7 @@ def test_every_mistake_is_one_line_with_file_and_field(tmp_path: Path, text: str
         ("- a", "list, expected a mapping (a recipe file)"),
     ],
 )
-def test_wrong_names_and_versions(tmp_path: Path, text: str, message: str) -> None:
+def test_invalid_names_and_versions_are_refused(tmp_path: Path, text: str, message: str) -> None:
     (tmp_path / "r.yaml").write_text(text)
     with pytest.raises(UserError) as caught:
         load_recipe(tmp_path / "r.yaml")
@@ -112,7 +112,7 @@ def test_wrong_names_and_versions(tmp_path: Path, text: str, message: str) -> No
         load_recipe(tmp_path / "none.yaml")
 
 
-def test_globs_take_bags_and_folders_of_bags_each_once(tmp_path: Path) -> None:
+def test_globs_find_bags_and_folders_of_bags_once(tmp_path: Path) -> None:
     for seed, run in enumerate(("a", "a", "b")):
         record(tmp_path / run / "bags", seed=seed)
     (tmp_path / "link").symlink_to(tmp_path / "a/bags")
@@ -128,7 +128,7 @@ def test_globs_take_bags_and_folders_of_bags_each_once(tmp_path: Path) -> None:
             plan(tmp_path, f"sources: [{{bags: {pattern}}}]")
 
 
-def test_moving_the_runs_changes_neither_order_nor_recipe(tmp_path: Path) -> None:
+def test_moved_runs_give_the_same_order_and_recipe(tmp_path: Path) -> None:
     for seed in range(6):
         record(tmp_path / "one/run/bags", seed=seed)
     shutil.copytree(tmp_path / "one", tmp_path / "two")
@@ -144,13 +144,13 @@ def test_moving_the_runs_changes_neither_order_nor_recipe(tmp_path: Path) -> Non
 
 
 def still(steps: list[Step], share: float) -> list[Step]:
-    """The first transitions do not move."""
+    """Return an episode whose first transitions do not move."""
     count = round(share * (len(steps) - 1))
     quiet = np.full(6, 1e-3, np.float32)
     return [replace(s, action=replace(s.action, executed=quiet)) if i < count else s for i, s in enumerate(steps)]
 
 
-def test_filters(tmp_path: Path) -> None:
+def test_filters_select_the_matching_bags(tmp_path: Path) -> None:
     bags = tmp_path / "bags"
     record(bags, seed=0)
     record(bags, seed=1, success=False)
@@ -193,7 +193,7 @@ def test_filters(tmp_path: Path) -> None:
         plan(tmp_path, "sources: [{bags: bags, filter: {date: {min: 2026-01-01}}}]")
 
 
-def test_a_gripper_that_moves_is_no_no_op(tmp_path: Path) -> None:
+def test_gripper_motion_is_not_a_no_op(tmp_path: Path) -> None:
     bag = record(tmp_path, gripper=True)
     steps = make_episode(4, gripper=True)
     grips = (1, 0, -1, 0.2)
@@ -204,7 +204,7 @@ def test_a_gripper_that_moves_is_no_no_op(tmp_path: Path) -> None:
     assert no_op_ratio([*moved, steps[-1]], episode_info(bag)) == 0.75
 
 
-def test_a_plan_says_all_that_a_worker_needs(tmp_path: Path) -> None:
+def test_plan_holds_all_that_a_worker_needs(tmp_path: Path) -> None:
     bag = record(tmp_path / "bags")
     (made,) = plan(
         tmp_path,
@@ -247,7 +247,7 @@ def test_bad_bags_stop_a_recipe_or_are_listed(tmp_path: Path) -> None:
         ),
     ],
 )
-def test_actions_that_no_dataset_may_hold(tmp_path: Path, change: Any, message: str) -> None:
+def test_implausible_actions_are_refused(tmp_path: Path, change: Any, message: str) -> None:
     steps = make_episode()
     steps[2] = replace(steps[2], action=change(steps[2].action))
     assert refused(tmp_path, steps) == message
@@ -277,18 +277,18 @@ def test_actions_that_no_dataset_may_hold(tmp_path: Path, change: Any, message: 
         ({"stamp_ns": 5}, "Step 2: its stamp does not increase"),
     ],
 )
-def test_observations_that_no_dataset_may_hold(tmp_path: Path, change: dict[str, Any], message: str) -> None:
+def test_implausible_observations_are_refused(tmp_path: Path, change: dict[str, Any], message: str) -> None:
     steps = make_episode()
     steps[2] = replace(steps[2], observation=replace(steps[2].observation, **change))
     assert refused(tmp_path, steps) == message
 
 
-def test_an_empty_instruction_is_refused(tmp_path: Path) -> None:
+def test_empty_instruction_is_refused(tmp_path: Path) -> None:
     assert refused(tmp_path, [replace(s, instruction=" ") for s in make_episode()]) == "instruction: must not be empty"
 
 
 def refused(folder: Path, steps: list[Step]) -> str:
-    """Why build_episode refuses the bag, less its name."""
+    """Return the error of build_episode for the bag, without the bag's name."""
     bag = write_episode(folder, steps, make_task())
     with pytest.raises(UserError) as caught:
         build_episode(make_plan(quick_recipe([folder], "data"), folder).episodes[0])

@@ -1,4 +1,4 @@
-"""What holds for every set of bags: caps, balance, splits, repeatability, no dependence on the order of a listing."""
+"""Properties for every set of bags: caps, balance, splits, repeatability, independence of the order of a listing."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ options = st.fixed_dictionaries(
 
 
 def planned(bags: list[RecordedBag], keys: dict[str, Any]) -> Plan:
-    """The Plan of a recipe whose only source are made-up bags, in the order given."""
+    """Return the plan of a recipe whose only source is these synthetic bags, in the order given."""
     recipe = validated(Recipe, {"name": "data", "sources": [{"bags": "*"}], **keys}, "test")
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(planning, "expand", lambda *_: [])
@@ -47,7 +47,7 @@ def planned(bags: list[RecordedBag], keys: dict[str, Any]) -> Plan:
 
 @settings(max_examples=150, deadline=None)
 @given(bags=recorded_sets(), keys=options, data=st.data())
-def test_every_recipe_keeps_its_promises(bags: list[RecordedBag], keys: dict[str, Any], data: st.DataObject) -> None:
+def test_plan_satisfies_its_recipe(bags: list[RecordedBag], keys: dict[str, Any], data: st.DataObject) -> None:
     try:
         plan = planned(bags, keys)
     except UserError:
@@ -78,8 +78,8 @@ def test_every_recipe_keeps_its_promises(bags: list[RecordedBag], keys: dict[str
 
 @settings(max_examples=60, deadline=None)
 @given(bags=recorded_sets(), limit=st.integers(1, 10))
-def test_a_cap_takes_the_beginning_of_the_uncapped_order(bags: list[RecordedBag], limit: int) -> None:
-    """More data later keeps what was chosen before."""
+def test_cap_takes_the_first_episodes_of_the_uncapped_order(bags: list[RecordedBag], limit: int) -> None:
+    """More data later keep the earlier choice."""
     assume(any(b.info.success and b.info.steps for b in bags))
     every = planned(bags, {}).episodes
     assert planned(bags, {"max_episodes": limit}).episodes == every[:limit]
@@ -87,7 +87,7 @@ def test_a_cap_takes_the_beginning_of_the_uncapped_order(bags: list[RecordedBag]
 
 @settings(max_examples=100, deadline=None)
 @given(counts=st.dictionaries(st.sampled_from("abcd"), st.integers(2, 12), min_size=1), data=st.data())
-def test_without_shared_recordings_val_is_as_large_as_asked(counts: dict[str, int], data: st.DataObject) -> None:
+def test_val_has_the_requested_size_without_shared_recordings(counts: dict[str, int], data: st.DataObject) -> None:
     episodes = data.draw(st.integers(len(counts), sum(counts.values()) - len(counts)))
     objects = data.draw(st.permutations([name for name, n in counts.items() for _ in range(n)]))
     val = hold_out(objects, [[i] for i in range(len(objects))], episodes)
@@ -95,7 +95,7 @@ def test_without_shared_recordings_val_is_as_large_as_asked(counts: dict[str, in
     assert held.total() == episodes
     assert held == Counter(val_targets(counts, episodes))
     assert all(1 <= held[name] < n for name, n in counts.items())
-    # In proportion, as far as one episode of each object in either split allows.
+    # Proportional, as far as at least one episode of each object in each split allows.
     for name, n in counts.items():
         another_is_full = any(held[other] == m - 1 for other, m in counts.items() if other != name)
         assert another_is_full or held[name] <= max(1, n * episodes / sum(counts.values()) + 1)
@@ -108,7 +108,7 @@ def test_without_shared_recordings_val_is_as_large_as_asked(counts: dict[str, in
     ),
     wanted=st.integers(1, 8),
 )
-def test_what_shares_anything_stays_together(episodes: list[tuple[str, list[int]]], wanted: int) -> None:
+def test_episodes_that_share_a_recording_stay_in_one_split(episodes: list[tuple[str, list[int]]], wanted: int) -> None:
     objects, keys = [e[0] for e in episodes], [e[1] for e in episodes]
     try:
         val = hold_out(objects, keys, wanted)
@@ -122,7 +122,7 @@ def test_what_shares_anything_stays_together(episodes: list[tuple[str, list[int]
     assert {o for o, v in zip(objects, val, strict=True) if not v} == set(objects)
 
 
-def test_splits_that_cannot_be() -> None:
+def test_impossible_splits_are_refused() -> None:
     with pytest.raises(UserError, match="split: object 'b' has 1 episode, which cannot be in train and in val"):
         hold_out(["a", "a", "b"], [[], [], []], 2)
     with pytest.raises(UserError, match="split: 4 of 4 episodes for val: 2 objects must be in val and in train"):
@@ -131,7 +131,7 @@ def test_splits_that_cannot_be() -> None:
         hold_out(["a", "a"], [["x"], ["x"]], 1)
 
 
-def test_copies_of_a_bag_stay_on_one_side(tmp_path: Path) -> None:
+def test_copies_of_a_bag_stay_in_one_split(tmp_path: Path) -> None:
     """Equal bytes under other ids: a copy whose metadata.yaml was edited."""
     for seed in range(6):
         bag = record(tmp_path / "bags", seed=seed)

@@ -1,4 +1,4 @@
-"""Stitching: who is joined with whom, and that the joined episode is one episode."""
+"""Stitching: which bags are joined, and that the result is one valid episode."""
 
 from __future__ import annotations
 
@@ -47,7 +47,7 @@ def test_human_grasp_and_rl_insertion_become_one_episode(tmp_path: Path) -> None
     np.testing.assert_array_equal(episode.state[:, 0], [np.float32(s.observation.pose_base_tcp[0]) for s in steps])
     assert np.flatnonzero(episode.is_first).tolist() == [0]
     assert np.flatnonzero(episode.is_last).tolist() == np.flatnonzero(episode.is_terminal).tolist() == [10]
-    # The grasp succeeded, the episode did not yet: one reward, at the end.
+    # The grasp succeeded but not the whole episode: one reward, at the end.
     assert grasp[5].reward == 1.0
     assert episode.reward.tolist() == [0.0] * 9 + [1.0, 0.0]
     scale = np.array([0.015] * 3 + [0.1] * 3)
@@ -66,7 +66,7 @@ def test_human_grasp_and_rl_insertion_become_one_episode(tmp_path: Path) -> None
     assert made.num_bytes == sum(b.joinpath(f"{b.name}_0.mcap").stat().st_size for b in (human, rl))
 
 
-def test_a_demonstration_of_the_whole_task_is_cut_at_the_nearest_step(tmp_path: Path) -> None:
+def test_demonstration_of_the_whole_task_is_cut_at_the_nearest_step(tmp_path: Path) -> None:
     record_line(tmp_path / "human", 0.0, 0.5, transitions=10, seed=1, source=Source.HUMAN)
     record_line(tmp_path / "rl", 0.21, 0.3, transitions=4, seed=2, success=False)
     record_line(tmp_path / "rl", 0.21, 0.3, transitions=4, seed=3)
@@ -81,13 +81,13 @@ def test_a_demonstration_of_the_whole_task_is_cut_at_the_nearest_step(tmp_path: 
     assert made.num_bytes < sum(sum(f.stat().st_size for f in b.glob("*.mcap")) for b in made.bags)
 
 
-def test_objects_tolerances_and_uses_decide_who_is_joined(tmp_path: Path) -> None:
+def test_objects_tolerances_and_uses_limit_the_pairs(tmp_path: Path) -> None:
     for seed, (end, name) in enumerate([(0.2, "usb_a"), (0.2, "hdmi"), (0.5, "usb_a")]):
         record_line(tmp_path / "human", 0.0, end, seed=seed, source=Source.HUMAN, object_name=name)
     for seed, (start, name) in enumerate([(0.2, "usb_a"), (0.21, "usb_a"), (0.215, "usb_a"), (0.2, "hdmi")]):
         record_line(tmp_path / "rl", start, 0.3, seed=10 + seed, object_name=name)
     turned = with_poses(make_episode(seed=20, object_name="hdmi"), line(0.2, 0.3, 6))
-    quaternion = np.array([np.cos(0.1), np.sin(0.1), 0, 0])  # 0.2 rad about z from the others
+    quaternion = np.array([np.cos(0.1), np.sin(0.1), 0, 0])  # rotated by 0.2 rad about z against the others
     turned = [
         replace(s, observation=replace(s.observation, pose_base_tcp=np.r_[s.observation.pose_base_tcp[:3], quaternion]))
         for s in turned
@@ -118,7 +118,7 @@ def test_pairs_depend_on_the_seed_alone(tmp_path: Path) -> None:
     first_uses=st.integers(1, 3),
     second_uses=st.integers(1, 3),
 )
-def test_no_bag_is_used_more_often_than_said(costs: list[list[int]], first_uses: int, second_uses: int) -> None:
+def test_no_bag_is_used_more_often_than_allowed(costs: list[list[int]], first_uses: int, second_uses: int) -> None:
     joints = {
         i: sorted((StitchPoint(i, j, 1, c) for j, c in enumerate(row) if c < 3), key=lambda x: (x.cost, x.second))
         for i, row in enumerate(costs)
@@ -128,7 +128,7 @@ def test_no_bag_is_used_more_often_than_said(costs: list[list[int]], first_uses:
     assert len({(p.first, p.second) for p in pairs}) == len(pairs)
     assert max(used[0].values(), default=0) <= first_uses
     assert max(used[1].values(), default=0) <= second_uses
-    # Nothing that could be joined is left: a free first bag has no free partner.
+    # No possible pair is left: a free first bag has no free partner.
     for i, offers in joints.items():
         free = [j for j in offers if used[1][j.second] < second_uses and j not in pairs]
         assert used[0][i] == first_uses or not free
@@ -136,7 +136,7 @@ def test_no_bag_is_used_more_often_than_said(costs: list[list[int]], first_uses:
 
 @settings(max_examples=60, deadline=None)
 @given(seed=st.integers(0, 1000), cut=st.sampled_from(["end", "nearest"]))
-def test_joints_lie_within_tolerance_and_are_the_nearest(seed: int, cut: str) -> None:
+def test_joints_are_the_nearest_within_tolerance(seed: int, cut: str) -> None:
     rng = np.random.default_rng(seed)
     poses = np.column_stack([rng.uniform(0, 0.05, (8, 3)), rng.normal(0, 0.05, (8, 3)), np.ones(8)])
     starts = np.column_stack([rng.uniform(0, 0.05, (5, 3)), rng.normal(0, 0.05, (5, 3)), -np.ones(5)])

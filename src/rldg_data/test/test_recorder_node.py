@@ -1,4 +1,4 @@
-"""The recorder in a process of its own: bags from live Steps, kill -9, a full disk, extra topics, bad parameters."""
+"""The recorder in its own process: bags from live Steps, SIGKILL, full disk, extra topics, bad parameters."""
 
 from __future__ import annotations
 
@@ -65,7 +65,7 @@ def wait_until(node: Node, condition: Callable[[], bool], what: str) -> None:
 def recorder(
     tmp_path: Path, *arguments: str, preexec: Callable[[], None] | None = None
 ) -> Iterator[subprocess.Popen[str]]:
-    """The recorder, lock-step, into tmp_path/bags; its process group is killed at the end."""
+    """Run the recorder, lock-step, into tmp_path/bags; its process group is killed at the end."""
     task_file = tmp_path / "insertion.yaml"
     task_file.write_text(yaml.safe_dump(make_task().model_dump(mode="json")))
     command = [sys.executable, "-c", "from rldg_data.nodes.recorder import main; main()"]
@@ -94,7 +94,7 @@ def stop(process: subprocess.Popen[str]) -> tuple[int, str]:
 
 
 def connected(node: Node, publisher: Publisher, recorders: int = 1) -> None:
-    """DDS counts a killed recorder for 20 s more."""
+    """Wait for the recorder; DDS counts a killed one for another 20 s."""
     wait_until(node, lambda: publisher.get_subscription_count() == recorders, "the recorder subscribes")
 
 
@@ -124,8 +124,8 @@ def test_every_episode_becomes_a_bag(tmp_path: Path, node: Node, steps_out: Publ
             assert [c.topic for c in reader.connections] == ["/rldg/step"]
 
 
-def test_steps_on_their_way_are_taken_when_stopped(tmp_path: Path, node: Node, steps_out: Publisher) -> None:
-    """The stack is stopped when the last episode has ended: its bag must not depend on who is faster."""
+def test_steps_in_transit_are_recorded_at_shutdown(tmp_path: Path, node: Node, steps_out: Publisher) -> None:
+    """The stack stops when the last episode ends: its bag must not depend on the order of processes."""
     messages = [to_msg.step(step) for seed in range(5) for step in make_episode(80, seed=seed, image_size=256)]
     with recorder(tmp_path) as process:
         connected(node, steps_out)
@@ -135,7 +135,7 @@ def test_steps_on_their_way_are_taken_when_stopped(tmp_path: Path, node: Node, s
     assert len(closed(tmp_path / "bags")) == 5
 
 
-def test_kill_in_the_middle_of_an_episode(tmp_path: Path, node: Node, steps_out: Publisher) -> None:
+def test_kill_during_an_episode_leaves_a_repairable_bag(tmp_path: Path, node: Node, steps_out: Publisher) -> None:
     bag_dir = tmp_path / "bags"
     first, second, third = (make_episode(20, seed=seed, image_size=256) for seed in range(3))
     with recorder(tmp_path) as process:
@@ -143,7 +143,7 @@ def test_kill_in_the_middle_of_an_episode(tmp_path: Path, node: Node, steps_out:
         publish(steps_out, first)
         publish(steps_out, second[:12])
         chunk = sum(len(image) for step in second[:10] for image in step.observation.images.values())
-        # The first episode's bag has chunks before it is closed, too.
+        # Chunks of the first episode's bag are on disk before it is closed, too.
         wait_until(node, lambda: len(closed(bag_dir)) == 1, "the first bag")
         wait_until(
             node,
@@ -167,7 +167,7 @@ def test_kill_in_the_middle_of_an_episode(tmp_path: Path, node: Node, steps_out:
     (left,) = (bag_dir / UNFINISHED).iterdir()
     repaired = repair_bag(left)
     assert repaired.complete is False
-    # Chunks end after a second: of twelve Steps at 10 Hz the first ten are on disk.
+    # A chunk holds one second: of twelve Steps at 10 Hz, the first ten are on disk.
     assert_same_steps(read_steps(left), second[:10])
 
 
@@ -190,10 +190,10 @@ def test_interrupted_episodes_are_dropped_and_counted(tmp_path: Path, node: Node
     assert [p.name for p in bag_dir.iterdir()] == ["episode_000000"]
 
 
-def test_full_disk_costs_one_episode_and_the_exit_code_tells(tmp_path: Path, node: Node, steps_out: Publisher) -> None:
+def test_full_disk_loses_one_episode_and_sets_the_exit_code(tmp_path: Path, node: Node, steps_out: Publisher) -> None:
     bag_dir = tmp_path / "bags"
     small, large = make_episode(3), make_episode(250, seed=1, image_size=256)
-    limit = 2_000_000  # over the shared-memory segments of DDS
+    limit = 2_000_000  # larger than the shared-memory segments of DDS
     with recorder(tmp_path, preexec=lambda: resource.setrlimit(resource.RLIMIT_FSIZE, (limit, limit))) as process:
         connected(node, steps_out)
         publish(steps_out, small)
@@ -210,7 +210,7 @@ def test_full_disk_costs_one_episode_and_the_exit_code_tells(tmp_path: Path, nod
     assert len(list(bag_dir.iterdir())) == 2
 
 
-def test_listed_topics_are_recorded_and_latched_ones_in_every_bag(
+def test_listed_topics_are_recorded_and_transient_local_ones_in_every_bag(
     tmp_path: Path, node: Node, steps_out: Publisher
 ) -> None:
     label = node.create_publisher(String, "label", LATCHED)
@@ -219,7 +219,7 @@ def test_listed_topics_are_recorded_and_latched_ones_in_every_bag(
         connected(node, steps_out)
         wait_until(node, lambda: label.get_subscription_count() == 1, "the recorder subscribes to label")
         for number in range(2):
-            # The latched message and the first Step travel on different topics: repeat until it is there.
+            # The latched message and the first Step travel on different topics: repeat until the message is recorded.
             def recorded(seed: int = number) -> bool:
                 before = len(closed(tmp_path / "bags"))
                 publish(steps_out, make_episode(2, seed=seed))
@@ -238,10 +238,8 @@ def test_listed_topics_are_recorded_and_latched_ones_in_every_bag(
         assert len(read_episode(bag)) == 3
 
 
-def test_the_bag_says_what_every_publisher_of_a_raw_topic_offers(
-    tmp_path: Path, node: Node, steps_out: Publisher
-) -> None:
-    """Discovery does not tell the depth: never the 0 that it gives instead."""
+def test_bag_stores_the_qos_offered_by_every_publisher(tmp_path: Path, node: Node, steps_out: Publisher) -> None:
+    """Discovery does not report the history depth; its 0 must not be stored."""
     offers = [
         QoSProfile(depth=7, reliability=ReliabilityPolicy.BEST_EFFORT, deadline=Duration(seconds=2)),
         QoSProfile(depth=1, lifespan=Duration(nanoseconds=1_500_000_000)),
@@ -273,10 +271,10 @@ def test_the_bag_says_what_every_publisher_of_a_raw_topic_offers(
 
 
 @pytest.mark.parametrize("lockstep", ["false", "true"])
-def test_without_a_clock_messages_keep_their_own_stamps(
+def test_messages_keep_their_stamps_without_a_clock(
     tmp_path: Path, node: Node, steps_out: Publisher, lockstep: str
 ) -> None:
-    """use_sim_time and no publisher yet for /clock: the clock says 0."""
+    """With use_sim_time and no publisher of /clock yet, the clock returns 0."""
     steps = make_episode(3)
     start_ns = steps[0].observation.stamp_ns
     label, pose = node.create_publisher(String, "label", LATCHED), node.create_publisher(PoseStamped, "pose", LATCHED)
@@ -284,7 +282,7 @@ def test_without_a_clock_messages_keep_their_own_stamps(
     with recorder(tmp_path, *arguments) as process:
         connected(node, steps_out)
         publish(steps_out, steps[:2])
-        # One topic after the other, so that the order is that of this test.
+        # Publish one topic after the other, so that the order is defined.
         wait_until(node, lambda: list((tmp_path / "bags").glob(".*.partial")) != [], "an open bag")
         stamped = PoseStamped(header=to_msg.header(start_ns + 150_000_000))
         for publisher, message in ((pose, stamped), (label, String(data="one"))):
@@ -312,7 +310,7 @@ def test_without_a_clock_messages_keep_their_own_stamps(
         ("bag_dir:=/dev/null/bags", "recorder: parameter bag_dir: /dev/null/bags: Not a directory"),
     ],
 )
-def test_bad_parameter_is_one_line_and_code_2(tmp_path: Path, argument: str, message: str) -> None:
+def test_bad_parameter_is_refused_with_exit_code_2(tmp_path: Path, argument: str, message: str) -> None:
     with recorder(tmp_path, argument) as process:
         _, errors = process.communicate(timeout=DEADLINE_S)
     assert (process.returncode, errors.strip().removeprefix("node: ").removeprefix("recorder: ")) == (

@@ -27,14 +27,14 @@ ENCODED = [[encode_step(step) for step in make_episode(3, seed=seed)] for seed i
 def test_only_complete_episodes_become_bags(
     tmp_path_factory: pytest.TempPathFactory, lost: set[int], duplicate: int | None
 ) -> None:
-    """Whatever Steps get lost or come twice: a bag is a complete episode, and every complete one is a bag."""
+    """Whichever Steps are lost or repeated: every bag is a complete episode, and every complete episode is a bag."""
     bag_dir = tmp_path_factory.mktemp("bags")
     recorder = EpisodeRecorder(bag_dir, make_task())
     stream = [(i // 4, i % 4) for i in range(16) for _ in range(2 if i == duplicate else 1) if i not in lost]
     for episode, index in stream:
         recorder.add_step(ENCODED[episode][index])
     recorder.abandon()
-    # A first or last Step that comes twice opens the episode anew, or is a stray one behind a closed bag.
+    # A repeated first Step opens the episode anew; a repeated last Step is a stray one after a closed bag.
     complete = [
         e for e in range(4) if [i for n, i in stream if n == e] in ([0, 1, 2, 3], [0, 0, 1, 2, 3], [0, 1, 2, 3, 3])
     ]
@@ -43,7 +43,7 @@ def test_only_complete_episodes_become_bags(
     assert len(list(bag_dir.iterdir())) == len(complete)
 
 
-def test_full_disk_costs_one_episode(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_full_disk_loses_one_episode(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     recorder = EpisodeRecorder(tmp_path, make_task())
     with monkeypatch.context() as patch:
 
@@ -70,7 +70,7 @@ def test_full_disk_at_closing_leaves_nothing(tmp_path: Path, monkeypatch: pytest
     assert list(tmp_path.iterdir()) == []
 
 
-def test_malformed_step_is_counted_and_ends_nothing(tmp_path: Path) -> None:
+def test_malformed_step_is_counted_and_recording_continues(tmp_path: Path) -> None:
     recorder = EpisodeRecorder(tmp_path, make_task())
     for data in [*ENCODED[0][:2], b"\0\1\0\0garbage", b"", *ENCODED[0][2:]]:
         recorder.add_step(data)
@@ -78,7 +78,7 @@ def test_malformed_step_is_counted_and_ends_nothing(tmp_path: Path) -> None:
     assert "malformed Step" in recorder.counters.last_error
 
 
-def test_megabytes_of_text_do_not_reach_the_log(tmp_path: Path) -> None:
+def test_long_text_is_shortened_in_the_log(tmp_path: Path) -> None:
     recorder = EpisodeRecorder(tmp_path, make_task())
     long = "x" * 5_000_000
     for change in ({"task": long}, {"episode_id": long}):
@@ -90,8 +90,8 @@ def test_megabytes_of_text_do_not_reach_the_log(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("stamp_ns", [-1_000_000_000, -(2**31) * 1_000_000_000])
-def test_a_stamp_before_the_epoch_costs_its_episode(tmp_path: Path, stamp_ns: int) -> None:
-    """MCAP has no negative times: the recorder died of them."""
+def test_stamp_before_the_epoch_drops_its_episode(tmp_path: Path, stamp_ns: int) -> None:
+    """MCAP has no negative times, and the recorder must survive them."""
     recorder = EpisodeRecorder(tmp_path, make_task())
     first = make_episode(3)
     first[2] = replace(first[2], observation=replace(first[2].observation, stamp_ns=stamp_ns))
@@ -111,7 +111,7 @@ def test_episode_of_another_task_is_refused(tmp_path: Path) -> None:
     assert list(tmp_path.iterdir()) == []
 
 
-def test_raw_topics_enter_the_open_bag_only(tmp_path: Path) -> None:
+def test_raw_messages_go_only_to_the_open_bag(tmp_path: Path) -> None:
     recorder = EpisodeRecorder(tmp_path, make_task())
     camera = Topic("/camera/info", "std_msgs/msg/String", (Qos(durability="transient_local"),))
     noise = Topic("/noise", "std_msgs/msg/String", (Qos(reliability="best_effort"),))
@@ -129,8 +129,8 @@ def test_raw_topics_enter_the_open_bag_only(tmp_path: Path) -> None:
         assert_same_steps(read_episode(bag), make_episode(3, seed=number))
 
 
-def test_raw_messages_of_the_first_observation_are_there(tmp_path: Path) -> None:
-    """The first Step comes when its transition is over, a period after the frame that it was made of."""
+def test_raw_messages_of_the_first_observation_are_recorded(tmp_path: Path) -> None:
+    """The first Step arrives when its transition ends, one period after the frame of its observation."""
     recorder = EpisodeRecorder(tmp_path, make_task())
     start_ns = make_episode(3)[0].observation.stamp_ns
     noise = Topic("/noise", "std_msgs/msg/String", (Qos(durability="transient_local"),))

@@ -1,4 +1,4 @@
-"""Relabelling: whose actions are replaced, what the policy sees, what the new bags and datasets say of it."""
+"""Relabelling: which actions are replaced, what the policy sees, what the new bags and datasets state."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ Log = list[tuple[str, int]]
 
 @pytest.fixture
 def log(monkeypatch: pytest.MonkeyPatch) -> Log:
-    """The back-end `remembering` is installed; the log of its calls."""
+    """Install the back-end `remembering` and return the log of its calls."""
     calls: Log = []
     monkeypatch.setattr(registry, "backends", lambda: ["remembering"])
     monkeypatch.setattr(registry, "factory", lambda _: counting_policy_factory(calls))
@@ -50,19 +50,19 @@ def config(folder: Path, **changes: Any) -> Relabel:
 
 
 def mixed(folder: Path) -> tuple[Path, list[Step]]:
-    """A bag in which a person acted at Steps 1 and 2."""
+    """Record a bag in which a person acts at Steps 1 and 2."""
     steps = make_episode(5, seed=4)
     human = [
         replace(s, action=replace(s.action, source=Source.HUMAN, policy_id="")) if s.index in (1, 2) else s
         for s in steps
     ]
-    # Inside the safety box, so that nothing clips what the policy asks for.
+    # Inside the safety box, so that no action of the policy is clipped.
     place = np.array(make_task().target_pose_base_tcp)
     human = [replace(s, observation=replace(s.observation, pose_base_tcp=place)) for s in human]
     return write_episode(folder, human, make_task(), "2026-03-01"), human
 
 
-def test_only_the_named_sources_change_and_the_policy_sees_everything(tmp_path: Path, log: Log) -> None:
+def test_only_named_sources_change_and_the_policy_sees_every_observation(tmp_path: Path, log: Log) -> None:
     bag, steps = mixed(tmp_path / "bags")
     relabeller = load_relabeller(config(tmp_path))
     relabelled, count = relabeller.relabel(steps, episode_info(bag), bag)
@@ -71,7 +71,7 @@ def test_only_the_named_sources_change_and_the_policy_sees_everything(tmp_path: 
         if step.index not in (1, 2):
             assert new == step
             continue
-        # The policy counts observations: all before were shown to it; the first of its chunk is taken.
+        # The policy counts observations: it saw all earlier ones; the first action of its chunk is taken.
         np.testing.assert_allclose(new.action.executed, np.full(6, (step.index + 1) / 10), rtol=1e-6)
         np.testing.assert_array_equal(new.action.requested, new.action.executed)
         assert (new.action.policy_id, new.action.policy_version) == ("expert", 12)
@@ -83,7 +83,7 @@ def test_only_the_named_sources_change_and_the_policy_sees_everything(tmp_path: 
     assert resets == [(steps[0].instruction, steps[0].seed)] * 2
 
 
-def test_without_their_sources_bags_stay_as_they_are(tmp_path: Path, log: Log) -> None:
+def test_bag_without_the_named_sources_is_unchanged(tmp_path: Path, log: Log) -> None:
     bag = record(tmp_path / "bags", source=Source.SCRIPTED)
     steps = read_episode(bag)
     relabelled, count = load_relabeller(config(tmp_path)).relabel(steps, episode_info(bag), bag)
@@ -91,21 +91,21 @@ def test_without_their_sources_bags_stay_as_they_are(tmp_path: Path, log: Log) -
     assert [call for call in log if call[0] != "warm_up"] == []
 
 
-def test_what_the_gate_would_clip_is_clipped(tmp_path: Path, log: Log) -> None:
-    """1 cm below the box's edge, a policy that asks for 1.5 cm and more gets 1 cm."""
+def test_action_that_the_gate_would_clip_is_clipped(tmp_path: Path, log: Log) -> None:
+    """1 cm from the edge of the safety box, a policy that commands 1.5 cm or more gets 1 cm."""
     steps = make_episode(3, source=Source.HUMAN)
     place = np.array(make_task().target_pose_base_tcp)
     place[0] += 0.0995
     steps = [replace(s, observation=replace(s.observation, pose_base_tcp=place)) for s in steps]
     bag = write_episode(tmp_path / "bags", steps, make_task())
     (first, *_), _ = load_relabeller(config(tmp_path)).relabel(steps, episode_info(bag), bag)
-    # Tool down (turned by pi about x): x of the tool is x of the base.
+    # The tool points down (rotated by pi about x): x of the tool is x of the base.
     assert first.action.executed[0] == pytest.approx(0.0005 / 0.015, abs=1e-4)
     assert first.action.requested[0] == np.float32(0.1)
     assert first.action.box_clipped and not first.action.action_clipped
 
 
-def test_new_bags_hold_the_same_steps_and_say_who_relabelled(tmp_path: Path, log: Log) -> None:
+def test_relabelled_bags_hold_the_same_steps_and_name_the_policy(tmp_path: Path, log: Log) -> None:
     bag, steps = mixed(tmp_path / "bags")
     untouched = record(tmp_path / "bags", seed=9)
     done: list[tuple[int, int]] = []
@@ -119,7 +119,7 @@ def test_new_bags_hold_the_same_steps_and_say_who_relabelled(tmp_path: Path, log
     info = episode_info(new)
     by = json.loads(info.relabelled_by)
     assert replace(info, relabelled_by="", policy_version=7, policy_id="specialist") == episode_info(bag)
-    # The last action with a policy is one that stayed: the bag is still the specialist's, its human part the expert's.
+    # The last policy action is an original one: the bag still names the specialist, and the expert for its human part.
     assert by == {
         "backend": "remembering",
         "bag_blake3": content_blake3(bag),
@@ -141,7 +141,7 @@ def plan(folder: Path, **relabel: Any) -> Plan:
     return make_plan(load_recipe(folder / "r.yaml"), folder, task_dirs=[folder])
 
 
-def test_a_recipe_relabels_on_the_way_and_equals_the_relabelled_bags(tmp_path: Path, log: Log) -> None:
+def test_recipe_that_relabels_equals_a_recipe_of_relabelled_bags(tmp_path: Path, log: Log) -> None:
     mixed(tmp_path / "bags")
     task_file(tmp_path)
     (made,) = plan(tmp_path, policy_id="expert").episodes
@@ -157,7 +157,7 @@ def test_a_recipe_relabels_on_the_way_and_equals_the_relabelled_bags(tmp_path: P
     assert "relabelled_by" not in json.loads(build_episode(replace(made, relabel=None)).metadata["provenance"])[0]
 
 
-def test_the_human_part_of_a_stitched_episode_is_relabelled(tmp_path: Path, log: Log) -> None:
+def test_human_part_of_a_stitched_episode_is_relabelled(tmp_path: Path, log: Log) -> None:
     human = record_line(tmp_path / "a", 0.45, 0.5, transitions=4, seed=1, source=Source.HUMAN)
     rl = record_line(tmp_path / "b", 0.5, 0.5, transitions=3, seed=2)
     relabel = config(tmp_path, safety_box={"low": [-1.0] * 6, "high": [1.0] * 6})
@@ -169,7 +169,7 @@ def test_the_human_part_of_a_stitched_episode_is_relabelled(tmp_path: Path, log:
     assert ["relabelled_by" in part for part in parts] == [True, False]
 
 
-def test_another_checkpoint_is_another_plan(tmp_path: Path, log: Log) -> None:
+def test_another_checkpoint_gives_another_plan(tmp_path: Path, log: Log) -> None:
     mixed(tmp_path / "bags")
     task_file(tmp_path)
     (tmp_path / "specialist").mkdir()
@@ -189,7 +189,7 @@ def test_another_checkpoint_is_another_plan(tmp_path: Path, log: Log) -> None:
         ({"path": "nowhere"}, "relabel.path: .*/nowhere: cannot read: No such file or directory"),
     ],
 )
-def test_wrong_relabelling_is_refused_before_anything_is_read(
+def test_invalid_relabelling_is_refused_before_reading(
     tmp_path: Path, log: Log, relabel: dict[str, str], message: str
 ) -> None:
     mixed(tmp_path / "bags")
@@ -199,7 +199,7 @@ def test_wrong_relabelling_is_refused_before_anything_is_read(
     assert log == []
 
 
-def test_a_policy_that_does_not_fit_is_one_line(tmp_path: Path, log: Log, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_unsuitable_policy_is_refused(tmp_path: Path, log: Log, monkeypatch: pytest.MonkeyPatch) -> None:
     bag, steps = mixed(tmp_path / "bags")
     info = episode_info(bag)
     with pytest.raises(UserError, match=r"in units of 0\.015 m, 0\.1 rad; task insertion .* has 0\.02 m"):

@@ -1,4 +1,4 @@
-"""export_plan: any engine gives the same bytes, kills are survived, one export at a time, what is bad is listed."""
+"""export_plan: every engine gives the same bytes, killed exports resume, one export runs at a time, bad bags are listed."""
 
 from __future__ import annotations
 
@@ -52,7 +52,7 @@ def plan(bags: Path) -> Plan:
     return plan_of(bags, val=2)
 
 
-def test_splits_shards_and_contents(tmp_path: Path, bags: Path, plan: Plan) -> None:
+def test_splits_shards_and_contents_follow_the_plan(tmp_path: Path, bags: Path, plan: Plan) -> None:
     calls: list[tuple[int, int]] = []
     result = export_plan(plan, tmp_path, shard_bytes=SMALL, progress=lambda *done: calls.append(done))
     dataset = read_dataset(result.path)
@@ -81,7 +81,7 @@ def test_statistics_are_those_of_the_training_transitions(tmp_path: Path, plan: 
 
 
 def listening_addresses() -> set[str]:
-    """TCP addresses on which the children of this process listen."""
+    """Return the TCP addresses on which the children of this process listen."""
     found = set()
     for process in psutil.Process().children(recursive=True):
         with suppress(psutil.Error):
@@ -90,7 +90,7 @@ def listening_addresses() -> set[str]:
 
 
 @pytest.mark.parametrize(("engine", "workers"), [("processes", 2), ("processes", 3), ("ray", 2)])
-def test_same_bytes_from_every_engine(tmp_path: Path, plan: Plan, engine: Engine, workers: int) -> None:
+def test_every_engine_writes_the_same_bytes(tmp_path: Path, plan: Plan, engine: Engine, workers: int) -> None:
     if engine == "ray":
         pytest.importorskip("ray")
     one = export_plan(plan, tmp_path / "one", shard_bytes=SMALL)
@@ -109,7 +109,7 @@ def test_same_bytes_from_every_engine(tmp_path: Path, plan: Plan, engine: Engine
     assert replace(one, path=many.path) == many
 
 
-def test_failure_in_ray_is_the_same_line(tmp_path: Path, bags: Path) -> None:
+def test_failure_in_ray_gives_the_same_error(tmp_path: Path, bags: Path) -> None:
     pytest.importorskip("ray")
     shutil.copytree(bags / "episode_000000", tmp_path / "run/bags/episode_000000")
     shutil.copytree(bags / "episode_000001", tmp_path / "run/bags/episode_000001")
@@ -124,13 +124,13 @@ def test_failure_in_ray_is_the_same_line(tmp_path: Path, bags: Path) -> None:
     assert type(caught.value) is UserError
 
 
-def test_missing_ray_is_one_line(tmp_path: Path, plan: Plan, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_missing_ray_is_a_user_error(tmp_path: Path, plan: Plan, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "ray", None)
     with pytest.raises(UserError, match=r"engine ray: Ray is not installed: pip install -r requirements/ray\.txt"):
         export_plan(plan, tmp_path, engine="ray")
 
 
-def test_same_bytes_wherever_the_runs_lie(tmp_path: Path, bags: Path, plan: Plan) -> None:
+def test_location_of_the_runs_changes_no_byte(tmp_path: Path, bags: Path, plan: Plan) -> None:
     shutil.copytree(bags, tmp_path / "moved" / bags.parent.name / "bags")
     moved = plan_of(tmp_path / "moved" / bags.parent.name / "bags", val=2)
     assert content(export_plan(plan, tmp_path / "a").path) == content(export_plan(moved, tmp_path / "b").path)
@@ -144,7 +144,7 @@ def test_images_are_resized_only_where_needed(tmp_path: Path, bags: Path, size_p
         assert (data == jpeg(64, index)) == (size_px == 64)
         image = decode_jpeg(data)
         assert image.shape == (size_px, size_px, 3)
-        # The sample is made of squares of 8 px, so its mean survives resizing.
+        # The sample consists of squares of 8 px, so its mean survives resizing.
         assert abs(image.mean() - decode_jpeg(jpeg(64, index)).mean()) < 2
 
 
@@ -177,7 +177,7 @@ export_plan(plan_of(Path(sys.argv[1]), val=2), Path(sys.argv[2]), shard_bytes={s
 
 
 def killed(bags: Path, root: Path, module: str, function: str, calls: int) -> None:
-    """An export in a process that SIGKILL ends at the given call of a function."""
+    """Run an export in a process that is killed at the given call of a function."""
     code = KILLED.format(module=module, function=function, size=SMALL)
     folders = os.pathsep.join(sys.path)
     done = subprocess.run(
@@ -200,7 +200,7 @@ def killed(bags: Path, root: Path, module: str, function: str, calls: int) -> No
         ("rlds.export", "publish", 0, False),
     ],
 )
-def test_killed_export_goes_on(
+def test_killed_export_resumes(
     tmp_path: Path, bags: Path, plan: Plan, module: str, function: str, calls: int, resumes: bool
 ) -> None:
     whole = export_plan(plan, tmp_path / "whole", shard_bytes=SMALL)
@@ -227,7 +227,7 @@ def test_replaced_dataset_survives_a_kill_between_the_renames(tmp_path: Path, pl
 
 
 def interrupt(tmp_path: Path, plan: Plan, after: int = 6) -> Path:
-    """Cancel an export after some episodes and return what it left beside."""
+    """Cancel an export after some episodes and return its partial folder."""
 
     def cancel(done: int, total: int) -> None:
         if done == after:
@@ -239,7 +239,7 @@ def interrupt(tmp_path: Path, plan: Plan, after: int = 6) -> Path:
     return aside
 
 
-def test_another_plan_starts_clean(tmp_path: Path, bags: Path, plan: Plan) -> None:
+def test_changed_plan_discards_the_partial_export(tmp_path: Path, bags: Path, plan: Plan) -> None:
     aside = interrupt(tmp_path, plan)
     assert any(aside.glob("*.json"))
     other = replace(plan, description="other words")
@@ -269,7 +269,7 @@ def test_changed_bag_or_shard_is_written_again(tmp_path: Path, bags: Path) -> No
 
 
 @pytest.mark.parametrize("workers", [1, 2])
-def test_cancelling_leaves_nothing_under_the_final_name(tmp_path: Path, plan: Plan, workers: int) -> None:
+def test_cancelled_export_leaves_no_dataset(tmp_path: Path, plan: Plan, workers: int) -> None:
     def cancel(done: int, total: int) -> None:
         raise KeyboardInterrupt
 
@@ -320,7 +320,7 @@ def test_bad_bags_end_the_export_or_are_listed(tmp_path: Path, bags: Path, worke
     assert all(entry["reason"] for entry in report["bad"])
 
 
-def test_shard_without_a_good_episode_vanishes(tmp_path: Path, bags: Path) -> None:
+def test_shard_without_a_good_episode_is_omitted(tmp_path: Path, bags: Path) -> None:
     mine = tmp_path / "run/bags"
     shutil.copytree(bags, mine)
     plan = plan_of(mine, val=1)
@@ -334,7 +334,7 @@ def test_shard_without_a_good_episode_vanishes(tmp_path: Path, bags: Path) -> No
     assert dict(result.episodes) == {"train": 7}
 
 
-def test_nothing_left_is_a_user_error(tmp_path: Path, bags: Path) -> None:
+def test_no_readable_episode_is_refused(tmp_path: Path, bags: Path) -> None:
     shutil.copytree(bags / "episode_000000", tmp_path / "run/bags/episode_000000")
     plan = plan_of(tmp_path / "run/bags")
     damage(plan.episodes[0].bags[0])
@@ -342,7 +342,7 @@ def test_nothing_left_is_a_user_error(tmp_path: Path, bags: Path) -> None:
         export_plan(plan, tmp_path, skip_bad=True)
 
 
-def test_images_of_two_sizes(tmp_path: Path) -> None:
+def test_images_of_two_sizes_are_refused(tmp_path: Path) -> None:
     for size in (32, 64, 32):
         record(tmp_path / "bags", image_size=size)
     plan = plan_of(tmp_path / "bags")
@@ -370,14 +370,14 @@ def test_images_of_two_sizes(tmp_path: Path) -> None:
         (lambda p: replace(p, episodes=(p.episodes[0], replace(p.episodes[1], cameras=()))), "cameras differ from"),
     ],
 )
-def test_wrong_plan_is_a_user_error(tmp_path: Path, plan: Plan, change: Callable[[Plan], Plan], message: str) -> None:
+def test_inconsistent_plan_is_refused(tmp_path: Path, plan: Plan, change: Callable[[Plan], Plan], message: str) -> None:
     with pytest.raises(UserError, match=message) as caught:
         export_plan(change(plan), tmp_path / "out")
     assert "\n" not in str(caught.value)
     assert not (tmp_path / "out").exists()
 
 
-def test_existing_dataset_is_kept_unless_told(tmp_path: Path, plan: Plan) -> None:
+def test_existing_dataset_is_not_replaced_without_overwrite(tmp_path: Path, plan: Plan) -> None:
     path = export_plan(plan, tmp_path).path
     (path / "dataset_statistics_0123.json").write_text("cached by OpenVLA or Octo")
     with pytest.raises(UserError, match="already exists"):
@@ -396,7 +396,7 @@ def test_unrelated_folder_is_never_replaced(tmp_path: Path, plan: Plan) -> None:
     assert (tmp_path / "insertion/1.0.0/thesis.txt").read_text() == "mine"
 
 
-def test_full_disk_is_one_line(tmp_path: Path, plan: Plan, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_full_disk_is_a_user_error(tmp_path: Path, plan: Plan, monkeypatch: pytest.MonkeyPatch) -> None:
     def full(*_: Any) -> int:
         raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
 
@@ -411,14 +411,14 @@ def test_full_disk_is_one_line(tmp_path: Path, plan: Plan, monkeypatch: pytest.M
     assert not (tmp_path / "insertion/1.0.0").exists()
 
 
-def test_unwritable_target_is_one_line(tmp_path: Path, plan: Plan) -> None:
+def test_unwritable_target_is_a_user_error(tmp_path: Path, plan: Plan) -> None:
     (tmp_path / "insertion").write_text("a file")
     with pytest.raises(UserError, match=r"insertion/1\.0\.0: cannot write: (File exists|Not a directory)"):
         export_plan(plan, tmp_path)
 
 
 @pytest.mark.parametrize("workers", [1, 2])
-def test_file_size_limit_is_one_line(tmp_path: Path, bags: Path, workers: int) -> None:
+def test_file_size_limit_is_a_user_error(tmp_path: Path, bags: Path, workers: int) -> None:
     code = (
         "import sys; from pathlib import Path\n"
         "from rldg_data.testing.exports import plan_of\n"

@@ -1,4 +1,4 @@
-"""Whatever happened to the files of a dataset, reading it gives episodes or one line that names the file."""
+"""Reading a dataset with damaged files gives episodes or an error of one line that names the file."""
 
 from __future__ import annotations
 
@@ -61,7 +61,7 @@ def copies() -> Iterator[Path]:
 
 
 def read_or_refuse(folder: Path, file: Path) -> list[Episode] | None:
-    """All episodes, or None when one line that names the damaged file says why not."""
+    """Return all episodes, or None after a UserError of one line that names the damaged file."""
     try:
         return list(read_dataset(folder).episodes())
     except UserError as error:
@@ -81,7 +81,7 @@ def damaged(original: Path, copies: Path, name: str, content: bytes) -> list[Epi
 
 
 def mutated(data: st.DataObject, content: bytes) -> bytes:
-    """Flip bits, cut, insert or repeat."""
+    """Flip bits, cut, insert or repeat bytes."""
     mutable = bytearray(content)
     for _ in range(data.draw(st.integers(1, 4))):
         place = data.draw(st.integers(0, max(0, len(mutable) - 1)))
@@ -99,17 +99,17 @@ def mutated(data: st.DataObject, content: bytes) -> bytes:
 
 @settings(max_examples=80, deadline=None)
 @given(data=st.data())
-def test_damaged_shard(original: Path, copies: Path, data: st.DataObject) -> None:
+def test_damaged_shard_is_refused(original: Path, copies: Path, data: st.DataObject) -> None:
     content = (original / SHARD).read_bytes()
     changed = mutated(data, content)
     episodes = damaged(original, copies, SHARD, changed)
-    # The CRCs catch every change.
+    # The CRCs detect every change.
     assert (episodes is None) == (changed != content)
 
 
 @settings(max_examples=80, deadline=None)
 @given(data=st.data(), name=st.sampled_from(JSON_FILES))
-def test_damaged_json(original: Path, copies: Path, name: str, data: st.DataObject) -> None:
+def test_damaged_json_is_read_or_refused(original: Path, copies: Path, name: str, data: st.DataObject) -> None:
     damaged(original, copies, name, mutated(data, (original / name).read_bytes()))
 
 
@@ -122,7 +122,7 @@ json_values = st.recursive(
 
 @settings(max_examples=150, deadline=None)
 @given(data=st.data(), name=st.sampled_from(JSON_FILES), value=json_values)
-def test_other_value_somewhere_in_json(
+def test_other_value_in_json_is_read_or_refused(
     original: Path, copies: Path, name: str, data: st.DataObject, value: Any
 ) -> None:
     tree = json.loads((original / name).read_text())
@@ -140,18 +140,18 @@ def test_other_value_somewhere_in_json(
 
 @pytest.mark.parametrize("name", JSON_FILES)
 @pytest.mark.parametrize("content", [b"", b"[" * 100_000, b"\xff\xfe", b"\0", b"Infinity", b"1" * 5000])
-def test_json_that_parsers_choke_on(original: Path, copies: Path, name: str, content: bytes) -> None:
+def test_json_beyond_the_limits_of_parsers_is_refused(original: Path, copies: Path, name: str, content: bytes) -> None:
     assert damaged(original, copies, name, content) is None
 
 
 @pytest.mark.parametrize("length", ["Infinity", "-1", '"1e999"', "[1]", "1" * 5000])
-def test_impossible_length_of_a_shard(original: Path, copies: Path, length: str) -> None:
+def test_impossible_shard_length_is_refused(original: Path, copies: Path, length: str) -> None:
     text = (original / "dataset_info.json").read_text().replace('["2"]', f"[{length}]")
     assert damaged(original, copies, "dataset_info.json", text.encode()) is None
 
 
 @pytest.mark.parametrize("name", ["../random", "/etc/passwd", "random\n", "a" * 5000, 7, None])
-def test_name_never_leads_out_of_the_dataset(original: Path, copies: Path, name: Any) -> None:
+def test_names_outside_the_dataset_are_refused(original: Path, copies: Path, name: Any) -> None:
     for place in ("name", "split"):
         info = json.loads((original / "dataset_info.json").read_text())
         if place == "name":
@@ -163,7 +163,7 @@ def test_name_never_leads_out_of_the_dataset(original: Path, copies: Path, name:
 
 @settings(max_examples=150, deadline=None)
 @given(data=st.data())
-def test_intact_record_that_is_no_episode(original: Path, copies: Path, data: st.DataObject) -> None:
+def test_intact_record_without_an_episode_is_refused(original: Path, copies: Path, data: st.DataObject) -> None:
     folder = copies / "record"
     folder.mkdir(exist_ok=True)
     payload = mutated(data, b"".join(encode_example(to_features(sample(0)))))
@@ -182,7 +182,7 @@ other_features = st.one_of(
 
 @settings(max_examples=100, deadline=None)
 @given(data=st.data(), value=other_features)
-def test_one_feature_of_another_kind(original: Path, copies: Path, data: st.DataObject, value: Any) -> None:
+def test_feature_of_another_type_is_refused(original: Path, copies: Path, data: st.DataObject, value: Any) -> None:
     features = to_features(sample(0))
     key = data.draw(st.sampled_from(sorted(features)))
     if data.draw(st.booleans()):
@@ -197,7 +197,7 @@ def test_one_feature_of_another_kind(original: Path, copies: Path, data: st.Data
 
 @settings(max_examples=300, deadline=None)
 @given(content=st.binary(max_size=60))
-def test_decoder_refuses_with_value_error_only(content: bytes) -> None:
+def test_decoder_raises_only_value_error(content: bytes) -> None:
     with contextlib.suppress(ValueError):
         decode_example(content)
 

@@ -1,4 +1,4 @@
-"""RLDS: arbitrary episodes survive, bags -> dataset -> arrays, TFRecord by an independent decoder."""
+"""RLDS: round trips of arbitrary episodes, bags to dataset to arrays, TFRecord read by an independent decoder."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ from rldg_data.testing.steps import episodes, jpeg, make_task
 
 
 def crc32c_table() -> list[int]:
-    """CRC-32C bit by bit (Castagnoli, reflected 0x82F63B78): independent of google_crc32c."""
+    """Compute the table of CRC-32C (Castagnoli, reflected 0x82F63B78), independently of google_crc32c."""
     table = []
     for byte in range(256):
         for _ in range(8):
@@ -50,7 +50,7 @@ def masked(data: bytes) -> int:
 
 
 def example_class() -> Any:
-    """tf.train.Example by Google's protobuf runtime, from the field numbers of example.proto and feature.proto."""
+    """Build tf.train.Example with Google's protobuf runtime, from the field numbers of its .proto files."""
     kind = descriptor_pb2.FieldDescriptorProto
     file = descriptor_pb2.FileDescriptorProto(name="example.proto", package="t", syntax="proto3")
     for name, type_ in (("BytesList", kind.TYPE_BYTES), ("FloatList", kind.TYPE_FLOAT), ("Int64List", kind.TYPE_INT64)):
@@ -78,7 +78,7 @@ POOL = descriptor_pool.DescriptorPool()
 Example = example_class()
 
 
-def test_tfrecord_by_an_independent_decoder(tmp_path: Path) -> None:
+def test_tfrecord_is_read_by_an_independent_decoder(tmp_path: Path) -> None:
     steps = record(tmp_path / "bags", transitions=4)
     result = export_plan(plan_of(tmp_path / "bags"), tmp_path)
     data = (result.path / "insertion-train.tfrecord-00000-of-00001").read_bytes()
@@ -105,7 +105,7 @@ values = st.one_of(
 
 @settings(max_examples=100, deadline=None)
 @given(features=st.dictionaries(st.text(st.characters(codec="utf-8"), max_size=8), values, max_size=4))
-def test_examples_survive_encoding(features: dict[str, Any]) -> None:
+def test_examples_survive_a_round_trip(features: dict[str, Any]) -> None:
     data = b"".join(encode_example(features))
     example = Example.FromString(data)
     parsed = example.features.feature
@@ -119,7 +119,7 @@ def test_examples_survive_encoding(features: dict[str, Any]) -> None:
 
 @settings(max_examples=40, deadline=None)
 @given(data=st.data())
-def test_arbitrary_episodes_survive(data: st.DataObject) -> None:
+def test_episodes_survive_a_round_trip(data: st.DataObject) -> None:
     keys = data.draw(st.sampled_from([("image",), ("image", "wrist_image")]))
     train = data.draw(st.lists(st.lists(random_episodes(keys), max_size=2), min_size=1, max_size=2))
     val = data.draw(st.lists(random_episodes(keys), max_size=1))
@@ -135,7 +135,7 @@ def test_arbitrary_episodes_survive(data: st.DataObject) -> None:
 
 @settings(max_examples=30, deadline=None)
 @given(episode=random_episodes())
-def test_discount_ends_with_the_episode(episode: Episode) -> None:
+def test_discount_is_zero_where_the_episode_terminates(episode: Episode) -> None:
     discount = to_features(episode)["steps/discount"]
     ends = [*episode.is_terminal[1:], episode.is_terminal[-1]]
     assert [float(d) for d in discount] == [0.0 if end else 1.0 for end in ends]
@@ -175,7 +175,7 @@ def test_steps_survive_bag_and_dataset(steps: list[Step], size_px: int | None) -
     assert episode.is_terminal.tolist() == [s.is_last and s.terminated for s in steps]
 
 
-def test_gripper_action_is_absolute_and_one_is_open(tmp_path: Path) -> None:
+def test_gripper_action_is_absolute_with_one_for_open(tmp_path: Path) -> None:
     steps = record(tmp_path / "bags", gripper=True)
     result = export_plan(plan_of(tmp_path / "bags"), tmp_path)
     (episode,) = read_dataset(result.path).episodes()
@@ -183,7 +183,7 @@ def test_gripper_action_is_absolute_and_one_is_open(tmp_path: Path) -> None:
     np.testing.assert_allclose(episode.action[:, 6], [*expected, expected[-1]], rtol=1e-6)
 
 
-def test_unknown_split_and_unrelated_folder_are_user_errors(tmp_path: Path) -> None:
+def test_unknown_split_and_unrelated_folder_are_refused(tmp_path: Path) -> None:
     with pytest.raises(UserError, match=r"not a dataset: no dataset_info\.json"):
         read_dataset(tmp_path)
     dataset = read_dataset(write_dataset(tmp_path, {"train": [[]]}))

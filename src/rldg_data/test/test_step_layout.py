@@ -1,4 +1,4 @@
-"""The quick decoder of Steps against the long way: the same Steps, the same refusals, whatever came before."""
+"""The layout decoder of Steps equals the full decoder: equal Steps and errors for any sequence of messages."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from rldg_data.testing.steps import assert_same_steps, episodes, make_episode
 
 @st.composite
 def streams(draw: st.DrawFn) -> list[bytes]:
-    """Steps of several episodes, images of every length, one camera, two or none, decoded one after the other."""
+    """Draw Steps of several episodes with images of any length and none, one or two cameras, in decoding order."""
     steps = [step for _ in range(draw(st.integers(1, 3))) for step in draw(episodes())]
     cameras = draw(st.sampled_from([("wrist",), ("wrist", "scene"), ()]))
 
@@ -31,15 +31,15 @@ def streams(draw: st.DrawFn) -> list[bytes]:
 
 @settings(max_examples=100, deadline=None)
 @given(stream=streams())
-def test_every_stream_decodes_as_the_long_way(stream: list[bytes]) -> None:
+def test_every_stream_decodes_as_by_the_full_decoder(stream: list[bytes]) -> None:
     decode = StepDecoder()
     assert_same_steps([decode(data) for data in stream], [step_cdr.decode(data) for data in stream])
 
 
 @settings(max_examples=300, deadline=None)
 @given(stream=st.just([encode_step(s) for s in make_episode(3)]), data=st.data())
-def test_damaged_messages_end_as_the_long_way(stream: list[bytes], data: st.DataObject) -> None:
-    """A bit flipped anywhere but in the image, or an end cut off, after an intact message of the same episode."""
+def test_damaged_messages_decode_as_by_the_full_decoder(stream: list[bytes], data: st.DataObject) -> None:
+    """Flip a bit outside the image, or cut off the end, after an intact message of the same episode."""
     decode = StepDecoder()
     decode(stream[0])
     message = bytearray(stream[1])
@@ -60,8 +60,8 @@ def test_damaged_messages_end_as_the_long_way(stream: list[bytes], data: st.Data
     assert_same_steps([decode(stream[2])], [step_cdr.decode(stream[2])])
 
 
-def test_padding_may_hold_anything() -> None:
-    """DDS leaves there what was in its buffer: bytes that change no Step are padding, and change no layout either."""
+def test_padding_bytes_are_ignored() -> None:
+    """DDS leaves old buffer contents in the padding: those bytes change neither a Step nor the layout."""
     first, second = (encode_step(step) for step in make_episode(2)[:2])
     noisy = bytearray(second)
     image = second.index(b"\xff\xd8\xff")
@@ -81,14 +81,14 @@ def test_padding_may_hold_anything() -> None:
     assert_same_steps([step], [step_cdr.decode(second)])
 
 
-def test_the_long_way_is_gone_once_for_a_whole_episode(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_full_decoder_runs_once_for_a_whole_episode(monkeypatch: pytest.MonkeyPatch) -> None:
     calls = []
     monkeypatch.setattr(
         step_layout.step_cdr, "decode", lambda data, real=step_cdr.decode: calls.append(1) or real(data)
     )
     decode = StepDecoder()
     steps = [decode(encode_step(step)) for step in make_episode(30)]
-    # The first, and the last: it has no action.
+    # The first and the last Step; the last has no action.
     assert len(calls) == 2
     steps[3].observation.pose_base_tcp[0] = 1.0
     steps[3].action.executed[0] = 1.0
