@@ -7,7 +7,8 @@ process, into the recorder node in a process of its own; the bag is then counted
 its own queue (RealSense's keeps one image) is lost before any recorder can see it: the publisher here has ROS's default
 queue. Floor for the writer: the `mcap` library's writer, same messages uncompressed, without DDS (CPU ratio, > 1: the
 library takes more). Reading: `read_episode`, images left as JPEG; peer: rosbags' reader and deserialiser on the same
-bags.
+bags. Decoding: CDR bytes -> Step in memory, by the specialised decoder and by the generic one, which reads every other
+definition of a Step.
 """
 
 from __future__ import annotations
@@ -35,7 +36,8 @@ from sensor_msgs.msg import Image
 from rldg_core.image_codec import encode_jpeg
 from rldg_core.task import Task, load_task
 from rldg_core.types import ExecutedAction, Observation, Source, Step
-from rldg_data.bags.cdr import encode_step
+from rldg_data.bags import step_cdr
+from rldg_data.bags.cdr import decode_generic, encode_step
 from rldg_data.bags.mcap_writer import PRESETS, McapFile
 from rldg_data.bags.reading import bag_info, find_bags, read_episode
 from rldg_data.bags.recording import write_episode
@@ -49,6 +51,8 @@ STEP_HZ, IMAGE_HZ = 10, 30
 WIDTH, HEIGHT, JPEG_PX = 640, 480, 256
 IMAGE_TOPIC = "/camera/camera/color/image_raw"
 START_TIMEOUT_S = 30.0
+DECODINGS = 20
+"""Repeats of decoding an episode, of which the fastest counts."""
 SETTLE_S = 1.0
 """Wait for messages in transit before the last Step closes the bag: images and Steps are not ordered."""
 
@@ -198,7 +202,10 @@ def write_ratio(task: Task, folder: Path) -> float:
 
 
 def read_rates(task: Task, folder: Path, bags: int = 20, steps: int = 100) -> dict[str, object]:
-    """Return Steps read per second by this package and by rosbags from the same bags: wall time, best of five."""
+    """Return Steps read per second by this package and by rosbags from the same bags (wall time, best of five).
+
+    And the CPU time in which a Step is decoded, by both decoders of this package.
+    """
     template = episode(task, steps)
     for number in range(bags):
         write_episode(folder, [replace(step, episode_id=f"bench/{number}") for step in template], task)
@@ -224,7 +231,12 @@ def read_rates(task: Task, folder: Path, bags: int = 20, steps: int = 100) -> di
             assert read() == bags * steps
             best_s = min(best_s, time.perf_counter() - start)
         rates[name] = bags * steps / best_s
+    encoded, schema = [encode_step(step) for step in template], schema_text(STEP_TYPE)
+    decode_s = cpu_s(lambda: [step_cdr.decode(data) for data in encoded], DECODINGS) / steps
+    generic_s = cpu_s(lambda: [decode_generic(data, schema) for data in encoded], DECODINGS) / steps
     return {
+        "decode_cpu_us": round(decode_s * 1e6, 1),
+        "decode_generic_cpu_us": round(generic_s * 1e6, 1),
         "read_steps_per_s": round(rates["ours"]),
         "read_rosbags_steps_per_s": round(rates["rosbags"]),
         "read_rosbags_ratio": round(rates["ours"] / rates["rosbags"], 2),

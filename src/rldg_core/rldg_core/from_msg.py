@@ -116,16 +116,22 @@ def wrench_array(message: Any) -> NDArray[np.float64]:
     return np.array([f.x, f.y, f.z, t.x, t.y, t.z], dtype=np.float64)
 
 
+def images_by_camera(names: list[str], files: list[bytes]) -> dict[str, bytes]:
+    """Join camera names and image files. Raises ValueError when their numbers differ or a name is there twice."""
+    if len(names) != len(files):
+        raise ValueError(f"observation has {len(names)} camera names and {len(files)} images")
+    images = dict(zip(names, files, strict=True))
+    if len(images) < len(names):
+        raise ValueError(f"observation has a duplicate camera name: {', '.join(names)}")
+    return images
+
+
 def observation(message: Any) -> Observation:
     """rldg_msgs/Observation -> Observation. Raises ValueError when names and images do not match."""
-    names, images = list(message.camera_names), list(message.images)
-    if len(names) != len(images):
-        raise ValueError(f"observation has {len(names)} camera names and {len(images)} images")
-    if len(set(names)) < len(names):
-        raise ValueError(f"observation has a duplicate camera name: {', '.join(names)}")
+    files = [bytes(memoryview(image.data)) for image in message.images]
     return Observation(
         stamp_ns=stamp_ns(message.header.stamp),
-        images={n: bytes(memoryview(i.data)) for n, i in zip(names, images, strict=True)},
+        images=images_by_camera(list(message.camera_names), files),
         pose_base_tcp=pose_array(message.pose_base_tcp),
         twist_base_tcp=twist_array(message.twist_base_tcp),
         wrench_tcp=wrench_array(message.wrench_tcp),

@@ -15,7 +15,6 @@ from rldg_core.from_msg import NS_PER_S
 from rldg_core.types import Step
 from rldg_data.bags import step_cdr
 from rldg_data.bags.schemas import STEP_TYPE, schema_text, typestore
-from rldg_data.bags.step_layout import StepDecoder
 
 _STAMPED_BYTES = step_cdr.HEADER_BYTES + 8
 
@@ -31,11 +30,9 @@ def step_decoder(schema: str) -> Callable[[bytes], Step]:
     if store.hash_rihs01(STEP_TYPE) != step_cdr.LAYOUT_HASH:
         return lambda data: decode_generic(data, schema)
 
-    decode_own = StepDecoder()
-
     def decode(data: bytes) -> Step:
-        own = data[:2] == step_cdr.LITTLE_ENDIAN
-        return decode_own(data) if own else decode_generic(data, schema)
+        is_little_endian = data[:2] == step_cdr.LITTLE_ENDIAN
+        return step_cdr.decode(data) if is_little_endian else decode_generic(data, schema)
 
     return decode
 

@@ -1,7 +1,9 @@
 """Decode the CDR bytes of the suite's own Step definition without a generic deserialiser.
 
 Specialised for one definition, `LAYOUT_HASH`; `rldg_data.bags.cdr` uses it for schemas with that RIHS01 hash only, and
-a test compares it with the generic path. CDR: little endian, numbers aligned to their size from the start.
+a test compares it with the generic path. CDR: little endian, numbers aligned to their size, counted from behind the
+header. Functions without attributes, since they are called for every Step of every bag: each takes the message and the
+offset where it begins to read, and returns what it read and the offset behind it.
 """
 
 from __future__ import annotations
@@ -13,7 +15,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from rldg_core.from_msg import NS_PER_S
+from rldg_core.from_msg import NS_PER_S, images_by_camera
 from rldg_core.types import ExecutedAction, Observation, Source, Step
 
 LAYOUT_HASH = "RIHS01_8da20bff2af134437afe311595749707f847a5cedc6558145278c219ff64e776"
@@ -29,81 +31,35 @@ _STAMP: Unpack = Struct("<iI").unpack_from
 _SOURCE: Unpack = Struct("<B??").unpack_from
 _END: Unpack = Struct("<f?????").unpack_from
 _FLOAT32: Unpack = Struct("<f").unpack_from
-_POSE_BYTES, _END_BYTES = 7 * 8, 4 + 5
-
-
-class _Reader:
-    """Cursor in one message; alignment is relative to the end of the 4-byte header."""
-
-    __slots__ = ("at", "data", "size")
-
-    def __init__(self, data: bytes) -> None:
-        self.data = data
-        self.size = len(data)
-        self.at = HEADER_BYTES
-
-    def align4(self) -> int:
-        return (self.at + 3) & -4
-
-    def align8(self) -> None:
-        self.at = ((self.at + 3) & -8) + 4
-
-    def count(self) -> int:
-        at = self.align4()
-        self.at = at + 4
-        return _U32(self.data, at)[0]  # type: ignore[no-any-return]
-
-    def u64(self) -> int:
-        self.align8()
-        self.at += 8
-        return _U64(self.data, self.at - 8)[0]  # type: ignore[no-any-return]
-
-    def stamp_ns(self) -> int:
-        at = self.align4()
-        self.at = at + 8
-        sec, nanosec = _STAMP(self.data, at)
-        return sec * NS_PER_S + nanosec  # type: ignore[no-any-return]
-
-    def skip(self, size: int) -> int:
-        """Skip bytes and return their offset. Raises ValueError beyond the end."""
-        at = self.at
-        self.at = at + size
-        if self.at > self.size:
-            raise ValueError(f"{size} bytes at {at} exceed the message of {self.size}")
-        return at
-
-    def string(self) -> str:
-        size = self.count()
-        at = self.skip(size)
-        if not size or self.data[self.at - 1]:
-            raise ValueError(f"unterminated string at {self.at}")
-        return self.data[at : self.at - 1].decode()
-
-    def floats(self, dtype: str, size: int, count: int) -> NDArray[Any]:
-        """Copy, so that a Step does not keep its whole message alive."""
-        return np.frombuffer(self.data, dtype, count, self.skip(count * size)).copy()
+_STAMP_BYTES, _MEASURED, _POSE_BYTES, _SOURCE_BYTES, _END_BYTES = 8, 7 + 6 + 6, 7 * 8, 3, 4 + 5
+_MAX_PADDING = 3
+"""Bytes that may follow a message."""
 
 
 def decode(data: bytes) -> Step:
     """Decode the little-endian CDR of a Step of LAYOUT_HASH. Raises ValueError on malformed bytes."""
     try:
-        return _step(_Reader(data))
+        return _step(data)
     except error as reason:
         raise ValueError(f"message of {len(data)} bytes is too short: {reason}") from reason
 
 
-def _step(r: _Reader) -> Step:
-    _header(r)
-    episode_id, index, step_count = r.string(), r.count(), r.u64()
-    task, object_name, instruction = r.string(), r.string(), r.string()
-    seed = r.u64()
-    observation = _observation(r)
-    action = _action(r)
-    at = r.align4()
-    reward, terminated, truncated, is_first, is_last, success = _END(r.data, at)
-    if r.size - at - _END_BYTES > 3:
-        # Up to three bytes of padding are legal.
-        raise ValueError(f"{r.size - at - _END_BYTES} bytes after the end of the Step")
+def _step(data: bytes) -> Step:
+    _, at = _header(data, HEADER_BYTES)
+    episode_id, at = _string(data, at)
+    index, at = _u32(data, at)
+    step_count, at = _u64(data, at)
+    task, at = _string(data, at)
+    object_name, at = _string(data, at)
+    instruction, at = _string(data, at)
+    seed, at = _u64(data, at)
+    observation, at = _observation(data, at)
+    action, at = _action(data, at)
+    at = _aligned4(at)
+    reward, terminated, truncated, is_first, is_last, success = _END(data, at)
+    excess = len(data) - at - _END_BYTES
+    if excess > _MAX_PADDING:
+        raise ValueError(f"{excess} bytes after the end of the Step")
     return Step(
         episode_id=episode_id,
         index=index,
@@ -123,59 +79,111 @@ def _step(r: _Reader) -> Step:
     )
 
 
-def _header(r: _Reader) -> int:
-    stamp = r.stamp_ns()
-    r.string()
-    return stamp
-
-
-def _observation(r: _Reader) -> Observation:
-    stamp = _header(r)
-    names = [r.string() for _ in range(r.count())]
+def _observation(data: bytes, at: int) -> tuple[Observation, int]:
+    stamp_ns, at = _header(data, at)
+    names = []
+    count, at = _u32(data, at)
+    for _ in range(count):
+        name, at = _string(data, at)
+        names.append(name)
     files = []
-    count = r.count()
-    if count != len(names):
-        raise ValueError(f"observation has {len(names)} camera names and {count} images")
-    for _ in names:
-        _header(r)
-        r.string()
-        size = r.count()
-        at = r.skip(size)
-        files.append(r.data[at : at + size])
-    r.align8()
-    measured = r.floats("<f8", 8, 19)
-    joints = r.count()
-    if joints:
-        r.align8()
-    joint_positions = r.floats("<f8", 8, joints)
-    width = r.align4()
-    r.at = width + 4
-    return Observation(
-        stamp_ns=stamp,
-        images=dict(zip(names, files, strict=True)),
+    count, at = _u32(data, at)
+    for _ in range(count):
+        _, at = _header(data, at)
+        _, at = _string(data, at)
+        begin, at = at, _skipped(data, at)
+        files.append(data[_aligned4(begin) + 4 : at])
+    measured, at = _floats(data, _aligned8(at), "<f8", _MEASURED)
+    count, at = _u32(data, at)
+    joint_positions, at = _floats(data, _aligned8(at) if count else at, "<f8", count)
+    at = _aligned4(at)
+    (width_m,) = _FLOAT32(data, at)
+    observation = Observation(
+        stamp_ns=stamp_ns,
+        images=images_by_camera(names, files),
         pose_base_tcp=measured[:7],
         twist_base_tcp=measured[7:13],
         wrench_tcp=measured[13:],
         joint_positions=joint_positions,
-        gripper_width_m=_FLOAT32(r.data, width)[0],
+        gripper_width_m=width_m,
     )
+    return observation, at + 4
 
 
-def _action(r: _Reader) -> ExecutedAction:
-    _header(r)
-    stamp = r.stamp_ns()
-    requested = r.floats("<f4", 4, r.count())
-    executed = r.floats("<f4", 4, r.count())
-    r.align8()
-    r.skip(_POSE_BYTES)
-    source, action_clipped, box_clipped = _SOURCE(r.data, r.skip(3))
-    return ExecutedAction(
-        observation_stamp_ns=stamp,
+def _action(data: bytes, at: int) -> tuple[ExecutedAction, int]:
+    _, at = _header(data, at)
+    stamp_ns, at = _stamp(data, at)
+    count, at = _u32(data, at)
+    requested, at = _floats(data, at, "<f4", count)
+    count, at = _u32(data, at)
+    executed, at = _floats(data, at, "<f4", count)
+    # A Step does not hold the target pose.
+    at = _aligned8(at) + _POSE_BYTES
+    source, action_clipped, box_clipped = _SOURCE(data, at)
+    policy_id, at = _string(data, at + _SOURCE_BYTES)
+    policy_version, at = _u64(data, at)
+    action = ExecutedAction(
+        observation_stamp_ns=stamp_ns,
         requested=requested,
         executed=executed,
         source=Source(source),
         action_clipped=action_clipped,
         box_clipped=box_clipped,
-        policy_id=r.string(),
-        policy_version=r.u64(),
+        policy_id=policy_id,
+        policy_version=policy_version,
     )
+    return action, at
+
+
+def _aligned4(at: int) -> int:
+    return (at + 3) & -4
+
+
+def _aligned8(at: int) -> int:
+    """Alignment counts from behind the header of 4 bytes."""
+    return ((at + 3) & -8) + 4
+
+
+def _u32(data: bytes, at: int) -> tuple[int, int]:
+    at = _aligned4(at)
+    return _U32(data, at)[0], at + 4
+
+
+def _u64(data: bytes, at: int) -> tuple[int, int]:
+    at = _aligned8(at)
+    return _U64(data, at)[0], at + 8
+
+
+def _stamp(data: bytes, at: int) -> tuple[int, int]:
+    """builtin_interfaces/Time [ns]."""
+    at = _aligned4(at)
+    sec, nanosec = _STAMP(data, at)
+    return sec * NS_PER_S + nanosec, at + _STAMP_BYTES
+
+
+def _header(data: bytes, at: int) -> tuple[int, int]:
+    """Stamp of a std_msgs/Header [ns]."""
+    stamp_ns, at = _stamp(data, at)
+    return stamp_ns, _string(data, at)[1]
+
+
+def _string(data: bytes, at: int) -> tuple[str, int]:
+    begin, end = _aligned4(at) + 4, _skipped(data, at)
+    if end == begin or data[end - 1]:
+        raise ValueError(f"unterminated string at {begin}")
+    return data[begin : end - 1].decode(), end
+
+
+def _skipped(data: bytes, at: int) -> int:
+    """Offset behind a sequence of bytes. Raises ValueError beyond the end of the message."""
+    at = _aligned4(at)
+    end: int = at + 4 + _U32(data, at)[0]
+    if end > len(data):
+        raise ValueError(f"{end - at - 4} bytes at {at + 4} exceed the message of {len(data)}")
+    return end
+
+
+def _floats(data: bytes, at: int, dtype: str, count: int) -> tuple[NDArray[Any], int]:
+    """Copy, so that a Step does not keep its whole message alive."""
+    values = np.frombuffer(data, dtype, count, at).copy()
+    return values, at + values.nbytes
