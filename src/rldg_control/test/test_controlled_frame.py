@@ -1,4 +1,4 @@
-"""The frame that the controller moves against the one that is measured, with the geometry of an FR3's URDF."""
+"""The frame that the controller moves compared with the measured one, with the geometry of an FR3's URDF."""
 
 from __future__ import annotations
 
@@ -11,13 +11,13 @@ from rldg_control.controlled_frame import frame_fault, frame_pose
 from rldg_core.frames import compose_delta
 
 
-def test_the_ready_pose_of_a_franka_is_where_franka_says(fr3: Any) -> None:
+def test_ready_pose_of_a_franka_is_the_published_one(fr3: Any) -> None:
     computed = frame_pose(fr3.urdf, "fr3_hand_tcp", fr3.ready_q)
     np.testing.assert_allclose(computed[:3], fr3.ready_pose[:3], atol=1e-3)
     assert frame_fault(fr3.ready_pose, computed, "fr3_hand_tcp") == ""
 
 
-def test_another_end_effector_is_named_with_the_difference(fr3: Any) -> None:
+def test_other_end_effector_is_reported_with_the_difference(fr3: Any) -> None:
     fault = frame_fault(fr3.ready_pose, frame_pose(fr3.urdf, "fr3_hand", fr3.ready_q), "fr3_hand")
     assert fault.startswith(
         "the measured pose is not that of the controller's end_effector_frame fr3_hand: 103.4 mm and 0.000 rad apart"
@@ -39,7 +39,7 @@ def test_another_end_effector_is_named_with_the_difference(fr3: Any) -> None:
         ("0 0 0.333", "0 x 1", "fr3_hand", 7, "could not convert string to float"),
     ],
 )
-def test_what_cannot_be_compared_is_one_line(
+def test_unusable_robot_description_raises_value_error(
     fr3: Any, found: str, replacement: str, frame: str, joint_count: int, line: str
 ) -> None:
     urdf = fr3.urdf.replace(found, replacement) if found else fr3.urdf

@@ -35,7 +35,7 @@ def realtime(max_steps: int = 10, rewarded: bool = True) -> EpisodeLogic:
 
 
 def check_contract(events: list[Event], max_steps: int) -> Outcome:
-    """Every promise of 'Step semantics' on one whole episode."""
+    """Check every rule of 'Step semantics' on one complete episode."""
     start, *steps, outcome = events
     assert isinstance(start, EpisodeStart) and isinstance(outcome, Outcome)
     assert all(isinstance(s, StepRecord) for s in steps)
@@ -59,7 +59,7 @@ def check_contract(events: list[Event], max_steps: int) -> Outcome:
 
 
 def run_lock_step(logic: EpisodeLogic, first: int, verdicts: list[RewardSample], rng: random.Random) -> list[Event]:
-    """A cell, gate and reward that answer at once, each pair in random order."""
+    """Run cell, gate and reward that answer at once, with each pair of messages in random order."""
     events = logic.begin(first, 0.0)
     for k, verdict in enumerate(verdicts):
         arrivals = [
@@ -67,10 +67,10 @@ def run_lock_step(logic: EpisodeLogic, first: int, verdicts: list[RewardSample],
             lambda k=k, v=verdict: logic.on_reward(first + k, v, 0.0),
         ]
         if k:
-            # The answer to k - 1 may come after observation k.
+            # The answer to k - 1 may arrive after observation k.
             arrivals.append(lambda k=k: logic.on_executed(first + k - 1, ("a", first + k - 1), False, 0.0))
         rng.shuffle(arrivals)
-        # A latched topic sends its last messages again to a subscriber that is discovered anew.
+        # A transient-local topic repeats its last messages to a subscriber that is discovered again.
         again = [a for a in arrivals if rng.random() < 0.3]
         for arrive in arrivals + again:
             events += arrive()
@@ -81,7 +81,7 @@ def run_lock_step(logic: EpisodeLogic, first: int, verdicts: list[RewardSample],
 @given(
     st.lists(st.sampled_from([NO, NO, NO, YES, LOST]), min_size=1, max_size=12), st.integers(1, 8), st.integers(0, 99)
 )
-def test_lock_step_steps_keep_the_contract_in_any_order(
+def test_lock_step_keeps_the_step_semantics_in_any_order(
     verdicts: list[RewardSample], max_steps: int, seed: int
 ) -> None:
     verdicts = [NO, *verdicts, *[NO] * max_steps]
@@ -98,7 +98,7 @@ def test_lock_step_steps_keep_the_contract_in_any_order(
     assert outcome.reason == reason
 
 
-def test_episodes_follow_each_other_and_count_on() -> None:
+def test_step_count_continues_over_episodes() -> None:
     logic = lock_step(3)
     first = run_lock_step(logic, 100, [NO] * 4, random.Random(0))
     second = run_lock_step(logic, 200, [NO, YES], random.Random(0))
@@ -106,14 +106,14 @@ def test_episodes_follow_each_other_and_count_on() -> None:
     assert check_contract(second, 3).step_count == 4 and second[0] == EpisodeStart(200, 3)
 
 
-def test_the_first_frame_may_come_before_the_answer_of_the_reset_service() -> None:
+def test_first_frame_may_precede_the_reset_response() -> None:
     logic = lock_step()
     logic.on_observation(99, ("o", 99), 0.0)
     logic.on_observation(100, ("o", 100), 0.0)
     assert logic.begin(100, 0.0) == [EpisodeStart(100, 0)]
 
 
-def test_reward_of_the_last_episode_does_not_count() -> None:
+def test_reward_of_the_previous_episode_is_ignored() -> None:
     logic = realtime()
     logic.on_reward(PERIOD_NS, YES, 0.0)
     events = logic.begin(2 * PERIOD_NS, 0.0)
@@ -136,18 +136,18 @@ def test_realtime_takes_the_newest_reward_within_two_periods(age: int, success: 
     assert [e.index for e in events if isinstance(e, StepRecord) and e.success] == ([4, 5] if success else [])
 
 
-def test_a_classifiers_verdict_is_awaited_and_belongs_to_its_observation() -> None:
+def test_classifier_reward_is_awaited_and_assigned_by_stamp() -> None:
     logic = EpisodeLogic(10, True, RealTimeSteps(0.1, exact_rewards=True))
     logic.begin(0, 0.0)
     logic.on_observation(0, "o", 0.0)
     logic.on_executed(0, "a", False, 0.0)
-    logic.on_reward(0, YES, 0.0)  # of the first observation: it is nobody's next one
+    logic.on_reward(0, YES, 0.0)  # for the first observation, which ends no step
     assert logic.on_observation(PERIOD_NS, "o", 0.0) == []
     (step,) = logic.on_reward(PERIOD_NS, NO, 0.0)
     assert isinstance(step, StepRecord) and not step.success
     logic.on_executed(PERIOD_NS, "a", False, 0.0)
     assert logic.on_observation(2 * PERIOD_NS, "o", 0.0) == []
-    # The verdict on observation 2 is lost: observation 3 ends the wait, and the next verdict counts again.
+    # The reward of observation 2 is lost: observation 3 ends the wait, and the next reward counts again.
     (step,) = logic.on_observation(3 * PERIOD_NS, "o", 0.0)
     assert isinstance(step, StepRecord) and not step.success and logic.missing_rewards == 1
     logic.on_executed(2 * PERIOD_NS, "a", False, 0.0)
@@ -156,7 +156,7 @@ def test_a_classifiers_verdict_is_awaited_and_belongs_to_its_observation() -> No
     assert isinstance(last, StepRecord) and isinstance(outcome, Outcome) and outcome.reason == "success"
 
 
-def test_realtime_skips_an_observation_that_was_never_answered() -> None:
+def test_realtime_skips_an_unanswered_observation() -> None:
     logic = realtime(max_steps=3, rewarded=False)
     events = logic.begin(0, 0.0)
     for k in range(6):
@@ -168,7 +168,7 @@ def test_realtime_skips_an_observation_that_was_never_answered() -> None:
 
 
 @pytest.mark.parametrize("success", [True, False])
-def test_a_label_terminates_at_the_next_observation(success: bool) -> None:
+def test_label_terminates_at_the_next_observation(success: bool) -> None:
     logic = lock_step(rewarded=False)
     assert not logic.label(success)
     events = run_lock_step(logic, 100, [NO] * 3, random.Random(0))
@@ -189,7 +189,7 @@ def test_cancel_truncates_at_the_next_observation() -> None:
     assert outcome.reason == "operator_stop" and outcome.detail == "cancelled" and outcome.steps == 3
 
 
-def test_hold_that_answers_the_observation_is_the_action_of_the_last_transition() -> None:
+def test_hold_for_the_observation_is_the_last_action() -> None:
     logic = lock_step()
     events = run_lock_step(logic, 100, [NO] * 3, random.Random(0))
     events += logic.on_executed(102, ("a", 102), True, 0.0)
@@ -198,7 +198,7 @@ def test_hold_that_answers_the_observation_is_the_action_of_the_last_transition(
     assert outcome.truncated and outcome.steps == 3 and outcome.detail == "the gate latched"
 
 
-def test_hold_after_the_answer_closes_with_the_pending_observation() -> None:
+def test_hold_after_the_answer_ends_the_episode_at_the_pending_observation() -> None:
     for late in (False, True):
         logic = lock_step()
         events = run_lock_step(logic, 100, [NO] * 3, random.Random(0))  # 101 answered, 102 pending
@@ -212,7 +212,7 @@ def test_hold_after_the_answer_closes_with_the_pending_observation() -> None:
         assert outcome.truncated and outcome.steps == (2 if late else 3)
 
 
-def test_realtime_ends_without_progress_and_after_a_hold_without_observation() -> None:
+def test_realtime_episode_ends_without_progress_or_after_a_hold() -> None:
     logic = realtime()
     events = logic.begin(0, 0.0) + logic.on_observation(0, ("o", 0), 0.0)
     assert logic.on_time(PROGRESS_S - 0.1) == []
@@ -233,7 +233,7 @@ def test_realtime_ends_without_progress_and_after_a_hold_without_observation() -
         (False, True, "no observation for 2.1 s: does the observer run?"),
     ],
 )
-def test_a_silent_part_of_the_stack_is_named_and_is_no_result(observed: bool, executed: bool, detail: str) -> None:
+def test_silent_node_is_named_and_the_episode_does_not_count(observed: bool, executed: bool, detail: str) -> None:
     logic = realtime(rewarded=False)
     events = logic.begin(0, 0.0) + logic.on_observation(0, ("o", 0), 0.0)
     for k in range(1, 22):
@@ -250,7 +250,7 @@ def test_a_silent_part_of_the_stack_is_named_and_is_no_result(observed: bool, ex
     ("max_steps", "steps"), [(3, 3), (100, MISSING_REWARDS)], ids=["never one before the limit", "many in a row"]
 )
 @pytest.mark.parametrize("exact", [True, False])
-def test_an_episode_without_rewards_is_no_failure_of_the_policy(max_steps: int, steps: int, exact: bool) -> None:
+def test_episode_without_rewards_is_a_stack_fault(max_steps: int, steps: int, exact: bool) -> None:
     logic = EpisodeLogic(max_steps, True, RealTimeSteps(0.1, exact_rewards=exact))
     events = logic.begin(0, 0.0)
     for k in range(steps + 3):
@@ -261,7 +261,7 @@ def test_an_episode_without_rewards_is_no_failure_of_the_policy(max_steps: int, 
     assert outcome.detail == f"no reward for {steps} observations: does its source run?"
 
 
-def test_late_rewards_of_some_observations_end_nothing() -> None:
+def test_occasional_missing_rewards_do_not_end_the_episode() -> None:
     logic = realtime(max_steps=60)
     events = logic.begin(0, 0.0)
     for k in range(62):
@@ -273,7 +273,7 @@ def test_late_rewards_of_some_observations_end_nothing() -> None:
     assert (outcome.reason, outcome.is_result) == ("time_limit", True) and logic.missing_rewards > 30
 
 
-def test_lock_step_has_no_time_out_but_a_person_can_stop() -> None:
+def test_lock_step_has_no_time_out_but_accepts_a_stop() -> None:
     logic = lock_step()
     run_lock_step(logic, 100, [NO] * 3, random.Random(0))
     assert logic.on_time(1e9) == []
@@ -293,7 +293,7 @@ kinds = st.lists(
 
 @settings(max_examples=150, deadline=None)
 @given(kinds, st.booleans(), st.booleans())
-def test_any_sequence_gives_whole_episodes(
+def test_any_sequence_of_events_gives_complete_episodes(
     sequence: list[tuple[str, int, bool]], in_lock_step: bool, rewarded: bool
 ) -> None:
     logic = EpisodeLogic(4, rewarded, LockStepSteps(0.1) if in_lock_step else RealTimeSteps(0.1))

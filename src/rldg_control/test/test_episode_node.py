@@ -1,4 +1,4 @@
-"""The episode node as on hardware: resets by a person, labels, stops, faults of the stack."""
+"""The episode node in real time: resets by a person, labels, stops, faults of the stack."""
 
 from __future__ import annotations
 
@@ -20,12 +20,12 @@ from rldg_ros.qos import STREAM
 
 @pytest.fixture
 def hardware(make_rig: Callable[..., Any]) -> Iterator[tuple[Any, Any]]:
-    """Gate and episode as on hardware: real time, operator resets, labels."""
+    """Run gate and episode nodes as on hardware: real time, operator resets, labels."""
     rig = make_rig(38, changes={"reward": {"source": "operator"}})
     rig.start("gate")
     rig.start("episode", reset_mode="operator", run_id="run")
     statuses, inputs = rig.record_statuses(), rig.publish_inputs()
-    # The bench listens, too: a gate that is not connected yet would latch for want of observations.
+    # The bench subscribes, too: a gate that is not connected yet would latch for lack of observations.
     rig.until(lambda: inputs.observation_out.get_subscription_count() > 2, what="gate and episode")
     rig.until(lambda: statuses.newest("gate") == "ready", what="gate ready")
     rig.spin_for(0.3)
@@ -50,7 +50,7 @@ def confirm_reset(rig: Any) -> None:
     rig.until(lambda: rig.call(Trigger, "episode/reset", Trigger.Request()).success, what="episode/reset")
 
 
-def test_operator_resets_labels_and_only_one_goal_runs(hardware: tuple[Any, Any]) -> None:
+def test_operator_reset_and_label_with_one_goal_at_a_time(hardware: tuple[Any, Any]) -> None:
     rig, _ = hardware
     label = LabelEpisode.Request(success=True)
     handle = send(rig, episodes=2)
@@ -62,7 +62,7 @@ def test_operator_resets_labels_and_only_one_goal_runs(hardware: tuple[Any, Any]
     assert rig.call(LabelEpisode, "episode/label", label).accepted
     rig.until(lambda: rig.bench.steps[-1].is_last, what="last step")
     assert [(s.terminated, s.success) for s in rig.bench.steps[-2:]] == [(True, True)] * 2
-    # The second one with the buttons: 0 starts, 1 is a failure.
+    # Use the buttons for the second one: 0 starts, 1 reports failure.
     count = len(rig.bench.steps)
     rig.spin_for(0.3)
     joy.publish(Joy(buttons=[1, 0]))
@@ -74,7 +74,7 @@ def test_operator_resets_labels_and_only_one_goal_runs(hardware: tuple[Any, Any]
     rig.until(lambda: [e.reason for e in rig.bench.events if e.kind == EpisodeEvent.END] == ["label", "label"])
 
 
-def test_a_latch_truncates_and_stop_on_hold_ends_the_goal(hardware: tuple[Any, Any]) -> None:
+def test_latch_truncates_and_stop_on_hold_ends_the_goal(hardware: tuple[Any, Any]) -> None:
     rig, _ = hardware
     handle = send(rig, episodes=2, stop_on_hold=True)
     confirm_reset(rig)
@@ -92,7 +92,7 @@ def test_a_latch_truncates_and_stop_on_hold_ends_the_goal(hardware: tuple[Any, A
     assert rig.bench.events[-1].reason == "operator_stop"
 
 
-def test_an_episode_that_a_latch_interrupted_is_repeated_after_the_release(hardware: tuple[Any, Any]) -> None:
+def test_episode_interrupted_by_a_latch_is_repeated_after_the_release(hardware: tuple[Any, Any]) -> None:
     rig, _ = hardware
     handle = send(rig, episodes=1, seed=3)
     confirm_reset(rig)
@@ -107,7 +107,7 @@ def test_an_episode_that_a_latch_interrupted_is_repeated_after_the_release(hardw
 
 
 @pytest.mark.parametrize("frozen", ["before", "during"])
-def test_a_frozen_gate_ends_the_goal_and_counts_no_episode(hardware: tuple[Any, Any], frozen: str) -> None:
+def test_frozen_gate_ends_the_goal_without_an_episode(hardware: tuple[Any, Any], frozen: str) -> None:
     rig, _ = hardware
     gate = rig.processes[0]
     if frozen == "before":
@@ -125,7 +125,7 @@ def test_a_frozen_gate_ends_the_goal_and_counts_no_episode(hardware: tuple[Any, 
     gate.send_signal(signal.SIGCONT)
 
 
-def test_late_camera_stamps_are_the_cause_that_gate_and_goal_name(hardware: tuple[Any, Any]) -> None:
+def test_late_camera_stamps_are_named_by_gate_and_goal(hardware: tuple[Any, Any]) -> None:
     rig, inputs = hardware
     handle = send(rig, episodes=3, stop_on_hold=True)
     confirm_reset(rig)
@@ -137,7 +137,7 @@ def test_late_camera_stamps_are_the_cause_that_gate_and_goal_name(hardware: tupl
     assert "observations are 0.7" in result.message and "s old by their stamps, limit 0.20 s" in result.message
 
 
-def test_a_goal_names_a_clock_that_does_not_run(make_rig: Callable[..., Any]) -> None:
+def test_goal_names_a_stopped_clock(make_rig: Callable[..., Any]) -> None:
     rig = make_rig(174)
     rig.start("episode", use_sim_time=True, ready_timeout_s=0.5)
     status, result = result_of(rig, send(rig, episodes=1))
@@ -145,8 +145,8 @@ def test_a_goal_names_a_clock_that_does_not_run(make_rig: Callable[..., Any]) ->
     assert result.message == ("not ready: the clock does not run: use_sim_time is true and nothing publishes /clock")
 
 
-def test_a_goal_names_what_the_observer_reports_when_no_observation_comes(make_rig: Callable[..., Any]) -> None:
-    """Two cameras, of which one is published: "no observation after the reset" said nothing."""
+def test_goal_names_the_fault_of_the_observer(make_rig: Callable[..., Any]) -> None:
+    """Two cameras are configured and one is published: the result must name the other one."""
     camera = {"topic": "camera/image", "width": 64, "height": 64, "image_size": 64}
     rig = make_rig(175, changes={"cameras": {"wrist": camera, "front": {**camera, "topic": "front/image"}}})
     rig.bench.create_publisher(ExecutedAction, "executed_action", STREAM)
@@ -158,7 +158,7 @@ def test_a_goal_names_what_the_observer_reports_when_no_observation_comes(make_r
     assert result.message == "no observation after the reset: front: nothing received (/front/image)"
 
 
-def test_cancel_truncates_and_the_result_comes_after_the_last_step(hardware: tuple[Any, Any]) -> None:
+def test_cancel_truncates_and_the_result_follows_the_last_step(hardware: tuple[Any, Any]) -> None:
     rig, _ = hardware
     handle = send(rig, episodes=5)
     confirm_reset(rig)

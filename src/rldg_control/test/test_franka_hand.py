@@ -1,6 +1,5 @@
-"""The gripper node on franka_msgs' actions, against a server that answers as franka_ros2's does.
-
-Runs where franka_msgs is installed; tests of the state machine alone are in test_hand.py.
+"""The gripper node with franka_msgs' actions and a server that answers like franka_ros2's.
+Needs franka_msgs; test_hand.py has the tests of the state machine alone.
 """
 
 from __future__ import annotations
@@ -40,7 +39,8 @@ class Motion:
 
 
 class FrankaServer(Node):
-    """Actions move and grasp. A cancellation is seen at the next poll and stops whatever moves then."""
+    """Serves the actions move and grasp. A cancellation is seen at the next poll and stops the motion that runs
+    then."""
 
     def __init__(self, context: Any, namespace: str) -> None:
         super().__init__("franka_gripper", namespace=namespace, context=context, use_global_arguments=False)
@@ -98,7 +98,7 @@ class FrankaServer(Node):
 
 
 class Hand:
-    """A gripper node of robot1 as a process, an action server, and executed actions for it."""
+    """A gripper node of robot1 as a process, an action server, and executed actions for the node."""
 
     def __init__(self, rig: Any) -> None:
         self.rig, self.status = rig, DiagnosticStatus()
@@ -118,7 +118,7 @@ class Hand:
         return self.server
 
     def ask(self, value: float) -> None:
-        """What the gate executes in two ticks: a request and its confirmation."""
+        """Publish what the gate executes in two ticks: a request and its confirmation."""
         for _ in range(2):
             message = ExecutedAction(executed=to_msg.floats([0.0] * 6 + [value]), source=ExecutedAction.POLICY)
             message.header.stamp = self.rig.bench.get_clock().now().to_msg()
@@ -140,23 +140,23 @@ def hand(make_rig: Callable[..., Any]) -> Iterator[Hand]:
         hand.server.close()
 
 
-def test_ready_means_that_the_servers_of_this_namespace_were_seen(hand: Hand) -> None:
+def test_ready_node_ignores_requests_from_before_its_servers(hand: Hand) -> None:
     expected = "waiting: no action server /robot1/franka_gripper/move; no action server /robot1/franka_gripper/grasp"
     hand.rig.until(lambda: hand.status.message == expected, what=expected)
     assert hand.status.level == DiagnosticStatus.WARN
     hand.ask(-1)
     server = hand.start_server()
     hand.rig.spin_for(0.3)
-    assert not server.motions, "a request of before is not carried out later"
+    assert not server.motions, "a request from before the servers is not carried out later"
     hand.ask(-1)
     assert hand.until_moving("grasp").width_m == 0.0
 
 
-def test_a_new_request_waits_until_the_cancelled_motion_has_ended(hand: Hand) -> None:
+def test_new_request_waits_for_the_end_of_the_cancelled_motion(hand: Hand) -> None:
     server = hand.start_server()
     hand.ask(1)
     hand.until_moving("move")
-    for _ in range(5):  # the race is one of 33 ms: every round would have to win it
+    for _ in range(5):  # the window of the race is 33 ms: without the wait, some round would hit it
         hand.ask(-1)
         hand.until_moving("grasp")
         hand.ask(1)
@@ -165,11 +165,11 @@ def test_a_new_request_waits_until_the_cancelled_motion_has_ended(hand: Hand) ->
     hand.until_moving("grasp").end(True)
     hand.rig.until(lambda: server.done()[-1] == ("grasp", 0.0, True), what="the last request is carried out")
     kinds = [kind for kind, _, _ in server.done()]
-    assert kinds == ["move", "grasp"] * 6, "no motion was stopped by the cancellation of another, and tried again"
+    assert kinds == ["move", "grasp"] * 6, "no cancellation stopped another motion and caused a retry"
     hand.rig.until(lambda: hand.status.message == "gripper ready", what="no fault")
 
 
-def test_a_failed_grasp_is_tried_again_and_reported(hand: Hand) -> None:
+def test_failed_grasp_is_retried_and_reported(hand: Hand) -> None:
     server = hand.start_server()
     hand.ask(-1)
     for _ in range(3):
@@ -183,9 +183,9 @@ def test_a_failed_grasp_is_tried_again_and_reported(hand: Hand) -> None:
     assert len(server.done()) == 4
 
 
-def test_a_server_that_does_not_answer_is_reported(hand: Hand) -> None:
+def test_unresponsive_server_is_reported(hand: Hand) -> None:
     server = hand.start_server()
-    server.executor_.shutdown()  # as a driver that hangs: its servers are still there
+    server.executor_.shutdown()  # like a hanging driver: its servers still exist
     hand.ask(1)
     expected = "0.080 m: no answer to the goal within 2 s (given up after 3 tries)"
     hand.rig.until(lambda: hand.status.message == expected, what=expected)

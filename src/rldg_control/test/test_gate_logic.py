@@ -1,4 +1,4 @@
-"""The gate's promises, most of them over arbitrary sequences of inputs."""
+"""Guarantees of the gate, most of them for arbitrary sequences of inputs."""
 
 from __future__ import annotations
 
@@ -40,7 +40,7 @@ def running(**changes: object) -> GateLogic:
     return gate
 
 
-def test_a_pure_translation_never_rotates_at_x_0_6_m() -> None:
+def test_pure_translation_never_rotates() -> None:
     start = compose_delta(TARGET, [0, 0, 0, 0.3, -0.2, 0.5])
     target, executed, _, _ = command_of(np.array([1, -1, 1, 0, 0, 0], dtype=np.float32), start, ActionConfig(), WIDE)
     delta = delta_between(start, target)
@@ -48,7 +48,7 @@ def test_a_pure_translation_never_rotates_at_x_0_6_m() -> None:
     np.testing.assert_array_equal(executed, [1, -1, 1, 0, 0, 0])
 
 
-def test_limits_of_exactly_zero_hold() -> None:
+def test_limits_of_zero_allow_no_motion() -> None:
     target, executed, _, clipped = command_of(
         np.array([0, 1, 0, 0, 1, 0], dtype=np.float32), TARGET, ActionConfig(), BOX
     )
@@ -57,7 +57,7 @@ def test_limits_of_exactly_zero_hold() -> None:
     np.testing.assert_allclose(executed, 0.0, atol=1e-6)
 
 
-def test_an_answer_that_overtakes_its_observation_is_executed_with_it() -> None:
+def test_answer_that_arrives_before_its_observation_is_executed_with_it() -> None:
     gate = running()
     assert gate.on_policy_action(100 * MS, act(0.5), "p", 1, 0.01) is None
     assert gate.on_observation(50 * MS, TARGET, 0.015) is None, "answers another observation"
@@ -74,7 +74,7 @@ offsets = st.lists(st.floats(-0.5, 0.5), min_size=6, max_size=6)
 
 @settings(max_examples=80, deadline=None)
 @given(actions, offsets)
-def test_executed_is_bounded_and_the_target_is_in_the_box(action: list[float], offset: list[float]) -> None:
+def test_executed_action_is_bounded_and_the_target_is_in_the_box(action: list[float], offset: list[float]) -> None:
     measured = compose_delta(TARGET, offset)
     target, executed, _, box_clipped = command_of(np.array(action, dtype=np.float32), measured, ActionConfig(), BOX)
     inside = offset_from(TARGET, target)
@@ -85,7 +85,7 @@ def test_executed_is_bounded_and_the_target_is_in_the_box(action: list[float], o
     assert box_clipped or np.all(np.abs(real) <= 1.0 + 1e-6)
 
 
-def test_measured_outside_the_box_by_more_than_one_step_saturates() -> None:
+def test_measured_pose_far_outside_the_box_saturates_the_action() -> None:
     measured = compose_delta(TARGET, [0, 0, 0, 0, 0, 0])
     measured[0] += 0.2
     target, executed, _, clipped = command_of(act(), measured, ActionConfig(), BOX)
@@ -95,7 +95,7 @@ def test_measured_outside_the_box_by_more_than_one_step_saturates() -> None:
 @pytest.mark.parametrize(
     "bad", [[np.nan] + [0.0] * 5, [np.inf] + [0.0] * 5, [-np.inf] * 6, [0.0] * 5, [0.0] * 7, [], [[0.0] * 6]]
 )
-def test_bad_actions_are_rejected_and_counted(bad: list[float]) -> None:
+def test_invalid_actions_are_rejected_and_counted(bad: list[float]) -> None:
     gate = running()
     gate.on_observation(1, TARGET, 0.0)
     assert gate.on_policy_action(1, bad, "p", 1, 0.01) is None
@@ -105,7 +105,7 @@ def test_bad_actions_are_rejected_and_counted(bad: list[float]) -> None:
     assert gate.counters.overridden == 0, "a rejected human input must not override"
 
 
-def test_bad_measured_pose_is_rejected() -> None:
+def test_invalid_measured_pose_is_rejected() -> None:
     gate = running()
     for broken in (np.full(7, np.nan), np.zeros(7)):
         assert gate.on_observation(1, broken, 0.0) is None
@@ -113,7 +113,7 @@ def test_bad_measured_pose_is_rejected() -> None:
     assert gate.on_policy_action(1, act(), "p", 1, 0.0) is None
 
 
-def test_seven_components_keep_the_gripper_through_a_hold() -> None:
+def test_gripper_component_survives_a_hold() -> None:
     gate = running(action=ActionConfig(gripper=True))
     gate.on_observation(1, TARGET, 0.0)
     done = gate.on_policy_action(1, np.append(act(), np.float32(-3.0)), "p", 1, 0.0)
@@ -137,13 +137,13 @@ def test_each_observation_is_answered_once() -> None:
     assert gate.counters.late_actions == 3
 
 
-def test_an_action_on_an_old_observation_is_late() -> None:
+def test_action_for_an_old_observation_is_late() -> None:
     gate = running()
     gate.on_observation(1, TARGET, 0.0)
     assert gate.on_policy_action(1, act(), "p", 0, 0.21) is None and gate.counters.late_actions == 1
 
 
-def test_human_overrides_within_one_tick_and_is_released_after_0_2_s() -> None:
+def test_human_overrides_within_one_tick_and_releases_after_0_2_s() -> None:
     gate = running()
     gate.on_observation(1, TARGET, 0.0)
     gate.on_teleop(0, act(-1.0), True, Source.HUMAN, 0.005)
@@ -151,17 +151,17 @@ def test_human_overrides_within_one_tick_and_is_released_after_0_2_s() -> None:
     assert done and done.executed.source is Source.HUMAN and done.executed.executed[0] == -1.0
     assert done.executed.policy_id == "p"
     done = gate.on_observation(2, TARGET, 0.1)
-    assert done and done.executed.source is Source.HUMAN, "on the observation, without waiting for the policy"
+    assert done and done.executed.source is Source.HUMAN, "executed on the observation, without waiting for the policy"
     gate.on_teleop(0, act(5e-4), False, Source.HUMAN, 0.15)
     done = gate.on_observation(3, TARGET, 0.2)
-    assert done and done.executed.source is Source.HUMAN and not done.executed.executed.any(), "the hand is still"
+    assert done and done.executed.source is Source.HUMAN and not done.executed.executed.any(), "human input is inactive"
     after_s = 0.005 + HUMAN_WINDOW_S + 0.01
     assert gate.on_observation(4, TARGET, after_s) is None
     done = gate.on_policy_action(4, act(1.0), "p", 0, after_s)
     assert done and done.executed.source is Source.POLICY
 
 
-def test_one_missing_action_is_counted_two_latch() -> None:
+def test_one_missing_action_is_counted_and_two_latch() -> None:
     gate = running()
     for tick in range(20):
         now_s = 2.0 + tick * PERIOD_S
@@ -179,7 +179,7 @@ def test_one_missing_action_is_counted_two_latch() -> None:
     silent_after(gate, 4.3)
 
 
-def test_a_policy_without_an_action_holds_the_arm_and_does_not_latch() -> None:
+def test_policy_without_an_action_holds_without_a_latch() -> None:
     gate = running(action=ActionConfig(gripper=True))
     outside = compose_delta(TARGET, [0.2, 0, 0, 0, 0, 0])
     gate.on_observation(1, TARGET, 0.0)
@@ -190,7 +190,7 @@ def test_a_policy_without_an_action_holds_the_arm_and_does_not_latch() -> None:
         done = gate.on_policy_action(tick, act(0.0, 7), "p", 3, now_s + 0.05, hold=True)
         assert done and done.executed.source is Source.HOLD and gate.on_time(now_s + 0.09) is None
         np.testing.assert_array_equal(done.target_base_tcp, outside)
-        assert done.executed.executed.tolist() == [0, 0, 0, 0, 0, 0, -1], "the gripper keeps what it was told"
+        assert done.executed.executed.tolist() == [0, 0, 0, 0, 0, 0, -1], "the gripper keeps its command"
         assert (done.executed.policy_id, done.executed.policy_version) == ("p", 3)
     assert gate.phase is Phase.RUNNING and gate.counters.held == 28 and gate.counters.latches == 0
     gate.on_observation(30, TARGET, 2.9)
@@ -198,7 +198,7 @@ def test_a_policy_without_an_action_holds_the_arm_and_does_not_latch() -> None:
     done = gate.on_policy_action(30, act(0.0, 7), "p", 3, 2.91, hold=True)
     assert done and done.executed.source is Source.HUMAN and done.executed.executed[0] == -1.0
     latched = gate.hold("stop", 2.95)
-    assert latched and latched.executed.policy_id == "", "the gate's own hold names no policy"
+    assert latched and latched.executed.policy_id == "", "a hold of the gate names no policy"
 
 
 def silent_after(gate: GateLogic, now_s: float) -> None:
@@ -211,7 +211,7 @@ def silent_after(gate: GateLogic, now_s: float) -> None:
     assert gate.counters.latches == 1
 
 
-def test_lost_observer_latches_and_release_waits_for_it() -> None:
+def test_lost_observer_latches_and_blocks_the_release() -> None:
     gate = running()
     gate.on_observation(1, TARGET, 2.0)
     gate.on_policy_action(1, act(), "p", 0, 2.01)
@@ -224,13 +224,13 @@ def test_lost_observer_latches_and_release_waits_for_it() -> None:
     assert gate.release(2.65)[0] and gate.phase is Phase.IDLE
 
 
-def test_stale_observation_is_not_acted_on_and_latches() -> None:
+def test_stale_observation_is_not_executed_and_latches() -> None:
     gate = running()
     for tick in range(14):
-        gate.on_observation(tick, TARGET, tick * PERIOD_S, age_s=3600.0)  # the clock jumped by an hour
+        gate.on_observation(tick, TARGET, tick * PERIOD_S, age_s=3600.0)  # the clock jumps by an hour
         assert gate.on_policy_action(tick, act(), "p", 0, tick * PERIOD_S) is None
     assert gate.counters.stale_observations == 14
-    assert gate.on_time(1.4) is None, "no measured pose is known: nothing to send"
+    assert gate.on_time(1.4) is None, "without a measured pose nothing is sent"
     assert gate.phase is Phase.LATCHED
     assert gate.reason == (
         "no usable observation for 1.40 s: observations are 3600.00 s old by their stamps, limit 0.20 s "
@@ -246,7 +246,7 @@ def test_stale_observation_is_not_acted_on_and_latches() -> None:
         (np.full(7, 1e300), 0.0, "pose_base_tcp: 1.732e+300 m from base, expected at most 2 m"),
     ],
 )
-def test_a_latch_names_why_observations_that_come_cannot_be_used(pose: Any, age_s: float, reason: str) -> None:
+def test_latch_names_why_observations_are_unusable(pose: Any, age_s: float, reason: str) -> None:
     gate = running()
     for tick in range(14):
         gate.on_observation(tick, np.asarray(pose), tick * PERIOD_S, age_s)
@@ -254,14 +254,14 @@ def test_a_latch_names_why_observations_that_come_cannot_be_used(pose: Any, age_
     assert gate.phase is Phase.LATCHED and gate.reason.startswith(f"no usable observation for 1.40 s: {reason}")
 
 
-def test_a_latch_without_observations_names_what_the_observer_reports() -> None:
+def test_latch_without_observations_names_the_fault_of_the_observer() -> None:
     gate = running()
     gate.on_observer("observer: /camera/image: late")
     gate.on_time(1.4)
     assert gate.reason == "no observation for 1.40 s: observer: /camera/image: late"
 
 
-def test_second_publisher_latches_names_the_node_and_blocks_release() -> None:
+def test_second_publisher_latches_is_named_and_blocks_the_release() -> None:
     gate = running()
     gate.on_observation(1, TARGET, 0.0)
     assert gate.on_publishers((), "/target_pose", 0.0) is None
@@ -272,7 +272,7 @@ def test_second_publisher_latches_names_the_node_and_blocks_release() -> None:
     assert gate.release(0.4)[0]
 
 
-def test_between_episodes_only_a_person_moves_the_arm() -> None:
+def test_only_a_person_moves_the_arm_between_episodes() -> None:
     for allowed in (True, False):
         gate = GateLogic(config(teleop_without_episode=allowed), RealTimeGate)
         gate.on_observation(1, TARGET, 0.0)
@@ -281,7 +281,7 @@ def test_between_episodes_only_a_person_moves_the_arm() -> None:
         assert (gate.on_observation(2, TARGET, 0.1) is not None) is allowed
 
 
-def test_teleoperation_alone_records_a_still_hand() -> None:
+def test_inactive_teleoperation_without_policy_is_recorded_as_zero() -> None:
     gate = running(wait_for_policy=False)
     gate.on_teleop(0, act(5e-4), False, Source.HUMAN, 0.0)
     done = gate.on_observation(1, TARGET, 0.05)
@@ -298,7 +298,7 @@ def test_stop_with_an_old_observation_sends_nothing() -> None:
 # --- lock-step ------------------------------------------------------------------------------------
 
 
-def test_lock_step_waits_for_everything_in_any_order() -> None:
+def test_lock_step_waits_for_all_inputs_in_any_order() -> None:
     inputs = {
         "start": lambda g: g.on_start("e/0", 100, 0.0),
         "observation": lambda g: g.on_observation(100, TARGET, 0.0),
@@ -314,7 +314,7 @@ def test_lock_step_waits_for_everything_in_any_order() -> None:
         assert results[3].executed.source is Source.SCRIPTED and results[3].executed.observation_stamp_ns == 100
 
 
-def test_lock_step_needs_the_verdict_on_the_previous_step() -> None:
+def test_lock_step_waits_for_the_previous_step() -> None:
     gate = GateLogic(config(), LockStepGate)
     gate.on_start("e/0", 1, 0.0)
     gate.on_observation(1, TARGET, 0.0)
@@ -326,15 +326,15 @@ def test_lock_step_needs_the_verdict_on_the_previous_step() -> None:
     gate.on_observation(3, TARGET, 0.0)
     assert gate.on_step("e/0", 1, True, 0.0) is None and gate.phase is Phase.IDLE
     assert gate.on_policy_action(3, act(), "p", 0, 0.0) is None
-    assert gate.hold("stop", 0.0) is None, "the cell must not move on between episodes"
+    assert gate.hold("stop", 0.0) is None, "the cell does not advance between episodes"
 
 
-def test_lock_step_executes_once_what_latched_topics_send_again() -> None:
+def test_lock_step_executes_repeated_messages_once() -> None:
     gate = GateLogic(config(), LockStepGate)
     inputs = []
 
     def put(*calls: object) -> list[int]:
-        """Feed calls, then everything so far once more, topic by topic; return the stamps that were executed."""
+        """Feed the calls, then all calls so far once more, topic by topic; return the stamps that were executed."""
         inputs.extend(calls)
         by_topic = sorted(inputs, key=lambda call: call[0])
         done = [getattr(gate, name)(*arguments, 0.0) for name, *arguments in [*calls, *by_topic]]
@@ -350,7 +350,7 @@ def test_lock_step_executes_once_what_latched_topics_send_again() -> None:
     assert gate.counters.executed == 3
 
 
-def test_lock_step_bad_answer_latches_at_its_turn() -> None:
+def test_lock_step_latches_on_an_invalid_answer_at_its_tick() -> None:
     gate = GateLogic(config(), LockStepGate)
     gate.on_start("e/0", 1, 0.0)
     assert gate.on_policy_action(1, [np.nan] * 6, "p", 0, 0.0) is None
@@ -358,7 +358,7 @@ def test_lock_step_bad_answer_latches_at_its_turn() -> None:
     assert held and held.executed.source is Source.HOLD and gate.reason.startswith("policy p: action has NaN")
 
 
-def test_lock_step_inactive_operator_leaves_the_policy_and_time_does_not_act() -> None:
+def test_lock_step_inactive_operator_and_time_leave_the_policy_in_control() -> None:
     gate = GateLogic(config(wait_for_operator=True), LockStepGate)
     gate.on_start("e/0", 1, 0.0)
     gate.on_observation(1, TARGET, 0.0)
@@ -376,13 +376,13 @@ def test_lock_step_without_any_source_is_refused() -> None:
 # --- between episodes -----------------------------------------------------------------------------
 
 
-def test_an_episode_does_not_report_the_policy_of_the_one_before() -> None:
+def test_episode_does_not_report_the_policy_of_the_previous_one() -> None:
     gate = running()
     gate.on_observation(1, TARGET, 0.0)
     first = gate.on_policy_action(1, act(), "old", 7, 0.01)
     assert first and (first.executed.policy_id, first.executed.policy_version) == ("old", 7)
     gate.on_end("e/0")
-    # The policy is swapped, and a person acts before the new one has answered.
+    # The policy is swapped, and a person acts before the first answer of the new one.
     gate.on_start("e/1", 2, 0.1)
     gate.on_teleop(2, act(0.5), True, Source.HUMAN, 0.11)
     done = gate.on_observation(2, TARGET, 0.12)
@@ -408,7 +408,7 @@ inputs = st.lists(
 
 @settings(max_examples=150, deadline=None)
 @given(inputs, st.booleans(), st.booleans(), st.booleans())
-def test_promises_hold_over_any_sequence(
+def test_guarantees_hold_for_any_sequence(
     sequence: list[tuple[str, int, float, float, bool]], in_lock_step: bool, policy: bool, operator: bool
 ) -> None:
     gate = GateLogic(
@@ -458,7 +458,9 @@ def test_promises_hold_over_any_sequence(
             if executed.source is Source.HOLD and executed.policy_id:
                 assert in_episode and not was_latched and not np.any(executed.executed)
             elif executed.source is Source.HOLD:
-                assert gate.phase is Phase.LATCHED and gate.reason, "the safety action is sent last and says why"
+                assert gate.phase is Phase.LATCHED and gate.reason, (
+                    "the last command is the hold, with the reason of the latch"
+                )
             else:
                 assert in_episode and not was_latched
                 inside = offset_from(TARGET, command.target_base_tcp)

@@ -43,20 +43,20 @@ def run_some(rig: Any, inputs: Any, count: int = 3) -> None:
 
 
 def held_once(rig: Any) -> None:
-    """The measured pose was the last target, and nothing follows."""
+    """Check that the measured pose was the last target and that nothing follows."""
     rig.until(lambda: rig.bench.sources()[-1:] == [ExecutedAction.HOLD], what="the hold")
     rig.until(lambda: len(rig.bench.targets) == len(rig.bench.executed))
     count = len(rig.bench.targets)
     np.testing.assert_allclose(pose_array(rig.bench.targets[-1].pose), MEASURED)
     rig.spin_for(0.4)
-    assert len(rig.bench.targets) == count, "silence after the hold"
+    assert len(rig.bench.targets) == count, "no target after the hold"
     assert rig.bench.sources().count(ExecutedAction.HOLD) == 1
 
 
-def test_gate_acts_holds_and_is_released(gate: tuple[Any, Any, Any]) -> None:
+def test_gate_executes_latches_and_is_released(gate: tuple[Any, Any, Any]) -> None:
     rig, inputs, statuses = gate
     rig.spin_for(0.3)
-    assert not rig.bench.targets, "silent without an episode"
+    assert not rig.bench.targets, "no target without an episode"
     run_some(rig, inputs)
     target = pose_array(rig.bench.targets[0].pose)
     np.testing.assert_allclose(target[:3], [0.51, 0.0, 0.175], atol=1e-9)  # +z of the tool points down
@@ -77,9 +77,9 @@ def test_gate_acts_holds_and_is_released(gate: tuple[Any, Any, Any]) -> None:
 @pytest.mark.parametrize(
     ("what", "reason"), [("acting", "latched: no action from policy"), ("observing", "latched: no observation")]
 )
-def test_gate_latches_when_policy_or_observer_dies(gate: tuple[Any, Any, Any], what: str, reason: str) -> None:
+def test_gate_latches_when_policy_or_observer_stops(gate: tuple[Any, Any, Any], what: str, reason: str) -> None:
     rig, inputs, statuses = gate
-    run_some(rig, inputs, 12)  # past the grace of the start
+    run_some(rig, inputs, 12)  # after the grace period at the start
     setattr(inputs, what, False)
     held_once(rig)
     rig.until(lambda: statuses.newest("gate").startswith(reason), what=reason)
@@ -91,7 +91,7 @@ def test_gate_lets_a_person_override_within_one_tick(gate: tuple[Any, Any, Any])
     before = len(rig.bench.executed)
     action = to_msg.floats([0, 1, 0, 0, 0, 0])
     push = TeleopAction(action=action, active=True, source=TeleopAction.HUMAN)
-    inputs.teleop_out.publish(push)  # stamp 0: as one that a latched topic kept
+    inputs.teleop_out.publish(push)  # stamp 0, like a message stored by a transient-local topic
     rig.until(lambda: int(statuses.value("gate", "stale_teleop")) == 1, what="old input is counted")
     assert ExecutedAction.HUMAN not in rig.bench.sources()[before:]
     before = len(rig.bench.executed)
@@ -100,11 +100,11 @@ def test_gate_lets_a_person_override_within_one_tick(gate: tuple[Any, Any, Any])
     sent_s = monotonic()
     rig.until(lambda: ExecutedAction.HUMAN in rig.bench.sources()[before:], 2.0)
     first_human = rig.bench.sources().index(ExecutedAction.HUMAN)
-    assert first_human - before <= 2  # one was on its way, one is the tick that the push waits for
+    assert first_human - before <= 2  # one action was in transit, one is the tick in which the push arrives
     rig.until(lambda: len(rig.bench.targets) > first_human, what="its target")
     np.testing.assert_allclose(pose_array(rig.bench.targets[first_human].pose)[1], -0.015, atol=1e-9)
     rig.until(lambda: rig.bench.sources()[-1] == ExecutedAction.POLICY, 2.0, "release")
-    assert monotonic() - sent_s > 0.15  # an upper bound would time the machine: ticks are counted instead
+    assert monotonic() - sent_s > 0.15  # ticks are counted, since an upper bound in seconds would measure the machine
     assert rig.bench.sources().count(ExecutedAction.HUMAN) <= 4  # a push counts for 0.2 s
 
 
@@ -123,7 +123,7 @@ def test_gate_names_a_second_publisher(gate: tuple[Any, Any, Any]) -> None:
     rig.until(lambda: rig.call(Hold, "gate/hold", Hold.Request(hold=False)).success, what="release")
 
 
-def test_gate_is_silent_while_inactive_and_comes_back(gate: tuple[Any, Any, Any]) -> None:
+def test_inactive_gate_is_silent_and_can_be_activated_again(gate: tuple[Any, Any, Any]) -> None:
     rig, inputs, statuses = gate
     run_some(rig, inputs)
     request = ChangeState.Request()
@@ -137,7 +137,7 @@ def test_gate_is_silent_while_inactive_and_comes_back(gate: tuple[Any, Any, Any]
     run_some(rig, inputs)
 
 
-def test_gate_counts_bad_actions_and_sends_the_last_pose_on_ctrl_c(gate: tuple[Any, Any, Any]) -> None:
+def test_gate_counts_invalid_actions_and_sends_the_measured_pose_on_sigint(gate: tuple[Any, Any, Any]) -> None:
     rig, inputs, statuses = gate
     rig.bench.policy = lambda _stamp: [float("nan")] * 6
     inputs.start_episode()
@@ -170,13 +170,13 @@ def test_gate_survives_jumps_of_simulated_time(make_rig: Callable[..., Any]) -> 
     count = len(rig.bench.executed)
     rig.until(lambda: len(rig.bench.executed) > count + 3, what="actions after the jump")
     assert ExecutedAction.HOLD not in rig.bench.sources()
-    inputs.offset_ns -= 3650 * 10**9  # and back behind the start of the episode
+    inputs.offset_ns -= 3650 * 10**9  # and back to before the start of the episode
     rig.until(lambda: statuses.newest("gate").startswith("latched: no observation"), what="latch")
     held_once(rig)
 
 
 class Controller:
-    """A node with the name and the parameter of crisp's controller, and the robot's description; real services."""
+    """A node with the name and the parameter of crisp's controller, and with the robot description."""
 
     def __init__(self, rig: Any, urdf: str, end_effector_frame: str) -> None:
         self.rig = rig
@@ -191,8 +191,8 @@ class Controller:
         self.node.destroy_node()
 
 
-def test_gate_latches_until_the_controlled_frame_is_the_measured_one(make_rig: Callable[..., Any], fr3: Any) -> None:
-    """Desk measures the hand's tcp, the controller moves the flange: every target would be 103 mm off."""
+def test_gate_latches_unless_the_controlled_frame_is_the_measured_one(make_rig: Callable[..., Any], fr3: Any) -> None:
+    """Desk measures the hand's tcp and the controller moves the flange: every target would be off by 103 mm."""
     rig = make_rig(176)
     statuses = rig.record_statuses()
     rig.start("gate", controller="cartesian_impedance_controller")
@@ -210,7 +210,7 @@ def test_gate_latches_until_the_controlled_frame_is_the_measured_one(make_rig: C
     wrong.close()
 
 
-def test_gate_acts_when_the_controlled_frame_is_the_measured_one(make_rig: Callable[..., Any], fr3: Any) -> None:
+def test_gate_runs_when_the_controlled_frame_is_the_measured_one(make_rig: Callable[..., Any], fr3: Any) -> None:
     rig = make_rig(177)
     statuses = rig.record_statuses()
     controller = Controller(rig, fr3.urdf, "fr3_hand_tcp")

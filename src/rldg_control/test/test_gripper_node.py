@@ -36,8 +36,8 @@ def test_gripper_commands_a_width_after_the_debounce(make_rig: Callable[..., Any
     assert widths == [0.0, 0.08]
 
 
-def test_a_restarted_gripper_does_not_act_on_actions_of_before(make_rig: Callable[..., Any]) -> None:
-    """`executed_action` is latched: a late subscriber receives the last ten."""
+def test_restarted_gripper_ignores_earlier_actions(make_rig: Callable[..., Any]) -> None:
+    """`executed_action` is transient-local: a late subscriber receives the last ten messages."""
     rig = make_rig(37, changes={"action": {"gripper": True}})
     widths: list[float] = []
     rig.bench.create_subscription(Float64, "/gripper_width_command", lambda m: widths.append(m.data), TARGET)
@@ -52,7 +52,7 @@ def test_a_restarted_gripper_does_not_act_on_actions_of_before(make_rig: Callabl
     assert not widths
 
 
-def test_gripper_without_franka_msgs_is_one_line(make_rig: Callable[..., Any]) -> None:
+def test_gripper_without_franka_msgs_is_refused(make_rig: Callable[..., Any]) -> None:
     try:
         import franka_msgs.action  # noqa: F401
 

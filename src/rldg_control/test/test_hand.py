@@ -1,4 +1,4 @@
-"""The hand's state machine against a model of franka_gripper, whose cancellation stops whatever moves."""
+"""The state machine of the Franka Hand with a model of franka_gripper, whose cancellation stops any motion."""
 
 from __future__ import annotations
 
@@ -14,8 +14,7 @@ CONFIG = HandConfig(tries=3, answer_s=2.0, motion_s=3.0, retry_s=0.2, gone_s=1.0
 
 
 class Server:
-    """franka_gripper on a clock of 10 ms: polls cancellations at 30 Hz and then stops every motion.
-
+    """franka_gripper with a clock of 10 ms: it polls cancellations at 30 Hz and then stops every motion.
     `fails`: whether the n-th motion fails. Answers take `delay` ticks.
     """
 
@@ -86,7 +85,7 @@ requests_over_time = st.dictionaries(st.integers(0, 400), st.sampled_from([OPEN_
 
 @given(requests_over_time, st.integers(0, 30))
 @settings(max_examples=150, deadline=None)
-def test_the_latest_request_is_reached_and_no_cancel_stops_another_motion(
+def test_latest_request_is_reached_and_no_cancellation_stops_another_motion(
     requests: dict[int, float], delay: int
 ) -> None:
     logic, server = HandLogic(CONFIG), Server([], delay)
@@ -99,7 +98,7 @@ def test_the_latest_request_is_reached_and_no_cancel_stops_another_motion(
 
 @given(requests_over_time, st.lists(st.booleans(), max_size=12), st.integers(0, 10))
 @settings(max_examples=150, deadline=None)
-def test_failures_are_retried_a_bounded_number_of_times(
+def test_failed_motion_is_retried_a_limited_number_of_times(
     requests: dict[int, float], fails: list[bool], delay: int
 ) -> None:
     logic, server = HandLogic(CONFIG), Server(fails, delay)
@@ -107,10 +106,10 @@ def test_failures_are_retried_a_bounded_number_of_times(
     assert server.stopped_by_others == 0 and not logic.busy
     assert sum(isinstance(c, Send) for c in commands) <= CONFIG.tries * max(len(requests), 1)
     reached = bool(requests) and logic.reached_m == requests[max(requests)]
-    assert reached is bool(requests and not logic.fault), "reached, or it says why not"
+    assert reached is bool(requests and not logic.fault), "the width is reached or a fault is reported"
 
 
-def test_a_failed_grasp_is_tried_three_times_and_reported() -> None:
+def test_failed_grasp_is_tried_three_times_and_reported() -> None:
     logic = HandLogic(CONFIG)
     play(logic, Server([True] * 9, 1), {0: CLOSED_M}, 110)
     assert logic.fault == "0.000 m: grasp failed (try 1 of 3, trying again)"
@@ -128,7 +127,7 @@ def started(width_m: float = CLOSED_M) -> HandLogic:
     return logic
 
 
-def test_the_next_goal_waits_for_the_cancel_and_for_the_result() -> None:
+def test_next_goal_waits_for_cancellation_and_result() -> None:
     for order in ("cr", "rc"):
         logic = started()
         logic.on_accepted(1, True, 0.1)
@@ -143,7 +142,7 @@ def test_the_next_goal_waits_for_the_cancel_and_for_the_result() -> None:
         assert logic.next(0.4, True) == Send(2, OPEN_M) and not logic.fault
 
 
-def test_without_answers_it_gives_up_and_says_so() -> None:
+def test_missing_answers_are_reported_and_retried() -> None:
     logic = started()
     assert logic.next(1.9, True) is None
     assert logic.next(2.1, True) is None and "no answer to the goal within 2 s (try 1 of 3" in logic.fault
@@ -156,7 +155,7 @@ def test_without_answers_it_gives_up_and_says_so() -> None:
     assert logic.next(9.0, True) is None and "the server rejected the goal (given up after 3 tries)" in logic.fault
 
 
-def test_a_goal_that_is_accepted_late_is_followed_and_not_sent_again() -> None:
+def test_goal_accepted_late_is_not_sent_again() -> None:
     logic = started()
     logic.next(2.1, True)
     logic.on_accepted(1, True, 2.2)
@@ -165,7 +164,7 @@ def test_a_goal_that_is_accepted_late_is_followed_and_not_sent_again() -> None:
     assert logic.reached_m == CLOSED_M and not logic.fault
 
 
-def test_late_answers_about_an_earlier_goal_do_nothing() -> None:
+def test_late_answers_to_an_earlier_goal_are_ignored() -> None:
     logic = started()
     logic.next(2.1, True)
     assert logic.next(2.4, True) == Send(2, CLOSED_M)
@@ -174,19 +173,19 @@ def test_late_answers_about_an_earlier_goal_do_nothing() -> None:
     assert logic.phase is Phase.SENT
 
 
-def test_a_request_does_not_outlive_its_server() -> None:
+def test_request_ends_with_its_server() -> None:
     logic = started()
     logic.on_accepted(1, True, 0.1)
-    assert logic.next(0.5, False) is None and logic.busy, "discovery may blink"
+    assert logic.next(0.5, False) is None and logic.busy, "a short gap of discovery is tolerated"
     assert logic.next(1.6, False) is None and not logic.busy
     assert logic.fault == "the action server ended during a request"
-    assert logic.next(60.0, True) is None, "a server that comes back later finds no old request"
+    assert logic.next(60.0, True) is None, "a server that returns later gets no old request"
     logic.request(OPEN_M)
     assert logic.next(60.1, True) == Send(2, OPEN_M)
 
 
 @pytest.mark.parametrize("width_m", [OPEN_M, CLOSED_M])
-def test_a_request_for_the_running_motion_changes_nothing(width_m: float) -> None:
+def test_repeated_request_for_the_running_motion_is_ignored(width_m: float) -> None:
     logic = started(width_m)
     logic.on_accepted(1, True, 0.1)
     logic.request(width_m)

@@ -1,4 +1,4 @@
-"""The gripper in lock-step: one width for every executed action, once, whatever was commanded before a reset."""
+"""The gripper in lock-step: one width for every executed action, independent of commands before a reset."""
 
 from __future__ import annotations
 
@@ -24,30 +24,30 @@ def grip(value: float) -> list[float]:
     return [0.0] * 6 + [value]
 
 
-def test_every_action_gets_its_width_once_and_a_reset_opens_the_hand() -> None:
+def test_every_action_gives_one_width_and_a_reset_opens_the_gripper() -> None:
     gripper = LockStepGripper(GripperConfig(), PERIOD_NS)
-    stamps = [2, 3, 4, 4, 3, 5, 7, 8]  # 4 and 3 come again; between 5 and 7 the cell was reset
+    stamps = [2, 3, 4, 4, 3, 5, 7, 8]  # 4 and 3 are repeated; the cell was reset between 5 and 7
     values = [0, -1, 0, 1, 1, 0, 0, -1]
     widths = [gripper.on_executed(k * PERIOD_NS, grip(v), Source.POLICY) for k, v in zip(stamps, values, strict=True)]
     assert widths == [0.08, 0.0, 0.0, None, None, 0.0, 0.08, 0.0]
 
 
 @given(st.lists(st.sampled_from([-1.0, -0.5, 0.0, 0.5, 1.0]), max_size=30))
-def test_widths_are_those_of_the_cell(values: list[float]) -> None:
-    """As Cell.step: over 0.5 opens, under -0.5 closes, between keeps what is."""
+def test_widths_equal_those_of_the_cell(values: list[float]) -> None:
+    """Compare with Cell.step: above 0.5 opens, below -0.5 closes, anything else keeps the width."""
     gripper, expected = LockStepGripper(GripperConfig(), PERIOD_NS), 0.08
     for k, value in enumerate(values):
         expected = 0.08 if value > 0.5 else 0.0 if value < -0.5 else expected
         assert gripper.on_executed(k * PERIOD_NS, grip(value), Source.POLICY) == expected
 
 
-def test_a_hold_keeps_the_width() -> None:
+def test_hold_keeps_the_width() -> None:
     gripper = LockStepGripper(GripperConfig(), PERIOD_NS)
     assert gripper.on_executed(PERIOD_NS, grip(-1), Source.POLICY) == 0.0
     assert gripper.on_executed(2 * PERIOD_NS, grip(1), Source.HOLD) == 0.0
 
 
-def test_after_a_restart_the_first_request_is_sent_again() -> None:
+def test_first_request_after_a_restart_is_sent_again() -> None:
     logic = GripperLogic(GripperConfig())
     assert logic.on_executed(grip(-1), Source.POLICY, 0.0) == 0.0
     assert logic.on_executed(grip(-1), Source.POLICY, 0.0) is None
@@ -56,7 +56,7 @@ def test_after_a_restart_the_first_request_is_sent_again() -> None:
     assert logic.on_executed(grip(-1), Source.POLICY, 0.0) == 0.0
 
 
-def test_the_node_answers_each_executed_action_with_its_stamp(make_rig: Callable[..., Any]) -> None:
+def test_node_answers_each_executed_action_with_its_stamp(make_rig: Callable[..., Any]) -> None:
     rig = make_rig(112, lockstep=True, changes={"action": {"gripper": True}})
     widths: list[JointState] = []
     rig.bench.create_subscription(JointState, "gripper_width", widths.append, STREAM)
@@ -66,7 +66,7 @@ def test_the_node_answers_each_executed_action_with_its_stamp(make_rig: Callable
         message = ExecutedAction(executed=to_msg.floats(grip(value)), source=ExecutedAction.POLICY)
         message.observation_stamp = to_msg.time(k * PERIOD_NS)
         executed.publish(message)
-        # The first may come before the node exists: topics of the ring are latched.
+        # The node may start after the first message, since these topics are transient-local.
         rig.until(lambda n=k: len(widths) == n, what=f"width {k}")
     assert [stamp_ns(w.header.stamp) for w in widths] == [k * PERIOD_NS for k in (1, 2, 3, 4)]
     assert [w.position[0] for w in widths] == pytest.approx([0.08, 0.0, 0.0, 0.08])

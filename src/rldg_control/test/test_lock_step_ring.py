@@ -1,4 +1,4 @@
-"""The ring in lock-step: cell -> observer -> policy -> gate -> cell, episodes joined; real processes, DDS."""
+"""The loop cell, observer, policy, gate, cell in lock-step with the episode node: real processes and DDS."""
 
 from __future__ import annotations
 
@@ -38,7 +38,7 @@ def start_ring(rig: Any) -> None:
 def check_episode(
     steps: list[Step], success_at: int | None, max_steps: int, seed: int, index: int, run_id: str = "seed7"
 ) -> None:
-    """Every field that the contract fixes."""
+    """Check every field that the step semantics fix."""
     length = success_at if success_at is not None else max_steps
     assert [s.index for s in steps] == list(range(length + 1))
     assert {s.episode_id for s in steps} == {f"{run_id}/{index:06d}"}
@@ -58,7 +58,7 @@ def check_episode(
     assert len(steps[-1].action.executed) == 0
     stamps = [from_msg.stamp_ns(s.header.stamp) for s in steps]
     assert np.all(np.diff(stamps) == 100_000_000)
-    # What was seen next is what was commanded: the fake cell reaches every target.
+    # The next measured pose equals the target, since the fake cell reaches every target.
     for before, after in itertools.pairwise(steps):
         assert before.action.target_base_tcp == after.observation.pose_base_tcp
     first = from_msg.observation(steps[0].observation)
@@ -66,7 +66,7 @@ def check_episode(
     assert not np.array_equal(from_msg.observation(steps[1].observation).twist_base_tcp, np.zeros(6))
 
 
-def test_three_episodes_keep_the_contract_and_repeat_bit_for_bit(make_rig: Callable[..., Any]) -> None:
+def test_three_episodes_keep_the_step_semantics_and_repeat_bit_for_bit(make_rig: Callable[..., Any]) -> None:
     runs = []
     for _ in range(2):
         rig = make_rig(DOMAIN, lockstep=True)
@@ -88,14 +88,14 @@ def test_three_episodes_keep_the_contract_and_repeat_bit_for_bit(make_rig: Calla
         assert {s.instruction for s in bench.steps[6:12]} == {"do b"}
         assert [e.kind for e in bench.events] == [EpisodeEvent.START, EpisodeEvent.END] * 3
         assert [e.reason for e in bench.events[1::2]] == ["success", "success", "time_limit"]
-        assert len(bench.targets) == 22, "the cell never advances past the end of an episode"
-        # As text: serialised messages differ in CDR's padding bytes, and NaN (gripper width) equals nothing.
+        assert len(bench.targets) == 22, "the cell does not advance beyond the end of an episode"
+        # Compared as text: serialised messages differ in CDR's padding bytes, and NaN (gripper width) equals nothing.
         runs.append([str(step) for step in bench.steps])
         rig.close()
     assert runs[0] == runs[1]
 
 
-def test_a_missing_node_is_one_line(make_rig: Callable[..., Any]) -> None:
+def test_missing_node_is_reported(make_rig: Callable[..., Any]) -> None:
     rig = make_rig(DOMAIN + 2, lockstep=True)
     rig.start("episode", lockstep=True, ready_timeout_s=1.0, needs="[gate,policy]")
     status, result = run_goal(rig, RunEpisodes.Goal(episodes=1))
@@ -106,8 +106,8 @@ def test_a_missing_node_is_one_line(make_rig: Callable[..., Any]) -> None:
     )
 
 
-def test_a_node_that_is_discovered_late_gets_what_it_missed(make_rig: Callable[..., Any]) -> None:
-    """Observation, answer and START are out before the gate exists: a volatile topic would have lost them for good."""
+def test_node_discovered_late_receives_earlier_messages(make_rig: Callable[..., Any]) -> None:
+    """Observation, answer and START are published before the gate exists: volatile topics would lose them."""
     rig = make_rig(DOMAIN + 1, lockstep=True)
     rig.start("observer", lockstep=True)
     rig.start("episode", lockstep=True, needs="[bench]")
@@ -125,7 +125,7 @@ def test_a_node_that_is_discovered_late_gets_what_it_missed(make_rig: Callable[.
     check_episode(rig.bench.steps, None, 12, 3, 0, run_id="seed3")
 
 
-def test_an_unknown_object_aborts_with_its_name(make_rig: Callable[..., Any]) -> None:
+def test_unknown_object_aborts_the_goal_by_name(make_rig: Callable[..., Any]) -> None:
     rig = make_rig(DOMAIN + 2, lockstep=True)
     rig.start("episode", lockstep=True)
     status, result = run_goal(rig, RunEpisodes.Goal(episodes=1, objects=["hdmi2"]))

@@ -52,7 +52,7 @@ def image(pixels: np.ndarray, encoding: str, padding: int = 0, stamp_ns: int = 0
 
 @pytest.mark.parametrize("padding", [0, 5])
 @pytest.mark.parametrize("encoding", ["rgb8", "bgr8", "rgba8", "bgra8"])
-def test_every_encoding_gives_the_same_picture(encoding: str, padding: int) -> None:
+def test_every_encoding_gives_the_same_image(encoding: str, padding: int) -> None:
     pixels = RGB[..., ::-1] if encoding.startswith("bgr") else RGB
     if encoding.endswith("a8"):
         pixels = np.concatenate([pixels, np.full((48, 64, 1), 9, np.uint8)], axis=2)
@@ -75,13 +75,13 @@ def broken(**changes: Any) -> Message:
         (broken(step=100), "/cam: 9216 bytes with step 100 do not hold a 64x48 rgb8 image"),
     ],
 )
-def test_a_wrong_image_is_one_line_with_topic_got_and_expected(message: Message, text: str) -> None:
+def test_invalid_image_is_refused_with_topic_found_and_expected(message: Message, text: str) -> None:
     with pytest.raises(UserError) as error:
         decode_image(message, camera())
     assert str(error.value) == text
 
 
-def test_crop_and_resize_of_an_image_that_is_not_square() -> None:
+def test_image_that_is_not_square_is_cropped_and_resized() -> None:
     pixels = np.zeros((48, 64, 3), np.uint8)
     pixels[8:40, 16:48] = 200
     jpeg = observe_camera(image(pixels, "rgb8"), camera(crop=CropConfig(x=16, y=8, width=32, height=32)))
@@ -96,12 +96,12 @@ def test_twist_is_the_mean_over_one_period_in_base_axes() -> None:
     end = np.concatenate([np.add(start[:3], [0.01, 0, -0.02]), turned.as_quat()])
     np.testing.assert_array_equal(estimator.update(PERIOD_NS, start), np.zeros(6))
     np.testing.assert_allclose(estimator.update(2 * PERIOD_NS, end), [0.1, 0, -0.2, 0, 0, 0.2], atol=1e-9)
-    # The other sign of the quaternion is the same rotation.
+    # The quaternion with opposite sign is the same rotation.
     np.testing.assert_allclose(estimator.update(3 * PERIOD_NS, end * [1, 1, 1, -1, -1, -1, -1]), np.zeros(6), atol=1e-9)
 
 
 @pytest.mark.parametrize("stamp_ns", [3 * PERIOD_NS, PERIOD_NS, PERIOD_NS // 2])
-def test_twist_is_zero_after_a_gap_a_standstill_of_time_and_time_going_back(stamp_ns: int) -> None:
+def test_twist_is_zero_unless_the_stamp_follows_the_previous_one(stamp_ns: int) -> None:
     estimator = TwistEstimator(PERIOD_NS)
     estimator.update(PERIOD_NS, pose([0.5, 0, 0.2]))
     np.testing.assert_array_equal(estimator.update(stamp_ns, pose([0.6, 0, 0.2])), np.zeros(6))
@@ -112,8 +112,8 @@ parts = ("image", "joints", "pose", "wrench")
 
 @settings(max_examples=60, deadline=None)
 @given(st.permutations([part for part in parts for _ in range(3)]))
-def test_frames_are_complete_have_one_stamp_and_come_in_order(order: list[str]) -> None:
-    """Each topic keeps its order; how the topics interleave is arbitrary."""
+def test_frames_are_complete_ordered_and_have_one_stamp(order: list[str]) -> None:
+    """Each topic keeps its order; topics interleave arbitrarily."""
     joiner, sent, frames = FrameJoiner(parts), dict.fromkeys(parts, 0), []
     for part in order:
         sent[part] += 1
@@ -121,10 +121,10 @@ def test_frames_are_complete_have_one_stamp_and_come_in_order(order: list[str]) 
     complete = [frame for frame in frames if frame]
     assert complete == [{part: (part, stamp) for part in parts} for stamp in (1, 2, 3)]
     again = [joiner.add(part, stamp, None) for part in parts for stamp in (1, 2, 3)]
-    assert again == [None] * len(again), "a latched topic that sends again makes no second frame"
+    assert again == [None] * len(again), "repeated messages of a transient-local topic make no second frame"
 
 
-def test_a_part_that_never_comes_does_not_fill_the_memory() -> None:
+def test_memory_is_bounded_while_a_topic_is_missing() -> None:
     joiner = FrameJoiner(parts)
     for stamp in range(100):
         assert joiner.add("pose", stamp, stamp) is None
@@ -141,7 +141,7 @@ def test_stale_inputs_are_named_with_their_topics() -> None:
     assert inputs.stale(10.3) == ["pose: last message 0.30 s ago, limit 0.20 s (/p)"]
 
 
-def test_a_width_is_not_held_for_ever() -> None:
+def test_old_gripper_width_is_discarded() -> None:
     inputs = NewestInputs({"pose": Input("/p", 0.2), "gripper": Input("/g", 2.0, False)})
     inputs.add("gripper", b"1", 10.0)
     inputs.add("pose", b"2", 11.9)
@@ -165,7 +165,7 @@ def xyz(x: float = 0.0, y: float = 0.0, z: float = 3.0) -> Message:
 
 
 def vendor(**changes: Any) -> dict[str, Message]:
-    """Messages of one tick as franka_ros2 publishes them."""
+    """Return the messages of one tick as published by franka_ros2."""
     messages = {
         "pose": Message(
             header=header("base"),
@@ -183,7 +183,7 @@ def build(**changes: Any) -> Observation:
     return builder.build({"wrist": image(RGB, "rgb8", stamp_ns=7)}, **vendor(**changes))
 
 
-def test_an_observation_is_built_whole() -> None:
+def test_observation_is_built_from_vendor_messages() -> None:
     observation = build()
     assert observation.stamp_ns == 7
     np.testing.assert_allclose(observation.joint_positions, np.arange(1, 8) / 10)
@@ -195,7 +195,7 @@ def test_an_observation_is_built_whole() -> None:
 
 @given(st.permutations(range(9)))
 @settings(max_examples=30, deadline=None)
-def test_a_merged_topic_in_any_order_gives_the_same_observation(order: list[int]) -> None:
+def test_merged_joint_topic_in_any_order_gives_the_same_observation(order: list[int]) -> None:
     names, positions = NAMES + FINGERS, [0.1 * k for k in range(1, 8)] + [0.02, 0.02]
     merged = Message(header=header(), name=[names[i] for i in order], position=[positions[i] for i in order])
     observation = build(joints=merged, gripper=merged)
@@ -242,14 +242,14 @@ NAN = float("nan")
         ({"gripper": joints(FINGERS, [1.44, 1.44])}, "/hand: distance of the fingers: 2.88 m, expected 0 to 0.2 m"),
     ],
 )
-def test_what_contradicts_is_one_line_with_topic_found_and_expected(changes: dict[str, Any], line: str) -> None:
+def test_contradicting_input_is_refused_with_topic_found_and_expected(changes: dict[str, Any], line: str) -> None:
     with pytest.raises(UserError) as error:
         build(**changes)
     assert str(error.value).startswith(line) and "\n" not in str(error.value)
 
 
 @pytest.mark.parametrize("frame_id", ["", "/base", "base"])
-def test_frames_that_do_not_contradict_pass(frame_id: str) -> None:
+def test_frames_of_the_base_are_accepted(frame_id: str) -> None:
     build(pose=pose_of(0.5, 0, 0, 1, 0, 0, 0, frame_id=frame_id))
 
 
@@ -262,7 +262,7 @@ def test_frames_that_do_not_contradict_pass(frame_id: str) -> None:
         (10**9, 10**8, "messages arrive, but by their stamps they are 0.90 s in the future, limit 0.20 s"),
     ],
 )
-def test_stamps_that_cannot_join_are_one_line(stamp: int, now: int, line: str) -> None:
+def test_stamps_that_cannot_be_joined_are_refused(stamp: int, now: int, line: str) -> None:
     check_stamp(10**9, 1_150_000_000, 0.2)
     with pytest.raises(ValueError, match=r"clock|stamp") as error:
         check_stamp(stamp, now, 0.2)

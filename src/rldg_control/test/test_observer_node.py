@@ -21,7 +21,7 @@ from rldg_ros.qos import STREAM, VENDOR_STATE
 MEASURED = pose([0.51, 0.0, 0.19], [1.0, 0.0, 0.0, 0.0])
 
 
-def test_observer_keeps_its_cadence_and_names_what_is_wrong(make_rig: Callable[..., Any]) -> None:
+def test_observer_keeps_its_rate_and_names_faults(make_rig: Callable[..., Any]) -> None:
     rig = make_rig(35)
     statuses = rig.record_statuses()
     process = rig.start("observer")
@@ -44,7 +44,7 @@ def test_observer_keeps_its_cadence_and_names_what_is_wrong(make_rig: Callable[.
         rig.until(lambda e=expected: statuses.newest("observer").startswith(e), what=expected)
         count = len(times)
         rig.spin_for(0.3)
-        assert len(times) == count, "nothing rather than garbage"
+        assert len(times) == count, "no observation from unusable input"
         sensors.changes = {}
         rig.until(lambda c=count: len(times) > c + 1, what="recovery")
     sensors.state = False
@@ -56,8 +56,8 @@ def test_observer_keeps_its_cadence_and_names_what_is_wrong(make_rig: Callable[.
     assert code == 0, output
 
 
-def test_no_message_ends_the_observer_and_each_fault_is_named(make_rig: Callable[..., Any]) -> None:
-    """Malformed CDR on every input, then numbers, names, frames and stamps that cannot be."""
+def test_observer_survives_any_message_and_names_each_fault(make_rig: Callable[..., Any]) -> None:
+    """Send malformed CDR on every input, then impossible numbers, names, frames and stamps."""
     rig = make_rig(172)
     statuses = rig.record_statuses()
     process = rig.start("observer")
@@ -93,10 +93,10 @@ def test_no_message_ends_the_observer_and_each_fault_is_named(make_rig: Callable
         sensors.replaced = {publisher: (message, late_s)}
         line = f"{publisher.topic}: {expected}"
         rig.until(lambda e=line: statuses.newest("observer").startswith(e), what=line)
-        rig.spin_for(0.05)  # what was on its way
+        rig.spin_for(0.05)  # messages in transit
         count = len(seen)
         rig.spin_for(0.25)
-        assert len(seen) == count, "nothing rather than garbage"
+        assert len(seen) == count, "no observation from unusable input"
         sensors.replaced = {}
         if publisher is hand_out:
             hand_out.publish(JointState(header=head(), name=fingers.name, position=[0.01, 0.02]))
@@ -107,7 +107,7 @@ def test_no_message_ends_the_observer_and_each_fault_is_named(make_rig: Callable
     assert rig.end(process)[0] == 0
 
 
-def test_observer_names_a_clock_that_does_not_run(make_rig: Callable[..., Any]) -> None:
+def test_observer_names_a_stopped_clock(make_rig: Callable[..., Any]) -> None:
     rig = make_rig(173)
     statuses = rig.record_statuses()
     rig.start("observer", use_sim_time=True)

@@ -1,4 +1,4 @@
-"""A malformed task file ends each node with one line."""
+"""Every node refuses a malformed task file with one line."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ import pytest
 
 
 @pytest.mark.parametrize("node", ["observer", "gate", "teleop", "gripper", "episode"])
-def test_a_malformed_task_is_one_line(make_rig: Callable[..., Any], node: str) -> None:
+def test_malformed_task_is_refused(make_rig: Callable[..., Any], node: str) -> None:
     rig = make_rig(39)
     rig.task.write_text("name: x\ndefault_object: [\n")
     process = rig.start(node)

@@ -13,7 +13,7 @@ from rldg_msgs.msg import TeleopAction
 from rldg_ros import to_msg
 
 
-def test_teleop_replays_a_twist_stream_and_reports_silence(make_rig: Callable[..., Any]) -> None:
+def test_teleop_forwards_a_twist_stream_and_reports_silence(make_rig: Callable[..., Any]) -> None:
     rig = make_rig(36)
     statuses = rig.record_statuses()
     twist_out = rig.bench.create_publisher(Twist, "/spacenav/twist", 10)
@@ -21,7 +21,7 @@ def test_teleop_replays_a_twist_stream_and_reports_silence(make_rig: Callable[..
     process = rig.start("teleop", override_button=0)
     rig.until(lambda: len(rig.bench.teleop) > 2, what="teleop_action at the control rate")
     assert not any(t.active for t in rig.bench.teleop)
-    for value in [0.0, 0.003, 0.2, 0.4, -2.0]:  # a replayed stream
+    for value in [0.0, 0.003, 0.2, 0.4, -2.0]:  # a recorded stream
         twist_out.publish(to_msg.twist([value, 0, 0, 0, 0, 0]))
         wanted, is_active = np.float32(max(value, -1.0) if value != 0.003 else 0.0), abs(value) > 0.02
         rig.until(

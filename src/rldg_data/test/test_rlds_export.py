@@ -1,4 +1,4 @@
-"""export_plan: every engine gives the same bytes, killed exports resume, one export runs at a time, bad bags are named."""
+"""export_plan: all engines give equal bytes, killed exports resume, one export runs at a time, bad bags are named."""
 
 from __future__ import annotations
 

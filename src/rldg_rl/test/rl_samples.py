@@ -19,12 +19,12 @@ TASK_FILE = Path(__file__).resolve().parents[2] / "rldg_bringup/config/tasks/ins
 
 @cache
 def insertion() -> Task:
-    """The connector task."""
+    """Return the connector task."""
     return load_task(TASK_FILE)
 
 
 def small(**learner: Any) -> RLConfig:
-    """A configuration whose updates take a millisecond or less."""
+    """Return a configuration whose updates take at most a millisecond."""
     defaults = {"updates_per_call": 5, "start_steps": 10, "period_steps": 10, "updates_per_step": 2.0}
     return resolve(
         "hil_serl",
@@ -38,7 +38,7 @@ def small(**learner: Any) -> RLConfig:
 
 
 def observation(offset: Sequence[float], stamp_ns: int = 0, twist: Sequence[float] = (0.0,) * 6) -> Observation:
-    """Observation at an offset from the target pose (6,)."""
+    """Return an observation at an offset from the target pose (6,)."""
     pose = pose_at(insertion().target_pose_base_tcp, offset)
     zero = np.zeros(6)
     return Observation(stamp_ns, {}, pose, np.asarray(twist, np.float64), zero, np.zeros(7), 0.01)
@@ -53,7 +53,7 @@ def episode(
     truncated: bool = False,
     seed: int = 0,
 ) -> list[Step]:
-    """Steps through these offsets with random actions: len(offsets) - 1 transitions and the last Step."""
+    """Return Steps at these offsets with random actions: len(offsets) - 1 transitions and the last Step."""
     rng = np.random.default_rng(seed)
     last = len(offsets) - 1
     steps = []
@@ -85,7 +85,7 @@ def episode(
 
 
 def random_episodes(count: int, length: int, seed: int = 0, sources: Sequence[Source] | None = None) -> list[Step]:
-    """`count` episodes of `length` transitions, one after the other, with running step_count."""
+    """Return `count` successive episodes of `length` transitions, with increasing step_count."""
     rng = np.random.default_rng(seed)
     steps: list[Step] = []
     for k in range(count):

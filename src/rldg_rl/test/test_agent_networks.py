@@ -1,4 +1,4 @@
-"""Networks: exact densities, numpy inference equal to JAX, shapes."""
+"""Networks: exact densities, inference in numpy equal to JAX, shapes."""
 
 from __future__ import annotations
 
@@ -34,14 +34,14 @@ compiled_embed = jax.jit(embed, static_argnums=3)
 
 @partial(jax.jit, static_argnums=2)
 def act(params: Any, inputs: Inputs, config: NetworkConfig) -> tuple[jax.Array, TanhGaussian, jax.Array, jax.Array]:
-    """Embedding, distribution, its mode and the gripper head's values."""
+    """Return the embedding, the distribution, its mode and the values of the gripper head."""
     embedding = embed(params["head"], image_features(params["head"], inputs), inputs.state, config.image_dropout)
     distribution = actor(params["actor"], embedding, config)
     return embedding, distribution, distribution.mode(), mlp(params["gripper"], embedding, config.activation)
 
 
 @pytest.mark.parametrize("std", [0.01, 0.3, 2.0])
-def test_log_probability_equals_scipys_and_std_is_no_covariance(std: float) -> None:
+def test_log_probability_equals_that_of_scipy(std: float) -> None:
     mean = np.array([[0.3, -1.2], [0.0, 2.0]], np.float32)
     distribution = TanhGaussian(mean, np.full((2, 2), std, np.float32))
     actions, log_prob = sample_and_log_prob(distribution, jax.random.key(1))
@@ -51,10 +51,10 @@ def test_log_probability_equals_scipys_and_std_is_no_covariance(std: float) -> N
     np.testing.assert_allclose(log_prob, expected, rtol=2e-3, atol=2e-3)
 
 
-def test_samples_spread_as_std_says() -> None:
+def test_samples_have_the_given_standard_deviation() -> None:
     distribution = TanhGaussian(np.zeros((20_000, 1), np.float32), np.full((20_000, 1), 0.04, np.float32))
     actions, _ = sample_and_log_prob(distribution, jax.random.key(0))
-    assert np.arctanh(np.asarray(actions)).std() == pytest.approx(0.04, rel=0.03)  # as a covariance: 0.2
+    assert np.arctanh(np.asarray(actions)).std() == pytest.approx(0.04, rel=0.03)  # if it were a covariance: 0.2
 
 
 def test_log_probability_is_finite_where_tanh_saturates() -> None:
@@ -63,7 +63,7 @@ def test_log_probability_is_finite_where_tanh_saturates() -> None:
 
 
 def frame(spec: InputSpec, seed: int = 0) -> Inputs:
-    """Random inputs of one frame."""
+    """Return random inputs of one frame."""
     rng = np.random.default_rng(seed)
     image = None
     if spec.pixels:
@@ -74,7 +74,7 @@ def frame(spec: InputSpec, seed: int = 0) -> Inputs:
 
 
 def random_params(spec: InputSpec, config: NetworkConfig, action_dim: int = 7) -> Any:
-    """`policy_params` of an agent's shapes with random values everywhere, biases and LayerNorm included."""
+    """Return `policy_params` of an agent's shapes with random values everywhere, including biases and LayerNorm."""
     rng = np.random.default_rng(3)
     shapes = jax.eval_shape(lambda: agent.policy_params(agent.init(RLConfig(network=config), spec, action_dim, 0)))
     return jax.tree.map(
@@ -91,7 +91,7 @@ def random_params(spec: InputSpec, config: NetworkConfig, action_dim: int = 7) -
         NetworkConfig(hidden=(16,), activation="relu", image_bottleneck=0, state_bottleneck=0),
     ],
 )
-def test_numpy_acts_as_jax_does(kind: str, config: NetworkConfig) -> None:
+def test_numpy_inference_equals_jax(kind: str, config: NetworkConfig) -> None:
     spec = SPECS[kind]
     params = random_params(spec, config)
     tensors = flatten(params)
@@ -107,7 +107,7 @@ def test_numpy_acts_as_jax_does(kind: str, config: NetworkConfig) -> None:
     assert action[6] == np.asarray(gripper)[0].argmax() - 1
 
 
-def test_dropout_scales_what_it_keeps_and_rests_without_a_key() -> None:
+def test_dropout_scales_kept_features_and_is_off_without_a_key() -> None:
     spec = SPECS["map"]
     head = random_params(spec, NetworkConfig())["head"]
     batched = jax.tree.map(lambda x: np.asarray(x)[None], frame(spec))
@@ -116,11 +116,11 @@ def test_dropout_scales_what_it_keeps_and_rests_without_a_key() -> None:
     assert np.array_equal(still, compiled_embed(head, seen, batched.state, 0.5))
     dropped = compiled_embed(head, seen, batched.state, 0.5, jax.random.key(0))
     assert not np.allclose(dropped[:, :256], still[:, :256])
-    assert np.array_equal(dropped[:, 256:], still[:, 256:])  # the state has none
+    assert np.array_equal(dropped[:, 256:], still[:, 256:])  # state features have no dropout
 
 
-def test_hil_serls_head_and_message_with_a_resnet_map_stay_small() -> None:
-    """Spatial embeddings 8, dense 256 and 64; all that is sent stays within 6 MB, with a gripper head, too."""
+def test_network_of_hil_serl_with_a_resnet_map_stays_small() -> None:
+    """Spatial embeddings 8, dense 256 and 64: the published weights stay within 6 MB, with a gripper head, too."""
     spec = InputSpec(20, (4, 4, 512), "float16", 4)
     config = RLConfig()
     shapes = policy_shapes(config.network, spec, 7)
@@ -137,7 +137,7 @@ def test_random_gripper_commands_have_their_probability() -> None:
     rng = np.random.default_rng(0)
     chosen = [choose_action(tensors, frame(spec), config, rng, 0.3)[6] for _ in range(2000)]
     usual = choose_action(tensors, frame(spec), config, None)[6]
-    assert np.mean(np.array(chosen) != usual) == pytest.approx(0.2, abs=0.03)  # a third of them is the usual one
+    assert np.mean(np.array(chosen) != usual) == pytest.approx(0.2, abs=0.03)  # a third of them is the greedy command
 
 
 def test_critics_are_independent() -> None:
@@ -149,7 +149,7 @@ def test_critics_are_independent() -> None:
     assert np.unique(np.asarray(q)[:, 0].round(6)).size == 3
 
 
-def test_weights_round_trip_and_are_checked() -> None:
+def test_weights_survive_a_round_trip_and_are_checked() -> None:
     config, spec = NetworkConfig(hidden=(16, 8), state_bottleneck=0), InputSpec(5, None, "float16", 1)
     tensors = flatten(random_params(spec, config, insertion().action.dim))
     shapes = policy_shapes(config, spec, 6)

@@ -1,4 +1,4 @@
-"""The scene of a task says how its specialists are configured; a learner file and its preset come on top."""
+"""The scene of a task defines the configuration of its specialists; a learner file and its preset override it."""
 
 from __future__ import annotations
 
@@ -48,11 +48,11 @@ def with_scene(task: Task, scene: SceneConfig) -> Task:
     [("insertion", "connector"), ("insertion_franka", "connector"), ("pick_and_place", "tabletop")]
     + [(name, "tabletop") for name in ("fmb_insertion", "fmb_insertion_region", "fmb_assembly")],
 )
-def test_our_scenes_have_their_presets(name: str, preset: str) -> None:
+def test_built_in_scenes_have_their_presets(name: str, preset: str) -> None:
     assert configuration.load(None, find_task(name, [TASKS])) == configuration.resolve(preset)
 
 
-def test_a_scene_may_say_its_own_scales(insertion: Task, tmp_path: Path) -> None:
+def test_scene_can_define_its_own_scales(insertion: Task, tmp_path: Path) -> None:
     task = with_scene(insertion, Marble())
     made, base = configuration.load(None, task), configuration.resolve("connector")
     assert made.features.position_scales_m == (0.2,) and made.agent.discount == 0.9
@@ -65,11 +65,11 @@ def test_a_scene_may_say_its_own_scales(insertion: Task, tmp_path: Path) -> None
 
     file.write_text("preset: tabletop\nagent: {discount: 0.5}\n")
     expected = configuration.resolve("tabletop", {"agent": {"discount": 0.5}})
-    assert configuration.load(file, task) == expected, "a preset of the file replaces what the scene says"
+    assert configuration.load(file, task) == expected, "a preset of the file replaces the values of the scene"
 
     assert configuration.load(None, with_scene(insertion, Plain())) == configuration.resolve("hil_serl")
 
 
-def test_a_mistake_of_the_scene_is_told_as_one(insertion: Task) -> None:
+def test_mistake_of_a_scene_is_reported_as_one(insertion: Task) -> None:
     with pytest.raises(UserError, match=r"^scene kind broken: specialist: features\.position_scales: Extra inputs"):
         configuration.load(None, with_scene(insertion, Broken()))

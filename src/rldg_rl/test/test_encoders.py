@@ -21,7 +21,7 @@ def images(count: int, seed: int = 0) -> np.ndarray:
 
 @given(st.integers(1, 6), st.integers(0, 2**62))
 @settings(max_examples=20, deadline=None)
-def test_crops_are_shifts_of_the_frame_that_depend_on_its_stamp(count: int, stamp_ns: int) -> None:
+def test_crops_are_shifts_that_depend_on_the_stamp(count: int, stamp_ns: int) -> None:
     image = images(1)[0]
     found = crops(image, count, stamp_ns)
     assert np.array_equal(found[0], image)
@@ -33,7 +33,7 @@ def test_crops_are_shifts_of_the_frame_that_depend_on_its_stamp(count: int, stam
 
 
 @pytest.mark.parametrize("name", ["random_conv", "embedded"])
-def test_features_of_an_image_do_not_depend_on_its_batch(name: str) -> None:
+def test_features_of_an_image_are_independent_of_its_batch(name: str) -> None:
     encoder = load_encoder(name)
     batch = images(3)
     features = encoder.encode(batch)
@@ -44,7 +44,7 @@ def test_features_of_an_image_do_not_depend_on_its_batch(name: str) -> None:
     assert not np.allclose(features[0], features[1], atol=1e-3)
 
 
-def test_embedded_weights_are_small_and_hashed() -> None:
+def test_embedded_weights_are_small_and_have_a_hash() -> None:
     data = (resources.files("rldg_rl.encoders") / embedded.WEIGHTS).read_bytes()
     assert len(data) <= 2_000_000
     assert load_encoder("embedded").weights_sha256 == embedded.frozen_from(data, "x").weights_sha256
@@ -54,12 +54,12 @@ def test_embedded_weights_are_small_and_hashed() -> None:
     ("data", "reason"),
     [(b"rubbish", "not valid safetensors"), (save({"a": np.zeros(3, np.float32)}), "not those of the embedded")],
 )
-def test_foreign_weights_are_refused(data: bytes, reason: str) -> None:
+def test_weights_of_another_encoder_are_refused(data: bytes, reason: str) -> None:
     with pytest.raises(UserError, match=f"here: .*{reason}"):
         embedded.frozen_from(data, "here")
 
 
-def test_weights_that_are_missing_or_not_wanted_are_refused(tmp_path) -> None:
+def test_missing_or_unused_weights_are_refused(tmp_path) -> None:
     with pytest.raises(UserError, match="encoder_weights"):
         load_encoder("resnet10")
     with pytest.raises(UserError, match="not used"):
@@ -79,8 +79,8 @@ def test_torch_and_jax_compute_the_same_features() -> None:
     assert np.allclose(np.asarray(jax.jit(embedded.forward)(params, batch)), in_torch.numpy(), atol=1e-5)
 
 
-def test_pretraining_lowers_the_error_of_poses_it_draws(monkeypatch: pytest.MonkeyPatch) -> None:
-    """A spot whose place in the image is the pose: a few steps must beat the mean of the poses."""
+def test_pretraining_lowers_the_pose_error(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Train on a spot whose place in the image is the pose: a few steps must be better than the mean of the poses."""
     from rldg_rl.encoders import pretrain
 
     monkeypatch.setattr(pretrain, "BATCH", 32)

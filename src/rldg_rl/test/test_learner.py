@@ -1,4 +1,4 @@
-"""The learner: ratio, due weights, determinism, interventions, checkpoints and resume."""
+"""The learner: update ratio, due weights, determinism, interventions, checkpoints and resuming."""
 
 from __future__ import annotations
 
@@ -22,14 +22,14 @@ from rldg_rl.specialist_files import read_specialist
 
 
 def fed(steps: list[Step], config: RLConfig | None = None, seed: int = 0) -> tuple[Learner, list[Weights]]:
-    """A learner after these Steps, and the weights it emitted."""
+    """Return a learner that consumed these Steps, and the weights it published."""
     learner = Learner(config or small(), insertion(), seed)
     weights = [learner.first_weights()]
     weights += [w for step in steps if (w := learner.consume(step))]
     return learner, weights
 
 
-def test_update_to_data_ratio_is_enforced_after_every_step() -> None:
+def test_update_to_data_ratio_holds_after_every_step() -> None:
     learner = Learner(small(updates_per_step=1.5), insertion(), 0)
     for step in random_episodes(5, 9):
         learner.consume(step)
@@ -37,17 +37,17 @@ def test_update_to_data_ratio_is_enforced_after_every_step() -> None:
         assert counters.updates <= 1.5 * counters.env_steps
         assert counters.env_steps >= 10 or counters.updates == 0
     assert learner.counters.env_steps == 45
-    # All that step 40 allows were done when its weights fell due.
+    # All updates that step 40 allows are done when its weights are due.
     assert 60 <= learner.counters.updates <= 67
     assert int(learner.state.updates) == learner.counters.updates
 
 
-def test_weights_fall_due_as_rule_7_says() -> None:
+def test_weights_are_due_at_multiples_of_the_publish_period() -> None:
     _, weights = fed(random_episodes(4, 8))
     assert [(w.version, w.valid_from_step) for w in weights] == [(0, 0), (1, 20), (2, 30), (3, 40)]
 
 
-def test_same_steps_and_seed_give_the_same_bytes_and_another_seed_others() -> None:
+def test_steps_and_seed_determine_every_byte() -> None:
     steps = random_episodes(3, 10)
     first, second, other = (fed(steps, seed=seed)[1] for seed in (1, 1, 2))
     assert [w.sha256 for w in first] == [w.sha256 for w in second]
@@ -55,7 +55,7 @@ def test_same_steps_and_seed_give_the_same_bytes_and_another_seed_others() -> No
     assert first[-1].data != other[-1].data
 
 
-def test_demonstration_updates_count_apart() -> None:
+def test_demonstration_updates_are_counted_separately() -> None:
     learner = Learner(small(demo_updates=7), insertion(), 0)
     learner.add_demonstration(random_episodes(1, 20))
     learner.train_on_demonstrations()
@@ -63,7 +63,7 @@ def test_demonstration_updates_count_apart() -> None:
     assert learner.counters.demo_transitions == 20
 
 
-def test_interventions_go_to_both_replays_with_their_own_next_observation() -> None:
+def test_interventions_enter_both_replays_with_their_next_observation() -> None:
     sources = [Source.POLICY, Source.HUMAN, Source.HUMAN, Source.POLICY, Source.SCRIPTED, Source.POLICY]
     offsets = np.zeros((7, 6))
     offsets[:, 0] = np.arange(7) * 0.005
@@ -73,11 +73,11 @@ def test_interventions_go_to_both_replays_with_their_own_next_observation() -> N
     batch = learner.replay.sample(learner.demonstrations, np.random.default_rng(0), (100,), 1, 0.9)
     starts, ends = batch.observations.state[:, 0], batch.next_observations.state[:, 0]
     pairs = {(round(float(o) * 10), round(float(n) * 10)) for o, n in zip(starts, ends, strict=True)}
-    assert pairs == {(1, 2), (2, 3), (4, 5)}  # features divide by 0.05 m
+    assert pairs == {(1, 2), (2, 3), (4, 5)}  # features are divided by 0.05 m
     assert learner.intervention_ratio == pytest.approx(0.5)
 
 
-def test_time_outs_bootstrap_and_successes_do_not() -> None:
+def test_time_limits_bootstrap_and_successes_do_not() -> None:
     offsets = np.zeros((4, 6))
     timed_out, _ = fed(episode("a", offsets, success=False, truncated=True))
     succeeded, _ = fed(episode("a", offsets))
@@ -89,7 +89,7 @@ def test_time_outs_bootstrap_and_successes_do_not() -> None:
 
 
 def damaged(steps: list[Step], place: int, **changes: object) -> list[Step]:
-    """A Step with another action or other fields."""
+    """Return a Step with another action or other fields."""
     action = {name: changes.pop(name) for name in ("executed",) if name in changes}
     step = replace(steps[place], **changes)  # type: ignore[arg-type]
     steps[place] = replace(step, action=replace(step.action, **action))  # type: ignore[arg-type]
@@ -105,14 +105,14 @@ def damaged(steps: list[Step], place: int, **changes: object) -> list[Step]:
         ({"index": 10**9}, "index: not in 0 .. 100000"),
     ],
 )
-def test_malformed_steps_are_counted_and_nothing_links_across_them(change: dict[str, object], reason: str) -> None:
+def test_malformed_steps_are_counted_and_end_no_transition(change: dict[str, object], reason: str) -> None:
     learner, _ = fed(damaged(episode("a", np.zeros((6, 6))), 2, **change))
     assert learner.counters.rejected_steps == 1
     assert learner.rejections == {reason: 1}
     assert len(learner.online) == 3  # 0 -> 1, 3 -> 4, 4 -> 5
 
 
-def test_images_of_another_size_are_refused_and_an_unusable_demonstration_says_why() -> None:
+def test_images_of_another_size_are_refused_also_in_demonstrations() -> None:
     config = resolve("connector", {"features": {"image_encoder": "random_conv", "crops": 1}})
     learner = Learner(config, insertion(), 0)
     steps = [with_image(step, 256) for step in episode("a", np.zeros((4, 6)))]
@@ -128,19 +128,19 @@ def test_images_of_another_size_are_refused_and_an_unusable_demonstration_says_w
 
 
 def with_image(step: Step, size: int) -> Step:
-    """With a wrist image."""
+    """Return the Step with a wrist image."""
     image = encode_jpeg(np.full((size, size, 3), step.index, np.uint8))
     return replace(step, observation=replace(step.observation, images={"wrist": image}))
 
 
-def test_a_step_of_another_task_is_an_error() -> None:
+def test_step_of_another_task_is_refused() -> None:
     steps = [replace(step, task="other") for step in episode("a", np.zeros((3, 6)))]
     for add in (lambda s: fed(s), Learner(small(), insertion(), 0).add_demonstration):
         with pytest.raises(UserError, match="episode a is of task 'other', the learner trains 'insertion'"):
             add(steps)
 
 
-def test_a_step_counts_once_whichever_stream_brings_it() -> None:
+def test_step_counts_once_from_any_stream() -> None:
     steps = random_episodes(3, 9)
     once, _ = fed(steps)
     learner, _ = fed([step for step in steps for _ in range(2)])
@@ -152,7 +152,7 @@ def test_a_step_counts_once_whichever_stream_brings_it() -> None:
     assert learner.first_weights().data == once.first_weights().data
 
 
-def test_bags_of_earlier_runs_fill_the_online_replay_and_count_nothing_else() -> None:
+def test_bags_of_earlier_runs_fill_only_the_online_replay() -> None:
     learner = Learner(small(), insertion(), 0)
     sources = [Source.POLICY] * 6 + [Source.HUMAN] * 3
     learner.add_earlier(random_episodes(1, 9, sources=sources))
@@ -161,7 +161,7 @@ def test_bags_of_earlier_runs_fill_the_online_replay_and_count_nothing_else() ->
     assert not learner.progress.recent
 
 
-def test_a_watched_bag_counts_and_trains_and_fills_the_gaps_of_the_live_stream() -> None:
+def test_watched_bag_is_counted_and_fills_gaps_of_the_live_stream() -> None:
     steps = random_episodes(2, 9)
     learner, _ = fed(steps[:4] + steps[6:10])
     assert len(learner.online) == 6  # neither 3 -> 4 nor 5 -> 6
@@ -202,9 +202,7 @@ def test_checkpoints_are_pruned_and_checked(tmp_path: Path) -> None:
         restore(Learner(small(), insertion(), 0), folder)
 
 
-def test_a_full_disk_leaves_the_old_checkpoint_and_nothing_half_written(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_full_disk_keeps_the_previous_checkpoint(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     learner, _ = fed(random_episodes(2, 9))
     old = write_checkpoint(tmp_path, learner)
     before = {path: path.read_bytes() for path in tmp_path.rglob("*") if path.is_file()}
@@ -241,15 +239,15 @@ def test_specialist_folder_holds_the_actor_and_is_verified(tmp_path: Path) -> No
 
 
 @pytest.mark.parametrize("image_encoder", ["none", "random_conv"])
-def test_the_message_carries_the_actor_alone(image_encoder: str) -> None:
+def test_published_weights_hold_only_the_actor(image_encoder: str) -> None:
     config = resolve("connector", {"features": {"image_encoder": image_encoder}})
     weights = Learner(config, insertion(), 0).first_weights()
-    assert len(weights.data) < 1_000_000  # a frozen backbone would make it 26 MB
+    assert len(weights.data) < 1_000_000  # with a frozen backbone: 26 MB
 
 
 @pytest.mark.timeout(300)
-def test_it_learns_to_free_itself_from_the_stuck_state() -> None:
-    """Two dimensions of insertion: pressing beside the hole sticks by friction; only lifting and moving helps."""
+def test_policy_learns_to_leave_the_stuck_state() -> None:
+    """Learn insertion in two dimensions: pressing beside the hole sticks by friction; only lifting and moving helps."""
     sections = {"network": {"hidden": [64, 64]}, "agent": {"batch_size": 64}, "features": {"image_encoder": "none"}}
     config = resolve("connector", sections)
     learner = Learner(config, insertion(), 0)
@@ -271,7 +269,7 @@ def test_it_learns_to_free_itself_from_the_stuck_state() -> None:
 
 
 class ToyPolicy:
-    """The newest actor of a learner; a copy is kept until the next update."""
+    """Acts with the newest actor of a learner, copied at each update."""
 
     def __init__(self, learner: Learner) -> None:
         from rldg_rl.features import policy_inputs
@@ -292,16 +290,16 @@ class ToyPolicy:
         return choose_action(self._tensors, self._features(observation(offset)), learner.config.network, rng)
 
     def mode(self, offset: np.ndarray) -> np.ndarray:
-        """Deterministic action."""
+        """Return the deterministic action."""
         return self._act(offset, None)
 
     def sample(self, offset: np.ndarray) -> np.ndarray:
-        """Exploring action."""
+        """Return an exploring action."""
         return self._act(offset, self._rng)
 
 
 def toy_demonstrator(offset: np.ndarray) -> np.ndarray:
-    """Lifts when beside the hole, then moves, then presses."""
+    """Lift when beside the hole, then move over it, then press."""
     action = np.zeros(6, np.float32)
     beside = abs(offset[0]) > 0.003
     action[0] = np.clip(-offset[0] / 0.015, -1, 1)
@@ -310,7 +308,7 @@ def toy_demonstrator(offset: np.ndarray) -> np.ndarray:
 
 
 def toy_step(offset: np.ndarray, action: np.ndarray) -> np.ndarray:
-    """x moves freely above z = 0; at z = 0 it sticks while pressed; below z = 0 it is in the hole (|x| < 3 mm)."""
+    """Simulate one step: x moves freely above z = 0, sticks at z = 0, and is in the hole below (|x| < 3 mm)."""
     after = offset.copy()
     pressed = offset[2] <= 0.0 and action[2] < 0.0
     if not pressed:
@@ -322,7 +320,7 @@ def toy_step(offset: np.ndarray, action: np.ndarray) -> np.ndarray:
 
 
 def toy_episode(name: str, seed: int, step_count: int, act: object) -> tuple[list[Step], bool]:
-    """Up to 40 steps from a random x at z = 1 cm; success at 1 cm below the surface."""
+    """Run up to 40 steps from a random x at z = 1 cm; success is 1 cm below the surface."""
     rng = np.random.default_rng(seed)
     offsets = [np.array([rng.uniform(-0.03, 0.03), 0, 0.01, 0, 0, 0])]
     actions = []

@@ -1,4 +1,4 @@
-"""Starting from bags: demonstrations, and resuming a run whose process was killed."""
+"""Start from bags: demonstrations, and resuming a run whose process was killed."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ def record(folder: Path, count: int, length: int, seed: int = 0, task: str = "in
         write_episode(folder, part, insertion().model_copy(update={"name": task}))
 
 
-def test_only_successful_demonstrations_are_learned_from(tmp_path: Path) -> None:
+def test_only_successful_demonstrations_are_used(tmp_path: Path) -> None:
     record(tmp_path / "demos", 3, 6)
     learner = Learner(small(), insertion(), 0)
     start = prepare(learner, [tmp_path / "demos"], tmp_path / "run")
@@ -39,7 +39,7 @@ def test_only_successful_demonstrations_are_learned_from(tmp_path: Path) -> None
     assert len(learner.demonstrations) == learner.counters.demo_transitions == 12
 
 
-def test_an_episode_is_a_demonstration_once(tmp_path: Path) -> None:
+def test_repeated_demonstration_counts_once(tmp_path: Path) -> None:
     record(tmp_path / "demos", 3, 6)
     learner = Learner(small(), insertion(), 0)
     prepare(learner, [tmp_path / "demos", tmp_path / "demos"], tmp_path / "run")
@@ -55,9 +55,8 @@ EARLIER = [replace(step, episode_id="demo") for step in random_episodes(1, 8, se
 
 @dataclass
 class Run:
-    """A run as the learner's node does it: bags close after their last Step, checkpoints at ends of episodes.
-
-    issued: every version that was published, by the step from which it is valid.
+    """A run as the learner node does it: bags close after their last Step, checkpoints at the end of episodes.
+    issued: every published version, by the step from which it is valid.
     """
 
     folder: Path
@@ -65,7 +64,7 @@ class Run:
     issued: dict[int, str] = field(default_factory=dict)
 
     def start(self) -> Learner:
-        """Start or resume. The recorder makes its folder when its first bag opens, whatever closes later."""
+        """Start or resume. The recorder creates its folder when its first bag opens, whichever closes later."""
         (self.folder / "bags").mkdir(parents=True, exist_ok=True)
         learner = Learner(CONFIG, insertion(), 3)
         prepare(learner, [self.demos], self.folder, exact=True)
@@ -73,8 +72,7 @@ class Run:
         return learner
 
     def go_on(self, learner: Learner, until: int, checkpoint_every: int, unrecorded: bool = False) -> None:
-        """From the last closed bag on, consume Steps up to (not including) number `until` of the stream.
-
+        """Consume the Steps after the last closed bag, up to but without number `until` of the stream.
         unrecorded: the recorder was killed before it closed the last bag.
         """
         closed = len(find_bags(self.folder / "bags"))
@@ -96,7 +94,7 @@ class Run:
 
 @pytest.fixture(scope="module")
 def uninterrupted(tmp_path_factory: pytest.TempPathFactory) -> Callable[[int], tuple[Run, Learner]]:
-    """checkpoint_every -> the run and its learner at the end."""
+    """Return checkpoint_every -> (run, learner) at the end."""
 
     @cache
     def make(checkpoint_every: int) -> tuple[Run, Learner]:
@@ -118,7 +116,7 @@ def uninterrupted(tmp_path_factory: pytest.TempPathFactory) -> Callable[[int], t
     checkpoint_every=st.integers(1, 4),
     unrecorded=st.booleans(),
 )
-def test_killed_anywhere_and_resumed_equals_uninterrupted(
+def test_run_killed_anywhere_and_resumed_equals_an_uninterrupted_one(
     cuts: list[int],
     checkpoint_every: int,
     unrecorded: bool,
@@ -129,7 +127,7 @@ def test_killed_anywhere_and_resumed_equals_uninterrupted(
     killed = Run(tmp_path_factory.mktemp("killed"), whole.demos)
     for cut in cuts:
         killed.go_on(killed.start(), cut, checkpoint_every, unrecorded)
-        # Nothing but the open episode (or the one whose bag did not close) is lost.
+        # Only the open episode, or the one whose bag did not close, is lost.
         assert len(find_bags(killed.folder / "bags")) >= cut // (LENGTH + 1) - unrecorded
     learner = killed.start()
     killed.go_on(learner, len(STEPS), checkpoint_every)
@@ -141,7 +139,7 @@ def test_killed_anywhere_and_resumed_equals_uninterrupted(
         assert np.array_equal(state, other)
 
 
-def test_real_time_keeps_the_newest_checkpoint_whatever_bags_are_left(tmp_path: Path) -> None:
+def test_real_time_run_resumes_from_the_newest_checkpoint_with_any_bags(tmp_path: Path) -> None:
     run = tmp_path / "run"
     record(run / "bags", 1, 9)
     learner = Learner(small(), insertion(), 0)
@@ -156,11 +154,11 @@ def test_real_time_keeps_the_newest_checkpoint_whatever_bags_are_left(tmp_path: 
 
 
 def elsewhere(seed: int) -> list[Step]:
-    """An episode of another robot."""
+    """Return an episode of another robot."""
     return [replace(step, episode_id=f"other/{seed}") for step in random_episodes(1, 9, seed=seed)]
 
 
-def test_watched_bags_are_taken_again_where_they_were_taken(tmp_path: Path) -> None:
+def test_watched_bags_are_consumed_at_the_same_place_after_resuming(tmp_path: Path) -> None:
     run, steps = tmp_path / "run", random_episodes(3, 9)
     bags = [write_episode(tmp_path / "other", elsewhere(k), insertion()) for k in (70, 80)]
     whole = Learner(small(), insertion(), 0)
@@ -189,7 +187,7 @@ def test_watched_bags_are_taken_again_where_they_were_taken(tmp_path: Path) -> N
         prepare(Learner(small(), insertion(), 0), [], run)
 
 
-def test_another_tasks_demonstrations_and_a_missing_folder_are_refused(tmp_path: Path) -> None:
+def test_demonstrations_of_another_task_and_missing_folders_are_refused(tmp_path: Path) -> None:
     record(tmp_path / "demos", 1, 4, task="pick")
     learner = Learner(small(), insertion(), 0)
     with pytest.raises(UserError, match=r"episode_000000: episode of task 'pick', the learner trains 'insertion'"):

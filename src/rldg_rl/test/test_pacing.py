@@ -1,4 +1,4 @@
-"""What depends on the pace: lost Steps, known Steps, watched bags."""
+"""Rules that depend on the pace: lost Steps, known Steps, watched bags."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from rldg_core.errors import UserError
 from rldg_rl.pacing import RULES, LockStepRules, RealTimeRules, StepOrder
 
 
-def test_a_gap_is_found_within_and_between_episodes() -> None:
+def test_gap_is_found_within_and_between_episodes() -> None:
     steps = random_episodes(3, 4)
     order = StepOrder()
     assert not order.started
@@ -20,10 +20,10 @@ def test_a_gap_is_found_within_and_between_episodes() -> None:
     assert order.started
     assert order.gap(steps[11]) == "topic step: step_count 9 after 7: transitions were lost"
     assert order.gap(steps[12]) == ""
-    assert StepOrder().gap(replace(steps[0], step_count=70)) == "", "a learner may be started later than the stack"
+    assert StepOrder().gap(replace(steps[0], step_count=70)) == "", "a learner may start later than the stack"
 
 
-def test_in_real_time_lost_steps_are_reported_and_training_continues() -> None:
+def test_real_time_reports_lost_steps_and_continues() -> None:
     reported: list[str] = []
     rules = RealTimeRules(reported.append)
     rules.on_lost_steps("lost")
@@ -32,7 +32,7 @@ def test_in_real_time_lost_steps_are_reported_and_training_continues() -> None:
     assert not rules.exact_resume
 
 
-def test_in_lock_step_lost_and_known_steps_are_errors(tmp_path: Path) -> None:
+def test_lock_step_refuses_lost_and_known_steps(tmp_path: Path) -> None:
     rules = LockStepRules(lambda line: pytest.fail(line))
     with pytest.raises(UserError, match="lost"):
         rules.on_lost_steps("lost")
@@ -44,7 +44,7 @@ def test_in_lock_step_lost_and_known_steps_are_errors(tmp_path: Path) -> None:
     assert rules.exact_resume
 
 
-def test_watched_bags_are_read_and_weights_published_by_one_rule_each() -> None:
+def test_each_pace_reads_bags_and_publishes_weights_at_its_own_time() -> None:
     calls: list[str] = []
     for name, make in RULES.items():
         rules = make(calls.append)

@@ -1,4 +1,4 @@
-"""Replay against a plain model: no wrong transition, whatever order, loss, duplication, intervention or end."""
+"""Replay compared with a simple model: no wrong transition for any order, loss, repetition, intervention or end."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ PIXELS = InputSpec(3, (4, 4, 3), "uint8", 1)
 
 @dataclass(frozen=True)
 class Item:
-    """One row as the model remembers it; `value` marks its observation and, with a decimal, the crop."""
+    """One row as the model stores it; `value` marks its observation and, with a decimal, the crop."""
 
     episode: int
     index: int
@@ -34,7 +34,7 @@ class Item:
 
 
 def inputs(value: int, spec: InputSpec) -> Inputs:
-    """A frame that tells who it is."""
+    """Return a frame whose values are its number."""
     state = np.full(spec.state_dim, value, np.float32)
     if spec.image_shape is None:
         return Inputs(state, None)
@@ -46,8 +46,8 @@ def inputs(value: int, spec: InputSpec) -> Inputs:
 
 @st.composite
 def streams(draw: st.DrawFn) -> list[Item]:
-    """Rows of up to four interleaved episodes, online or demonstrations: intervention segments, terminated, truncated
-    or cut off, Steps lost, repeated and out of order."""
+    """Draw rows of up to four interleaved episodes, online or demonstrations: intervention segments, terminated,
+    truncated or cut-off episodes, Steps lost, repeated and out of order."""
     episodes = []
     for name in range(draw(st.integers(1, 4))):
         length = draw(st.integers(1, 10))
@@ -77,7 +77,7 @@ def streams(draw: st.DrawFn) -> list[Item]:
 
 
 def fill(replay: Replay, stream: list[Item], spec: InputSpec) -> None:
-    """Write the stream."""
+    """Write the stream into the replay."""
     for item in stream:
         action = np.full(2, item.value, np.float32) if item.acts else None
         penalty = -item.value / 100 if item.acts else 0.0
@@ -88,7 +88,7 @@ def fill(replay: Replay, stream: list[Item], spec: InputSpec) -> None:
 
 
 class Model:
-    """The two views as lists: rows in order of arrival, the oldest drop out; a transition is looked up by its name."""
+    """The two views as lists of rows in order of arrival, without the oldest; transitions are found by their name."""
 
     def __init__(self, capacities: tuple[int, int]) -> None:
         self.capacities = capacities
@@ -106,7 +106,7 @@ class Model:
         view.append((item.episode, item.index, transition))
 
     def add(self, item: Item) -> None:
-        """One row; a known one changes nothing."""
+        """Add one row; a known one changes nothing."""
         key = (item.episode, item.index)
         if key in self.rows:
             return
@@ -121,7 +121,7 @@ class Model:
                     self._hold(which, self.rows[item.episode, after], False)
 
     def expected(self, which: int, n_step: int) -> dict[int, tuple[float, float, float, int]]:
-        """Start -> return, penalties, discount, next observation, for every transition of a view."""
+        """Map the start of every transition of a view to return, penalties, discount and next observation."""
         view = {(episode, index): acts for episode, index, acts in self.views[which]}
         found = {}
         for episode, index in [key for key, acts in view.items() if acts]:
@@ -142,7 +142,7 @@ class Model:
 
 
 def check(replay: Replay, view: View, wanted: dict[int, tuple[float, float, float, int]], n_step: int) -> None:
-    """Every transition of the view, and nothing else."""
+    """Check that the view holds every transition and nothing else."""
     assert len(view) == len(wanted)
     if not wanted:
         with pytest.raises(ValueError, match="no transition"):
@@ -162,7 +162,7 @@ def check(replay: Replay, view: View, wanted: dict[int, tuple[float, float, floa
 
 
 def check_image(batch: Batch, row: int, value: int, after: int) -> None:
-    """The image is that of the state, one of its crops."""
+    """Check that the image is one of the crops of the same frame as the state."""
     for seen, mark in ((batch.observations, value), (batch.next_observations, after)):
         if seen.image is not None:
             image = np.asarray(seen.image[row], np.float64)
@@ -175,7 +175,7 @@ SMALL = st.integers(2, 40)
 
 @settings(max_examples=150, deadline=None)
 @given(streams(), SMALL, SMALL, st.sampled_from([1, 3]), st.sampled_from([STATE, FEATURES, PIXELS]))
-def test_every_transition_is_right(
+def test_replay_samples_exactly_the_transitions_of_the_model(
     stream: list[Item], online: int, demonstrations: int, n_step: int, spec: InputSpec
 ) -> None:
     replay, model = Replay(spec, 2, online, demonstrations), Model((online, demonstrations))
@@ -188,7 +188,7 @@ def test_every_transition_is_right(
 
 
 def add_episode(replay: Replay, name: str, length: int, terminated: bool, base: int, human: range = range(0)) -> None:
-    """`length` online transitions and the last observation; those of `human` are interventions."""
+    """Add `length` online transitions and the last observation; those in `human` are interventions."""
     for index in range(length + 1):
         action = None if index == length else np.zeros(2, np.float32)
         seen = inputs(base + index, STATE)
@@ -197,13 +197,13 @@ def add_episode(replay: Replay, name: str, length: int, terminated: bool, base: 
 
 
 def pairs(replay: Replay, view: View, n_step: int = 1) -> set[tuple[int, int, float]]:
-    """(observation, next observation, discount) of a view."""
+    """Return the triples (observation, next observation, discount) of a view."""
     batch = replay.sample(view, np.random.default_rng(0), (300,), n_step, DISCOUNT)
     columns = batch.observations.state[:, 0], batch.next_observations.state[:, 0], batch.discounts
     return {(int(o), int(n), round(float(d), 3)) for o, n, d in zip(*columns, strict=True)}
 
 
-def test_truncation_bootstraps_from_its_own_last_observation_and_termination_does_not() -> None:
+def test_truncation_bootstraps_from_its_last_observation_and_termination_does_not() -> None:
     replay = Replay(STATE, 2, 100, 100)
     add_episode(replay, "truncated", 3, terminated=False, base=10)
     add_episode(replay, "terminated", 3, terminated=True, base=20)
@@ -213,7 +213,7 @@ def test_truncation_bootstraps_from_its_own_last_observation_and_termination_doe
     assert {(11, 13, 0.81), (12, 13, 0.9), (21, 23, 0.0)} <= pairs(replay, replay.online, n_step=3)
 
 
-def test_an_interventions_frames_are_stored_once_and_its_n_step_ends_with_it() -> None:
+def test_intervention_is_stored_once_and_ends_its_n_step_returns() -> None:
     replay = Replay(STATE, 2, 100, 100)
     add_episode(replay, "a", 8, terminated=True, base=0, human=range(2, 5))
     assert replay.rows == 9
@@ -223,10 +223,10 @@ def test_an_interventions_frames_are_stored_once_and_its_n_step_ends_with_it() -
     assert (4, 7, 0.729) in pairs(replay, replay.online, n_step=3)
 
 
-def test_half_demonstrations_half_online() -> None:
+def test_mixed_batch_is_half_demonstrations_and_half_online() -> None:
     replay = Replay(STATE, 2, 50, 50)
     add_episode(replay, "d", 5, True, 100, human=range(6))
-    for key in range(6):  # as a demonstration alone
+    for key in range(6):  # only as a demonstration
         row = Row("demo", key, inputs(50 + key, STATE), None if key == 5 else np.zeros(2, np.float32), 0.0, False)
         replay.add(row, online=False, demonstration=True)
     batch = replay.sample_mixed(np.random.default_rng(0), 4, 8, 1, DISCOUNT)
@@ -235,7 +235,7 @@ def test_half_demonstrations_half_online() -> None:
     assert (batch.observations.state[:, :4, 0] < 100).any()
 
 
-def test_one_source_serves_alone_while_the_other_is_empty() -> None:
+def test_batch_has_one_source_while_the_other_is_empty() -> None:
     replay = Replay(FEATURES, 2, 50, 50)
     for key in range(4):
         action = None if key == 3 else np.zeros(2, np.float32)
@@ -245,7 +245,7 @@ def test_one_source_serves_alone_while_the_other_is_empty() -> None:
     assert batch.observations.image.dtype == np.float16
 
 
-def test_rows_that_do_not_fit_are_refused_and_leave_nothing() -> None:
+def test_unsuitable_rows_are_refused_and_not_stored() -> None:
     replay = Replay(FEATURES, 2, 50, 50)
     wrong = replace_image(inputs(1, FEATURES), np.zeros((2, 5), np.float16))
     with pytest.raises(ValueError, match=r"image of shape \(2, 5\), expected \(3, 5\)"):
@@ -254,11 +254,11 @@ def test_rows_that_do_not_fit_are_refused_and_leave_nothing() -> None:
 
 
 def replace_image(seen: Inputs, image: np.ndarray) -> Inputs:
-    """Another image."""
+    """Return the inputs with another image."""
     return Inputs(seen.state, image)
 
 
-def test_same_seed_same_batch() -> None:
+def test_same_seed_gives_the_same_batch() -> None:
     replays = [Replay(FEATURES, 2, 9, 9) for _ in range(2)]
     for replay in replays:
         for key in range(20):

@@ -1,4 +1,4 @@
-"""ResNet-10: forward pass equal to an independent one, weights checked, upstream's pickle read without running it."""
+"""ResNet-10: forward pass equal to an independent one, checked weights, upstream's pickle read without executing it."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ Array = NDArray[np.float32]
 
 
 def weights(seed: int = 0) -> dict[str, Array]:
-    """Random weights of the right shapes."""
+    """Return random weights of the right shapes."""
     rng = np.random.default_rng(seed)
     made = {}
     for name, shape in shapes().items():
@@ -46,7 +46,7 @@ def tensors() -> dict[str, Array]:
 
 
 def nested(tensors: dict[str, Any], leaf: Any = lambda x: x) -> dict[str, Any]:
-    """{"a/b": x} -> {"a": {"b": x}}, as flax keeps parameters."""
+    """Convert {"a/b": x} to {"a": {"b": x}}, as flax stores parameters."""
     tree: dict[str, Any] = {}
     for name, tensor in tensors.items():
         *outer, last = name.split("/")
@@ -58,14 +58,14 @@ def nested(tensors: dict[str, Any], leaf: Any = lambda x: x) -> dict[str, Any]:
 
 
 def torch_forward(tensors: dict[str, Array], images: NDArray[np.uint8]) -> NDArray[np.float32]:
-    """The same network in torch (NCHW, explicit padding)."""
+    """Compute the same network in torch (NCHW, explicit padding)."""
     torch.set_num_threads(1)
     mean, deviation = np.array([0.485, 0.456, 0.406]), np.array([0.229, 0.224, 0.225])
     x = torch.tensor((images / 255.0 - mean) / deviation, dtype=torch.float32).permute(0, 3, 1, 2)
 
     def conv(x: torch.Tensor, name: str, stride: int) -> torch.Tensor:
         kernel = torch.tensor(tensors[name + "/kernel"]).permute(3, 2, 0, 1)
-        # flax's SAME pads 3x3 by one on each side at stride 1, and at the far side alone at stride 2.
+        # flax's SAME pads 3x3 by one on each side at stride 1, and only at the far side at stride 2.
         far = kernel.shape[-1] // 2
         near = far if stride == 1 else 0
         return functional.conv2d(functional.pad(x, (near, far, near, far)), kernel, stride=stride)
@@ -87,9 +87,7 @@ def torch_forward(tensors: dict[str, Array], images: NDArray[np.uint8]) -> NDArr
     return x.permute(0, 2, 3, 1).numpy()
 
 
-def test_forward_pass_equals_an_independent_one_and_the_file_type_does_not_matter(
-    tmp_path: Path, tensors: dict[str, Array]
-) -> None:
+def test_forward_pass_equals_torch_for_every_file_type(tmp_path: Path, tensors: dict[str, Array]) -> None:
     save_file(tensors, tmp_path / "w.safetensors")
     np.savez(tmp_path / "w.npz", **tensors)
     encoder = load_encoder("resnet10", tmp_path / "w.safetensors")
@@ -103,7 +101,7 @@ def test_forward_pass_equals_an_independent_one_and_the_file_type_does_not_matte
     assert load_resnet10(tmp_path / "other.safetensors").weights_sha256 != encoder.weights_sha256
 
 
-def test_weights_that_do_not_fit_are_named(tmp_path: Path, tensors: dict[str, Array]) -> None:
+def test_unsuitable_weights_are_refused_by_name(tmp_path: Path, tensors: dict[str, Array]) -> None:
     path = tmp_path / "w.safetensors"
 
     def message(changed: dict[str, Any]) -> str:
@@ -138,7 +136,7 @@ def test_weights_that_do_not_fit_are_named(tmp_path: Path, tensors: dict[str, Ar
 
 @pytest.mark.parametrize("protocol", [2, 3, 4, 5])
 @pytest.mark.parametrize("leaf", [np.asarray, np.asfortranarray, jnp.asarray])
-def test_every_way_to_pickle_arrays_is_read_without_unpickling(protocol: int, leaf: Any) -> None:
+def test_arrays_of_every_pickle_protocol_are_read_without_unpickling(protocol: int, leaf: Any) -> None:
     arrays = {"a/b": np.arange(12, dtype=np.float32).reshape(3, 4), "a/c": np.ones(2, np.float32), "d": np.zeros((1,))}
     tree = collections.OrderedDict(nested(arrays, leaf))
     found = read_arrays(pickle.dumps(tree, protocol), "here")
@@ -147,7 +145,7 @@ def test_every_way_to_pickle_arrays_is_read_without_unpickling(protocol: int, le
         assert np.array_equal(found[name], array)
 
 
-def test_upstreams_file_becomes_safetensors_that_load(tmp_path: Path, tensors: dict[str, Array]) -> None:
+def test_file_of_upstream_becomes_safetensors_that_load(tmp_path: Path, tensors: dict[str, Array]) -> None:
     source, target = tmp_path / "resnet10_params.pkl", tmp_path / "resnet10.safetensors"
     source.write_bytes(pickle.dumps(nested(tensors | {"output_head/bias": np.zeros(1000, np.float32)})))
     command = [sys.executable, "-m", "rldg_rl.encoders.convert", str(source), str(target)]
@@ -163,7 +161,7 @@ def test_upstreams_file_becomes_safetensors_that_load(tmp_path: Path, tensors: d
 
 
 class Evil:
-    """Runs a command when it is unpickled."""
+    """Object that runs a command when it is unpickled."""
 
     def __init__(self, path: Path) -> None:
         self.path = path
@@ -173,7 +171,7 @@ class Evil:
 
 
 @pytest.mark.parametrize("protocol", [0, 2, 4, 5])
-def test_a_malicious_file_is_refused_in_one_line_and_runs_nothing(tmp_path: Path, protocol: int) -> None:
+def test_malicious_pickle_is_refused_and_runs_nothing(tmp_path: Path, protocol: int) -> None:
     source, trace = tmp_path / "evil.pkl", tmp_path / "trace"
     data = pickle.dumps({"conv_init": Evil(trace)}, protocol)
     source.write_bytes(data)
@@ -183,7 +181,7 @@ def test_a_malicious_file_is_refused_in_one_line_and_runs_nothing(tmp_path: Path
     assert str(caught.value).startswith(f"{source}: ")
     assert not trace.exists()
     assert not (tmp_path / "out.safetensors").exists()
-    pickle.loads(data)  # the file does what it says
+    pickle.loads(data)  # unpickling the file does run the command
     assert trace.exists()
 
 
@@ -202,7 +200,7 @@ def test_a_malicious_file_is_refused_in_one_line_and_runs_nothing(tmp_path: Path
         (b"PK\x03\x04", "not a pickled dict of arrays"),
     ],
 )
-def test_what_is_no_dict_of_arrays_is_refused(data: bytes, message: str) -> None:
+def test_pickle_without_a_dict_of_arrays_is_refused(data: bytes, message: str) -> None:
     with pytest.raises(UserError, match=r"^here: ") as caught:
         read_arrays(data, "here")
     assert message in str(caught.value)
@@ -214,7 +212,7 @@ INSTRUCTIONS = [opcode.code.encode("latin1") for opcode in pickletools.opcodes]
 
 @settings(max_examples=300, deadline=None)
 @given(st.data())
-def test_a_damaged_file_is_refused_or_still_holds_arrays(data: st.DataObject) -> None:
+def test_damaged_file_is_refused_or_still_holds_arrays(data: st.DataObject) -> None:
     damaged = bytearray(ORDINARY)
     for _ in range(data.draw(st.integers(1, 3))):
         at = data.draw(st.integers(0, len(damaged) - 1))
@@ -225,11 +223,11 @@ def test_a_damaged_file_is_refused_or_still_holds_arrays(data: st.DataObject) ->
 
 
 class _Refusal(Exception):
-    """One clear line."""
+    """A UserError of one line."""
 
 
 def read_or_refuse(data: bytes) -> dict[str, NDArray[Any]]:
-    """Any other error than one clear line is a failure of the test."""
+    """Read the file; any error but a UserError of one line fails the test."""
     try:
         return read_arrays(data, "here")
     except UserError as error:

@@ -40,17 +40,17 @@ CONFIG = ClassifierConfig(encoder="random_conv", crops=2, learning_rate=1e-3, ep
 
 
 def picture(success: bool, seed: int) -> bytes:
-    """A bright square in the middle means success, in a corner failure; the background varies."""
+    """Draw a bright square, in the middle for success and in a corner for failure; the background varies."""
     rng = np.random.default_rng(seed)
     image = np.full((64, 64, 3), rng.integers(20, 120), np.uint8)
     image[::8] = rng.integers(0, 60)
     row, column = (22, 22) if success else (4, 38)
     image[row : row + 20, column : column + 20] = rng.integers(180, 255, 3)
-    return encode_jpeg(np.kron(image, np.ones((4, 4, 1), np.uint8)), 90)  # as large as the task's camera gives
+    return encode_jpeg(np.kron(image, np.ones((4, 4, 1), np.uint8)), 90)  # the size of the task's camera
 
 
 def steps_with_images(name: str, length: int, success: bool, seed: int) -> list[Step]:
-    """An episode whose last observation shows the success."""
+    """Return an episode whose last observation shows the success."""
     steps = []
     for step in episode(name, np.zeros((length + 1, 6)), success=success, truncated=not success, seed=seed):
         image = picture(success and step.is_last, seed * 100 + step.index)
@@ -60,14 +60,14 @@ def steps_with_images(name: str, length: int, success: bool, seed: int) -> list[
 
 
 def frames(episodes: int = 12, length: int = 5) -> list[Frame]:
-    """Half of the episodes succeed."""
+    """Return frames of episodes of which half succeed."""
     made = [steps_with_images(f"run/{k:06d}", length, k % 2 == 0, k) for k in range(episodes)]
     return [f for steps in made for f in frames_of_steps(steps, "wrist", "somewhere")]
 
 
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A trained classifier."""
+    """Train a classifier and return its folder."""
     path = tmp_path_factory.mktemp("run") / "classifier"
     write_classifier(path, *train(frames(), insertion(), CONFIG, seed=3))
     return path
@@ -76,7 +76,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 # --- labels -----------------------------------------------------------------------------------------
 
 
-def test_only_the_final_frame_of_a_success_is_positive() -> None:
+def test_only_the_last_frame_of_a_success_is_positive() -> None:
     good, bad = steps_with_images("a", 5, True, 0), steps_with_images("b", 5, False, 1)
     assert [f.success for f in frames_of_steps(good, "wrist", "x")] == [False] * 5 + [True]
     assert [f.success for f in frames_of_steps(bad, "wrist", "x")] == [False] * 6
@@ -91,7 +91,7 @@ def test_bags_and_folders_of_frames_give_the_same_frames(tmp_path: Path) -> None
     for steps in made:
         write_episode(tmp_path / "bags", steps, insertion())
     from_bags = read_frames([tmp_path / "bags", tmp_path / "bags"], insertion(), "wrist")
-    assert len(from_bags) == 8, "a bag that is given twice counts once"
+    assert len(from_bags) == 8, "a bag given twice counts once"
     for frame in from_bags:
         write_frame(tmp_path / "frames", frame)
     from_folder = read_frames([tmp_path / "frames"], insertion(), "wrist")
@@ -101,7 +101,7 @@ def test_bags_and_folders_of_frames_give_the_same_frames(tmp_path: Path) -> None
 
 @settings(max_examples=30, deadline=None)
 @given(st.integers(2, 12), st.integers(2, 12), st.floats(0.05, 0.9), st.integers(0, 9))
-def test_no_episode_is_on_both_sides_of_the_split(good: int, bad: int, share: float, seed: int) -> None:
+def test_no_episode_is_in_both_splits(good: int, bad: int, share: float, seed: int) -> None:
     made = [Frame(f"g{k}", i, b"", i == 2, "", "") for k in range(good) for i in range(3)]
     made += [Frame(f"b{k}", i, b"", False, "", "") for k in range(bad) for i in range(3)]
     split = split_by_episode(made, share, seed)
@@ -114,7 +114,7 @@ def test_no_episode_is_on_both_sides_of_the_split(good: int, bad: int, share: fl
     assert {f.episode_id for f in again.held_out} == held_ids
 
 
-def test_the_collector_labels_by_the_button_and_leaves_doubtful_frames_out(tmp_path: Path) -> None:
+def test_collector_labels_by_the_button_and_omits_frames_near_its_edges(tmp_path: Path) -> None:
     collector = Collector(tmp_path, "session", margin=2)
     jpegs = [picture(False, k) for k in range(12)]
     for k, pressed in enumerate([0, 0, 0, 0, 1, 1, 1, 0, 0, 0, 0, 0]):
@@ -123,7 +123,7 @@ def test_the_collector_labels_by_the_button_and_leaves_doubtful_frames_out(tmp_p
     saved = {f.stamp_ns: f.success for f in read_frames([tmp_path], insertion(), "wrist")}
     assert saved == {0: False, 1: False, 4: True, 5: True, 6: True, 9: False, 10: False, 11: False}
     groups = {f.stamp_ns: f.episode_id for f in read_frames([tmp_path], insertion(), "wrist")}
-    assert groups[4] != groups[9], "every press and release is an episode of its own"
+    assert groups[4] != groups[9], "every press and release starts a new episode"
     assert (collector.positive, collector.negative) == (3, 5)
 
 
@@ -151,7 +151,7 @@ def test_auc_counts_pairs(pairs: list[tuple[int, bool]]) -> None:
 
 @settings(max_examples=50, deadline=None)
 @given(st.integers(0, 10_000), st.sampled_from([0.6, 0.9, 0.99]))
-def test_the_threshold_has_the_wanted_precision_when_any_has(seed: int, wanted: float) -> None:
+def test_threshold_reaches_the_requested_precision_where_possible(seed: int, wanted: float) -> None:
     rng = np.random.default_rng(seed)
     labels = np.concatenate([[True, False], rng.random(60) < 0.3])
     probabilities = np.clip(rng.normal(np.where(labels, 0.7, 0.4), 0.15), 0.001, 0.999)
@@ -162,7 +162,7 @@ def test_the_threshold_has_the_wanted_precision_when_any_has(seed: int, wanted: 
     assert precision >= wanted or precision == pytest.approx(max(reached, default=0.0))
 
 
-def test_temperature_cools_a_boaster() -> None:
+def test_temperature_corrects_overconfident_logits() -> None:
     rng = np.random.default_rng(0)
     honest = rng.normal(0, 2, 4000)
     labels = rng.random(4000) < 1 / (1 + np.exp(-honest))
@@ -175,7 +175,7 @@ def test_temperature_cools_a_boaster() -> None:
 
 @settings(max_examples=200, deadline=None)
 @given(st.integers(1, 5), st.lists(st.tuples(st.booleans(), st.sampled_from([1, 1, 1, 2])), max_size=40))
-def test_hysteresis_is_a_run_of_n_frames_without_a_gap(wanted: int, moves: list[tuple[bool, int]]) -> None:
+def test_hysteresis_needs_n_consecutive_frames_without_a_gap(wanted: int, moves: list[tuple[bool, int]]) -> None:
     hysteresis, stamp, run = Hysteresis(wanted, PERIOD_NS), 0, 0
     for over, periods in moves:
         stamp += periods * PERIOD_NS
@@ -185,8 +185,8 @@ def test_hysteresis_is_a_run_of_n_frames_without_a_gap(wanted: int, moves: list[
 
 @settings(max_examples=100, deadline=None)
 @given(st.integers(1, 4), st.lists(st.booleans(), min_size=1, max_size=20), st.lists(st.booleans(), max_size=20))
-def test_an_episode_starts_afresh_whenever_start_arrives(wanted: int, before: list[bool], after: list[bool]) -> None:
-    """START may overtake the first frames or come after them; in lock-step the jump of the clock alone suffices."""
+def test_hysteresis_restarts_whenever_start_arrives(wanted: int, before: list[bool], after: list[bool]) -> None:
+    """START may arrive before or after the first frames; in lock-step the jump of the clock is enough."""
     fresh = Hysteresis(wanted, PERIOD_NS)
     expected = [fresh.update(k * PERIOD_NS, over) for k, over in enumerate(after)]
     first = (len(before) + 1) * PERIOD_NS
@@ -204,7 +204,7 @@ def test_an_episode_starts_afresh_whenever_start_arrives(wanted: int, before: li
         Hysteresis(0, PERIOD_NS)
 
 
-def test_episodes_against_ground_truth() -> None:
+def test_episode_results_are_compared_with_ground_truth() -> None:
     truth, stamps = [False, False, True, True], [k * PERIOD_NS for k in range(4)]
 
     def verdict(over: list[bool], wanted: int) -> tuple[int | None, bool, bool]:
@@ -219,7 +219,7 @@ def test_episodes_against_ground_truth() -> None:
 # --- training ---------------------------------------------------------------------------------------
 
 
-def test_it_learns_and_survives_the_disk(folder: Path) -> None:
+def test_trained_classifier_separates_and_survives_a_round_trip(folder: Path) -> None:
     classifier = RewardClassifier.load(folder, insertion())
     fresh = [steps_with_images(f"fresh/{k}", 4, True, 50 + k) for k in range(4)]
     for steps in fresh:
@@ -241,7 +241,7 @@ def test_training_repeats_bit_for_bit() -> None:
     assert (a.threshold, a.temperature) == (b.threshold, b.temperature)
 
 
-def test_the_judge_needs_n_frames_and_the_success_box(folder: Path) -> None:
+def test_success_needs_n_frames_and_the_success_box(folder: Path) -> None:
     task = insertion()
     classifier = RewardClassifier.load(folder, task)
     judge = SuccessJudge(classifier, task, 2)
@@ -255,7 +255,7 @@ def test_the_judge_needs_n_frames_and_the_success_box(folder: Path) -> None:
     assert not judgement.over and not judgement.success
 
 
-def test_the_success_box_is_where_successes_were_and_ends_no_episode_elsewhere(folder: Path) -> None:
+def test_learned_success_box_contains_the_successes_only(folder: Path) -> None:
     task, saved = insertion(), RewardClassifier.load(folder, insertion()).saved
     assert saved.success_box is not None
     at, width = np.array(task.target_pose_base_tcp), np.array(saved.success_box.high) - np.array(saved.success_box.low)
@@ -264,7 +264,7 @@ def test_the_success_box_is_where_successes_were_and_ends_no_episode_elsewhere(f
     assert not in_box(saved.success_box, task, at + np.array([0, 0, 0.002, 0, 0, 0, 0]))
     made = frames(4, 3)
     assert learn_box([replace(made[0], success=True, pose_base_tcp=None), *made], task) is None
-    # A classifier that fires everywhere: the box keeps the frames that are far from the target from ending episodes.
+    # With a classifier that always fires, the box prevents frames far from the target from ending episodes.
     certain = np.ones(len(made))
     far = [f if f.success else replace(f, pose_base_tcp=at + np.array([0, 0, 0.01, 0, 0, 0, 0])) for f in made]
     boxed = evaluate_frames(far, certain, 0.5, task, saved.success_box)
@@ -284,7 +284,7 @@ def one_line(error: pytest.ExceptionInfo[UserError]) -> str:
     return text
 
 
-def test_a_class_that_is_missing_or_stands_alone() -> None:
+def test_missing_class_or_single_positive_episode_is_refused() -> None:
     made = frames(4, 3)
     for kept, reason in (
         ([f for f in made if not f.success], "no positive frames: a classifier needs both classes"),
@@ -296,7 +296,7 @@ def test_a_class_that_is_missing_or_stands_alone() -> None:
         one_line(error)
 
 
-def test_a_corrupt_jpeg_is_named(tmp_path: Path) -> None:
+def test_corrupt_jpeg_is_refused_by_name(tmp_path: Path) -> None:
     made = frames(6, 3)
     for frame in made:
         path = write_frame(tmp_path, frame)
@@ -318,7 +318,9 @@ def test_a_corrupt_jpeg_is_named(tmp_path: Path) -> None:
         ({"threshold": "high"}, r"config\.json: not a classifier's configuration"),
     ],
 )
-def test_a_folder_that_does_not_fit(folder: Path, tmp_path: Path, change: dict[str, Any], reason: str) -> None:
+def test_unsuitable_classifier_folder_is_refused(
+    folder: Path, tmp_path: Path, change: dict[str, Any], reason: str
+) -> None:
     for name in ("config.json", "head.safetensors"):
         (tmp_path / name).write_bytes((folder / name).read_bytes())
     write_json(tmp_path / "config.json", {**read_json(folder / "config.json"), **change})
@@ -327,7 +329,7 @@ def test_a_folder_that_does_not_fit(folder: Path, tmp_path: Path, change: dict[s
     one_line(error)
 
 
-def test_sources_that_are_none(tmp_path: Path) -> None:
+def test_sources_without_frames_are_refused(tmp_path: Path) -> None:
     def refused(reason: str) -> None:
         with pytest.raises(UserError, match=reason) as error:
             read_frames([tmp_path / "x"], insertion(), "wrist")

@@ -1,4 +1,4 @@
-"""The node `reward` in a real process: one answer per observation, hysteresis by stamps, one line for bad input."""
+"""The node `reward` as a process: one answer per observation, hysteresis by stamps, one-line errors."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ GOOD, BAD, BROKEN = "good", "bad", "broken"
 
 
 def image(kind: str) -> bytes:
-    """A bright lower half (good) or upper half (bad)."""
+    """Return an image with a bright lower half (good) or upper half (bad)."""
     if kind == BROKEN:
         return b"no jpeg"
     pixels = np.full((64, 64, 3), 20, np.uint8)
@@ -52,7 +52,7 @@ def seen(stamp: int, kind: str) -> ObservationMsg:
 
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A head that points from the features of `bad` to those of `good`."""
+    """Write a classifier whose head separates the features of `bad` from those of `good`."""
     from rldg_rl.features import camera_image
 
     encoder = load_encoder("random_conv")
@@ -76,7 +76,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 class Bench:
-    """Stands for observer and episode manager."""
+    """Stands for observer and episode node."""
 
     def __init__(self) -> None:
         self.context = rclpy.Context()
@@ -117,7 +117,7 @@ class Bench:
             if process.poll() is None:
                 os.killpg(process.pid, signal.SIGKILL)
             process.communicate(timeout=10)
-        self.executor.shutdown()  # ends a spin that stopped half way, which would keep latched publishers alive
+        self.executor.shutdown()  # ends an interrupted spin, which would keep transient-local publishers alive
         self.node.destroy_node()
         self.context.try_shutdown()
 
@@ -129,23 +129,23 @@ def bench() -> Iterator[Bench]:
     made.close()
 
 
-def test_every_observation_is_answered_once_and_hysteresis_starts_afresh(bench: Bench, folder: Path) -> None:
+def test_every_observation_is_answered_once_and_hysteresis_restarts(bench: Bench, folder: Path) -> None:
     process = bench.start(classifier=folder, consecutive_frames=2)
     bench.until(lambda: bench.observations.get_subscription_count() and bench.node.count_publishers("reward"))
     first = [BAD, GOOD, GOOD, BROKEN, GOOD]
     second = [GOOD, GOOD, BAD]
     stamps = [k * PERIOD_NS for k in range(1, 6)]
-    stamps += [stamps[-1] + k * PERIOD_NS for k in (2, 3, 4)]  # a reset moves the clock on by two periods
+    stamps += [stamps[-1] + k * PERIOD_NS for k in (2, 3, 4)]  # a reset advances the clock by two periods
     start = EpisodeEvent(kind=EpisodeEvent.START)
     for number, (stamp, kind) in enumerate(zip(stamps, first + second, strict=True)):
-        if number in (0, 6):  # START after the first observation of the second episode was seen
+        if number in (0, 6):  # START after the first observation of the second episode
             start.first_observation_stamp = to_msg.time(stamps[0 if number == 0 else 5])
             bench.events.publish(start)
         message = seen(stamp, kind)
         bench.observations.publish(message)
-        bench.observations.publish(message)  # a latched topic may send it again
+        bench.observations.publish(message)  # a transient-local topic may repeat it
         bench.until(lambda n=number: len(bench.rewards) > n)
-    assert [stamp_ns(r.header.stamp) for r in bench.rewards] == stamps, "one each, with its stamp"
+    assert [stamp_ns(r.header.stamp) for r in bench.rewards] == stamps, "one answer each, with its stamp"
     assert [r.success for r in bench.rewards] == [False, False, True, False, False, False, True, False]
     assert all((r.probability > 0.9) == (k == GOOD) for r, k in zip(bench.rewards, first + second, strict=True))
     assert {r.source for r in bench.rewards} == {RewardClassifier.load(folder, insertion()).identity}

@@ -20,12 +20,12 @@ from rldg_rl.run_folder import TensorBoard, figures, lock
 
 
 def events(run_dir: Path) -> list[Event]:
-    """Every event of the folder, as TensorBoard reads it (checksums included)."""
+    """Return every event of the folder as TensorBoard reads it, with its checksums."""
     paths = sorted((run_dir / "tensorboard").iterdir())
     return [event for path in paths for event in LegacyEventFileLoader(str(path)).Load()]
 
 
-def test_one_learner_per_run_folder(tmp_path: Path) -> None:
+def test_run_folder_accepts_one_learner(tmp_path: Path) -> None:
     held = lock(tmp_path / "run")
     with pytest.raises(UserError, match=rf"run: another learner \(process {os.getpid()}\) trains in this run folder"):
         lock(tmp_path / "run")
@@ -36,7 +36,7 @@ def test_one_learner_per_run_folder(tmp_path: Path) -> None:
         lock(tmp_path / "file")
 
 
-def test_the_log_holds_what_the_status_says(tmp_path: Path) -> None:
+def test_log_holds_the_values_of_the_status(tmp_path: Path) -> None:
     learner = Learner(small(), insertion(), 0)
     board = TensorBoard(tmp_path, 0)
     assert board.write(figures(learner, 0.0), {}, 0) == ""
@@ -53,7 +53,7 @@ def test_the_log_holds_what_the_status_says(tmp_path: Path) -> None:
     assert "loss/late" not in last
 
 
-def test_a_full_disk_ends_the_log_and_nothing_else(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_full_disk_ends_only_the_log(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     board = TensorBoard(tmp_path, 7)
 
     def full(*_arguments: object) -> None:
@@ -63,10 +63,10 @@ def test_a_full_disk_ends_the_log_and_nothing_else(tmp_path: Path, monkeypatch: 
     assert board.write({"a": 1.0}, {}, 8).startswith("tensorboard: cannot write: No space left on device")
     assert board.write({"a": 1.0}, {}, 9) == ""
     assert board.close() == ""
-    assert [event.step for event in events(tmp_path)] == [0, 7]  # the version of the file has no step
+    assert [event.step for event in events(tmp_path)] == [0, 7]  # the event with the file version has no step
 
 
-def test_a_restart_has_an_event_file_of_its_own(tmp_path: Path) -> None:
+def test_restart_writes_its_own_event_file(tmp_path: Path) -> None:
     for _ in range(2):
         assert TensorBoard(tmp_path, 0).close() == ""
     assert [event.step for event in events(tmp_path)] == [0, 0] * 2
@@ -74,7 +74,7 @@ def test_a_restart_has_an_event_file_of_its_own(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("module", ["nodes.learner", "nodes.reward", "specialist"])
 def test_torch_is_not_imported(module: str) -> None:
-    """It doubles the time that a node needs to start."""
+    """Importing torch doubles the start time of a node."""
     names = '("torch", "tensorflow", "tensorboardX")'
     code = f"import sys, rldg_rl.{module}; sys.exit(', '.join(name for name in {names} if name in sys.modules) or 0)"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)

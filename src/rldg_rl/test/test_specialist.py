@@ -27,17 +27,17 @@ from rldg_rl.weights import flatten, pack
 
 @pytest.fixture(scope="module")
 def learner() -> Learner:
-    """A connector learner; its preset is what SpecialistPolicy(None) expects."""
+    """Return a connector learner; SpecialistPolicy(None) expects its preset."""
     return Learner(resolve("connector"), insertion(), 0)
 
 
 def seen_at(offset: list[float]) -> Observation:
-    """An observation with a grey wrist image."""
+    """Return an observation with a grey wrist image."""
     image = encode_jpeg(np.full((128, 128, 3), 120, np.uint8), 90)
     return replace(observation(offset), images={"wrist": image})
 
 
-def test_waits_for_weights_then_follows_them(learner: Learner) -> None:
+def test_policy_waits_for_weights_and_follows_them(learner: Learner) -> None:
     policy = SpecialistPolicy(None, insertion(), explore=False)
     assert isinstance(policy, TrainablePolicy)
     assert policy.spec_hash == learner.spec_hash
@@ -55,7 +55,7 @@ def test_waits_for_weights_then_follows_them(learner: Learner) -> None:
     assert np.array_equal(policy.act(seen_at([0.01] * 6)), action)
 
 
-def test_exploration_depends_on_the_episodes_seed_alone(learner: Learner) -> None:
+def test_exploration_depends_only_on_the_seed_of_the_episode(learner: Learner) -> None:
     policy = SpecialistPolicy(None, insertion(), explore=True)
     policy.update_weights(learner.first_weights().data, 0)
     seen = seen_at([0.0] * 6)
@@ -71,7 +71,7 @@ def test_exploration_depends_on_the_episodes_seed_alone(learner: Learner) -> Non
     assert np.abs(first).max() <= 1.0
 
 
-def test_folder_round_trip_and_action_dimension(tmp_path: Path) -> None:
+def test_folder_survives_a_round_trip_and_has_the_action_dimension(tmp_path: Path) -> None:
     trained = Learner(small(), insertion(), 0)
     for step in random_episodes(2, 9):
         trained.consume(step)
@@ -89,7 +89,7 @@ def test_folder_round_trip_and_action_dimension(tmp_path: Path) -> None:
 
 
 def config_file(folder: Path) -> Path:
-    """A YAML file that resolves to `small()`."""
+    """Write a YAML file that resolves to `small()`."""
     path = folder / "overrides.yaml"
     network = "network: {hidden: [16, 16], state_bottleneck: 0}"
     path.write_text(f"preset: hil_serl\nfeatures: {{image_encoder: none}}\n{network}\n")
@@ -109,7 +109,7 @@ def test_features_are_of_order_one_and_fine_near_the_target() -> None:
         proprioception(replace(observation([0.0] * 6), wrench_tcp=np.full(6, np.nan)), task, config)
 
 
-def test_twist_changes_axes_by_rotation_alone_far_from_the_base() -> None:
+def test_twist_changes_axes_without_a_lever_arm() -> None:
     """At x = 0.6 m a lever arm would turn 1 rad/s into 0.6 m/s."""
     config, task = FeatureConfig(), insertion()
     offset = [0.1, 0.0, 0.0, 0.0, 0.0, 0.0]
@@ -122,12 +122,12 @@ def test_twist_changes_axes_by_rotation_alone_far_from_the_base() -> None:
 
 
 def seen_with_image(seed: int = 0) -> Observation:
-    """An observation with a random wrist image."""
+    """Return an observation with a random wrist image."""
     image = np.random.default_rng(seed).integers(0, 255, (256, 256, 3), dtype=np.uint8)
     return replace(observation([0.0] * 6, stamp_ns=5), images={"wrist": encode_jpeg(image)})
 
 
-def test_cached_features_are_those_of_the_policy_and_of_a_few_crops() -> None:
+def test_cached_features_equal_those_of_the_policy_and_of_few_crops() -> None:
     config = FeatureConfig(image_encoder="random_conv", crops=3)
     spec = input_spec(insertion(), config)
     acting, storing = policy_inputs(insertion(), config), stored_inputs(insertion(), config)
@@ -141,7 +141,7 @@ def test_cached_features_are_those_of_the_policy_and_of_a_few_crops() -> None:
     assert not np.allclose(inputs.image, acting(seen_with_image(1)).image, atol=2e-2)
 
 
-def test_pixels_are_passed_on_as_they_are() -> None:
+def test_pixels_are_passed_on_unchanged() -> None:
     config = FeatureConfig(image_encoder="small_cnn")
     spec = input_spec(insertion(), config)
     inputs = stored_inputs(insertion(), config)(seen_with_image())
@@ -151,7 +151,7 @@ def test_pixels_are_passed_on_as_they_are() -> None:
 
 
 @pytest.mark.parametrize("encoder", ["random_conv", "small_cnn"])
-def test_an_image_that_is_missing_or_of_another_shape_is_named(encoder: str) -> None:
+def test_missing_image_or_other_shape_is_refused_by_name(encoder: str) -> None:
     inputs = policy_inputs(insertion(), FeatureConfig(image_encoder=encoder))  # type: ignore[arg-type]
     with pytest.raises(ValueError, match="no image of camera 'wrist'"):
         inputs(observation([0.0] * 6))
@@ -162,7 +162,7 @@ def test_an_image_that_is_missing_or_of_another_shape_is_named(encoder: str) -> 
         policy_inputs(insertion(), FeatureConfig(image_encoder=encoder, camera="side"))  # type: ignore[arg-type]
 
 
-def test_tasks_with_a_gripper_see_its_width_and_get_its_command(tmp_path: Path) -> None:
+def test_task_with_a_gripper_has_its_width_and_command(tmp_path: Path) -> None:
     task = insertion().model_copy(update={"action": insertion().action.model_copy(update={"gripper": True})})
     config = configuration.load(config_file(tmp_path), insertion())
     spec = input_spec(task, config.features)
@@ -181,14 +181,14 @@ def test_tasks_with_a_gripper_see_its_width_and_get_its_command(tmp_path: Path) 
     ("command", "width_m", "expected"),
     [(-1, 0.08, -0.02), (-1, 0.03, 0.0), (1, 0.03, -0.02), (1, 0.08, 0.0), (0, 0.08, 0.0), (0, 0.0, 0.0)],
 )
-def test_grasp_penalty_where_the_gripper_would_change(command: float, width_m: float, expected: float) -> None:
+def test_grasp_penalty_applies_where_the_gripper_changes(command: float, width_m: float, expected: float) -> None:
     action = np.array([0.0] * 6 + [command], np.float32)
     assert grasp_penalty(action, width_m, -0.02) == expected
     assert grasp_penalty(action[:6], width_m, -0.02) == 0.0
 
 
 @pytest.mark.parametrize("preset", PRESETS)
-def test_presets_are_valid_and_the_hash_names_what_weights_fit(preset: str) -> None:
+def test_presets_are_valid_and_the_hash_identifies_matching_weights(preset: str) -> None:
     features = {"image_encoder": "random_conv"}
     config = resolve(preset, {"features": features})
     changed = resolve(preset, {"features": features, "network": {"hidden": [7]}})
@@ -212,7 +212,7 @@ def test_presets_are_valid_and_the_hash_names_what_weights_fit(preset: str) -> N
         ("a: [", "not valid YAML"),
     ],
 )
-def test_bad_configuration_is_one_clear_line(tmp_path: Path, text: str, message: str) -> None:
+def test_bad_configuration_is_refused(tmp_path: Path, text: str, message: str) -> None:
     path = tmp_path / "c.yaml"
     path.write_text(text)
     with pytest.raises(UserError, match=message) as caught:
@@ -221,7 +221,7 @@ def test_bad_configuration_is_one_clear_line(tmp_path: Path, text: str, message:
     assert "\n" not in str(caught.value)
 
 
-def test_images_alone_are_enough_to_act(tmp_path: Path) -> None:
+def test_policy_can_act_on_images_alone(tmp_path: Path) -> None:
     settings = tmp_path / "image_only.yaml"
     settings.write_text("features: {proprioception: none, image_encoder: random_conv}\n")
     learner = Learner(configuration.load(settings, insertion()), insertion(), 0)

@@ -1,4 +1,4 @@
-"""What a specialist and its run were made of is said, and compared when they are used or resumed."""
+"""Specialists and runs store the observation record they were made with; it is compared on use and on resuming."""
 
 from __future__ import annotations
 
@@ -29,14 +29,14 @@ LENGTH = 8
 
 
 def record(folder: Path, steps: list[Step], task: Task | None = None) -> list[Path]:
-    """Each episode of the Steps as a bag."""
+    """Write each episode of the Steps as a bag."""
     size = LENGTH + 1
     parts = [steps[start : start + size] for start in range(0, len(steps), size)]
     return [write_episode(folder, part, task or insertion()) for part in parts]
 
 
 def at_rate(steps: list[Step], hz: float) -> list[Step]:
-    """The Steps as if recorded at this rate."""
+    """Return the Steps as if recorded at this rate."""
 
     def moved(step: Step) -> Step:
         seen = replace(step.observation, stamp_ns=round(step.index * 1e9 / hz))
@@ -51,7 +51,7 @@ def changed(**parts: Any) -> Task:
 
 @pytest.fixture(scope="module")
 def finished_run(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A run of two episodes with a checkpoint, a specialist and two demonstrations; not to be changed."""
+    """Run two episodes with a checkpoint, a specialist and two demonstrations; tests must not change the folder."""
     tmp_path = tmp_path_factory.mktemp("finished")
     demos = [
         replace(step, success=step.success, episode_id=f"d-{step.episode_id}") for step in random_episodes(2, LENGTH)
@@ -68,7 +68,7 @@ def finished_run(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture
 def run(finished_run: Path, tmp_path: Path) -> Path:
-    """A copy of the finished run and its demonstrations."""
+    """Copy the finished run and its demonstrations."""
     shutil.copytree(finished_run.parent, tmp_path, dirs_exist_ok=True)
     return tmp_path / "run"
 
@@ -91,21 +91,21 @@ def resumed(run: Path) -> Learner:
         (changed(target_pose_base_tcp=(0.5, 0, 0.1, 1, 0, 0, 0)), "trained with target_pose_base_tcp"),
     ],
 )
-def test_a_specialist_is_refused_where_it_does_not_find_what_it_learned_on(run: Path, task: Task, reason: str) -> None:
+def test_specialist_is_refused_where_its_observation_record_differs(run: Path, task: Task, reason: str) -> None:
     SpecialistPolicy(run / "specialist", insertion())
     with pytest.raises(UserError, match=reason) as error:
         SpecialistPolicy(run / "specialist", task)
     assert "\n" not in str(error.value)
 
 
-def test_a_specialist_that_says_nothing_is_refused(run: Path) -> None:
+def test_specialist_without_observation_record_is_refused(run: Path) -> None:
     path = run / "specialist/config.json"
     value = json.loads(path.read_text())
     del value["made_of"]
     path.write_text(json.dumps(value))
     with pytest.raises(UserError, match=r"made_of: missing.*rldg train"):
         SpecialistPolicy(run / "specialist", insertion())
-    resumed(run)  # as the message says
+    resumed(run)  # as the message advises
     value["made_of"] = {"task": "insertion"}
     path.write_text(json.dumps(value))
     with pytest.raises(UserError, match="not a specialist's configuration"):
@@ -113,7 +113,7 @@ def test_a_specialist_that_says_nothing_is_refused(run: Path) -> None:
 
 
 @pytest.mark.parametrize("hz", [4.0, 5.0, 12.0, 30.0])
-def test_bags_of_another_rate_are_not_learned_from(tmp_path: Path, hz: float) -> None:
+def test_bags_of_another_rate_are_refused(tmp_path: Path, hz: float) -> None:
     learner = Learner(small(), insertion(), 0)
     (good,) = record(tmp_path / "good", at_rate(random_episodes(1, LENGTH), 10.2))
     read_bag(good, learner)
@@ -122,17 +122,17 @@ def test_bags_of_another_rate_are_not_learned_from(tmp_path: Path, hz: float) ->
         prepare(learner, [tmp_path / "bags"], tmp_path / "run")
 
 
-def test_bags_of_another_view_are_not_learned_from(tmp_path: Path) -> None:
+def test_bags_of_another_view_are_refused(tmp_path: Path) -> None:
     wrist = insertion().cameras["wrist"].model_copy(update={"width": 640})
     (bag,) = record(tmp_path, random_episodes(1, LENGTH), changed(cameras={"wrist": wrist}))
     config = small()
     seeing = config.model_copy(update={"features": config.features.model_copy(update={"image_encoder": "random_conv"})})
     with pytest.raises(UserError, match=r"camera .wrist. shows .*.width.: 640"):
         read_bag(bag, Learner(seeing, insertion(), 0))
-    read_bag(bag, Learner(config, insertion(), 0))  # it looks at no image
+    read_bag(bag, Learner(config, insertion(), 0))  # it uses no image
 
 
-def test_resuming_is_the_same_with_the_same_bags(run: Path) -> None:
+def test_run_resumes_with_the_same_bags(run: Path) -> None:
     learner = resumed(run)
     assert learner.counters.env_steps == 2 * LENGTH
 
@@ -160,7 +160,7 @@ def test_resuming_with_other_content_is_refused(run: Path, which: str, what: str
         resumed(run)
 
 
-def test_a_demonstration_may_be_added_but_none_may_go(run: Path) -> None:
+def test_demonstrations_may_be_added_but_not_removed(run: Path) -> None:
     more = [replace(step, episode_id="more", success=True) for step in random_episodes(1, LENGTH, seed=5)]
     record(run.parent / "demos", more)
     resumed(run)
@@ -171,7 +171,7 @@ def test_a_demonstration_may_be_added_but_none_may_go(run: Path) -> None:
 
 
 @pytest.mark.parametrize("value", [np.nan, np.inf])
-def test_a_checkpoint_that_is_not_finite_is_neither_written_nor_read(run: Path, value: float) -> None:
+def test_non_finite_checkpoint_is_neither_written_nor_read(run: Path, value: float) -> None:
     learner = resumed(run)
     learner.state = jax.tree.map(
         lambda leaf: jnp.full_like(leaf, value) if jnp.issubdtype(leaf.dtype, jnp.floating) else leaf, learner.state
@@ -194,7 +194,7 @@ def test_a_checkpoint_that_is_not_finite_is_neither_written_nor_read(run: Path, 
 
 
 @pytest.mark.parametrize("value", [np.nan, np.inf, -np.inf])
-def test_an_actor_whose_output_is_not_finite_gives_no_action(run: Path, value: float) -> None:
+def test_non_finite_output_of_the_actor_is_refused(run: Path, value: float) -> None:
     policy = SpecialistPolicy(run / "specialist", insertion())
     step = random_episodes(1, LENGTH)[0]
     policy.reset("", 0)
@@ -211,7 +211,7 @@ def test_an_actor_whose_output_is_not_finite_gives_no_action(run: Path, value: f
             policy.act(replace(step.observation, **{field: broken}))
 
 
-def test_frames_of_another_camera_or_view_train_no_classifier(tmp_path: Path) -> None:
+def test_frames_of_another_camera_or_view_are_refused_for_a_classifier(tmp_path: Path) -> None:
     from rldg_core.image_codec import encode_jpeg
     from rldg_rl.classifier.frames import Frame, read_frames, write_frame
     from rldg_rl.views import describe_frames

@@ -1,4 +1,4 @@
-"""The example trains on environments that are not ours: a trivial one is learned, with an image, too; refusals."""
+"""The example trains on environments of other libraries: a trivial one is learned, also with an image; refusals."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ EXAMPLE = Path(__file__).parents[3] / "examples" / "train_on_gymnasium.py"
 
 
 class Match(gymnasium.Env[Any, Any]):
-    """Ten steps; the reward of each is minus the distance of the action from what the observation asks for."""
+    """Ten steps; each reward is minus the distance of the action from the one that the observation asks for."""
 
     def __init__(self, image: bool = False) -> None:
         self._image = image
@@ -49,7 +49,7 @@ def example() -> Iterator[ModuleType]:
     spec = importlib.util.spec_from_file_location("train_on_gymnasium", EXAMPLE)
     assert spec is not None and spec.loader is not None
     module = importlib.util.module_from_spec(spec)
-    sys.modules[spec.name] = module  # dataclasses look it up
+    sys.modules[spec.name] = module  # dataclasses look the module up
     spec.loader.exec_module(module)
     gymnasium.register("test/Match-v0", entry_point=Match)
     yield module
@@ -57,15 +57,15 @@ def example() -> Iterator[ModuleType]:
     del gymnasium.registry["test/Match-v0"]
 
 
-def test_it_is_short(example: ModuleType) -> None:
+def test_example_is_short(example: ModuleType) -> None:
     assert len(EXAMPLE.read_text().splitlines()) < 200
 
 
-def test_it_learns_a_trivial_task_and_repeats(example: ModuleType) -> None:
+def test_example_learns_a_trivial_task_and_repeats(example: ModuleType) -> None:
     lines: list[str] = []
     result = example.train("test/Match-v0", steps=1600, seed=0, demonstrations=0, every=400, report=lines.append)
     returns = [point["mean_return"] for point in result["curve"]]
-    # At random 13 of 20; always in the middle 10.
+    # Random actions reach 13 of 20; actions always in the middle reach 10.
     assert returns[-1] > -4, returns
     assert len(lines) == 4
     again = example.train("test/Match-v0", steps=400, seed=0, demonstrations=0, every=400, report=lines.append)
@@ -73,7 +73,7 @@ def test_it_learns_a_trivial_task_and_repeats(example: ModuleType) -> None:
     assert {k: v for k, v in point.items() if k != "wall_s"} == {k: v for k, v in first.items() if k != "wall_s"}
 
 
-def test_an_image_is_seen(example: ModuleType) -> None:
+def test_image_is_used(example: ModuleType) -> None:
     sight = example.Sight.of(Match(image=True).observation_space)
     assert sight.image == "camera" and sight.spec.image_shape == (128, 128, 3)
     env = Match(image=True)
@@ -93,7 +93,7 @@ def test_an_image_is_seen(example: ModuleType) -> None:
     assert example.best_action(tensors, sight, config, env.reset(seed=2)[0]).shape == (2,)
 
 
-def test_what_does_not_fit_is_one_line(example: ModuleType) -> None:
+def test_unsuitable_environment_is_refused(example: ModuleType) -> None:
     with pytest.raises(SystemExit, match=r"CartPole-v1: the action space is Discrete\(2\), expected a Box"):
         example.train("CartPole-v1", 10, 0, 0)
     with pytest.raises(SystemExit, match="expected a Box"):
