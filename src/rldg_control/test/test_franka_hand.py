@@ -1,4 +1,5 @@
 """The gripper node with franka_msgs' actions and a server that answers like franka_ros2's.
+
 Needs franka_msgs; test_hand.py has the tests of the state machine alone.
 """
 

@@ -15,6 +15,7 @@ CONFIG = HandConfig(tries=3, answer_s=2.0, motion_s=3.0, retry_s=0.2, gone_s=1.0
 
 class Server:
     """franka_gripper with a clock of 10 ms: it polls cancellations at 30 Hz and then stops every motion.
+
     `fails`: whether the n-th motion fails. Answers take `delay` ticks.
     """
 

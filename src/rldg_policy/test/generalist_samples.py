@@ -1,4 +1,4 @@
-"""A small seeded dataset of insertion episodes on disk, and checkpoint files, for the tests of all generalists."""
+"""Small seeded datasets of insertion episodes and checkpoint files for the tests of all generalists."""
 
 from __future__ import annotations
 
@@ -23,7 +23,8 @@ INSTRUCTION = "insert the VGA connector into the port"
 
 @cache
 def picture(column: int, row: int, size: int, seed: int) -> bytes:
-    """JPEG of a bright square on a seeded smooth background; (column, row) is its upper left corner in 1/64."""
+    """Return a JPEG of a bright square on a seeded smooth background; (column, row) is its upper left corner in
+    1/64."""
     rng = np.random.default_rng(seed)
     coarse = rng.integers(40, 110, (8, 8, 3), dtype=np.uint8)
     image = np.kron(coarse, np.ones((size // 8, size // 8, 1), np.uint8)).astype(np.uint8)
@@ -33,7 +34,7 @@ def picture(column: int, row: int, size: int, seed: int) -> bytes:
 
 
 def made_of(seed: int, camera: str = "wrist", gripper: bool = False, **view: Any) -> str:
-    """`provenance` of one recording, by the camera of task `insertion` unless told otherwise."""
+    """Return the `provenance` of one recording, by default with the camera of task `insertion`."""
     seen = {"width": 256, "height": 256, "crop": None, "image_size": 256, **view}
     part = {"bag": f"run/bags/episode_{seed:06d}", "blake3": f"{seed:016x}" * 4, "gripper": gripper}
     return json.dumps([{**part, "images": {"image": {"camera": camera, "view": seen}}}])
@@ -42,7 +43,7 @@ def made_of(seed: int, camera: str = "wrist", gripper: bool = False, **view: Any
 def make_episode(
     seed: int, transitions: int = 8, size: int = 64, instruction: str = INSTRUCTION, task: str = "insertion"
 ) -> Episode:
-    """A complete successful episode. The action points from the square to the middle: learnable from the image."""
+    """Return a successful episode. The action points from the square to the middle, so the image determines it."""
     rng = np.random.default_rng([seed, transitions])
     steps = transitions + 1
     columns, rows = rng.integers(2, 50, (2, steps))
@@ -55,7 +56,7 @@ def make_episode(
     start = rng.uniform(0.3, 0.5, 3)
     state = np.concatenate(
         [
-            # The hand points down: the y and z axes of the tcp are against those of the base.
+            # The tool points down: the y and z axes of the tcp are opposite to those of the base.
             start + np.cumsum(np.roll(action[:, :3] * [1, -1, -1], 1, axis=0), axis=0),
             quaternion / np.linalg.norm(quaternion, axis=1, keepdims=True),
             np.full((steps, 1), 0.02),
@@ -83,7 +84,7 @@ def make_episode(
 
 
 def write_dataset(root: Path, episodes: Sequence[Episode], name: str = "made_up", shards: int = 2) -> Path:
-    """Write `<root>/<name>/1.0.0` as the exporter would, all in split train; returns that folder."""
+    """Write `<root>/<name>/1.0.0` like the exporter, all in split train; return that folder."""
     folder = root / name / "1.0.0"
     folder.mkdir(parents=True)
     lengths, num_bytes = [], 0
@@ -110,11 +111,11 @@ def write_dataset(root: Path, episodes: Sequence[Episode], name: str = "made_up"
 
 
 class Stopped(Exception):
-    """A training that was cut off."""
+    """Raised to interrupt a training."""
 
 
 def stop_at(step: int) -> Callable[[int, int], None]:
-    """progress that ends a training when it tells of `step`, whatever was saved."""
+    """Return a progress callback that interrupts the training at `step`."""
 
     def progress(done: int, steps: int) -> None:
         if done == step:
@@ -124,12 +125,12 @@ def stop_at(step: int) -> Callable[[int, int], None]:
 
 
 def insertion_dataset(root: Path, episodes: int = 6, transitions: int = 8, size: int = 64, **options: Any) -> Path:
-    """A dataset that lints clean: `episodes` episodes of `transitions` steps with an action each."""
+    """Write a dataset without findings: `episodes` episodes of `transitions` steps with an action."""
     return write_dataset(root, [make_episode(seed, transitions, size, **options) for seed in range(episodes)])
 
 
 def open_insertion_dataset(root: Path, **options: Any) -> Dataset:
-    """The same, opened."""
+    """Write the same dataset and open it."""
     return read_dataset(insertion_dataset(root, **options))
 
 

@@ -1,4 +1,4 @@
-"""The checkpoints of the golden references, in upstream's form, with weights drawn by the rule in golden/README.md."""
+"""Checkpoints of the golden references in upstream's form, with weights drawn by the rule in golden/README.md."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ OCTO_BASE_PARAMS = _STORED / "octo" / "octo_base_params.txt"
 
 
 def tensor_shapes(path: Path) -> dict[str, tuple[int, ...]]:
-    """Return name -> shape from a file with one line `name (2, 3)` for each tensor."""
+    """Return name -> shape from a file with one line `name (2, 3)` per tensor."""
     lines = [re.fullmatch(r"(\S+) \((.*)\)", line) for line in path.read_text().splitlines()]
     return {line[1]: tuple(int(size) for size in line[2].split(",") if size.strip()) for line in lines if line}
 
@@ -61,7 +61,7 @@ def _weights(model: str, layout: Layout) -> dict[str, NDArray[np.float32]]:
 
 
 def _check_digest(model: str, folder: Path) -> None:
-    """Fail unless the drawn weights are, byte for byte, the file that upstream wrote."""
+    """Check that the drawn weights are, byte for byte, the file that upstream wrote."""
     digest, name = (_STORED / model / "checksums.txt").read_text().split()
     found = hashlib.sha256((folder / name).read_bytes()).hexdigest()
-    assert found == digest, f"{name}: the rule gives bytes other than upstream's: SHA-256 {found}, expected {digest}"
+    assert found == digest, f"{name}: SHA-256 {found}, expected {digest}: the drawn bytes differ from upstream's"

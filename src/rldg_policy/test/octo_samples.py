@@ -1,4 +1,4 @@
-"""A very small Octo for tests: compiles in a second."""
+"""A very small Octo for tests: it compiles in a second."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""A very small Octo and what it is trained on; as a program it prints the losses on the devices that jax has."""
+"""A very small Octo and its training data; as a program it prints the losses on the devices of jax."""
 
 from __future__ import annotations
 
@@ -38,7 +38,7 @@ SEED = 3
 
 
 def dataset_with_validation(root: Path) -> Path:
-    """Splits train and val of five episodes with eight actions each."""
+    """Write splits train and val of five episodes with eight actions each."""
     held_out = [generalist_samples.make_episode(seed) for seed in range(100, 105)]
     other = generalist_samples.write_dataset(root / "other", held_out, shards=1)
     folder = generalist_samples.write_dataset(
@@ -53,7 +53,8 @@ def dataset_with_validation(root: Path) -> Path:
 
 
 def losses_of_steps(count: int = 6) -> list[float]:
-    """Of a model of one kernel that learns to predict noise drawn for each sample, over all devices that jax has."""
+    """Return the losses of a model with one kernel that predicts noise drawn for each sample, over all devices
+    of jax."""
     import jax
     import jax.numpy as jnp
 
@@ -81,7 +82,7 @@ def losses_of_steps(count: int = 6) -> list[float]:
 
 
 def random_batch(rng: np.random.Generator) -> dict:
-    """As the training makes them: same names, shapes and types."""
+    """Return a batch with the names, shapes and types of the training."""
     b, w = CONFIG.batch, CONFIG.window
     seen = rng.random((b, w)) < 0.8
     return {

@@ -1,7 +1,7 @@
-"""Processes that train together over gloo. They are forked: importing torch anew takes longer than the training.
+"""Processes that train together over gloo, forked because importing torch again takes longer than the training.
 
-Accelerate offers FSDP on accelerators only, while torch shards on any device: `Sharding` sets what Accelerate would
-set on GPUs, by the shipped configuration.
+Accelerate offers FSDP on accelerators only, while torch shards on any device: `Sharding` sets what Accelerate would set
+on GPUs, from the shipped configuration.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ CONFIGURATIONS = Path(__file__).parents[2] / "rldg_bringup" / "config" / "accele
 
 
 class Sharding(Accelerator):
-    """As on GPUs under fsdp.yaml."""
+    """Sharding as on GPUs with fsdp.yaml."""
 
     def __init__(self, **options) -> None:
         super().__init__(**options)
@@ -43,7 +43,7 @@ class Sharding(Accelerator):
 
 
 class ShardedTraining(train.Training):
-    """Stands for the check that weights are sharded, layer by layer; ends after the save at `last_step`."""
+    """Checks that weights are sharded layer by layer; ends after the save at `last_step`."""
 
     last_step = 1
 
@@ -60,7 +60,7 @@ class ShardedTraining(train.Training):
 
 
 def ddp_then_fsdp(dataset: Path, base: Path, ddp: Path, fsdp: Path, config) -> None:
-    """Train with DDP; then with FSDP, interrupted after step 1 and resumed."""
+    """Train with DDP, then with FSDP, interrupted after step 1 and resumed."""
     train.finetune(dataset, ddp, config, base=base, seed=1)
     train.Accelerator, train.Training = Sharding, ShardedTraining
     for resume in (False, True):
@@ -71,7 +71,7 @@ def ddp_then_fsdp(dataset: Path, base: Path, ddp: Path, fsdp: Path, config) -> N
 
 
 def start(work: Callable[[], None], world: int) -> list[int]:
-    """Fork `world` processes that do `work` as `accelerate launch` would start them; their ids."""
+    """Fork `world` processes that do `work`, with the environment of `accelerate launch`; return their ids."""
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]

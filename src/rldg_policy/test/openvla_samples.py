@@ -1,4 +1,4 @@
-"""What tests of OpenVLA's files share."""
+"""Helpers for tests of OpenVLA's files."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ from pathlib import Path
 
 
 def copy_without(source: Path, target: Path, *names: str) -> Path:
-    """A checkpoint folder without some of its files; the others are links, so that none is copied."""
+    """Copy a checkpoint folder without some of its files; the others are links, to save time."""
     target.mkdir()
     for path in source.iterdir():
         if path.name not in names:
@@ -15,6 +15,6 @@ def copy_without(source: Path, target: Path, *names: str) -> Path:
 
 
 def replace_file(folder: Path, name: str, data: bytes) -> None:
-    """Put `data` where a link stood."""
+    """Replace a link by a file with `data`."""
     (folder / name).unlink(missing_ok=True)
     (folder / name).write_bytes(data)

@@ -1,4 +1,4 @@
-"""The smallest OpenVLA that trains, and what it is trained with."""
+"""The smallest OpenVLA that can be trained, with its configuration and batches."""
 
 from __future__ import annotations
 
@@ -27,12 +27,12 @@ MODES = {
 
 
 def short(**options) -> OpenVLATrainConfig:
-    """Two micro-batches of two, rank 4."""
+    """Return a configuration of two micro-batches of two, rank 4."""
     return OpenVLATrainConfig(**{"steps": 3, "batch": 2, "accumulation": 2, "rank": 4, "save_every": 2, **options})
 
 
 def make_batch(tokenizer_folder: Path, config: OpenVLATrainConfig, instructions=("go", "insert the plug")) -> Batch:
-    """One sample per instruction, the second one at its episode's last action."""
+    """Make a batch of one sample per instruction, the second at its episode's last action."""
     limits = {"min": [-0.01] * 6 + [0.0], "max": [0.01] * 6 + [1.0], "q01": [-0.01] * 6 + [0.0]}
     limits |= {"q99": [0.01] * 6 + [1.0], "mask": [True] * 6 + [False]}
     collate = Collator(PromptTokenizer(tokenizer_folder), ActionStatistics.read(limits, "x"), config, seed=5)

@@ -1,4 +1,5 @@
-"""The compact generalist: inputs, colours, heads, checkpoints and the back-end. Training: test_compact_train.py."""
+"""The compact generalist: inputs, colours, heads, checkpoints and the back-end; test_compact_train.py tests
+training."""
 
 from __future__ import annotations
 
@@ -27,7 +28,7 @@ INSTRUCTION = "insert the VGA connector into the port"
 
 
 @given(st.lists(st.floats(-1.5, 1.5, width=32), min_size=1, max_size=20))
-def test_tokens_are_those_of_openvla(values):
+def test_action_tokens_equal_those_of_openvla(values):
     """Source: OpenVLA: id = 32000 - digitize; decode centers[clip(32000 - id - 1, 0, 254)]."""
     edges = np.linspace(-1, 1, 256)
     ids = 32000 - np.digitize(np.clip(np.array(values), -1, 1), edges)
@@ -37,11 +38,11 @@ def test_tokens_are_those_of_openvla(values):
     assert np.all(np.abs(from_bins(to_bins(values)) - np.clip(values, -1, 1)) <= 1 / 255 + 1e-6)
 
 
-def test_bins_round_trip():
+def test_bins_survive_a_round_trip():
     assert np.array_equal(to_bins(bin_values()), np.minimum(np.arange(256), 254))
 
 
-def test_soft_targets_centre_on_the_action():
+def test_soft_targets_are_centred_on_the_action():
     actions = torch.tensor([-0.9, -0.2, 0.0, 0.73])
     target = soft_targets(actions, 3.0)
     assert torch.allclose(target.sum(-1), torch.ones(4))
@@ -50,7 +51,7 @@ def test_soft_targets_centre_on_the_action():
 
 
 @pytest.mark.parametrize("head", ["bins", "diffusion"])
-def test_a_head_normalises_by_its_own_statistics(head):
+def test_head_normalises_by_its_own_statistics(head):
     low, high = [-0.01] * 6 + [0.0], [0.02] * 6 + [1.0]
     entry = {"mean": [0.001] * 7, "std": [0.004] * 7, "min": low, "max": high, "q01": low, "q99": high}
     statistics = ActionStatistics.read({**entry, "mask": [True] * 6 + [False]}, "x")
@@ -61,8 +62,8 @@ def test_a_head_normalises_by_its_own_statistics(head):
     np.testing.assert_allclose(made.denormalise(statistics, normalised), action, atol=1e-6)
 
 
-def test_schedule_of_the_noise():
-    """20 steps of the cosine schedule: nearly nothing is left at the end, and no step removes everything."""
+def test_noise_schedule_reaches_zero_smoothly():
+    """20 steps of the cosine schedule: almost no signal is left at the end, and no step removes all of it."""
     betas = cosine_betas(20)
     assert betas.shape == (20,) and np.all(np.diff(betas) > 0) and betas[-1] == 0.999
     half, start = (np.cos((t + 0.008) / 1.008 * np.pi / 2) ** 2 for t in (0.5, 0.0))
@@ -70,9 +71,8 @@ def test_schedule_of_the_noise():
 
 
 @pytest.mark.parametrize("denoising_steps", [1, 2, 12, 20])
-def test_denoising_by_the_true_answer_finds_the_action(monkeypatch, denoising_steps):
-    """With a network that knows the answer, as many of the 20 levels as are passed end at it, from noise and from
-    none."""
+def test_denoising_with_the_true_answer_returns_the_action(monkeypatch, denoising_steps):
+    """With a perfect network, any number of the 20 levels ends at the action, from noise and from zeros."""
     config = ModelConfig(head="diffusion", horizon=2, denoising_steps=denoising_steps)
     head = DiffusionHead(config)
     assert head.levels[0] == 19 and len(set(head.levels)) == denoising_steps
@@ -92,7 +92,7 @@ def test_denoising_by_the_true_answer_finds_the_action(monkeypatch, denoising_st
         np.testing.assert_allclose(found.reshape(14), truth, atol=1e-4)
 
 
-def test_the_network_of_inference_is_that_of_training():
+def test_network_of_inference_equals_that_of_training():
     head = random_model(ModelConfig(head="diffusion"), 4).head
     for parameter in head.parameters():
         torch.nn.init.normal_(parameter, std=0.2, generator=torch.Generator().manual_seed(parameter.numel()))
@@ -102,7 +102,7 @@ def test_the_network_of_inference_is_that_of_training():
     np.testing.assert_allclose(found, head(condition, noisy).detach().numpy(), atol=1e-3, rtol=1e-4)
 
 
-def test_instructions_share_tokens_and_differ():
+def test_different_instructions_share_some_tokens():
     texts = ("insert the VGA connector", "insert the HDMI connector")
     seen, unseen = (set(instruction_tokens(text, 1024)) - {0} for text in texts)
     assert len(seen & unseen) > 10 and seen != unseen
@@ -110,13 +110,13 @@ def test_instructions_share_tokens_and_differ():
 
 
 @pytest.mark.parametrize("head", ["bins", "diffusion"])
-def test_size_of_the_network(head):
+def test_network_has_the_stated_size(head):
     for window in (1, 2):
         model = random_model(ModelConfig(head=head, window=window), 0)
         assert 1_000_000 < parameter_count(model) < 3_000_000
 
 
-def test_views_show_the_whole_and_the_window():
+def test_views_show_the_whole_image_and_the_window():
     image = np.zeros((256, 256, 3), dtype=np.uint8)
     image[96:144, 80:176] = 255
     config = ModelConfig()
@@ -128,7 +128,7 @@ def test_views_show_the_whole_and_the_window():
         ModelConfig(image_size=64)
 
 
-def test_the_mirror_exchanges_left_and_right():
+def test_mirror_exchanges_left_and_right():
     config = ModelConfig(image_size=64, whole_px=16, tip_px=32, tip_x=16, tip_y=0)
     image = np.random.default_rng(0).integers(0, 256, (8, 8, 3), dtype=np.uint8).repeat(8, 0).repeat(8, 1)
     seen, flipped = (views(encode_jpeg(i, 100), config) for i in (image, np.ascontiguousarray(image[:, ::-1])))
@@ -139,8 +139,8 @@ def test_the_mirror_exchanges_left_and_right():
         TrainConfig(mirror=0.5, model=ModelConfig(tip_x=70))
 
 
-def test_recolouring_keeps_places():
-    """Pixels of one colour keep one colour, alike in the whole batch's views; samples differ; a seed repeats."""
+def test_recolouring_keeps_positions():
+    """Pixels of one colour stay equal in both views of a sample; samples differ; a seed repeats."""
     pixels = torch.tensor([[0.2, 0.5, 0.9], [0.1, 0.25, 0.45]]).repeat(3, 20, 1)
     config = TrainConfig()
     first, again = (recoloured(pixels, config, torch.Generator().manual_seed(1)) for _ in range(2))
@@ -176,7 +176,7 @@ def test_sampling_repeats_with_the_seed(head, decode, explore, task, observe, tm
     assert not np.array_equal(chunks[0], chunks[2]) and not np.array_equal(chunks[0][0], chunks[0][1])
 
 
-def test_a_window_of_two_sees_the_image_before(task, observe, tmp_path):
+def test_window_of_two_uses_the_previous_image(task, observe, tmp_path):
     write_random(tmp_path / "c", ModelConfig(window=2, decode="mean"), 0)
     policy = CompactPolicy(tmp_path / "c", task)
     bright = replace(observe(), images={"wrist": encode_jpeg(np.full((256, 256, 3), 200, dtype=np.uint8))})
@@ -190,11 +190,11 @@ def test_a_window_of_two_sees_the_image_before(task, observe, tmp_path):
     assert policy.spec.window == 2
     alone, after_bright, after_same = answer(), answer(bright), answer(observe())
     assert not np.array_equal(alone, after_bright) and not np.array_equal(after_bright, after_same)
-    assert not np.array_equal(alone, after_same)  # before the start there is nothing, which is no repeated image
+    assert not np.array_equal(alone, after_same)  # before the start the image is masked, not repeated
     np.testing.assert_array_equal(answer(bright, observe()), after_same)
 
 
-def test_expected_value_and_mode_decoding(checkpoint):
+def test_mean_and_mode_decoding_differ(checkpoint):
     config = ModelConfig()
     logits = torch.full((1, 4, 7, 256), -100.0)
     logits[..., 10] = 1.0
@@ -224,7 +224,7 @@ def test_expected_value_and_mode_decoding(checkpoint):
         ("dataset_statistics.json", {"toy": {"action": {}}}, "its sha256 differs"),
     ],
 )
-def test_a_checkpoint_of_another_specification_is_refused(checkpoint, task, file, change, reason):
+def test_checkpoint_of_another_specification_is_refused(checkpoint, task, file, change, reason):
     path = checkpoint / file
     path.write_text(json.dumps({**json.loads(path.read_text()), **change}))
     with pytest.raises(UserError, match=reason) as error:
@@ -232,7 +232,7 @@ def test_a_checkpoint_of_another_specification_is_refused(checkpoint, task, file
     assert "\n" not in str(error.value)
 
 
-def test_a_missing_checkpoint_is_named(task, checkpoint):
+def test_missing_checkpoint_is_refused_by_name(task, checkpoint):
     with pytest.raises(UserError, match=r"nowhere/config\.json: cannot read"):
         CompactPolicy(checkpoint / "nowhere", task)
     with pytest.raises(UserError, match="expected a checkpoint folder"):
@@ -242,7 +242,7 @@ def test_a_missing_checkpoint_is_named(task, checkpoint):
         CompactPolicy(checkpoint, task)
 
 
-def test_bad_input_of_an_episode(checkpoint, task, observe):
+def test_bad_input_during_an_episode_is_refused(checkpoint, task, observe):
     policy = CompactPolicy(checkpoint, task)
     with pytest.raises(UserError, match=r"^instruction: must not be empty$"):
         policy.reset("  ", 0)
@@ -260,7 +260,7 @@ def test_random_checkpoints_repeat(seed):
     assert all(torch.equal(a, b) for a, b in zip(first.parameters(), again.parameters(), strict=True))
 
 
-def test_what_is_written_is_read(tmp_path):
+def test_checkpoint_survives_a_round_trip(tmp_path):
     write_random(tmp_path / "c", ModelConfig(head="diffusion"), 5)
     found = read_checkpoint(tmp_path / "c")
     expected = random_model(ModelConfig(head="diffusion"), 5).state_dict()

@@ -1,4 +1,4 @@
-"""Fine-tuning of the compact generalist: it learns, repeats bit for bit, resumes, and stops in one line."""
+"""Fine-tuning of the compact generalist: it learns, repeats bit for bit, resumes, and fails with one-line errors."""
 
 from __future__ import annotations
 
@@ -48,7 +48,7 @@ def data(tmp_path_factory) -> Path:
 
 
 @pytest.mark.parametrize("head", ["bins", "diffusion"])
-def test_training_lowers_the_loss_and_can_be_served(data, task, observe, tmp_path, head):
+def test_training_lowers_the_loss_and_its_result_is_served(data, task, observe, tmp_path, head):
     calls = []
     config = config_of(head, steps=150, recolour=0, wave=0, average=0.9, save_every=1000)
     result = train.finetune(data, tmp_path / "a", config, seed=3, progress=lambda *done: calls.append(done))
@@ -70,10 +70,10 @@ def test_training_lowers_the_loss_and_can_be_served(data, task, observe, tmp_pat
 
 
 @pytest.mark.parametrize(("head", "window"), [("bins", 2), ("diffusion", 1)])
-def test_the_same_seed_gives_the_same_weights_resumed_or_not(data, tmp_path, head, window):
+def test_same_seed_gives_the_same_weights_resumed_or_not(data, tmp_path, head, window):
     config = config_of(head, mirror=0.5, shuffle_buffer=20, model={"window": window})
     train.finetune(data, tmp_path / "whole", config, seed=1)
-    # Interrupted at step 10, which was saved after step 8: steps 9 and 10 are done again.
+    # Interrupted at step 10 and saved after step 8: steps 9 and 10 are repeated.
     with pytest.raises(Stopped):
         train.finetune(data, tmp_path / "parts", config, seed=1, progress=stop_at(10))
     assert (tmp_path / "parts/.training/checkpoint/rldg.json").is_file()
@@ -85,7 +85,7 @@ def test_the_same_seed_gives_the_same_weights_resumed_or_not(data, tmp_path, hea
     assert weights(tmp_path / "other") != weights(tmp_path / "whole")
 
 
-def test_a_training_that_was_killed_in_its_first_save_begins_anew(data, tmp_path):
+def test_training_killed_in_its_first_save_starts_anew(data, tmp_path):
     left = tmp_path / "a" / ".training" / ".state.aside"
     left.mkdir(parents=True)
     resumed = train.finetune(data, tmp_path / "a", config_of("bins"), seed=1, resume=True)
@@ -93,32 +93,32 @@ def test_a_training_that_was_killed_in_its_first_save_begins_anew(data, tmp_path
     assert not (tmp_path / "a" / ".training").exists()
 
 
-def test_a_resumed_training_must_be_the_same(data, tmp_path):
+def test_resuming_with_another_configuration_is_refused(data, tmp_path):
     with pytest.raises(Stopped):
         train.finetune(data, tmp_path / "a", config_of("bins"), progress=stop_at(10))
     with pytest.raises(UserError, match=r"cannot resume: batch was 8, now it is 4"):
         train.finetune(data, tmp_path / "a", config_of("bins", batch=4), resume=True)
 
 
-def test_a_loss_that_is_no_number_keeps_the_last_checkpoint(data, task, tmp_path, monkeypatch):
+def test_non_finite_loss_keeps_the_last_checkpoint(data, task, tmp_path, monkeypatch):
     true_loss, count = train.loss_of, iter(range(100))
     monkeypatch.setattr(train, "loss_of", lambda *a: true_loss(*a) * (float("nan") if next(count) == 6 else 1.0))
     with pytest.raises(UserError, match=r"^step 7: loss is nan: .*last good checkpoint: .*\.training/checkpoint"):
         train.finetune(data, tmp_path / "a", config_of("bins"))
     assert not (tmp_path / "a/model.safetensors").exists()
     assert CompactPolicy(tmp_path / "a/.training/checkpoint", task).spec.version == 4
-    # Nothing but the loss was wrong: it goes on from step 4.
+    # Only the loss was wrong: training continues from step 4.
     monkeypatch.setattr(train, "loss_of", true_loss)
     train.finetune(data, tmp_path / "a", config_of("bins"), resume=True)
     train.finetune(data, tmp_path / "b", config_of("bins"))
     assert weights(tmp_path / "a") == weights(tmp_path / "b")
 
 
-def test_a_gradient_that_is_no_number_spoils_no_weights(data, tmp_path, monkeypatch):
+def test_non_finite_gradient_changes_no_weights(data, tmp_path, monkeypatch):
     true_loss, count = train.loss_of, iter(range(100))
 
     def steep(model, *rest):
-        """The value is that of the loss; from the fourth step on (the save follows it) the slope is infinite."""
+        """Return the true loss; at the fourth step, which a save follows, its slope is infinite."""
         loss = true_loss(model, *rest)
         return loss + (next(model.parameters()).sum() * 0).sqrt() if next(count) == 3 else loss
 
@@ -128,7 +128,7 @@ def test_a_gradient_that_is_no_number_spoils_no_weights(data, tmp_path, monkeypa
     assert not (tmp_path / "a/.training/checkpoint").exists()
 
 
-def test_memory_and_base(data, tmp_path, monkeypatch):
+def test_out_of_memory_and_unexpected_base_are_refused(data, tmp_path, monkeypatch):
     def full(*_args):
         raise MemoryError
 
@@ -140,7 +140,7 @@ def test_memory_and_base(data, tmp_path, monkeypatch):
     assert not (tmp_path / "a").exists()
 
 
-def test_several_tasks_may_be_learned(task, tmp_path):
+def test_several_tasks_can_be_learned(task, tmp_path):
     episodes = [make_episode(0, task="insertion"), make_episode(1, task="pick", instruction="pick it up")]
     train.finetune(write_dataset(tmp_path, episodes), tmp_path / "a", config_of("bins", steps=2))
     manifest = json.loads((tmp_path / "a/rldg.json").read_text())
@@ -148,8 +148,8 @@ def test_several_tasks_may_be_learned(task, tmp_path):
     assert CompactPolicy(tmp_path / "a", task).spec.version == 2
 
 
-def test_batches_hold_the_last_image_and_its_actions(data):
-    """Window 2: the image before, masked at the start of an episode; weights leave out what is beyond the end."""
+def test_batches_hold_the_last_images_and_their_actions(data):
+    """Window 2: the previous image is masked at the start of an episode; weights exclude actions beyond its end."""
     config = config_of("bins", model={"window": 2})
     opened = open_training_set(data)
     source = BatchSource(opened, make_head(config.model), config, 0)

@@ -1,4 +1,4 @@
-"""Augmentation against formulas and against what TensorFlow computed."""
+"""Augmentation compared with formulas and with results of TensorFlow."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ WHOLE = (0.0, 0.0, 1.0, 1.0)
 
 
 def pattern(size: int) -> np.ndarray:
-    """Every channel another ramp modulo 256."""
+    """Return an image in which every channel is another ramp modulo 256."""
     row, column, channel = np.mgrid[:size, :size, :3]
     return ((37 * row + 91 * column + 53 * channel**2) % 256).astype(np.uint8)
 
@@ -35,8 +35,9 @@ def picture(size: int = 12, seed: int = 0) -> np.ndarray:
     return np.random.default_rng(seed).integers(0, 256, (size, size, 3), dtype=np.uint8)
 
 
-def test_the_whole_chain_is_that_of_tensorflow():
-    """tf 2.20: crop_and_resize, adjust_brightness, _contrast, _saturation, _hue with clipping, convert_image_dtype."""
+def test_whole_chain_equals_tensorflow():
+    """Source: tf 2.20: crop_and_resize, adjust_brightness, _contrast, _saturation, _hue with clipping,
+    convert_image_dtype."""
     expected = [
         [0, 0, 163, 35, 130, 2, 137, 185, 106, 0, 0, 183, 37, 129, 33],
         [0, 16, 197, 88, 138, 47, 194, 0, 100, 7, 71, 0, 66, 167, 34],
@@ -48,8 +49,8 @@ def test_the_whole_chain_is_that_of_tensorflow():
     assert np.abs(found.astype(int) - np.array(expected).reshape(5, 5, 3)).max() <= 1
 
 
-def test_lanczos_is_that_of_tensorflow():
-    """tf 2.20: tf.image.resize(method="lanczos3", antialias=True), rounded."""
+def test_lanczos_equals_tensorflow():
+    """Source: tf 2.20: tf.image.resize(method="lanczos3", antialias=True), rounded."""
     expected = [
         [108, 135, 131, 127, 135, 129, 140, 127, 125, 130, 138, 122],
         [124, 138, 133, 114, 135, 129, 130, 135, 128, 137, 128, 127],
@@ -81,8 +82,8 @@ def test_colours_follow_the_formulas(brightness, contrast, saturation, hue, seed
 
 @settings(max_examples=25, deadline=None)
 @given(st.floats(0, 0.4), st.floats(0, 0.4), st.floats(0.5, 0.6), st.integers(2, 9))
-def test_a_crop_puts_corners_on_corners(top, left, side, size):
-    """tf.image.crop_and_resize: output pixel i lies at top * (H - 1) + i * side * (H - 1) / (H - 1)."""
+def test_crop_maps_corners_to_corners(top, left, side, size):
+    """Source: tf.image.crop_and_resize: output pixel i lies at top * (H - 1) + i * side * (H - 1) / (H - 1)."""
     plane = np.add.outer(3.0 * np.arange(size), 5.0 * np.arange(size))
     image = np.repeat(plane[..., None], 3, axis=2).astype(np.float32)
     found = crop_and_resize(image, (top, left, top + side, left + side))
@@ -91,13 +92,13 @@ def test_a_crop_puts_corners_on_corners(top, left, side, size):
     np.testing.assert_allclose(found[..., 0], expected, atol=1e-3)
 
 
-def test_nothing_changes_nothing():
+def test_neutral_parameters_keep_the_image():
     image = picture()
     assert np.abs(apply(image, AugmentationParameters(WHOLE, 0.0, 1.0, 1.0, 0.0)).astype(int) - image).max() <= 1
 
 
 @pytest.mark.parametrize(("table", "area"), [(OPENVLA_AUGMENT, (0.9, 0.9)), (OCTO_PRIMARY_AUGMENT, (0.8, 1.0))])
-def test_draws_fill_upstreams_ranges(table: Augmentation, area):
+def test_draws_cover_the_ranges_of_upstream(table: Augmentation, area):
     draws = [draw(table, np.random.default_rng(seed)) for seed in range(400)]
     for d in draws:
         top, left, bottom, right = d.box
@@ -111,14 +112,14 @@ def test_draws_fill_upstreams_ranges(table: Augmentation, area):
     assert together > 0.999 if table.one_draw else abs(together) < 0.2
 
 
-def test_openvla_crops_slide_along_the_diagonal():
-    """Source: dlimp's random_resized_crop gives one seed to both offsets."""
+def test_openvla_crops_move_along_the_diagonal():
+    """Source: dlimp's random_resized_crop uses one seed for both offsets."""
     boxes = np.array([draw(OPENVLA_AUGMENT, np.random.default_rng(seed)).box for seed in range(50)])
     np.testing.assert_allclose(boxes[:, 0], boxes[:, 1], atol=1e-12)
     assert boxes[:, 0].std() > 0.01 and boxes[:, 0].max() <= 1 - 0.9**0.5
 
 
-def test_a_window_varies_alike_and_seeds_repeat():
+def test_images_of_a_window_are_augmented_alike_and_seeds_repeat():
     image = picture()
     first, second = augment([image, image], OPENVLA_AUGMENT, np.random.default_rng(3))
     assert np.array_equal(first, second) and not np.array_equal(first, image)
@@ -127,7 +128,7 @@ def test_a_window_varies_alike_and_seeds_repeat():
     assert np.array_equal(again, first) and not np.array_equal(other, first)
 
 
-def test_the_centre_crop_keeps_the_middle():
+def test_centre_crop_keeps_the_middle():
     image = np.zeros((101, 101, 3), np.uint8)
     image[50, 50] = 255
     image[:2] = image[-2:] = 255

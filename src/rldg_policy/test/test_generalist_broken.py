@@ -1,4 +1,4 @@
-"""Numbers that are not finite, and inputs of which a part would be lost: an error, never the nearest valid action."""
+"""Non-finite numbers, and inputs that would lose a part: an error, never the nearest valid action."""
 
 from __future__ import annotations
 
@@ -43,14 +43,14 @@ def refused(call: Callable[[], Any], reason: str, kind: type[Exception] = UserEr
 
 
 def spoil(path: Path, name: str, value: float) -> None:
-    """Put one such number into a tensor of a safetensors file."""
+    """Write such a number into a tensor of a safetensors file."""
     tensors = load_file(path)
     tensors[name].view(-1)[0] = value
     save_file(tensors, path)
 
 
 @pytest.mark.parametrize("value", BROKEN)
-def test_compact_weights_that_are_not_finite(tmp_path: Path, value: float) -> None:
+def test_non_finite_compact_weights_are_refused(tmp_path: Path, value: float) -> None:
     compact_files.write_random(tmp_path / "c", ModelConfig(**SMALL), 0)
     path = tmp_path / "c" / compact_files.WEIGHTS_FILE
     spoil(path, "stems.0.conv1.bias", value)
@@ -61,7 +61,7 @@ def test_compact_weights_that_are_not_finite(tmp_path: Path, value: float) -> No
 
 
 @pytest.mark.parametrize("value", BROKEN)
-def test_openvla_weights_that_are_not_finite(tmp_path: Path, value: float) -> None:
+def test_non_finite_openvla_weights_are_refused(tmp_path: Path, value: float) -> None:
     l1 = DecodingConfig(decoding="parallel", head="l1", horizon=2)
     for name, decoding in (("a", DecodingConfig()), ("b", l1)):
         openvla_files.write_random(tmp_path / name, OpenVLAConfig.tiny(), 0, decoding)
@@ -72,7 +72,7 @@ def test_openvla_weights_that_are_not_finite(tmp_path: Path, value: float) -> No
     refused(lambda: read_model(tmp_path / "b"), r"action_head\.fc_out\.bias holds a value that is not finite")
 
 
-def test_a_training_state_that_is_not_finite(tmp_path: Path) -> None:
+def test_non_finite_training_state_is_refused(tmp_path: Path) -> None:
     config = TrainConfig(steps=20, batch=2, save_every=10, model=ModelConfig(**SMALL))
 
     def stop(done: int, steps: int) -> None:
@@ -94,7 +94,7 @@ def test_a_training_state_that_is_not_finite(tmp_path: Path) -> None:
     [("bins", "sample"), ("bins", "mean"), ("bins", "mode"), ("diffusion", "sample"), ("diffusion", "mean")],
 )
 @pytest.mark.parametrize("value", BROKEN)
-def test_compact_outputs_that_are_not_finite(tmp_path: Path, task, observe, head: str, decode: str, value: float):
+def test_non_finite_compact_outputs_are_refused(tmp_path: Path, task, observe, head: str, decode: str, value: float):
     compact_files.write_random(tmp_path / "c", ModelConfig(head=head, decode=decode, **SMALL), 0)
     policy = CompactPolicy(tmp_path / "c", task)
     with torch.no_grad():
@@ -108,7 +108,7 @@ def test_compact_outputs_that_are_not_finite(tmp_path: Path, task, observe, head
 @pytest.mark.parametrize("kind", ["ar", "bins", "l1"])
 @pytest.mark.parametrize("explore", [False, True])
 @pytest.mark.parametrize("value", BROKEN)
-def test_openvla_outputs_that_are_not_finite(tmp_path: Path, task, observe, kind: str, explore: bool, value: float):
+def test_non_finite_openvla_outputs_are_refused(tmp_path: Path, task, observe, kind: str, explore: bool, value: float):
     decodings = {
         "ar": DecodingConfig(),
         "bins": DecodingConfig(decoding="parallel", horizon=2),
@@ -120,13 +120,13 @@ def test_openvla_outputs_that_are_not_finite(tmp_path: Path, task, observe, kind
     policy.act(observe())
     model = policy._checkpoint.model
     with torch.no_grad():
-        # One row of the vocabulary: arg-max over it would take that very token, or any.
+        # One row of the vocabulary: arg-max would return that token, or any.
         (model.action_head.fc_out.bias if kind == "l1" else model.language_model.lm_head.weight[31800]).fill_(value)
     with pytest.raises(ValueError, match="not finite"):
         policy.act(observe())
 
 
-def test_openvla_that_answers_with_words_gives_no_action(tmp_path: Path, task, observe) -> None:
+def test_openvla_answer_without_action_tokens_is_refused(tmp_path: Path, task, observe) -> None:
     openvla_files.write_random(tmp_path / "c", OpenVLAConfig.tiny(), 0)
     policy = OpenVLAPolicy(tmp_path / "c", task)
     policy.reset("insert", 0)
@@ -154,8 +154,8 @@ def test_openvla_that_answers_with_words_gives_no_action(tmp_path: Path, task, o
     ],
 )
 @pytest.mark.parametrize("kind", ["compact", "openvla"])
-def test_statistics_that_are_broken(tmp_path: Path, kind: str, changes: dict[str, str], reason: str) -> None:
-    """The checksums fit: whoever made the file made it so."""
+def test_invalid_statistics_are_refused(tmp_path: Path, kind: str, changes: dict[str, str], reason: str) -> None:
+    """The checksums are valid: the file was written with these values."""
     folder = tmp_path / "c"
     if kind == "compact":
         compact_files.write_random(folder, ModelConfig(**SMALL), 0)
@@ -181,7 +181,7 @@ def test_statistics_that_are_broken(tmp_path: Path, kind: str, changes: dict[str
     assert (folder / MANIFEST_FILE).is_file()
 
 
-def test_components_that_never_varied_or_are_masked_may_have_no_width() -> None:
+def test_constant_or_masked_components_may_have_zero_width() -> None:
     fixed = {name: [0.25] * 7 for name in ("mean", "min", "max", "q01", "q99")} | {"std": [0.0] * 7}
     found = ActionStatistics.read(fixed, "x")
     assert found.bounds_denormalise(np.zeros(7)).tolist() == [0.25] * 7
@@ -189,7 +189,7 @@ def test_components_that_never_varied_or_are_masked_may_have_no_width() -> None:
 
 
 @pytest.mark.parametrize("value", BROKEN)
-def test_an_action_that_is_not_finite_is_not_clipped(task, value: float) -> None:
+def test_non_finite_action_is_not_clipped(task, value: float) -> None:
     refused(lambda: to_unit_actions([[value] + [0.0] * 6], task, 6), "not finite", ValueError)
 
 
@@ -207,7 +207,7 @@ def test_an_action_that_is_not_finite_is_not_clipped(task, value: float) -> None
         ("insert\x00", "holds a control character"),
     ],
 )
-def test_instructions_that_no_generalist_takes(tmp_path: Path, instruction: str, reason: str) -> None:
+def test_invalid_instruction_is_refused_by_every_generalist(tmp_path: Path, instruction: str, reason: str) -> None:
     write_byte_tokenizer(tmp_path)
     for read in (lambda text: instruction_tokens(text, 64), PromptTokenizer(tmp_path)):
         refused(lambda: read(instruction), reason)  # noqa: B023
@@ -223,11 +223,11 @@ def test_instructions_that_no_generalist_takes(tmp_path: Path, instruction: str,
         ("put the plug " * 10, r"\d+ words and trigrams, the compact generalist takes 96"),
     ],
 )
-def test_instructions_of_which_compact_would_lose_a_part(instruction: str, reason: str) -> None:
+def test_instruction_that_compact_would_shorten_is_refused(instruction: str, reason: str) -> None:
     refused(lambda: instruction_tokens(instruction, 64), reason)
 
 
-def test_two_long_instructions_are_not_one() -> None:
+def test_long_instructions_with_different_ends_are_refused() -> None:
     longest = "insert the left black vga connector into the upper blue port now"
     assert np.count_nonzero(instruction_tokens(longest, 1024)) <= 96
     for ending in ("left", "right"):
@@ -235,16 +235,16 @@ def test_two_long_instructions_are_not_one() -> None:
         refused(lambda: instruction_tokens(text, 1024), "shorten it")  # noqa: B023
 
 
-def test_instructions_that_openvla_would_misread(tmp_path: Path) -> None:
+def test_instruction_that_openvla_would_misread_is_refused(tmp_path: Path) -> None:
     write_byte_tokenizer(tmp_path)
     tokenizer = PromptTokenizer(tmp_path)
-    assert len(tokenizer("插入插头")) > 4  # bytes: nothing is lost
+    assert len(tokenizer("插入插头")) > 4  # encoded as bytes: nothing is lost
     refused(lambda: tokenizer("stop</s>now"), "becomes control token '</s>'")
     refused(lambda: tokenizer("a <unk> b"), "becomes control token '<unk>'")
     refused(lambda: tokenizer("插" * 400), r"\d+ tokens with the prompt, OpenVLA takes 512")
 
 
-def test_instructions_of_which_octo_would_lose_a_part() -> None:
+def test_instruction_that_octo_would_shorten_is_refused() -> None:
     from rldg_policy.octo.checkpoint import random_checkpoint
 
     tokenizer = random_checkpoint(SMALLEST, 0).tokenizer
@@ -257,7 +257,7 @@ def test_instructions_of_which_octo_would_lose_a_part() -> None:
 
 @pytest.mark.timeout(300)
 @pytest.mark.parametrize("value", [float("nan"), float("inf")])
-def test_octo_weights_and_outputs_that_are_not_finite(tmp_path, monkeypatch, task, observe, value: float) -> None:
+def test_non_finite_octo_weights_and_outputs_are_refused(tmp_path, monkeypatch, task, observe, value: float) -> None:
     from rldg_policy.octo.checkpoint import random_checkpoint, read_checkpoint, write_checkpoint, write_random
     from rldg_policy.octo.policy import OctoPolicy
 

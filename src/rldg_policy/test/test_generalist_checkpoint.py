@@ -1,4 +1,4 @@
-"""Manifest and statistics of a checkpoint: what is missing, ambiguous or stale is refused."""
+"""Manifest and statistics of a checkpoint: missing, ambiguous and stale contents are refused."""
 
 from __future__ import annotations
 
@@ -47,7 +47,7 @@ actions = st.lists(st.floats(-4, 4, width=32), min_size=7, max_size=7)
 
 
 def write(folder: Path, statistics: Any, **manifest: Any) -> Manifest:
-    """Statistics and a manifest that fits them, unless told otherwise."""
+    """Write statistics and, unless given, a matching manifest."""
     data = json.dumps(statistics).encode()
     (folder / STATISTICS_FILE).write_bytes(data)
     values = {
@@ -61,7 +61,7 @@ def write(folder: Path, statistics: Any, **manifest: Any) -> Manifest:
 
 @settings(max_examples=60)
 @given(actions)
-def test_bounds_are_those_of_openvla(values):
+def test_bounds_equal_those_of_openvla(values):
     """Source: OpenVLA: clip(2 (x - q01) / (q99 - q01 + 1e-8) - 1, -1, 1) where mask; min == max becomes 0."""
     found = STATISTICS.bounds_normalise(values)
     for index, x in enumerate(values):
@@ -79,7 +79,7 @@ def test_bounds_are_those_of_openvla(values):
 
 @settings(max_examples=60)
 @given(actions)
-def test_gaussian_is_that_of_octo(values):
+def test_gaussian_equals_that_of_octo(values):
     """Source: Octo: mean/std, the gripper masked."""
     mean, std = np.array(ENTRY["action"]["mean"]), np.array(ENTRY["action"]["std"])
     found = STATISTICS.gaussian_normalise(values)
@@ -89,7 +89,7 @@ def test_gaussian_is_that_of_octo(values):
     np.testing.assert_allclose(back[[0, 1, 2, 3, 4, 6]], np.array(values)[[0, 1, 2, 3, 4, 6]], rtol=1e-4, atol=1e-4)
 
 
-def test_edges_of_the_bounds():
+def test_limits_of_the_bounds_map_to_one():
     low, high = (np.array(ENTRY["action"][k], np.float32) for k in ("q01", "q99"))
     assert STATISTICS.bounds_normalise(low)[:5].tolist() == [-1.0] * 5
     np.testing.assert_allclose(STATISTICS.bounds_normalise(high)[:5], 1.0, atol=1e-6)
@@ -97,13 +97,13 @@ def test_edges_of_the_bounds():
     np.testing.assert_allclose(STATISTICS.bounds_denormalise(np.zeros(7))[:5], ((low + high) / 2)[:5], atol=1e-6)
 
 
-def test_octos_names_and_no_mask():
+def test_names_of_octo_without_mask_are_read():
     entry = {k: v for k, v in ENTRY["action"].items() if k not in {"mask", "q01", "q99"}}
     octo = ActionStatistics.read({**entry, "p01": ENTRY["action"]["q01"], "p99": ENTRY["action"]["q99"]}, "x")
     assert octo.mask.all() and np.array_equal(octo.need("q01"), STATISTICS.need("q01"))
 
 
-def test_what_is_absent_is_refused_when_it_is_used():
+def test_missing_statistic_is_refused_on_use():
     only = ActionStatistics.read({"q01": [0.0] * 7, "q99": [1.0] * 7}, "f: k")
     assert only.bounds_denormalise([0.0] * 7).tolist() == [0.5] * 7
     uses = {"mean": only.gaussian_normalise, "std": only.gaussian_denormalise, "min": only.bounds_normalise}
@@ -123,13 +123,13 @@ def test_what_is_absent_is_refused_when_it_is_used():
         ({}, "no action statistics"),
     ],
 )
-def test_malformed_statistics(entry, reason):
+def test_malformed_statistics_are_refused(entry, reason):
     with pytest.raises(UserError, match=f"^where: {reason}") as error:
         ActionStatistics.read(entry, "where")
     assert "\n" not in str(error.value)
 
 
-def test_one_dataset_needs_no_manifest(tmp_path):
+def test_single_dataset_needs_no_manifest(tmp_path):
     (tmp_path / STATISTICS_FILE).write_text(json.dumps({"usb": ENTRY}))
     assert choose_statistics(tmp_path, None)[0] == "usb"
     (tmp_path / STATISTICS_FILE).write_text(json.dumps(ENTRY))
@@ -137,12 +137,12 @@ def test_one_dataset_needs_no_manifest(tmp_path):
     assert key == UNNAMED_KEY and np.array_equal(found.need("q99"), STATISTICS.need("q99"))
 
 
-def test_statistics_of_openvla_may_lie_in_its_config(tmp_path):
+def test_statistics_of_openvla_are_read_from_its_config(tmp_path):
     (tmp_path / "config.json").write_text(json.dumps({"norm_stats": {"bridge": ENTRY}}))
     assert choose_statistics(tmp_path, None)[0] == "bridge"
 
 
-def test_several_datasets_are_ambiguous_until_the_manifest_says_which(tmp_path):
+def test_several_datasets_need_a_manifest(tmp_path):
     high = dict.fromkeys(("q99", "max"), [9.0] * 5 + [0.25, 9.0])
     made = write(tmp_path, {"usb": ENTRY, "vga": {"action": {**ENTRY["action"], **high}}})
     with pytest.raises(UserError, match=r"statistics of 2 datasets \(usb, vga\).*rldg checkpoint adopt"):
@@ -151,7 +151,7 @@ def test_several_datasets_are_ambiguous_until_the_manifest_says_which(tmp_path):
     assert choose_statistics(tmp_path, made.model_copy(update={"statistics_key": "vga"}))[1].need("q99")[0] == 9.0
 
 
-def test_missing_and_stale_keys(tmp_path):
+def test_missing_and_stale_keys_are_refused(tmp_path):
     with pytest.raises(UserError, match=f"{STATISTICS_FILE}: missing"):
         choose_statistics(tmp_path, None)
     made = write(tmp_path, {"usb": ENTRY}, statistics_key="vga")
@@ -173,13 +173,13 @@ def test_missing_and_stale_keys(tmp_path):
 
 
 @pytest.mark.parametrize("content", ["[]", "{}", '{"usb": 3}', "nothing", '"text"'])
-def test_files_that_are_no_statistics(tmp_path, content):
+def test_files_without_statistics_are_refused(tmp_path, content):
     (tmp_path / STATISTICS_FILE).write_text(content)
     with pytest.raises(UserError, match=STATISTICS_FILE):
         choose_statistics(tmp_path, None)
 
 
-def test_the_manifest_survives_the_disk(tmp_path):
+def test_manifest_survives_a_round_trip(tmp_path):
     assert read_manifest(tmp_path) is None
     made = write(tmp_path, {"usb": ENTRY}, tasks=("insertion",))
     assert read_manifest(tmp_path) == made
@@ -196,7 +196,7 @@ def test_the_manifest_survives_the_disk(tmp_path):
         ({"statistics_sha256": "0"}, "statistics_sha256"),
     ],
 )
-def test_a_malformed_manifest_is_named(tmp_path, change, reason):
+def test_malformed_manifest_is_refused(tmp_path, change, reason):
     write(tmp_path, {"usb": ENTRY})
     path = tmp_path / MANIFEST_FILE
     path.write_text(json.dumps({**json.loads(path.read_text()), **change}))
@@ -219,7 +219,7 @@ def test_other_tasks_and_back_ends_are_refused(tmp_path, task):
     check_backend(tmp_path, None, "octo")
 
 
-def test_scales(task):
+def test_larger_action_scale_than_the_task_is_refused(task):
     small = {"q01": [-0.015] * 3 + [-0.1] * 3 + [0.0], "q99": [0.01] * 7}
     check_scale("x", ActionStatistics.read(small, "x"), task)
     with pytest.raises(UserError, match=r"x: made for actions up to 0\.0200 m per step"):
@@ -228,7 +228,7 @@ def test_scales(task):
         check_scale("x", ActionStatistics.read({**small, "q01": [0.0] * 3 + [-0.2] * 4}, "x"), task)
 
 
-def test_unit_actions(task):
+def test_physical_actions_are_converted_to_unit_actions(task):
     physical = [[0.015, -0.03, 0.0, 0.05, 0.0, -0.1, 1.0], [0.0] * 7]
     found = to_unit_actions(physical, task, 7)
     np.testing.assert_allclose(found, [[1, -1, 0, 0.5, 0, -1, 1], [0, 0, 0, 0, 0, 0, -1]], atol=1e-6)

@@ -1,4 +1,4 @@
-"""--out and --base of every fine-tuning, called from Python: the same line for the same fault, and nothing is lost."""
+"""--out and --base of every fine-tuning, called from Python: the same error for the same fault, and no file is lost."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ def base_of(path: Path, backend: str) -> Path | None:
 
 
 def finetune(backend: str, out: Path, base: Path | None = None, resume: bool = False) -> Any:
-    """Call the back-end's; it must end before the dataset, which is not there, is looked for."""
+    """Call the fine-tuning of a back-end; it must fail before it reads the missing dataset."""
     config = import_module(f"rldg_policy.{backend}.config")
     kind = {"compact": "TrainConfig", "openvla": "OpenVLATrainConfig", "octo": "OctoTrainConfig"}[backend]
     train = import_module(f"rldg_policy.{backend}.train")
@@ -70,7 +70,7 @@ def contents(folder: Path) -> dict[str, bytes | None]:
         (("thesis",), "thesis/a/out", False, "{out}: cannot be written: {out.parent.parent} is not a folder"),
     ],
 )
-def test_what_cannot_be_written_is_refused_before_anything_else(tmp_path, backend, there, name, resume, reason):
+def test_unusable_output_is_refused_before_anything_is_written(tmp_path, backend, there, name, resume, reason):
     for file in there:
         (tmp_path / file).parent.mkdir(parents=True, exist_ok=True)
         (tmp_path / file).write_text("years of work")
@@ -82,7 +82,7 @@ def test_what_cannot_be_written_is_refused_before_anything_else(tmp_path, backen
 
 @pytest.mark.parametrize("backend", BACKENDS)
 @pytest.mark.parametrize("there", ["nothing", "empty", "checkpoint"])
-def test_what_can_be_written_goes_on_to_the_dataset(tmp_path, backend, there):
+def test_usable_output_is_accepted(tmp_path, backend, there):
     out = tmp_path / "out"
     if there != "nothing":
         out.mkdir()
@@ -95,8 +95,8 @@ def test_what_can_be_written_goes_on_to_the_dataset(tmp_path, backend, there):
 @pytest.mark.parametrize(
     ("begun", "name"), [("compact", "the compact generalist"), ("openvla", "OpenVLA"), ("octo", "Octo")]
 )
-def test_an_unfinished_training_of_another_kind_stays(tmp_path, backend, begun, name):
-    """Octo removed what was not its own, and began anew."""
+def test_unfinished_training_of_another_kind_is_kept(tmp_path, backend, begun, name):
+    """Octo must not remove it and start anew."""
     out, base = tmp_path / "out", base_of(tmp_path, backend)
     state = out / ".training"
     if begun == "compact":
@@ -116,14 +116,14 @@ def test_an_unfinished_training_of_another_kind_stays(tmp_path, backend, begun, 
 
 
 @pytest.mark.parametrize("backend", ["openvla", "octo"])
-def test_a_base_is_not_replaced_by_what_is_made_of_it(tmp_path, backend):
+def test_output_equal_to_the_base_is_refused(tmp_path, backend):
     base = tmp_path / "base"
     base.mkdir()
     reason = "--out and --base are the same folder"
     assert refused(lambda: finetune(backend, tmp_path / "x" / ".." / "base", base)).endswith(reason)
 
 
-def test_accelerate_launch_says_the_same(tmp_path, capsys):
+def test_accelerate_launch_gives_the_same_error(tmp_path, capsys):
     from rldg_policy.openvla.train import main
 
     (tmp_path / "thesis").write_text("years of work")
@@ -161,14 +161,14 @@ def manifest(backend: str) -> dict[str, Any]:
     ],
 )
 @pytest.mark.parametrize(("backend", "name"), [("openvla", "OpenVLA"), ("octo", "Octo")])
-def test_a_base_of_another_kind_is_called_by_its_name(tmp_path, backend, name, files, reason):
+def test_base_of_another_kind_is_named(tmp_path, backend, name, files, reason):
     base = tmp_path / "base"
     if files is None:
         base.write_text("")
     else:
         folder_of(base, files)
     told = refused(lambda: finetune(backend, tmp_path / "out", base))
-    if f"finetune {backend}" in reason:  # of the right kind: on to the dataset
+    if f"finetune {backend}" in reason:  # of the right kind: the dataset is read next
         reason = f"{NO_DATASET} (expected <root>/<name>/<version>)"
     assert told.endswith(reason + name if reason.endswith(" ") else reason) and str(tmp_path) in told
     assert not (tmp_path / "out").exists()

@@ -1,4 +1,4 @@
-"""What a generalist was made of is said in its checkpoint, and compared when it is used."""
+"""The observation record of a generalist is stored in its checkpoint and compared on use."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ CONFIG = TrainConfig(steps=4, batch=2, save_every=2, model=SMALL)
 
 
 def dataset(root: Path, rate_hz: float = 10.0, instruction: str = "insert the plug", **recorded: Any) -> Path:
-    """Three episodes, recorded as told."""
+    """Write three episodes with this observation record."""
     episodes = []
     for seed in range(3):
         one = make_episode(seed, instruction=instruction)
@@ -39,7 +39,7 @@ def dataset(root: Path, rate_hz: float = 10.0, instruction: str = "insert the pl
 
 
 def camera_of(task: Task, **changes: Any) -> Task:
-    """The task with another wrist camera."""
+    """Return the task with another wrist camera."""
     wrist = task.cameras["wrist"].model_copy(update=changes)
     return task.model_copy(update={"cameras": {**task.cameras, "wrist": wrist}})
 
@@ -55,7 +55,7 @@ def trained(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return root / "out"
 
 
-def test_a_checkpoint_says_what_it_was_made_of(trained: Path) -> None:
+def test_checkpoint_stores_its_observation_record(trained: Path) -> None:
     manifest = read_manifest(trained)
     assert manifest and manifest.camera == "wrist" and manifest.rate_hz == 10.0 and len(manifest.dataset_sha256) == 64
     made = manifest.made_of["insertion"]
@@ -63,7 +63,7 @@ def test_a_checkpoint_says_what_it_was_made_of(trained: Path) -> None:
     assert json.loads((trained / "training.json").read_text())["dataset_sha256"] == manifest.dataset_sha256
 
 
-def test_the_camera_is_that_of_the_data(tmp_path: Path, task: Task) -> None:
+def test_camera_is_that_of_the_data(tmp_path: Path, task: Task) -> None:
     finetune(dataset(tmp_path, camera="side"), tmp_path / "out", CONFIG)
     assert read_checkpoint(tmp_path / "out").manifest.camera == "side"
     with pytest.raises(UserError, match="it needs camera 'side', the task has wrist"):
@@ -87,7 +87,7 @@ def test_another_view_is_refused(trained: Path, task: Task, changes: dict[str, A
     assert "\n" not in str(error.value)
 
 
-def test_an_arm_with_a_gripper_is_another_one(trained: Path, tmp_path: Path, task: Task) -> None:
+def test_arm_with_other_gripper_use_is_refused(trained: Path, tmp_path: Path, task: Task) -> None:
     gripping = task.model_copy(update={"action": task.action.model_copy(update={"gripper": True})})
     with pytest.raises(UserError, match="trained on actions without a gripper, task insertion is with a gripper"):
         load_policy("g", "compact", trained, False, gripping)
@@ -97,13 +97,13 @@ def test_an_arm_with_a_gripper_is_another_one(trained: Path, tmp_path: Path, tas
         load_policy("g", "compact", tmp_path / "out", False, task)
 
 
-def test_another_control_rate_is_refused_until_it_is_allowed(tmp_path: Path, task: Task) -> None:
+def test_another_control_rate_is_refused_unless_allowed(tmp_path: Path, task: Task) -> None:
     finetune(dataset(tmp_path, rate_hz=30.0), tmp_path / "out", CONFIG)
     assert read_checkpoint(tmp_path / "out").manifest.rate_hz == pytest.approx(30.0, rel=1e-3)
     with pytest.raises(UserError, match=r"30 steps per second, the stack runs at 10 Hz.*3 times.*rldg checkpoint rate"):
         load_policy("g", "compact", tmp_path / "out", False, task)
     load_policy("g", "compact", tmp_path / "out", False, at(task, 30))
-    load_policy("g", "compact", tmp_path / "out", False, task, paced=False)  # a client asks when it likes
+    load_policy("g", "compact", tmp_path / "out", False, task, paced=False)  # clients choose when to ask
     allow_rate(tmp_path / "out", 10.0)
     assert allow_rate(tmp_path / "out", 10.0).allowed_rates_hz == (10.0,)
     load_policy("g", "compact", tmp_path / "out", False, task)
@@ -114,7 +114,7 @@ def test_another_control_rate_is_refused_until_it_is_allowed(tmp_path: Path, tas
         allow_rate(tmp_path, 10.0)
 
 
-def test_a_trained_policy_that_does_not_say_its_rate_is_refused(task: Task) -> None:
+def test_trained_policy_without_a_rate_is_refused(task: Task) -> None:
     spec = PolicySpec((), 0, 1, 6, 1, 10.0, "k", 0, ())
     with pytest.raises(UserError, match=r"does not say at which rate.*rldg checkpoint adopt"):
         check_spec("g", spec, task)
@@ -143,7 +143,7 @@ def test_datasets_of_mixed_cameras_views_or_rates_are_refused(tmp_path: Path) ->
         assert "\n" not in str(error.value)
 
 
-def test_a_view_of_another_form_is_one_line(tmp_path: Path) -> None:
+def test_malformed_view_is_refused(tmp_path: Path) -> None:
     one = make_episode(0)
     spoiled = replace(one, metadata={**one.metadata, "provenance": made_of(0, width="x")})
     with pytest.raises(UserError, match=r"provenance\.images: not written by this suite") as error:
@@ -151,7 +151,7 @@ def test_a_view_of_another_form_is_one_line(tmp_path: Path) -> None:
     assert "\n" not in str(error.value)
 
 
-def test_a_dataset_that_does_not_say_its_camera_needs_to_be_told(tmp_path: Path) -> None:
+def test_dataset_without_a_camera_needs_the_option(tmp_path: Path) -> None:
     one = make_episode(0)
     path = write_dataset(tmp_path, [replace(one, metadata={**one.metadata, "provenance": "[]"})], shards=1)
     with pytest.raises(UserError, match="no camera in its recording metadata: name it with --camera"):
@@ -162,7 +162,7 @@ def test_a_dataset_that_does_not_say_its_camera_needs_to_be_told(tmp_path: Path)
         open_training_set(insertion_dataset(tmp_path / "b"), "side")
 
 
-def test_resuming_on_other_images_or_instructions_is_refused(tmp_path: Path) -> None:
+def test_resuming_with_other_images_or_instructions_is_refused(tmp_path: Path) -> None:
     first = dataset(tmp_path / "a")
     with pytest.raises(Stopped):
         finetune(first, tmp_path / "out", replaced(CONFIG, steps=40), progress=stop_at(10))
@@ -179,7 +179,7 @@ def replaced(config: TrainConfig, **changes: Any) -> TrainConfig:
     return config.model_copy(update=changes)
 
 
-def test_an_instruction_that_would_lose_a_part_is_refused_before_training(tmp_path: Path) -> None:
+def test_instruction_that_would_be_shortened_is_refused_before_training(tmp_path: Path) -> None:
     for number, (instruction, reason) in enumerate(
         (
             ("插入插头", "only the letters a-z and digits"),
@@ -193,7 +193,7 @@ def test_an_instruction_that_would_lose_a_part_is_refused_before_training(tmp_pa
         assert "\n" not in str(error.value) and not (tmp_path / "out").exists()
 
 
-def test_old_manifests_are_read_and_say_that_they_do_not_know(trained: Path, tmp_path: Path, task: Task) -> None:
+def test_manifest_without_observation_record_is_read_with_a_warning(trained: Path, tmp_path: Path, task: Task) -> None:
     now = read_manifest(trained)
     assert now
     new = {"made_of", "dataset_sha256", "allowed_rates_hz", "inference_hz"}

@@ -31,7 +31,7 @@ def place(sample: Sample) -> tuple[int, int]:
 
 
 def naive(episode: Episode, index: int, window: int, horizon: int) -> tuple[list, list, list, list]:
-    """Images, image mask, actions and action mask, one by one, as the docstring of Sample says."""
+    """Return images, image mask, actions and action mask by the rules in the docstring of Sample, one by one."""
     count = len(episode) - 1
     images, seen, actions, done = [], [], [], []
     for back in reversed(range(window)):
@@ -47,7 +47,7 @@ def naive(episode: Episode, index: int, window: int, horizon: int) -> tuple[list
 
 @settings(max_examples=30, deadline=None)
 @given(st.integers(1, 9), st.integers(1, 4), st.integers(1, 6))
-def test_windows_and_chunks_are_those_of_the_naive_rule(transitions, window, horizon):
+def test_windows_and_chunks_equal_those_of_the_simple_rule(transitions, window, horizon):
     episode = make_episode(transitions, transitions)
     samples = list(episode_samples(episode, 3, window, horizon))
     assert [place(s) for s in samples] == [(3, i) for i in range(transitions)]
@@ -62,7 +62,7 @@ def test_windows_and_chunks_are_those_of_the_naive_rule(transitions, window, hor
 
 @settings(max_examples=30, deadline=None)
 @given(buffer=st.integers(1, 40), seed=st.integers(0, 2**63 - 1))
-def test_every_sample_once_per_epoch_and_every_epoch_another_order(dataset, buffer, seed):
+def test_epochs_contain_every_sample_once_in_different_order(dataset, buffer, seed):
     places = [place(s) for s in stream_samples(dataset, buffer=buffer, seed=seed, epochs=2)]
     everything = {(e, i) for e, length in enumerate(LENGTHS) for i in range(length)}
     first, second = places[:TOTAL], places[TOTAL:]
@@ -79,7 +79,7 @@ def test_every_sample_once_per_epoch_and_every_epoch_another_order(dataset, buff
     world=st.integers(1, 4),
     data=st.data(),
 )
-def test_a_resumed_rank_goes_on_with_what_it_would_have_seen(dataset, buffer, skip, world, data):
+def test_resumed_rank_continues_with_the_samples_it_had_left(dataset, buffer, skip, world, data):
     rank = data.draw(st.integers(0, world - 1))
     options = {"buffer": buffer, "seed": 5}
     whole = [place(s) for s in islice(stream_samples(dataset, **options), 5 * TOTAL * world)]
@@ -96,14 +96,14 @@ def test_seeds_differ_and_a_large_buffer_shuffles_evenly(dataset):
     assert firsts[2] > firsts[1]  # nine steps against one
 
 
-def test_ends_after_its_epochs_also_when_resumed_behind_them(dataset):
+def test_stream_ends_after_its_epochs_also_when_resumed_at_the_end(dataset):
     assert len(list(stream_samples(dataset, epochs=2, skip=TOTAL + 4))) == TOTAL - 4
     assert list(stream_samples(dataset, epochs=1, skip=TOTAL)) == []
     assert [len(b) for b in batches(stream_samples(dataset, epochs=1), 8)] == [8, 8, 8, 3]
 
 
-def test_the_buffer_bounds_what_is_held(dataset):
-    """What comes out of a buffer of one is the stored order: no more than one sample waits."""
+def test_buffer_limits_the_samples_held(dataset):
+    """A buffer of one returns the stored order: at most one sample waits."""
     places = [place(s) for s in stream_samples(dataset, buffer=1, epochs=1)]
     assert places == [(e, i) for e, length in enumerate(LENGTHS) for i in range(length)]
     early = [place(s)[0] for s in islice(stream_samples(dataset, buffer=4, epochs=1), 2)]
@@ -116,7 +116,7 @@ def test_images_stay_encoded_and_are_shared(dataset):
     assert by_index[0].images[1] == by_index[1].images[0] and by_index[0].images[1][:2] == b"\xff\xd8"
 
 
-def test_nothing_to_learn_from_is_said(tmp_path: Path):
+def test_dataset_without_samples_is_refused(tmp_path: Path):
     empty = read_dataset(write_dataset(tmp_path, [make_episode(0, 0), make_episode(1, 0)]))
     with pytest.raises(UserError, match="split 'train' has no step with an action"):
         next(stream_samples(empty))

@@ -1,4 +1,4 @@
-"""What all fine-tunings share: the dataset's checks, guards, and training state on disk."""
+"""Common parts of all fine-tunings: checks of the dataset, guards, and the training state on disk."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ from rldg_policy.training.torch_state import (
 )
 
 
-def test_a_training_set_knows_what_a_checkpoint_says(tmp_path):
+def test_training_set_describes_the_dataset_for_the_checkpoint(tmp_path):
     found = open_training_set(insertion_dataset(tmp_path, episodes=3, transitions=5))
     assert (found.name, found.tasks, found.episodes, found.transitions) == ("made_up", ("insertion",), 3, 15)
     assert found.image_size == 64 and found.rate_hz == 10.0
@@ -51,14 +51,14 @@ def test_a_training_set_knows_what_a_checkpoint_says(tmp_path):
         ({"is_first": np.zeros(9, bool)}, "flags: train 1 .*is_first is missing"),
     ],
 )
-def test_a_dirty_dataset_is_refused(tmp_path, change, reason):
+def test_dataset_with_findings_is_refused(tmp_path, change, reason):
     path = write_dataset(tmp_path, [make_episode(0), replace(make_episode(1), **change)])
     with pytest.raises(UserError, match=f"made_up/1.0.0: not fit for training: error: {reason}") as error:
         open_training_set(path)
     assert "\n" not in str(error.value)
 
 
-def test_several_findings_are_counted_and_other_statistics_are_dirt(tmp_path):
+def test_several_findings_are_counted_and_wrong_statistics_are_found(tmp_path):
     path = write_dataset(tmp_path, [make_episode(0, instruction=""), make_episode(1, instruction="")])
     with pytest.raises(UserError, match=r"\(and 1 more: `rldg dataset lint"):
         open_training_set(path)
@@ -71,13 +71,13 @@ def test_several_findings_are_counted_and_other_statistics_are_dirt(tmp_path):
         open_training_set(path)
 
 
-def test_a_dataset_without_transitions_is_refused(tmp_path):
+def test_dataset_without_transitions_is_refused(tmp_path):
     with pytest.raises(UserError, match="no step with an action"):
         open_training_set(write_dataset(tmp_path, [make_episode(0, 0), make_episode(1, 0)]))
 
 
 @pytest.mark.parametrize("loss", [float("nan"), float("inf"), float("-inf")])
-def test_a_loss_that_is_no_number_ends_the_training(loss):
+def test_non_finite_loss_ends_the_training(loss):
     with pytest.raises(UserError, match=rf"step 7: loss is {loss}: .*; last good checkpoint: a/b$"):
         check_loss(7, loss, Path("a/b"))
     with pytest.raises(UserError, match="no checkpoint was written before"):
@@ -94,19 +94,19 @@ def test_a_loss_that_is_no_number_ends_the_training(loss):
         RuntimeError("RESOURCE_EXHAUSTED: Out of memory while trying to allocate 123 bytes."),
     ],
 )
-def test_memory_that_does_not_suffice_says_what_to_lower(error):
+def test_out_of_memory_names_the_options_to_lower(error):
     with pytest.raises(UserError, match=r"^out of memory: lower --batch$"), explain_out_of_memory("lower --batch"):
         raise error
 
 
-def test_real_allocations_that_fail_and_other_errors():
+def test_failed_allocations_are_recognised_among_other_errors():
     with pytest.raises(UserError, match="out of memory: x"), explain_out_of_memory("x"):
         torch.empty(1 << 55)
     with pytest.raises(RuntimeError, match="shape"), explain_out_of_memory("x"):
         raise RuntimeError("shape")
 
 
-def test_what_may_change_in_a_resumed_training_and_what_may_not(tmp_path):
+def test_resuming_allows_only_free_options_to_change(tmp_path):
     data = open_training_set(insertion_dataset(tmp_path / "a", episodes=2))
     other = open_training_set(insertion_dataset(tmp_path / "b", episodes=3))
     config = TrainConfig()
@@ -126,13 +126,13 @@ def test_what_may_change_in_a_resumed_training_and_what_may_not(tmp_path):
             check_same_training(tmp_path, before, identity(**change))
 
 
-def test_a_curve_has_a_point_for_every_50_steps_and_one_for_the_rest():
+def test_loss_curve_has_a_point_per_50_steps_and_one_for_the_rest():
     assert curve([]) == () and curve([3.0]) == (3.0,)
     assert curve([float(n) for n in range(120)]) == (24.5, 74.5, 109.5)
     assert curve(tuple(range(100))) == (24.5, 74.5)
 
 
-def test_training_json_tells_result_and_origin():
+def test_training_json_states_result_and_origin():
     config = TrainConfig()
     told = account({"checkpoint": Path("out"), "steps": 3}, Path("data"), "ab", None, 7, config)
     assert json.loads(json.dumps(told)) == {
@@ -162,7 +162,7 @@ def make(seed: int, out: int = 2) -> tuple[torch.nn.Module, torch.optim.Optimize
     return model, torch.optim.AdamW(model.parameters(), lr=1e-2)
 
 
-def test_training_goes_on_bit_for_bit(tmp_path):
+def test_resumed_training_continues_bit_for_bit(tmp_path):
     with torch.random.fork_rng(devices=[]):
         model, optimizer = make(1)
         train(model, optimizer, 3)
@@ -181,7 +181,7 @@ def test_training_goes_on_bit_for_bit(tmp_path):
     assert state.tensors["optimizer.0.step"] == 3
 
 
-def test_a_state_of_another_model_is_refused():
+def test_state_of_another_model_is_refused():
     tensors, meta = flatten_optimizer_after_a_step(out=2)
     _, other = make(0, out=5)
     with pytest.raises(UserError, match="belongs to another model"):
@@ -199,7 +199,7 @@ def flatten_optimizer_after_a_step(out: int) -> tuple[dict, dict]:
     return flatten_optimizer(optimizer)
 
 
-def test_damaged_states_are_named(tmp_path):
+def test_damaged_state_is_refused_by_name(tmp_path):
     with pytest.raises(UserError, match=r"nowhere/state\.json: cannot read"):
         read_state(tmp_path / "nowhere")
     write_state(tmp_path / "s", 1, {"a": torch.ones(3)}, {})
@@ -215,7 +215,7 @@ def test_damaged_states_are_named(tmp_path):
         read_state(tmp_path / "s")
 
 
-def test_a_full_disk_keeps_the_state_before(tmp_path):
+def test_full_disk_keeps_the_previous_state(tmp_path):
     write_state(tmp_path / "s", 1, {"a": torch.ones(3)}, {})
     before = resource.getrlimit(resource.RLIMIT_FSIZE)
     resource.setrlimit(resource.RLIMIT_FSIZE, (1000, before[1]))

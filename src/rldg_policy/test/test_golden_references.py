@@ -1,4 +1,4 @@
-"""The golden references: the rule that draws their weights, and how much of the repository they take."""
+"""The golden references: the rule that draws their weights, and their size in the repository."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ FOLDER = Path(__file__).parent / "golden"
 
 
 def by_hand(name: str, count: int) -> list[float]:
-    """The rule of README.md in integers: exact in float64."""
+    """Compute the rule of README.md in integers, which is exact in float64."""
     stream = hashlib.shake_128(name.encode()).digest(4 * count)
     return [(int.from_bytes(stream[4 * n + 1 : 4 * n + 4], "little") - 2**23) / 2**23 for n in range(count)]
 
@@ -44,10 +44,10 @@ def test_weights_have_the_stated_mean_and_deviation(name, shape, layout, centre,
     assert drawn.std() == pytest.approx(deviation, rel=0.03)
 
 
-def test_images_are_the_stream_and_noise_has_unit_variance():
+def test_image_bytes_are_the_stream_and_noise_has_unit_variance():
     assert image("image_primary", (2, 2)).tobytes() == hashlib.shake_128(b"image_primary").digest(4)
     assert noise("pixel_values", (100, 100)).std() == pytest.approx(1.0, rel=0.03)
 
 
-def test_the_references_take_at_most_one_megabyte():
+def test_references_take_at_most_one_megabyte():
     assert sum(path.stat().st_size for path in FOLDER.rglob("*") if "__pycache__" not in path.parts) <= 1_000_000

@@ -1,4 +1,4 @@
-"""Batches of Octo's fine-tuning: upstream's form, normalised, in an order that can be taken up again."""
+"""Batches of Octo's fine-tuning: upstream's form, normalised, in a resumable order."""
 
 from __future__ import annotations
 
@@ -27,11 +27,11 @@ def source(dataset):
         yield BatchSource(data, CONFIG, 32, 4, lambda text: np.full((16, 16), len(text), np.float32), pool, SEED)
 
 
-def test_batches_are_upstreams(source):
+def test_batches_have_the_form_of_upstream(source):
     batch = next(source.training(0))
     observation, task = batch["observation"], batch["task"]
     assert observation["image_primary"].shape == (4, 2, 32, 32, 3) and observation["image_primary"].dtype == np.uint8
-    assert set(task) == {"language_instruction", "pad_mask_dict"}, "no goal image"
+    assert set(task) == {"language_instruction", "pad_mask_dict"}, "there is no goal image"
     assert task["language_instruction"].shape == (4, 16, 16) and task["pad_mask_dict"]["language_instruction"].all()
     assert batch["action"].shape == batch["action_pad_mask"].shape == (4, 2, 4, 7)
     assert batch["action"].dtype == np.float32 and batch["action_pad_mask"].dtype == bool
@@ -41,21 +41,21 @@ def test_batches_are_upstreams(source):
     assert jax.tree.map(lambda x: (x.shape, x.dtype), batch) == jax.tree.map(lambda x: (x.shape, x.dtype), template)
 
 
-def test_actions_are_normalised_but_the_gripper(source):
+def test_actions_are_normalised_except_the_gripper(source):
     batches = source.training(0)
     found = np.concatenate([next(batches)["action"][:, -1, 0] for _ in range(10)])
     assert np.allclose(found[:, :6].mean(0), 0, atol=0.5) and np.allclose(found[:, :6].std(0), 1, atol=0.4)
     assert not found[:, 6].any(), "raw"
 
 
-def test_batches_go_on_where_they_ended(source):
+def test_batches_resume_after_the_last_one(source):
     whole = source.training(0)
     skipped = [next(whole) for _ in range(3)][-1]
     again = next(source.training(2))
     assert jax.tree.all(jax.tree.map(np.array_equal, skipped, again))
 
 
-def test_only_training_images_vary(source, dataset):
+def test_only_training_images_are_augmented(source, dataset):
     plain = BatchSource(
         source.data, CONFIG.model_copy(update={"augment": False}), 32, 4, source.language, source.pool, 3
     )
@@ -66,7 +66,7 @@ def test_only_training_images_vary(source, dataset):
     assert len(first) == 2 and jax.tree.all(jax.tree.map(np.array_equal, first, second))
 
 
-def test_a_small_validation_split_fills_one_batch(source):
+def test_small_validation_split_fills_one_batch(source):
     big = BatchSource(source.data, CONFIG.model_copy(update={"batch": 64}), 32, 4, source.language, source.pool, SEED)
     (batch,) = big.validation()
     images = batch["observation"]["image_primary"]

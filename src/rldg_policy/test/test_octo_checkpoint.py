@@ -1,4 +1,4 @@
-"""Octo's checkpoint folders: upstream's are read, ours are read back, what is wrong with one is one line."""
+"""Octo's checkpoint folders: upstream's are read, ours survive a round trip, damaged ones are refused."""
 
 from __future__ import annotations
 
@@ -38,7 +38,7 @@ def written(tmp_path_factory) -> Path:
 
 @pytest.fixture
 def folder(written, tmp_path) -> Path:
-    """A copy that a test may damage."""
+    """Copy a checkpoint folder that a test may damage."""
     return Path(shutil.copytree(written, tmp_path / "octo"))
 
 
@@ -49,7 +49,7 @@ def same(one, other) -> bool:
     )
 
 
-def test_a_folder_of_upstream_is_read_and_written_back(tmp_path, octo_golden):
+def test_folder_of_upstream_is_read_and_written_back(tmp_path, octo_golden):
     """Source: golden/octo, saved by the original code with orbax 0.4.4."""
     golden = read_checkpoint(octo_golden)
     assert golden.manifest is None and golden.step == 6
@@ -74,7 +74,7 @@ def test_a_folder_of_upstream_is_read_and_written_back(tmp_path, octo_golden):
     assert json.loads((ours / "_METADATA").read_text()) == json.loads((theirs / "_METADATA").read_text())
 
 
-def test_random_checkpoints_depend_on_the_seed_alone(written):
+def test_random_checkpoints_depend_only_on_the_seed(written):
     read = read_checkpoint(written)
     assert same(read.params, random_checkpoint(SMALLEST, 3).params)
     assert not same(read.params, random_checkpoint(SMALLEST, 4).params)
@@ -83,7 +83,7 @@ def test_random_checkpoints_depend_on_the_seed_alone(written):
     assert read.tokenizer(["insert the vga"])["input_ids"].shape == (1, 16)
 
 
-def test_the_variant_drops_the_wrist_and_nothing_else():
+def test_variant_removes_only_the_wrist_camera():
     upstream = random_checkpoint(SMALLEST.model_copy(update={"wrist": True}), 0)
     config, params = rldg_variant(upstream.config, upstream.params)
     assert list(config["model"]["observation_tokenizers"]) == ["primary"]
@@ -129,7 +129,7 @@ KERNEL = "octo_transformer/task_language_projection/kernel"
         (cut, r"time_preprocess/kernel: float32 \(3, 1\), config.json describes float32 \(16, 1\)"),
     ],
 )
-def test_other_weights_are_one_line(folder, change, reason):
+def test_unsuitable_weights_are_refused(folder, change, reason):
     checkpoint = read_checkpoint(folder)
     statistics = (folder / "dataset_statistics.json").read_bytes()
     other = replace(checkpoint, params=change(checkpoint.params))
@@ -185,7 +185,7 @@ def bad_stem(config) -> None:
         (lambda f: edit(f / "rldg.json", lambda m: m.update(backend="openvla")), "a checkpoint of openvla, not of"),
     ],
 )
-def test_a_damaged_folder_is_one_line(folder, damage, reason):
+def test_damaged_folder_is_refused(folder, damage, reason):
     damage(folder)
     with pytest.raises(UserError, match=reason) as error:
         read_checkpoint(folder)
@@ -201,7 +201,7 @@ def outcome(path: Path) -> dict | str:
 
 @settings(max_examples=60, deadline=None)
 @given(st.data())
-def test_example_batches_of_any_bytes(tmp_path_factory, written, data):
+def test_damaged_example_batch_is_read_or_refused(tmp_path_factory, written, data):
     original = (written / "example_batch.msgpack").read_bytes()
     position = data.draw(st.integers(0, min(len(original) - 1, 400)))
     damaged = bytearray(original)
@@ -212,8 +212,8 @@ def test_example_batches_of_any_bytes(tmp_path_factory, written, data):
     assert isinstance(found, dict) or "\n" not in found
 
 
-def test_a_tokenizer_is_found_in_the_hub_cache(folder, tmp_path, monkeypatch):
-    """Upstream's checkpoints name `t5-base` and bring no tokenizer; the hub renamed it to google-t5/t5-base."""
+def test_tokenizer_is_found_in_the_hub_cache(folder, tmp_path, monkeypatch):
+    """Upstream's checkpoints name `t5-base` without a tokenizer; the hub renamed it to google-t5/t5-base."""
     hub = tmp_path / "hub" / "models--google-t5--t5-base"
     (hub / "snapshots" / "abc").mkdir(parents=True)
     (hub / "refs").mkdir()
@@ -229,19 +229,19 @@ def test_a_tokenizer_is_found_in_the_hub_cache(folder, tmp_path, monkeypatch):
 
 
 @pytest.mark.parametrize("name", ["../secret", "/etc", "a/../b", ""])
-def test_names_do_not_leave_the_folder(tmp_path, name):
+def test_model_names_outside_the_folder_are_refused(tmp_path, name):
     with pytest.raises(UserError, match="is not the name of a model"):
         find_t5(tmp_path, name)
 
 
-def test_the_manifest_names_the_step(folder):
+def test_manifest_states_the_step(folder):
     shutil.copytree(folder / "0", folder / "7")
     assert read_checkpoint(folder).step == 0
     (folder / "rldg.json").unlink()
     assert read_checkpoint(folder).step == 7
 
 
-def test_a_failed_write_leaves_the_old_folder(folder):
+def test_failed_write_keeps_the_previous_folder(folder):
     checkpoint = read_checkpoint(folder)
     before = sorted(p.relative_to(folder) for p in folder.rglob("*"))
     with pytest.raises((TypeError, ValueError)):

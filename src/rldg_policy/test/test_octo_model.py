@@ -1,4 +1,4 @@
-"""Octo's network against the original: golden readouts and actions, and the parameter tree of Octo-Base."""
+"""Octo's network compared with the original: golden readouts and actions, and the parameter tree of Octo-Base."""
 
 from __future__ import annotations
 
@@ -64,7 +64,7 @@ def octo_base() -> dict:
     }
 
 
-def test_readouts_and_actions_are_those_of_the_original(octo_golden):
+def test_readouts_and_actions_equal_the_original(octo_golden):
     import jax
 
     from rldg_policy.octo.checkpoint import read_checkpoint
@@ -99,7 +99,7 @@ def test_readouts_and_actions_are_those_of_the_original(octo_golden):
     assert np.abs(np.asarray(chunk) * 0.5 + 0.1 - reference["action"]).max() < 1e-3
 
 
-def test_parameter_tree_of_octo_base():
+def test_parameter_tree_equals_that_of_octo_base():
     import jax
     import jax.numpy as jnp
     from flax.traverse_util import flatten_dict
@@ -122,21 +122,21 @@ def test_parameter_tree_of_octo_base():
     assert 92.7e6 < count < 92.9e6
 
 
-def test_buckets_of_t5():
-    """Values of transformers 5.23's T5Attention (32 buckets, distance 128, both directions)."""
+def test_relative_position_buckets_equal_those_of_t5():
+    """Source: T5Attention of transformers 5.23 (32 buckets, distance 128, both directions)."""
     buckets = position_buckets(400, 32, 128)
     known = {-199: 15, -100: 15, -64: 14, -32: 12, -16: 10, -9: 8, -8: 8, -7: 7, -1: 1, 0: 0, 1: 17, 15: 25, 199: 31}
     assert {distance: int(buckets[200, 200 + distance]) for distance in known} == known
 
 
-def test_who_looks_at_whom():
+def test_attention_mask_has_the_structure_of_octo():
     prefix = [("task_language", 2)]
     steps = [("obs_primary", 2), ("obs_task_language", 2), ("readout_action", 1), ("readout_value", 1)]
     looks = attention_structure(prefix, steps, 2)
     assert looks.shape == (14, 14)
     task, first, second = slice(0, 2), slice(2, 6), slice(8, 12)
-    assert looks[:, task].all()  # everybody looks at the task,
-    assert not looks[task, 2:].any()  # which looks at nothing else
+    assert looks[:, task].all()  # every token attends to the task,
+    assert not looks[task, 2:].any()  # which attends to nothing else
     assert looks[first, first].all() and looks[second, first].all() and not looks[first, second].any()
     actions, values = [6, 12], [7, 13]
     assert looks[actions[1], [*range(2, 6), *range(8, 12)]].all()
@@ -162,7 +162,7 @@ def test_who_looks_at_whom():
         (lambda model: model.update(vocabulary=3), "vocabulary: Extra inputs are not permitted"),
     ],
 )
-def test_another_network_is_one_line(change, reason):
+def test_unsupported_network_is_refused(change, reason):
     model = octo_base()
     change(model)
     with pytest.raises(UserError, match=re.escape(f"config.json: {reason}")) as error:

@@ -45,7 +45,7 @@ def policy(folder):
 
 
 def see(number: int, size: int = 32) -> Observation:
-    """Observation with a wrist image that is `number`'s."""
+    """Return an observation with wrist image number `number`."""
     coarse = np.random.default_rng(number).integers(0, 255, (4, 4, 3), dtype=np.uint8)
     image = encode_jpeg(np.kron(coarse, np.ones((size // 4, size // 4, 1), np.uint8)))
     zeros = np.zeros(7)
@@ -57,7 +57,7 @@ def run(policy: OctoPolicy, numbers=(1, 2), seed: int = 5, instruction: str = US
     return np.array([policy.act(see(number)) for number in numbers])
 
 
-def test_it_fits_the_stack_and_gives_chunks(policy, task):
+def test_policy_satisfies_its_specification_and_returns_chunks(policy, task):
     check_spec("octo", policy.spec, task)
     assert policy.spec.cameras == ("wrist",) and policy.spec.horizon == 4 and policy.spec.rate_hz == 10.0
     assert policy.spec.window == 2 and policy.spec.image_size == 32 and policy.spec.statistics_key == "random"
@@ -65,7 +65,7 @@ def test_it_fits_the_stack_and_gives_chunks(policy, task):
         assert check_chunk(chunk, policy.spec).shape == (4, 6)
 
 
-def test_the_same_seed_repeats_and_others_differ(policy, folder, task):
+def test_same_seed_repeats_and_others_differ(policy, folder, task):
     chunks = run(policy)
     assert np.array_equal(chunks, run(policy))
     policy.warm_up()
@@ -77,7 +77,7 @@ def test_the_same_seed_repeats_and_others_differ(policy, folder, task):
     other.close()
 
 
-def test_explore_draws_fresh_noise_for_every_inference(policy, folder, task):
+def test_explore_draws_new_noise_for_every_inference(policy, folder, task):
     fixed, (_, *again) = run(policy, [1, 1, 1]), run(policy, [1, 1, 1, 1])
     assert np.array_equal(fixed[1], fixed[2]) and np.array_equal(fixed[1:], again[:2])
     exploring = OctoPolicy(folder, task, explore=True)
@@ -87,7 +87,7 @@ def test_explore_draws_fresh_noise_for_every_inference(policy, folder, task):
     exploring.close()
 
 
-def test_what_was_seen_before_counts_and_reset_forgets_it(policy):
+def test_earlier_observations_count_until_reset(policy):
     alone = run(policy, [2])[0]
     after_one = run(policy, [1, 2])[1]
     assert not np.array_equal(alone, after_one)
@@ -97,12 +97,12 @@ def test_what_was_seen_before_counts_and_reset_forgets_it(policy):
     assert np.array_equal(policy.act(see(2)), after_one)  # the window is two
 
 
-def test_larger_images_are_shrunk(policy):
+def test_larger_images_are_resized(policy):
     policy.reset(USB, 0)
     assert policy.act(see(1, size=64)).shape == (4, 6)
 
 
-def test_what_is_refused_while_it_runs(policy, folder, task):
+def test_bad_input_during_an_episode_is_refused(policy, folder, task):
     with pytest.raises(UserError, match="instruction: must not be empty"):
         policy.reset(" ", 0)
     policy.reset(USB, 0)
@@ -116,7 +116,7 @@ def test_what_is_refused_while_it_runs(policy, folder, task):
     fresh.close()
 
 
-def test_close_gives_the_weights_back(folder, task):
+def test_close_frees_the_weights(folder, task):
     before = len(jax.live_arrays())
     loaded = OctoPolicy(folder, task)
     run(loaded)
@@ -131,7 +131,7 @@ def manifest_with(folder: Path, **changes) -> None:
 
 
 def rewrite_statistics(folder: Path, change) -> None:
-    """Statistics of a folder without manifest."""
+    """Change the statistics of a folder without manifest."""
     (folder / "rldg.json").unlink()
     path = folder / "dataset_statistics.json"
     value = json.loads(path.read_text())
@@ -156,7 +156,7 @@ def rewrite_statistics(folder: Path, change) -> None:
         (lambda f: manifest_with(f, window=3), "rldg.json: window 3, the checkpoint was trained with 2"),
     ],
 )
-def test_a_checkpoint_that_does_not_fit_is_one_line(folder, tmp_path, task, damage, reason):
+def test_unsuitable_checkpoint_is_refused(folder, tmp_path, task, damage, reason):
     copy = Path(shutil.copytree(folder, tmp_path / "octo"))
     damage(copy)
     with pytest.raises(UserError, match=reason) as error:
@@ -173,12 +173,12 @@ def test_other_action_dimensions_are_refused(tmp_path, task):
 
 
 def test_actions_of_another_scale_are_refused(task, octo_golden):
-    """The golden checkpoint's statistics reach from -1 to 1: metres, if they were believed."""
+    """The golden checkpoint's statistics range from -1 to 1, which would mean metres."""
     with pytest.raises(UserError, match=r"made for actions up to 1\.0000 m per step"):
         OctoPolicy(octo_golden, task)
 
 
-def test_which_camera_goes_where(task):
+def test_cameras_are_assigned_to_the_inputs(task):
     both = random_checkpoint(SMALLEST.model_copy(update={"wrist": True}), 0)
     two = task.model_copy(update={"cameras": {"wrist": task.cameras["wrist"], "primary": task.cameras["wrist"]}})
     assert _cameras(both, task) == {"image_primary": "wrist"}
@@ -201,8 +201,8 @@ def batch(window: int = 2) -> dict:
     }
 
 
-def test_without_its_wrist_image_upstream_is_the_variant():
-    """Upstream leaves a tokenizer out when its images are missing: fine-tuning starts where the original stood."""
+def test_upstream_without_wrist_image_equals_the_variant():
+    """Upstream omits a tokenizer when its images are missing, so fine-tuning starts at the same function."""
     original, variant = (random_checkpoint(size, 0) for size in (SMALLEST.model_copy(update={"wrist": True}), SMALLEST))
     config, params = rldg_variant(original.config, original.params)
     assert config["model"] == variant.config["model"]
@@ -214,8 +214,8 @@ def test_without_its_wrist_image_upstream_is_the_variant():
     assert str(one) == str(other)
 
 
-def test_padding_changes_nothing():
-    """What a step before the episode's start shows and does is neither looked at nor counted."""
+def test_padding_steps_do_not_change_the_loss():
+    """A step before the episode's start affects neither attention nor loss."""
     loaded = random_checkpoint(SMALLEST, 0)
     loss = jax.jit(lambda batch: diffusion_loss(loaded.module, loaded.params, batch, jax.random.PRNGKey(0)))
     data, other = batch(), batch()
@@ -229,7 +229,7 @@ def test_padding_changes_nothing():
     assert float(loss(other)) != pytest.approx(value, rel=1e-3)
 
 
-def test_a_manifest_keeps_the_policy_of_the_folder(folder, tmp_path, task):
+def test_rewritten_folder_keeps_version_and_actions(folder, tmp_path, task):
     """Version and key come from the manifest, and writing a folder again changes no action."""
     loaded = random_checkpoint(SMALLEST, 0)
     manifest = read_manifest(folder).model_copy(update={"version": 12})

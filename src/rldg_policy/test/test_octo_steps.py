@@ -1,4 +1,4 @@
-"""What learns in Octo's fine-tuning, its optimiser, steps on one device and on two, the loop and its saved state."""
+"""Octo's fine-tuning: trained parameters, optimiser, steps on one device and on two, the loop and its saved state."""
 
 from __future__ import annotations
 
@@ -28,10 +28,10 @@ from rldg_policy.octo.training_state import read_state, write_state
 pytestmark = pytest.mark.timeout(300)  # XLA compiles for half a minute, longer on a busy machine
 
 
-# What learns
+# Trained parameters
 
 
-def test_modes_freeze_what_upstream_freezes():
+def test_modes_freeze_the_parameters_of_upstream():
     tree = {
         "octo_transformer": {"a": {"kernel": jnp.ones((3, 2))}, "b": {"hf_model": {"shared": jnp.ones(4)}}},
         "heads_action": {"map_head": {"probe": jnp.ones(2)}, "mean_proj": {"kernel": jnp.ones(5)}},
@@ -51,7 +51,7 @@ def train_modes():
     return ("full", "head_only", "head_mlp_only")
 
 
-def test_octo_base_in_rldgs_variant_trains_all_but_t5():
+def test_our_variant_of_octo_base_trains_all_but_t5():
     shapes = tensor_shapes(OCTO_BASE_PARAMS)
     flat = {path.replace("/", "."): np.broadcast_to(np.float32(0), shape) for path, shape in shapes.items()}
     from rldg_policy.octo.random import upstream_config
@@ -98,13 +98,13 @@ def toy_steps(loss, batch: int = 2) -> tuple[Steps, TrainState]:
     return steps, steps.start(params)
 
 
-def test_a_gradient_that_is_not_finite_counts_as_such_a_loss():
+def test_non_finite_gradient_gives_a_non_finite_loss():
     steps, state = toy_steps(lambda params, batch, key, train: jnp.sqrt(params["x"]["kernel"] * batch).sum())
     _, loss = steps.train(state, {}, np.ones(2, np.float32))
     assert np.isnan(float(loss))
 
 
-def test_validation_noise_stays_and_training_noise_does_not():
+def test_validation_noise_is_fixed_and_training_noise_varies():
     steps, state = toy_steps(lambda params, batch, key, train: jax.random.normal(key) + 100.0 * train)
     held_out = [steps.validate(state.params, {}, np.ones(2, np.float32), 0) for _ in range(2)]
     losses = []
@@ -115,7 +115,7 @@ def test_validation_noise_stays_and_training_noise_does_not():
 
 
 class ScriptedSteps:
-    """Steps whose losses are given."""
+    """Steps with given losses."""
 
     def __init__(self, losses):
         self.losses = losses
@@ -125,7 +125,7 @@ class ScriptedSteps:
 
 
 @pytest.mark.parametrize("bad", [0, 4, 7, 9])
-def test_a_loss_that_is_no_number_stops_before_the_next_save(bad):
+def test_non_finite_loss_stops_before_the_next_save(bad):
     losses = [1.0] * 10
     losses[bad] = float("nan")
     config = OctoTrainConfig(steps=10, warmup_steps=0, save_every=5)
@@ -141,7 +141,7 @@ def test_a_loss_that_is_no_number_stops_before_the_next_save(bad):
     assert saved == ([(5, 5)] if bad >= 5 else [])
 
 
-def test_the_loop_saves_reports_and_keeps_every_loss():
+def test_loop_saves_reports_and_keeps_every_loss():
     config = OctoTrainConfig(steps=120, warmup_steps=0, save_every=50)
     saved, told = [], []
     record = History(losses=[float(n) for n in range(30)])
@@ -159,7 +159,7 @@ def test_the_loop_saves_reports_and_keeps_every_loss():
     assert record.losses == [float(n) for n in range(120)]
 
 
-def test_state_file_round_trip_and_what_is_wrong_with_one(tmp_path):
+def test_state_file_survives_a_round_trip_and_bad_ones_are_refused(tmp_path):
     state = {"a": jnp.arange(3, dtype=jnp.bfloat16), "b": (jnp.ones((2, 2)), jnp.int32(7))}
     write_state(tmp_path, state, {"losses": [0.1, 2.5]})
     found, meta = read_state(tmp_path, state)
@@ -177,7 +177,7 @@ def test_state_file_round_trip_and_what_is_wrong_with_one(tmp_path):
         read_state(tmp_path / "nowhere", state)
 
 
-def test_a_batch_that_does_not_divide(monkeypatch):
+def test_batch_not_divisible_by_the_devices_is_refused(monkeypatch):
     monkeypatch.setattr(jax, "local_devices", lambda: ["a", "b"])
     with pytest.raises(UserError, match="batch: 3 is not divisible by the 2 devices"):
         Steps(lambda *_: 0, optax.identity(), 3, 0)

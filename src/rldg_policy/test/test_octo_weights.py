@@ -1,4 +1,4 @@
-"""Octo's weights on the disk: written as upstream's loader needs them, read in every form, damage is one line."""
+"""Octo's weights on disk: written for upstream's loader, read in every form, damaged ones refused."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ def written(tmp_path_factory) -> Path:
 
 @pytest.fixture(scope="module")
 def stored(tmp_path_factory) -> Path:
-    """By today's orbax, as ours were before."""
+    """Write weights with the current orbax, as earlier versions of this package did."""
     folder = tmp_path_factory.mktemp("store") / "default"
     ocp.PyTreeCheckpointer().save(folder, CHECKPOINT.params)
     return folder
@@ -45,8 +45,8 @@ def is_ours(found) -> bool:
     )
 
 
-def test_weights_are_written_as_upstreams_loader_needs_them(written):
-    """orbax 0.4.4 reads every array from one msgpack file, flax's extension 1, and names from another; see
+def test_weights_are_written_for_the_loader_of_upstream(written):
+    """orbax 0.4.4 reads every array from one msgpack file (flax's extension 1) and the names from another; see
     compatibility.md."""
     assert {path.name for path in written.iterdir()} == {"checkpoint", "_METADATA"}
     found = {}
@@ -63,7 +63,7 @@ def test_weights_are_written_as_upstreams_loader_needs_them(written):
     assert not told
 
 
-def test_every_form_is_read(written, stored, tmp_path):
+def test_every_form_of_weights_is_read(written, stored, tmp_path):
     assert is_ours(read_params(written, EXPECTED)) and is_ours(read_params(stored, EXPECTED))
     several_hosts = Path(shutil.copytree(stored, tmp_path / "default"))
     names = unflatten_dict({path: "PLACEHOLDER://" + ".".join(path) for path in PARAMS})
@@ -71,7 +71,7 @@ def test_every_form_is_read(written, stored, tmp_path):
     assert is_ours(read_params(several_hosts, EXPECTED))
 
 
-def test_other_names_in_a_store_are_one_line(stored):
+def test_other_names_in_a_store_are_refused(stored):
     with pytest.raises(UserError, match=r"default: 89 arrays, config.json describes 90: first missing: more/bias"):
         read_params(
             stored, {**EXPECTED, "more/bias": EXPECTED["heads_action/diffusion_model/cond_encoder/Dense_0/bias"]}
@@ -102,7 +102,7 @@ def largest(folder: Path) -> Path:
         ("stored", lambda f: shutil.rmtree(f / "ocdbt.process_0"), "[A-Z_]+: Error reading"),
     ],
 )
-def test_damage_is_one_line_and_nothing_beside_it(form, damage, reason, request, tmp_path, capfd):
+def test_damaged_weights_are_refused_without_other_output(form, damage, reason, request, tmp_path, capfd):
     folder = Path(shutil.copytree(request.getfixturevalue(form), tmp_path / "default"))
     damage(folder)
     capfd.readouterr()
@@ -121,8 +121,8 @@ def outcome(folder: Path) -> str:
 
 @settings(max_examples=60, deadline=None)
 @given(st.data())
-def test_weights_of_any_bytes(written, tmp_path_factory, data):
-    """Names, types and shapes are between the arrays' values; a value that was flipped only the sums find."""
+def test_edited_weights_are_read_or_refused(written, tmp_path_factory, data):
+    """Names, types and shapes lie between the arrays' values; only the checksums detect a flipped value."""
     content = bytearray((written / "checkpoint").read_bytes())
     head = content[:200]
     position = data.draw(st.integers(0, len(head) - 1))

@@ -1,4 +1,4 @@
-"""OpenVLA's folders: written and read whole, upstream's accepted, everything else refused in one line."""
+"""OpenVLA's folders: round trips, upstream's are accepted, everything else is refused with one line."""
 
 from __future__ import annotations
 
@@ -41,13 +41,13 @@ def written(tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def sharded(tmp_path_factory):
-    """Three shards, parallel decoding, an L1 head."""
+    """Write three shards with parallel decoding and an L1 head."""
     path = tmp_path_factory.mktemp("openvla") / "sharded"
     write_random(path, SMALL, 1, DecodingConfig(decoding="parallel", head="l1", horizon=4), shard_bytes=4_200_000)
     return path
 
 
-def test_writes_upstreams_layout(written):
+def test_folder_has_the_layout_of_upstream(written):
     config = json.loads((written / "config.json").read_text())
     assert config["model_type"] == "openvla"
     assert config["text_config"]["torch_dtype"] == config["torch_dtype"] == "float32"
@@ -58,14 +58,14 @@ def test_writes_upstreams_layout(written):
     assert len(load_file(written / "model.safetensors")) == 159
 
 
-def test_config_json_has_every_field_of_upstreams(written, openvla_golden):
+def test_config_json_has_every_field_of_upstream(written, openvla_golden):
     ours, upstream = (json.loads((folder / "config.json").read_text()) for folder in (written, openvla_golden))
     assert set(upstream) - set(ours) == {"transformers_version"}
     differing = {key for key in upstream if key in ours and ours[key] != upstream[key]}
     assert differing == {"norm_stats", "text_config"}
 
 
-def test_reads_what_it_wrote(written):
+def test_checkpoint_survives_a_round_trip(written):
     checkpoint = read_checkpoint(written)
     tensors = load_file(written / "model.safetensors")
     assert checkpoint.model.config == SMALL
@@ -86,14 +86,14 @@ def test_shards_hold_the_same_weights_as_one_file(written, sharded):
     assert read_checkpoint(sharded).decoding.horizon == 4
 
 
-def test_random_weights_depend_on_the_seed_alone(written, tmp_path):
+def test_random_weights_depend_only_on_the_seed(written, tmp_path):
     for seed, equal in ((1, True), (2, False)):
         write_random(tmp_path / str(seed), SMALL, seed)
         same = (tmp_path / str(seed) / "model.safetensors").read_bytes() == (written / "model.safetensors").read_bytes()
         assert same is equal
 
 
-def test_the_golden_folder_is_read_as_it_is(openvla_golden):
+def test_golden_folder_is_read_unchanged(openvla_golden):
     model = read_model(openvla_golden)
     assert model.config == OpenVLAConfig.tiny()
     assert not model.training
@@ -101,13 +101,13 @@ def test_the_golden_folder_is_read_as_it_is(openvla_golden):
     assert model.language_model.model.rotary_emb.inv_freq.dtype == torch.float32
 
 
-def test_bfloat16_leaves_the_rotary_frequencies_alone(written):
+def test_bfloat16_keeps_the_rotary_frequencies_in_float32(written):
     model = read_model(written, dtype=torch.bfloat16)
     assert {p.dtype for p in model.parameters()} == {torch.bfloat16}
     assert model.language_model.model.rotary_emb.inv_freq.dtype == torch.float32
 
 
-def test_upstreams_fine_tunes_are_cropped_and_its_pretrained_weights_are_not(written, tmp_path):
+def test_fine_tuned_weights_of_upstream_use_the_centre_crop_and_pretrained_ones_do_not(written, tmp_path):
     folder = copy_without(written, tmp_path / "x", "rldg.json", "rldg_openvla.json")
     assert read_decoding(folder, "random") == DecodingConfig(centre_crop=False)
     assert read_decoding(folder, "my_dataset") == DecodingConfig(centre_crop=True)
@@ -178,7 +178,7 @@ def eight_components(folder):
         (lambda f: edited(f, "rldg_openvla.json", decoding="parallel", head="l1"), r"action_head\.safetensors"),
     ],
 )
-def test_one_line_for_every_damage(written, tmp_path, damage, message):
+def test_damaged_folder_is_refused(written, tmp_path, damage, message):
     folder = copy_without(written, tmp_path / "x")
     damage(folder)
     with pytest.raises(UserError, match=message) as raised:
@@ -186,7 +186,7 @@ def test_one_line_for_every_damage(written, tmp_path, damage, message):
     assert "\n" not in str(raised.value)
 
 
-def test_damaged_shards(sharded, tmp_path):
+def test_damaged_shards_are_refused(sharded, tmp_path):
     folder = copy_without(sharded, tmp_path / "a", "model-00002-of-00003.safetensors")
     with pytest.raises(UserError, match="model-00002-of-00003"):
         read_model(folder)
@@ -201,7 +201,7 @@ def test_damaged_shards(sharded, tmp_path):
         read_model(folder)
 
 
-def test_other_formats_of_weights_are_named(tmp_path):
+def test_other_weight_formats_are_refused_by_name(tmp_path):
     (tmp_path / "pytorch_model-00001-of-00002.bin").write_bytes(b"")
     with pytest.raises(UserError, match="pickle"):
         read_shapes(tmp_path)
@@ -210,7 +210,7 @@ def test_other_formats_of_weights_are_named(tmp_path):
         read_shapes(tmp_path)
 
 
-def test_a_tensor_larger_than_a_shard_gets_one_of_its_own(tmp_path):
+def test_tensor_larger_than_a_shard_has_its_own_shard(tmp_path):
     tensors = {name: torch.full((size,), float(size)) for name, size in (("a", 10), ("b", 100), ("c", 10))}
     write_tensors(tmp_path, tensors.items(), shard_bytes=100)
     index = json.loads((tmp_path / "model.safetensors.index.json").read_text())

@@ -1,4 +1,4 @@
-"""What the vision towers see: known values of resize, normalisation, centre crop; training sees the same pixels."""
+"""Inputs of the vision towers: known values of resize, normalisation and centre crop; training sees the same pixels."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ STD = [0.228515625, 0.2236328125, 0.224609375, 0.5, 0.5, 0.5]
 
 
 def framed(size: int, border: int) -> bytes:
-    """A black image with a white frame, `border` pixels wide; losslessly."""
+    """Return a lossless black image with a white frame, `border` pixels wide."""
     image = np.full((size, size, 3), 255, dtype=np.uint8)
     image[border:-border, border:-border] = 0
     return encode_jpeg(image, 100)
@@ -32,8 +32,8 @@ def test_normalisation_of_both_towers():
     assert values.numpy().dtype == np.float32
 
 
-def test_resize_is_naive_and_bicubic():
-    """Any aspect ratio fills the square; the kernel is the bicubic one, as a step shows (it overshoots)."""
+def test_resize_ignores_the_aspect_ratio_and_is_bicubic():
+    """Any aspect ratio fills the square; the step response overshoots, as the bicubic kernel's does."""
     image = np.full((120, 480, 3), 60, dtype=np.uint8)
     image[:, 240:] = 200
     channel = pixel_values([image])[0, 3].numpy() * 0.5 + 0.5
@@ -43,8 +43,8 @@ def test_resize_is_naive_and_bicubic():
     assert np.ptp(channel, axis=0).max() < 1e-6
 
 
-def test_centre_crop_removes_what_random_crops_remove_on_average():
-    """sqrt(0.9) of each side: 5.7 of 224 pixels go at each border, not 11.2 as 0.9 of the side would take."""
+def test_centre_crop_equals_the_mean_of_random_crops():
+    """sqrt(0.9) of each side: 5.7 of 224 pixels are removed at each border, instead of 11.2 with 0.9 of the side."""
     thin, thick = serving_view(framed(224, 5), True), serving_view(framed(224, 9), True)
     assert thin.shape == thick.shape == (224, 224, 3)
     assert thin[0].mean() < 60
@@ -52,7 +52,7 @@ def test_centre_crop_removes_what_random_crops_remove_on_average():
     assert serving_view(framed(224, 5), False)[0].mean() > 240
 
 
-def test_serving_without_crop_sees_what_training_without_augmentation_sees():
+def test_serving_without_crop_equals_training_without_augmentation():
     rng = np.random.default_rng(0)
     jpeg = encode_jpeg(rng.integers(0, 255, (256, 256, 3), dtype=np.uint8))
     np.testing.assert_array_equal(serving_view(jpeg, False), training_view(jpeg, None))
@@ -67,6 +67,6 @@ def test_training_crops_once():
     assert expected.shape == (224, 224, 3)
 
 
-def test_bytes_that_are_no_image_are_refused():
+def test_bytes_without_an_image_are_refused():
     with pytest.raises(ValueError, match="neither a JPEG nor a PNG"):
         serving_view(b"nothing", True)

@@ -1,4 +1,4 @@
-"""Adapters of OpenVLA: which layers, how many parameters, what they come to when merged, files that peft reads."""
+"""Adapters of OpenVLA: layers, number of parameters, merged weights, files for peft."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ IDS = torch.tensor([[1, 512, 29871], [1, 700, 29871]])
 PIXELS = torch.linspace(-1, 1, 2 * 6 * 224 * 224).reshape(2, 6, 224, 224)
 
 
-def test_the_7b_has_the_published_number_of_trained_parameters():
+def test_7b_model_has_the_published_number_of_trained_parameters():
     model = empty_model(OpenVLAConfig.seven_b(), dtype=torch.bfloat16)
     layers = {name for name, module in model.named_modules() if isinstance(module, nn.Linear | nn.Conv2d)}
     config = add_adapters(model)
@@ -39,7 +39,7 @@ def test_the_7b_has_the_published_number_of_trained_parameters():
 
 @pytest.fixture
 def adapted() -> tuple[OpenVLA, object]:
-    """A small model whose adapters do something."""
+    """Return a small model with adapters that change its outputs."""
     torch.manual_seed(0)
     model = OpenVLA(SMALLEST).eval()
     config = add_adapters(model, rank=4, alpha=2, seed=3, base="somewhere")
@@ -48,7 +48,7 @@ def adapted() -> tuple[OpenVLA, object]:
     return model, config
 
 
-def test_merged_tensors_are_the_adapted_model(adapted):
+def test_merged_tensors_equal_the_adapted_model(adapted):
     model, _ = adapted
     before = {name: value.clone() for name, value in model.state_dict().items()}
     merged = dict(merged_tensors(model, 0.5))
@@ -71,7 +71,7 @@ def test_adapter_files_are_those_of_peft(adapted, tmp_path):
     assert fresh.peft_config["default"].base_model_name_or_path == "somewhere"
 
 
-def test_fresh_adapters_change_nothing_and_depend_on_the_seed():
+def test_new_adapters_change_no_output_and_depend_on_the_seed():
     torch.manual_seed(0)
     model = OpenVLA(SMALLEST).eval()
     with torch.no_grad():
@@ -91,7 +91,7 @@ def test_fresh_adapters_change_nothing_and_depend_on_the_seed():
     assert float(first(1).detach().std()) == pytest.approx(1 / RANK, rel=0.1)
 
 
-def test_a_bfloat16_model_is_merged_into_bfloat16():
+def test_bfloat16_model_is_merged_in_bfloat16():
     model = OpenVLA(SMALLEST).to(torch.bfloat16)
     weight = model.projector.fc1.weight.clone()
     add_adapters(model, rank=4)

@@ -1,4 +1,4 @@
-"""The port equals upstream: names, shapes, vision features, logits, actions; and what decoding promises."""
+"""The port equals upstream: names, shapes, vision features, logits, actions; properties of the decoding."""
 
 from __future__ import annotations
 
@@ -52,7 +52,7 @@ def golden(openvla_golden) -> OpenVLA:
 
 @pytest.fixture(scope="module")
 def model() -> OpenVLA:
-    """Tiny, with an L1 head; weights large enough that positions and ids matter."""
+    """Return a tiny model with an L1 head; its weights are large enough for positions and ids to matter."""
     model = empty_model(OpenVLAConfig.tiny(), l1_head=True, device="cpu")
     generator = torch.Generator().manual_seed(0)
     for parameter in model.parameters():
@@ -65,7 +65,7 @@ def image() -> torch.Tensor:
     return torch.randn(1, 6, 224, 224, generator=torch.Generator().manual_seed(1))
 
 
-def test_the_7b_has_exactly_the_tensors_of_upstream():
+def test_7b_model_has_exactly_the_tensors_of_upstream():
     model = empty_model(OpenVLAConfig.seven_b())
     assert {name: tuple(t.shape) for name, t in model.state_dict().items()} == tensor_shapes(OPENVLA_7B_TENSORS)
     assert len(model.state_dict()) == 982
@@ -80,7 +80,7 @@ def test_golden_configuration_is_the_tiny_one(golden):
 def test_vision_features_and_logits_equal_the_reference(golden, reference):
     pixels, ids = torch.from_numpy(reference["pixel_values"]), torch.from_numpy(reference["input_ids"])
     features = golden.vision_backbone(pixels)
-    # float32 sums in the order of each processor: on one of two, values of 12 differed by 1.05e-5.
+    # float32 sums depend on the processor: between two of them, values of 12 differed by 1.05e-5.
     np.testing.assert_allclose(features.numpy(), reference["vision_features"], rtol=1e-6, atol=1e-5)
     logits = golden(ids, pixels).logits
     assert logits.shape == (1, 276, 32064)
@@ -90,10 +90,10 @@ def test_vision_features_and_logits_equal_the_reference(golden, reference):
 
 
 def test_action_equals_the_reference(golden, reference, openvla_golden):
-    """The reference's ids lack the 29871 that upstream's predict_action appends."""
+    """The reference's ids lack the id 29871 that upstream's predict_action appends."""
     assert reference["input_ids"][0, -1] != SPACE
     ids = torch.from_numpy(inference_ids(reference["input_ids"][0].tolist())[None])
-    # Random weights answer with words, of which upstream makes the nearest action and decode_ar none.
+    # Random weights answer with words: upstream takes the nearest action, and decode_ar refuses them.
     normalised = action_values(ar_tokens(golden, ids, torch.from_numpy(reference["pixel_values"])).numpy())
     with pytest.raises(ValueError, match=r"the model predicts token \d+, which is not an action token"):
         decode_ar(golden, ids, torch.from_numpy(reference["pixel_values"]), None)
@@ -102,8 +102,8 @@ def test_action_equals_the_reference(golden, reference, openvla_golden):
     np.testing.assert_allclose(statistics.bounds_denormalise(normalised)[0], reference["action"], rtol=0, atol=1e-6)
 
 
-def test_action_of_a_model_that_answers_with_actions_equals_the_reference(golden, reference, openvla_golden):
-    """As in the reference, the rows of every other id in lm_head are zero."""
+def test_action_of_a_model_that_answers_with_action_tokens_equals_the_reference(golden, reference, openvla_golden):
+    """As in the reference, the rows of all other ids in lm_head are zero."""
     with torch.no_grad():
         golden.language_model.lm_head.weight[:31744] = 0.0
         golden.language_model.lm_head.weight[32000:] = 0.0
@@ -119,8 +119,8 @@ def ids_of(count: int) -> np.ndarray:
     return inference_ids([1, *range(300, 300 + count)])
 
 
-def test_cached_decoding_equals_whole_passes(model, image):
-    """Each token is the arg-max after the sequence so far, computed anew without a cache."""
+def test_cached_decoding_equals_full_passes(model, image):
+    """Each token is the arg-max after the previous ones, computed without a cache."""
     ids = torch.from_numpy(ids_of(5)[None])
     decoded = ar_tokens(model, ids, image)
     for component in range(7):
@@ -130,7 +130,7 @@ def test_cached_decoding_equals_whole_passes(model, image):
         ids = torch.cat([ids, token[:, None]], dim=1)
 
 
-def test_sampling_repeats_with_its_seed_and_stays_among_action_tokens(model, image):
+def test_sampling_repeats_with_its_seed_and_returns_action_tokens(model, image):
     ids = torch.from_numpy(ids_of(5)[None])
     drawn = [decode_ar(model, ids, image, torch.Generator().manual_seed(seed)) for seed in (1, 1, 2)]
     np.testing.assert_array_equal(drawn[0], drawn[1])
@@ -138,7 +138,7 @@ def test_sampling_repeats_with_its_seed_and_stays_among_action_tokens(model, ima
     assert len(np.unique(drawn[0])) > 1
 
 
-def test_padding_changes_nothing(model, image):
+def test_padding_does_not_change_the_output(model, image):
     ids = torch.from_numpy(ids_of(6)[None])
     padded = torch.cat([ids, torch.full((1, 4), PAD)], dim=1)
     with torch.inference_mode():
@@ -147,7 +147,7 @@ def test_padding_changes_nothing(model, image):
     torch.testing.assert_close(alone, with_padding, rtol=0, atol=1e-4)
 
 
-def test_slots_see_the_prompt_and_each_other_and_nothing_sees_slots_from_before():
+def test_slots_attend_to_the_prompt_and_each_other_and_the_prompt_not_to_slots():
     valid = torch.tensor([[True, True, True, True, False]])
     slots = torch.tensor([[False, False, True, True, False]])
     expected = [
@@ -160,7 +160,7 @@ def test_slots_see_the_prompt_and_each_other_and_nothing_sees_slots_from_before(
     assert slot_attention(valid, slots)[0, 0].int().tolist() == expected
 
 
-def test_slots_depend_on_every_slot_position_but_not_on_the_ids_below_them(model, image):
+def test_slots_depend_on_slot_positions_but_not_on_their_ids(model, image):
     plain, slots = with_slots(ids_of(4), 2)
     other = np.where(slots, 500, plain)
     mask = torch.from_numpy(slots[None])
@@ -168,11 +168,13 @@ def test_slots_depend_on_every_slot_position_but_not_on_the_ids_below_them(model
         states = [slot_hidden(model, torch.from_numpy(ids[None]), image, mask, 2) for ids in (plain, other)]
     assert states[0].shape == (1, 14, 96)
     assert torch.equal(*states)
-    assert not torch.allclose(states[0][:, 0], states[0][:, 1], rtol=0, atol=2e-5)  # their positions tell them apart
+    assert not torch.allclose(
+        states[0][:, 0], states[0][:, 1], rtol=0, atol=2e-5
+    )  # only their positions distinguish them
 
 
 def test_earlier_slots_attend_to_later_ones(model, image):
-    """A longer chunk changes the first slot's state, which a causal mask would not."""
+    """A longer chunk changes the state of the first slot, which a causal mask would prevent."""
     first = []
     for horizon in (1, 2):
         ids, slots = with_slots(ids_of(4), horizon)
@@ -205,7 +207,7 @@ def test_parallel_decoding_with_bins_and_with_the_head(model, image):
 
 
 class NoTensorOnTheCpu(TorchDispatchMode):
-    """Fails on an operation that reads or makes a tensor on the CPU."""
+    """Fails on an operation that reads or creates a tensor on the CPU."""
 
     def __torch_dispatch__(self, func, types, args=(), kwargs=None):
         out = func(*args, **(kwargs or {}))
@@ -215,7 +217,7 @@ class NoTensorOnTheCpu(TorchDispatchMode):
 
 
 def test_decoding_neither_waits_for_values_nor_copies_between_devices():
-    """A CUDA graph can hold it: tensors without values pass, and nothing comes from or goes to the CPU."""
+    """A CUDA graph can capture it: tensors without values pass, and nothing is copied from or to the CPU."""
     model = empty_model(OpenVLAConfig.tiny(), True, torch.bfloat16)
     ids = torch.ones(1, 40, dtype=torch.int64, device="meta")
     pixels = torch.zeros(1, 6, 224, 224, dtype=torch.bfloat16, device="meta")

@@ -28,7 +28,7 @@ torch.set_num_threads(1)
 
 @pytest.fixture(scope="module")
 def folders(tmp_path_factory):
-    """Name -> checkpoint of tiny random weights."""
+    """Write checkpoints of tiny random weights; return name -> folder."""
     root = tmp_path_factory.mktemp("openvla")
     kinds = {
         "ar": DecodingConfig(),
@@ -42,12 +42,12 @@ def folders(tmp_path_factory):
 
 @pytest.fixture
 def seen(observe):
-    """An observation whose image has content."""
+    """Return an observation whose image has content."""
     image = np.random.default_rng(0).integers(0, 255, (256, 256, 3), dtype=np.uint8)
     return replace(observe(), images={"wrist": encode_jpeg(image)})
 
 
-def test_registered_and_loaded_as_any_back_end(folders, task, seen):
+def test_back_end_is_registered_and_loaded(folders, task, seen):
     slow = task.model_copy(update={"rates": RatesConfig(control_hz=4)})
     policy = load_policy("p", "openvla", folders["ar"], False, slow)
     assert policy.spec.cameras == ("wrist",)
@@ -57,7 +57,7 @@ def test_registered_and_loaded_as_any_back_end(folders, task, seen):
     assert policy.act(seen).shape == (1, task.action.dim)
 
 
-def test_acts_as_its_parts_say(folders, task, seen):
+def test_action_equals_the_composition_of_its_parts(folders, task, seen):
     """Prompt, Lanczos and centre crop, greedy tokens, the checkpoint's statistics, the task's scale."""
     policy = OpenVLAPolicy(folders["ar"], task)
     policy.reset("Insert the Plug", 0)
@@ -70,7 +70,7 @@ def test_acts_as_its_parts_say(folders, task, seen):
     assert np.all(np.abs(physical[0, :3]) <= 0.01)
 
 
-def test_the_crop_is_that_of_the_checkpoint(folders, task, seen, tmp_path):
+def test_centre_crop_is_that_of_the_checkpoint(folders, task, seen, tmp_path):
     folder = copy_without(folders["l1"], tmp_path / "x")
     values = json.loads((folder / "rldg_openvla.json").read_text())
     replace_file(folder, "rldg_openvla.json", json.dumps({**values, "centre_crop": False}).encode())
@@ -83,7 +83,7 @@ def test_the_crop_is_that_of_the_checkpoint(folders, task, seen, tmp_path):
 
 
 @pytest.mark.parametrize("kind", ["bins", "l1"])
-def test_parallel_checkpoints_give_chunks(folders, task, seen, kind):
+def test_parallel_checkpoints_return_chunks(folders, task, seen, kind):
     policy = OpenVLAPolicy(folders[kind], task)
     policy.reset("insert", 0)
     chunk = policy.act(seen)
@@ -91,7 +91,7 @@ def test_parallel_checkpoints_give_chunks(folders, task, seen, kind):
     np.testing.assert_array_equal(chunk, policy.act(seen))
 
 
-def test_exploring_repeats_with_the_seed_and_greedy_ignores_it(folders, task, seen):
+def test_exploration_repeats_with_the_seed_and_greedy_ignores_it(folders, task, seen):
     drawn = {}
     for explore in (False, True):
         policy = OpenVLAPolicy(folders["bins"], task, explore)
@@ -103,7 +103,7 @@ def test_exploring_repeats_with_the_seed_and_greedy_ignores_it(folders, task, se
     np.testing.assert_array_equal(drawn[False, 0], drawn[False, 2])
 
 
-def test_bad_input_is_refused_in_one_line(folders, task, seen, observe):
+def test_bad_input_is_refused(folders, task, seen, observe):
     policy = OpenVLAPolicy(folders["ar"], task)
     with pytest.raises(UserError, match="instruction: must not be empty"):
         policy.reset("", 0)
@@ -117,7 +117,7 @@ def test_bad_input_is_refused_in_one_line(folders, task, seen, observe):
         OpenVLAPolicy(folders["ar"], small)
 
 
-def test_a_checkpoint_of_another_task_is_refused(folders, task, tmp_path):
+def test_checkpoint_of_another_task_is_refused(folders, task, tmp_path):
     folder = copy_without(folders["ar"], tmp_path / "x")
     values = json.loads((folder / "rldg.json").read_text())
     replace_file(folder, "rldg.json", json.dumps({**values, "tasks": ["assembly"]}).encode())
@@ -125,7 +125,7 @@ def test_a_checkpoint_of_another_task_is_refused(folders, task, tmp_path):
         OpenVLAPolicy(folder, task)
 
 
-def test_close_lets_go_of_every_tensor(folders, task):
+def test_close_frees_every_tensor(folders, task):
     policy = OpenVLAPolicy(folders["l1"], task)
     policy.warm_up()
     model = policy._checkpoint.model

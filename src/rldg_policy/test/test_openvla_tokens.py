@@ -1,4 +1,4 @@
-"""Action tokens, prompts and training sequences: known values, edges included."""
+"""Action tokens, prompts and training sequences: known values and edges."""
 
 from __future__ import annotations
 
@@ -38,11 +38,11 @@ from rldg_policy.openvla.processing import (
         (3.0, 31744),
     ],
 )
-def test_known_values_of_the_tokeniser(value, token):
+def test_tokeniser_gives_the_known_values(value, token):
     assert action_ids([value])[0] == token
 
 
-def test_every_edge_falls_into_the_bin_above_it():
+def test_every_edge_is_in_the_bin_above_it():
     np.testing.assert_array_equal(action_ids(EDGES), 32000 - np.arange(1, 257))
 
 
@@ -59,35 +59,35 @@ def test_every_edge_falls_into_the_bin_above_it():
         (32063, CENTRES[0]),
     ],
 )
-def test_known_values_of_decoding(token, value):
+def test_decoding_gives_the_known_values(token, value):
     assert action_values([token])[0] == np.float32(value)
 
 
 @settings(max_examples=60, deadline=None)
 @given(st.lists(st.floats(-1.5, 1.5), min_size=7, max_size=7))
-def test_round_trip_is_within_half_a_bin(values):
+def test_round_trip_error_is_at_most_half_a_bin(values):
     decoded = action_values(action_ids(values))
     assert np.all(np.abs(decoded - np.clip(values, -1, 1)) <= 1 / 255 + 1e-6)
     np.testing.assert_array_equal(action_ids(decoded), np.maximum(action_ids(values), 31745))
 
 
-def test_action_mask():
+def test_action_mask_selects_the_action_tokens():
     ids = np.array([-100, 2, 31743, 31744, 31999, 32000, 32063])
     assert is_action(ids).tolist() == [False, False, False, True, True, False, False]
 
 
-def test_prompt():
+def test_prompt_has_the_form_of_openvla():
     assert prompt("Insert the USB-A plug") == ("In: What action should the robot take to insert the usb-a plug?\nOut:")
     with pytest.raises(UserError, match="instruction: must not be empty"):
         prompt("  ")
 
 
-def test_inference_ids_end_in_one_lone_space():
+def test_inference_ids_end_in_a_single_space_token():
     assert inference_ids([1, 5]).tolist() == [1, 5, 29871]
     assert inference_ids([1, 5, 29871]).tolist() == [1, 5, 29871]
 
 
-def test_training_sequence_of_ar():
+def test_autoregressive_training_sequence():
     example = ar_example([1, 5, 6], [-1, 1, 0, -2, 2, 0.5, 1])
     answer = [31999, 31744, 31872, 31999, 31744, 31808, 31744]
     assert example.ids.tolist() == [1, 5, 6, 29871, *answer, 2]
@@ -95,7 +95,7 @@ def test_training_sequence_of_ar():
     assert not example.slots.any()
 
 
-def test_training_sequence_of_parallel():
+def test_parallel_training_sequence():
     example = parallel_example([1, 5, 6], [[-1] * 7, [1] * 7])
     assert example.labels.tolist() == [-100] * 4 + [31999] * 7 + [31744] * 7
     assert example.slots.tolist() == [False] * 4 + [True] * 14
@@ -103,7 +103,7 @@ def test_training_sequence_of_parallel():
     assert len(example.ids) == 18
 
 
-def test_byte_tokenizer_has_llamas_special_ids(tmp_path):
+def test_byte_tokenizer_has_the_special_ids_of_llama(tmp_path):
     write_byte_tokenizer(tmp_path)
     ids = PromptTokenizer(tmp_path)("Insert é")
     assert ids[0] == 1

@@ -1,4 +1,4 @@
-"""Fine-tuning of OpenVLA: what is learned from, interruption, saves, guards, several processes."""
+"""Fine-tuning of OpenVLA: losses, interruption, saves, guards, several processes."""
 
 from __future__ import annotations
 
@@ -45,7 +45,7 @@ def dataset(tmp_path_factory) -> Path:
 
 
 def files(folder: Path) -> dict[str, bytes]:
-    """Everything in a folder that a training determines; its wall-clock speed is not."""
+    """Return all files of a training but its wall-clock speed."""
     paths = sorted(path for path in folder.rglob("*") if path.is_file() and path.name != "training.json")
     return {str(path.relative_to(folder)): path.read_bytes() for path in paths}
 
@@ -54,11 +54,11 @@ def part(batch: Batch, row: int) -> Batch:
     return Batch(*(None if value is None else value[row : row + 1] for value in batch))
 
 
-# What is learned from
+# Losses and batches
 
 
-def test_loss_of_ar_is_upstreams(base):
-    """Llama's own loss of labels that are IGNORED up to the last 8 ids, shifted by one."""
+def test_autoregressive_loss_equals_that_of_upstream(base):
+    """Compare with Llama's own loss of labels that are IGNORED up to the last 8 ids, shifted by one."""
     batch = make_batch(base, short())
     model = read_model(base)
     assert batch.targets[:, -1].tolist() == [EOS, EOS] and batch.slot_mask is None
@@ -77,8 +77,8 @@ def test_loss_of_ar_is_upstreams(base):
 
 
 @pytest.mark.parametrize("mode", MODES)
-def test_padding_and_company_do_not_matter(base, mode):
-    """A batch of two lengths, one chunk cut by its episode's end, is the mean of its samples."""
+def test_loss_is_independent_of_padding_and_of_other_samples(base, mode):
+    """The loss of a batch with two lengths, one chunk cut at its episode's end, is the mean over its samples."""
     config = short(**MODES[mode])
     batch = make_batch(base, config)
     model = read_model(base)
@@ -99,7 +99,7 @@ def test_accuracy_and_l1_of_known_answers(base):
     logits = F.one_hot(batch.targets, 32064).float() * 100
     perfect = classification(logits, batch)
     assert float(perfect.loss) < 1e-4 and float(perfect.accuracy) == 1 and float(perfect.l1) == 0
-    # Wrong where nothing counts: beyond the end of the second sample's episode.
+    # Wrong only beyond the end of the second sample's episode, where nothing counts.
     logits[1, 7:] = 0
     assert classification(logits, batch).accuracy == 1
     logits[1, 0] = F.one_hot(torch.tensor(31744), 32064)
@@ -111,7 +111,7 @@ def test_accuracy_and_l1_of_known_answers(base):
     assert float(regression(shifted, batch).loss) == pytest.approx(0.25)
 
 
-def test_augmentation_follows_the_number_of_the_sample(base):
+def test_augmentation_depends_on_the_number_of_the_sample(base):
     plain, varied = (make_batch(base, short(augment=augment)).pixel_values for augment in (False, True))
     image = decode_jpeg(make_episode(0, 4, instruction="go").images["image"][0])
     assert plain.shape == (2, 6, 224, 224) and not torch.equal(plain, varied)
@@ -120,7 +120,7 @@ def test_augmentation_follows_the_number_of_the_sample(base):
 
 
 @pytest.mark.parametrize("mode", MODES)
-def test_learns(base, dataset, tmp_path, mode):
+def test_training_lowers_the_loss(base, dataset, tmp_path, mode):
     config = short(**MODES[mode], learning_rate=1e-2, clip_norm=1.0)
     training = train.Training(train.open_training_set(dataset), base, tmp_path / "out", config, 0)
     micro_batches = [next(training.batches(skip=0))]
@@ -135,7 +135,7 @@ def test_gradient_checkpointing_changes_no_bit(base, dataset, tmp_path):
     assert files(tmp_path / "with") == files(tmp_path / "without")
 
 
-def test_bfloat16_weights_are_saved_as_such(base, dataset, tmp_path):
+def test_bfloat16_weights_are_saved_in_bfloat16(base, dataset, tmp_path):
     finetune(dataset, tmp_path / "out", short(steps=1, precision="bf16"), base=base)
     assert {t.dtype for t in load_file(tmp_path / "out" / "model.safetensors").values()} == {torch.bfloat16}
     adapter = load_file(tmp_path / "out" / "adapter" / "adapter_model.safetensors")
@@ -146,8 +146,9 @@ def test_bfloat16_weights_are_saved_as_such(base, dataset, tmp_path):
 
 
 @pytest.mark.parametrize("mode", ["ar", "l1"])
-def test_resumes_bit_for_bit(base, dataset, tmp_path, mode):
-    """Weights, optimiser, generators, position and curve after an interruption equal those without; then it ends."""
+def test_interrupted_training_resumes_bit_for_bit(base, dataset, tmp_path, mode):
+    """Weights, optimiser, generators, position and loss curve equal those of an uninterrupted training, which then
+    ends."""
     config = short(steps=5, **MODES[mode])
     whole, cut = tmp_path / "whole", tmp_path / "cut"
     with pytest.raises(Stopped):
@@ -167,8 +168,8 @@ def test_resumes_bit_for_bit(base, dataset, tmp_path, mode):
     assert not (cut / ".training").exists() and not list(tmp_path.glob(".*"))
 
 
-def test_a_save_that_is_killed_leaves_the_one_before(base, dataset, tmp_path):
-    """kill -9 while the second save is half written; what it left is cleared away."""
+def test_killed_save_keeps_the_previous_one(base, dataset, tmp_path):
+    """SIGKILL while the second save is half written; its leftovers are removed."""
     config = short(steps=4, accumulation=1)
     finetune(dataset, tmp_path / "whole", config, base=base)
     killed = tmp_path / "killed"
@@ -190,7 +191,7 @@ def test_a_save_that_is_killed_leaves_the_one_before(base, dataset, tmp_path):
     assert files(killed) == files(tmp_path / "whole") and not list(tmp_path.glob(".*"))
 
 
-def test_saves_after_optimiser_steps_only(base, dataset, tmp_path, monkeypatch):
+def test_saves_follow_optimiser_steps_only(base, dataset, tmp_path, monkeypatch):
     saved = []
     monkeypatch.setattr(train, "write_save", lambda out, contents, result, *rest: saved.append(result.steps))
     finetune(dataset, tmp_path / "out", short(steps=3, accumulation=3, batch=1), base=base)
@@ -198,8 +199,8 @@ def test_saves_after_optimiser_steps_only(base, dataset, tmp_path, monkeypatch):
 
 
 @pytest.mark.parametrize("mode", MODES)
-def test_the_checkpoint_acts_as_it_was_trained(base, dataset, tmp_path, mode, task, observe, monkeypatch):
-    """Merged and read again, the model gives what the adapted one gave; its folder says all that serving needs."""
+def test_checkpoint_acts_like_the_trained_model(base, dataset, tmp_path, mode, task, observe, monkeypatch):
+    """The merged model, read again, equals the adapted one; its folder holds all that serving needs."""
     trained = {}
 
     def write_save(out, contents, *arguments):
@@ -232,7 +233,7 @@ def test_the_checkpoint_acts_as_it_was_trained(base, dataset, tmp_path, mode, ta
 # Guards
 
 
-def test_a_loss_that_is_no_number_keeps_the_last_good_checkpoint(base, dataset, tmp_path):
+def test_non_finite_loss_keeps_the_last_good_checkpoint(base, dataset, tmp_path):
     out = tmp_path / "out"
     with pytest.raises(UserError, match=rf"step \d+: loss is nan.*last good checkpoint: {out}$"):
         finetune(dataset, out, short(save_every=1).model_copy(update={"learning_rate": 1e9}), base=base)
@@ -242,7 +243,7 @@ def test_a_loss_that_is_no_number_keeps_the_last_good_checkpoint(base, dataset, 
     assert not (tmp_path / "none").exists()
 
 
-def test_out_of_memory_says_what_to_lower(base, dataset, tmp_path, monkeypatch):
+def test_out_of_memory_names_the_options_to_lower(base, dataset, tmp_path, monkeypatch):
     def exhausted(*_):
         raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB")
 
@@ -251,7 +252,7 @@ def test_out_of_memory_says_what_to_lower(base, dataset, tmp_path, monkeypatch):
         finetune(dataset, tmp_path / "out", short(), base=base)
 
 
-def test_resuming_something_else_is_refused(base, dataset, tmp_path):
+def test_resuming_with_other_settings_is_refused(base, dataset, tmp_path):
     out = tmp_path / "out"
     with pytest.raises(Stopped):
         finetune(dataset, out, short(accumulation=1), base=base, progress=stop_at(2))
@@ -274,7 +275,7 @@ def test_resuming_something_else_is_refused(base, dataset, tmp_path):
     assert files(out) == before
 
 
-def test_input_that_cannot_be_used(base, dataset, tmp_path):
+def test_unusable_input_is_refused(base, dataset, tmp_path):
     silent = write_dataset(tmp_path, [make_episode(0, 4, instruction="")])
     for reason, options in {
         "base: OpenVLA is fine-tuned from a checkpoint": {"dataset": dataset, "base": None},
@@ -288,7 +289,7 @@ def test_input_that_cannot_be_used(base, dataset, tmp_path):
         OpenVLATrainConfig(head="l1")
 
 
-def test_command_line(base, dataset, tmp_path, capsys):
+def test_command_line_trains_and_refuses_bad_options(base, dataset, tmp_path, capsys):
     places = [str(dataset), "--base", str(base), "--out", str(tmp_path / "out")]
     assert main([*places, "--steps", "1", "--batch", "1", "--accumulation", "1", "--rank", "2"]) == 0
     assert json.loads(capsys.readouterr().out)["samples"] == 1
@@ -305,8 +306,8 @@ def test_accelerate_reads_the_shipped_configurations(name, kind):
     assert config.distributed_type == kind and config.mixed_precision == "no" and config.num_processes == 2
 
 
-def test_two_processes_are_one_with_twice_the_batch(base, dataset, tmp_path):
-    """DDP, and FSDP with an interruption, over gloo."""
+def test_two_processes_equal_one_with_twice_the_batch(base, dataset, tmp_path):
+    """Train with DDP, and with FSDP and an interruption, over gloo."""
     folders = [tmp_path / "ddp", tmp_path / "fsdp"]
     children = start(lambda: ddp_then_fsdp(dataset, base, *folders, short(steps=2, save_every=1)), 2)
     try:

@@ -1,4 +1,4 @@
-"""hold and scripted, and how back-ends are found."""
+"""The back-ends hold and scripted, and how back-ends are found."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from rldg_core.registry import backends, factory
 from rldg_policy.scripted import ScriptedPolicy
 
 
-def test_unknown_back_end_lists_what_exists():
+def test_unknown_back_end_lists_the_available_ones():
     assert {"hold", "scripted", "compact"} <= set(backends())
     with pytest.raises(UserError, match=r"unknown policy back-end 'octopus', expected one of .*hold"):
         factory("octopus")
@@ -34,7 +34,7 @@ def test_scripted_reaches_the_target_in_free_space(task, observe):
     assert np.allclose(pose[:3], task.target_pose_base_tcp[:3], atol=2e-4)
 
 
-def test_scripted_searches_where_it_is_blocked_and_repeats_for_a_seed(task, observe):
+def test_scripted_searches_when_blocked_and_repeats_for_a_seed(task, observe):
     def lateral(seed: int) -> np.ndarray:
         policy = ScriptedPolicy(None, task)
         policy.reset("insert", seed)

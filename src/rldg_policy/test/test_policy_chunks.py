@@ -1,4 +1,4 @@
-"""The queue of chunks: which action a tick gets, under every rule."""
+"""The queue of chunks: the action of each tick under every rule."""
 
 from __future__ import annotations
 
@@ -16,14 +16,14 @@ arrivals = st.lists(st.tuples(st.integers(0, 30), st.integers(0, 6)), max_size=2
 
 
 def chunk(tick: int, horizon: int, jitter_ns: int = 0) -> Chunk:
-    """Its actions say which chunk, and which place in it, they are."""
+    """Return a chunk whose actions hold its number and their index in it."""
     values = np.zeros((horizon, DIM), dtype=np.float32)
     values[:, 0], values[:, 1] = tick, np.arange(horizon)
     return Chunk(tick * P + jitter_ns, values, version=tick)
 
 
 def played(rule: str, horizon: int, arriving: list[tuple[int, int]], k: float = 0.0):
-    """Ticks 0..40 with what was executed: None, or (chunk, place); and the chunks that had arrived by then."""
+    """Return, for ticks 0..40, the executed action, None or (chunk, index), and the chunks received by then."""
     queue, here = ActionQueue(rule, P, k), []
     for tick in range(41):
         for made, late in sorted(arriving):
@@ -38,7 +38,7 @@ def played(rule: str, horizon: int, arriving: list[tuple[int, int]], k: float = 
 
 @settings(max_examples=60, deadline=None)
 @given(st.integers(1, 6), arrivals)
-def test_newest_plays_the_newest_chunk_at_its_place(horizon: int, arriving: list[tuple[int, int]]) -> None:
+def test_newest_uses_the_newest_chunk_at_its_index(horizon: int, arriving: list[tuple[int, int]]) -> None:
     for tick, got, here in played("newest", horizon, arriving):
         expected = max(here, default=-99)
         if 0 <= tick - expected < horizon:
@@ -49,18 +49,18 @@ def test_newest_plays_the_newest_chunk_at_its_place(horizon: int, arriving: list
 
 @settings(max_examples=60, deadline=None)
 @given(st.integers(1, 6), arrivals)
-def test_whole_plays_a_chunk_to_its_end(horizon: int, arriving: list[tuple[int, int]]) -> None:
+def test_whole_executes_a_chunk_to_its_end(horizon: int, arriving: list[tuple[int, int]]) -> None:
     current = None
     for tick, got, _ in played("whole", horizon, arriving):
         if current is not None and tick - current < horizon:
-            assert got is not None and got[0, 0] == current, "nothing replaces a chunk under way"
+            assert got is not None and got[0, 0] == current, "nothing replaces a running chunk"
         current = None if got is None else int(got[0, 0])
         assert got is None or got[0, 1] == tick - got[0, 0]
 
 
 @settings(max_examples=60, deadline=None)
 @given(st.integers(1, 6), arrivals, st.sampled_from([0.0, 0.3, -0.5, 200.0]))
-def test_ensemble_is_the_weighted_mean_of_all_that_cover(horizon: int, arriving, k: float) -> None:
+def test_ensemble_is_the_weighted_mean_of_all_chunks_for_the_tick(horizon: int, arriving, k: float) -> None:
     newest = -1
     accepted: list[int] = []
     for tick, got, here in played("ensemble", horizon, arriving, k):
@@ -76,8 +76,8 @@ def test_ensemble_is_the_weighted_mean_of_all_that_cover(horizon: int, arriving,
         np.testing.assert_allclose(got[0, :2], expected, atol=1e-4)
 
 
-def test_ensemble_with_a_chunk_every_tick_equals_octos_wrapper() -> None:
-    """exp(-k i), i = 0 the oldest of the last H predictions (octo/utils/gym_wrappers.py)."""
+def test_ensemble_with_a_chunk_every_tick_equals_the_wrapper_of_octo() -> None:
+    """Source: exp(-k i), i = 0 the oldest of the last H predictions (octo/utils/gym_wrappers.py)."""
     rng, horizon, k = np.random.default_rng(0), 4, 0.7
     queue, history = ActionQueue("ensemble", P, k), []
     for tick in range(10):
@@ -99,7 +99,7 @@ def test_jitter_of_stamps_does_not_move_a_tick(rule: str, jitter_ms: list[int], 
         assert queue.action_at((1 + place) * P + ms * 1_000_000).values[0, 1] == place
 
 
-def test_a_cleared_queue_is_empty_and_old_chunks_are_ignored() -> None:
+def test_cleared_queue_is_empty_and_ignores_old_chunks() -> None:
     for rule in RULES:
         queue = ActionQueue(rule, P)
         queue.put(chunk(3, 4))

@@ -1,4 +1,4 @@
-"""Real time: policies on threads of their own under virtual time; what a tick gets, swaps, slowness, memory."""
+"""Real time: policies in their own threads under virtual time; actions of each tick, swaps, slowness, memory."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ P_S = 0.1
 
 
 class Paced:
-    """A policy whose inferences end when the test says so: `go` holds one permission each (None: at once)."""
+    """A policy whose inferences end when the test permits: `go` holds one permit each (None: at once)."""
 
     def __init__(self, horizon: int = 1, rate_hz: float = 10.0, window: int = 1, gated: bool = True, image=0) -> None:
         cameras = ("wrist",) if image else ()
@@ -58,7 +58,7 @@ class Paced:
 
 
 class Bench:
-    """A server under virtual time, with the threads of its policies under control."""
+    """A server under virtual time that controls when its policies finish."""
 
     def __init__(self, task, observe, **options) -> None:
         self.woken = threading.Semaphore(0)
@@ -74,12 +74,12 @@ class Bench:
         self.server.start(Episode("e", instruction, 7, 0, 0))
 
     def at(self, tick: float) -> None:
-        """Answer what can be answered at this time [ticks]."""
+        """Publish the actions that are due at this time [ticks]."""
         while action := self.server.next_action(int(tick * P_NS), tick * P_S):
             self.actions.append(action)
 
     def tick(self, number: int) -> None:
-        """An observation arrives; an idle policy has taken it when this returns."""
+        """Deliver an observation; an idle policy has taken it when this returns."""
         worker = self.server.store.served.worker
         was_busy = worker.waiting or worker._inferring is not None
         self.server.observe(self._observe(number * P_NS), number * P_S)
@@ -87,13 +87,13 @@ class Bench:
         until(lambda: was_busy or not worker.waiting)
 
     def finish(self, policy: Paced, count: int = 1) -> None:
-        """Let inferences end, and wait until their results are here."""
+        """Let inferences end, and wait for their results."""
         for _ in range(count):
             policy.go.release()
             assert self.woken.acquire(timeout=20)
 
     def last(self) -> tuple[int, float | None]:
-        """(tick, 100 x first component or None when held) of the last action."""
+        """Return (tick, 100 x first component, or None when held) of the last action."""
         action = self.actions[-1]
         return action.stamp_ns // P_NS, None if action.hold else round(float(action.values[0]) * 100)
 
@@ -122,7 +122,7 @@ def bench(task, observe):
         made.server.store.close(timeout_s=5)
 
 
-def test_a_fresh_chunk_answers_its_tick_and_a_late_one_the_ticks_it_covers(bench) -> None:
+def test_timely_chunk_answers_its_tick_and_a_late_one_the_remaining_ticks(bench) -> None:
     b = bench()
     policy = b.add("p", Paced(horizon=4))
     b.start()
@@ -133,13 +133,13 @@ def test_a_fresh_chunk_answers_its_tick_and_a_late_one_the_ticks_it_covers(bench
     assert b.last() == (0, 0) and not b.server.pending
     b.tick(1)
     b.at(1.49)
-    assert b.last() == (0, 0), "it may still come in time"
+    assert b.last() == (0, 0), "the chunk may still arrive in time"
     b.at(1.5)
-    assert b.last() == (1, 1), "from the chunk before"
+    assert b.last() == (1, 1), "from the previous chunk"
     b.tick(2)
     b.at(2.6)
     assert b.last() == (2, 2)
-    b.finish(policy)  # from tick 1, and 2 begins at once
+    b.finish(policy)  # from tick 1; inference for tick 2 begins at once
     until(lambda: ("act", 2) in policy.seen)
     b.tick(3)
     b.at(3.6)
@@ -150,7 +150,7 @@ def test_a_fresh_chunk_answers_its_tick_and_a_late_one_the_ticks_it_covers(bench
     assert len(b.actions) == 4
 
 
-def test_what_always_comes_late_is_not_waited_for(bench) -> None:
+def test_policy_that_is_always_late_is_not_waited_for(bench) -> None:
     b = bench()
     policy = b.add("p", Paced(horizon=4, gated=False))
     for _ in range(20):
@@ -165,7 +165,7 @@ def test_what_always_comes_late_is_not_waited_for(bench) -> None:
     policy.go.release()
 
 
-def test_a_chunk_of_one_may_take_nearly_a_period_then_the_arm_is_held_and_at_last_the_ticks_are_missed(bench) -> None:
+def test_chunk_of_one_is_awaited_for_almost_a_period_then_held_and_finally_missed(bench) -> None:
     b = bench(watchdog_s=0.5)
     policy = b.add("p", Paced())
     b.start()
@@ -193,7 +193,7 @@ def test_a_chunk_of_one_may_take_nearly_a_period_then_the_arm_is_held_and_at_las
     assert b.last() == (9, 9), "a policy that recovers acts again"
 
 
-def test_rate_of_a_slow_policy_and_the_memory_of_a_windowed_one(bench) -> None:
+def test_slow_policy_infers_at_its_rate_and_remembers_every_observation(bench) -> None:
     b = bench()
     policy = b.add("p", Paced(horizon=4, rate_hz=4.0, window=2, gated=False))
     b.start()
@@ -206,7 +206,7 @@ def test_rate_of_a_slow_policy_and_the_memory_of_a_windowed_one(bench) -> None:
     assert [round(100 * float(a.values[0])) for a in b.actions] == list(range(8)) and b.server.counts.dry == 0
 
 
-def test_observations_that_overtake_each_other_are_remembered_in_order(bench) -> None:
+def test_observations_during_an_inference_are_remembered_in_order(bench) -> None:
     b = bench()
     policy = b.add("p", Paced(horizon=4, window=3))
     b.start()
@@ -218,7 +218,7 @@ def test_observations_that_overtake_each_other_are_remembered_in_order(bench) ->
     assert policy.seen[1:] == [("act", 0), ("remember", 1), ("remember", 2), ("act", 3)]
 
 
-def test_whole_chunks_are_played_to_their_end_and_the_next_one_is_fetched_ahead(bench) -> None:
+def test_whole_chunks_are_executed_to_their_end_with_the_next_one_ready(bench) -> None:
     b = bench(chunks="whole")
     policy = b.add("p", Paced(horizon=4, gated=False))
     b.start()
@@ -232,7 +232,7 @@ def test_whole_chunks_are_played_to_their_end_and_the_next_one_is_fetched_ahead(
     assert [round(100 * float(a.values[0])) for a in b.actions] == list(range(12))
 
 
-def test_an_instruction_that_a_policy_refuses_is_told_once_and_nothing_moves(bench) -> None:
+def test_refused_instruction_is_reported_once_without_motion(bench) -> None:
     b = bench()
     policy = b.add("p", Paced(gated=False))
     b.start(instruction="")
@@ -245,7 +245,7 @@ def test_an_instruction_that_a_policy_refuses_is_told_once_and_nothing_moves(ben
     assert b.server.take_notices() == [reason] and policy.seen == []
 
 
-def test_an_inference_that_fails_is_bridged_by_the_queue_and_otherwise_missed(bench) -> None:
+def test_failed_inference_is_bridged_by_the_queue_or_missed(bench) -> None:
     b = bench()
     policy = b.add("p", Paced(horizon=2, gated=False))
     b.start()
@@ -258,7 +258,7 @@ def test_an_inference_that_fails_is_bridged_by_the_queue_and_otherwise_missed(be
     assert b.server.last_error == "ValueError: nan"
 
 
-def test_an_observation_of_another_kind_is_refused(bench) -> None:
+def test_observation_with_another_image_size_is_refused(bench) -> None:
     b = bench()
     b.add("p", Paced(gated=False, image=300))
     b.start()
@@ -268,7 +268,7 @@ def test_an_observation_of_another_kind_is_refused(bench) -> None:
     assert b.server.last_error == "observation: camera 'wrist' gives 256x256 px, the policy needs 300 px"
 
 
-def test_swap_while_a_slow_policy_infers(bench) -> None:
+def test_swap_during_a_slow_inference_answers_the_current_tick(bench) -> None:
     b = bench()
     slow = b.add("slow", Paced(horizon=8))
     b.start()
@@ -281,8 +281,8 @@ def test_swap_while_a_slow_policy_infers(bench) -> None:
     b.server.activate("fast")
     until(lambda: ("act", 1) in fast.seen and not b.server._scheduler.busy)
     b.at(1.1)
-    assert b.last() == (1, 1) and b.actions[-1].policy_id == "fast", "the tick under way is the new policy's"
-    assert fast.seen == [("reset", 7), ("act", 1)], "it did not wait for the old one's inference"
+    assert b.last() == (1, 1) and b.actions[-1].policy_id == "fast", "the current tick is the new policy's"
+    assert fast.seen == [("reset", 7), ("act", 1)], "the new policy did not wait for the old inference"
     slow.go.release()
     until(lambda: not b.server.store._get("slow").worker.busy and slow.go._value == 0)
     b.tick(2)
@@ -293,7 +293,7 @@ def test_swap_while_a_slow_policy_infers(bench) -> None:
     assert slow.closed.wait(20)
 
 
-def test_a_hundred_swaps_miss_nothing_and_leave_no_action_of_the_old_policy(bench, monkeypatch, task) -> None:
+def test_hundred_swaps_miss_no_tick_and_leave_no_action_of_the_old_policy(bench, monkeypatch, task) -> None:
     b = bench(watchdog_s=1e3)
     names = ("fast", "slow", "chunked")
     b.add("fast", Paced(gated=False))
@@ -339,7 +339,7 @@ def test_a_hundred_swaps_miss_nothing_and_leave_no_action_of_the_old_policy(benc
         (4, 4.0, 10.0, 0.26, "its rate of 4 Hz allows 0.250 s"),
     ],
 )
-def test_slowness(horizon, rate_hz, hz, takes_s, slow) -> None:
+def test_slowness_names_the_limit_that_is_exceeded(horizon, rate_hz, hz, takes_s, slow) -> None:
     inferences = Durations()
     for _ in range(20):
         assert len(inferences) > 9 or slowness(PolicySpec((), 0, 1, 6, horizon, rate_hz), hz, inferences) == ""
@@ -348,7 +348,7 @@ def test_slowness(horizon, rate_hz, hz, takes_s, slow) -> None:
     assert bool(slow) == bool(slowness(PolicySpec((), 0, 1, 6, horizon, rate_hz), hz, inferences))
 
 
-def test_a_policy_that_is_too_slow_is_told_once(bench) -> None:
+def test_policy_that_is_too_slow_is_reported_once(bench) -> None:
     b = bench()
     b.add("p", Paced(gated=False, rate_hz=10.0))
     b.start()
@@ -362,7 +362,7 @@ def test_a_policy_that_is_too_slow_is_told_once(bench) -> None:
     assert b.server.take_notices() == []
 
 
-def test_memory_returns_when_a_policy_is_unloaded(task, checkpoint) -> None:
+def test_unloading_a_policy_frees_its_memory(task, checkpoint) -> None:
     import psutil
 
     process = psutil.Process()
@@ -382,7 +382,7 @@ def test_memory_returns_when_a_policy_is_unloaded(task, checkpoint) -> None:
     assert rss[-1] - rss[1] < 2 * size, f"{[round(r / 1e6) for r in rss]} MB, a checkpoint is {size / 1e6:.0f} MB"
 
 
-def test_worker_without_a_thread_is_finished_when_a_call_returns(observe) -> None:
+def test_worker_without_a_thread_is_closed_when_close_returns(observe) -> None:
     policy = Paced(gated=False)
     worker = Worker("p", policy, threaded=False)
     worker.close()

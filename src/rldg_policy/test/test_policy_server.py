@@ -1,4 +1,4 @@
-"""The server as a state machine: which observation is answered, by which weights, whatever arrives first."""
+"""The server as a state machine: which observation is answered with which weights, in any order of arrival."""
 
 from __future__ import annotations
 
@@ -65,9 +65,11 @@ def server_with(task, policy: Fake, **options) -> PolicyServer:
 
 @settings(max_examples=60, deadline=None)
 @given(data=st.data(), lengths=st.lists(st.integers(1, 7), min_size=1, max_size=4), period=st.integers(1, 4))
-def test_lock_step_answers_every_observation_once_with_the_weights_that_are_due(data, lengths, period, observe_static):
-    """Random delays between the topics: events, observations and weights each keep their own order only, and a
-    topic may send its last messages again, as a latched one does when its subscriber is discovered anew."""
+def test_lock_step_answers_every_observation_once_with_the_due_weights(data, lengths, period, observe_static):
+    """Random delays between the topics: events, observations and weights keep only their own order.
+
+    A topic may repeat its last messages, as a transient-local one does when its subscriber is discovered again.
+    """
     task, observe = observe_static
     server = server_with(task, Fake(), lockstep=True, live_weights=True)
     events, observations, learner, steps = deque(), deque(), deque([(0, 0)]), deque()
@@ -91,7 +93,7 @@ def test_lock_step_answers_every_observation_once_with_the_weights_that_are_due(
     reset()
     while episode < len(lengths):
         queues = [q for q in (events, observations, learner, steps) if q]
-        assert queues, "nothing under way: the ring stands still"
+        assert queues, "nothing is pending: the lock-step loop stands still"
         queue = queues[data.draw(st.integers(0, len(queues) - 1))]
         item = queue.popleft()
         if queue is learner:
@@ -125,7 +127,7 @@ def test_lock_step_answers_every_observation_once_with_the_weights_that_are_due(
 
 @pytest.fixture(scope="module")
 def observe_static():
-    """A task and a cheap observation, made once for all examples."""
+    """Return a task and a small observation, made once for all examples."""
     from rldg_core.task import load_task
     from rldg_core.types import Observation
 
@@ -163,7 +165,7 @@ def test_observations_between_episodes_are_not_answered(task, observe):
     assert (server.counts.ticks, server.counts.missed) == (2, 0)
 
 
-def test_real_time_counts_stale_lost_and_broken_ticks(task, observe):
+def test_real_time_counts_late_missed_and_invalid_ticks(task, observe):
     policy = Fake()
     server = started(server_with(task, policy))
     server.observe(observe(0), 0.0)
@@ -183,8 +185,8 @@ def test_real_time_counts_stale_lost_and_broken_ticks(task, observe):
 
 
 @pytest.mark.parametrize(("now_ns", "reason"), [(0, "age unknown"), (PERIOD_NS, "-0.900 s old")])
-def test_an_observation_from_the_future_is_not_answered(task, observe, now_ns, reason):
-    """use_sim_time without /clock: the time is 0 and no observation would ever be stale."""
+def test_observation_from_the_future_is_not_answered(task, observe, now_ns, reason):
+    """With use_sim_time and no /clock the time is 0, and no observation would ever be stale."""
     server = started(server_with(task, Fake()))
     server.observe(observe(10 * PERIOD_NS), 0.0)
     assert server.next_action(now_ns) is None
@@ -192,7 +194,7 @@ def test_an_observation_from_the_future_is_not_answered(task, observe, now_ns, r
     assert reason in server.last_error
 
 
-def test_an_observation_is_answered_once(task, observe):
+def test_observation_is_answered_once(task, observe):
     server = started(server_with(task, Fake()))
     for stamp in (0, 0, PERIOD_NS, 0):
         server.observe(observe(stamp), 0.0)
@@ -202,7 +204,7 @@ def test_an_observation_is_answered_once(task, observe):
 
 
 @pytest.mark.parametrize(("rate_hz", "chunks", "calls"), [(10.0, "newest", 8), (5.0, "newest", 4), (10.0, "whole", 2)])
-def test_chunks_run_open_loop_when_asked_or_when_the_policy_is_slow(task, observe, rate_hz, chunks, calls):
+def test_chunks_run_open_loop_when_configured_or_when_the_policy_is_slow(task, observe, rate_hz, chunks, calls):
     policy = Fake(horizon=4, rate_hz=rate_hz)
     server = started(server_with(task, policy, chunks=chunks))
     values = []
@@ -232,7 +234,7 @@ def test_swap_during_an_episode_resets_the_new_policy_and_drops_the_old_chunk(ta
     assert old.closed and [p.policy_id for p in server.store.all()] == ["new"]
 
 
-def test_a_swap_in_lock_step_recomputes_the_action_that_was_not_yet_released(task, observe):
+def test_swap_in_lock_step_recomputes_the_pending_action(task, observe):
     server = started(server_with(task, Fake(), lockstep=True))
     server.observe(observe(0), 0.0)
     assert server.next_action(0).policy_id == "fake"
@@ -245,14 +247,14 @@ def test_a_swap_in_lock_step_recomputes_the_action_that_was_not_yet_released(tas
     assert (server.counts.ticks, server.counts.missed, server.counts.dry) == (2, 0, 0)
 
 
-def test_reloading_the_active_name_swaps_and_closes_the_old_one(task):
+def test_reloading_the_active_name_swaps_and_closes_the_old_policy(task):
     old, new = Fake(), Fake()
     server = server_with(task, old)
     server.add(Loaded("fake", "fake", "", new), activate=False)
     assert server.store.active.policy is new and old.closed
 
 
-def test_bad_weights_are_refused_and_the_old_ones_stay(task, observe):
+def test_invalid_weights_are_refused_and_the_old_ones_kept(task, observe):
     policy = Fake()
     server = started(server_with(task, policy, live_weights=True))
     server.receive_weights(weights(1, 6))
@@ -275,7 +277,7 @@ def test_lock_step_waits_for_weights_and_for_a_policy(task, observe):
     assert server.counts.missed == 0
 
 
-def test_newest_weights_win_in_real_time():
+def test_real_time_uses_the_newest_weights():
     queue = WeightsQueue()
     assert queue.newest() is None and queue.due(0) is None
     for version in (3, 1, 2):
@@ -284,12 +286,12 @@ def test_newest_weights_win_in_real_time():
 
 
 def use_factory(monkeypatch, factory) -> None:
-    """Every back-end is this one."""
+    """Make every back-end use this factory."""
     for module in ("rldg_core.registry", "rldg_policy.serving.inference"):
         monkeypatch.setattr(f"{module}.factory", lambda name: factory)
 
 
-def test_a_back_end_that_fails_to_load_gives_one_line(task, monkeypatch):
+def test_failing_back_end_is_a_user_error(task, monkeypatch):
     def broken(path, task, explore):
         raise RuntimeError("cuda\nis missing")
 
@@ -308,7 +310,7 @@ def test_a_back_end_that_fails_to_load_gives_one_line(task, monkeypatch):
         ({"horizon": 0}, "must be positive"),
     ],
 )
-def test_specification_is_checked(task, monkeypatch, changes, reason):
+def test_invalid_specification_is_refused(task, monkeypatch, changes, reason):
     base = {"cameras": (), "image_size": 0, "window": 1, "action_dim": 6, "horizon": 1, "rate_hz": 10.0}
     policy = type("P", (Fake,), {"spec": PolicySpec(**{**base, **changes})})
     use_factory(monkeypatch, lambda path, task, explore: policy())

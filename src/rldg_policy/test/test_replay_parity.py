@@ -1,7 +1,7 @@
-"""Replay parity: what a policy learns from in a dataset is, bit for bit, what the policy node sees live.
+"""Replay parity: the data that a policy learns from equal, bit for bit, what the policy node sees live.
 
 The live side is the path of the policy node: CDR bytes of the topic -> message -> Observation. The other side is the
-whole data engine: the same bytes -> recorder -> bag -> recipe -> RLDS (images passed through) -> row.
+whole data pipeline: the same bytes -> recorder -> bag -> recipe -> RLDS (images unchanged) -> row.
 """
 
 from __future__ import annotations
@@ -44,7 +44,7 @@ TASK_FILE = Path(__file__).parents[2] / "rldg_bringup/config/tasks/insertion.yam
 
 
 def photographed(steps: list[Step], rng: np.random.Generator) -> list[Step]:
-    """With images of every frequency, so that no decoder or resize can hide a difference."""
+    """Give the Steps images of every frequency, so that no decoder or resize can hide a difference."""
     return [
         replace(
             step,
@@ -60,7 +60,7 @@ def photographed(steps: list[Step], rng: np.random.Generator) -> list[Step]:
 
 @pytest.fixture(scope="module")
 def parity(tmp_path_factory: pytest.TempPathFactory) -> tuple[list[list[Step]], list[Episode], Path]:
-    """Steps as a node receives them, the episodes of the dataset in the same order, the dataset."""
+    """Return the Steps as a node receives them, the episodes of the dataset in the same order, and the dataset."""
     folder = tmp_path_factory.mktemp("parity")
     recorder = EpisodeRecorder(folder / "bags", make_task())
     rng = np.random.default_rng(0)
@@ -76,7 +76,9 @@ def parity(tmp_path_factory: pytest.TempPathFactory) -> tuple[list[list[Step]], 
     return [live[e.metadata["episode_id"]] for e in episodes], episodes, path
 
 
-def test_images_and_inputs_of_the_compact_policy(parity: tuple[list[list[Step]], list[Episode], Path]) -> None:
+def test_images_and_inputs_of_the_compact_policy_are_equal(
+    parity: tuple[list[list[Step]], list[Episode], Path],
+) -> None:
     config = ModelConfig()
     for steps, episode in zip(parity[0], parity[1], strict=True):
         assert len(steps) == len(episode)
@@ -92,7 +94,7 @@ def test_images_and_inputs_of_the_compact_policy(parity: tuple[list[list[Step]],
             )
 
 
-def test_proprioception_and_time(parity: tuple[list[list[Step]], list[Episode], Path]) -> None:
+def test_proprioception_and_time_are_equal(parity: tuple[list[list[Step]], list[Episode], Path]) -> None:
     for steps, episode in zip(parity[0], parity[1], strict=True):
         seen = [step.observation for step in steps]
         for field, rows in (
@@ -108,8 +110,8 @@ def test_proprioception_and_time(parity: tuple[list[list[Step]], list[Episode], 
         np.testing.assert_array_equal(episode.timestamp_s, ((stamps - stamps[0]) / 1e9).astype(np.float32))
 
 
-def test_training_sees_what_the_policy_sees(parity: tuple[list[list[Step]], list[Episode], Path]) -> None:
-    """The rows that fine-tuning draws from, against the tensors that the policy makes of live observations."""
+def test_training_tensors_equal_those_of_the_policy(parity: tuple[list[list[Step]], list[Episode], Path]) -> None:
+    """Compare the rows that fine-tuning uses with the tensors that the policy makes of live observations."""
     config = ModelConfig()
     data = open_training_set(parity[2])
     source = BatchSource(data, make_head(config), TrainConfig(model=config), 0)
@@ -123,8 +125,8 @@ def test_training_sees_what_the_policy_sees(parity: tuple[list[list[Step]], list
     np.testing.assert_array_equal(batch.tokens, tokens)
 
 
-def test_who_recorded_a_bag_relabels_it_to_itself(tmp_path: Path, task: Task) -> None:
-    """Same observations, same reset, same rule of the gate: relabelling a policy's own roll-out changes no action."""
+def test_relabelling_with_the_recording_policy_changes_nothing(tmp_path: Path, task: Task) -> None:
+    """Same observations, same reset and same rule of the gate: relabelling a policy's own rollout changes no action."""
     policy = load_policy("scripted", "scripted", None, False, task)
     steps = make_episode(8, seed=5)
     policy.reset(steps[0].instruction, steps[0].seed)
@@ -150,7 +152,7 @@ def test_who_recorded_a_bag_relabels_it_to_itself(tmp_path: Path, task: Task) ->
     assert any(s.action.box_clipped for s in again) and np.any(again[0].action.executed)
 
 
-def test_a_policy_answers_a_row_as_it_answers_live(
+def test_policy_answers_a_dataset_row_like_the_live_observation(
     parity: tuple[list[list[Step]], list[Episode], Path], checkpoint: Path, task: Task
 ) -> None:
     policy = CompactPolicy(checkpoint, task)

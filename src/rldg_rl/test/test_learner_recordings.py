@@ -56,6 +56,7 @@ EARLIER = [replace(step, episode_id="demo") for step in random_episodes(1, 8, se
 @dataclass
 class Run:
     """A run as the learner node does it: bags close after their last Step, checkpoints at the end of episodes.
+
     issued: every published version, by the step from which it is valid.
     """
 
@@ -73,6 +74,7 @@ class Run:
 
     def go_on(self, learner: Learner, until: int, checkpoint_every: int, unrecorded: bool = False) -> None:
         """Consume the Steps after the last closed bag, up to but without number `until` of the stream.
+
         unrecorded: the recorder was killed before it closed the last bag.
         """
         closed = len(find_bags(self.folder / "bags"))

@@ -1,7 +1,7 @@
-"""The rule that draws every weight and image of the golden references from its name and shape.
+"""Draws every weight and image of the golden references from its name and shape.
 
-The rule needs SHAKE-128 (FIPS 202) and exact float32 arithmetic only, so every platform, library and language gives
-the same bits. It is stated in words in README.md.
+The rule needs only SHAKE-128 (FIPS 202) and exact float32 arithmetic, so every platform, library and language gives the
+same bits. README.md states it in words.
 """
 
 from __future__ import annotations
@@ -33,7 +33,7 @@ def uniform(name: str, shape: tuple[int, ...]) -> NDArray[np.float32]:
 def weight(name: str, shape: tuple[int, ...], layout: Layout) -> NDArray[np.float32]:
     """Return a parameter: scaled by 1/sqrt(fan-in), or, with one dimension, around 0 (a bias) or 1 (a scale).
 
-    Biases and scales are not left at 0 and 1, as initialisers do: a port that ignores one of them must not pass.
+    Biases and scales differ from the 0 and 1 of initialisers, so that a port that ignores one of them fails.
     """
     drawn = uniform(name, shape)
     if len(shape) < 2:

@@ -1,4 +1,4 @@
-"""Make golden/octo again with the original Octo classes; see README.md for their versions.
+"""Generates golden/octo again with the original Octo classes; README.md names their versions.
 
     PYTHONPATH=OCTO python make_octo.py
 
@@ -52,7 +52,7 @@ def image_tokenizer(name: str, **stem: object) -> dict[str, object]:
 def network(
     encoder: str, images: dict[str, object], width: int, layers: int, mlp: int, heads: int
 ) -> dict[str, object]:
-    """Return the configuration's entry `model` as Octo 1.5 has it, in the sizes asked for."""
+    """Return the configuration's entry `model` in the form of Octo 1.5, with the given sizes."""
     language = spec("model.components.tokenizers", "LanguageTokenizer", encoder=encoder, finetune_encoder=False)
     action = spec(
         "model.components.action_heads",
@@ -90,12 +90,12 @@ def write_t5(folder: str, sizes: dict[str, int]) -> None:
     tokenizer = Tokenizer(WordLevel(VOCABULARY, unk_token="<unk>"))
     tokenizer.pre_tokenizer = Whitespace()
     special = {"pad_token": "<pad>", "eos_token": "</s>", "unk_token": "<unk>"}
-    names = ["input_ids", "attention_mask"]  # T5's; the class adds token_type_ids otherwise
+    names = ["input_ids", "attention_mask"]  # those of T5; by default the class adds token_type_ids
     PreTrainedTokenizerFast(tokenizer_object=tokenizer, model_input_names=names, **special).save_pretrained(folder)
 
 
 def observations(batch: int, images: dict[str, int]) -> dict[str, object]:
-    """Return images drawn by the rule; no step is padding. images: name -> height and width."""
+    """Return images drawn by the rule, without padding steps. images: name -> height and width."""
     seen = np.ones((batch, WINDOW), bool)
     return {
         **{name: image(name, (batch, WINDOW, size, size, 3)) for name, size in images.items()},
@@ -165,7 +165,7 @@ def tiny() -> OctoModel:
 
 
 def reference(model: OctoModel) -> dict[str, np.ndarray]:
-    """Return the model's outputs for four samples, of which the second begins with a padding step."""
+    """Return the model's outputs for four samples; the second begins with a padding step."""
     seen = observations(BATCH, {"image_primary": SIZE})
     seen["timestep_pad_mask"] = np.ones((BATCH, WINDOW), bool)
     seen["timestep_pad_mask"][1, 0] = False
@@ -186,7 +186,7 @@ def reference(model: OctoModel) -> dict[str, np.ndarray]:
 
 def main() -> None:
     with tempfile.TemporaryDirectory() as work:
-        os.chdir(work)  # the configuration names the encoder by a path that is relative
+        os.chdir(work)  # the configuration names the encoder by a relative path
         model = tiny()
         model.save_pretrained(STEP, str(Path(work) / "saved"))
         loaded = OctoModel.load_pretrained(str(Path(work) / "saved"))

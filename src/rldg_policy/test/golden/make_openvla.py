@@ -1,4 +1,4 @@
-"""Make golden/openvla again with the original OpenVLA classes; see README.md for their versions.
+"""Generates golden/openvla again with the original OpenVLA classes; README.md names their versions.
 
     PYTHONPATH=OPENVLA/prismatic/extern python make_openvla.py
 
