@@ -253,3 +253,17 @@ def test_bag_with_another_definition_is_read_by_its_own_schema(tmp_path: Path) -
     bag = write_messages(tmp_path / "b", messages, wrong)
     with pytest.raises(UserError, match=f"^{bag}/episode_000000_0.mcap: "):
         read_episode(bag)
+
+
+@pytest.mark.parametrize("key", [*KEYS, "topic_metadata", "offered_qos_profiles"])
+def test_metadata_values_of_another_kind_are_user_errors_or_ignored(good_bag: Path, tmp_path: Path, key: str) -> None:
+    bag = Path(shutil.copytree(good_bag, tmp_path / good_bag.name))
+    for value in (None, True, 3, 2.5, "text", [], [1], {}, {"name": 1}):
+        document = yaml.safe_load((good_bag / "metadata.yaml").read_text())
+        information = document["rosbag2_bagfile_information"]
+        topic = information["topics_with_message_count"][0]
+        holders = {"topic_metadata": topic, "offered_qos_profiles": topic["topic_metadata"]}
+        holders.get(key, information)[key] = value
+        (bag / "metadata.yaml").write_text(yaml.safe_dump(document))
+        for call in (bag_info, read_steps, lambda path: read_external(MAPPING, path)):
+            result_or_line(lambda call=call: call(bag), bag.name)

@@ -231,6 +231,13 @@ def test_unsuitable_features_are_refused_by_name(
         import_dataset(path, tmp_path / "bags", make_task(), names)
 
 
+@pytest.mark.parametrize("information", [True, 3, "text", [1]])
+def test_feature_information_that_is_no_mapping_is_ignored(information: Any, tmp_path: Path) -> None:
+    top = {"dtype": "image", "shape": [48, 64, 3], "names": None, "info": information}
+    path = write_external(tmp_path / "external", features={"top": top})
+    assert import_dataset(path, tmp_path / "bags", make_task(), NAMES)
+
+
 def test_dataset_of_another_task_is_refused(exported: Path, tmp_path: Path) -> None:
     task = make_task().model_copy(update={"name": "assembly"})
     with pytest.raises(UserError, match="episode 0: has task 'insertion', importing as 'assembly'"):

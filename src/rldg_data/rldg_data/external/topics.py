@@ -157,13 +157,18 @@ def _check_files(path: Path) -> None:
             check_compressed(file)
     metadata = path / "metadata.yaml"
     if metadata.is_file():
-        document = read_yaml(metadata)
-        topics = document.get("rosbag2_bagfile_information") if isinstance(document, dict) else None
-        for topic in (topics.get("topics_with_message_count") or []) if isinstance(topics, dict) else []:
-            described = topic.get("topic_metadata") if isinstance(topic, dict) else None
-            profiles = described.get("offered_qos_profiles") if isinstance(described, dict) else None
+        topics = _value(read_yaml(metadata), "rosbag2_bagfile_information", "topics_with_message_count")
+        for topic in topics if isinstance(topics, list) else []:
+            profiles = _value(topic, "topic_metadata", "offered_qos_profiles")
             if isinstance(profiles, str):  # up to version 8, YAML inside YAML
                 parse_yaml(profiles, f"{metadata}: offered_qos_profiles")
+
+
+def _value(document: Any, *keys: str) -> Any:
+    """Return the value under nested keys; None where something is missing or no mapping."""
+    for key in keys:
+        document = document.get(key) if isinstance(document, dict) else None
+    return document
 
 
 @contextmanager

@@ -280,18 +280,23 @@ def read_dataset(
     images = names.images or {
         name: name.removeprefix(IMAGE_PREFIX).removeprefix("observation.")
         for name, spec in info.features.items()
-        if spec["dtype"] in ("video", "image") and not (spec.get("info") or {}).get("is_depth_map")
+        if spec["dtype"] in ("video", "image") and not _is_depth_map(spec)
     }
     if not images:
         raise UserError(f"{path}: no image or video feature")
     for feature in images:
         if info.features.get(feature, {}).get("dtype") not in ("video", "image"):
             raise UserError(f"{path}: no image or video feature {feature!r}")
-        if (info.features[feature].get("info") or {}).get("is_depth_map"):
+        if _is_depth_map(info.features[feature]):
             raise UserError(f"{path}: {feature!r} is a depth map, expected colour images")
     scale = action_scale if names.action_unit == "normalised" else (1.0, 1.0)
     factor = np.array([scale[0]] * 3 + [scale[1]] * 3, dtype=np.float32)
     return Dataset(info, names, images, factor, found)
+
+
+def _is_depth_map(spec: Mapping[str, Any]) -> bool:
+    information = spec.get("info")
+    return isinstance(information, dict) and bool(information.get("is_depth_map"))
 
 
 def _check_units(path: Path, names: FeatureNames, action: Components) -> None:
