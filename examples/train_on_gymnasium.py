@@ -75,7 +75,7 @@ def make_env(name: str, config: RLConfig) -> gymnasium.Env[Any, Any]:
 
 @dataclass(frozen=True)
 class Sight:
-    """What the networks see of an observation space: `state`, divided by its bounds where it has any, and an image."""
+    """What the networks see of an observation space: `state`, divided by its bounds if it has any, and an image."""
 
     scale: np.ndarray[Any, Any]
     image: str | None
@@ -109,7 +109,7 @@ def demonstrator(env: CellEnv, seed: int) -> Act:
 
 
 def episode(env: gymnasium.Env[Any, Any], sight: Sight, act: Act, seed: int, name: str) -> tuple[list[Row], float]:
-    """One episode as rows of replay, and the sum of its rewards."""
+    """Return one episode as rows of replay, and the sum of its rewards."""
     observation, _ = env.reset(seed=seed)
     rows: list[Row] = []
     ends = truncated = False

@@ -1,4 +1,4 @@
-"""Pure parts of benchmarks/distillation.py: means over rows, the order of the table; the committed file is whole."""
+"""Pure parts of benchmarks/distillation.py: means over rows, the order of the table; the committed file is complete."""
 
 import json
 from pathlib import Path
@@ -11,12 +11,12 @@ ROOT = Path(__file__).parents[1]
 
 
 def row(success: int, cycle_time_s: float | None, **changed: object) -> Row:
-    """20 trials of greedy bins."""
+    """Return the result of 20 attempts with greedy decoding of bins."""
     usual = {"data": "rldg", "head": "bins", "decode": "greedy", "episodes": 45, "seed": 0, "connector": "vga"}
     return {**usual, "seen": True, "success": success, "trials": 20, "cycle_time_s": cycle_time_s, **changed}
 
 
-def test_rate_weighs_times_by_successes_and_spans_seeds() -> None:
+def test_rate_weights_times_by_successes_and_covers_seeds() -> None:
     rows = [row(20, 1.0), row(10, 4.0, connector="usb_a"), row(0, None, seed=1), row(5, 9.0, data="scripted")]
     found = rate(rows, data="rldg", seen=True)
     assert found is not None
@@ -25,7 +25,7 @@ def test_rate_weighs_times_by_successes_and_spans_seeds() -> None:
     assert rate(rows, data="nobody") is None
 
 
-def test_better_variant_is_chosen_over_seen_and_unseen() -> None:
+def test_better_variant_is_chosen_over_seen_and_unseen_connectors() -> None:
     rows = [
         row(20, 1.0),
         row(2, 1.0, seen=False, connector="xlr"),
@@ -51,7 +51,7 @@ def test_quality_counts_attempts_and_times_successes() -> None:
     assert quality([], 0.1)["cycle_time_s"] is None
 
 
-def test_committed_results_are_whole() -> None:
+def test_committed_results_are_complete() -> None:
     rows = json.loads((ROOT / "benchmarks/results/distillation.json").read_text())
     assert rows
     assert len({tuple(r[k] for k in KEY) for r in rows}) == len(rows)

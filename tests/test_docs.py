@@ -49,7 +49,7 @@ def test_every_kind_of_example_is_found() -> None:
 
 
 @pytest.mark.parametrize(("kind", "text"), EXAMPLES)
-def test_an_example_is_valid(kind: str, text: str, tmp_path: Path) -> None:
+def test_yaml_example_is_valid(kind: str, text: str, tmp_path: Path) -> None:
     path = tmp_path / "example.yaml"
     path.write_text(text)
     LOADERS[kind](path)
@@ -59,7 +59,7 @@ def test_an_example_is_valid(kind: str, text: str, tmp_path: Path) -> None:
 
 
 def anchors(text: str) -> set[str]:
-    """The anchors of a document's headings, as GitHub and MyST make them."""
+    """Return the anchors of a document's headings, as GitHub and MyST make them."""
     titles = re.findall(r"^#+ (.*)$", text, re.MULTILINE)
     return {re.sub(r"[^\w\- ]", "", title.lower()).replace(" ", "-") for title in titles}
 
@@ -75,7 +75,7 @@ def test_links_lead_to_files_and_headings(path: Path) -> None:
             assert anchor in anchors(found.read_text()), f"{path.relative_to(ROOT)}: no heading #{anchor} in {target}"
 
 
-def test_documents_that_the_sources_name_exist() -> None:
+def test_documents_named_in_the_sources_exist() -> None:
     names = re.compile(r"docs/[\w/-]+\.(?:md|png|gif)")
     for path in (*SOURCES, *(ROOT / "scripts").iterdir(), *(ROOT / "src").rglob("*.yaml"), ROOT / "Makefile"):
         for name in names.findall(path.read_text()):
@@ -90,7 +90,7 @@ def test_readme_is_short() -> None:
 
 
 def prose(markdown: str) -> str:
-    """A document without code blocks and code spans; lines keep their numbers."""
+    """Return a document without code blocks and code spans; lines keep their numbers."""
 
     def blank(match: re.Match[str]) -> str:
         return "\n" * match[0].count("\n")
@@ -102,7 +102,7 @@ def prose(markdown: str) -> str:
 
 
 def python_texts(source: str) -> Iterator[tuple[int, str]]:
-    """Line and text of every docstring, comment and string with a space in it; code spans are left out."""
+    """Yield line and text of every docstring, comment and string with a space in it, without code spans."""
     for node in ast.walk(ast.parse(source)):
         if isinstance(node, ast.Constant) and isinstance(node.value, str) and " " in node.value:
             yield node.lineno, re.sub(r"`[^`\n]*`", "", node.value)
@@ -112,7 +112,7 @@ def python_texts(source: str) -> Iterator[tuple[int, str]]:
 
 
 def forbidden_in(text: str, entries: list[dict[str, object]], first_line: int = 1) -> list[str]:
-    """One line for each forbidden word of a text."""
+    """Return one line for each forbidden word of a text."""
     found = []
     for entry in entries:
         words = "|".join(entry["words"])  # type: ignore[arg-type]
@@ -122,13 +122,13 @@ def forbidden_in(text: str, entries: list[dict[str, object]], first_line: int = 
     return found
 
 
-def test_every_allowed_word_is_in_the_glossary() -> None:
+def test_every_recommended_word_is_in_the_glossary() -> None:
     terms = re.findall(r"\*\*(.+?)\*\*", GLOSSARY.read_text())
-    assert len(terms) == len(set(terms)), "a term stands twice"
+    assert len(terms) == len(set(terms)), "the glossary has a term twice"
     assert {entry["use"] for entry in FORBIDDEN} <= set(terms)
 
 
-def test_the_lint_of_words_finds_them() -> None:
+def test_lint_finds_forbidden_words() -> None:
     text = "One\n\nfloors, `floors`, floors_below and time-\nstamps: a time stamp.\n\n    floors\n```\nfloors\n```\n"
     assert [line.split(",")[0] for line in forbidden_in(prose(text), FORBIDDEN)] == ["3: 'floors'", "4: 'time stamp'"]
     source = '"""Floors."""\nx = "a rosbag here"  # the teacher\nfloors = {"floors": x}\n'

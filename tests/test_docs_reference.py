@@ -1,4 +1,4 @@
-"""The generated reference holds everything that its sources declare. Works without Sphinx; `make docs` has it."""
+"""The generated reference holds everything that its sources declare. Sphinx is not needed."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ ROOT = Path(__file__).resolve().parents[1]
 
 @pytest.fixture(scope="module")
 def reference() -> ModuleType:
-    """docs/_ext/rldg_reference.py, which is no part of a package."""
+    """Import docs/_ext/rldg_reference.py, which belongs to no package."""
     spec = importlib.util.spec_from_file_location("rldg_reference", ROOT / "docs/_ext/rldg_reference.py")
     assert spec and spec.loader
     module = importlib.util.module_from_spec(spec)
@@ -38,7 +38,7 @@ def test_interfaces_have_every_field_and_comment(reference: ModuleType) -> None:
     assert '["wrist"]' in page
 
 
-def test_launch_arguments_are_all_there(reference: ModuleType) -> None:
+def test_all_launch_arguments_are_listed(reference: ModuleType) -> None:
     page = reference.launch_arguments_page(StackArguments)
     for argument in fields(StackArguments):
         assert f"| `{argument.name}` |" in page
@@ -46,7 +46,7 @@ def test_launch_arguments_are_all_there(reference: ModuleType) -> None:
     assert "| `http_port` | `0` | 0 to 65535 |" in page
 
 
-def test_the_command_line_has_every_command(reference: ModuleType) -> None:
+def test_every_command_is_listed(reference: ModuleType) -> None:
     page = reference.command_line_page()
     for command in ("up", "train", "bag lint", "dataset lint", "finetune compact", "policy load"):
         assert f"`rldg {command}`" in page
@@ -59,7 +59,7 @@ def test_parameters_show_type_default_and_range(reference: ModuleType) -> None:
     assert page.endswith("## exporter\n\nNo parameters.\n")
 
 
-def test_every_public_module_is_in_the_api_and_no_node_is(reference: ModuleType) -> None:
+def test_api_has_every_public_module_and_no_node(reference: ModuleType) -> None:
     pages = "".join(reference.api_pages().values())
     documented = set(re.findall(r"automodule:: ([\w.]+)", pages))
     assert {"rldg_core.frames", "rldg_rl.replay", "rldg_bringup.stack"} <= documented

@@ -1,4 +1,4 @@
-"""Test files run side by side, each in ROS domains of its own: a number that occurs in two files would join them."""
+"""Test files run side by side, each in its own ROS domains: a number used by two files would connect them."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ LARGEST = 232
 
 
 def number(node: ast.expr, names: dict[str, int]) -> int | None:
-    """Value of an integer, a string of digits, a name of one, or such a name plus an integer."""
+    """Return the value of an integer, a string of digits, a name of one, or such a name plus an integer."""
     if isinstance(node, ast.Constant) and isinstance(node.value, int | str) and str(node.value).isdecimal():
         return int(node.value)
     if isinstance(node, ast.Name):
@@ -23,7 +23,8 @@ def number(node: ast.expr, names: dict[str, int]) -> int | None:
 
 
 def domains(path: Path) -> set[int]:
-    """ROS domains that a test file names: *DOMAIN* constants, ROS_DOMAIN_ID in an environment, rigs, rclpy.init."""
+    """Return the ROS domains that a test file names: *DOMAIN* constants, ROS_DOMAIN_ID in an environment, rigs,
+    rclpy.init."""
     names: dict[str, int] = {}
     found: set[int | None] = set()
     for node in ast.walk(ast.parse(path.read_text())):
@@ -53,6 +54,6 @@ def test_no_domain_is_used_by_two_files() -> None:
         for one in domains(path):
             users[one].add(path.name)
     shared = {one: sorted(names) for one, names in users.items() if len(names) > 1}
-    assert len(users) > 30, "the search finds next to none: has the way to name a domain changed?"
-    # 232 is the largest that the border accepts: tested there without a node.
+    assert len(users) > 30, "the search finds almost no domain: has the way to name one changed?"
+    # 232 is the largest accepted domain; its test starts no node.
     assert not {one: names for one, names in shared.items() if one != LARGEST}

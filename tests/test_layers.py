@@ -17,7 +17,7 @@ ROOT = Path(__file__).resolve().parents[1]
 
 @pytest.fixture
 def tree(tmp_path: Path) -> Path:
-    """A copy of pyproject.toml and of the packages' Python sources."""
+    """Copy pyproject.toml and the packages' Python sources."""
     shutil.copy(ROOT / "pyproject.toml", tmp_path)
     for package in (ROOT / "src").glob("rldg_*/rldg_*"):
         if package.name == package.parent.name:
@@ -37,7 +37,7 @@ def lint_imports(tree: Path) -> subprocess.CompletedProcess[str]:
     )
 
 
-def test_the_tree_keeps_the_layers(tree: Path) -> None:
+def test_sources_keep_the_layers(tree: Path) -> None:
     result = lint_imports(tree)
     assert result.returncode == 0, result.stdout
 
@@ -56,7 +56,7 @@ def test_the_tree_keeps_the_layers(tree: Path) -> None:
         ("rldg_bringup/__init__.py", "rclpy"),
     ],
 )
-def test_a_forbidden_import_is_caught(tree: Path, module: str, imported: str) -> None:
+def test_forbidden_import_is_found(tree: Path, module: str, imported: str) -> None:
     path = tree / "src" / Path(module).parent / module
     path.write_text(f"{path.read_text()}\nimport {imported}\n")
     result = lint_imports(tree)

@@ -111,14 +111,14 @@ def named(package: Path, *tags: str) -> set[str]:
 
 
 @pytest.mark.parametrize("package", PACKAGES, ids=lambda path: path.name)
-def test_package_xml_names_what_is_imported(package: Path) -> None:
+def test_package_xml_names_all_imports(package: Path) -> None:
     sources, tests = needed(package)
     assert named(package, "exec_depend", "depend") == sources
     assert named(package, "test_depend") == tests - sources
 
 
 @pytest.mark.parametrize("package", PACKAGES, ids=lambda path: path.name)
-def test_setup_py_says_the_same_as_package_xml(package: Path) -> None:
+def test_setup_py_equals_package_xml(package: Path) -> None:
     root = ElementTree.parse(package / "package.xml").getroot()
     (call,) = [
         node
@@ -145,7 +145,7 @@ def test_franka_repos_pins_every_driver() -> None:
         assert pinned, f"{name}: {repository['version']} is a branch, expected a tag or a commit"
 
 
-def test_the_tables_hold_nothing_unused() -> None:
+def test_tables_have_no_unused_entry() -> None:
     used = set().union(*(imports(package.rglob("*.py")) for package in PACKAGES)) | {"gymnasium"}
     assert set(KEYS) | set(WITHOUT_KEY) | set(NOT_RELEASED) <= used
     assert not set(KEYS) & set(WITHOUT_KEY)

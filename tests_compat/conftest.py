@@ -1,4 +1,4 @@
-"""One export per session, made in .venv by a process of its own, and what our own reader sees in it."""
+"""One export per session, made by a process in .venv, and what our own reader returns for it."""
 
 from __future__ import annotations
 
@@ -52,7 +52,7 @@ def made(request: pytest.FixtureRequest, out: Path) -> Made:
 
 
 def load_dump(folder: Path) -> dict[str, list[dict[str, np.ndarray]]]:
-    """Split -> arrays of every episode."""
+    """Return split -> arrays of every episode."""
     expected: dict[str, list[dict[str, np.ndarray]]] = {}
     for file in sorted(folder.iterdir()):
         with np.load(file) as arrays:

@@ -24,7 +24,7 @@ def main(loader: str, sources: Path, dataset: Path, expected: Path) -> None:
         split: [dict(np.load(file)) for file in sorted(expected.glob(f"{split}_*.npz"))] for split in ("train", "val")
     }
     if not episodes["val"]:
-        # What both loaders do then: train[:95%] and train[95%:].
+        # Both loaders use train[:95%] and train[95%:].
         middle = round(0.95 * len(episodes["train"]))
         episodes = {"train": episodes["train"][:middle], "val": episodes["train"][middle:]}
     run = {"octo": octo, "openvla": openvla}[loader]
@@ -34,7 +34,7 @@ def main(loader: str, sources: Path, dataset: Path, expected: Path) -> None:
 
 
 def octo(sources: Path, dataset: Path, episodes: Mapping[str, list[Arrays]]) -> dict[str, Any]:
-    """make_single_dataset over all trajectories of both splits, make_interleaved_dataset over batches."""
+    """Run make_single_dataset over all trajectories of both splits, and make_interleaved_dataset over batches."""
     sys.path[:0] = [str(sources / "octo"), str(sources / "dlimp")]
     from octo.data.dataset import make_interleaved_dataset, make_single_dataset
     from octo_kwargs import DATASET_KWARGS
@@ -60,7 +60,7 @@ def octo(sources: Path, dataset: Path, episodes: Mapping[str, list[Arrays]]) -> 
             for traj in single.iterator()
         ]
         counts[split] = compare(seen, episodes[split], 256, normal)
-    # make_interleaved_dataset passes statistics of its own a second time: it takes none of ours.
+    # make_interleaved_dataset passes its own statistics a second time, so ours cannot be given.
     kwargs = {key: value for key, value in DATASET_KWARGS.items() if key != "dataset_statistics"}
     batches = make_interleaved_dataset(
         [kwargs],
@@ -80,11 +80,11 @@ def octo(sources: Path, dataset: Path, episodes: Mapping[str, list[Arrays]]) -> 
 
 
 def openvla(sources: Path, dataset: Path, episodes: Mapping[str, list[Arrays]]) -> dict[str, Any]:
-    """make_single_dataset over all trajectories of both splits; RLDSDataset as finetune.py makes it."""
+    """Run make_single_dataset over all trajectories of both splits, and RLDSDataset as in finetune.py."""
     sys.path[:0] = [str(sources / "openvla"), str(sources / "dlimp_openvla")]
     whole = importlib.util.find_spec("torch") is not None
     if not whole:
-        # prismatic/__init__.py imports the models; the data loaders themselves need TensorFlow only.
+        # prismatic/__init__.py imports the models; the data loaders themselves need only TensorFlow.
         for name in ("prismatic", "prismatic.vla", "prismatic.vla.datasets"):
             package = types.ModuleType(name)
             package.__path__ = [str(sources / "openvla" / name.replace(".", "/"))]
@@ -158,7 +158,7 @@ def compare(
     image_px: int,
     normalise: Callable[[np.ndarray, str], np.ndarray],
 ) -> int:
-    """Every expected episode is seen exactly once, without its last step; the order does not matter."""
+    """Check that every expected episode occurs exactly once, without its last step, in any order."""
     seen, left = list(seen), list(expected)
     for trajectory in seen:
         matches = [
@@ -168,13 +168,15 @@ def compare(
             and np.allclose(trajectory["action"], normalise(transitions(episode, "action"), "action"), atol=1e-4)
             and np.allclose(trajectory["proprio"], normalise(transitions(episode, "state"), "proprio"), atol=1e-4)
         ]
-        assert len(matches) == 1, f"{len(matches)} episodes like this one of {len(trajectory['action'])} steps"
+        assert len(matches) == 1, (
+            f"{len(matches)} expected episodes equal this one of {len(trajectory['action'])} steps"
+        )
         left = [episode for episode in left if episode is not matches[0]]
         text = str(matches[0]["language_instruction"])
         assert {value.decode() for value in trajectory["language"]} == {text}
         assert trajectory["images"].shape[1:] == (image_px, image_px, 3)
         assert trajectory["images"].dtype == np.uint8 and trajectory["images"].std() > 1
-    assert not left, f"{len(left)} episodes were not seen"
+    assert not left, f"{len(left)} episodes are missing"
     return len(seen)
 
 
@@ -183,7 +185,8 @@ def transitions(episode: Arrays, field: str) -> np.ndarray:
 
 
 def check_statistics(stored: Mapping[str, Any], episodes: Mapping[str, list[Arrays]], quantile: str) -> int:
-    """A loader computes, in float32, the statistics of the transitions of all splits; return their number."""
+    """Check that a loader computes, in float32, the statistics of the transitions of all splits; return their
+    number."""
     rows = np.concatenate([transitions(episode, "action") for split in episodes.values() for episode in split])
     expected = {
         "mean": rows.mean(axis=0),

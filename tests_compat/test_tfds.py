@@ -28,7 +28,7 @@ def jpegs(episode: dict[str, np.ndarray], key: str) -> list[bytes]:
 
 
 def raw_episodes(made: Made, split: str) -> Iterator[tuple[Any, dict[str, Any]]]:
-    """(metadata, steps) of a split in stored order; images as their bytes."""
+    """Return (metadata, steps) of a split in stored order, with images as their bytes."""
     builder = tfds.builder_from_directory(made.path)
     config = tfds.ReadConfig(interleave_cycle_length=1)
     skip = {"steps": {"observation": {key: tfds.decode.SkipDecoding() for key in made.image_px}}}
@@ -54,7 +54,7 @@ def test_splits_and_sizes(made: Made) -> None:
     assert f"{info.name}/{info.version}" == "/".join(made.path.parts[-2:])
 
 
-def test_every_field_is_what_our_reader_sees(made: Made) -> None:
+def test_every_field_equals_that_of_our_reader(made: Made) -> None:
     for split, expected in made.expected.items():
         read = list(raw_episodes(made, split))
         assert len(read) == len(expected)
@@ -74,7 +74,7 @@ def test_every_field_is_what_our_reader_sees(made: Made) -> None:
             assert said == json.loads(str(episode["metadata"]))
 
 
-def test_images_decode_as_elsewhere(made: Made) -> None:
+def test_images_decode_like_those_of_other_decoders(made: Made) -> None:
     dataset = tfds.builder_from_directory(made.path).as_dataset(
         split="train", read_config=tfds.ReadConfig(interleave_cycle_length=1)
     )
@@ -87,7 +87,7 @@ def test_images_decode_as_elsewhere(made: Made) -> None:
                 other = np.asarray(Image.open(io.BytesIO(data)), int)
                 exact = tf.io.decode_jpeg(data, dct_method="INTEGER_ACCURATE").numpy()
                 assert np.abs(exact - other).max() <= 1
-                # By default TensorFlow takes the fast inverse DCT; our samples are harsh noise.
+                # By default TensorFlow uses the fast inverse DCT, and our samples are strong noise.
                 assert np.abs(image - other).mean() < 4
 
 
@@ -103,7 +103,7 @@ def test_load_by_name_and_slices(made: Made) -> None:
 
 
 @pytest.mark.parametrize(("key", "field"), [("action", "action"), ("proprio", "state")])
-def test_statistics_are_those_of_what_tensorflow_reads(made: Made, key: str, field: str) -> None:
+def test_statistics_are_those_of_the_data_that_tensorflow_reads(made: Made, key: str, field: str) -> None:
     rows = []
     for _, steps in raw_episodes(made, "train"):
         values = steps[field] if field in steps else steps["observation"][field]
@@ -119,8 +119,8 @@ def test_statistics_are_those_of_what_tensorflow_reads(made: Made, key: str, fie
     assert made.statistics["num_trajectories"] == len(rows)
 
 
-def test_training_pipeline(made: Made) -> None:
-    """As dlimp does it: whole trajectories with undecoded images, mapped, flattened, shuffled, decoded, batched."""
+def test_pipeline_of_a_training_runs(made: Made) -> None:
+    """Like dlimp: whole trajectories with undecoded images, mapped, flattened, shuffled, decoded and batched."""
     builder = tfds.builder_from_directory(made.path)
     trajectories = builder.as_dataset(split="train", shuffle_files=True, decoders={"steps": tfds.decode.SkipDecoding()})
     low, high = (tf.constant(made.statistics["action"][name], tf.float32) for name in ("q01", "q99"))
@@ -155,8 +155,9 @@ def test_training_pipeline(made: Made) -> None:
         assert sorted(map(tuple, seen.tolist())) == sorted(map(tuple, episode["state"][:-1].tolist()))
 
 
-def test_our_reader_reads_what_tfds_writes(made: Made, tmp_path: Path) -> None:
-    """The benchmark's peer writes the same episodes; so it does the same work, and our reader takes others' files."""
+def test_our_reader_reads_datasets_of_tfds(made: Made, tmp_path: Path) -> None:
+    """The benchmark's peer writes the same episodes: it does the same work, and our reader reads files of other
+    writers."""
     raw = tmp_path / "raw"
     raw.mkdir()
     for file in made.dump.glob("train_*"):

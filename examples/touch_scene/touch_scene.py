@@ -29,7 +29,7 @@ TOUCH_M = 0.0005
 
 
 class TouchScene(Scene):
-    """disc_xy_m: the disc lies at random, uniform +-, around the point below the target pose."""
+    """A disc at a random place: uniform +- disc_xy_m around the point below the target pose."""
 
     specialist: ClassVar[Mapping[str, Any]] = {"preset": "connector", "features": {"position_scales_m": [0.05, 0.01]}}
 
@@ -46,7 +46,7 @@ class TouchScene(Scene):
 
 
 class TouchModel(HeldObject):
-    """The rod in the hand, the table, and the disc on it."""
+    """The rod in the gripper, the table, and the disc on it."""
 
     felt_bodies: tuple[str, ...] = ("rod",)
     grip_m = GRIP_M
@@ -80,7 +80,7 @@ class TouchModel(HeldObject):
         middle_x, middle_y = self._task.target_pose_base_tcp[:2]
         disc = model.body("disc")
         disc.pos[:] = [middle_x + x, middle_y + y, 0.0]
-        disc.quat[:] = [0.0, 1.0, 0.0, 0.0]  # z of the goal leads into the table
+        disc.quat[:] = [0.0, 1.0, 0.0, 0.0]  # z of the goal points into the table
 
     def truth(self, model: Any, data: Any) -> GroundTruth:
         rod, disc, tcp = data.body("rod"), data.body("disc"), data.site("tcp")

@@ -24,13 +24,13 @@ ARRAYS = ("timestamp_s", "state", "twist", "wrench", "action", "reward")
 
 
 def picture(size: int, seed: int) -> bytes:
-    """Smooth colours, as a camera sees them: noise tells more of the chroma filters than of the frames."""
+    """Return smooth colours like a camera's; noise would test the chroma filters more than the frames."""
     coarse = np.random.default_rng(seed).integers(0, 255, (4, 4, 3), dtype=np.uint8)
     return encode_jpeg(np.asarray(cv2.resize(coarse, (size, size), interpolation=cv2.INTER_CUBIC), np.uint8), 95)
 
 
 def with_cameras(steps: list[Step], seed: int) -> list[Step]:
-    """Two cameras of different sizes."""
+    """Return the steps with two cameras of different sizes."""
     return [
         replace(
             step,
@@ -44,7 +44,7 @@ def with_cameras(steps: list[Step], seed: int) -> list[Step]:
 
 
 def make(folder: Path) -> None:
-    """ours/: a dataset of 6 episodes; ours.npz: what our reader finds in it."""
+    """Write ours/, a dataset of 6 episodes, and ours.npz, what our reader returns for it."""
     bags = [
         write_episode(
             folder / "bags",
@@ -90,7 +90,7 @@ def check(folder: Path) -> None:
     for got, same in zip(edited, [e for n, e in enumerate(original) if n != 1], strict=True):
         for name in ARRAYS:
             np.testing.assert_array_equal(getattr(got, name)[:-1], getattr(same, name)[:-1], err_msg=name)
-        # lerobot's editing drops the columns that it does not know, the final observation among them.
+        # lerobot's editing drops the columns it does not know, such as the final observation.
         np.testing.assert_array_equal(got.state[-1], got.state[-2])
     print(f"ours: read what lerobot left after deleting an episode: {len(edited)} episodes")
 

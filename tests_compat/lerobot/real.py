@@ -29,7 +29,7 @@ FEATURES = {
 
 
 def compare(path: Path, ours: np.lib.npyio.NpzFile) -> None:
-    """Every frame, by index, equals what our reader found."""
+    """Check that every frame, by index, equals what our reader returned."""
     dataset = LeRobotDataset("local/ours", root=path)
     lengths = ours["lengths"]
     assert (len(dataset), dataset.num_episodes, dataset.fps) == (lengths.sum(), len(lengths), 10)
@@ -52,7 +52,8 @@ def compare(path: Path, ours: np.lib.npyio.NpzFile) -> None:
 
 
 def check_stats(path: Path, ours: np.lib.npyio.NpzFile) -> None:
-    """meta.stats equals numpy over what lerobot itself loads; shapes as its normalisation expects them."""
+    """Check that meta.stats equals numpy over what lerobot itself loads, with the shapes that its normalisation
+    expects."""
     dataset = LeRobotDataset("local/ours", root=path)
     for name, feature in FEATURES.items():
         values = ours[name].reshape(len(dataset), -1).astype(np.float64)
@@ -74,7 +75,7 @@ def check_stats(path: Path, ours: np.lib.npyio.NpzFile) -> None:
 
 
 def train(path: Path) -> None:
-    """Windows over time, a DataLoader and one step of ACT."""
+    """Train with windows over time, a DataLoader and one step of ACT."""
     dataset = LeRobotDataset("local/ours", root=path, delta_timestamps={"action": [i / 10 for i in range(8)]})
     features = dataset_to_policy_features(dataset.meta.features)
     outputs = {key: value for key, value in features.items() if value.type is FeatureType.ACTION}
@@ -102,7 +103,7 @@ def train(path: Path) -> None:
 
 
 def edit(path: Path, out: Path) -> None:
-    """lerobot's own editing of our dataset."""
+    """Edit our dataset with lerobot's own tools."""
     dataset = LeRobotDataset("local/ours", root=path)
     edited = delete_episodes(dataset, [1], output_dir=out, repo_id="local/edited")
     assert edited.num_episodes == dataset.num_episodes - 1
@@ -110,7 +111,7 @@ def edit(path: Path, out: Path) -> None:
 
 
 def write(folder: Path) -> None:
-    """Datasets by lerobot itself: videos of both codecs, and images in the table."""
+    """Write datasets with lerobot itself: videos of both codecs, and images in the table."""
     rng = np.random.default_rng(0)
     lengths = (5, 12, 3)
     total = sum(lengths)

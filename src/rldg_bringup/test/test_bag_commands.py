@@ -45,13 +45,13 @@ def bags(tmp_path_factory: pytest.TempPathFactory, start_rldg: Callable[..., psu
     return folder
 
 
-def test_info_tells_topics_counts_and_rates(rldg: Rldg, bags: Path) -> None:
+def test_info_states_topics_counts_and_rates(rldg: Rldg, bags: Path) -> None:
     (bag,) = find_bags(bags)
     steps = len(read_episode(bag))
     (told,) = json.loads(rldg("bag", "info", bags, "--json").stdout)
     topics = {topic["name"]: topic for topic in told["topics"]}
     assert (topics["/rldg/step"]["messages"], topics["/rldg/step"]["rate_hz"]) == (steps, 10.0)
-    # Every frame of the drivers, from the one that the first observation was made of.
+    # Every frame of the drivers from the one used in the first observation.
     assert topics["/camera/camera/color/image_raw"]["messages"] == steps
     assert topics["/target_pose"]["messages"] == steps - 1
     text = rldg("bag", "info", bag).stdout
@@ -59,7 +59,7 @@ def test_info_tells_topics_counts_and_rates(rldg: Rldg, bags: Path) -> None:
     assert "demonstration-0/000000" in text
 
 
-def test_the_drivers_topics_become_the_same_steps_again(rldg: Rldg, bags: Path, tmp_path: Path) -> None:
+def test_imported_driver_topics_give_the_recorded_steps(rldg: Rldg, bags: Path, tmp_path: Path) -> None:
     """Import the recorded vendor topics as an external bag; the Steps equal those of the nodes."""
     (bag,) = find_bags(bags)
     mapping = tmp_path / "mapping.yaml"
@@ -78,7 +78,7 @@ def test_the_drivers_topics_become_the_same_steps_again(rldg: Rldg, bags: Path, 
         assert (one.reward, one.terminated, one.success) == (other.reward, other.terminated, other.success)
 
 
-def test_a_damaged_bag_is_repaired_and_shown(rldg: Rldg, bags: Path, tmp_path: Path) -> None:
+def test_damaged_bag_is_repaired_and_shown(rldg: Rldg, bags: Path, tmp_path: Path) -> None:
     (bag,) = find_bags(bags)
     damaged = Path(shutil.copytree(bag, tmp_path / "bags" / bag.name))
     (file,) = damaged.glob("*.mcap")
@@ -97,9 +97,7 @@ def test_a_damaged_bag_is_repaired_and_shown(rldg: Rldg, bags: Path, tmp_path: P
     assert (tmp_path / "a.png").read_bytes()[:4] == b"\x89PNG"
 
 
-def test_lint_finds_nothing_in_what_the_recorder_wrote_and_its_exit_code_tells(
-    rldg: Rldg, bags: Path, tmp_path: Path
-) -> None:
+def test_lint_of_a_recorded_bag_has_no_findings_and_sets_the_exit_code(rldg: Rldg, bags: Path, tmp_path: Path) -> None:
     (bag,) = find_bags(bags)
     good = rldg("bag", "lint", bags, bag, "--json")
     assert (good.returncode, json.loads(good.stdout)["findings"]) == (0, [])
@@ -113,7 +111,7 @@ def test_lint_finds_nothing_in_what_the_recorder_wrote_and_its_exit_code_tells(
     assert rldg("bag", "lint", tmp_path / "nowhere").returncode == 2
 
 
-def test_megabytes_of_text_are_cut_on_the_terminal(rldg: Rldg, bags: Path, tmp_path: Path) -> None:
+def test_long_text_is_shortened_on_the_terminal(rldg: Rldg, bags: Path, tmp_path: Path) -> None:
     (bag,) = find_bags(bags)
     copy = Path(shutil.copytree(bag, tmp_path / bag.name))
     text = (copy / "metadata.yaml").read_text()
@@ -124,7 +122,7 @@ def test_megabytes_of_text_are_cut_on_the_terminal(rldg: Rldg, bags: Path, tmp_p
         assert len(done.stdout + done.stderr) < 40_000
 
 
-def test_whatever_a_bag_says_is_printed_as_it_stands(rldg: Rldg, bags: Path, tmp_path: Path) -> None:
+def test_markup_in_a_bag_is_printed_literally(rldg: Rldg, bags: Path, tmp_path: Path) -> None:
     (bag,) = find_bags(bags)
     for number in range(2):
         copy = Path(shutil.copytree(bag, tmp_path / f"episode_00000{number}"))
@@ -137,7 +135,7 @@ def test_whatever_a_bag_says_is_printed_as_it_stands(rldg: Rldg, bags: Path, tmp
         assert "\x1b[31m" not in done.stdout
 
 
-def test_bad_input_is_one_line(rldg: Rldg, tmp_path: Path) -> None:
+def test_bad_input_is_refused(rldg: Rldg, tmp_path: Path) -> None:
     for arguments in (
         ("bag", "info", tmp_path / "nowhere"),
         ("bag", "show", tmp_path),

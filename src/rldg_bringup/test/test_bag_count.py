@@ -1,7 +1,4 @@
-"""Commands fail when there are fewer bags than episodes: the recorder loses an episode or hangs.
-
-What they see when it dies: test_resume.py.
-"""
+"""Commands fail when the recorder loses an episode or hangs; test_resume.py tests a recorder that is killed."""
 
 from __future__ import annotations
 
@@ -28,7 +25,7 @@ Stack = tuple[StackProcess, StackClient, Path]
 
 @pytest.fixture(scope="module")
 def stack(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Stack]:
-    """A stack of this process that records demonstrations, its client, and the folder of its bags."""
+    """Start a stack that records demonstrations; return it, its client, and the folder of its bags."""
     folder = tmp_path_factory.mktemp("stack")
     bags = folder / "bags"
     arguments = replace(
@@ -40,8 +37,8 @@ def stack(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Stack]:
             yield process, client, bags
 
 
-def test_a_lost_episode_is_one_line_and_code_2(tmp_path: Path, start_rldg: Callable[..., psutil.Popen]) -> None:
-    """A file in place of the folder of the bag: the recorder cannot write, as on a full disk."""
+def test_lost_episode_fails_with_one_line_and_code_2(tmp_path: Path, start_rldg: Callable[..., psutil.Popen]) -> None:
+    """A file in place of the bag's folder makes the recorder fail as on a full disk."""
     out = tmp_path / "bags"
     out.mkdir()
     (out / "episode_000000").write_text("in the way")
@@ -53,7 +50,7 @@ def test_a_lost_episode_is_one_line_and_code_2(tmp_path: Path, start_rldg: Calla
     assert f"{out}/episode_000000: cannot write: Not a directory" in line
 
 
-def test_a_recorder_that_hangs_is_noticed(stack: Stack) -> None:
+def test_hanging_recorder_is_reported(stack: Stack) -> None:
     process, client, bags = stack
     count = BagCount(bags, client, process, timeout_s=1.0)
     (node,) = [node for node in process.nodes if node.name == "recorder"]
@@ -68,7 +65,7 @@ def test_a_recorder_that_hangs_is_noticed(stack: Stack) -> None:
     BagCount(bags, client, process).wait(client.run_episodes(1, 1))
 
 
-def test_rldg_run_beside_a_stack_counts_its_bags(stack: Stack, start_rldg: Callable[..., psutil.Popen]) -> None:
+def test_rldg_run_counts_the_bags_of_another_stack(stack: Stack, start_rldg: Callable[..., psutil.Popen]) -> None:
     process, _, bags = stack
     before = len(find_bags(bags)) if bags.is_dir() else 0
     run = start_rldg("run", "--episodes", 1, "--json")

@@ -53,7 +53,7 @@ def adopt(folder: Path, backend: str, key: str, *more: object) -> dict[str, Any]
     return rldg("checkpoint", "adopt", folder, "--backend", backend, "--statistics-key", key, *options)
 
 
-def test_an_openvla_checkpoint_is_adopted(tmp_path):
+def test_openvla_checkpoint_is_adopted(tmp_path):
     openvla(tmp_path)
     assert rldg("checkpoint", "info", tmp_path)["statistics_keys"] == ["bridge", "fractal"]
     with pytest.raises(UserError, match="statistics of 2 datasets"):
@@ -70,12 +70,12 @@ def test_an_openvla_checkpoint_is_adopted(tmp_path):
     assert told["adopted"] and told["largest_step_m"] == 1.0 and told["gripper"] and told["statistics_key"] == "fractal"
 
 
-def test_parallel_decoding_tells_its_horizon(tmp_path):
+def test_parallel_decoding_sets_the_horizon(tmp_path):
     (openvla(tmp_path) / "rldg_openvla.json").write_text('{"decoding": "parallel", "horizon": 8}')
     assert adopt(tmp_path, "openvla", "bridge")["horizon"] == 8
 
 
-def test_an_octo_checkpoint_is_adopted(tmp_path):
+def test_octo_checkpoint_is_adopted(tmp_path):
     octo(tmp_path)
     told = adopt(tmp_path, "octo", "bridge", "--rate-hz", 5, "--camera", "side", "--window", 1)
     assert (told["image_size"], told["window"], told["horizon"], told["version"]) == (256, 1, 4, 1000)
@@ -86,7 +86,7 @@ def test_an_octo_checkpoint_is_adopted(tmp_path):
         adopt(tmp_path, "octo", "bridge")
 
 
-def test_what_cannot_be_adopted_stays_as_it_was(tmp_path):
+def test_refused_checkpoint_is_unchanged(tmp_path):
     openvla(tmp_path)
     for arguments, reason in [
         (("openvla", "libero"), r"config\.json: no statistics for 'libero', it has bridge, fractal"),
@@ -104,7 +104,7 @@ def test_what_cannot_be_adopted_stays_as_it_was(tmp_path):
     assert [path.name for path in tmp_path.iterdir()] == ["config.json"]
 
 
-def test_damaged_octo_folders_are_named(tmp_path):
+def test_damaged_octo_folders_are_refused_by_name(tmp_path):
     octo(tmp_path)
     (tmp_path / "example_batch.msgpack").write_bytes(msgpack.packb({"observation": 3}))
     with pytest.raises(UserError, match=r"example_batch\.msgpack: no observation/image_primary"):

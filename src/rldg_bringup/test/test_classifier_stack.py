@@ -39,7 +39,7 @@ def certain(tmp_path: Path) -> Path:
     return tmp_path / "classifier"
 
 
-def test_the_declaration(certain: Path, tmp_path: Path) -> None:
+def test_stack_with_classifier_declares_the_reward_node(certain: Path, tmp_path: Path) -> None:
     share = share_dir()
     stack = insertion_stack(StackArguments(classifier=str(certain)), share)
     assert stack.node("reward").parameters["classifier"] == str(certain)
@@ -64,7 +64,7 @@ def test_the_declaration(certain: Path, tmp_path: Path) -> None:
         refused(reason, task=str(path), classifier=given)
 
 
-def test_its_verdict_ends_episodes_and_ground_truth_stays(
+def test_classifier_reward_ends_episodes_and_ground_truth_is_published(
     certain: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """The second of two frames above the threshold ends an episode, so that each has one transition."""
@@ -84,7 +84,7 @@ def test_its_verdict_ends_episodes_and_ground_truth_stays(
     assert [(s[0].success, s[0].terminated, s[0].reward, len(s)) for s in bags] == [(True, True, 1.0, 2)] * 3
 
 
-def test_collect_out_of_bags_and_train_in_one_line_each(tmp_path: Path) -> None:
+def test_bad_input_to_train_and_evaluate_is_refused(tmp_path: Path) -> None:
     from rldg_bringup.cli import app
 
     def fails(*arguments: str) -> str:

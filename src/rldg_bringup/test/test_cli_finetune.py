@@ -129,14 +129,14 @@ def test_options_reach_octo(trainings, folders):
     assert trainings.more["resume"] is True
 
 
-def test_the_result_is_for_machines_or_for_people(trainings, folders):
+def test_result_is_printed_as_text_or_json(trainings, folders):
     data, _, out = folders
     told = json.loads(rldg("finetune", "compact", data, "--out", out, "--steps", 3, "--json"))
     assert told == {"steps": 3, "losses": [2.0, 1.5, 0.25], "checkpoint": str(out)}
     assert "2 -> 0.25" in rldg("finetune", "compact", data, "--out", out)
 
 
-def test_a_compact_generalist_from_dataset_to_action(tmp_path):
+def test_compact_generalist_from_dataset_to_action(tmp_path):
     """Without replacements: train, check the checkpoint, load it, act."""
     data = insertion_dataset(tmp_path / "data", episodes=2, transitions=4, size=256)
     out = tmp_path / "out"
@@ -166,7 +166,7 @@ def test_a_compact_generalist_from_dataset_to_action(tmp_path):
         (("openvla", "--resume"), r"no unfinished training to resume: no \.training in it"),
     ],
 )
-def test_what_makes_no_sense_is_refused_before_anything_slow(trainings, folders, arguments, reason):
+def test_inconsistent_options_are_refused_before_the_training(trainings, folders, arguments, reason):
     data, bases, out = folders
     name, *options = arguments
     if "--base" in options:

@@ -1,4 +1,4 @@
-"""`rldg classifier collect` reads the success button in its namespace, while the driver publishes."""
+"""`rldg classifier collect` reads the success button in its namespace while the driver publishes."""
 
 from __future__ import annotations
 
@@ -35,9 +35,7 @@ while True:  # the observer goes on living: its end would end the command
 """
 
 
-def test_a_driver_that_ended_with_the_button_pressed_marks_nothing(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_stopped_driver_with_the_button_pressed_marks_no_frame(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("ROS_DOMAIN_ID", str(DOMAIN))
     sender = subprocess.Popen([sys.executable, "-c", SENDER])
     try:
@@ -50,6 +48,6 @@ def test_a_driver_that_ended_with_the_button_pressed_marks_nothing(
     frames = {kind: sorted(int(p.stem.rpartition("~")[2].rpartition("_")[2]) for p in (tmp_path / kind).iterdir())
               for kind in ("positive", "negative")}  # fmt: skip
     assert len(frames["positive"]) > PRESSED_FRAMES / 2
-    # Held for 0.5 s after its last message; the rest is a busy machine's.
+    # The button counts as held for 0.5 s after its last message; the rest is tolerance for a busy machine.
     assert max(frames["positive"]) < PRESSED_FRAMES + 1.2 * RATE_HZ
     assert max(frames["negative"]) > FRAMES - 5

@@ -39,7 +39,7 @@ def dataset(tmp_path: Path) -> Path:
     return Path(json.loads(out)["path"])
 
 
-def test_lint_of_a_good_dataset_and_of_one_whose_statistics_are_old(dataset: Path) -> None:
+def test_lint_accepts_a_good_dataset_and_finds_old_statistics(dataset: Path) -> None:
     assert rldg("dataset", "lint", dataset) == (0, "")
     code, out = rldg("dataset", "lint", "--json", dataset)
     assert (code, json.loads(out)) == (0, {"path": str(dataset), "errors": 0, "warnings": 0, "findings": []})
@@ -55,7 +55,7 @@ def test_lint_of_a_good_dataset_and_of_one_whose_statistics_are_old(dataset: Pat
     assert [f["check"] for f in json.loads(out)["findings"]] == ["statistics"]
 
 
-def test_warnings_alone_are_no_failure(tmp_path: Path) -> None:
+def test_warnings_alone_exit_with_0(tmp_path: Path) -> None:
     for number in range(2):
         steps = make_episode(8, seed=100 * number, image_size=32)
         write_episode(tmp_path / "bags", steps, make_task(), wall_time="2026-11-21T00:00:00+00:00")
@@ -65,7 +65,7 @@ def test_warnings_alone_are_no_failure(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("what", ["missing", "empty"])
-def test_lint_of_something_else_ends_with_2_and_one_line(tmp_path: Path, what: str) -> None:
+def test_lint_of_another_folder_is_refused_with_code_2(tmp_path: Path, what: str) -> None:
     (tmp_path / "empty").mkdir()
     command = [ROOT / ".venv/bin/rldg", "dataset", "lint", tmp_path / what]
     done = subprocess.run(command, capture_output=True, text=True, check=False)
@@ -73,14 +73,14 @@ def test_lint_of_something_else_ends_with_2_and_one_line(tmp_path: Path, what: s
     assert done.stderr.count("\n") == 1 and str(tmp_path / what) in done.stderr
 
 
-def test_card(dataset: Path) -> None:
+def test_card_is_written(dataset: Path) -> None:
     code, out = rldg("dataset", "card", dataset, "--json")
     readme = Path(json.loads(out)["path"])
     assert (code, readme) == (0, dataset / "README.md")
     assert readme.read_text().startswith("# plugs 1.0.0\n")
 
 
-def test_import_of_lerobot(tmp_path: Path) -> None:
+def test_lerobot_dataset_is_imported(tmp_path: Path) -> None:
     pytest.importorskip("pyarrow")
     bags = record(tmp_path / "run/bags", 2)
     export = ("export", bags, "--out", tmp_path / "data", "--name", "plugs", "--format", "lerobot", "--json")

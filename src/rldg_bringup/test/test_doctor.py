@@ -17,7 +17,7 @@ def plug(devices: Path, name: str, vendor: str, product: str) -> None:
     (devices / name / "idProduct").write_text(f"{product}\n")
 
 
-def test_usb_devices_are_recognised_by_their_numbers(tmp_path: Path) -> None:
+def test_usb_devices_are_recognised_by_their_ids(tmp_path: Path) -> None:
     plug(tmp_path, "1-1", "8086", "0B5B")
     plug(tmp_path, "1-2", "046d", "c62b")
     camera, mouse = doctor.usb_findings(doctor.usb_identities(tmp_path))
@@ -25,7 +25,7 @@ def test_usb_devices_are_recognised_by_their_numbers(tmp_path: Path) -> None:
     assert (mouse.status, mouse.found) == (Status.OK, "046d:c62b")
 
 
-def test_other_devices_of_the_same_vendors_are_not_taken(tmp_path: Path) -> None:
+def test_other_devices_of_the_same_vendors_are_ignored(tmp_path: Path) -> None:
     plug(tmp_path, "1-1", "8086", "0026")  # an Intel Bluetooth radio
     plug(tmp_path, "1-2", "046d", "0825")  # a Logitech webcam
     findings = doctor.usb_findings(doctor.usb_identities(tmp_path))
@@ -33,16 +33,16 @@ def test_other_devices_of_the_same_vendors_are_not_taken(tmp_path: Path) -> None
     assert all(finding.remedy for finding in findings)
 
 
-def test_no_sysfs_means_no_devices(tmp_path: Path) -> None:
+def test_missing_sysfs_gives_no_devices(tmp_path: Path) -> None:
     assert doctor.usb_identities(tmp_path / "absent") == []
 
 
-def test_missing_ros_says_what_to_do() -> None:
+def test_missing_ros_is_reported_with_the_remedy() -> None:
     findings = {f.subject: f for f in doctor.ros_findings({}, rclpy_present=False, messages_present=False)}
     assert findings["ROS 2"].status is Status.MISSING
     assert "make setup" in findings["ROS 2"].remedy
     assert findings["workspace"].status is Status.MISSING
-    assert findings["network"].status is Status.OK  # nodes bind themselves to this machine
+    assert findings["network"].status is Status.OK  # nodes restrict themselves to this machine
 
 
 @pytest.mark.parametrize(
@@ -53,14 +53,14 @@ def test_missing_ros_says_what_to_do() -> None:
         ({"RMW_IMPLEMENTATION": "rmw_zenoh_cpp"}, "RMW_IMPLEMENTATION=rmw_zenoh_cpp: other machines may join"),
     ],
 )
-def test_a_network_is_reported(environment: dict[str, str], found: str) -> None:
+def test_network_is_reported(environment: dict[str, str], found: str) -> None:
     finding = doctor.network_finding(environment)
     assert (finding.status, finding.found) == (Status.NOTE, found)
     assert "SROS2" in finding.remedy
     assert "SROS2" not in doctor.network_finding({**environment, "ROS_SECURITY_ENABLE": "true"}).remedy
 
 
-def test_a_domain_that_is_none_is_missing() -> None:
+def test_invalid_domain_is_missing() -> None:
     assert doctor.domain_finding({"ROS_DOMAIN_ID": "x"}).status is Status.MISSING
 
 
@@ -85,23 +85,23 @@ def test_ros_environment_is_reported() -> None:
         ("", "distribution unknown"),
     ],
 )
-def test_what_was_set_up_is_reported(tmp_path: Path, choice: str, says: str) -> None:
+def test_choice_of_set_up_is_reported(tmp_path: Path, choice: str, says: str) -> None:
     assert doctor.set_up_choice(tmp_path) == ""
     (tmp_path / "rldg-choice").write_text(choice + "\n")
     findings = doctor.ros_findings({}, True, True, doctor.set_up_choice(tmp_path))
     assert findings[0].found == says
 
 
-def test_a_node_that_does_not_start_is_missing() -> None:
+def test_node_that_does_not_start_is_missing() -> None:
     assert doctor.node_finding(doctor.probe(doctor.NODE_PROBE)).status is Status.OK
-    # An environment in which everything can be found, and one library does not load.
+    # An environment in which everything is found but one library does not load.
     broken = doctor.probe(doctor.NODE_PROBE, {"RMW_IMPLEMENTATION": "rmw_of_nobody"})
     finding = doctor.node_finding(broken)
     assert finding.status is Status.MISSING
     assert finding.found.startswith("does not start: ")
 
 
-def test_a_crash_or_a_hang_of_a_driver_stays_in_the_child() -> None:
+def test_crash_or_hang_of_a_driver_stays_in_the_child_process() -> None:
     assert doctor.probe("print('first'); print('last')").text == "last"
     assert "signal 11" in doctor.probe("import os; os.kill(os.getpid(), 11)").text
     hung = doctor.probe("import signal; signal.pause()", timeout_s=0.5)
@@ -111,29 +111,29 @@ def test_a_crash_or_a_hang_of_a_driver_stays_in_the_child() -> None:
     assert (failed.ok, failed.text) == (False, "RuntimeError: no EGL display")
 
 
-def test_gl_really_renders_here() -> None:
+def test_gl_renders_on_this_machine() -> None:
     finding = doctor.gl_finding({"MUJOCO_GL": "egl"})
     assert finding.status is Status.OK, finding
 
 
-def test_an_unknown_gl_backend_names_one_that_works() -> None:
+def test_unknown_gl_back_end_is_missing_with_a_working_one_named() -> None:
     finding = doctor.gl_finding({"MUJOCO_GL": "nonsense"})
     assert finding.status is Status.MISSING
     assert "MUJOCO_GL=egl" in finding.remedy
 
 
 @pytest.mark.parametrize(("free_gb", "status"), [(0.05, Status.MISSING), (5.0, Status.OK)])
-def test_space(free_gb: float, status: Status) -> None:
+def test_disk_space_is_reported(free_gb: float, status: Status) -> None:
     assert doctor.space_finding("disk", free_gb, 5.0, "free some").status is status
 
 
-def test_kernel() -> None:
+def test_kernel_is_reported() -> None:
     assert doctor.kernel_finding("#1 SMP PREEMPT_RT Debian", realtime=False).status is Status.OK
     assert doctor.kernel_finding("#1 SMP Debian", realtime=False).status is Status.NOTE
 
 
 @pytest.mark.parametrize(("status", "code"), [(Status.OK, 0), (Status.NOTE, 0), (Status.MISSING, 1)])
-def test_exit_code_and_json(
+def test_exit_code_and_json_follow_the_findings(
     status: Status, code: int, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     monkeypatch.setattr(doctor, "examine", lambda: [Finding("GL", status, "found", "remedy")])

@@ -39,7 +39,7 @@ def bags(tmp_path: Path) -> Path:
     return tmp_path / "run/bags"
 
 
-def test_a_recipe_and_its_quick_form_write_the_same_episodes(tmp_path: Path, bags: Path) -> None:
+def test_recipe_and_its_quick_form_write_the_same_episodes(tmp_path: Path, bags: Path) -> None:
     quick = json.loads(rldg("export", bags, "--out", tmp_path / "quick", "--name", "data", "--seed", 3, "--json"))
     assert (quick["episodes"], quick["splits"], quick["steps"]) == (5, {"train": 5}, 30)
     assert (quick["left_out"], quick["bad"], quick["resumed"]) == ({"filter.success": 1}, [], 0)
@@ -57,7 +57,7 @@ def test_a_recipe_and_its_quick_form_write_the_same_episodes(tmp_path: Path, bag
     assert "filter.success" in rldg("export", recipe, "--out", tmp_path / "one", "--overwrite")
 
 
-def test_the_same_recipe_gives_lerobot(tmp_path: Path, bags: Path) -> None:
+def test_same_recipe_exports_lerobot(tmp_path: Path, bags: Path) -> None:
     pytest.importorskip("pyarrow")
     recipe = tmp_path / "recipe.yaml"
     recipe.write_text("name: data\nsources: [{bags: run/bags, max_episodes: 2}]\nimages: {size_px: 64}\n")
@@ -65,8 +65,8 @@ def test_the_same_recipe_gives_lerobot(tmp_path: Path, bags: Path) -> None:
     assert (out["episodes"], (Path(out["path"]) / "meta/info.json").is_file()) == (2, True)
 
 
-def test_everything_at_once(tmp_path: Path, bags: Path) -> None:
-    """Stitching, balance, split, another image size, a template, a bad bag."""
+def test_recipe_with_all_features(tmp_path: Path, bags: Path) -> None:
+    """Export with stitching, balance, split, another image size, a template, and a bad bag."""
     for seed in range(4):
         name = "hdmi" if seed % 2 else "usb_a"
         record_line(tmp_path / "human", 0, 0.2, seed=20 + seed, source=Source.HUMAN, object_name=name, gripper=True)
@@ -115,7 +115,7 @@ def test_relabel_writes_new_bags(tmp_path: Path) -> None:
     new, old = ([read_episode(b) for b in find_bags(tmp_path / name)] for name in ("new", "bags"))
     for mine, theirs in zip(new, old, strict=True):
         assert [s.observation.images for s in mine] == [s.observation.images for s in theirs]
-        # `hold` asks for nothing; the made-up poses lie outside the box, so the gate would lead back into it.
+        # The synthetic poses lie outside the safety box, so `hold` is clipped to motion back into it.
         assert all(s.action.policy_id == "hold" and s.action.box_clipped for s in mine[:-1])
         np.testing.assert_array_equal([s.action.requested for s in mine[:-1]], np.zeros((5, 6)))
     assert json.loads(episode_info(tmp_path / "new/episode_000000").relabelled_by)["backend"] == "hold"
@@ -139,7 +139,7 @@ def test_relabel_writes_new_bags(tmp_path: Path) -> None:
         (("relabel", "bags", "--policy", "bags", "--out", "o", "--source", "you"), "relabel: sources.0: Input should"),
     ],
 )
-def test_bad_input_is_one_line(
+def test_bad_input_is_refused(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, arguments: tuple[str, ...], message: str
 ) -> None:
     monkeypatch.chdir(tmp_path)

@@ -124,7 +124,7 @@ def finetuning(backend: str, written: Path, dataset: Path, out: Path) -> list[ob
 
 
 def drop_a_tensor(folder: Path, backend: str) -> None:
-    if backend == "octo":  # instead, the configuration asks for another layer
+    if backend == "octo":  # a configuration of another layer, instead
         change(folder / "config.json", lambda c: c["model"]["transformer_kwargs"].update(num_layers=2))
         return
     path = folder / "model.safetensors"
@@ -137,28 +137,28 @@ def drop_a_tensor(folder: Path, backend: str) -> None:
         change(folder / "config.json", lambda c: c.update(weights_sha256=digest))
 
 
-def test_a_checkpoint_without_statistics(checkpoint, backend, task):
+def test_checkpoint_without_statistics_is_refused(checkpoint, backend, task):
     (checkpoint / STATISTICS_FILE).unlink()
     refused(lambda: load_policy("x", backend, checkpoint, False, task), rf"{STATISTICS_FILE}: cannot read")
 
 
-def test_statistics_of_another_checkpoint(checkpoint, backend, task):
+def test_statistics_of_another_checkpoint_are_refused(checkpoint, backend, task):
     change(checkpoint / STATISTICS_FILE, lambda s: s["random"]["action"].update(more=1))
     refused(lambda: load_policy("x", backend, checkpoint, False, task), "sha256 differs")
 
 
-def test_the_wrong_number_of_tensors(checkpoint, backend, task):
+def test_wrong_number_of_tensors_is_refused(checkpoint, backend, task):
     drop_a_tensor(checkpoint, backend)
     reason = r"tensors|arrays|does not fit config\.json: .*Missing key"
     refused(lambda: load_policy("x", backend, checkpoint, False, task), reason)
 
 
-def test_another_image_size(checkpoint, backend, task):
+def test_another_image_size_is_refused(checkpoint, backend, task):
     change(checkpoint / MANIFEST_FILE, lambda m: m.update(image_size=512))
     refused(lambda: load_policy("x", backend, checkpoint, False, task), "image_size")
 
 
-def test_a_checkpoint_made_for_larger_images_than_the_cameras(tmp_path, task):
+def test_checkpoint_for_larger_images_than_the_cameras_is_refused(tmp_path, task):
     from rldg_policy.compact.checkpoint import write_random
     from rldg_policy.compact.config import ModelConfig
 
@@ -167,7 +167,7 @@ def test_a_checkpoint_made_for_larger_images_than_the_cameras(tmp_path, task):
     refused(lambda: load_policy("x", "compact", tmp_path / "c", False, task), reason)
 
 
-def test_another_action_dimension(checkpoint, backend, task):
+def test_another_action_dimension_is_refused(checkpoint, backend, task):
     def widen(statistics: Any) -> None:
         action = statistics["random"]["action"]
         action.update({name: [*values, values[-1]] for name, values in action.items()})
@@ -178,21 +178,21 @@ def test_another_action_dimension(checkpoint, backend, task):
     refused(lambda: load_policy("x", backend, checkpoint, False, task), "expected 7 booleans")
 
 
-def test_a_checkpoint_of_another_task_or_back_end(checkpoint, backend, task):
+def test_checkpoint_of_another_task_or_back_end_is_refused(checkpoint, backend, task):
     change(checkpoint / MANIFEST_FILE, lambda m: m.update(tasks=["pick"]))
     refused(lambda: load_policy("x", backend, checkpoint, False, task), "made for task 'pick'")
     change(checkpoint / MANIFEST_FILE, lambda m: m.update(backend="octo" if backend != "octo" else "openvla"))
     refused(lambda: load_policy("x", backend, checkpoint, False, task), "backend: a checkpoint of")
 
 
-def test_an_empty_instruction(written, backend, task):
+def test_empty_instruction_is_refused(written, backend, task):
     policy = factory(backend)(written, task, False)
     for instruction in ("", "  \n"):
         refused(lambda: policy.reset(instruction, 0), "^instruction: must not be empty$")  # noqa: B023
     policy.close()
 
 
-def test_a_dirty_dataset(capfd, monkeypatch, tmp_path, written, backend):
+def test_dataset_with_findings_is_refused(capfd, monkeypatch, tmp_path, written, backend):
     dirty = write_dataset(tmp_path, [make_episode(0), make_episode(1, instruction=" ")])
     out = tmp_path / "out"
     line = rldg(capfd, monkeypatch, *finetuning(backend, written, dirty, out))
@@ -200,15 +200,15 @@ def test_a_dirty_dataset(capfd, monkeypatch, tmp_path, written, backend):
     assert not out.exists()
 
 
-@pytest.mark.parametrize("backend", ["compact", "openvla"], indirect=True)  # Octo's: test_octo_train.py (compilation)
-def test_a_loss_that_is_not_finite_keeps_the_last_good_checkpoint(tmp_path, written, dataset, backend, task):
+@pytest.mark.parametrize("backend", ["compact", "openvla"], indirect=True)  # Octo: test_octo_train.py (compilation)
+def test_non_finite_loss_keeps_the_last_good_checkpoint(tmp_path, written, dataset, backend, task):
     from rldg_policy.compact.config import TrainConfig
     from rldg_policy.openvla.config import OpenVLATrainConfig
 
     out = tmp_path / "out"
     short = {"steps": 12, "batch": 2, "save_every": 1}
     config = TrainConfig(**short) if backend == "compact" else OpenVLATrainConfig(**short, accumulation=1)
-    config = config.model_copy(update={"learning_rate": 1e9})  # validation would refuse it
+    config = config.model_copy(update={"learning_rate": 1e9})  # validation would refuse such a value
     base = None if backend == "compact" else written
     with pytest.raises(UserError) as error:
         import_module(f"rldg_policy.{backend}.train").finetune(dataset, out, config, base=base)
@@ -220,7 +220,7 @@ def test_a_loss_that_is_not_finite_keeps_the_last_good_checkpoint(tmp_path, writ
     assert not [path for path in tmp_path.iterdir() if path.name.startswith(".")]
 
 
-def test_memory_that_does_not_suffice(capfd, monkeypatch, tmp_path, written, dataset, backend):
+def test_out_of_memory_is_refused_with_the_options_to_lower(capfd, monkeypatch, tmp_path, written, dataset, backend):
     def exhausted(*_args: object, **_options: object) -> None:
         raise RuntimeError("RESOURCE_EXHAUSTED: Out of memory while trying to allocate 99999999999 bytes.")
 
@@ -233,7 +233,7 @@ def test_memory_that_does_not_suffice(capfd, monkeypatch, tmp_path, written, dat
 
 @contextmanager
 def small_disk(file_bytes: int) -> Iterator[None]:
-    """A limit on file size acts like a full disk."""
+    """Limit the file size, which acts like a full disk."""
     before = resource.getrlimit(resource.RLIMIT_FSIZE)
     resource.setrlimit(resource.RLIMIT_FSIZE, (file_bytes, before[1]))
     try:
@@ -243,7 +243,7 @@ def small_disk(file_bytes: int) -> Iterator[None]:
 
 
 @pytest.mark.parametrize("backend", ["compact", "openvla"], indirect=True)  # Octo would compile first
-def test_a_disk_that_is_full_at_the_end_of_a_training(capfd, monkeypatch, tmp_path, written, dataset, backend):
+def test_full_disk_at_the_end_of_a_training_leaves_nothing(capfd, monkeypatch, tmp_path, written, dataset, backend):
     out = tmp_path / "out"
     with small_disk(200_000):
         line = rldg(capfd, monkeypatch, *finetuning(backend, written, dataset, out))
@@ -251,7 +251,7 @@ def test_a_disk_that_is_full_at_the_end_of_a_training(capfd, monkeypatch, tmp_pa
     assert not list(tmp_path.iterdir())
 
 
-def test_a_checkpoint_that_does_not_fit_the_disk(tmp_path, backend):
+def test_full_disk_while_writing_a_checkpoint_leaves_nothing(tmp_path, backend):
     with small_disk(60_000):
         refused(lambda: WRITE[backend](tmp_path / "c"), "c: cannot write: File too large")
     assert not list(tmp_path.iterdir())
@@ -263,8 +263,8 @@ def test_a_checkpoint_that_does_not_fit_the_disk(tmp_path, backend):
     indirect=["backend"],
 )
 @pytest.mark.parametrize("adopted", [True, False])
-def test_a_base_of_another_back_end(capfd, monkeypatch, tmp_path, dataset, checkpoint, backend, name, adopted):
-    """Complete checkpoints, with and without rldg.json."""
+def test_base_of_another_back_end_is_refused(capfd, monkeypatch, tmp_path, dataset, checkpoint, backend, name, adopted):
+    """Use complete checkpoints, with and without rldg.json."""
     if not adopted:
         (checkpoint / MANIFEST_FILE).unlink()
     line = rldg(capfd, monkeypatch, "finetune", name, dataset, "--base", checkpoint, "--out", tmp_path / "out")
@@ -274,7 +274,7 @@ def test_a_base_of_another_back_end(capfd, monkeypatch, tmp_path, dataset, check
 
 
 @pytest.mark.parametrize("name", ["openvla", "octo"])
-def test_a_missing_base(capfd, monkeypatch, tmp_path, dataset, name):
+def test_missing_base_is_refused(capfd, monkeypatch, tmp_path, dataset, name):
     line = rldg(
         capfd, monkeypatch, "finetune", name, dataset, "--base", tmp_path / "nowhere", "--out", tmp_path / "out"
     )

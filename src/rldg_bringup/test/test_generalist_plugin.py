@@ -160,8 +160,8 @@ def rldg(app: typer.Typer, *arguments: object) -> str:
     return done.output
 
 
-def test_the_command_line_trains_it(site, dataset, tmp_path):
-    """The installed command, with the package on the path."""
+def test_command_line_trains_the_plugin(site, dataset, tmp_path):
+    """Run the installed command with the package on the path."""
     environment = os.environ | {"PYTHONPATH": f"{site}:{os.environ.get('PYTHONPATH', '')}"}
     command = [sys.executable, "-c", "from rldg_bringup.cli import main; main()", "finetune", "mine", str(dataset)]
     options = ["--out", str(tmp_path / "out"), "--its-option", "3", "--factor", "0.5", "--json"]
@@ -172,7 +172,7 @@ def test_the_command_line_trains_it(site, dataset, tmp_path):
     assert (config["its_option"], config["scale"]) == (3, {"factor": 0.5, "not_an_option": 7})
 
 
-def test_its_options_come_from_its_configuration(installed, monkeypatch):
+def test_options_come_from_the_configuration_of_the_plugin(installed, monkeypatch):
     monkeypatch.setenv("COLUMNS", "200")
     told = rldg(finetune_app(), "mine", "--help")
     for words in ("--its-option", "1<=x<=8", "Actions per chunk.", "default: 2", "mean|min", "--no-loud", "--factor"):
@@ -180,7 +180,7 @@ def test_its_options_come_from_its_configuration(installed, monkeypatch):
     assert "--base" not in told and "not-an-option" not in told
 
 
-def test_it_is_listed_loaded_and_served(installed, dataset, tmp_path):
+def test_plugin_is_listed_loaded_and_served(installed, dataset, tmp_path):
     assert "mine" in generalist_names() and "mine" in backends() and title_of("mine") == "my generalist"
     out = tmp_path / "out"
     rldg(finetune_app(), "mine", dataset, "--out", out, "--its-option", 3, "--names", "a", "--names", "b")
@@ -199,7 +199,7 @@ def test_it_is_listed_loaded_and_served(installed, dataset, tmp_path):
     server.store.close()
 
 
-def test_other_generalists_know_its_folders(installed, dataset, tmp_path):
+def test_other_generalists_recognise_its_folders(installed, dataset, tmp_path):
     """Its checkpoint is refused as a base of others, and its unfinished training is not replaced."""
     app, base, out = finetune_app(), tmp_path / "base", tmp_path / "out"
     rldg(app, "mine", dataset, "--out", base)
@@ -211,7 +211,7 @@ def test_other_generalists_know_its_folders(installed, dataset, tmp_path):
         rldg(app, "compact", dataset, "--out", out, "--resume")
 
 
-def test_a_checkpoint_of_a_generalist_that_is_not_installed_is_named(site, dataset, tmp_path, monkeypatch):
+def test_checkpoint_of_an_uninstalled_generalist_is_named(site, dataset, tmp_path, monkeypatch):
     with monkeypatch.context() as present:
         present.syspath_prepend(str(site))
         importlib.invalidate_caches()
@@ -228,7 +228,7 @@ def test_a_checkpoint_of_a_generalist_that_is_not_installed_is_named(site, datas
         ("wrong", r"generalist 'wrong' \(mine\.policy:MinePolicy\): expected a Generalist, found type"),
     ],
 )
-def test_a_broken_package_spoils_only_its_own_command(installed, name, reason):
+def test_broken_package_affects_only_its_own_command(installed, name, reason):
     app = finetune_app()
     assert "Learn the mean action." in rldg(app, "--help")
     with pytest.raises(UserError, match=reason):

@@ -1,4 +1,4 @@
-"""The gate is killed with SIGKILL while episodes are recorded: the command ends and names the node, no process is left,
+"""The gate is killed with SIGKILL while episodes are recorded: the command ends, names the node and leaves no process,
 and every closed bag can be read. The runner watches all nodes alike; test_resume.py kills the recorder."""
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ DOMAIN = 209
 DEADLINE_S = 90.0
 
 
-def test_a_killed_gate_ends_the_stack_and_loses_no_closed_bag(tmp_path: Path) -> None:
+def test_killed_gate_ends_the_stack_and_loses_no_closed_bag(tmp_path: Path) -> None:
     bags = tmp_path / "bags"
     command = [str(executable_path("rldg_bringup", "rldg")), "record", "insertion", "--episodes", "50"]
     process = psutil.Popen(
@@ -33,7 +33,7 @@ def test_a_killed_gate_ends_the_stack_and_loses_no_closed_bag(tmp_path: Path) ->
         deadline_s = time.monotonic() + DEADLINE_S
         while len(find_bags(bags) if bags.is_dir() else []) < 2:
             assert process.poll() is None, process.stderr.read()
-            assert time.monotonic() < deadline_s, "no bags"
+            assert time.monotonic() < deadline_s, "no bag was recorded"
             psutil.wait_procs([process], timeout=0.05)
         nodes = process.children(recursive=True)
         next(p for p in nodes if "__node:=gate" in p.cmdline()).kill()

@@ -40,19 +40,19 @@ def one_line_of(done: subprocess.CompletedProcess[str], code: int = 2) -> str:
 
 
 @pytest.mark.parametrize("domain", ["abc", "233", "-1", "1.5", "0x5", "9" * 100_000, "٣", " 1", "+1"])
-def test_a_domain_that_is_none(domain: str) -> None:
+def test_invalid_domain_is_refused(domain: str) -> None:
     with pytest.raises(UserError, match=r"^ROS_DOMAIN_ID: .* expected a number from 0 to 232$"):
         domain_id({"ROS_DOMAIN_ID": domain})
 
 
-def test_domains(rldg: Rldg) -> None:
+def test_domains_are_read_from_the_environment(rldg: Rldg) -> None:
     assert [domain_id(e) for e in ({}, {"ROS_DOMAIN_ID": ""}, {"ROS_DOMAIN_ID": "232"})] == [0, 0, 232]
     line = one_line_of(rldg("hold", ROS_DOMAIN_ID="abc"))
     assert line == "rldg: ROS_DOMAIN_ID: 'abc', expected a number from 0 to 232"
 
 
 @pytest.mark.parametrize(("package", "node"), NODES)
-def test_nodes_refuse_a_domain_in_one_line(
+def test_nodes_refuse_an_invalid_domain(
     package: str,
     node: str,
     restored_signals: None,
@@ -67,14 +67,14 @@ def test_nodes_refuse_a_domain_in_one_line(
     assert capsys.readouterr().err == f"{node}: ROS_DOMAIN_ID: '233', expected a number from 0 to 232\n"
 
 
-def test_a_node_in_a_process_of_its_own_ends_in_the_same_way() -> None:
+def test_node_in_its_own_process_refuses_an_invalid_domain() -> None:
     package, node = NODES[0]
     code = f"import sys; sys.argv = ['{node}']; from {package}.nodes.{node} import main; main()"
     line = one_line_of(run(code, ROS_DOMAIN_ID="233"))
     assert line == f"{node}: ROS_DOMAIN_ID: '233', expected a number from 0 to 232"
 
 
-def test_what_the_system_refuses(rldg: Rldg, tmp_path: Path) -> None:
+def test_unusable_log_folder_is_refused(rldg: Rldg, tmp_path: Path) -> None:
     file = tmp_path / "file"
     file.write_text("no folder")
     inside = str(file / "log")
@@ -82,7 +82,7 @@ def test_what_the_system_refuses(rldg: Rldg, tmp_path: Path) -> None:
     assert one_line_of(rldg("up", "insertion", "--log-dir", inside)).endswith(f"{inside}: Not a directory")
 
 
-def test_the_traceback_is_for_whoever_asks(rldg: Rldg, tmp_path: Path) -> None:
+def test_debug_prints_the_traceback(rldg: Rldg, tmp_path: Path) -> None:
     file = tmp_path / "file"
     file.write_text("")
     for done in (
@@ -113,7 +113,7 @@ def test_the_traceback_is_for_whoever_asks(rldg: Rldg, tmp_path: Path) -> None:
         (ValueError("x" * 5_000_000), "unexpected ValueError: xxx", 1),
     ],
 )
-def test_every_exception_has_a_line(error: Exception, line: str, code: int) -> None:
+def test_every_exception_is_described_in_one_line(error: Exception, line: str, code: int) -> None:
     text, found = describe(error)
     assert text.startswith(line)
     assert found == code
@@ -122,7 +122,7 @@ def test_every_exception_has_a_line(error: Exception, line: str, code: int) -> N
         assert text.endswith("RLDG_DEBUG=1 shows the traceback")
 
 
-def test_the_command_and_its_children_stay_on_this_machine() -> None:
+def test_command_and_its_children_stay_on_this_machine() -> None:
     code = "import os; from rldg_bringup import cli; cli.app = lambda **_: print(os.environ[V]); cli.main()"
     done = run(
         f"V = 'FASTDDS_DEFAULT_PROFILES_FILE'; {code}",

@@ -81,7 +81,7 @@ def ros2_launch(tmp_path: Path, domain: int, *arguments: str, ready: bool = True
 
 @pytest.fixture
 def robot_and_task(tmp_path: Path) -> dict[str, str]:
-    """A robot of somebody else and a task with two cameras, both outside the repository."""
+    """Write a robot of another distribution and a task with two cameras outside the repository."""
     profile = yaml.safe_load((SHARE / "config" / "robots" / "fr3_ros.yaml").read_text())
     profile["joints"] = [f"arm_joint_{number}" for number in range(1, 8)]
     profile["topics"]["pose"] = {**profile["topics"]["pose"], "topic": "arm/pose", "qos": "reliable"}
@@ -95,7 +95,7 @@ def robot_and_task(tmp_path: Path) -> dict[str, str]:
 
 
 def launched_nodes(arguments: dict[str, str]) -> dict[str, tuple[str, str, dict[str, Any]]]:
-    """Full name -> package, executable and parameters of each node that the launch file would start."""
+    """Return full name -> package, executable and parameters of each node that the launch file starts."""
     from launch.substitutions import TextSubstitution
     from launch_ros.actions import Node
 
@@ -120,7 +120,7 @@ def launched_nodes(arguments: dict[str, str]) -> dict[str, tuple[str, str, dict[
 
 
 @pytest.mark.parametrize("added", [False, True])
-def test_both_starters_start_exactly_the_declared_nodes(robot_and_task: dict[str, str], added: bool) -> None:
+def test_rldg_up_and_ros2_launch_start_exactly_the_declared_nodes(robot_and_task: dict[str, str], added: bool) -> None:
     given = {**robot_and_task, "drivers": "false", "run_id": "007"} if added else {}
     declared = insertion_stack(arguments_from_text(given), SHARE)
     by_rldg_up = {}
@@ -141,11 +141,11 @@ def load() -> Iterator[None]:
         process.wait()
 
 
-def test_a_good_start_has_no_warning_and_ctrl_c_ends_the_gate_first_under_load(tmp_path: Path, load: None) -> None:
+def test_start_under_load_has_no_warning_and_sigint_ends_the_gate_first(tmp_path: Path, load: None) -> None:
     with ros2_launch(tmp_path, 63, "policy:=hold") as launched:
         start = launched.text
         assert not re.findall(r".*(?:WARN|ERROR|Traceback).*", start)
-        # As a terminal does: the whole process group.
+        # Signal the whole process group, as a terminal does.
         os.killpg(launched.process.pid, signal.SIGINT)
         assert launched.wait_for_the_end() in (0, 1, -signal.SIGINT)
         end = launched.text[len(start) :]
@@ -155,13 +155,13 @@ def test_a_good_start_has_no_warning_and_ctrl_c_ends_the_gate_first_under_load(t
 
 
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGKILL])
-def test_the_nodes_end_with_ros2_launch_however_it_ends(tmp_path: Path, number: signal.Signals) -> None:
+def test_nodes_end_with_ros2_launch_after_any_signal(tmp_path: Path, number: signal.Signals) -> None:
     with ros2_launch(tmp_path, 63, "policy:=hold") as launched:
         launched.process.send_signal(number)
         launched.wait_for_the_end()
 
 
-def test_a_policy_that_cannot_load_ends_it_with_a_code_and_its_reason(tmp_path: Path) -> None:
+def test_policy_that_cannot_load_ends_the_launch_with_code_and_reason(tmp_path: Path) -> None:
     with ros2_launch(tmp_path, 63, "policy:=nonsense", ready=False) as launched:
         assert launched.wait_for_the_end(60) == 1
         assert "node policy ended with code 2" in launched.text
@@ -177,13 +177,13 @@ def test_a_policy_that_cannot_load_ends_it_with_a_code_and_its_reason(tmp_path: 
         ("robot_ip:=a b", "argument robot_ip: expected a name like 172.16.0.2, got 'a b'"),
     ],
 )
-def test_a_bad_argument_starts_nothing(tmp_path: Path, argument: str, message: str) -> None:
+def test_bad_argument_starts_nothing(tmp_path: Path, argument: str, message: str) -> None:
     with ros2_launch(tmp_path, 63, argument, ready=False) as launched:
         assert launched.wait_for_the_end(60) == 1
         assert message in launched.text and "process started" not in launched.text
 
 
-def test_a_misspelt_argument_of_an_outer_launch_file_is_refused(tmp_path: Path) -> None:
+def test_misspelt_argument_of_an_including_launch_file_is_refused(tmp_path: Path) -> None:
     outer = tmp_path / "outer.launch.py"
     outer.write_text(
         "from launch import LaunchDescription\n"
@@ -206,8 +206,8 @@ def test_a_misspelt_argument_of_an_outer_launch_file_is_refused(tmp_path: Path) 
     assert "unknown argument 'target_topc', expected target_topic" in done.stdout + done.stderr
 
 
-def test_a_shell_without_env_sh_is_told_to_source_it() -> None:
-    # As after install/setup.bash alone: ROS and the workspace are found, what .venv holds is not.
+def test_shell_without_env_sh_is_refused_with_the_remedy() -> None:
+    # As after install/setup.bash alone: ROS and the workspace are found, the packages of .venv are not.
     paths = [p for p in os.environ["PYTHONPATH"].split(os.pathsep) if ".venv" not in p]
     python = str(Path(sys.base_prefix) / "bin" / f"python3.{sys.version_info.minor}")
     done = subprocess.run(

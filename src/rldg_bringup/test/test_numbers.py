@@ -27,7 +27,7 @@ DERIVED = {"rldg_policy.octo.random"}
 
 
 def options(group: typer.Typer, path: tuple[str, ...] = ()) -> Iterator[tuple[str, Any]]:
-    """(command and parameter, its ParameterInfo) of every parameter that takes a number."""
+    """Yield (command and parameter, its ParameterInfo) of every parameter that takes a number."""
     for command in group.registered_commands:
         assert command.callback
         name = " ".join((*path, command.name or command.callback.__name__))
@@ -45,7 +45,7 @@ def options(group: typer.Typer, path: tuple[str, ...] = ()) -> Iterator[tuple[st
 OPTIONS = dict(options(app))
 
 
-def test_the_walk_finds_the_options() -> None:
+def test_search_finds_known_options() -> None:
     assert {"train seed", "finetune compact learning_rate", "run episodes", "classifier train precision"} <= set(
         OPTIONS
     )
@@ -98,7 +98,7 @@ def models() -> list[type[BaseModel]]:
 
 
 def numbers(annotation: Any, metadata: list[Any], path: str) -> Iterator[tuple[str, list[Any]]]:
-    """(path, constraints) of every int and float in an annotation."""
+    """Yield (path, constraints) of every int and float in an annotation."""
     origin, arguments = get_origin(annotation), get_args(annotation)
     if annotation in (int, float):
         yield path, metadata

@@ -1,4 +1,4 @@
-"""Pick and Place end to end: bags of `rldg record` equal the cell as a library."""
+"""Pick and place end to end: bags of `rldg record` equal the cell as a library."""
 
 from __future__ import annotations
 
@@ -18,8 +18,8 @@ from rldg_sim.cell import Cell
 TASKS = Path(__file__).parents[1] / "config" / "tasks"
 
 
-def test_a_recorded_demonstration_is_what_the_library_does(tmp_path: Path) -> None:
-    """Two episodes: before the second one, the reset and not a command opens the gripper."""
+def test_recorded_demonstration_equals_that_of_the_library(tmp_path: Path) -> None:
+    """Record two episodes: before the second one, the reset opens the gripper without a command."""
     result = subprocess.run(
         ["rldg", "record", "pick_and_place", "--out", str(tmp_path / "bags"), "--episodes", "2", "--json"],
         env={**os.environ, "ROS_DOMAIN_ID": "111"},
@@ -46,4 +46,4 @@ def test_a_recorded_demonstration_is_what_the_library_does(tmp_path: Path) -> No
         np.testing.assert_array_equal(steps[-1].observation.pose_base_tcp, frame.pose_base_tcp)
         assert steps[-1].success == frame.success
         widths = [s.observation.gripper_width_m for s in steps]
-        assert widths[0] > 0.079 and min(widths) < 0.05, "it grasped"
+        assert widths[0] > 0.079 and min(widths) < 0.05, "the object was grasped"

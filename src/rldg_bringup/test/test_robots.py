@@ -1,4 +1,4 @@
-"""A robot and a camera are added from a folder outside the repository, without an edit of any file of ours."""
+"""A robot and a camera are added from a folder outside the repository, without an edit of our files."""
 
 from __future__ import annotations
 
@@ -80,7 +80,7 @@ def two_cameras(tmp_path: Path) -> Path:
     return path
 
 
-def test_a_robot_is_one_file(gen3: str) -> None:
+def test_robot_is_added_with_one_file(gen3: str) -> None:
     arguments = arguments_from_text(
         {"robot": gen3, "task": "pick_and_place", "namespace": "left", "robot_ip": "10.0.0.1"}
     )
@@ -104,7 +104,7 @@ def test_a_robot_is_one_file(gen3: str) -> None:
     assert described(insertion_stack(arguments, SHARE))["/left/arm"] == dict(arm.parameters)
 
 
-def test_a_robot_without_a_gripper_refuses_tasks_that_need_one(tmp_path: Path) -> None:
+def test_robot_without_a_gripper_refuses_tasks_that_need_one(tmp_path: Path) -> None:
     profile = yaml.safe_load(GEN3)
     profile["gripper"] = {"kind": "none"}
     path = tmp_path / "bare.yaml"
@@ -115,14 +115,14 @@ def test_a_robot_without_a_gripper_refuses_tasks_that_need_one(tmp_path: Path) -
     assert "gripper_joint_topic" not in observer.parameters
 
 
-def test_both_aliases_are_the_robots_they_stand_for() -> None:
+def test_sim_argument_is_an_alias_of_the_robot() -> None:
     for sim, robot, task in ((True, "simulated", "insertion"), (False, "fr3_ros", "insertion_franka")):
         stacks = [insertion_stack(StackArguments(task=task, **one), SHARE) for one in ({"sim": sim}, {"robot": robot})]  # type: ignore[arg-type]
         assert stacks[0] == stacks[1]
     assert insertion_stack(StackArguments(), SHARE) == insertion_stack(StackArguments(robot="simulated"), SHARE)
 
 
-def test_arguments_still_replace_what_a_profile_says() -> None:
+def test_topic_arguments_override_the_profile() -> None:
     topics = {"pose_topic": "a/pose", "target_topic": "/b/target", "joy_topic": "c/joy"}
     stack = insertion_stack(StackArguments(robot="fr3_ros", task="insertion_franka", **topics), SHARE)  # type: ignore[arg-type]
     assert stack.node("observer").parameters["pose_topic"] == "/a/pose"
@@ -130,7 +130,7 @@ def test_arguments_still_replace_what_a_profile_says() -> None:
     assert stack.node("episode").parameters["joy_topic"] == "/c/joy"
 
 
-def test_a_camera_is_one_entry_of_the_task(two_cameras: Path) -> None:
+def test_camera_is_added_with_one_entry_of_the_task(two_cameras: Path) -> None:
     arguments = StackArguments(
         robot="fr3_ros", task=str(two_cameras), namespace="left", record=True, record_topics="vendor"
     )
@@ -143,10 +143,10 @@ def test_a_camera_is_one_entry_of_the_task(two_cameras: Path) -> None:
     assert drivers["side"].parameters["depth_module.color_profile"] == "848x480x30"
     assert [drivers[name].parameters["serial_no"] for name in ("camera", "side")] == ["_111", "_222"]
     assert "/left/camera/side/color/image_raw" in stack.node("recorder").parameters["topics"]
-    assert "image_topic" not in stack.node("observer").parameters, "each camera's topic is in the task"
+    assert "image_topic" not in stack.node("observer").parameters, "the task names the topic of each camera"
 
 
-def test_one_camera_starts_one_driver_as_before() -> None:
+def test_single_camera_starts_a_single_driver() -> None:
     stack = insertion_stack(StackArguments(sim=False, task="insertion_franka"), SHARE)
     (driver,) = [node for node in stack.nodes if node.package == "realsense2_camera"]
     assert (driver.namespace, driver.name) == ("/camera", "camera")
@@ -161,7 +161,7 @@ def test_one_camera_starts_one_driver_as_before() -> None:
         (("222", "222"), "cameras.side.device: '222' is that of another camera, expected the serial number"),
     ],
 )
-def test_two_drivers_never_open_the_same_device(two_cameras: Path, devices: tuple[str, str], message: str) -> None:
+def test_cameras_with_the_same_device_are_refused(two_cameras: Path, devices: tuple[str, str], message: str) -> None:
     task = yaml.safe_load(two_cameras.read_text())
     for name, device in zip(("wrist", "side"), devices, strict=True):
         task["cameras"][name]["device"] = device
@@ -170,7 +170,7 @@ def test_two_drivers_never_open_the_same_device(two_cameras: Path, devices: tupl
         insertion_stack(StackArguments(robot="fr3_ros", task=str(two_cameras)), SHARE)
 
 
-def test_the_device_of_a_camera_is_no_part_of_the_configuration(two_cameras: Path) -> None:
+def test_device_of_a_camera_does_not_change_the_configuration_hash(two_cameras: Path) -> None:
     from rldg_core.task import load_task
 
     before = load_task(two_cameras)
@@ -181,7 +181,7 @@ def test_the_device_of_a_camera_is_no_part_of_the_configuration(two_cameras: Pat
     assert load_task(two_cameras).config_hash() == before.config_hash()
 
 
-def test_nodes_of_one_name_have_files_of_their_own(two_cameras: Path) -> None:
+def test_nodes_of_the_same_name_have_separate_parameter_files(two_cameras: Path) -> None:
     task = yaml.safe_load(two_cameras.read_text())
     task["cameras"]["side"]["topic"] = "side/camera/color/image_raw"
     two_cameras.write_text(yaml.safe_dump(task))
@@ -191,7 +191,7 @@ def test_nodes_of_one_name_have_files_of_their_own(two_cameras: Path) -> None:
     assert {"camera.camera", "side.camera", "gate"} <= set(names)
 
 
-def test_the_doctor_names_the_drivers_that_are_missing(gen3: str) -> None:
+def test_doctor_names_the_missing_drivers(gen3: str) -> None:
     findings = doctor.robot_findings(gen3)
     assert findings[0].status is doctor.Status.OK and "compliant at_start, precise none" in findings[0].found
     assert (findings[1].status, findings[1].found) == (

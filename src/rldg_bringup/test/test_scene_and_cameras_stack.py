@@ -1,4 +1,4 @@
-"""A scene of somebody else's distribution and two cameras, end to end: `rldg record`, the environment, both exports."""
+"""A scene of another distribution with two cameras end to end: `rldg record`, the environment, both exports."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ SIDE = {
 
 @pytest.fixture
 def site(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """A folder with the installed example, on the path of this process and of those that it starts."""
+    """Return a folder with the installed example, on the path of this process and its children."""
     folder = tmp_path / "site"
     info = folder / "touch_scene-1.0.dist-info"
     info.mkdir(parents=True)
@@ -50,7 +50,7 @@ def rldg(*arguments: str) -> subprocess.CompletedProcess[str]:
     return done
 
 
-def test_a_new_scene_with_two_cameras_is_recorded_and_exported(site: Path, tmp_path: Path) -> None:
+def test_new_scene_with_two_cameras_is_recorded_and_exported(site: Path, tmp_path: Path) -> None:
     description = yaml.safe_load((EXAMPLE / "touch.yaml").read_text())
     description["cameras"]["side"] = SIDE
     file = tmp_path / "touch.yaml"
@@ -59,7 +59,7 @@ def test_a_new_scene_with_two_cameras_is_recorded_and_exported(site: Path, tmp_p
     done = rldg("record", str(file), "--out", str(bags), "--episodes", "1", "--seed", "3", "--json")
     assert json.loads(done.stdout)["episodes"] == 1
 
-    # The bag holds what the environment shows, bit for bit.
+    # The bag equals the environment bit for bit.
     env = CellEnv(load_task(file))
     (bag,) = find_bags(bags)
     steps = read_episode(bag)
@@ -88,7 +88,7 @@ def test_a_new_scene_with_two_cameras_is_recorded_and_exported(site: Path, tmp_p
         assert '"side"' in description_file.read_text() or "images.side" in description_file.read_text()
 
 
-def test_cameras_that_share_the_wrist_are_refused_at_once(tmp_path: Path) -> None:
+def test_two_cameras_without_a_mount_are_refused_before_the_start(tmp_path: Path) -> None:
     description = yaml.safe_load((EXAMPLE / "touch.yaml").read_text())
     description["scene"] = {"kind": "connector"}
     description["cameras"]["other"] = {"topic": "other/image"}

@@ -1,4 +1,4 @@
-"""The declaration of the stacks: arguments, topics, and that it equals what is installed."""
+"""The declaration of the stacks: arguments, topics, and that every declared node is installed."""
 
 import json
 import subprocess
@@ -41,7 +41,7 @@ ISSUE_ARGUMENTS = {
 }
 
 
-def test_the_arguments_that_users_know_exist() -> None:
+def test_documented_arguments_exist() -> None:
     assert {f.name for f in fields(StackArguments)} >= ISSUE_ARGUMENTS
     assert all(f.metadata.get("help") for f in fields(StackArguments))
 
@@ -114,14 +114,14 @@ def test_the_arguments_that_users_know_exist() -> None:
         ),
     ],
 )
-def test_bad_arguments_are_one_line(values: dict[str, str], expected: str) -> None:
+def test_bad_arguments_are_refused(values: dict[str, str], expected: str) -> None:
     with pytest.raises(UserError, match=expected.replace("(", r"\(")) as caught:
         insertion_stack(arguments_from_text(values), SHARE)
     assert "\n" not in str(caught.value)
 
 
-def test_a_checkpoint_is_compared_with_the_stack_before_it_starts(tmp_path: Path) -> None:
-    """By its description alone: the weights of this one are no weights."""
+def test_checkpoint_that_does_not_match_the_stack_is_refused_before_the_start(tmp_path: Path) -> None:
+    """Only the description of the checkpoint is read: the weights file of this one holds no weights."""
     statistics = b"{}"
     manifest = {
         "backend": "octo",
@@ -147,14 +147,14 @@ def test_a_checkpoint_is_compared_with_the_stack_before_it_starts(tmp_path: Path
             insertion_stack(arguments, SHARE)
 
 
-def test_a_back_end_whose_module_is_missing_starts_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_back_end_with_a_missing_module_is_refused_before_the_start(monkeypatch: pytest.MonkeyPatch) -> None:
     missing = EntryPoint("gone", "rldg_policy.gone:Policy", "rldg.policies")
     monkeypatch.setattr("rldg_core.registry.entry_points", lambda group: [missing])
     with pytest.raises(UserError, match=r"^argument policy: policy back-end 'gone' .*no module rldg_policy\.gone"):
         insertion_stack(StackArguments(policy="gone"), SHARE)
 
 
-def test_looking_at_checkpoints_imports_no_network() -> None:
+def test_checking_checkpoints_does_not_import_torch_or_jax() -> None:
     code = (
         "import sys\nfrom rldg_bringup.arguments import StackArguments\n"
         "from rldg_bringup.stack import insertion_stack\nfrom pathlib import Path\n"
@@ -176,27 +176,27 @@ def test_looking_at_checkpoints_imports_no_network() -> None:
         (["sedd:=1"], "unknown argument 'sedd', expected seed"),
     ],
 )
-def test_a_command_line_is_read_strictly(texts: list[str], message: str) -> None:
+def test_malformed_arguments_are_refused(texts: list[str], message: str) -> None:
     with pytest.raises(UserError, match=message):
         arguments_from_pairs(texts)
     assert arguments_from_pairs(["seed:=3", "run_id:=a"]).seed == 3
 
 
-def test_simulation_is_lock_step_exactly_with_simulated_time() -> None:
+def test_lock_step_is_used_exactly_with_simulated_time() -> None:
     for use_sim_time in (False, True):
         stack = insertion_stack(StackArguments(use_sim_time=use_sim_time), SHARE)
         assert all(n.parameters["lockstep"] is use_sim_time for n in stack.nodes)
         assert all(n.parameters["use_sim_time"] is use_sim_time for n in stack.nodes if n.name != "exporter")
 
 
-def test_every_node_gets_the_task_at_the_rate_that_was_asked_for() -> None:
+def test_every_node_has_the_task_at_the_requested_rate() -> None:
     stack = insertion_stack(StackArguments(task="insertion:vga", control_hz=4.0), SHARE)
     assert stack.task.period_s == 0.25 and stack.task.default_object == "vga"
     assert {n.parameters["task"] for n in stack.nodes} == {"insertion:vga@4"}
     assert stack.node("policy").parameters["preload"] == ["compact", "octo", "openvla"]
 
 
-def test_hardware_replaces_the_cell() -> None:
+def test_hardware_drivers_replace_the_cell() -> None:
     arguments = StackArguments(sim=False, task="insertion_franka", namespace="left", robot_ip="10.0.0.1")
     stack = insertion_stack(arguments, SHARE)
     names = {n.name for n in stack.nodes}
@@ -210,13 +210,13 @@ def test_hardware_replaces_the_cell() -> None:
 
 
 @pytest.mark.parametrize(("stamped", "topic"), [(False, "twist"), (True, "twist_stamped")])
-def test_driver_and_teleop_agree_on_the_type_of_the_twist(stamped: bool, topic: str) -> None:
+def test_driver_and_teleop_use_the_same_twist_type(stamped: bool, topic: str) -> None:
     arguments = StackArguments(sim=False, task="insertion_franka", namespace="left", twist_stamped=stamped)
     stack = insertion_stack(arguments, SHARE)
     teleop, driver = stack.node("teleop").parameters, stack.node("spacenav")
     assert (teleop["twist_stamped"], teleop["twist_topic"]) == (stamped, f"/left/spacenav/{topic}")
     assert driver.parameters == {"zero_when_static": True, "use_twist_stamped": stamped}
-    assert "left.spacenav:=fatal" in driver.arguments, "its name as a logger has the namespace"
+    assert "left.spacenav:=fatal" in driver.arguments, "the name of its logger contains the namespace"
 
 
 def test_raw_topics_are_recorded_beside_step() -> None:
@@ -232,7 +232,7 @@ def test_raw_topics_are_recorded_beside_step() -> None:
     assert (recorder["preset"], recorder["max_bagfile_size"]) == ("none", 200_000_000)
 
 
-def test_every_node_of_ours_is_installed() -> None:
+def test_every_declared_node_is_installed() -> None:
     stack = insertion_stack(
         StackArguments(operator="intervene", learner=True, run_dir="x", record=True, use_sim_time=True), SHARE
     )
@@ -251,7 +251,7 @@ def controllers(**arguments: object) -> dict[str, Any]:
     return {name: section["ros__parameters"] for name, section in parameters.items()}
 
 
-def test_the_controller_has_the_gains_of_the_task() -> None:
+def test_controller_has_the_gains_of_the_task() -> None:
     task = controllers()["cartesian_impedance_controller"]["task"]
     gains = load_task(SHARE / "config" / "tasks" / "insertion_franka.yaml").impedance.compliant
     for axis in "xyz":
@@ -263,7 +263,7 @@ def test_the_controller_has_the_gains_of_the_task() -> None:
         assert task["error_clip"][f"r{axis}"] == gains.error_clip_rad
 
 
-def test_the_controller_manager_keeps_what_franka_ros2_sets() -> None:
+def test_controller_manager_has_the_settings_of_franka_ros2() -> None:
     # franka_bringup/config/controllers.yaml of franka_ros2 3.4.0.
     expected = {"update_rate": 1000, "thread_priority": 98, "overruns": {"manage": False, "print_warnings": False}}
     assert expected.items() <= controllers()["controller_manager"].items()
@@ -293,7 +293,7 @@ def test_joints_and_frames_follow_the_arguments(arguments: dict[str, object], jo
     )
 
 
-def test_the_arm_may_be_started_apart_so_that_it_outlives_the_stack() -> None:
+def test_arm_can_be_started_separately_from_the_stack() -> None:
     apart = insertion_stack(StackArguments(sim=False, task="insertion_franka", drivers=False), SHARE)
     assert not apart.includes and "spawn_cartesian_impedance" not in {n.name for n in apart.nodes}
     assert {"camera", "spacenav", "gate"} <= {n.name for n in apart.nodes}
@@ -302,7 +302,7 @@ def test_the_arm_may_be_started_apart_so_that_it_outlives_the_stack() -> None:
     assert robot.includes[0].arguments["namespace"] == "left"
 
 
-def test_the_arm_s_own_parameter_file_is_taken_as_it_is(tmp_path: Path) -> None:
+def test_custom_controllers_file_is_used_unchanged(tmp_path: Path) -> None:
     own = tmp_path / "own.yaml"
     own.write_text("# mine\n")
     stack = robot_stack(StackArguments(controllers_file=str(own)), SHARE)
@@ -311,6 +311,6 @@ def test_the_arm_s_own_parameter_file_is_taken_as_it_is(tmp_path: Path) -> None:
 
 @given(st.sampled_from(fields(StackArguments)), st.one_of(st.text(max_size=20), st.floats(), st.integers()))
 @settings(max_examples=300, deadline=None)
-def test_any_text_as_an_argument_is_taken_or_refused_in_one_line(argument: Field[Any], text: object) -> None:
+def test_any_argument_text_is_accepted_or_refused(argument: Field[Any], text: object) -> None:
     with suppress(UserError):
         insertion_stack(arguments_from_text({argument.name: str(text)}), SHARE)

@@ -23,7 +23,7 @@ def counting(calls: list[str], fail: str = "") -> list[Stage]:
     return [make(n) for n in ("a", "b", "c")]
 
 
-def test_resume_after_a_failure(tmp_path: Path) -> None:
+def test_run_resumes_after_a_failed_stage(tmp_path: Path) -> None:
     calls: list[str] = []
     with pytest.raises(RuntimeError):
         run_stages(counting(calls, fail="b"), tmp_path, {"seed": 1})
@@ -34,7 +34,7 @@ def test_resume_after_a_failure(tmp_path: Path) -> None:
     assert records[0].result == {"n": 1}
 
 
-def test_a_stalled_stage_runs_once_more(tmp_path: Path) -> None:
+def test_stalled_stage_is_repeated_once(tmp_path: Path) -> None:
     tries: list[int] = []
 
     def run(folder: Path) -> dict[str, object]:
@@ -49,7 +49,7 @@ def test_a_stalled_stage_runs_once_more(tmp_path: Path) -> None:
     assert len(tries) == 2
 
 
-def test_a_changed_plan_runs_everything_again(tmp_path: Path) -> None:
+def test_changed_plan_repeats_every_stage(tmp_path: Path) -> None:
     calls: list[str] = []
     run_stages(counting(calls), tmp_path, {"seed": 1})
     run_stages(counting(calls), tmp_path, {"seed": 1})

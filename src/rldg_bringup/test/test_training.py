@@ -58,7 +58,7 @@ def episode(task: Task, sources: list[Source], success: bool, number: int = 0) -
     return steps
 
 
-def test_the_learners_configuration_is_resolved_once_and_kept(tmp_path: Path) -> None:
+def test_learner_configuration_is_resolved_once_and_stored(tmp_path: Path) -> None:
     task = resolve_task(PLAN.task)
     file = tmp_path / "mine.yaml"
     file.write_text(yaml.safe_dump({"preset": "connector", "agent": {"discount": 0.9}}))
@@ -83,7 +83,7 @@ def test_demonstrations_of_another_task_are_refused(tmp_path: Path) -> None:
         check_demonstrations(tmp_path / "nothing", task)
 
 
-def test_training_episodes_count_who_acted_and_are_drawn(tmp_path: Path) -> None:
+def test_training_episodes_count_interventions_and_are_plotted(tmp_path: Path) -> None:
     task = resolve_task(PLAN.task)
     sources = [Source.POLICY, Source.SCRIPTED, Source.HUMAN, Source.POLICY]
     write_episode(tmp_path, episode(task, sources, True), task)
@@ -105,8 +105,8 @@ def test_training_episodes_count_who_acted_and_are_drawn(tmp_path: Path) -> None
         (["insertion", "--learner-config", "/nowhere.yaml"], "/nowhere.yaml: no such file or folder"),
     ],
 )
-def test_bad_input_ends_before_anything_starts(arguments: list[str], expected: str, tmp_path: Path) -> None:
+def test_bad_input_is_refused_before_the_start(arguments: list[str], expected: str, tmp_path: Path) -> None:
     outcome = CliRunner().invoke(app, ["train", *arguments, "--out", str(tmp_path / "run")])
     assert isinstance(outcome.exception, UserError) and expected in str(outcome.exception)
     assert "\n" not in str(outcome.exception)
-    assert not (tmp_path / "run").exists(), "nothing half-written"
+    assert not (tmp_path / "run").exists(), "no run folder is left"

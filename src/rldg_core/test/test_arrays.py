@@ -1,4 +1,4 @@
-"""npz files: no pickles, and no array beyond what the file holds."""
+"""Files in npz format: no pickles, and no array larger than the file's content."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ def npz_of(path: Path, header: bytes) -> Path:
     return path
 
 
-def test_what_is_refused(tmp_path: Path) -> None:
+def test_pickles_and_oversized_arrays_are_refused(tmp_path: Path) -> None:
     stored = io.BytesIO()
     np.save(stored, np.zeros(4, np.uint8))
     claim = stored.getvalue().replace(b"(4,), }" + b" " * 14, b"(9999999999999,), }  ")

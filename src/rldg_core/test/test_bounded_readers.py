@@ -1,4 +1,4 @@
-"""Readers of users' files: what is too much, of another kind, or ambiguous is one line, at once."""
+"""Readers of users' files refuse oversized, unexpected and ambiguous content at once, with one line."""
 
 from __future__ import annotations
 
@@ -51,7 +51,7 @@ def test_only_regular_files_are_opened(tmp_path: Path, read: Callable[[Path], An
         assert "a socket, expected a regular file" in refused(lambda: read(tmp_path / "socket"))
 
 
-def test_a_file_beyond_its_limit_is_never_read(tmp_path: Path) -> None:
+def test_file_beyond_its_limit_is_never_read(tmp_path: Path) -> None:
     path = tmp_path / "sparse.json"
     with path.open("wb") as file:
         file.truncate(1 << 40)
@@ -96,13 +96,13 @@ LONG_SCALARS = f"a: &a {'x' * 1000}\nb: [{', '.join(['*a'] * 40_000)}]\n"
         ("---\na\n---\nb", "but found another document"),
     ],
 )
-def test_yaml_that_is_refused(text: str, reason: str) -> None:
+def test_unsafe_or_ambiguous_yaml_is_refused(text: str, reason: str) -> None:
     message = refused(lambda: parse_yaml(text, "file"))
     assert message.startswith("file:")
     assert reason in message
 
 
-def test_yaml_that_is_read() -> None:
+def test_ordinary_yaml_is_read() -> None:
     text = """
 base: &base {x: 1, y: [1.5, .inf]}
 merged: {<<: *base, x: 2}
@@ -138,7 +138,7 @@ words: [yes, null, ~, =, "1", it's]
         ("", "Expecting value"),
     ],
 )
-def test_json_that_is_refused(text: str, reason: str) -> None:
+def test_unsafe_or_ambiguous_json_is_refused(text: str, reason: str) -> None:
     for form in (text, text.encode()):
         message = refused(lambda form=form: parse_json(form, "file"))
         assert message.startswith("file: not valid JSON: ")
@@ -180,8 +180,8 @@ ALLOWED = re.compile(r"#\s*bounded: \S")
 """`# bounded: why` at the end of the line: what is read is not a user's, or was checked just before."""
 
 
-def test_the_sources_open_files_through_the_bounded_readers() -> None:
-    """Whoever adds a call: use rldg_core.files, rldg_core.configuration or rldg_core.image_codec."""
+def test_sources_open_files_only_with_the_bounded_readers() -> None:
+    """To read a file, use rldg_core.files, rldg_core.configuration or rldg_core.image_codec."""
     own = {Path(files.__file__).name, "configuration.py", "image_codec.py"}
     found = [
         f"{path.relative_to(SOURCES)}:{number}: {line.strip()}"

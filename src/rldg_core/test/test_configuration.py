@@ -1,4 +1,4 @@
-"""Configuration files: whatever is wrong with one is one line that names the file and, where there is one, the key."""
+"""Configuration files: every mistake is one line that names the file and, where there is one, the key."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ class Small(BaseModel):
         (b"rate: 2026-99-99", "rate: Input should be a valid number"),
     ],
 )
-def test_mistakes(tmp_path: Path, content: bytes, message: str) -> None:
+def test_mistake_is_refused_with_file_and_key(tmp_path: Path, content: bytes, message: str) -> None:
     path = tmp_path / "small.yaml"
     path.write_bytes(content)
     with pytest.raises(UserError) as caught:
@@ -54,7 +54,7 @@ def test_overrides_replace_keys(tmp_path: Path) -> None:
 
 @settings(max_examples=200, deadline=None)
 @given(content=st.binary(max_size=40))
-def test_any_bytes_are_a_model_or_one_line(tmp_path_factory: pytest.TempPathFactory, content: bytes) -> None:
+def test_any_bytes_are_a_model_or_a_user_error(tmp_path_factory: pytest.TempPathFactory, content: bytes) -> None:
     path = tmp_path_factory.getbasetemp() / "any.yaml"
     path.write_bytes(content)
     message = ""

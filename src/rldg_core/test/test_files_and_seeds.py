@@ -20,7 +20,7 @@ from rldg_core.image_codec import crop, decode_jpeg, encode_jpeg, resize
 from rldg_core.seeding import derive_seed
 
 
-def test_a_failed_write_leaves_the_old_file_and_nothing_else(tmp_path: Path) -> None:
+def test_failed_write_leaves_only_the_previous_file(tmp_path: Path) -> None:
     path = tmp_path / "a.json"
     write_json(path, {"v": 1})
 
@@ -35,7 +35,7 @@ def test_a_failed_write_leaves_the_old_file_and_nothing_else(tmp_path: Path) -> 
     assert os.listdir(tmp_path) == ["a.json"]
 
 
-def test_a_full_disk_is_one_line(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_full_disk_is_a_user_error(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     def full(_descriptor: int) -> None:
         raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
 
@@ -46,7 +46,7 @@ def test_a_full_disk_is_one_line(tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 
 
 @pytest.mark.parametrize("inside", ["file/a.json", "file/folder/a.json"])
-def test_a_file_where_a_folder_should_be_is_one_line(tmp_path: Path, inside: str) -> None:
+def test_file_in_place_of_a_folder_is_a_user_error(tmp_path: Path, inside: str) -> None:
     (tmp_path / "file").write_text("text")
     with pytest.raises(UserError, match=f"{inside}: cannot write: "):
         write_json(tmp_path / inside, {})
@@ -60,8 +60,8 @@ def test_a_file_where_a_folder_should_be_is_one_line(tmp_path: Path, inside: str
         "OUT_OF_RANGE: Failed to write 41 bytes to file 14: No space left on device [os_error_code='28']",
     ],
 )
-def test_a_full_disk_behind_the_exception_of_another_language(tmp_path: Path, text: str) -> None:
-    """What safetensors (Rust) and tensorstore (C++) raise."""
+def test_full_disk_is_recognised_in_errors_of_rust_and_cpp_libraries(tmp_path: Path, text: str) -> None:
+    """Use the errors of safetensors (Rust) and tensorstore (C++)."""
 
     def full() -> None:
         with writing_aside(tmp_path / "b.bin") as aside:
@@ -73,7 +73,7 @@ def test_a_full_disk_behind_the_exception_of_another_language(tmp_path: Path, te
     assert os.listdir(tmp_path) == []
 
 
-def test_folders_are_replaced_whole(tmp_path: Path) -> None:
+def test_folders_are_replaced_completely(tmp_path: Path) -> None:
     target = tmp_path / "d"
     for text in ("one", "two"):
         with writing_aside(target) as aside:
@@ -84,7 +84,7 @@ def test_folders_are_replaced_whole(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("text", [None, "{", ""])
-def test_bad_json_names_the_file(tmp_path: Path, text: str | None) -> None:
+def test_bad_json_is_refused_with_the_file(tmp_path: Path, text: str | None) -> None:
     path = tmp_path / "c.json"
     if text is not None:
         path.write_text(text)
@@ -100,7 +100,7 @@ def test_seeds_are_repeatable_and_fit_ros(seed: int, labels: list[str | int]) ->
     assert value != derive_seed(seed, *labels, "other")
 
 
-def test_jpeg_round_trip_is_rgb() -> None:
+def test_jpeg_round_trip_keeps_rgb() -> None:
     image = np.zeros((64, 48, 3), np.uint8)
     image[..., 0] = 200
     image[:32, :, 2] = 90
@@ -111,12 +111,12 @@ def test_jpeg_round_trip_is_rgb() -> None:
 
 
 @pytest.mark.parametrize("data", [b"", b"no image", b"\xff\xd8\xff\xe0 truncated"])
-def test_bytes_that_are_no_image(data: bytes) -> None:
+def test_bytes_without_an_image_are_refused(data: bytes) -> None:
     with pytest.raises(ValueError, match=r"image|JPEG"):
         decode_jpeg(data)
 
 
-def test_shapes_are_checked() -> None:
+def test_image_shapes_are_checked() -> None:
     with pytest.raises(ValueError, match="uint8"):
         encode_jpeg(np.zeros((4, 4, 3), np.float32))  # type: ignore[arg-type]
     with pytest.raises(ValueError, match="exceeds the"):
@@ -125,8 +125,8 @@ def test_shapes_are_checked() -> None:
     assert resize(np.zeros((10, 10, 3), np.uint8), 20).shape == (20, 20, 3)
 
 
-def test_a_folder_that_is_replaced_is_never_missing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """The process may be killed before or after any of its renames and removals."""
+def test_replaced_folder_is_never_missing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Read the folder at each point where the process could be killed: after every rename and removal."""
     folder = tmp_path / "state"
     write_folder(folder, 0)
 
@@ -147,8 +147,8 @@ def write_folder(folder: Path, value: int) -> None:
         (aside / "value").write_text(str(value))
 
 
-def test_a_file_system_without_exchange_still_replaces(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(files, "_RENAME_EXCHANGE", 1 << 7)  # a flag that the kernel does not know: EINVAL
+def test_folder_is_replaced_on_a_file_system_without_exchange(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(files, "_RENAME_EXCHANGE", 1 << 7)  # a flag unknown to the kernel: EINVAL
     for value in range(2):
         write_folder(tmp_path / "state", value)
     assert (tmp_path / "state" / "value").read_text() == "1" and [p.name for p in tmp_path.iterdir()] == ["state"]

@@ -1,4 +1,4 @@
-"""Body-frame deltas, offsets and the safety box."""
+"""Deltas in tcp axes, offsets and the safety box."""
 
 import numpy as np
 from hypothesis import given, settings
@@ -27,21 +27,21 @@ def same_rotation(a: np.ndarray, b: np.ndarray) -> bool:
     return (rotation_of(a).inv() * rotation_of(b)).magnitude() < 1e-9
 
 
-def test_a_pure_translation_at_0_6_m_does_not_rotate() -> None:
-    """The full adjoint would turn the tool by 0.06 rad per step here."""
+def test_pure_translation_at_0_6_m_does_not_rotate() -> None:
+    """The full adjoint would rotate the tool by 0.06 rad per step here."""
     measured = pose([0.6, 0.0, 0.2], Rotation.from_euler("xyz", [np.pi, 0.1, 0.4]).as_quat())
     target = compose_delta(measured, [0.01, -0.02, 0.015, 0, 0, 0])
     assert same_rotation(measured, target)
     assert np.isclose(np.linalg.norm(target[:3] - measured[:3]), np.linalg.norm([0.01, -0.02, 0.015]))
 
 
-def test_a_pure_rotation_at_0_6_m_does_not_translate() -> None:
+def test_pure_rotation_at_0_6_m_does_not_translate() -> None:
     measured = pose([0.6, 0.0, 0.2], [1, 0, 0, 0])
     target = compose_delta(measured, [0, 0, 0, 0.0, 0.0, 0.1])
     np.testing.assert_allclose(target[:3], measured[:3])
 
 
-def test_forward_of_a_tool_that_points_down_is_down() -> None:
+def test_forward_of_a_downward_tool_is_down() -> None:
     target = compose_delta(pose([0.5, 0, 0.2], [1, 0, 0, 0]), [0, 0, 0.01, 0, 0, 0])
     np.testing.assert_allclose(target[:3], [0.5, 0, 0.19], atol=1e-12)
 
@@ -61,7 +61,7 @@ limits = st.tuples(*[st.floats(0.0, 0.2)] * 6).map(np.array)
 
 @settings(max_examples=200)
 @given(poses, deltas, limits, limits)
-def test_a_clipped_pose_is_inside_the_box(
+def test_clipped_pose_is_inside_the_box(
     reference: np.ndarray, offset: np.ndarray, low: np.ndarray, high: np.ndarray
 ) -> None:
     box = SafetyBox(reference, -low, high)
@@ -76,8 +76,8 @@ def test_a_clipped_pose_is_inside_the_box(
         np.testing.assert_array_equal(clipped, outside)
 
 
-def test_limits_that_are_exactly_zero_hold() -> None:
-    """An `if limit:` would switch such a limit off."""
+def test_limits_of_zero_allow_no_motion() -> None:
+    """An `if limit:` would switch off such a limit."""
     reference = pose([0.5, 0, 0.15], [1, 0, 0, 0])
     box = SafetyBox(reference, np.zeros(6), np.zeros(6))
     clipped, changed = box.clip(pose_at(reference, [0.01, -0.01, 0.02, 0.01, 0.0, -0.05]))
@@ -85,7 +85,7 @@ def test_limits_that_are_exactly_zero_hold() -> None:
     np.testing.assert_allclose(offset_from(reference, clipped), np.zeros(6), atol=1e-12)
 
 
-def test_one_zero_limit_among_others() -> None:
+def test_single_zero_limit_applies_beside_others() -> None:
     reference = pose([0.5, 0, 0.15], [1, 0, 0, 0])
     box = SafetyBox(reference, np.array([-0.05, -0.05, 0.0, -1, -1, -1]), np.array([0.05, 0.05, 0.05, 1, 1, 1]))
     clipped, changed = box.clip(pose_at(reference, [0.01, 0.0, -0.02, 0, 0, 0]))

@@ -19,7 +19,7 @@ PNG = cv2.imencode(".png", np.full((48, 64, 3), 127, dtype=np.uint8))[1].tobytes
 
 
 def claiming(data: bytes, height: int, width: int) -> bytes:
-    """The same file with another size in its header."""
+    """Return the same file with another size in its header."""
     if data.startswith(b"\x89PNG"):
         head = data[12:16] + struct.pack(">II", width, height) + data[24:29]
         return data[:12] + head + struct.pack(">I", zlib.crc32(head)) + data[33:]
@@ -28,7 +28,7 @@ def claiming(data: bytes, height: int, width: int) -> bytes:
 
 
 @pytest.mark.parametrize("data", [JPEG, PNG])
-def test_sizes(data: bytes) -> None:
+def test_size_is_read_from_the_header(data: bytes) -> None:
     header = read_header(data)
     assert (header.height, header.width, header.bits, header.channels) == (48, 64, 8, 3)
     assert decode_jpeg(data).shape == (48, 64, 3)
@@ -45,7 +45,7 @@ def test_sizes(data: bytes) -> None:
         (48, 0, "0x48 px"),
     ],
 )
-def test_claims_are_refused_before_decoding(data: bytes, height: int, width: int, reason: str) -> None:
+def test_oversized_headers_are_refused_before_decoding(data: bytes, height: int, width: int, reason: str) -> None:
     with pytest.raises(ValueError, match=reason):
         decode_jpeg(claiming(data, height, width))
 
@@ -57,21 +57,21 @@ def test_other_formats_are_refused(suffix: str) -> None:
         decode_jpeg(data)
 
 
-def test_sixteen_bits_are_not_squeezed_into_eight() -> None:
+def test_images_of_sixteen_bits_are_refused() -> None:
     data = cv2.imencode(".png", np.zeros((8, 8), np.uint16))[1].tobytes()
     with pytest.raises(ValueError, match="a PNG of 16 bits, expected 8"):
         decode_jpeg(data)
 
 
-def test_flat_images_of_every_encoding_pass() -> None:
-    """The smallest files that encoders write for a large image are no bombs."""
+def test_uniform_images_of_every_encoding_are_accepted() -> None:
+    """The smallest files that encoders write for a large image must pass the check of oversized headers."""
     flat = np.zeros((1024, 2048, 3), np.uint8)
     for flags in ([], [cv2.IMWRITE_JPEG_PROGRESSIVE, 1], [cv2.IMWRITE_JPEG_OPTIMIZE, 1], [cv2.IMWRITE_JPEG_QUALITY, 1]):
         assert decode_jpeg(cv2.imencode(".jpg", flat, flags)[1].tobytes()).shape == flat.shape
     assert decode_jpeg(cv2.imencode(".png", flat, [cv2.IMWRITE_PNG_COMPRESSION, 9])[1].tobytes()).shape == flat.shape
 
 
-def test_the_rotation_of_exif_is_ignored_as_where_bytes_are_passed_through() -> None:
+def test_exif_rotation_is_ignored_as_in_unchanged_bytes() -> None:
     exif = b"Exif\0\0MM\0*\0\0\0\x08\0\x01\x01\x12\0\x03\0\0\0\x01\0\x06\0\0\0\0\0\0"
     rotated = JPEG[:2] + b"\xff\xe1" + struct.pack(">H", len(exif) + 2) + exif + JPEG[2:]
     assert decode_jpeg(rotated).shape == (48, 64, 3)
@@ -79,7 +79,7 @@ def test_the_rotation_of_exif_is_ignored_as_where_bytes_are_passed_through() -> 
 
 @settings(max_examples=300, deadline=None)
 @given(data=st.sampled_from([JPEG, PNG]), at=st.integers(0, 700), byte=st.integers(0, 255), length=st.integers(0, 2000))
-def test_any_bytes_are_an_image_or_a_reason(data: bytes, at: int, byte: int, length: int) -> None:
+def test_any_bytes_are_an_image_or_a_value_error(data: bytes, at: int, byte: int, length: int) -> None:
     changed = bytearray(data[:length])
     if at < len(changed):
         changed[at] = byte

@@ -1,4 +1,4 @@
-"""JAX's threads and cache, each in a process of its own: both are settled when JAX starts."""
+"""JAX's threads and cache, each in its own process, since both are fixed when JAX starts."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ print(sum("XLAEigen" in name for name in names), jax.config.jax_compilation_cach
 
 
 @pytest.mark.skipif(len(os.sched_getaffinity(0)) < 2, reason="one core")
-def test_one_thread_and_all_cores_allowed_again(tmp_path):
+def test_jax_uses_one_thread_unless_all_cores_are_allowed(tmp_path):
     environment = {**os.environ, "XDG_CACHE_HOME": str(tmp_path), "JAX_PLATFORMS": "cpu"}
     environment.pop("JAX_COMPILATION_CACHE_DIR", None)
     out = subprocess.run([sys.executable, "-c", PROGRAM], env=environment, capture_output=True, text=True)

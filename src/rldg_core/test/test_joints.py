@@ -1,4 +1,4 @@
-"""Joints by name and the limits of one observation."""
+"""Joints by name, and the limits of one observation."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ PREFIXES = st.sampled_from(["", "fr3_", "panda_", "fer_", "robot1_fr3_", "left/f
 
 @given(prefix=PREFIXES, order=st.permutations(range(11)))
 @settings(max_examples=100, deadline=None)
-def test_order_prefix_and_other_joints_do_not_matter(prefix: str, order: list[int]) -> None:
+def test_order_prefix_and_other_joints_are_ignored(prefix: str, order: list[int]) -> None:
     names = [f"{prefix}{n}" for n in (*ARM, *FINGERS)] + ["wheel_joint", f"{prefix}joint8"]
     positions = [0.1, 0.2, 0.3, -0.4, 0.5, 0.6, 0.7, 0.03, 0.01, 9.0, 8.0]
     names, positions = [names[i] for i in order], [positions[i] for i in order]
@@ -49,7 +49,7 @@ NAMES = [f"fr3_{name}" for name in (*ARM, *FINGERS)]
         (["\n" * 5_000_000], [0.0], "joints are "),
     ],
 )
-def test_what_is_no_arm_is_one_line_with_found_and_expected(
+def test_unmatched_arm_joints_are_refused_with_found_and_expected(
     names: list[str], positions: list[float], found: str
 ) -> None:
     with pytest.raises(ValueError, match="expected") as error:
@@ -67,9 +67,7 @@ def test_what_is_no_arm_is_one_line_with_found_and_expected(
         (NAMES[7:], [0.01, float("nan")], "joint 'fr3_finger_joint2' is nan"),
     ],
 )
-def test_a_merged_topic_without_both_fingers_gives_no_width(
-    names: list[str], positions: list[float], found: str
-) -> None:
+def test_merged_topic_without_both_fingers_is_refused(names: list[str], positions: list[float], found: str) -> None:
     with pytest.raises(ValueError, match="expected") as error:
         finger_width_m(names, positions)
     assert str(error.value).startswith(found)
@@ -86,7 +84,7 @@ GOOD = Observation(
 )
 
 
-def test_observations_at_the_limits_pass() -> None:
+def test_observations_at_the_limits_are_accepted() -> None:
     check_observation(GOOD)
     check_observation(replace(GOOD, gripper_width_m=float("nan"), joint_positions=np.empty(0)))
     check_observation(replace(GOOD, pose_base_tcp=np.array([REACH_M, 0, 0, 0, 0, 0, -1.0])))
@@ -115,7 +113,7 @@ def test_observations_at_the_limits_pass() -> None:
         ({"gripper_width_m": math.inf}, "gripper_width_m: inf m, expected 0 to 0.2 m"),
     ],
 )
-def test_a_number_that_cannot_be_is_one_line(change: dict[str, Any], line: str) -> None:
+def test_implausible_number_is_refused(change: dict[str, Any], line: str) -> None:
     with pytest.raises(ValueError, match="expected") as error:
         check_observation(replace(GOOD, **{k: np.array(v) if isinstance(v, list) else v for k, v in change.items()}))
     assert str(error.value).startswith(line)
@@ -123,7 +121,7 @@ def test_a_number_that_cannot_be_is_one_line(change: dict[str, Any], line: str) 
 
 @given(st.lists(st.floats(), min_size=7, max_size=7), st.lists(st.floats(), min_size=6, max_size=6))
 @settings(max_examples=200, deadline=None)
-def test_whatever_passes_fits_into_float32(pose: list[float], wrench: list[float]) -> None:
+def test_accepted_observations_fit_into_float32(pose: list[float], wrench: list[float]) -> None:
     value = replace(GOOD, pose_base_tcp=np.array(pose), wrench_tcp=np.array(wrench))
     refusal = ""
     try:

@@ -1,4 +1,4 @@
-"""Every encoding of sensor_msgs/Image that is accepted gives the right colours; what contradicts itself is refused."""
+"""Every accepted encoding of sensor_msgs/Image gives the right colours; contradictory messages are refused."""
 
 from __future__ import annotations
 
@@ -17,14 +17,14 @@ Pixels = Any
 
 
 def luma_chroma(rgb: tuple[int, int, int]) -> tuple[int, int, int]:
-    """Y, Cb, Cr of ITU-R BT.601 in limited range."""
+    """Return Y, Cb, Cr of ITU-R BT.601 in limited range."""
     matrix = np.array([[65.481, 128.553, 24.966], [-37.797, -74.203, 112.0], [112.0, -93.786, -18.214]]) / 255
     y, cb, cr = np.rint(matrix @ rgb + [16, 128, 128]).astype(int)
     return y, cb, cr
 
 
 def encoded(rgb: tuple[int, int, int], encoding: str) -> Pixels:
-    """Rows of an image of one colour, (rows, bytes per row)."""
+    """Return the rows of an image of one colour, (rows, bytes per row)."""
     red, green, blue = rgb
     y, cb, cr = luma_chroma(rgb)
     packed = {
@@ -58,7 +58,7 @@ def message(rows: Pixels, encoding: str, padding: int = 0, **changes: Any) -> Si
 @pytest.mark.parametrize("encoding", ENCODINGS)
 @settings(max_examples=12, deadline=None)
 @given(rgb=st.tuples(*[st.integers(0, 255)] * 3), padding=st.integers(0, 5))
-def test_colours_survive(encoding: str, rgb: tuple[int, int, int], padding: int) -> None:
+def test_colours_are_decoded_from_every_encoding(encoding: str, rgb: tuple[int, int, int], padding: int) -> None:
     got = image(message(encoded(rgb, encoding), encoding, padding))
     assert (got.shape, got.dtype) == ((HEIGHT, WIDTH, 3), np.uint8)
     expected = (rgb[0],) * 3 if encoding == "mono8" else rgb
@@ -68,18 +68,18 @@ def test_colours_survive(encoding: str, rgb: tuple[int, int, int], padding: int)
 
 @pytest.mark.parametrize("encoding", ENCODINGS)
 @pytest.mark.parametrize("changes", [{"data": b""}, {"step": 5}, {"width": 0}, {"height": 0}, {"height": HEIGHT + 2}])
-def test_sizes_that_contradict_each_other_are_refused(encoding: str, changes: dict[str, Any]) -> None:
+def test_contradictory_sizes_are_refused(encoding: str, changes: dict[str, Any]) -> None:
     with pytest.raises(ValueError, match=rf"bytes with step \d+ do not hold a \d+x\d+ {encoding} image"):
         image(message(encoded((1, 2, 3), encoding), encoding, **changes))
 
 
 @pytest.mark.parametrize("encoding", [name for name in CONVERSIONS if not name.startswith("bayer")])
-def test_halved_colours_need_even_sides(encoding: str) -> None:
+def test_subsampled_colours_need_an_even_width(encoding: str) -> None:
     with pytest.raises(ValueError, match="do not hold a 15x12"):
         image(message(encoded((1, 2, 3), encoding), encoding, width=WIDTH - 1))
 
 
 @pytest.mark.parametrize("encoding", ["16UC1", "32FC1", "mono16", "rgb16", "8UC3", "bayer_rggb16", "nv24", "RGB8", ""])
-def test_other_encodings_are_named(encoding: str) -> None:
+def test_other_encodings_are_refused_by_name(encoding: str) -> None:
     with pytest.raises(ValueError, match=rf"image encoding is '{encoding}', expected one of rgb8, .*yuv422_yuy2"):
         image(message(encoded((1, 2, 3), "rgb8"), encoding))

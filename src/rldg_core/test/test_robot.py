@@ -1,4 +1,4 @@
-"""Robot profiles: what is accepted, what placeholders become, and that every mistake is one line with file and key."""
+"""Robot profiles: accepted values, replacement of placeholders, and mistakes refused with file and key."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ def load(path: Path, values: dict[str, Any] | None = None, has_gripper: bool = T
 
 
 def changed(tmp_path: Path, key: str, value: Any) -> Path:
-    """fr3_ros with one key, such as `topics.pose.type`, replaced, or removed where the value is `...`."""
+    """Return fr3_ros with one key, such as `topics.pose.type`, replaced, or removed for the value `...`."""
     data = yaml.safe_load((ROBOTS / "fr3_ros.yaml").read_text())
     part: Any = data
     *parents, last = key.split(".")
@@ -53,7 +53,7 @@ def test_every_robot_in_the_repository_is_valid(path: Path) -> None:
     assert load(path).name == path.stem
 
 
-def test_the_simulated_robot_looks_as_the_real_one_does() -> None:
+def test_simulated_robot_has_the_topics_of_the_real_one() -> None:
     simulated, real = (load(ROBOTS / f"{name}.yaml").profile for name in ("simulated", "fr3_ros"))
     for part in ("joints", "frames", "topics"):
         assert getattr(simulated, part) == getattr(real, part)
@@ -66,7 +66,9 @@ def test_placeholders_take_values_arguments_and_gains() -> None:
     controller = include.files["controllers_yaml"]["/**"]["cartesian_impedance_controller"]["ros__parameters"]
     assert controller["joints"] == list(profile.joints)
     assert controller["end_effector_frame"] == "left_fp3_hand_tcp"
-    assert controller["task"]["k_pos_x"] == GAINS["compliant.stiffness"], "a number, as it is one placeholder"
+    assert controller["task"]["k_pos_x"] == GAINS["compliant.stiffness"], (
+        "a number, since the text is a single placeholder"
+    )
     assert controller["task"]["error_clip"]["rz"] == GAINS["compliant.error_clip_rad"]
     without = load(ROBOTS / "fr3_ros.yaml", has_gripper=False).profile
     assert without.gripper.kind == "none" and without.values["end_effector_frame"] == "fr3_link8"
@@ -104,7 +106,7 @@ def test_placeholders_take_values_arguments_and_gains() -> None:
         ("mouse.twist.type", "geometry_msgs/msg/Wrench", "mouse.twist.type: Input should be"),
     ],
 )
-def test_what_is_wrong_is_one_line_with_file_and_key(tmp_path: Path, key: str, value: Any, expected: str) -> None:
+def test_mistake_is_refused_with_file_and_key(tmp_path: Path, key: str, value: Any, expected: str) -> None:
     path = changed(tmp_path, key, value)
     with pytest.raises(UserError) as caught:
         load(path)
@@ -113,14 +115,14 @@ def test_what_is_wrong_is_one_line_with_file_and_key(tmp_path: Path, key: str, v
 
 
 @pytest.mark.parametrize("gain", sorted(GAIN_PLACEHOLDERS["compliant"]))
-def test_no_gain_is_left_at_the_controller_s_default(tmp_path: Path, gain: str) -> None:
+def test_gain_that_reaches_no_driver_is_refused(tmp_path: Path, gain: str) -> None:
     path = tmp_path / "mine.yaml"
     path.write_text((ROBOTS / "fr3_ros.yaml").read_text().replace(f'"{{{gain}}}"', "1.0"))
     with pytest.raises(UserError, match=rf"at_start, but nothing in drivers has \{{{gain}\}}"):
         load(path)
 
 
-def test_a_value_that_the_robot_does_not_have_is_refused() -> None:
+def test_value_unknown_to_the_robot_is_refused() -> None:
     with pytest.raises(UserError, match="argument robot_ip: robot simulated has no such value, expected none"):
         load(ROBOTS / "simulated.yaml", {"robot_ip": "10.0.0.1"})
     with pytest.raises(UserError, match="argument load_gripper: the gripper of robot simulated is always mounted"):
@@ -137,19 +139,19 @@ def test_a_value_that_the_robot_does_not_have_is_refused() -> None:
         ("/color/image_raw", None, None),
     ],
 )
-def test_the_driver_of_a_camera_follows_from_its_topic(topic: str, namespace: str | None, name: str | None) -> None:
+def test_camera_driver_follows_from_its_topic(topic: str, namespace: str | None, name: str | None) -> None:
     camera = CameraConfig(topic=topic, width=848, height=480, device="123")
     node = driver_node(camera, topic, load(ROBOTS / "fr3_ros.yaml").profile.camera)
     if name is None:
-        assert node is None, "another driver publishes it"
+        assert node is None, "another driver publishes the topic"
         return
     assert node is not None and (node.namespace, node.name) == (namespace, name)
     assert node.parameters["depth_module.color_profile"] == "848x480x30"
-    assert node.parameters["serial_no"] == "_123", "a text even where launch makes numbers of texts"
+    assert node.parameters["serial_no"] == "_123", "a text, even where launch converts texts to numbers"
 
 
 def keys(value: Any, prefix: str = "") -> list[str]:
-    """Every key of a tree, such as `drivers.nodes.0.package`."""
+    """Return every key of a tree, such as `drivers.nodes.0.package`."""
     if not isinstance(value, (dict, list)):
         return []
     items = value.items() if isinstance(value, dict) else enumerate(value)
@@ -165,7 +167,7 @@ VALUES = st.one_of(
 
 @given(key=st.sampled_from(KEYS), value=VALUES)
 @settings(max_examples=60, deadline=None)
-def test_any_value_is_taken_or_refused_in_one_line(
+def test_any_value_is_accepted_or_refused_with_one_line(
     tmp_path_factory: pytest.TempPathFactory, key: str, value: Any
 ) -> None:
     path = changed(tmp_path_factory.getbasetemp(), key, value)

@@ -1,4 +1,4 @@
-"""Task files: what is accepted, and that every mistake is one line with its path."""
+"""Task files: accepted values, and mistakes refused with their path."""
 
 from pathlib import Path
 from typing import Any
@@ -29,18 +29,18 @@ def test_every_task_in_the_repository_is_valid(path: Path) -> None:
     assert task.instruction()
 
 
-def test_object_reference() -> None:
+def test_reference_can_name_an_object() -> None:
     task = find_task("insertion:usb_c", [TASKS])
     assert task.default_object == "usb_c"
     assert "Type-C" in task.instruction()
     assert "USB-A" in task.instruction("usb_a")
 
 
-def test_a_reference_may_name_another_rate() -> None:
+def test_reference_can_name_another_rate() -> None:
     for name in ("insertion", "insertion:vga", str(TASKS / "insertion.yaml")):
         plain, slow = find_task(name, [TASKS]), find_task(at_rate(name, 4.0), [TASKS])
         assert (slow.rates.control_hz, slow.period_ns) == (4.0, 250_000_000)
-        assert slow.model_copy(update={"rates": plain.rates}) == plain, "an action keeps its meaning"
+        assert slow.model_copy(update={"rates": plain.rates}) == plain, "the action scale is unchanged"
         assert slow.config_hash() != plain.config_hash()
         assert find_task(at_rate(name, 0.0), [TASKS]) == plain
     assert at_rate("insertion@4", 5.0) == "insertion@5"
@@ -85,7 +85,7 @@ def test_a_reference_may_name_another_rate() -> None:
         ({"rates": {"control_hz": 0}}, "rates.control_hz"),
     ],
 )
-def test_mistakes_are_refused_with_their_path(tmp_path: Path, change: dict[str, Any], expected: str) -> None:
+def test_mistake_is_refused_with_its_path(tmp_path: Path, change: dict[str, Any], expected: str) -> None:
     path = write(tmp_path, {**raw(), **change})
     with pytest.raises(UserError) as caught:
         load_task(path)
@@ -96,13 +96,13 @@ def test_mistakes_are_refused_with_their_path(tmp_path: Path, change: dict[str, 
 
 
 @pytest.mark.parametrize("text", ["", "- a\n- b\n", "name: [unclosed\n", "\x00\x01", "a: b: c\n"])
-def test_what_is_no_task_file(tmp_path: Path, text: str) -> None:
+def test_file_that_is_not_a_task_is_refused(tmp_path: Path, text: str) -> None:
     with pytest.raises(UserError) as caught:
         load_task(write(tmp_path, text))
     assert "\n" not in str(caught.value)
 
 
-def test_unknown_task_lists_what_exists() -> None:
+def test_unknown_task_lists_the_available_ones() -> None:
     with pytest.raises(UserError, match=r"unknown task 'dance', expected one of .*insertion.* or a \.yaml file"):
         find_task("dance", [TASKS])
     with pytest.raises(UserError, match="unknown object"):
@@ -111,7 +111,7 @@ def test_unknown_task_lists_what_exists() -> None:
         find_task("nowhere.yaml", [TASKS])
 
 
-def test_the_hash_follows_the_configuration() -> None:
+def test_hash_follows_the_configuration() -> None:
     a, b = find_task("insertion", [TASKS]), find_task("insertion:usb_a", [TASKS])
     assert a.config_hash() == find_task("insertion", [TASKS]).config_hash() != b.config_hash()
 

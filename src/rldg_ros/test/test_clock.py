@@ -1,4 +1,4 @@
-"""A node that waits for a clock that nobody publishes says so, once."""
+"""A node that waits for an unpublished clock reports it once."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ def context() -> Iterator[rclpy.Context]:
 @pytest.mark.parametrize(
     ("use_sim_time", "clock_runs", "lines"), [(True, False, 1), (True, True, 0), (False, False, 0)]
 )
-def test_a_clock_that_does_not_run(
+def test_stopped_clock_is_reported_once(
     context: rclpy.Context, monkeypatch: pytest.MonkeyPatch, use_sim_time: bool, clock_runs: bool, lines: int
 ) -> None:
     overrides = [Parameter("use_sim_time", value=use_sim_time)]
@@ -44,7 +44,7 @@ def test_a_clock_that_does_not_run(
         node.create_timer(0.02, lambda: publisher.publish(ClockMsg(clock=to_msg.time(10**9))), clock=_steady())
         end = time.monotonic() + DEADLINE_S
         while node.get_clock().now().nanoseconds != 10**9:
-            assert time.monotonic() < end, "the clock does not arrive"
+            assert time.monotonic() < end, "no clock message arrives"
             executor.spin_once(timeout_sec=0.02)
     said: list[str] = []
     monkeypatch.setattr(node, "get_logger", lambda: SimpleNamespace(error=said.append))
@@ -61,7 +61,7 @@ def test_a_clock_that_does_not_run(
 
 
 @pytest.mark.parametrize("use_sim_time", [False, True])
-def test_the_clock_of_a_running_node_is_not_changed(context: rclpy.Context, use_sim_time: bool) -> None:
+def test_clock_of_a_running_node_is_unchanged(context: rclpy.Context, use_sim_time: bool) -> None:
     node = Node("keeps", context=context, parameter_overrides=[Parameter("use_sim_time", value=use_sim_time)])
     make_sim_time_read_only(node)
     before = node.get_clock().ros_time_is_active

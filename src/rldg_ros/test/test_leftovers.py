@@ -1,4 +1,4 @@
-"""Rests of killed processes go at the next start; what a living one uses stays."""
+"""Leftovers of killed processes are removed at the next start; files in use stay."""
 
 from __future__ import annotations
 
@@ -44,7 +44,7 @@ def segments() -> set[Path]:
     return set(SHARED_MEMORY.glob("*fast*_*"))
 
 
-def test_what_a_killed_process_leaves_is_removed_beside_a_living_one(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_leftovers_of_a_killed_process_are_removed_beside_a_running_one(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(leftovers, "MIN_AGE_S", 0.0)
     before = segments()
     dead, dead_folder = start()
@@ -60,7 +60,7 @@ def test_what_a_killed_process_leaves_is_removed_beside_a_living_one(monkeypatch
         assert dead_folder in removed and not dead_folder.exists()
         assert removed & of_dead and not removed & of_alive
         assert alive_folder.is_dir()
-        assert alive.stdout and alive.stdout.readline() == "heard\n"  # it still talks
+        assert alive.stdout and alive.stdout.readline() == "heard\n"  # it still communicates
         own = {p for p in of_dead if p in segments() and "port" not in p.name}
         assert own == set()
     finally:
@@ -72,7 +72,7 @@ def test_what_a_killed_process_leaves_is_removed_beside_a_living_one(monkeypatch
     assert not alive_folder.exists()
 
 
-def test_what_is_young_or_foreign_stays(tmp_path: Path) -> None:
+def test_young_and_unrelated_files_are_kept(tmp_path: Path) -> None:
     (tmp_path / "rldg_young").mkdir()
     (tmp_path / "rldg_old").mkdir()
     (tmp_path / "other").mkdir()
@@ -84,15 +84,15 @@ def test_what_is_young_or_foreign_stays(tmp_path: Path) -> None:
     assert sorted(p.name for p in tmp_path.iterdir()) == ["other", "rldg_link", "rldg_young"]
 
 
-def test_a_scratch_folder_goes_with_its_stack() -> None:
+def test_scratch_folder_is_removed_with_its_stack() -> None:
     folder = ScratchFolder()
     assert folder.path.is_dir()
     folder.cleanup()
     assert not folder.path.exists()
 
 
-def test_a_stack_starts_while_its_starter_lives(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Told apart by domain and namespace; a folder that nobody locks is a rest."""
+def test_stack_start_is_known_while_its_starter_lives(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Stacks are distinguished by domain and namespace; a folder without a lock is a leftover."""
     monkeypatch.setattr("tempfile.tempdir", str(tmp_path))
     key = stack_key(97, "/rldg")
     (tmp_path / f"rldg_{key}dead").mkdir()

@@ -1,4 +1,4 @@
-"""Types -> messages -> types loses nothing; parameters of the message definitions stay what the docs say."""
+"""Types -> messages -> types loses nothing; constants of the message definitions equal those in the documents."""
 
 import numpy as np
 from hypothesis import given, settings
@@ -60,6 +60,6 @@ def equal(a: object, b: object) -> bool:
 
 @settings(max_examples=60)
 @given(steps().filter(lambda s: "\x00" not in s.episode_id))
-def test_step_round_trip(step: Step) -> None:
+def test_step_survives_a_round_trip(step: Step) -> None:
     back = from_msg.step(to_msg.step(step))
     assert equal(step, back), (step, back)

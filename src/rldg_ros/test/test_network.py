@@ -1,4 +1,4 @@
-"""The default border: a second host, in a network namespace of its own, sees nothing and can inject nothing."""
+"""Default network isolation: a second host, in its own network namespace, sees nothing and can inject nothing."""
 
 from __future__ import annotations
 
@@ -48,7 +48,7 @@ rclpy.spin(node)
 
 
 class Process:
-    """One node that publishes its name and prints the names that it hears."""
+    """One node that publishes its name and prints the names it receives."""
 
     def __init__(self, name: str, prefix: list[str], mode: str, **environment: str) -> None:
         inherited = {
@@ -71,7 +71,7 @@ class Process:
             self.lines.append(line.strip())
 
     def said(self, line: str, timeout_s: float) -> bool:
-        """Whether it prints the line in time."""
+        """Return whether the line is printed within the time limit."""
         deadline = time.monotonic() + timeout_s
         while line not in self.lines and time.monotonic() < deadline:
             time.sleep(0.02)
@@ -84,7 +84,7 @@ class Process:
 
 @pytest.fixture(scope="module")
 def second_host() -> Iterator[list[str]]:
-    """Command prefix of a second host: its own network and shared memory, joined to this one by a cable."""
+    """Return the command prefix of a second host: its own network and shared memory, connected to this one."""
     if os.geteuid() != 0 or not all(map(shutil.which, ("ip", "unshare", "nsenter"))):
         pytest.skip("needs root and iproute2 for a network namespace")
     host = subprocess.Popen(
@@ -134,7 +134,7 @@ def running(*arguments: tuple[str, list[str], str, dict[str, str]]) -> Iterator[
         yield processes
 
 
-def test_a_second_host_sees_nothing_and_injects_nothing(second_host: list[str]) -> None:
+def test_second_host_sees_nothing_and_injects_nothing(second_host: list[str]) -> None:
     intruder = {RANGE_VARIABLE: "SUBNET", "ROS_STATIC_PEERS": HERE}
     nodes = (
         ("arm", [], "default", {RANGE_VARIABLE: "LOCALHOST"}),
@@ -149,8 +149,8 @@ def test_a_second_host_sees_nothing_and_injects_nothing(second_host: list[str]) 
         assert "heard intruder" not in arm.lines + gate.lines
 
 
-def test_tools_that_know_nothing_of_the_default_still_work_on_this_machine() -> None:
-    """`ros2 topic echo` in a shell without our environment, or with the range of the documentation."""
+def test_tools_without_our_environment_work_on_this_machine() -> None:
+    """Run `ros2 topic echo` in a shell without our environment, and with the range of the documentation."""
     nodes = [
         ("ours", [], "default", {}),
         ("plain", [], "as it is", {}),
@@ -161,8 +161,8 @@ def test_tools_that_know_nothing_of_the_default_still_work_on_this_machine() -> 
         assert ours.said("heard local", STARTED_S) and local.said("heard ours", STARTED_S)
 
 
-def test_several_hosts_when_asked_for(second_host: list[str]) -> None:
-    """The documented way: the range on both, or the peers by their addresses."""
+def test_several_hosts_communicate_when_configured(second_host: list[str]) -> None:
+    """The documented configuration: the range on both hosts, or the peers by their addresses."""
     nodes = [
         ("robot", [], "default", {"ROS_STATIC_PEERS": THERE, RANGE_VARIABLE: "SUBNET"}),
         ("learner", second_host, "default", {"ROS_STATIC_PEERS": HERE, RANGE_VARIABLE: "SUBNET"}),
@@ -187,7 +187,7 @@ def test_several_hosts_when_asked_for(second_host: list[str]) -> None:
         ({"RMW_IMPLEMENTATION": "rmw_cyclonedds_cpp"}, "RMW_IMPLEMENTATION"),
     ],
 )
-def test_who_decides(environment: dict[str, str], reason: str) -> None:
+def test_environment_decides_between_network_and_this_machine(environment: dict[str, str], reason: str) -> None:
     before = dict(environment)
     assert asked_for_network(environment) == reason
     assert stay_on_this_machine(environment) == (not reason)

@@ -32,7 +32,7 @@ def make_node(context: Context, lockstep: bool) -> Node:
 
 
 @pytest.mark.parametrize(("lockstep", "name", "timers"), [(False, "real_time", 1), (True, "lock_step", 0)])
-def test_the_parameter_selects_the_pace(context: Context, lockstep: bool, name: str, timers: int) -> None:
+def test_parameter_selects_the_pace(context: Context, lockstep: bool, name: str, timers: int) -> None:
     node = make_node(context, lockstep)
     pace = pace_parameter(node)
     assert pace.name == name
@@ -40,7 +40,7 @@ def test_the_parameter_selects_the_pace(context: Context, lockstep: bool, name: 
     node.destroy_node()
 
 
-def test_real_time_uses_the_qos_of_the_driver_and_the_clock() -> None:
+def test_real_time_uses_the_clock_and_the_qos_of_the_driver() -> None:
     pace, clock = RealTime(), Clock(clock_type=ClockType.SYSTEM_TIME)
     assert pace.vendor_qos(VENDOR_STATE) is VENDOR_STATE
     now_ns = clock.now().nanoseconds
@@ -49,7 +49,7 @@ def test_real_time_uses_the_qos_of_the_driver_and_the_clock() -> None:
     assert pace.clock_runs(clock)
 
 
-def test_real_time_without_a_clock_has_no_ages(context: Context) -> None:
+def test_real_time_without_a_clock_has_infinite_ages(context: Context) -> None:
     clock = ROSClock()
     clock._set_ros_time_is_active(True)
     assert not RealTime().clock_runs(clock)

@@ -33,7 +33,7 @@ def make_node(context: Context, **overrides: Any) -> Node:
     return Node("probe", context=context, parameter_overrides=given, enable_rosout=False)
 
 
-def test_a_parameter_is_described_with_its_range_and_cannot_be_set(context: Context) -> None:
+def test_parameter_is_described_with_its_range_and_read_only(context: Context) -> None:
     node = make_node(context, port=8000, mode="whole", gain=1.0)
     assert parameter(node, "port", 0, "A port.", low=0, high=65535) == 8000
     assert parameter(node, "mode", "newest", "A rule.", choices=("newest", "whole")) == "whole"
@@ -68,9 +68,7 @@ def test_a_parameter_is_described_with_its_range_and_cannot_be_set(context: Cont
         (1, None, {}, "parameter x: is empty, expected a value like 1"),
     ],
 )
-def test_a_bad_value_is_refused_in_one_line(
-    context: Context, default: Any, value: Any, limits: dict[str, Any], message: str
-) -> None:
+def test_bad_value_is_refused(context: Context, default: Any, value: Any, limits: dict[str, Any], message: str) -> None:
     node = make_node(context, x=value)
     with pytest.raises(UserError, match=f"^{message}") as refused:
         parameter(node, "x", default, "Something.", **limits)
@@ -79,7 +77,7 @@ def test_a_bad_value_is_refused_in_one_line(
 
 
 def calls(name: str) -> list[tuple[Path, ast.Call]]:
-    """Calls of a function or method of this name in all packages."""
+    """Return the calls of a function or method of this name in all packages."""
     found = []
     for path in sorted(SOURCES.glob("rldg_*/rldg_*/**/*.py")):
         text = path.read_text()
@@ -89,7 +87,7 @@ def calls(name: str) -> list[tuple[Path, ast.Call]]:
     return found
 
 
-def test_no_node_declares_a_parameter_without_a_description() -> None:
+def test_every_declared_parameter_has_a_description() -> None:
     for name in ("declare_parameter", "declare_parameters"):
         elsewhere = [path for path, _ in calls(name) if path.name != "parameters.py"]
         assert not elsewhere, "declare parameters with rldg_ros.parameters.parameter"

@@ -40,7 +40,7 @@ def spin_until(node: Node, condition: Callable[[], bool]) -> None:
     executor.shutdown()
 
 
-def test_a_report_is_one_line_and_counts_refused_messages(node: Node) -> None:
+def test_report_is_one_line_and_counts_refused_messages(node: Node) -> None:
     seen: list[DiagnosticStatus] = []
     node.create_subscription(DiagnosticArray, "/diagnostics", lambda m: seen.extend(m.status), 10)
     reporter = Reporter(node, lambda: Report(WARN, "two\nlines", {"key": "a\nb"}))
@@ -63,14 +63,14 @@ def test_topics_without_a_publisher_are_named(node: Node) -> None:
     assert unpublished(node, ["here", "there"]) == ["nobody publishes /rldg/there"]
 
 
-def test_a_fault_lasts_from_its_first_report() -> None:
+def test_fault_lasts_from_its_first_report() -> None:
     fault, now_s = Fault(), monotonic()
     assert fault.because() == "" and not fault.lasts(0.0, since_s=now_s - 9.0)
     fault.update("late", now_s - 5.0)
     fault.update("later", now_s)
     assert fault.because() == ": later"
     assert fault.lasts(4.0, since_s=now_s - 9.0)
-    assert not fault.lasts(4.0, since_s=now_s - 1.0), "counted from the given time at the earliest"
+    assert not fault.lasts(4.0, since_s=now_s - 1.0), "not before the given time"
     fault.update("", now_s)
     assert not fault.lasts(0.0, since_s=now_s - 9.0)
     assert Report(OK, "ready").values == {}

@@ -1,4 +1,4 @@
-"""How a node ends: with its launcher, after the gate, and while it is still being made."""
+"""How a node ends: with its launcher, after the gate, and during its construction."""
 
 from __future__ import annotations
 
@@ -74,16 +74,16 @@ def launcher() -> Iterator[subprocess.Popen[bytes]]:
     process.wait()
 
 
-def test_a_node_ends_when_its_launcher_is_killed(tmp_path: Path, launcher: subprocess.Popen[bytes]) -> None:
+def test_node_ends_when_its_launcher_is_killed(tmp_path: Path, launcher: subprocess.Popen[bytes]) -> None:
     with started("probe", tmp_path, launcher.pid) as node:
         wait_for(tmp_path / "probe.made")
-        launcher.kill()  # not waited for: a zombie has ended, too
+        launcher.kill()  # not waited for, since a zombie has ended, too
         assert node.wait(LIMIT_S) == 0
         assert (tmp_path / "probe.stopped").exists()
         assert not (tmp_path / "probe.writable").exists(), "use_sim_time can be set while a node runs"
 
 
-def test_a_node_ends_at_once_when_its_launcher_has_ended_before(tmp_path: Path) -> None:
+def test_node_ends_at_once_when_its_launcher_has_already_ended(tmp_path: Path) -> None:
     gone = subprocess.Popen(["true"])
     gone.wait()
     with started("probe", tmp_path, gone.pid) as node:
@@ -91,7 +91,7 @@ def test_a_node_ends_at_once_when_its_launcher_has_ended_before(tmp_path: Path) 
         assert not (tmp_path / "probe.making").exists()
 
 
-def test_a_node_that_is_still_being_made_ends_with_the_signal(tmp_path: Path) -> None:
+def test_signal_ends_a_node_during_its_construction(tmp_path: Path) -> None:
     with started("probe", tmp_path, None, making_s=1000.0) as node:
         wait_for(tmp_path / "probe.making")
         node.send_signal(signal.SIGINT)
@@ -99,7 +99,7 @@ def test_a_node_that_is_still_being_made_ends_with_the_signal(tmp_path: Path) ->
         assert not (tmp_path / "probe.made").exists()
 
 
-def test_on_ctrl_c_a_launched_node_goes_on_until_the_gate_has_ended(
+def test_launched_node_continues_after_sigint_until_the_gate_has_ended(
     tmp_path: Path, launcher: subprocess.Popen[bytes]
 ) -> None:
     with (
@@ -108,7 +108,7 @@ def test_on_ctrl_c_a_launched_node_goes_on_until_the_gate_has_ended(
     ):
         wait_for(tmp_path / "gate.made")
         wait_for(tmp_path / "observer.made")
-        time.sleep(1.0)  # discovery between two other nodes is not visible from here
+        time.sleep(1.0)  # discovery between two other nodes cannot be observed here
         for node in (observer, gate):
             node.send_signal(signal.SIGINT)
         assert observer.wait(LIMIT_S) == gate.wait(LIMIT_S) == 0
@@ -116,7 +116,7 @@ def test_on_ctrl_c_a_launched_node_goes_on_until_the_gate_has_ended(
         assert ended["gate"] < ended["observer"]
 
 
-def test_sigterm_ends_a_launched_node_although_the_gate_runs(tmp_path: Path, launcher: subprocess.Popen[bytes]) -> None:
+def test_sigterm_ends_a_launched_node_while_the_gate_runs(tmp_path: Path, launcher: subprocess.Popen[bytes]) -> None:
     with started("gate", tmp_path, launcher.pid) as gate, started("observer", tmp_path, launcher.pid) as observer:
         wait_for(tmp_path / "gate.made")
         wait_for(tmp_path / "observer.made")
@@ -125,7 +125,7 @@ def test_sigterm_ends_a_launched_node_although_the_gate_runs(tmp_path: Path, lau
         assert gate.poll() is None
 
 
-def test_a_node_started_by_hand_outlives_the_shell_and_does_not_wait_for_a_gate(tmp_path: Path) -> None:
+def test_node_started_by_hand_survives_the_shell_and_does_not_wait_for_a_gate(tmp_path: Path) -> None:
     with started("gate", tmp_path, None) as gate, started("observer", tmp_path, None) as observer:
         wait_for(tmp_path / "gate.made")
         wait_for(tmp_path / "observer.made")

@@ -24,7 +24,7 @@ DOMAIN = 171
 
 
 class Rig:
-    """A listening and a sending node, spun together until a condition holds."""
+    """A receiving and a sending node, spun together until a condition holds."""
 
     def __init__(self, context: Context) -> None:
         self.node = Node("listener", context=context, use_global_arguments=False)
@@ -35,7 +35,7 @@ class Rig:
     def until(self, condition: Callable[[], bool]) -> None:
         deadline_s = monotonic() + 10.0
         while not condition():
-            assert monotonic() < deadline_s, "the condition did not come true"
+            assert monotonic() < deadline_s, "the condition did not become true"
             self.executor.spin_once(timeout_sec=0.05)
 
     def close(self) -> None:
@@ -55,7 +55,7 @@ def rig() -> Iterator[Rig]:
     gc.collect()
 
 
-def test_malformed_messages_are_counted_and_good_ones_still_come(rig: Rig) -> None:
+def test_malformed_messages_are_counted_and_valid_ones_received(rig: Rig) -> None:
     heard: list[JointState] = []
     subscription = subscribe(
         rig.node, JointState, "joints", lambda data: heard.append(decode(data, JointState)), 20, raw=True
@@ -73,7 +73,7 @@ def test_malformed_messages_are_counted_and_good_ones_still_come(rig: Rig) -> No
     rig.node.destroy_subscription(subscription)
 
 
-def test_what_a_callback_raises_on_content_is_refused_with_its_place(rig: Rig) -> None:
+def test_exception_of_a_callback_refuses_the_message_with_its_place(rig: Rig) -> None:
     seen: list[float] = []
     subscribe(rig.node, JointState, "joints", lambda message: seen.append(message.position[0]), 20)
     publisher = rig.sender.create_publisher(JointState, "joints", 20)
@@ -85,12 +85,12 @@ def test_what_a_callback_raises_on_content_is_refused_with_its_place(rig: Rig) -
     assert newest.startswith("joints: message refused: IndexError: array index out of range (test_subscriptions.py:")
 
 
-def test_a_user_error_still_ends_the_node(rig: Rig) -> None:
+def test_user_error_ends_the_node(rig: Rig) -> None:
     with pytest.raises(UserError, match="broken on purpose"), refusals(rig.node).of("topic"):
         raise UserError("broken on purpose")
 
 
-def test_garbage_does_not_fill_the_log() -> None:
+def test_malformed_messages_do_not_flood_the_log() -> None:
     lines: list[str] = []
     value = Refusals(lines.append)
     for number in range(1000):
@@ -102,7 +102,7 @@ def test_garbage_does_not_fill_the_log() -> None:
 
 @given(data=st.one_of(st.binary(max_size=200), st.binary(max_size=200).map(lambda b: b"\x00\x01\x00\x00" + b)))
 @settings(max_examples=300, deadline=None)
-def test_decoding_raises_nothing_but_one_line(data: bytes) -> None:
+def test_decoding_raises_only_value_error(data: bytes) -> None:
     value: Any = None
     try:
         value = decode(data, JointState)

@@ -1,4 +1,4 @@
-"""Names of drivers' topics, and topics that are decoded when they change."""
+"""Names of driver topics, and topics that are decoded only on change."""
 
 from __future__ import annotations
 
@@ -40,7 +40,7 @@ def context() -> Iterator[Context]:
         ("/robot1", "joy", "/robot1/joy"),
     ],
 )
-def test_drivers_live_beside_our_namespace(context: Context, namespace: str, topic: str, expected: str) -> None:
+def test_driver_topics_are_beside_our_namespace(context: Context, namespace: str, topic: str, expected: str) -> None:
     node = Node("n", namespace=namespace, context=context, use_global_arguments=False)
     assert vendor_topic(node, topic) == expected
     node.destroy_node()
@@ -52,7 +52,7 @@ def joy(stamp_s: int, *buttons: int) -> bytes:
     return bytes(serialize_message(message))
 
 
-def test_only_a_change_beyond_the_stamp_is_decoded() -> None:
+def test_only_changes_beyond_the_stamp_are_decoded() -> None:
     changed: list[list[int]] = []
     same: list[int] = []
     changes = ChangeFilter(Joy, lambda m: changed.append(list(m.buttons)), lambda: same.append(1))
@@ -61,7 +61,7 @@ def test_only_a_change_beyond_the_stamp_is_decoded() -> None:
     assert changed == [[0, 0], [0, 1], [0, 0], [0]] and len(same) == 2
 
 
-def test_a_message_without_a_header_is_compared_whole() -> None:
+def test_message_without_a_header_is_compared_completely() -> None:
     changed: list[float] = []
     changes = ChangeFilter(Twist, lambda m: changed.append(m.linear.x), lambda: None)
     for value in (0.0, 1.0, 1.0, 2.0):
@@ -70,14 +70,14 @@ def test_a_message_without_a_header_is_compared_whole() -> None:
 
 
 @pytest.mark.parametrize("bad", [b"", b"\x00\x01\x00\x00", joy(1, 1)[:-3], b"\xff" * 40])
-def test_a_malformed_message_is_refused_each_time(bad: bytes) -> None:
+def test_malformed_message_is_refused_each_time(bad: bytes) -> None:
     changes = ChangeFilter(Joy, lambda m: None, lambda: pytest.fail("it is no repetition"))
     for _ in range(2):
         with pytest.raises(ValueError, match="malformed CDR"):
             changes(bad)
 
 
-def test_polled_topics_lose_no_press_and_outlive_garbage(context: Context) -> None:
+def test_polled_topics_lose_no_button_press_and_survive_malformed_messages(context: Context) -> None:
     node = Node("owner", namespace="/robot1/rldg", context=context, use_global_arguments=False)
     sender = Node("sender", context=context, use_global_arguments=False)
     out = sender.create_publisher(Joy, "/robot1/spacenav/joy", 10)
@@ -107,7 +107,7 @@ GLOBAL = {"/diagnostics", "/clock", "/tf", "/tf_static", "/rosout", "/parameter_
 
 
 def literals(node: ast.AST) -> Iterator[ast.Constant]:
-    """Strings that stand for themselves: not the parts of f-strings."""
+    """Return the complete strings, without parts of f-strings."""
     for child in ast.iter_child_nodes(node):
         if isinstance(child, ast.Constant):
             yield child
@@ -115,7 +115,7 @@ def literals(node: ast.AST) -> Iterator[ast.Constant]:
             yield from literals(child)
 
 
-def test_no_name_in_a_node_ignores_the_namespace() -> None:
+def test_topic_names_in_nodes_respect_the_namespace() -> None:
     root = Path(__file__).parents[2]
     paths = sorted(root.glob("rldg_*/rldg_*/nodes/*.py"))
     names = [
