@@ -2,7 +2,7 @@
 
 Trains on scripted episodes (two thirds demonstrations, the rest near misses: pressed beside the port, and stopped
 half inserted), then judges fresh episodes of the same kinds, frame by frame and episode by episode. Every episode
-goes on for some frames after success, so that an episode that the classifier misses is seen as missed. The encoders
+continues for some frames after success, so that an episode that the classifier misses is seen as missed. The encoders
 are compared in the same run. Writes out/bench/classifier.json, the errors of the best one beside it.
 """
 

@@ -1,6 +1,6 @@
 """Distillation experiment: the compact generalist trained on rollouts of specialists and on scripted demonstrations.
 
-    python benchmarks/distillation.py                              # everything; goes on where it was stopped
+    python benchmarks/distillation.py                              # everything; continues where it was stopped
     python benchmarks/distillation.py --stages specialists bags    # a part of it
     python benchmarks/distillation.py --stages matrix --heads bins --seeds 0 --episodes 45
     python benchmarks/distillation.py --data rldg_sampled --heads bins --seeds 0 --episodes 45   # a variant of the data

@@ -6,7 +6,7 @@ Weights are random: speed does not depend on them. `openvla` and `octo` are tiny
 harness; only `compact` has its real size. Each measurement runs in a process of its own on one core (pinned). ready_s:
 from the import of the back-end to the end of its warm-up; latency: of act() on 256 px JPEG observations; cpu_ms: CPU
 of one act(), which other processes on the machine do not inflate; rss_mb: resident when it has served. train_*: of
-fine-tuning on a made-up dataset of 3 x 45 episodes; train_samples_per_s leaves out the first half of the steps
+fine-tuning on a synthetic dataset of 3 x 45 episodes; train_samples_per_s leaves out the first half of the steps
 (compilation), train_samples_per_cpu_s is the same per second of CPU; train_peak_mb: largest resident size. floor:
 decoding the JPEG and resizing it, which every policy must do; ratio: CPU of act() over that. reader: the shuffled
 stream of samples alone. Writes out/bench/generalists.json.

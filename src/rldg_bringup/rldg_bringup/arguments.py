@@ -80,7 +80,7 @@ class StackArguments:
     demo_bag_dir: str = _argument("", "bags of demonstrations for the learner")
     earlier_bag_dir: str = _argument("", "bags of earlier runs for the learner's online replay")
     watch_dir: str = _argument("", "closed bags that appear here while it runs are learned from, too")
-    classifier: str = _argument("", "folder of a reward classifier: success is its verdict, not the ground truth")
+    classifier: str = _argument("", "folder of a reward classifier: it decides success instead of the ground truth")
     learner_config: str = _argument("", "YAML with overrides of the learner's configuration")
     record: bool = _argument(False, "one bag per episode")
     bag_dir: str = _argument("bags", "where the bags go")

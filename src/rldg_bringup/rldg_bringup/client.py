@@ -95,7 +95,7 @@ class StackClient:
         self.gate_status = message
 
     def listen_to_status(self, kind: type[Any], topic: str, on_status: Callable[[Any], None]) -> None:
-        """Subscribe to a latched topic of the stack."""
+        """Subscribe to a transient-local topic of the stack."""
         self.node.create_subscription(kind, topic, on_status, qos.LATCHED)
 
     def listen_to_driver(

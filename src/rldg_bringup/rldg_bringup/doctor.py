@@ -180,7 +180,7 @@ def ros_findings(
 
 
 def network_finding(environment: Mapping[str, str]) -> Finding:
-    """Who may talk to the nodes: processes of this machine, or whoever reaches it."""
+    """Who may talk to the nodes: processes of this machine, or any host that reaches it."""
     decides = asked_for_network(environment)
     if not decides:
         return Finding("network", Status.OK, "this machine alone: Fast DDS is bound to 127.0.0.1")

@@ -81,7 +81,7 @@ def _text(default: Any) -> str:
 
 
 def _refuse_misspelt(context: LaunchContext, file_name: str) -> None:
-    """Raise UserError for an argument that nobody declared: `launch` itself would take it without a word.
+    """Raise UserError for an undeclared argument: `launch` itself would take it without a word.
 
     An outer launch file has arguments of its own, which are seen from here, too: of those, only names that are
     nearly one of ours are refused.

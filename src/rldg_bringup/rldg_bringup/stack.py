@@ -39,7 +39,7 @@ LISTENERS = ("gate", "operator", "recorder", "policy", "learner", "reward")
 class _Plan:
     """What the nodes of a stack are declared from.
 
-    reference: task with its rate; root: the namespace, "" for none; resumed: where a training run goes on.
+    reference: task with its rate; root: the namespace, "" for none; resumed: where a training run continues.
     """
 
     arguments: StackArguments
@@ -116,7 +116,7 @@ def _plan(arguments: StackArguments, share: Path) -> _Plan:
     check_task(a, task, robot)
     root = _root(a)
     topics = robot_topics(a, task, robot.profile, lambda topic: _absolute(root, topic))
-    # A training run goes on where its closed bags end: episode ids, step_count and, in lock-step, the clock.
+    # A training run continues where its closed bags end: episode ids, step_count and, in lock-step, the clock.
     resumed = resume_point(Path(a.bag_dir)) if a.learner and a.record else ResumePoint()
     return _Plan(a, task, reference, robot, topics, root, tuple(map(str, task_dirs)), resumed)
 

@@ -30,7 +30,7 @@ for k in range({FRAMES}):
     image = CompressedImage(format="jpeg", data=b"x")
     seen.publish(Observation(header=to_msg.header(k + 1), camera_names=["wrist"], images=[image]))
     time.sleep(1 / {RATE_HZ})
-while True:  # the observer goes on living: its end would end the command
+while True:  # the observer keeps running: its end would end the command
     time.sleep(1)
 """
 

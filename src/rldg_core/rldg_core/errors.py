@@ -38,7 +38,7 @@ _QUOTED = 60
 
 
 def quoted(value: object) -> str:
-    """Return a name or value that somebody else chose as messages quote it: `repr` of its first 60 characters."""
+    """Return a name or value from outside as messages quote it: `repr` of its first 60 characters."""
     if isinstance(value, str):
         return repr(value if len(value) <= _QUOTED else f"{value[: _QUOTED - 3]}...")
     text = repr(value)

@@ -51,7 +51,7 @@ def check_backend(backend: str) -> None:
 
 
 def check_before_start(backend: str, path: Path | None, task: Task) -> None:
-    """Raise UserError for what can be told about a policy without importing it (entry points `rldg.policy_checks`)."""
+    """Raise UserError for faults of a policy found without importing it (entry points `rldg.policy_checks`)."""
     check_backend(backend)
     check = _entry_points(CHECK_GROUP).get(backend)
     if check is not None:

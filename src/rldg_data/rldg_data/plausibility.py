@@ -245,8 +245,8 @@ def clipped(beyond: ArrayLike, limits: Limits) -> Problems:
 def wrench(wrenches: ArrayLike, limits: Limits) -> Problems:
     """Torques [N m] that the forces [N] of the same steps could not cause on any lever of a hand: wrenches (N, 6).
 
-    Only a warning: opening a lid needs such a couple, too. Signs cannot be told: drivers differ in whether the arm or
-    the environment pushes, and an offset of the payload can be larger than what is pushed.
+    Only a warning: opening a lid needs such a couple, too. Signs cannot be determined: drivers differ in whether the
+    arm or the environment pushes, and an offset of the payload can be larger than what is pushed.
     """
     values = np.asarray(wrenches, np.float64)
     if not np.isfinite(values).all():

@@ -293,7 +293,7 @@ WRONG: dict[str, tuple[Callable[[Placed], Placed], str, str | tuple[str, ...], s
         f"episode {BAD}",
     ),
     "hanging": (one(with_images(lambda i: jpeg(64, 7))), "error", "frozen", f"episode {BAD}"),
-    "hanging, compressed anew": (one(with_images(compressed_anew)), "error", "frozen", f"episode {BAD}"),
+    "hanging, compressed again": (one(with_images(compressed_anew)), "error", "frozen", f"episode {BAD}"),
     "half as fast": (one(with_images(lambda i: jpeg(64, i // 2))), "warning", "frozen", f"episode {BAD}"),
     "grey": (one(with_images(grey)), "error", ("image", "frozen"), f"episode {BAD}"),
     "no image": (one(with_images(lambda i: b"\xff\xd8nothing")), "error", ("image", "frozen"), f"episode {BAD}"),

@@ -219,14 +219,14 @@ def test_listed_topics_are_recorded_and_transient_local_ones_in_every_bag(
         connected(node, steps_out)
         wait_until(node, lambda: label.get_subscription_count() == 1, "the recorder subscribes to label")
         for number in range(2):
-            # The latched message and the first Step travel on different topics: repeat until the message is recorded.
+            # The transient-local message and the first Step travel on different topics: repeat until it is recorded.
             def recorded(seed: int = number) -> bool:
                 before = len(closed(tmp_path / "bags"))
                 publish(steps_out, make_episode(2, seed=seed))
                 wait_until(node, lambda: len(closed(tmp_path / "bags")) == before + 1, "a bag")
                 return "/rldg/label" in bag_info(closed(tmp_path / "bags")[-1]).topics
 
-            wait_until(node, recorded, "a bag with the latched message")
+            wait_until(node, recorded, "a bag with the transient-local message")
         bag = closed(tmp_path / "bags")[-1]
         assert stop(process)[0] == 0
     assert bag_info(bag).topics["/rldg/label"] == ("std_msgs/msg/String", 1)

@@ -34,7 +34,7 @@ def test_only_complete_episodes_become_bags(
     for episode, index in stream:
         recorder.add_step(ENCODED[episode][index])
     recorder.abandon()
-    # A repeated first Step opens the episode anew; a repeated last Step is a stray one after a closed bag.
+    # A repeated first Step opens the episode again; a repeated last Step is a stray one after a closed bag.
     complete = [
         e for e in range(4) if [i for n, i in stream if n == e] in ([0, 1, 2, 3], [0, 0, 1, 2, 3], [0, 1, 2, 3, 3])
     ]

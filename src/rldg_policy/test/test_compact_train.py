@@ -85,7 +85,7 @@ def test_same_seed_gives_the_same_weights_resumed_or_not(data, tmp_path, head, w
     assert weights(tmp_path / "other") != weights(tmp_path / "whole")
 
 
-def test_training_killed_in_its_first_save_starts_anew(data, tmp_path):
+def test_training_killed_in_its_first_save_starts_again(data, tmp_path):
     left = tmp_path / "a" / ".training" / ".state.aside"
     left.mkdir(parents=True)
     resumed = train.finetune(data, tmp_path / "a", config_of("bins"), seed=1, resume=True)

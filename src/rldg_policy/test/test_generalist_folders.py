@@ -96,7 +96,7 @@ def test_usable_output_is_accepted(tmp_path, backend, there):
     ("begun", "name"), [("compact", "the compact generalist"), ("openvla", "OpenVLA"), ("octo", "Octo")]
 )
 def test_unfinished_training_of_another_kind_is_kept(tmp_path, backend, begun, name):
-    """Octo must not remove it and start anew."""
+    """Octo must not remove it and start again."""
     out, base = tmp_path / "out", base_of(tmp_path, backend)
     state = out / ".training"
     if begun == "compact":

@@ -268,7 +268,7 @@ def for_task(task: Task, overrides: Mapping[str, Any] | None = None, where: str 
         return resolve(str(values.pop("preset")), values, where)
     scene = dict(task.scene.specialist)
     preset, kind = str(scene.pop("preset", "hil_serl")), f"scene kind {task.scene.kind}: specialist"
-    resolve(preset, scene, kind)  # a mistake of the scene's author is told as theirs
+    resolve(preset, scene, kind)  # a mistake of the scene is reported as one of the scene
     return resolve(preset, _merged(scene, values, where), where)
 
 

@@ -4,7 +4,7 @@ The state of the learner is a function of the Steps it consumed and their order;
 resume, the newest checkpoint that has a bag for each of its episodes is restored, its Steps refill replay, and the
 Steps recorded after it are consumed as if they arrived now. Without such a checkpoint, all bags are consumed.
 
-Bags of a watched folder are learned from while the run goes on; a journal keeps which, and when. A recorder renames a
+Bags of a watched folder are learned from during the run; a journal keeps which, and when. A recorder renames a
 bag to its final name when it is complete, so every folder with such a name can be read.
 """
 

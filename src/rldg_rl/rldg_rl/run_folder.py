@@ -86,7 +86,7 @@ class TensorBoard:
     def write(self, values: Mapping[str, float], losses: Mapping[str, float], env_steps: int) -> str:
         """Write one point of every curve; points that are not finite are left out.
 
-        Returns "", or one line when the file cannot be written: the log then ends, the training goes on.
+        Returns "", or one line when the file cannot be written: the log then ends, the training continues.
         """
         if self._writer is None:
             return ""

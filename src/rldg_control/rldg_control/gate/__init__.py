@@ -1,1 +1,1 @@
-"""Arbitration between policy and operator, and the safety rules for what the arm is told."""
+"""Arbitration between policy and operator, and the safety rules for the targets of the arm."""

@@ -299,7 +299,7 @@ class GateLogic:
     def _latch(self, cause: Cause, reason: str, now_s: float) -> Command | None:
         """Keep the first reason and command the measured pose once.
 
-        The report names no policy, unlike a hold that a policy requested, after which the episode goes on. Nothing is
+        The report names no policy, unlike a hold that a policy requested, after which the episode continues. Nothing is
         sent when no recent measured pose is known: an old one would pull the arm back.
         """
         state = self._state

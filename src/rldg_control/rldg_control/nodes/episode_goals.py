@@ -180,7 +180,7 @@ class EpisodeGoals:
             self._result.message, self._failed = str(error), True
             self._log.warning(f"run_episodes: {error}")
         self._runner.abandon()
-        # rclpy is told last that the goal executes, so that its task ends immediately.
+        # rclpy is informed last that the goal executes, so that its task ends immediately.
         handle.execute()
 
     def _finish(self, handle: ServerGoalHandle) -> RunEpisodes.Result:

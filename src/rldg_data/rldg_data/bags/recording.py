@@ -113,8 +113,8 @@ class EpisodeRecorder:
     def add_raw(self, topic: Topic, data: bytes, log_time_ns: int | None) -> None:
         """Take one message (CDR) of an extra topic. log_time_ns: None: that of the newest message.
 
-        Between episodes the newest latched message per topic and the last moments of all topics are buffered: the first
-        Step arrives one period after the data of its observation.
+        Between episodes the newest message of each transient-local topic and the last moments of all topics are
+        buffered: the first Step arrives one period after the data of its observation.
         """
         time_ns = self._newest_ns = self._newest_ns if log_time_ns is None else log_time_ns
         if self._open:

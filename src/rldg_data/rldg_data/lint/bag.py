@@ -140,7 +140,7 @@ def log_times(bag: BagContents, limits: Limits) -> Problems:
             found = f"{topic}: {len(zeros)} messages with log time 0"
             yield Problem("error", "log_time", f"{found}: the clock did not run")
             return
-    # A latched message may be much older than the episode.
+    # A transient-local message may be much older than the episode.
     stamped = {t: times for t, times in bag.times.items() if len(times.log_ns) > 1 and (times.stamps_ns > 0).all()}
     delays = {topic: plausibility.delay(times.stamps_ns, times.log_ns) for topic, times in stamped.items()}
     stamps_ns = [s.observation.stamp_ns for s in bag.steps]

@@ -1,4 +1,4 @@
-"""Plans over made-up bags, and what a dataset on disk holds."""
+"""Plans over synthetic bags, and what a dataset on disk holds."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from rldg_data.testing.steps import make_episode, make_task
 
 
 def record(bag_dir: Path, **options: Any) -> list[Step]:
-    """Write one made-up episode as the next bag."""
+    """Write one synthetic episode as the next bag."""
     steps = make_episode(**options)
     write_episode(bag_dir, steps, make_task(options.get("gripper", False)), wall_time="now")
     return steps

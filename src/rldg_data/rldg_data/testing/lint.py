@@ -1,4 +1,4 @@
-"""Made-up episodes as arrays, in which nothing is wrong: the lint and the card are tested on them."""
+"""Synthetic episodes as arrays, in which nothing is wrong: the lint and the card are tested on them."""
 
 from __future__ import annotations
 

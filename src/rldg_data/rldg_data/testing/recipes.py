@@ -1,4 +1,4 @@
-"""What the tests of recipes share: bags of chosen content, made-up metadata of bags, a policy that remembers."""
+"""What the tests of recipes share: bags of chosen content, synthetic metadata of bags, a policy that remembers."""
 
 from __future__ import annotations
 

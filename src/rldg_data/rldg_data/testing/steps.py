@@ -1,4 +1,4 @@
-"""Made-up Steps, Tasks and hypothesis strategies that the tests of this package share."""
+"""Synthetic Steps, Tasks and hypothesis strategies that the tests of this package share."""
 
 from __future__ import annotations
 

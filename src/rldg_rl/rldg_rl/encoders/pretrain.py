@@ -137,7 +137,7 @@ def main() -> None:
     jobs, held_out = [], []
     for reference in args.tasks:
         task = find_task(reference, [])
-        # Whoever grasps has more to do in an episode.
+        # Tasks with a gripper need more of each episode.
         steps, keep_every = (90, 2) if task.action.gripper else (40, 1)
         job = Job(task, task.default_object, args.seed, args.episodes, steps, keep_every)
         jobs.append(job)

@@ -36,7 +36,7 @@ class CameraFrames:
 
 
 class CameraTopics:
-    """One camera. `camera_info` and `tf` are published only while somebody listens: lock-step pays for every message.
+    """One camera. `camera_info` and `tf` are published only to subscribers: lock-step pays for every message.
 
     Transforms: base frame -> tcp frame -> optical frame, with each image; of a camera that stands, base -> optical.
     `tf` exists where tf2_msgs is installed.

@@ -4,7 +4,7 @@ Parameters: task, task_dirs, lockstep, seed (real time: of the first scene), ima
 as the task says), pose_topic,
 wrench_topic, joint_topic, gripper_joint_topic, target_topic, gripper_command_topic, scene_topic (third-person
 view, rgb8; empty: off), base_frame, camera_frame, first_stamp_ns (lock-step: where the clock of a resumed run
-goes on), reward_topic (default: `reward` where the task takes its reward from the ground truth, else
+continues), reward_topic (default: `reward` where the task takes its reward from the ground truth, else
 `cell/ground_truth_reward`). Service: cell/reset (ResetCell). Publishes ground truth on the reward topic and, for
 the scripted operator and evaluation only, on `cell/truth`: poses of the object in the goal's and the tcp's frame.
 Beside the image, for those who listen: `camera_info` and `tf` (camera_topics).

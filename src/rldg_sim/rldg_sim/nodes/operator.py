@@ -61,7 +61,7 @@ class OperatorNode(Node):
         if message.kind == EpisodeEvent.START:
             start_ns = stamp_ns(message.first_observation_stamp)
             if start_ns == self._start_ns:
-                return  # the latched topic repeated it
+                return  # the transient-local topic repeated it
             self._start_ns = start_ns
             self._operator.reset(derive_seed(int(message.seed), "operator", self._seed))
             self._pairs.start(self._start_ns)

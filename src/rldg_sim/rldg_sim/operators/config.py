@@ -79,7 +79,7 @@ class OperatorConfig:
     near_speed: float = _setting(0.22, "Largest deflection of the mouse under 12 mm from the port.", 0.0, 1.0)
     misjudge_m: float = _setting(0.0008, "Standard deviation of the seen position from afar [m]; near, a third.")
     misjudge_rad: float = _setting(0.02, "Standard deviation of the seen angle from afar [rad]; near, a third.")
-    glance_s: float = _setting(1.2, "Mean time until the operator looks, and misjudges, anew [s].", SMALLEST)
+    glance_s: float = _setting(1.2, "Mean time until the operator looks again, and misjudges [s].", SMALLEST)
     contact_n: float = _setting(5.0, "Force at which the operator stops [N].")
     pause_s: tuple[float, float] = _setting((0.2, 0.7), "How long it then pauses, uniform between two times [s].")
     search_m: float = _setting(0.0009, "Radius that the search by feel grows to [m].")
@@ -100,7 +100,7 @@ class OperatorConfig:
     intervention_steps: tuple[int, int] = _setting(
         InterventionSchedule.intervention_steps, "Length of an intervention, uniform between two counts of steps."
     )
-    first_episode: int = _setting(0, "Number of the first episode; the rate of a resumed run goes on shrinking.")
+    first_episode: int = _setting(0, "Number of the first episode; the rate of a resumed run continues to shrink.")
 
     def __post_init__(self) -> None:
         if self.mode not in MODES:

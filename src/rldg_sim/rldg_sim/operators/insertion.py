@@ -95,7 +95,7 @@ class InsertionOperator:
         return self._hand.move(np.zeros(6) if delayed is None else self._intention(*delayed, time_s)), True
 
     def _begin(self) -> None:
-        """Start to act: the reaction delay begins anew, and what is seen is misjudged anew."""
+        """Start to act: the reaction delay and the misjudgement of what is seen begin again."""
         self._hand: SpaceMouseHand[tuple[Array, float]] = SpaceMouseHand(self.config, self._period_s, self._random)
         self._phase = Phase.ALIGN
         self._phase_since_s = -np.inf

@@ -48,7 +48,7 @@ class CarryParameters:
 
     grasp: the point to grasp lies this far from the object's reference, against its z axis; carry_height: of the
     reference over the goal while it is carried; arrived: distance from the goal's axis that is near enough;
-    lets_go: there, else whoever does the rest takes over.
+    lets_go: opens the gripper there; otherwise the caller continues.
     """
 
     grasp_m: float
@@ -160,7 +160,7 @@ class PickOperator:
         return float(np.linalg.norm(seen.to_object) + np.linalg.norm(seen.to_goal[:2]) + seen.width_m)
 
     def _begin(self) -> None:
-        """Start to act: the reaction delay begins anew, and what is seen is misjudged anew."""
+        """Start to act: the reaction delay and the misjudgement of what is seen begin again."""
         self._hand: SpaceMouseHand[Perception] = SpaceMouseHand(self.config, self._period_s, self._random)
         self._misjudged = self._random.standard_normal(3)
         self._phase = Phase.APPROACH

@@ -20,7 +20,7 @@ TO_THE_BOARD = CarryParameters(grasp_m=TIP_M + 0.011, carry_height_m=0.12, arriv
 
 
 class AssemblyOperator:
-    """One of the two acts at a time; each starts anew when it takes over."""
+    """One of the two acts at a time; each starts again when it takes over."""
 
     def __init__(self, config: OperatorConfig, task: Task) -> None:
         self._pick = PickOperator(config, task, TO_THE_BOARD)

@@ -28,7 +28,7 @@ SUCCESS_DEPTH_M = 0.75e-3
 SUCCESS_LATERAL_M = 1.0e-3
 """... its middle is within this of the port's axis ..."""
 SUCCESS_TILT_RAD = 0.1
-"""... and the plug is turned away from the port by less than this."""
+"""... and the plug is rotated against the port by less than this."""
 
 
 def port_pose_base(task: Task) -> Array:

@@ -1,7 +1,7 @@
 """Scene `fmb_insertion`: a peg held in the hand, a board with its hole at random on the table.
 
 After the Functional Manipulation Benchmark (Luo et al., "FMB", IJRR 2024) as the paper uses it (section IV): 1.5 mm
-tolerance, board anywhere in 35 x 35 cm and turned up to 15 degrees, arm 15 cm above it.
+tolerance, board anywhere in 35 x 35 cm and rotated by up to 15 degrees, arm 15 cm above it.
 """
 
 from __future__ import annotations

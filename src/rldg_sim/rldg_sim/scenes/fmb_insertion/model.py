@@ -63,7 +63,7 @@ SUCCESS_DEPTH_M = 2e-3
 SUCCESS_LATERAL_M = 2e-3
 """... its middle is within this of the hole's axis ..."""
 SUCCESS_TILT_RAD = 0.1
-"""... and the peg is turned away from the hole by less than this."""
+"""... and the peg is rotated against the hole by less than this."""
 CAMERA = WristCamera((0.09, 0.0, 0.05), (0.01, 0.0, 0.23), 80.0)
 """Field of view of a D405; sees the tip, and from the start pose every possible position of the hole."""
 BORDER_M = 6e-3

@@ -30,7 +30,7 @@ def run_goal(rig: Any, goal: RunEpisodes.Goal, timeout_s: float = 60.0) -> tuple
     return result.result().status, result.result().result
 
 
-def start_ring(rig: Any) -> None:
+def start_loop(rig: Any) -> None:
     for node in ("observer", "gate", "episode"):
         rig.start(node, lockstep=True)
 
@@ -70,7 +70,7 @@ def test_three_episodes_keep_the_step_semantics_and_repeat_bit_for_bit(make_rig:
     runs = []
     for _ in range(2):
         rig = make_rig(DOMAIN, lockstep=True)
-        start_ring(rig)
+        start_loop(rig)
         bench = rig.bench
         bench.success_at = 5
         status, result = run_goal(rig, RunEpisodes.Goal(episodes=2, seed=7, objects=["a", "b"]))
