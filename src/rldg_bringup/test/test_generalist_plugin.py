@@ -239,6 +239,19 @@ def test_broken_package_affects_only_its_own_command(installed, name, reason):
         find_generalist("nobody")
 
 
+def test_two_packages_of_one_name_spoil_only_that_command(installed, tmp_path, monkeypatch):
+    other = tmp_path / "site"
+    (other / "other_lab-1.0.dist-info").mkdir(parents=True)
+    (other / "other_lab-1.0.dist-info/METADATA").write_text("Metadata-Version: 2.1\nName: other-lab\nVersion: 1.0\n")
+    (other / "other_lab-1.0.dist-info/entry_points.txt").write_text("[rldg.generalists]\nmine = other:MINE\n")
+    monkeypatch.syspath_prepend(str(other))
+    importlib.invalidate_caches()
+    app = finetune_app()
+    assert "compact" in rldg(app, "--help")
+    with pytest.raises(UserError, match=r"generalist 'mine': registered by mine \(mine\.generalist:MINE\) and other-lab"):
+        rldg(app, "mine")
+
+
 @pytest.mark.parametrize(
     ("its_options", "value", "reason"),
     [

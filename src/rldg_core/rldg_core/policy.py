@@ -16,10 +16,6 @@ from numpy.typing import NDArray
 from rldg_core.task import Task
 from rldg_core.types import Observation
 
-ENTRY_POINT_GROUP = "rldg.policies"
-CHECK_GROUP = "rldg.policy_checks"
-"""PolicyCheck by back-end, for those that have one; its module imports neither torch nor jax."""
-
 
 @dataclass(frozen=True)
 class PolicySpec:
@@ -95,7 +91,7 @@ class PolicyFactory(Protocol):
 
 
 class PolicyCheck(Protocol):
-    """What an entry point of CHECK_GROUP resolves to: looks at a checkpoint before any process of a stack starts."""
+    """What an entry point of `rldg.policy_checks` resolves to: looks at a checkpoint before any process of a stack starts."""
 
     def __call__(self, backend: str, path: Path | None, task: Task) -> None:
         """Raise UserError with one line where loading `path` in a stack of `task` would fail for certain."""

@@ -2,60 +2,48 @@
 
 from __future__ import annotations
 
-from importlib.metadata import EntryPoint, entry_points
 from importlib.util import find_spec
 from pathlib import Path
 from typing import cast
 
-from rldg_core.errors import UserError, cause, quoted
-from rldg_core.policy import CHECK_GROUP, ENTRY_POINT_GROUP, Policy, PolicyCheck, PolicyFactory
+from rldg_core.errors import UserError, cause
+from rldg_core.plugins import Plugins
+from rldg_core.policy import Policy, PolicyCheck, PolicyFactory
 from rldg_core.policy_checks import check_spec
 from rldg_core.task import Task
 
 
-def _entry_points(group: str = ENTRY_POINT_GROUP) -> dict[str, EntryPoint]:
-    return {entry.name: entry for entry in entry_points(group=group)}
+_POLICIES = Plugins("rldg.policies", "policy back-end")
+_CHECKS = Plugins("rldg.policy_checks", "check of policy back-end")
+"""PolicyCheck by back-end, for those that have one; its module imports neither torch nor jax."""
 
 
 def backends() -> list[str]:
     """Return the names of the installed back-ends, sorted."""
-    return sorted(_entry_points())
-
-
-def _entry_point(backend: str) -> EntryPoint:
-    entry = _entry_points().get(backend)
-    if entry is None:
-        known = ", ".join(backends()) or "none installed"
-        raise UserError(f"unknown policy back-end {quoted(backend)}, expected one of {known}")
-    return entry
+    return _POLICIES.names()
 
 
 def factory(backend: str) -> PolicyFactory:
     """Import a back-end (and with it torch or jax). Raises UserError listing the installed ones."""
-    entry = _entry_point(backend)
-    try:
-        return cast(PolicyFactory, entry.load())
-    except Exception as error:  # a back-end is a plug-in: whatever its module raises becomes the answer
-        raise UserError(f"policy back-end {backend!r} ({entry.value}) cannot be imported: {cause(error)}") from error
+    return cast(PolicyFactory, _POLICIES.load(backend))
 
 
 def check_backend(backend: str) -> None:
     """Raise UserError when a back-end is unknown or its module is missing; the module itself is not imported."""
-    entry = _entry_point(backend)
+    entry = _POLICIES.entry_point(backend)
     try:
         found = find_spec(entry.module)
     except Exception as error:  # of the packages above the module
-        raise UserError(f"policy back-end {backend!r} ({entry.value}) cannot be imported: {cause(error)}") from error
+        raise UserError(f"{_POLICIES.describe(entry)} cannot be imported: {cause(error)}") from error
     if found is None:
-        raise UserError(f"policy back-end {backend!r} ({entry.value}): no module {entry.module}")
+        raise UserError(f"{_POLICIES.describe(entry)}: no module {entry.module}")
 
 
 def check_before_start(backend: str, path: Path | None, task: Task) -> None:
     """Raise UserError for faults of a policy found without importing it (entry points `rldg.policy_checks`)."""
     check_backend(backend)
-    check = _entry_points(CHECK_GROUP).get(backend)
-    if check is not None:
-        cast(PolicyCheck, check.load())(backend, path, task)
+    if backend in _CHECKS.names():
+        cast(PolicyCheck, _CHECKS.load(backend))(backend, path, task)
 
 
 def load_policy(

@@ -8,17 +8,18 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from functools import cache
-from importlib.metadata import EntryPoint, entry_points
 from typing import Annotated, Any, ClassVar
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 from pydantic_core import InitErrorDetails, PydanticCustomError
 
-from rldg_core.errors import UserError, quoted
+from rldg_core.errors import UserError
+from rldg_core.plugins import Plugins
 
-ENTRY_POINT_GROUP = "rldg.scenes"
 DEFAULT = "default"
 """Entry point of the scene of a task file that has no key `scene`."""
+
+_SCENES = Plugins("rldg.scenes", "scene kind", hidden=(DEFAULT,))
 
 
 class SceneConfig(BaseModel):
@@ -39,32 +40,21 @@ class SceneConfig(BaseModel):
     kind: str
 
 
-def _entry_points() -> dict[str, EntryPoint]:
-    return {entry.name: entry for entry in entry_points(group=ENTRY_POINT_GROUP)}
-
-
 def scene_kinds() -> list[str]:
     """Kinds that are installed, sorted."""
-    return sorted(_entry_points().keys() - {DEFAULT})
+    return _SCENES.names()
 
 
 @cache
 def scene_class(kind: str) -> type[SceneConfig]:
     """Import the configuration class of a kind. Raises UserError naming the kinds that are installed."""
-    entry = _entry_points().get(kind)
-    if entry is None:
-        known = ", ".join(scene_kinds()) or "none"
-        raise UserError(f"no kind of scene {quoted(kind)} is installed, expected one of {known}")
-    try:
-        found = entry.load()
-    except Exception as error:  # a plug-in: whatever its import raises
-        reason = f"{type(error).__name__}: {error}"
-        raise UserError(f"scene kind {kind!r}: {entry.value} cannot be imported: {reason}") from error
+    found = _SCENES.load(kind)
+    where = _SCENES.describe(_SCENES.entry_point(kind))
     if not (isinstance(found, type) and issubclass(found, SceneConfig)):
-        raise UserError(f"scene kind {kind!r}: {entry.value} is not a subclass of rldg_core.scenes.SceneConfig")
+        raise UserError(f"{where} is not a subclass of rldg_core.scenes.SceneConfig")
     says = found.model_fields["kind"].default
     if kind not in (says, DEFAULT):
-        raise UserError(f"scene kind {kind!r}: {entry.value} has the kind {says!r}; both must be the same")
+        raise UserError(f"{where} has the kind {says!r}; both must be the same")
     return found
 
 

@@ -10,16 +10,16 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from importlib.metadata import EntryPoint, entry_points
 from pathlib import Path
 from pkgutil import resolve_name
 from typing import Any, Protocol, cast
 
 from pydantic import BaseModel
 
-from rldg_core.errors import UserError, one_line
+from rldg_core.errors import UserError
+from rldg_core.plugins import Plugins
 
-ENTRY_POINT_GROUP = "rldg.generalists"
+_GENERALISTS = Plugins("rldg.generalists", "generalist")
 
 Progress = Callable[[int, int], None]
 """(optimiser steps done, steps)."""
@@ -85,28 +85,17 @@ class Generalist:
         return cast(Finetune, resolve_name(self.finetune))
 
 
-def _entry_points() -> dict[str, EntryPoint]:
-    return {entry.name: entry for entry in entry_points(group=ENTRY_POINT_GROUP)}
-
-
 def generalist_names() -> list[str]:
     """Names of the installed generalists, sorted."""
-    return sorted(_entry_points())
+    return _GENERALISTS.names()
 
 
 def find_generalist(name: str) -> Generalist:
     """Import the declaration of a generalist. Raises UserError when it is unknown or cannot be imported."""
-    entry = _entry_points().get(name)
-    if entry is None:
-        known = ", ".join(generalist_names()) or "none installed"
-        raise UserError(f"unknown generalist {name!r}, expected one of {known}")
-    try:
-        found = entry.load()
-    except Exception as error:  # a plug-in: importing it may raise anything
-        reason = one_line(f"{type(error).__name__}: {error}")
-        raise UserError(f"generalist {name!r} ({entry.value}) cannot be imported: {reason}") from error
+    found = _GENERALISTS.load(name)
     if not isinstance(found, Generalist):
-        raise UserError(f"generalist {name!r} ({entry.value}): expected a Generalist, found {type(found).__name__}")
+        where = _GENERALISTS.describe(_GENERALISTS.entry_point(name))
+        raise UserError(f"{where}: expected a Generalist, found {type(found).__name__}")
     return found
 
 

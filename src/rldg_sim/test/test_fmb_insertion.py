@@ -208,7 +208,7 @@ def test_bad_scenes_and_objects_are_one_line(tmp_path: Path) -> None:
         (
             "kind: fmb_insertion",
             "kind: moon",
-            "no kind of scene 'moon' is installed, expected one of",
+            "unknown scene kind 'moon', expected one of",
         ),
     ):
         path = tmp_path / "task.yaml"

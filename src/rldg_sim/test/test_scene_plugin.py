@@ -82,8 +82,8 @@ def test_mistakes_in_its_keys_are_told_with_file_and_key(touch: Task, tmp_path: 
     for old, new, expected in (
         ("disc_xy_m: 0.02", "disc_xy_m: 7", f"{path}: scene.disc_xy_m: Input should be less than or equal to 0.05"),
         ("disc_xy_m", "disc_m", f"{path}: scene.disc_m: Extra inputs are not permitted"),
-        ("kind: touch", "kind: press", f"{path}: scene.kind: no kind of scene 'press' is installed, expected one of "),
-        ("kind: touch, ", "", f"{path}: scene.kind: no kind of scene '' is installed, expected one of "),
+        ("kind: touch", "kind: press", f"{path}: scene.kind: unknown scene kind 'press', expected one of "),
+        ("kind: touch, ", "", f"{path}: scene.kind: unknown scene kind '', expected one of "),
         ("{kind: touch, disc_xy_m: 0.02}", "touch", f"{path}: scene: expected a mapping, got str"),
     ):
         assert old in text
@@ -97,7 +97,7 @@ def test_mistakes_in_its_keys_are_told_with_file_and_key(touch: Task, tmp_path: 
 
 def test_a_task_without_its_distribution_is_refused(tmp_path: Path) -> None:
     scene_class.cache_clear()
-    with pytest.raises(UserError, match=r"touch\.yaml: scene\.kind: .*'touch' is installed, expected one of"):
+    with pytest.raises(UserError, match=r"touch\.yaml: scene\.kind: unknown scene kind 'touch', expected one of"):
         load_task(EXAMPLE / "touch.yaml")
 
 
@@ -120,7 +120,7 @@ def test_a_broken_distribution_is_one_line(site: Path, tmp_path: Path, source: s
     path.write_text((EXAMPLE / "touch.yaml").read_text().replace("kind: touch, disc_xy_m: 0.02", "kind: broken"))
     with pytest.raises(UserError) as caught:
         load_task(path)
-    assert str(caught.value).startswith(f"{path}: scene.kind: scene kind 'broken': broken_scene:Kind {expected}")
+    assert str(caught.value).startswith(f"{path}: scene.kind: scene kind 'broken' (broken_scene:Kind) {expected}")
 
 
 def test_a_scene_without_a_simulation_is_refused_by_the_cell_only(site: Path, tmp_path: Path) -> None:
