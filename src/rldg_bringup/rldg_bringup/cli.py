@@ -24,7 +24,7 @@ from rldg_bringup import (
     cli_train,
 )
 from rldg_bringup.cli_classifier import app as classifier_app
-from rldg_bringup.cli_common import Json, Seed, console, progress_maker
+from rldg_bringup.cli_common import Commands, Json, Seed, console, progress_maker
 from rldg_bringup.cli_policy import policy_app
 from rldg_core.errors import DEBUG_VARIABLE, UserError, report
 from rldg_core.limits import check_name
@@ -32,6 +32,7 @@ from rldg_core.network import stay_on_this_machine
 
 app = typer.Typer(
     name="rldg",
+    cls=Commands,
     help="RLDG for ROS 2: specialists by RL, generalists by distillation.",
     no_args_is_help=True,
     pretty_exceptions_enable=False,

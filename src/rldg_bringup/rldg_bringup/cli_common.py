@@ -11,11 +11,15 @@ from pathlib import Path
 from typing import Annotated, Any, get_type_hints
 
 import typer
+from pydantic import ValidationError
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 from rich.table import Table
+from typer.core import TyperGroup
 
-from rldg_core.errors import UserError
+from rldg_core.configuration import first_mistake
+from rldg_core.errors import UserError, quoted
+from rldg_core.limits import range_text
 from rldg_core.seeding import MAX_SEED
 
 console = Console(stderr=True)
@@ -34,9 +38,33 @@ Objects = Annotated[
 ]
 
 
+class Commands(TyperGroup):
+    """A group of commands that refuses the value of an option in one line, with what was found and expected."""
+
+    def invoke(self, ctx: typer.Context) -> Any:  # type: ignore[override]
+        """Run a command of the group. Raises UserError for an option or argument that its type refuses."""
+        try:
+            return super().invoke(ctx)
+        except typer.BadParameter as error:
+            raise UserError(_refusal(error)) from error
+
+
+def _refusal(error: typer.BadParameter) -> str:
+    param, mistake = error.param, error.__cause__
+    if param is None or not isinstance(mistake, ValidationError):
+        return error.format_message()
+    name = max(param.opts, key=len)
+    what = f"option {name}" if name.startswith("-") else f"argument {name}"
+    first = mistake.errors(include_url=False)[0]
+    low, high = getattr(param, "min", None), getattr(param, "max", None)
+    if first["type"] in ("greater_than_equal", "less_than_equal"):
+        return f"{what}: expected {range_text(low, high)}, got {quoted(first['input'])}"
+    return f"{what}: {first_mistake(mistake)[1]}"
+
+
 def sub_app() -> typer.Typer:
     """Make a group of commands that `rldg_bringup.cli` adds to `rldg`."""
-    return typer.Typer(no_args_is_help=True, pretty_exceptions_enable=False)
+    return typer.Typer(cls=Commands, no_args_is_help=True, pretty_exceptions_enable=False)
 
 
 def expand_options(command: Callable[..., None]) -> Callable[..., None]:

@@ -2,17 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import asdict
 from inspect import Parameter, Signature
 from pathlib import Path
 from typing import Annotated, Any
 
 import typer
+from pydantic import BaseModel, ValidationError
 
 from rldg_bringup.cli_common import Json, Seed, emit, existing, progress_maker, sub_app
 from rldg_bringup.config_options import ConfigOption, nested_values, options_of
-from rldg_core.configuration import validated
+from rldg_core.configuration import first_mistake
 from rldg_core.errors import UserError
 from rldg_policy.generalist import Finetune, Generalist, find_generalist, generalist_names
 from rldg_policy.training.run import check_base, check_out
@@ -55,7 +56,7 @@ def make_command(name: str, generalist: Generalist) -> Callable[..., None]:
         dataset: Path, out: Path, resume: bool, seed: int, camera: str | None, as_json: bool, **given: Any
     ) -> None:
         base = given.pop("base", None)
-        config = validated(generalist.config, nested_values(options, given), f"finetune {name}")
+        config = _configuration(generalist.config, options, given, f"finetune {name}")
         check_folders(name, generalist, dataset, out, base, resume)
         more = {"base": base, "seed": seed, "resume": resume, "camera": camera}
         train(generalist.load_finetune(), dataset, out, config, as_json, **more)
@@ -75,6 +76,21 @@ def make_command(name: str, generalist: Generalist) -> Callable[..., None]:
     command.__signature__ = Signature(parameters)  # type: ignore[attr-defined]
     command.__annotations__ = {parameter.name: parameter.annotation for parameter in parameters}
     return command
+
+
+def _configuration(
+    model: type[BaseModel], options: list[ConfigOption], given: Mapping[str, Any], where: str
+) -> BaseModel:
+    """Validate the values of the options. Raises UserError naming the option of the first mistake."""
+    try:
+        return model.model_validate(nested_values(options, given))
+    except ValidationError as error:
+        loc, reason = first_mistake(error)
+        option = next((o for o in options if o.path == loc[: len(o.path)]), None)
+        what = (
+            f"option --{option.name.replace('_', '-')}: " if option else f"{'.'.join(map(str, loc))}: " if loc else ""
+        )
+        raise UserError(f"{where}: {what}{reason}") from error
 
 
 def _parameter(name: str, annotation: Any, default: Any = Parameter.empty) -> Parameter:

@@ -35,6 +35,9 @@ MAX_CONFIGURATION_BYTES = 2**20
 MAX_NODES = 500_000
 """Maximum number of YAML values with aliases expanded; a scalar counts 1, plus 1 for every 64 characters."""
 
+_TELLING = ("value_error", "assertion_error", "extra_forbidden", "invalid_key", "union_tag_invalid", "scene_kind")
+"""Types of pydantic's errors whose message holds the value, or whose value is of no interest."""
+
 _TAG = "tag:yaml.org,2002:"
 _INTEGER = re.compile(r"[-+]?(0b[01_]+|0[0-7_]+|0|[1-9][0-9_]*|0x[0-9a-fA-F_]+)")
 _FLOAT = re.compile(
@@ -147,12 +150,20 @@ def load_model(model: type[M], path: Path, what: str, overrides: Mapping[str, An
     return validated(model, {**data, **(overrides or {})}, str(path))
 
 
-def validated(model: type[M], data: Mapping[Any, Any], where: str) -> M:
-    """Validate a mapping. Raises UserError `where: key.path: reason` on the first error."""
+def validated(model: type[M], data: Any, where: str) -> M:
+    """Validate what a file or command holds. Raises UserError `where: key.path: reason` on the first error."""
     try:
         return model.model_validate(data)
     except ValidationError as error:
-        first = error.errors(include_url=False, include_input=False)[0]
-        key = ".".join(str(part) if str(part).isprintable() else repr(part) for part in first["loc"])
-        reason = first["msg"].removeprefix("Value error, ")
+        loc, reason = first_mistake(error)
+        key = ".".join(str(part) if str(part).isprintable() else repr(part) for part in loc)
         raise UserError(f"{where}: {key + ': ' if key else ''}{reason}") from error
+
+
+def first_mistake(error: ValidationError) -> tuple[tuple[int | str, ...], str]:
+    """Return where the first mistake is (keys and indices) and the reason, with the value found where it is one."""
+    first = error.errors(include_url=False)[0]
+    reason, found = first["msg"].removeprefix("Value error, "), first["input"]
+    # Reasons of our own validators say what they found.
+    is_told = first["type"] in _TELLING or not isinstance(found, bool | int | float | str)
+    return first["loc"], reason if is_told else f"{reason}, got {quoted(found)}"

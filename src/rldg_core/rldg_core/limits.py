@@ -25,8 +25,12 @@ def check_value(
         if isinstance(element, float) and not math.isfinite(element):
             raise UserError(f"{what}: expected a finite number, got {element}")
         if (low is not None and element < low) or (high is not None and element > high):
-            limits = f"{low} or more" if high is None else f"{high} or less" if low is None else f"{low} to {high}"
-            raise UserError(f"{what}: expected {limits}, got {element}")
+            raise UserError(f"{what}: expected {range_text(low, high)}, got {element}")
+
+
+def range_text(low: float | None, high: float | None) -> str:
+    """Describe an inclusive range, of which at least one end is known."""
+    return f"{low} or more" if high is None else f"{high} or less" if low is None else f"{low} to {high}"
 
 
 def check_name(kind: str, name: str, known: Sequence[str]) -> None:

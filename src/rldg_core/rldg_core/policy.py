@@ -91,7 +91,7 @@ class PolicyFactory(Protocol):
 
 
 class PolicyCheck(Protocol):
-    """What an entry point of `rldg.policy_checks` resolves to: looks at a checkpoint before any process of a stack starts."""
+    """What an entry point of `rldg.policy_checks` is: it looks at a checkpoint before any process of a stack starts."""
 
     def __call__(self, backend: str, path: Path | None, task: Task) -> None:
         """Raise UserError with one line where loading `path` in a stack of `task` would fail for certain."""

@@ -12,7 +12,6 @@ from rldg_core.policy import Policy, PolicyCheck, PolicyFactory
 from rldg_core.policy_checks import check_spec
 from rldg_core.task import Task
 
-
 _POLICIES = Plugins("rldg.policies", "policy back-end")
 _CHECKS = Plugins("rldg.policy_checks", "check of policy back-end")
 """PolicyCheck by back-end, for those that have one; its module imports neither torch nor jax."""

@@ -24,7 +24,15 @@ from pydantic import (
     model_validator,
 )
 
-from rldg_core.configuration import Count, Finite, FrozenModel, NonNegativeCount, Positive, load_model
+from rldg_core.configuration import (
+    Count,
+    Finite,
+    FrozenModel,
+    NonNegativeCount,
+    Positive,
+    first_mistake,
+    load_model,
+)
 from rldg_core.errors import UserError
 from rldg_core.instructions import fault
 from rldg_core.plausible import check_quaternion
@@ -157,14 +165,14 @@ class CameraConfig(FrozenModel):
     image_size: Annotated[int, Field(ge=32, le=1024)] = 256
     jpeg_quality: Annotated[int, Field(ge=30, le=100)] = 90
     mount: FixedMount | None = Field(default=None, exclude_if=_is_none)
-    """Not part of the configuration (and of its hash) where it is absent."""
+    """Part of the configuration, its hash and the view only where it is given."""
     device: Annotated[str, Field(pattern=r"^[A-Za-z0-9_.:-]*$")] = Field(default="", exclude=True)
     """Not part of the configuration and of its hash."""
 
     @property
     def view(self) -> dict[str, Any]:
         """Settings that determine which part of the scene a pixel shows (JSON); stored with data and artifacts."""
-        return self.model_dump(mode="json", include={"width", "height", "crop", "image_size"})
+        return self.model_dump(mode="json", include={"width", "height", "crop", "image_size", "mount"})
 
     @model_validator(mode="after")
     def _crop_inside(self) -> CameraConfig:
@@ -332,7 +340,7 @@ def find_task(reference: str, directories: list[Path]) -> Task:
     try:
         rates = RatesConfig(control_hz=rate)  # type: ignore[arg-type]  # a number as text
     except ValidationError as error:
-        raise UserError(f"task {reference}@{rate}: control_hz: {error.errors(include_url=False)[0]['msg']}") from error
+        raise UserError(f"task {reference}@{rate}: control_hz: {first_mistake(error)[1]}") from error
     return task.model_copy(update={"rates": rates})
 
 

@@ -24,7 +24,7 @@ class Small(BaseModel):
 @pytest.mark.parametrize(
     ("content", "message"),
     [
-        (b"rate: fast", "rate: Input should be a valid number"),
+        (b"rate: fast", "rate: Input should be a valid number, unable to parse string as a number, got 'fast'"),
         (b"inner: {a: b}", "inner.a: Input should be a valid integer"),
         (b'"a\\nb": 1', "'a\\nb': Extra inputs are not permitted"),
         (b"1: 2", "1: Keys should be strings"),

@@ -60,7 +60,7 @@ def test_the_names_beside_a_conflict_are_found(sites: tuple[Path, Path]) -> None
     install(sites[1], "lab-b", "rldg.things", "mine = json:loads")
     assert things.names() == ["mine", "other"]
     assert things.load("other").__name__ == "dumps" and things.load("default").__name__ == "load"
-    with pytest.raises(UserError, match="^unknown thing 'others', expected one of mine, other$"):
+    with pytest.raises(UserError, match=r"^unknown thing 'others', expected one of mine, other$"):
         things.load("others")
 
 

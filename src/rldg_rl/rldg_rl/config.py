@@ -12,9 +12,9 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
-from pydantic import Field, ValidationError, model_validator
+from pydantic import Field, model_validator
 
-from rldg_core.configuration import MAX_CONFIGURATION_BYTES, FrozenModel, Positive, read_yaml
+from rldg_core.configuration import MAX_CONFIGURATION_BYTES, FrozenModel, Positive, read_yaml, validated
 from rldg_core.errors import UserError
 from rldg_core.task import Task
 
@@ -283,12 +283,7 @@ def _merged(base: Mapping[str, Any], overrides: Mapping[str, Any], where: str) -
 
 def parse(value: Any, where: str) -> RLConfig:
     """Validate a JSON or YAML value. Raises UserError `where: key.path: reason` on the first error."""
-    try:
-        return RLConfig.model_validate(value)
-    except ValidationError as error:
-        first = error.errors(include_url=False)[0]
-        key = ".".join(str(part) for part in first["loc"])
-        raise UserError(f"{where}: {key + ': ' if key else ''}{first['msg']}") from error
+    return validated(RLConfig, value, where)
 
 
 def load(path: Path | None, task: Task) -> RLConfig:

@@ -75,6 +75,8 @@ def test_a_mount_is_checked(insertion: Task, two_cameras: Task) -> None:
     moved = SIDE | {"mount": {"position_base_m": [0.9, 0.5, 0.5], "aim_base_m": [0.5, 0.0, 0.15]}}
     other = Task.model_validate(two_cameras.model_dump() | {"cameras": {"wrist": plain, "side": moved}})
     assert len({task.config_hash() for task in (insertion, two_cameras, other)}) == 3
+    assert "mount" not in insertion.views["wrist"], "views of cameras on the wrist stay as they were recorded"
+    assert two_cameras.views["side"] != other.views["side"], "data of a camera that was moved is other data"
 
 
 @pytest.mark.parametrize("down", [[0.5, 0.0, 0.9], [0.5, 0.001, 0.9]])

@@ -15,7 +15,7 @@ from rldg_core.configuration import Count, FrozenModel, validated
 from rldg_core.errors import UserError
 from rldg_core.files import read_json, write_json
 from rldg_core.policy import PolicySpec
-from rldg_core.task import CropConfig, Task
+from rldg_core.task import CropConfig, FixedMount, Task
 
 MANIFEST_FILE = "rldg.json"
 
@@ -24,17 +24,20 @@ Rate = Annotated[float, Field(gt=0, le=1000, allow_inf_nan=False)]
 
 
 class View(FrozenModel):
-    """Crop and size of a camera's images (`rldg_core.task.CameraConfig.view`)."""
+    """Crop and size of a camera's images, and where a fixed camera stands (`rldg_core.task.CameraConfig.view`)."""
 
     width: Count
     height: Count
     crop: CropConfig | None
     image_size: Count
+    mount: FixedMount | None = Field(default=None, exclude_if=lambda mount: mount is None)
 
     def __str__(self) -> str:
         crop = self.crop
         part = f"{crop.width}x{crop.height} at ({crop.x}, {crop.y}) of " if crop else ""
-        return f"{part}{self.width}x{self.height} px as {self.image_size} px"
+        place = ", ".join(f"{number:g}" for number in self.mount.position_base_m) if self.mount else ""
+        mount = f" from ({place}) m" if self.mount else ""
+        return f"{part}{self.width}x{self.height} px as {self.image_size} px{mount}"
 
 
 class ObservationRecord(FrozenModel):

@@ -11,6 +11,7 @@ from typing import Any
 
 from pydantic import ValidationError
 
+from rldg_core.configuration import first_mistake
 from rldg_core.errors import UserError
 from rldg_core.files import read_bytes, read_json, sha256_hex, write_json, writing_aside
 from rldg_core.task import BoxConfig, Task
@@ -88,7 +89,7 @@ def read_classifier(folder: Path) -> SavedClassifier:
             str(value["task_hash"]), str(value["encoder_sha256"]), tuple(value["objects"]), box, dict(value["report"]),
         )  # fmt: skip
     except ValidationError as error:
-        raise UserError(f"{path}: config: {error.errors(include_url=False)[0]['msg']}") from error
+        raise UserError(f"{path}: config: {first_mistake(error)[1]}") from error
     except (KeyError, TypeError, ValueError) as error:
         raise UserError(f"{path}: not a classifier's configuration: {error!r}") from error
 
