@@ -1,4 +1,7 @@
-"""Test files run side by side, each in its own ROS domains: a number used by two files would connect them."""
+"""Test files run side by side, each in its own ROS domains: a number used by two files would connect them.
+
+A file that joins a domain states it as DOMAIN, which makes its tests `dds` (conftest.py).
+"""
 
 from __future__ import annotations
 
@@ -6,8 +9,16 @@ import ast
 from collections import defaultdict
 from pathlib import Path
 
+import pytest
+
 ROOT = Path(__file__).parents[1]
 LARGEST = 232
+WITHOUT_DDS = {"test_doctor.py"}
+"""Files that name a domain and start no node."""
+
+
+def files() -> list[Path]:
+    return [*ROOT.glob("src/*/test/*.py"), *ROOT.glob("tests/*.py")]
 
 
 def number(node: ast.expr, names: dict[str, int]) -> int | None:
@@ -50,10 +61,37 @@ def domains(path: Path) -> set[int]:
 
 def test_no_domain_is_used_by_two_files() -> None:
     users = defaultdict(set)
-    for path in [*ROOT.glob("src/*/test/*.py"), *ROOT.glob("tests/*.py")]:
+    for path in files():
         for one in domains(path):
             users[one].add(path.name)
     shared = {one: sorted(names) for one, names in users.items() if len(names) > 1}
     assert len(users) > 30, "the search finds almost no domain: has the way to name one changed?"
     # 232 is the largest accepted domain; its test starts no node.
     assert not {one: names for one, names in shared.items() if one != LARGEST}
+
+
+def states_domain(path: Path) -> bool:
+    return any(
+        isinstance(node, ast.Assign)
+        and any(isinstance(name, ast.Name) and name.id == "DOMAIN" for name in node.targets)
+        for node in ast.parse(path.read_text()).body
+    )
+
+
+def test_a_file_that_joins_a_domain_states_it() -> None:
+    silent = {path.name for path in files() if domains(path) and not states_domain(path)}
+    assert silent == WITHOUT_DDS
+
+
+def test_tests_of_a_file_with_a_domain_are_dds_and_no_others(request: pytest.FixtureRequest) -> None:
+    items = [item for item in request.session.items if isinstance(item, pytest.Function)]
+    assert request.node in items and request.node.get_closest_marker("dds") is None
+    for item in items:
+        reruns = item.get_closest_marker("flaky")
+        assert (reruns is not None) == (item.get_closest_marker("dds") is not None) == hasattr(item.module, "DOMAIN")
+        assert reruns is None or reruns.kwargs == {"reruns": 1}
+
+
+def test_the_files_that_start_first_exist(request: pytest.FixtureRequest) -> None:
+    shared = request.config.pluginmanager.getplugin(str(ROOT / "conftest.py"))
+    assert set(shared.LONGEST_FIRST) <= {path.stem for path in files()}

@@ -22,6 +22,7 @@ from rldg_rl.classifier.frames import read_frames
 from rldg_rl.classifier.model import ClassifierConfig, init
 from rldg_rl.encoders.loading import load_encoder
 
+DOMAIN = 136
 TASKS = Path(__file__).parents[1] / "config" / "tasks"
 
 
@@ -68,7 +69,7 @@ def test_classifier_reward_ends_episodes_and_ground_truth_is_published(
     certain: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """The second of two frames above the threshold ends an episode, so that each has one transition."""
-    monkeypatch.setenv("ROS_DOMAIN_ID", "136")
+    monkeypatch.setenv("ROS_DOMAIN_ID", str(DOMAIN))
     arguments = replace(
         arguments_for("insertion", 0), classifier=str(certain), record=True, bag_dir=str(tmp_path / "bags")
     )

@@ -11,6 +11,7 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from threading import Event
 
 import pytest
 import rclpy
@@ -96,10 +97,10 @@ def last_line(process: subprocess.Popen[str], timeout_s: float) -> str:
 
 
 def until(condition: Callable[[], object], what: str) -> None:
-    deadline = time.monotonic() + STARTED_S
+    deadline_s, pause = time.monotonic() + STARTED_S, Event()
     while not condition():
-        assert time.monotonic() < deadline, what
-        time.sleep(0.02)
+        assert time.monotonic() < deadline_s, what
+        pause.wait(0.02)
 
 
 def test_a_goal_that_comes_while_the_stack_starts_is_served(stack: subprocess.Popen[str]) -> None:

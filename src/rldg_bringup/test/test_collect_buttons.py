@@ -14,7 +14,7 @@ from rldg_bringup.cli import app
 DOMAIN = 206
 RATE_HZ, PRESSED_FRAMES, FRAMES = 20, 20, 60
 SENDER = f"""
-import time, rclpy
+import rclpy
 from sensor_msgs.msg import CompressedImage, Joy
 from rldg_msgs.msg import Observation
 from rldg_ros import to_msg
@@ -23,15 +23,18 @@ node = rclpy.create_node("observer", namespace="/robot1/rldg")
 joy = node.create_publisher(Joy, "/robot1/spacenav/joy", 10)
 seen = node.create_publisher(Observation, "/robot1/rldg/observation", 10)
 while not (joy.get_subscription_count() and seen.get_subscription_count()):
-    time.sleep(0.01)
-for k in range({FRAMES}):
+    rclpy.spin_once(node, timeout_sec=0.01)
+frames = iter(range({FRAMES}))
+def send():
+    k = next(frames, None)
+    if k is None:
+        return  # the observer goes on living: its end would end the command
     if k < {PRESSED_FRAMES}:
         joy.publish(Joy(buttons=[1]))
     image = CompressedImage(format="jpeg", data=b"x")
     seen.publish(Observation(header=to_msg.header(k + 1), camera_names=["wrist"], images=[image]))
-    time.sleep(1 / {RATE_HZ})
-while True:  # the observer keeps running: its end would end the command
-    time.sleep(1)
+node.create_timer(1 / {RATE_HZ}, send)
+rclpy.spin(node)
 """
 
 

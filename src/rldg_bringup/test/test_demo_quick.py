@@ -10,10 +10,12 @@ from PIL import Image
 
 from rldg_bringup.runner import executable_path
 
+DOMAIN = 61
+
 
 @pytest.mark.timeout(400)
 def test_the_quick_demo_runs_and_resumes(tmp_path: Path) -> None:
-    environment = {**os.environ, "ROS_DOMAIN_ID": "61"}
+    environment = {**os.environ, "ROS_DOMAIN_ID": str(DOMAIN)}
     command = [str(executable_path("rldg_bringup", "rldg")), "demo", "--quick", "--out", str(tmp_path), "--json"]
     done = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=380)
     assert done.returncode == 0, done.stderr[-3000:]

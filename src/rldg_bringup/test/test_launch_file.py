@@ -24,6 +24,7 @@ from rldg_bringup.stack import insertion_stack
 
 pytest.importorskip("launch_ros", reason="launch_ros comes with a ROS installation, not from PyPI")
 
+DOMAIN = 63
 SHARE = Path(get_package_share_directory("rldg_bringup"))
 LAUNCH_FILE = SHARE / "launch" / "insertion.launch.py"
 NAMES = ("cell", "observer", "gate", "policy", "episode", "exporter")
@@ -55,8 +56,8 @@ class Launched:
 
 
 @contextmanager
-def ros2_launch(tmp_path: Path, domain: int, *arguments: str, ready: bool = True) -> Iterator[Launched]:
-    environment = {**os.environ, "ROS_DOMAIN_ID": str(domain), "ROS_LOG_DIR": str(tmp_path), "PYTHONUNBUFFERED": "1"}
+def ros2_launch(tmp_path: Path, *arguments: str, ready: bool = True) -> Iterator[Launched]:
+    environment = {**os.environ, "ROS_DOMAIN_ID": str(DOMAIN), "ROS_LOG_DIR": str(tmp_path), "PYTHONUNBUFFERED": "1"}
     output = tmp_path / "output.txt"
     with output.open("wb") as stream:
         process = subprocess.Popen(
@@ -142,7 +143,7 @@ def load() -> Iterator[None]:
 
 
 def test_start_under_load_has_no_warning_and_sigint_ends_the_gate_first(tmp_path: Path, load: None) -> None:
-    with ros2_launch(tmp_path, 63, "policy:=hold") as launched:
+    with ros2_launch(tmp_path, "policy:=hold") as launched:
         start = launched.text
         assert not re.findall(r".*(?:WARN|ERROR|Traceback).*", start)
         # Signal the whole process group, as a terminal does.
@@ -156,13 +157,13 @@ def test_start_under_load_has_no_warning_and_sigint_ends_the_gate_first(tmp_path
 
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGKILL])
 def test_nodes_end_with_ros2_launch_after_any_signal(tmp_path: Path, number: signal.Signals) -> None:
-    with ros2_launch(tmp_path, 63, "policy:=hold") as launched:
+    with ros2_launch(tmp_path, "policy:=hold") as launched:
         launched.process.send_signal(number)
         launched.wait_for_the_end()
 
 
 def test_policy_that_cannot_load_ends_the_launch_with_code_and_reason(tmp_path: Path) -> None:
-    with ros2_launch(tmp_path, 63, "policy:=nonsense", ready=False) as launched:
+    with ros2_launch(tmp_path, "policy:=nonsense", ready=False) as launched:
         assert launched.wait_for_the_end(60) == 1
         assert "node policy ended with code 2" in launched.text
         assert "nonsense" in launched.text and "Traceback" not in launched.text
@@ -178,7 +179,7 @@ def test_policy_that_cannot_load_ends_the_launch_with_code_and_reason(tmp_path: 
     ],
 )
 def test_bad_argument_starts_nothing(tmp_path: Path, argument: str, message: str) -> None:
-    with ros2_launch(tmp_path, 63, argument, ready=False) as launched:
+    with ros2_launch(tmp_path, argument, ready=False) as launched:
         assert launched.wait_for_the_end(60) == 1
         assert message in launched.text and "process started" not in launched.text
 
@@ -196,7 +197,7 @@ def test_misspelt_argument_of_an_including_launch_file_is_refused(tmp_path: Path
     )
     done = subprocess.run(
         ["ros2", "launch", str(outer), "table:=right"],
-        env={**os.environ, "ROS_DOMAIN_ID": "63", "ROS_LOG_DIR": str(tmp_path)},
+        env={**os.environ, "ROS_DOMAIN_ID": str(DOMAIN), "ROS_LOG_DIR": str(tmp_path)},
         capture_output=True,
         text=True,
         timeout=60,

@@ -15,6 +15,7 @@ from rldg_core.types import Source
 from rldg_data.bags.reading import find_bags, read_episode
 from rldg_sim.cell import Cell
 
+DOMAIN = 111
 TASKS = Path(__file__).parents[1] / "config" / "tasks"
 
 
@@ -22,7 +23,7 @@ def test_recorded_demonstration_equals_that_of_the_library(tmp_path: Path) -> No
     """Record two episodes: before the second one, the reset opens the gripper without a command."""
     result = subprocess.run(
         ["rldg", "record", "pick_and_place", "--out", str(tmp_path / "bags"), "--episodes", "2", "--json"],
-        env={**os.environ, "ROS_DOMAIN_ID": "111"},
+        env={**os.environ, "ROS_DOMAIN_ID": str(DOMAIN)},
         capture_output=True,
         text=True,
         timeout=110,

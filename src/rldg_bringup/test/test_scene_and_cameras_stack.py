@@ -17,6 +17,7 @@ from rldg_core.task import load_task
 from rldg_data.bags.reading import find_bags, read_episode
 from rldg_sim.env import CellEnv
 
+DOMAIN = 144
 EXAMPLE = Path(__file__).parents[3] / "examples" / "touch_scene"
 SIDE = {
     "topic": "side/color/image_raw",
@@ -44,7 +45,7 @@ def site(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 
 def rldg(*arguments: str) -> subprocess.CompletedProcess[str]:
-    environment = {**os.environ, "ROS_DOMAIN_ID": "144"}
+    environment = {**os.environ, "ROS_DOMAIN_ID": str(DOMAIN)}
     done = subprocess.run(["rldg", *arguments], env=environment, capture_output=True, text=True, timeout=110)
     assert done.returncode == 0, done.stderr
     return done

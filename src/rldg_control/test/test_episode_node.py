@@ -17,11 +17,13 @@ from rldg_msgs.msg import EpisodeEvent, ExecutedAction
 from rldg_msgs.srv import Hold, LabelEpisode
 from rldg_ros.qos import STREAM
 
+DOMAIN = 214
+
 
 @pytest.fixture
 def hardware(make_rig: Callable[..., Any]) -> Iterator[tuple[Any, Any]]:
     """Run gate and episode nodes as on hardware: real time, operator resets, labels."""
-    rig = make_rig(38, changes={"reward": {"source": "operator"}})
+    rig = make_rig(DOMAIN, changes={"reward": {"source": "operator"}})
     rig.start("gate")
     rig.start("episode", reset_mode="operator", run_id="run")
     statuses, inputs = rig.record_statuses(), rig.publish_inputs()
@@ -138,7 +140,7 @@ def test_late_camera_stamps_are_named_by_gate_and_goal(hardware: tuple[Any, Any]
 
 
 def test_goal_names_a_stopped_clock(make_rig: Callable[..., Any]) -> None:
-    rig = make_rig(174)
+    rig = make_rig(DOMAIN + 1)
     rig.start("episode", use_sim_time=True, ready_timeout_s=0.5)
     status, result = result_of(rig, send(rig, episodes=1))
     assert (status, result.episodes) == (GoalStatus.STATUS_ABORTED, 0)
@@ -148,7 +150,7 @@ def test_goal_names_a_stopped_clock(make_rig: Callable[..., Any]) -> None:
 def test_goal_names_the_fault_of_the_observer(make_rig: Callable[..., Any]) -> None:
     """Two cameras are configured and one is published: the result must name the other one."""
     camera = {"topic": "camera/image", "width": 64, "height": 64, "image_size": 64}
-    rig = make_rig(175, changes={"cameras": {"wrist": camera, "front": {**camera, "topic": "front/image"}}})
+    rig = make_rig(DOMAIN + 2, changes={"cameras": {"wrist": camera, "front": {**camera, "topic": "front/image"}}})
     rig.bench.create_publisher(ExecutedAction, "executed_action", STREAM)
     rig.start("observer")
     rig.start("episode", needs="['']")

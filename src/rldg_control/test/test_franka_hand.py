@@ -21,6 +21,8 @@ from rldg_msgs.msg import ExecutedAction
 from rldg_ros import to_msg
 from rldg_ros.qos import STREAM
 
+DOMAIN = 203
+
 actions = pytest.importorskip("franka_msgs.action", reason="franka_msgs is not installed")
 
 CANCEL_POLL_S = 1 / 30
@@ -135,7 +137,7 @@ class Hand:
 
 @pytest.fixture
 def hand(make_rig: Callable[..., Any]) -> Iterator[Hand]:
-    hand = Hand(make_rig(203, changes={"action": {"gripper": True}}))
+    hand = Hand(make_rig(DOMAIN, changes={"action": {"gripper": True}}))
     yield hand
     if hand.server:
         hand.server.close()

@@ -24,12 +24,14 @@ from rldg_msgs.srv import Hold
 from rldg_ros import to_msg
 from rldg_ros.qos import LATCHED, TARGET
 
+DOMAIN = 210
+
 MEASURED = pose([0.51, 0.0, 0.19], [1.0, 0.0, 0.0, 0.0])
 
 
 @pytest.fixture
 def gate(make_rig: Callable[..., Any]) -> Iterator[tuple[Any, Any, Any]]:
-    rig = make_rig(33)
+    rig = make_rig(DOMAIN)
     statuses = rig.record_statuses()
     rig.process = rig.start("gate")
     inputs = rig.publish_inputs()
@@ -156,7 +158,7 @@ def test_gate_counts_invalid_actions_and_sends_the_measured_pose_on_sigint(gate:
 
 
 def test_gate_survives_jumps_of_simulated_time(make_rig: Callable[..., Any]) -> None:
-    rig = make_rig(34)
+    rig = make_rig(DOMAIN + 1)
     statuses = rig.record_statuses()
     clock_out = rig.bench.create_publisher(ClockMsg, "/clock", 10)
     rig.start("gate", use_sim_time=True)
@@ -193,7 +195,7 @@ class Controller:
 
 def test_gate_latches_unless_the_controlled_frame_is_the_measured_one(make_rig: Callable[..., Any], fr3: Any) -> None:
     """Desk measures the hand's tcp and the controller moves the flange: every target would be off by 103 mm."""
-    rig = make_rig(176)
+    rig = make_rig(DOMAIN + 2)
     statuses = rig.record_statuses()
     rig.start("gate", controller="cartesian_impedance_controller")
     inputs = rig.publish_inputs()
@@ -211,7 +213,7 @@ def test_gate_latches_unless_the_controlled_frame_is_the_measured_one(make_rig: 
 
 
 def test_gate_runs_when_the_controlled_frame_is_the_measured_one(make_rig: Callable[..., Any], fr3: Any) -> None:
-    rig = make_rig(177)
+    rig = make_rig(DOMAIN + 3)
     statuses = rig.record_statuses()
     controller = Controller(rig, fr3.urdf, "fr3_hand_tcp")
     rig.start("gate", controller="cartesian_impedance_controller")

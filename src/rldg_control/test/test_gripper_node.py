@@ -12,9 +12,11 @@ from rldg_msgs.msg import ExecutedAction
 from rldg_ros import to_msg
 from rldg_ros.qos import STREAM, TARGET
 
+DOMAIN = 37
+
 
 def test_gripper_commands_a_width_after_the_debounce(make_rig: Callable[..., Any]) -> None:
-    rig = make_rig(37, changes={"action": {"gripper": True}})
+    rig = make_rig(DOMAIN, changes={"action": {"gripper": True}})
     widths: list[float] = []
     rig.bench.create_subscription(Float64, "/gripper_width_command", lambda m: widths.append(m.data), TARGET)
     executed = rig.bench.create_publisher(ExecutedAction, "executed_action", STREAM)
@@ -38,7 +40,7 @@ def test_gripper_commands_a_width_after_the_debounce(make_rig: Callable[..., Any
 
 def test_restarted_gripper_ignores_earlier_actions(make_rig: Callable[..., Any]) -> None:
     """`executed_action` is transient-local: a late subscriber receives the last ten messages."""
-    rig = make_rig(37, changes={"action": {"gripper": True}})
+    rig = make_rig(DOMAIN, changes={"action": {"gripper": True}})
     widths: list[float] = []
     rig.bench.create_subscription(Float64, "/gripper_width_command", lambda m: widths.append(m.data), TARGET)
     executed = rig.bench.create_publisher(ExecutedAction, "executed_action", STREAM)
@@ -59,7 +61,7 @@ def test_gripper_without_franka_msgs_is_refused(make_rig: Callable[..., Any]) ->
         pytest.skip("franka_msgs is installed")
     except ImportError:
         pass
-    process = make_rig(37).start("gripper", mode="franka")
+    process = make_rig(DOMAIN).start("gripper", mode="franka")
     output, _ = process.communicate(timeout=20)
     assert process.returncode == 2
     assert len(output.strip().splitlines()) == 1

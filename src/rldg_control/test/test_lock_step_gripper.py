@@ -17,6 +17,8 @@ from rldg_msgs.msg import ExecutedAction
 from rldg_ros import to_msg
 from rldg_ros.qos import STREAM
 
+DOMAIN = 112
+
 PERIOD_NS = 100_000_000
 
 
@@ -57,7 +59,7 @@ def test_first_request_after_a_restart_is_sent_again() -> None:
 
 
 def test_node_answers_each_executed_action_with_its_stamp(make_rig: Callable[..., Any]) -> None:
-    rig = make_rig(112, lockstep=True, changes={"action": {"gripper": True}})
+    rig = make_rig(DOMAIN, lockstep=True, changes={"action": {"gripper": True}})
     widths: list[JointState] = []
     rig.bench.create_subscription(JointState, "gripper_width", widths.append, STREAM)
     executed = rig.bench.create_publisher(ExecutedAction, "executed_action", STREAM)

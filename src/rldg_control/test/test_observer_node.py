@@ -18,11 +18,13 @@ from rldg_msgs.msg import Observation
 from rldg_ros import to_msg
 from rldg_ros.qos import STREAM, VENDOR_STATE
 
+DOMAIN = 217
+
 MEASURED = pose([0.51, 0.0, 0.19], [1.0, 0.0, 0.0, 0.0])
 
 
 def test_observer_keeps_its_rate_and_names_faults(make_rig: Callable[..., Any]) -> None:
-    rig = make_rig(35)
+    rig = make_rig(DOMAIN)
     statuses = rig.record_statuses()
     process = rig.start("observer")
     sensors = rig.publish_sensors()
@@ -58,7 +60,7 @@ def test_observer_keeps_its_rate_and_names_faults(make_rig: Callable[..., Any]) 
 
 def test_observer_survives_any_message_and_names_each_fault(make_rig: Callable[..., Any]) -> None:
     """Send malformed CDR on every input, then impossible numbers, names, frames and stamps."""
-    rig = make_rig(172)
+    rig = make_rig(DOMAIN + 1)
     statuses = rig.record_statuses()
     process = rig.start("observer")
     sensors, bench = rig.publish_sensors(), rig.bench
@@ -108,7 +110,7 @@ def test_observer_survives_any_message_and_names_each_fault(make_rig: Callable[.
 
 
 def test_observer_names_a_stopped_clock(make_rig: Callable[..., Any]) -> None:
-    rig = make_rig(173)
+    rig = make_rig(DOMAIN + 2)
     statuses = rig.record_statuses()
     rig.start("observer", use_sim_time=True)
     rig.publish_sensors()

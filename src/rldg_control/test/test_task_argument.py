@@ -7,10 +7,12 @@ from typing import Any
 
 import pytest
 
+DOMAIN = 39
+
 
 @pytest.mark.parametrize("node", ["observer", "gate", "teleop", "gripper", "episode"])
 def test_malformed_task_is_refused(make_rig: Callable[..., Any], node: str) -> None:
-    rig = make_rig(39)
+    rig = make_rig(DOMAIN)
     rig.task.write_text("name: x\ndefault_object: [\n")
     process = rig.start(node)
     output, _ = process.communicate(timeout=20)

@@ -12,9 +12,11 @@ from sensor_msgs.msg import Joy
 from rldg_msgs.msg import TeleopAction
 from rldg_ros import to_msg
 
+DOMAIN = 36
+
 
 def test_teleop_forwards_a_twist_stream_and_reports_silence(make_rig: Callable[..., Any]) -> None:
-    rig = make_rig(36)
+    rig = make_rig(DOMAIN)
     statuses = rig.record_statuses()
     twist_out = rig.bench.create_publisher(Twist, "/spacenav/twist", 10)
     joy_out = rig.bench.create_publisher(Joy, "/spacenav/joy", 10)

@@ -319,14 +319,14 @@ def test_a_process_that_ends_is_replaced(task, capfd):
 def test_it_ends_with_the_process_that_holds_the_policy():
     """Also when that one is killed: the pipe closes."""
     code = """
-import sys, threading, time
+import signal, sys, threading
 from pathlib import Path
 from rldg_core.task import load_task
 from rldg_policy.serving.act_http import ActServer
 from rldg_policy.serving.act_request import ActService
 server = ActServer(ActService(load_task(Path(sys.argv[1])), lambda: None, threading.Lock()), 0)
 print(server._process.pid, flush=True)
-time.sleep(600)
+signal.pause()
 """
     holder = subprocess.Popen([sys.executable, "-c", code, str(TASK_FILE)], stdout=subprocess.PIPE, text=True)
     pid = int(holder.stdout.readline())

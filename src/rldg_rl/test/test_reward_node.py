@@ -29,7 +29,7 @@ from rldg_rl.classifier.reward import RewardClassifier  # noqa: E402
 from rldg_rl.encoders.loading import load_encoder  # noqa: E402
 from rldg_ros import qos, to_msg  # noqa: E402
 
-DOMAIN_ID = 135
+DOMAIN = 135
 DEADLINE_S = 90.0
 PERIOD_NS = 100_000_000
 GOOD, BAD, BROKEN = "good", "bad", "broken"
@@ -80,7 +80,7 @@ class Bench:
 
     def __init__(self) -> None:
         self.context = rclpy.Context()
-        rclpy.init(context=self.context, domain_id=DOMAIN_ID)
+        rclpy.init(context=self.context, domain_id=DOMAIN)
         self.node = rclpy.create_node("bench", namespace="/rldg", context=self.context)
         self.executor = rclpy.executors.SingleThreadedExecutor(context=self.context)
         self.executor.add_node(self.node)
@@ -97,7 +97,7 @@ class Bench:
         self.processes.append(
             subprocess.Popen(
                 [sys.executable, "-c", code, "--ros-args", "-r", "__ns:=/rldg", *arguments],
-                env={**os.environ, "ROS_DOMAIN_ID": str(DOMAIN_ID)},
+                env={**os.environ, "ROS_DOMAIN_ID": str(DOMAIN)},
                 stdout=subprocess.PIPE,
                 stderr=subprocess.STDOUT,
                 text=True,

@@ -7,7 +7,6 @@ import shutil
 import subprocess
 import sys
 import threading
-import time
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
@@ -57,6 +56,7 @@ class Process:
             if k not in (PROFILE_VARIABLE, RANGE_VARIABLE, "ROS_STATIC_PEERS", "RMW_IMPLEMENTATION")
         }
         self.lines: list[str] = []
+        self._heard = threading.Condition()
         self.process = subprocess.Popen(
             [*prefix, sys.executable, "-c", NODE, name, mode],
             env={**inherited, "ROS_DOMAIN_ID": DOMAIN, **environment},
@@ -68,14 +68,14 @@ class Process:
     def _read(self) -> None:
         assert self.process.stdout
         for line in self.process.stdout:
-            self.lines.append(line.strip())
+            with self._heard:
+                self.lines.append(line.strip())
+                self._heard.notify()
 
     def said(self, line: str, timeout_s: float) -> bool:
         """Return whether the line is printed within the time limit."""
-        deadline = time.monotonic() + timeout_s
-        while line not in self.lines and time.monotonic() < deadline:
-            time.sleep(0.02)
-        return line in self.lines
+        with self._heard:
+            return self._heard.wait_for(lambda: line in self.lines, timeout_s)
 
     def end(self) -> None:
         self.process.kill()

@@ -10,6 +10,7 @@ import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from threading import Event
 
 import pytest
 
@@ -20,6 +21,7 @@ LIMIT_S = 30.0
 NODE = """
 import sys, time
 from pathlib import Path
+from threading import Event
 from rclpy.node import Node
 from rldg_ros.runner import run_node
 
@@ -27,13 +29,17 @@ name, folder, making_s, stopping_s = sys.argv[1], Path(sys.argv[2]), float(sys.a
 
 def make():
     (folder / f"{name}.making").touch()
-    time.sleep(making_s)
+    Event().wait(making_s)
     node = Node(name, namespace="/rldg")
+    def look():
+        if ("gate", "/rldg") in node.get_node_names_and_namespaces():
+            (folder / f"{name}.met").touch()
+    node.create_timer(0.02, look)
     (folder / f"{name}.made").touch()
     return node
 
 def stop(node):
-    time.sleep(stopping_s)
+    Event().wait(stopping_s)
     if not node.describe_parameter("use_sim_time").read_only:
         (folder / f"{name}.writable").touch()
     (folder / f"{name}.stopped").write_text(str(time.monotonic()))
@@ -60,10 +66,10 @@ def started(
 
 
 def wait_for(path: Path) -> None:
-    deadline = time.monotonic() + LIMIT_S
+    deadline_s, pause = time.monotonic() + LIMIT_S, Event()
     while not path.exists():
-        assert time.monotonic() < deadline, f"no {path.name}"
-        time.sleep(0.02)
+        assert time.monotonic() < deadline_s, f"no {path.name}"
+        pause.wait(0.02)
 
 
 @pytest.fixture
@@ -108,7 +114,7 @@ def test_launched_node_continues_after_sigint_until_the_gate_has_ended(
     ):
         wait_for(tmp_path / "gate.made")
         wait_for(tmp_path / "observer.made")
-        time.sleep(1.0)  # discovery between two other nodes cannot be observed here
+        wait_for(tmp_path / "observer.met")
         for node in (observer, gate):
             node.send_signal(signal.SIGINT)
         assert observer.wait(LIMIT_S) == gate.wait(LIMIT_S) == 0

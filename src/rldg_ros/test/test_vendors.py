@@ -21,11 +21,13 @@ from rldg_ros import to_msg
 from rldg_ros.subscriptions import refusals
 from rldg_ros.vendors import ChangeFilter, PolledSubscriptions, vendor_topic
 
+DOMAIN = 204
+
 
 @pytest.fixture
 def context() -> Iterator[Context]:
     context = Context()
-    rclpy.init(context=context, domain_id=204)
+    rclpy.init(context=context, domain_id=DOMAIN)
     yield context
     context.try_shutdown()
 

@@ -33,6 +33,8 @@ from rldg_sim.cell import Cell
 from rldg_sim.operators.config import OperatorConfig
 from rldg_sim.scene import make_operator
 
+DOMAIN = 10
+
 TASKS = Path(__file__).parents[2] / "rldg_bringup" / "config" / "tasks"
 STATE = "/franka_robot_state_broadcaster"
 PERIOD_NS = 100_000_000
@@ -135,7 +137,7 @@ def make_rig() -> Iterator[Callable[[int], Rig]]:
 
 @pytest.mark.parametrize(("task", "item"), [("insertion", "usb_a"), ("fmb_insertion", "rectangle")])
 def test_lockstep_is_the_library_frame_by_frame(make_rig: Callable[[int], Rig], task: str, item: str) -> None:
-    rig = make_rig(10)
+    rig = make_rig(DOMAIN)
     rig.start("cell", task, lockstep=True, use_sim_time=True)
     rig.connect()
     library = Cell(find_task(task, [TASKS]))
@@ -179,7 +181,7 @@ def test_lockstep_is_the_library_frame_by_frame(make_rig: Callable[[int], Rig], 
 
 
 def test_real_time_runs_at_the_drivers_rates_and_holds_the_last_target(make_rig: Callable[[int], Rig]) -> None:
-    rig = make_rig(11)
+    rig = make_rig(DOMAIN + 1)
     rig.start("cell", scene_topic="/scene")
     rig.connect()
     rig.until_heard("scene", 1)
@@ -205,7 +207,7 @@ def test_real_time_runs_at_the_drivers_rates_and_holds_the_last_target(make_rig:
 
 def test_transforms_lead_from_base_to_the_camera(make_rig: Callable[[int], Rig]) -> None:
     tf2_msgs = pytest.importorskip("tf2_msgs.msg", reason="tf2_msgs comes with a ROS installation, not from PyPI")
-    rig = make_rig(17)
+    rig = make_rig(DOMAIN + 7)
     heard: list[Any] = []
     rig.node.create_subscription(tf2_msgs.TFMessage, "/tf", heard.append, 100)
     rig.start("cell")
@@ -222,7 +224,7 @@ def test_transforms_lead_from_base_to_the_camera(make_rig: Callable[[int], Rig])
 
 
 def test_targets_are_ignored_while_two_nodes_publish_them(make_rig: Callable[[int], Rig]) -> None:
-    rig = make_rig(12)
+    rig = make_rig(DOMAIN + 2)
     cell = rig.start("cell")
     rig.connect()
     rig.until_heard("pose", 1)
@@ -250,7 +252,7 @@ def test_no_opengl_ends_the_node_with_one_line(make_rig: Callable[[int], Rig], t
     (tmp_path / "none.json").write_text('{"file_format_version": "1.0.0", "ICD": {"library_path": "libnone.so"}}')
     os.environ["__EGL_VENDOR_LIBRARY_FILENAMES"] = str(tmp_path / "none.json")
     try:
-        process = make_rig(13).start("cell")
+        process = make_rig(DOMAIN + 3).start("cell")
     finally:
         del os.environ["__EGL_VENDOR_LIBRARY_FILENAMES"]
     output, _ = process.communicate(timeout=60)
@@ -269,7 +271,7 @@ def observation(stamp: int, frame: Any) -> Observation:
 def test_the_operator_answers_each_observation_once_in_order(
     make_rig: Callable[[int], Rig], insertion: Task, truth_first: bool
 ) -> None:
-    rig = make_rig(14)
+    rig = make_rig(DOMAIN + 4)
     rig.start("operator", lockstep=True, mode="demonstrate", speed=0.4, seed=3)
     observe = rig.node.create_publisher(Observation, "observation", STREAM)
     tell = rig.node.create_publisher(PoseArray, "cell/truth", STREAM)
@@ -314,7 +316,7 @@ def test_the_operator_answers_each_observation_once_in_order(
 
 
 def test_a_bad_operator_parameter_is_one_line(make_rig: Callable[[int], Rig]) -> None:
-    process = make_rig(15).start("operator", mode="help")
+    process = make_rig(DOMAIN + 5).start("operator", mode="help")
     output, _ = process.communicate(timeout=60)
     assert process.returncode == 2
     assert output.splitlines()[-1].endswith("parameter mode: expected demonstrate, intervene or off, got 'help'")

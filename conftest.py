@@ -1,0 +1,48 @@
+"""What all tests share: the marker `dds` and its rerun, the order of files, one cache of compiled programs."""
+
+from __future__ import annotations
+
+import os
+from tempfile import TemporaryDirectory
+
+import pytest
+
+LONGEST_FIRST = (
+    "test_demo_quick",
+    "test_resume",
+    "test_client_handshake",
+    "test_up",
+    "test_rlds_export",
+    "test_episode_node",
+    "test_policy_node",
+    "test_octo_train",
+    "test_bag_count",
+)
+"""Files that take longest. They start first: two processes share the files, and a long one would end alone."""
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    """Give the processes of this session one empty cache of compiled JAX programs, and let them keep bytecode.
+
+    Workers of pytest-xdist and nodes inherit the environment. Nodes start more than a hundred times.
+    """
+    if hasattr(config, "workerinput"):
+        return
+    os.environ.pop("PYTHONDONTWRITEBYTECODE", None)
+    if "JAX_COMPILATION_CACHE_DIR" not in os.environ:
+        folder = TemporaryDirectory(prefix="rldg_jax_")
+        config.add_cleanup(folder.cleanup)
+        os.environ["JAX_COMPILATION_CACHE_DIR"] = folder.name
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Sort the files, and mark every test of a file that states a DOMAIN as `dds`, with one rerun.
+
+    Two processes that miss each other at discovery are no defect of the code. All other tests have to pass at once.
+    """
+    rank = {name: number for number, name in enumerate(LONGEST_FIRST)}
+    items.sort(key=lambda item: rank.get(item.path.stem, len(rank)))
+    for item in items:
+        if isinstance(item, pytest.Function) and hasattr(item.module, "DOMAIN"):
+            item.add_marker(pytest.mark.dds)
+            item.add_marker(pytest.mark.flaky(reruns=1))
