@@ -40,11 +40,15 @@ class IncludeSpec:
 @dataclass(frozen=True)
 class Stack:
     """Nodes in starting order. They end in the reverse order, except that `gate` ends first: it must send
-    the measured pose while the sensors still run."""
+    the measured pose while the sensors still run.
+
+    notices: one line each for what the task says and this stack does not apply; printed before anything starts.
+    """
 
     task: Task
     nodes: tuple[NodeSpec, ...]
     includes: tuple[IncludeSpec, ...]
+    notices: tuple[str, ...] = ()
 
     @property
     def namespace(self) -> str:

@@ -273,6 +273,9 @@ def robot_findings(name: str) -> list[Finding]:
     gains = profile.command.gains
     modes = f"gains: compliant {gains.compliant}, precise {gains.precise}; gripper {profile.gripper.kind}"
     findings = [Finding(subject, Status.OK, f"{profile.description}; {modes}")]
+    if gains.precise == "none" and not profile.simulated:
+        remedy = "resets are compliant; to apply impedance.precise of a task: docs/how-to/add-a-robot.md"
+        findings.append(Finding(subject, Status.NOTE, "the precise gains of a task are never applied", remedy))
     if profile.command.recovery:
         findings.append(Finding(subject, Status.NOTE, "after a reflex", "; then ".join(profile.command.recovery)))
     packages = [one.package for one in profile.drivers.includes]

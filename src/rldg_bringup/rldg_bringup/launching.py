@@ -13,7 +13,13 @@ from pathlib import Path
 from typing import Any
 
 from ament_index_python.packages import get_package_share_directory
-from launch.actions import DeclareLaunchArgument, IncludeLaunchDescription, OpaqueFunction, RegisterEventHandler
+from launch.actions import (
+    DeclareLaunchArgument,
+    IncludeLaunchDescription,
+    LogInfo,
+    OpaqueFunction,
+    RegisterEventHandler,
+)
 from launch.event_handlers import OnProcessExit
 from launch.events.process import ProcessExited
 from launch.launch_description_sources import AnyLaunchDescriptionSource
@@ -70,7 +76,8 @@ def launch_description(file_name: str, declare: Callable[[StackArguments, Path],
             # Until this process ends, clients see that the stack starts.
             scratch = ScratchFolder(stack_key(domain_id(), stack.namespace))
             atexit.register(scratch.cleanup)
-        return [*map(_include, stack.includes), *(a for n in stack.nodes for a in _node(n, arguments))]
+        nodes = [action for node in stack.nodes for action in _node(node, arguments)]
+        return [*(LogInfo(msg=notice) for notice in stack.notices), *map(_include, stack.includes), *nodes]
 
     return LaunchDescription([*declared, OpaqueFunction(function=start)])
 

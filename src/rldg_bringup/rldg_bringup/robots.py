@@ -82,6 +82,26 @@ def find_robot(a: StackArguments, task: Task, share: Path) -> Robot:
     return load_robot(robot_path(a, share), values, known, a.load_gripper)
 
 
+def unapplied_gains(a: StackArguments, task: Task, robot: Robot) -> tuple[str, ...]:
+    """Return one line for each mode of the task's impedance that this start of the robot does not apply.
+
+    Empty for a simulated robot, whose resets put the arm in its place without control.
+    """
+    reasons = {mode: _reason_unapplied(a, robot, mode) for mode in MODES}
+    return tuple(f"task {task.name}: impedance.{mode} is not applied: {why}" for mode, why in reasons.items() if why)
+
+
+def _reason_unapplied(a: StackArguments, robot: Robot, mode: str) -> str:
+    how = getattr(robot.profile.command.gains, mode)
+    if how == "none" and not robot.profile.simulated:
+        return f"robot {robot.name} never switches to {mode} gains (command.gains.{mode}: none), resets are compliant"
+    if how == "at_start" and not a.drivers:
+        return "drivers:=false, the running drivers keep the gains of the task that they were started with"
+    if how == "at_start" and a.controllers_file:
+        return f"the controller takes the gains in controllers_file {a.controllers_file}"
+    return ""
+
+
 @dataclass(frozen=True)
 class RobotTopics:
     """Full names of the robot's topics, after the arguments that rename them. "" for what the robot does not have."""

@@ -10,6 +10,7 @@ import ctypes
 import os
 import signal
 import subprocess
+import sys
 import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
@@ -125,7 +126,12 @@ class StackProcess:
 def running_stack(
     stack: Stack, log_dir: Path, params_file: str = "", log_level: str = "info"
 ) -> Iterator[StackProcess]:
-    """Start a stack, yield it, and end it whatever happens. Raises UserError when a package is missing."""
+    """Print the notices of a stack, start it, yield it, and end it whatever happens.
+
+    Raises UserError when a package is missing.
+    """
+    for notice in stack.notices:
+        print(f"rldg: {notice}", file=sys.stderr, flush=True)
     process = StackProcess(stack, log_dir, params_file, log_level)
     try:
         yield process

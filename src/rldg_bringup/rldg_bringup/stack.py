@@ -24,6 +24,7 @@ from rldg_bringup.robots import (
     observer_parameters,
     robot_topics,
     sensor_parameters,
+    unapplied_gains,
     with_sim,
 )
 from rldg_core.errors import UserError
@@ -81,7 +82,7 @@ def insertion_stack(arguments: StackArguments, share: Path) -> Stack:
     nodes.append(_episode_node(plan, nodes))
     # It needs no clock, and following a simulated one costs a tenth of a core.
     nodes.append(plan.node("rldg_data", "exporter", use_sim_time=False))
-    return Stack(plan.task, tuple(nodes), tuple(includes))
+    return Stack(plan.task, tuple(nodes), tuple(includes), unapplied_gains(arguments, plan.task, plan.robot))
 
 
 def robot_stack(arguments: StackArguments, share: Path) -> Stack:
@@ -99,7 +100,7 @@ def robot_stack(arguments: StackArguments, share: Path) -> Stack:
     if robot.profile.simulated:
         raise UserError(f"argument robot: {robot.name} is simulated and has no drivers, expected a robot with drivers")
     includes, nodes = arm_drivers(a, robot, _root(a))
-    return Stack(task, tuple(nodes), tuple(includes))
+    return Stack(task, tuple(nodes), tuple(includes), unapplied_gains(a, task, robot))
 
 
 STACKS: Mapping[str, Callable[[StackArguments, Path], Stack]] = {"insertion": insertion_stack, "robot": robot_stack}

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +14,7 @@ from ament_index_python.packages import get_package_share_directory
 from rldg_bringup import doctor
 from rldg_bringup.arguments import StackArguments, arguments_from_text
 from rldg_bringup.declaration import Stack
-from rldg_bringup.runner import unique_names
+from rldg_bringup.runner import running_stack, unique_names
 from rldg_bringup.stack import insertion_stack, robot_stack
 from rldg_core.errors import UserError
 
@@ -61,6 +62,20 @@ drivers:
 
 def described(stack: Stack) -> dict[str, Any]:
     return {f"{node.namespace.rstrip('/')}/{node.name}": dict(node.parameters) for node in stack.nodes}
+
+
+GAINS = ("stiffness", "damping", "rotational_stiffness", "rotational_damping", "error_clip_m", "error_clip_rad")
+
+
+@pytest.fixture
+def own_gains(tmp_path: Path) -> Path:
+    """A task for the robot whose twelve gains are all different, and none of them a default."""
+    task = yaml.safe_load((SHARE / "config" / "tasks" / "insertion_franka.yaml").read_text())
+    numbers = iter(range(1, 13))
+    task["impedance"] = {mode: {gain: next(numbers) / 8 for gain in GAINS} for mode in ("compliant", "precise")}
+    path = tmp_path / "own_gains.yaml"
+    path.write_text(yaml.safe_dump(task))
+    return path
 
 
 @pytest.fixture
@@ -191,10 +206,50 @@ def test_nodes_of_the_same_name_have_separate_parameter_files(two_cameras: Path)
     assert {"camera.camera", "side.camera", "gate"} <= set(names)
 
 
+def test_compliant_gains_of_a_task_reach_the_controller_file_that_the_stack_writes(own_gains: Path) -> None:
+    for declare in (robot_stack, insertion_stack):
+        (include,) = declare(StackArguments(robot="fr3_ros", task=str(own_gains)), SHARE).includes
+        (text,) = include.files.values()
+        task = yaml.safe_load(text)["/**"]["cartesian_impedance_controller"]["ros__parameters"]["task"]
+        expected: dict[str, object] = {}
+        for axis in "xyz":
+            expected |= {f"k_pos_{axis}": 1 / 8, f"d_pos_{axis}": 2 / 8, f"k_rot_{axis}": 3 / 8, f"d_rot_{axis}": 4 / 8}
+        clip = dict.fromkeys("xyz", 5 / 8) | dict.fromkeys(("rx", "ry", "rz"), 6 / 8)
+        assert task == {**expected, "error_clip": clip}
+
+
+def test_gains_that_are_not_applied_are_told_in_one_line_each(own_gains: Path, gen3: str, tmp_path: Path) -> None:
+    precise = "task insertion_franka: impedance.precise is not applied: robot fr3_ros never switches to precise gains "
+    precise += "(command.gains.precise: none), resets are compliant"
+    compliant = "task insertion_franka: impedance.compliant is not applied: "
+    controllers = tmp_path / "mine.yaml"
+    controllers.write_text("/**: {}")
+    arguments = StackArguments(robot="fr3_ros", task=str(own_gains))
+    for declare in (robot_stack, insertion_stack):
+        assert declare(arguments, SHARE).notices == (precise,)
+        given = declare(replace(arguments, controllers_file=str(controllers)), SHARE).notices
+        assert given == (f"{compliant}the controller takes the gains in controllers_file {controllers}", precise)
+    apart = insertion_stack(replace(arguments, drivers=False), SHARE).notices
+    running = "drivers:=false, the running drivers keep the gains of the task that they were started with"
+    assert apart == (compliant + running, precise)
+    both = yaml.safe_load(GEN3)
+    both["command"]["gains"]["precise"] = "driver"
+    Path(gen3).write_text(yaml.safe_dump(both))
+    assert robot_stack(StackArguments(robot=gen3), SHARE).notices == ()
+    assert insertion_stack(StackArguments(), SHARE).notices == ()
+
+
+def test_notices_are_printed_before_anything_starts(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    declared = insertion_stack(StackArguments(robot="fr3_ros", task="insertion_franka"), SHARE)
+    with running_stack(replace(declared, nodes=(), includes=()), tmp_path):
+        assert capsys.readouterr().err == "".join(f"rldg: {notice}\n" for notice in declared.notices) != ""
+
+
 def test_doctor_names_the_missing_drivers(gen3: str) -> None:
     findings = doctor.robot_findings(gen3)
     assert findings[0].status is doctor.Status.OK and "compliant at_start, precise none" in findings[0].found
-    assert (findings[1].status, findings[1].found) == (
+    assert findings[1].found == "the precise gains of a task are never applied"
+    assert (findings[2].status, findings[2].found) == (
         doctor.Status.MISSING,
         "driver package my_arm is not installed",
     )
