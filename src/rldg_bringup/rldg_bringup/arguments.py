@@ -7,6 +7,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, fields
 from typing import Any
 
+from rldg_bringup.pace import LOCK_STEP, REAL_TIME, StackPace
 from rldg_core.errors import UserError, quoted
 from rldg_core.limits import check_name, check_value
 from rldg_core.robot import TOPIC
@@ -124,9 +125,9 @@ class StackArguments:
     scene_topic: str = _optional(TOPIC, "scene camera of the simulated cell; empty: off")
 
     @property
-    def lockstep(self) -> bool:
-        """Simulated time means lock-step: the cell advances only when its last frame was answered."""
-        return self.sim is not False and self.use_sim_time
+    def pace(self) -> StackPace:
+        """The pace of the stack; without `sim`, the robot counts as simulated."""
+        return LOCK_STEP if self.use_sim_time and self.sim is not False else REAL_TIME
 
 
 def arguments_from_text(values: Mapping[str, str]) -> StackArguments:

@@ -23,16 +23,15 @@ def check_arguments(a: StackArguments) -> None:
     """Raise UserError for arguments that contradict each other. `sim` is known by now."""
     if a.operator != "off" and not a.sim:
         raise UserError("argument operator: the scripted operator exists in simulation only; use the SpaceMouse")
-    if a.teleop and (a.use_sim_time or a.operator != "off"):
-        raise UserError(
-            "argument teleop: a person needs real time (use_sim_time:=false) and takes the operator's place"
-        )
+    if a.teleop and a.operator != "off":
+        raise UserError(f"argument teleop: a person takes the place of the scripted operator (operator:={a.operator})")
+    for name, reason in a.pace.refused.items():
+        if getattr(a, name):
+            raise UserError(f"argument {name}: {reason}")
     if a.use_sim_time and not a.sim:
         raise UserError("argument use_sim_time: lock-step needs a simulated robot (robot:=simulated)")
     if a.learner and not a.run_dir:
         raise UserError("argument run_dir: the learner needs one")
-    if a.http_port and a.lockstep:
-        raise UserError("argument http_port: the simulated clock of lock-step waits for nobody outside (use_sim_time)")
     for name in ("params_file", "controllers_file", "learner_config"):
         path = getattr(a, name)
         if path and not Path(path).is_file():

@@ -23,7 +23,6 @@ from rldg_core.errors import UserError
 from rldg_core.seeding import derive_seed
 from rldg_core.task import Task, find_task
 from rldg_data.bags.reading import episode_info, find_bags
-from rldg_data.bags.resuming import set_interrupted_aside
 
 Progress = Callable[[int, int], None]
 """Callback (done, total)."""
@@ -145,8 +144,7 @@ def train(
         run_id=f"training-{arguments.seed}",
     )
     bag_dir = run_dir / "bags"
-    if arguments.lockstep:
-        set_interrupted_aside(bag_dir, resolve_task(arguments.task).episode.max_steps)
+    arguments.pace.prepare_resume(bag_dir, resolve_task(arguments.task).episode.max_steps)
     outcome = recorded(bag_dir)
     with stack_client(training, log_dir) as (process, client):
         bags = BagCount(bag_dir, client, process)

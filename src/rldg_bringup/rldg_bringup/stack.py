@@ -58,12 +58,10 @@ class _Plan:
 
     def node(self, package: str, name: str, **parameters: Any) -> NodeSpec:
         """Declare one of our nodes with the parameters that all of them have."""
-        lockstep = self.arguments.lockstep
         common = {
             "task": self.reference,
             "task_dirs": list(self.task_dirs),
-            "lockstep": lockstep,
-            "use_sim_time": lockstep,
+            **self.arguments.pace.node_parameters,
         }
         return NodeSpec(package, name, name, f"{self.root}/rldg", {**common, **parameters})
 
@@ -228,8 +226,7 @@ def _policy_nodes(plan: _Plan) -> Iterable[NodeSpec]:
         chunks=a.chunks,
         http_port=a.http_port,
         live_weights=a.learner,
-        # Importing torch or jax while ticks are due would miss some; in lock-step nothing can be missed.
-        preload=[""] if a.lockstep else names_in_list(a.preload) or [""],
+        preload=a.pace.preload(names_in_list(a.preload)) or [""],
         autostart=a.autostart,
     )
     if a.learner:

@@ -185,7 +185,7 @@ def test_plugin_is_listed_loaded_and_served(installed, dataset, tmp_path):
     out = tmp_path / "out"
     rldg(finetune_app(), "mine", dataset, "--out", out, "--its-option", 3, "--names", "a", "--names", "b")
     task = load_task(TASK_FILE)
-    server = PolicyServer(Settings(task, lockstep=True))
+    server = PolicyServer(Settings(task, pace="lock_step"))
     server.add(load_policy("x", "mine", str(out), False, task), activate=True)
     assert [(loaded.policy_id, loaded.backend) for loaded in server.store.all()] == [("x", "mine")]
     server.start(Episode("e", INSTRUCTION, 0, 100, 0))

@@ -157,7 +157,7 @@ def test_policy_that_is_always_late_is_not_waited_for(bench) -> None:
         b.server.store.served.inferences.add(0.2)
     b.start()
     b.tick(0)
-    until(lambda: not b.server._scheduler.busy)
+    until(lambda: not b.server._state.scheduler.busy)
     b.at(0.2)
     policy.go = threading.Semaphore(0)
     b.tick(1)
@@ -199,7 +199,7 @@ def test_slow_policy_infers_at_its_rate_and_remembers_every_observation(bench) -
     b.start()
     for tick in range(8):
         b.tick(tick)
-        until(lambda: not b.server._scheduler.busy and len(policy.seen) == tick + 2)  # noqa: B023
+        until(lambda: not b.server._state.scheduler.busy and len(policy.seen) == tick + 2)  # noqa: B023
         b.at(tick + 0.3)
     kinds = ["act" if k % 3 == 0 else "remember" for k in range(8)]
     assert policy.seen == [("reset", 7), *zip(kinds, range(8), strict=True)]
@@ -226,7 +226,7 @@ def test_whole_chunks_are_executed_to_their_end_with_the_next_one_ready(bench) -
         b.server.store.served.inferences.add(0.2)
     for tick in range(12):
         b.tick(tick)
-        until(lambda: not b.server._scheduler.busy)
+        until(lambda: not b.server._state.scheduler.busy)
         b.at(tick + 0.3)
     assert [k for kind, k in policy.seen if kind == "act"] == [0, 2, 4, 6, 8, 10]
     assert [round(100 * float(a.values[0])) for a in b.actions] == list(range(12))
@@ -252,7 +252,7 @@ def test_failed_inference_is_bridged_by_the_queue_or_missed(bench) -> None:
     for tick, error in enumerate((None, ValueError("nan"), ValueError("nan"), None)):
         policy.error = error
         b.tick(tick)
-        until(lambda: not b.server._scheduler.busy)
+        until(lambda: not b.server._state.scheduler.busy)
         b.at(tick + 0.3)
     assert [a.stamp_ns // P_NS for a in b.actions] == [0, 1, 3] and b.server.counts.missed == 1
     assert b.server.last_error == "ValueError: nan"
@@ -263,7 +263,7 @@ def test_observation_with_another_image_size_is_refused(bench) -> None:
     b.add("p", Paced(gated=False, image=300))
     b.start()
     b.tick(0)
-    until(lambda: not b.server._scheduler.busy)
+    until(lambda: not b.server._state.scheduler.busy)
     b.at(0.3)
     assert b.server.last_error == "observation: camera 'wrist' gives 256x256 px, the policy needs 300 px"
 
@@ -279,14 +279,14 @@ def test_swap_during_a_slow_inference_answers_the_current_tick(bench) -> None:
     until(lambda: ("act", 1) in slow.seen)
     fast = b.add("fast", Paced(horizon=2, gated=False), activate=False)
     b.server.activate("fast")
-    until(lambda: ("act", 1) in fast.seen and not b.server._scheduler.busy)
+    until(lambda: ("act", 1) in fast.seen and not b.server._state.scheduler.busy)
     b.at(1.1)
     assert b.last() == (1, 1) and b.actions[-1].policy_id == "fast", "the current tick is the new policy's"
     assert fast.seen == [("reset", 7), ("act", 1)], "the new policy did not wait for the old inference"
     slow.go.release()
     until(lambda: not b.server.store._get("slow").worker.busy and slow.go._value == 0)
     b.tick(2)
-    until(lambda: not b.server._scheduler.busy)
+    until(lambda: not b.server._state.scheduler.busy)
     b.at(2.1)
     assert [a.policy_id for a in b.actions] == ["slow", "fast", "fast"]
     b.server.store.unload("slow")
@@ -306,7 +306,7 @@ def test_hundred_swaps_miss_no_tick_and_leave_no_action_of_the_old_policy(bench,
         for _ in range(int(rng.integers(1, 4))):
             b.tick(tick)
             if active == "fast":
-                until(lambda: not b.server._scheduler.busy)
+                until(lambda: not b.server._state.scheduler.busy)
             elif rng.random() < 0.5:
                 (slow if active == "slow" else chunked).go.release()
             b.at(tick + 0.6)
@@ -356,7 +356,7 @@ def test_policy_that_is_too_slow_is_reported_once(bench) -> None:
     for tick in range(15):
         served.inferences.add(0.3)
         b.tick(tick)
-        until(lambda: not b.server._scheduler.busy)
+        until(lambda: not b.server._state.scheduler.busy)
         b.at(tick + 0.3)
     assert served.slow and [n for n in b.server.take_notices() if "p' is too slow: inference takes 0.3" in n]
     assert b.server.take_notices() == []

@@ -71,7 +71,7 @@ def test_lock_step_answers_every_observation_once_with_the_due_weights(data, len
     A topic may repeat its last messages, as a transient-local one does when its subscriber is discovered again.
     """
     task, observe = observe_static
-    server = server_with(task, Fake(), lockstep=True, live_weights=True)
+    server = server_with(task, Fake(), pace="lock_step", live_weights=True)
     events, observations, learner, steps = deque(), deque(), deque([(0, 0)]), deque()
     episode, stamp, index, step_count, published = -1, 0, 0, 0, 0
     answered: list[tuple[int, int]] = []
@@ -235,7 +235,7 @@ def test_swap_during_an_episode_resets_the_new_policy_and_drops_the_old_chunk(ta
 
 
 def test_swap_in_lock_step_recomputes_the_pending_action(task, observe):
-    server = started(server_with(task, Fake(), lockstep=True))
+    server = started(server_with(task, Fake(), pace="lock_step"))
     server.observe(observe(0), 0.0)
     assert server.next_action(0).policy_id == "fake"
     server.observe(observe(PERIOD_NS), 0.0)
@@ -267,7 +267,7 @@ def test_invalid_weights_are_refused_and_the_old_ones_kept(task, observe):
 
 
 def test_lock_step_waits_for_weights_and_for_a_policy(task, observe):
-    server = started(PolicyServer(Settings(task, lockstep=True, live_weights=True)))
+    server = started(PolicyServer(Settings(task, pace="lock_step", live_weights=True)))
     server.observe(observe(0), 0.0)
     assert server.next_action(0) is None
     server.add(Loaded("fake", "fake", "", Fake()), activate=True)

@@ -152,7 +152,7 @@ def test_every_observation_is_answered_once_and_hysteresis_restarts(bench: Bench
     process.send_signal(signal.SIGINT)
     output, _ = process.communicate(timeout=20)
     assert process.returncode == 0
-    assert "topic observation: 7 bytes, neither a JPEG nor a PNG image" in output
+    assert "observation: message refused: 7 bytes, neither a JPEG nor a PNG image" in output
     assert "Traceback" not in output
 
 

@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 from rcl_interfaces.msg import ParameterDescriptor, ParameterType
-from rclpy.clock import Clock
-from rclpy.clock_type import ClockType
 from rclpy.node import Node
+
+from rldg_ros.reporting import steady_timer
 
 CLOCK_PATIENCE_S = 30.0
 """A simulation on a busy machine publishes its first /clock within 20 s."""
@@ -27,7 +27,7 @@ def watch_clock(node: Node, patience_s: float = CLOCK_PATIENCE_S) -> None:
                 "start what publishes it, or set use_sim_time:=false (on a robot)"
             )
 
-    timer = node.create_timer(patience_s, check, clock=Clock(clock_type=ClockType.STEADY_TIME))
+    timer = steady_timer(node, patience_s, check)
 
 
 def make_sim_time_read_only(node: Node) -> None:

@@ -1,4 +1,4 @@
-"""Differences between real time and lock-step for nodes: QoS, age of messages, and time-outs.
+"""Differences between real time and lock-step for nodes: QoS, age of messages, log times, and time-outs.
 
 Real time: wall clock, the drivers' QoS, time-outs in seconds. Lock-step: the simulated clock advances when everything
 due has arrived, so no message may be lost and no time-out applies (docs/explanation/architecture.md, 'Lock-step').
@@ -16,7 +16,7 @@ from rclpy.qos import QoSProfile
 from rclpy.timer import Timer
 
 from rldg_core.from_msg import NS_PER_S
-from rldg_ros.parameters import lockstep_parameter
+from rldg_ros.parameters import parameter
 from rldg_ros.qos import STREAM
 from rldg_ros.reporting import steady_timer
 
@@ -34,6 +34,9 @@ class Pace(Protocol):
 
     def sent_ns(self, clock: Clock, observation_stamp_ns: int) -> int:
         """Return the stamp for a message that is sent now in answer to the observation."""
+
+    def arrival_ns(self, clock: Clock) -> int | None:
+        """Return the log time of a message that arrives now; None: use the stamp that it carries."""
 
     def clock_runs(self, clock: Clock) -> bool:
         """Return whether stamps can be compared with the clock."""
@@ -59,6 +62,10 @@ class RealTime:
     def sent_ns(self, clock: Clock, observation_stamp_ns: int) -> int:
         """Return the current time."""
         return int(clock.now().nanoseconds)
+
+    def arrival_ns(self, clock: Clock) -> int | None:
+        """Return the current time; None when the clock does not run."""
+        return int(clock.now().nanoseconds) or None
 
     def clock_runs(self, clock: Clock) -> bool:
         """Return whether the clock is not zero; with use_sim_time it is until /clock is published."""
@@ -86,6 +93,10 @@ class LockStep:
         """Return the observation's stamp, regardless of /clock."""
         return observation_stamp_ns
 
+    def arrival_ns(self, clock: Clock) -> int | None:
+        """Return None: bags of a run repeat, whenever its messages arrive."""
+        return None
+
     def clock_runs(self, clock: Clock) -> bool:
         """Return True: the clock starts with the first frame."""
         return True
@@ -97,4 +108,5 @@ class LockStep:
 
 def pace_parameter(node: Node) -> Pace:
     """Declare the parameter `lockstep` and return the pace that it selects."""
-    return LockStep() if lockstep_parameter(node) else RealTime()
+    description = "Lock-step simulation: advance only when the last observation was answered."
+    return LockStep() if parameter(node, "lockstep", False, description) else RealTime()

@@ -74,13 +74,6 @@ def _descriptor(
     return descriptor
 
 
-def lockstep_parameter(node: Node) -> bool:
-    """Declare `lockstep` and return it."""
-    return bool(
-        parameter(node, "lockstep", False, "Lock-step simulation: advance only when the last observation was answered.")
-    )
-
-
 def task_parameter(node: Node) -> Task:
     """Declare `task` and `task_dirs` and load the task. Raises UserError when it is unknown or malformed."""
     reference = str(parameter(node, "task", "insertion", "Task: NAME, NAME:OBJECT, or the path of a .yaml file."))

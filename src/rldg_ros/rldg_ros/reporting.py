@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
 from time import monotonic
+from typing import Any
 
 from diagnostic_msgs.msg import DiagnosticArray, DiagnosticStatus, KeyValue
 from rclpy.clock import Clock
@@ -30,11 +31,20 @@ def steady_timer(node: Node, period_s: float, callback: Callable[[], None]) -> T
 
 @dataclass(frozen=True)
 class Report:
-    """One status: level OK, WARN or ERROR, one line, and values."""
+    """One status: level OK, WARN or ERROR, one line, and values.
+
+    What counts or is measured belongs to the values: a message that changes is logged.
+    """
 
     level: bytes
     message: str
     values: Mapping[str, str] = field(default_factory=dict)
+
+
+def field_values(message: Any) -> dict[str, str]:
+    """Return the fields of a status message as values, except for its header."""
+    names = [name for name in message.get_fields_and_field_types() if name != "header"]
+    return {name: str(getattr(message, name)) for name in names}
 
 
 def unpublished(node: Node, topics: Iterable[str]) -> list[str]:
@@ -66,10 +76,13 @@ class Fault:
 
 
 class Reporter:
-    """Publishes a node's status on /diagnostics at 1 Hz and on `publish`; logs each change once."""
+    """Publishes a node's status on /diagnostics at 1 Hz and on `publish`; logs each change of its message once.
 
-    def __init__(self, node: Node, read: Callable[[], Report]) -> None:
-        self._node, self._read = node, read
+    log_changes: False for a node that logs its own events, each of them at once.
+    """
+
+    def __init__(self, node: Node, read: Callable[[], Report], log_changes: bool = True) -> None:
+        self._node, self._read, self._log_changes = node, read, log_changes
         self._publisher = node.create_publisher(DiagnosticArray, "/diagnostics", 10)
         self._last = ""
         self._started_s = monotonic()
@@ -83,7 +96,7 @@ class Reporter:
         if refused.count:
             values |= {"refused_messages": str(refused.count), "refused_newest": refused.newest}
         starts = report.level == WARN and monotonic() - self._started_s < STARTING_S
-        if text != self._last and not starts:
+        if self._log_changes and text != self._last and not starts:
             self._last = text
             if report.level == OK:
                 Log(self._node).info(text)

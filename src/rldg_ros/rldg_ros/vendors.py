@@ -5,11 +5,10 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any
 
-from rclpy.clock import Clock
-from rclpy.clock_type import ClockType
 from rclpy.node import Node
 from rclpy.subscription import Subscription
 
+from rldg_ros.reporting import steady_timer
 from rldg_ros.subscriptions import decode, refusals
 
 _ENCAPSULATION_BYTES = 4
@@ -68,7 +67,7 @@ class PolledSubscriptions:
             start_parameter_services=False,
         )
         self._receivers: list[tuple[Subscription[Any], Callable[[bytes], None]]] = []
-        node.create_timer(POLL_S, self.poll, clock=Clock(clock_type=ClockType.STEADY_TIME))
+        steady_timer(node, POLL_S, self.poll)
 
     def add(self, kind: type[Any], topic: str, receive: Callable[[bytes], None]) -> None:
         """Subscribe; `receive` gets the bytes of each message in order. Refused messages are counted and reported."""

@@ -46,6 +46,7 @@ def test_real_time_uses_the_clock_and_the_qos_of_the_driver() -> None:
     now_ns = clock.now().nanoseconds
     assert 2.0 <= pace.age_s(clock, now_ns - 2 * 10**9) < 60.0
     assert pace.sent_ns(clock, 5) >= now_ns
+    assert (pace.arrival_ns(clock) or 0) >= now_ns
     assert pace.clock_runs(clock)
 
 
@@ -54,9 +55,11 @@ def test_real_time_without_a_clock_has_infinite_ages(context: Context) -> None:
     clock._set_ros_time_is_active(True)
     assert not RealTime().clock_runs(clock)
     assert RealTime().age_s(clock, 5) == inf
+    assert RealTime().arrival_ns(clock) is None, "a message keeps its own stamp"
 
 
 def test_lock_step_loses_no_message_and_ignores_the_clock() -> None:
     pace, clock = LockStep(), Clock(clock_type=ClockType.SYSTEM_TIME)
     assert pace.vendor_qos(VENDOR_STATE) is STREAM
     assert (pace.age_s(clock, 5), pace.sent_ns(clock, 5), pace.clock_runs(clock)) == (0.0, 5, True)
+    assert pace.arrival_ns(clock) is None, "bags repeat"

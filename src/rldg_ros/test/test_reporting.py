@@ -13,7 +13,7 @@ from rclpy.executors import SingleThreadedExecutor
 from rclpy.node import Node
 from std_msgs.msg import Empty
 
-from rldg_ros.reporting import OK, WARN, Fault, Report, Reporter, unpublished
+from rldg_ros.reporting import OK, WARN, Fault, Report, Reporter, field_values, unpublished
 from rldg_ros.subscriptions import refusals
 
 DOMAIN = 179
@@ -56,6 +56,30 @@ def test_report_is_one_line_and_counts_refused_messages(node: Node) -> None:
     assert (values["refused_messages"], values["refused_newest"]) == ("1", "topic: message refused: bad")
     reporter.close()
     assert node.count_publishers("/diagnostics") == 0
+
+
+def test_changes_are_logged_once_or_left_to_the_node(node: Node, capfd: pytest.CaptureFixture[str]) -> None:
+    count = 0
+
+    def read() -> Report:
+        nonlocal count
+        count += 1
+        return Report(OK, "ready" if count < 4 else "busy", {"count": str(count)})
+
+    for log_changes, expected in ((True, ["ready", "busy"]), (False, [])):
+        count = 0
+        reporter = Reporter(node, read, log_changes=log_changes)
+        for _ in range(5):
+            reporter.publish()
+        reporter.close()
+        assert [line.rpartition(": ")[2] for line in capfd.readouterr().err.splitlines()] == expected
+
+
+def test_a_status_message_gives_its_fields_as_values() -> None:
+    status = DiagnosticStatus(name="n", message="m", hardware_id="h")
+    values = field_values(status)
+    assert (values["name"], values["message"]) == ("n", "m")
+    assert "header" not in field_values(DiagnosticArray())
 
 
 def test_topics_without_a_publisher_are_named(node: Node) -> None:

@@ -16,6 +16,7 @@ from rldg_data.recipe.planning import make_plan
 from rldg_data.recipe.recipe import quick_recipe
 from rldg_data.rlds.export import export_plan
 from rldg_msgs.action import ExportDataset
+from rldg_ros.reporting import OK, Report, Reporter
 from rldg_ros.runner import run_node
 
 
@@ -28,6 +29,7 @@ class ExporterNode(Node):
 
     def __init__(self) -> None:
         super().__init__("exporter")
+        self._running: dict[str, tuple[int, int]] = {}
         ActionServer(
             self,
             ExportDataset,
@@ -37,13 +39,22 @@ class ExporterNode(Node):
             callback_group=ReentrantCallbackGroup(),
             cancel_callback=lambda _: CancelResponse.ACCEPT,
         )
+        Reporter(self, self._report, log_changes=False)
+
+    def _report(self) -> Report:
+        """Name the exports that run. Called while they do, on another thread."""
+        running = dict(self._running)
+        values = {name: f"{done} of {total} episodes" for name, (done, total) in running.items()}
+        return Report(OK, f"exporting {', '.join(running)}" if running else "idle", values)
 
     def _execute(self, handle: Any) -> ExportDataset.Result:
         goal = handle.request
+        path = str(Path(goal.output_dir) / goal.name / goal.version)
 
         def progress(done: int, total: int) -> None:
             if handle.is_cancel_requested:
                 raise _Cancelled
+            self._running[path] = done, total
             handle.publish_feedback(ExportDataset.Feedback(episodes_done=done, episodes_total=total))
 
         try:
@@ -63,6 +74,8 @@ class ExporterNode(Node):
             handle.abort()
             self.get_logger().error(str(error))
             return ExportDataset.Result(message=str(error))
+        finally:
+            self._running.pop(path, None)
         handle.succeed()
         episodes = sum(result.episodes.values())
         self.get_logger().info(f"wrote {result.path}: {episodes} episodes, {result.steps} steps")

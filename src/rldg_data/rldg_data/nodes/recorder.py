@@ -7,8 +7,6 @@ import sys
 import time
 from pathlib import Path
 
-from diagnostic_msgs.msg import DiagnosticArray, DiagnosticStatus, KeyValue
-from rclpy.clock import Clock, ClockType
 from rclpy.executors import SingleThreadedExecutor
 from rclpy.node import Node
 from rclpy.topic_endpoint_info import TopicEndpointInfo
@@ -22,13 +20,14 @@ from rldg_data.bags.repair import set_partials_aside
 from rldg_data.nodes.offered_qos import matching_qos, recorded_qos
 from rldg_msgs.msg import RecorderStatus, Step
 from rldg_ros.log import Log
-from rldg_ros.parameters import lockstep_parameter, parameter, required, task_parameter
+from rldg_ros.pace import pace_parameter
+from rldg_ros.parameters import parameter, required, task_parameter
 from rldg_ros.qos import LATCHED, STEPS
+from rldg_ros.reporting import ERROR, OK, WARN, Report, Reporter, steady_timer
 from rldg_ros.runner import run_node
-from rldg_ros.subscriptions import refusals, subscribe
+from rldg_ros.subscriptions import subscribe
 
 DISCOVERY_S = 0.2
-DIAGNOSTICS_S = 1.0
 RAW_PATIENCE_S = 5.0
 """Maximum wait for publishers of the listed topics before subscribing to `step`."""
 QUIET_S = 0.2
@@ -43,9 +42,9 @@ class RecorderNode(Node):
     def __init__(self) -> None:
         super().__init__("recorder")
         task = task_parameter(self)
-        self._lockstep = lockstep_parameter(self)
+        self._pace = pace_parameter(self)
         folder = str(parameter(self, "bag_dir", "", "Folder for one bag per episode."))
-        bag_dir = Path(required(folder, "bag_dir")).absolute()
+        self._bag_dir = bag_dir = Path(required(folder, "bag_dir")).absolute()
         storage = self._storage()
         topics = parameter(self, "topics", [""], "Topics recorded raw beside `step`.")
         self._missing = {self.resolve_topic_name(name) for name in topics if name}
@@ -60,13 +59,10 @@ class RecorderNode(Node):
             )
         self._reported = self.recorder.counters
         self._last_step_s = time.monotonic()
-        self._diagnostics = self.create_publisher(DiagnosticArray, "/diagnostics", 10)
         self._status = self.create_publisher(RecorderStatus, "recorder_status", LATCHED)
-        self._show()
-        # Steady time, since the simulated clock stops between lock-step steps.
-        steady = Clock(clock_type=ClockType.STEADY_TIME)
-        self.create_timer(DISCOVERY_S, self._discover, clock=steady)
-        self.create_timer(DIAGNOSTICS_S, self._diagnose, clock=steady)
+        self._publish_status()
+        self._reporter = Reporter(self, self._report, log_changes=False)
+        steady_timer(self, DISCOVERY_S, self._discover)
         self._ready = False
         self._clock_missed = False
         self._patience_until_s = time.monotonic() + RAW_PATIENCE_S
@@ -86,37 +82,35 @@ class RecorderNode(Node):
         path = self.recorder.add_step(data, self._step_time_ns())
         if path:
             Log(self).info(f"closed {path.name}")
-        self._report()
+        self._publish_changes()
         # Taken after the Step is written: on a slow disk the next one is already queued.
         self._last_step_s = time.monotonic()
 
     def _step_time_ns(self) -> int | None:
-        """Log time of a Step that arrives now; None: the stamp of its observation."""
-        if self._lockstep:
-            return None  # bags repeat
-        now_ns = self.get_clock().now().nanoseconds
-        if not now_ns and not self._clock_missed:
+        """Return the log time of a Step that arrives now; None: the stamp of its observation."""
+        clock = self.get_clock()
+        if not self._pace.clock_runs(clock) and not self._clock_missed:
             self._clock_missed = True
             Log(self).error(
                 "use_sim_time is true but /clock has no publisher: message stamps are used as log times; "
                 "set use_sim_time:=false on a robot"
             )
-        return now_ns or None
+        return self._pace.arrival_ns(clock)
 
-    def _report(self) -> None:
+    def _publish_changes(self) -> None:
         """Log every lost episode and publish the counters, which commands wait for."""
         now, before = self.recorder.counters, self._reported
         if now == before:
             return
         self._reported = now
-        self._show()
-        self._diagnose()
+        self._publish_status()
+        self._reporter.publish()
         if now.failed > before.failed:
             Log(self).error(f"episode lost: {now.last_error}")
         if now.dropped > before.dropped:
             Log(self).warning("dropped an incomplete episode")
 
-    def _show(self) -> None:
+    def _publish_status(self) -> None:
         now = self.recorder.counters
         status = RecorderStatus(
             closed=now.closed,
@@ -164,27 +158,19 @@ class RecorderNode(Node):
             # Without a clock (use_sim_time) the time is 0.
             time_ns = self.get_clock().now().nanoseconds or (header_stamp_ns(data) if stamped else 0)
             self.recorder.add_raw(topic, data, time_ns or None)
-            self._report()
+            self._publish_changes()
 
         subscribe(self, message_class, name, on_message, matching_qos(profiles), raw=True)
         Log(self).info(f"recording {name} ({types[0]})")
 
-    def _diagnose(self) -> None:
-        counters = self.recorder.counters
-        status = DiagnosticStatus(
-            name=self.get_fully_qualified_name(),
-            hardware_id="rldg",
-            level=DiagnosticStatus.ERROR if counters.failed else DiagnosticStatus.OK,
-            message=counters.last_error or f"{counters.closed} bags closed",
-            values=[KeyValue(key=k, value=str(v)) for k, v in vars(counters).items()]
-            + [
-                KeyValue(key="refused_messages", value=str(refusals(self).count)),
-                KeyValue(key="missing_topics", value=" ".join(sorted(self._missing))),
-            ],
-        )
-        array = DiagnosticArray(status=[status])
-        array.header.stamp = self.get_clock().now().to_msg()
-        self._diagnostics.publish(array)
+    def _report(self) -> Report:
+        counters, missing = self.recorder.counters, " ".join(sorted(self._missing))
+        values = {**{key: str(value) for key, value in vars(counters).items()}, "missing_topics": missing}
+        if counters.failed:
+            return Report(ERROR, f"episode lost: {counters.last_error}", values)
+        if self._ready and missing:
+            return Report(WARN, f"recording without {missing}: no publisher", values)
+        return Report(OK, f"recording into {self._bag_dir}", values)
 
     def finish(self) -> None:
         """Record the Steps still in the queue, then drop the open episode.
@@ -199,7 +185,7 @@ class RecorderNode(Node):
             executor.spin_once(timeout_sec=QUIET_S / 2)
         executor.remove_node(self)
         self.recorder.abandon()
-        self._report()
+        self._publish_changes()
         failed = self.recorder.counters.failed
         if failed:
             raise UserError(f"{failed} episodes lost: {self.recorder.counters.last_error}")

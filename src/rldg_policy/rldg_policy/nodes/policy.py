@@ -14,7 +14,6 @@ import time
 from collections.abc import Callable
 from typing import Any, TypeVar, cast
 
-from rclpy.clock import Clock, ClockType
 from rclpy.lifecycle import LifecycleNode, LifecycleState, TransitionCallbackReturn
 
 from rldg_core import from_msg
@@ -35,7 +34,9 @@ from rldg_policy.serving.server import PolicyServer
 from rldg_policy.serving.store import Served, load_policy
 from rldg_ros import qos
 from rldg_ros.log import Log
-from rldg_ros.parameters import lockstep_parameter, parameter, task_parameter
+from rldg_ros.pace import pace_parameter
+from rldg_ros.parameters import parameter, task_parameter
+from rldg_ros.reporting import ERROR, OK, WARN, Report, Reporter, field_values, steady_timer
 from rldg_ros.runner import autostart, run_node, transition
 from rldg_ros.subscriptions import refusals, subscribe
 
@@ -71,7 +72,7 @@ class PolicyNode(LifecycleNode):
         self._task = task_parameter(self)
         self._settings = Settings(
             task=self._task,
-            lockstep=lockstep_parameter(self),
+            pace=pace_parameter(self).name,
             live_weights=bool(parameter(self, "live_weights", False, "Take weights from the learner.")),
             chunks=str(parameter(self, "chunks", "newest", "Rule for overlapping action chunks.", choices=RULES)),
             ensemble_k=float(
@@ -102,20 +103,17 @@ class PolicyNode(LifecycleNode):
             )
         )
         self._http_address = host, port
-        if self._http_address[1] and self._settings.lockstep:
+        self._http: ActServer | None = None
+        self._lock = threading.RLock()
+        self._server = PolicyServer(self._settings, self._act)
+        if port and not self._server.threaded:
             raise UserError(
                 "parameter http_port: lock-step: inference has no thread of its own, so /act cannot be served"
             )
-        self._http: ActServer | None = None
-        self._lock = threading.RLock()
-        self._server = self._make_server()
         self._window = TickWindow()
         self._running = False
         self._policy_services: PolicyServices | None = None
         autostart(self)
-
-    def _make_server(self) -> PolicyServer:
-        return PolicyServer(self._settings, None if self._settings.lockstep else self._act)
 
     # -- lifecycle --------------------------------------------------------------------------------------
     @transition
@@ -132,7 +130,7 @@ class PolicyNode(LifecycleNode):
             subscribe(self, EpisodeEvent, "episode_event", self._on_event, qos.EVENTS),
             subscribe(self, ObservationMsg, "observation", self._on_observation, qos.STREAM),
         ]
-        if self._settings.lockstep:
+        if self._server.needs_steps:
             self._entities.append(subscribe(self, StepMsg, "step", self._on_step, qos.LAST_STEPS))
         if self._settings.live_weights:
             weights = subscribe(self, PolicyWeights, "policy_weights", self._on_weights, qos.EVENTS)
@@ -142,11 +140,10 @@ class PolicyNode(LifecycleNode):
         if port:
             self._http = ActServer(ActService(self._task, self._serving_between_episodes, self._lock), port, host)
             self._http.start()
-        # Steady clock: the status is also published while a lock-step simulation waits.
-        steady = Clock(clock_type=ClockType.STEADY_TIME)
-        self._timer = self.create_timer(1.0, self._publish_status, clock=steady)
-        self._watch = self.create_timer(self._task.period_s / POLLS_PER_PERIOD, self._on_watch, clock=steady)
+        self._timer = steady_timer(self, 1.0, self._publish_status)
+        self._watch = steady_timer(self, self._task.period_s / POLLS_PER_PERIOD, self._on_watch)
         self._watch.cancel()
+        self._reporter = Reporter(self, self._report, log_changes=False)
         return TransitionCallbackReturn.SUCCESS
 
     def on_activate(self, state: LifecycleState) -> TransitionCallbackReturn:
@@ -168,9 +165,10 @@ class PolicyNode(LifecycleNode):
             self.destroy_subscription(entity)
         self.destroy_timer(self._timer)
         self.destroy_timer(self._watch)
+        self._reporter.close()
         self.destroy_publisher(self._action_pub)
         self.destroy_publisher(self._status_pub)
-        self._server = self._make_server()
+        self._server = PolicyServer(self._settings, self._act)
         return TransitionCallbackReturn.SUCCESS
 
     def close(self) -> None:
@@ -259,6 +257,18 @@ class PolicyNode(LifecycleNode):
     def _publish_status(self) -> None:
         stamp_ns = self.get_clock().now().nanoseconds
         self._status_pub.publish(messages.status(self._server, self._window, stamp_ns))
+
+    @_between_ticks
+    def _report(self) -> Report:
+        values = field_values(messages.status(self._server, self._window, 0))
+        active = self._server.store.active
+        if not self._running or active is None:
+            return Report(OK, "inactive", values)
+        if fault := self._server.fault:
+            return Report(ERROR, fault, values)
+        if self._server.store.served.slow:
+            return Report(WARN, f"policy {active.policy_id!r} is too slow", values)
+        return Report(OK, f"policy {active.policy_id!r} is active", values)
 
 
 def main() -> None:

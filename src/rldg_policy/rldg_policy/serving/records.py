@@ -3,23 +3,25 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
 
 from rldg_core.errors import UserError
 from rldg_core.task import Task
+from rldg_core.types import Observation
 from rldg_policy.serving.chunks import RULES
 
 
 @dataclass(frozen=True)
 class Settings:
-    """lockstep: every observation is answered, however late, and no thread is used; live_weights: the active policy
-    takes weights from a learner; chunks, ensemble_k: see `serving.chunks`; watchdog_s: how long the arm is held without
-    an action from the policy before ticks count as missed. Raises UserError on an unknown rule."""
+    """pace: name of an `rldg_ros.pace`, which selects the rules in `serving.pace`; live_weights: the active policy
+    takes weights from a learner; chunks, ensemble_k: see `serving.chunks`; watchdog_s: how long the arm is held
+    without an action from the policy before ticks count as missed. Raises UserError on an unknown rule."""
 
     task: Task
-    lockstep: bool = False
+    pace: str = "real_time"
     live_weights: bool = False
     chunks: str = "newest"
     ensemble_k: float = 0.0
@@ -50,6 +52,13 @@ class Episode:
     seed: int
     first_stamp_ns: int
     step_count: int
+
+
+class Received(NamedTuple):
+    """An observation, and when it was received (monotonic [s])."""
+
+    observation: Observation
+    received_s: float
 
 
 @dataclass(frozen=True)

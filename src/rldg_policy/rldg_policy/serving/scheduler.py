@@ -4,12 +4,14 @@ from __future__ import annotations
 
 from collections import deque
 from collections.abc import Callable
+from typing import Protocol
 
+from rldg_core.policy import PolicySpec
 from rldg_core.policy_checks import ticks_per_inference
 from rldg_core.types import Observation
 from rldg_policy.serving.chunks import ActionQueue, Chunk
 from rldg_policy.serving.inference import Result, Session
-from rldg_policy.serving.latency import lead_ticks, slowness
+from rldg_policy.serving.latency import Durations
 from rldg_policy.serving.records import Episode, Settings
 from rldg_policy.serving.store import Served
 
@@ -17,12 +19,22 @@ NOTICES_KEPT = 20
 """Log lines kept until they are taken."""
 
 
+class Timing(Protocol):
+    """What follows from the duration of inferences [s]."""
+
+    def lead_ticks(self, inferences: Durations) -> int:
+        """Return how many ticks before its first action an inference must start (rule `whole`)."""
+
+    def slowness(self, spec: PolicySpec, inferences: Durations) -> str:
+        """Return why a policy is too slow, or ""."""
+
+
 class InferenceScheduler:
     """Results arrive from the policy's thread, followed by a call of `wake`; all other calls come from one thread at a
     time."""
 
-    def __init__(self, settings: Settings, wake: Callable[[], None] | None) -> None:
-        self._settings, self._wake = settings, wake
+    def __init__(self, settings: Settings, timing: Timing, wake: Callable[[], None] | None) -> None:
+        self._settings, self._timing, self._wake = settings, timing, wake
         self._hz, self._period_ns = settings.task.rates.control_hz, settings.task.period_ns
         self._queue = ActionQueue(settings.chunks, self._period_ns, settings.ensemble_k)
         self._results: deque[Result] = deque()
@@ -72,10 +84,8 @@ class InferenceScheduler:
         covered, busy = self._queue.covers(stamp_ns), served.worker.busy
         if self._settings.chunks == "whole":
             # A slow policy starts the next inference while the last actions of the current chunk are executed.
-            lead = 0
-            if not self._settings.lockstep:
-                lead = lead_ticks(typical_s, self._settings.answer_within_s, self._settings.task.period_s)
-            due = not busy and not self._queue.covers(stamp_ns + lead * self._period_ns)
+            lead_ns = self._timing.lead_ticks(served.inferences) * self._period_ns
+            due = not busy and not self._queue.covers(stamp_ns + lead_ns)
         else:
             ticks = ticks_per_inference(served.loaded.spec, self._hz)
             since = None if self._inferred_ns is None else round((stamp_ns - self._inferred_ns) / self._period_ns)
@@ -114,9 +124,8 @@ class InferenceScheduler:
         served = self._served
         assert served
         served.inferences.add(duration_s)
-        if not self._settings.lockstep:
-            slow = slowness(served.loaded.spec, self._hz, served.inferences)
-            if slow and not served.reported_slow:
-                self.notices.append(f"policy {served.loaded.policy_id!r} is too slow: {slow}")
-            served.slow = bool(slow)
-            served.reported_slow |= served.slow
+        slow = self._timing.slowness(served.loaded.spec, served.inferences)
+        if slow and not served.reported_slow:
+            self.notices.append(f"policy {served.loaded.policy_id!r} is too slow: {slow}")
+        served.slow = bool(slow)
+        served.reported_slow |= served.slow

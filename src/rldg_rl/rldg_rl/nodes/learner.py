@@ -26,6 +26,7 @@ from rldg_ros import qos, to_msg
 from rldg_ros.log import Log
 from rldg_ros.pace import pace_parameter
 from rldg_ros.parameters import parameter, required, task_parameter
+from rldg_ros.reporting import ERROR, OK, Report, Reporter
 from rldg_ros.runner import run_node
 from rldg_ros.subscriptions import refusals
 
@@ -44,7 +45,8 @@ class LearnerNode(Node):  # type: ignore[misc]
         super().__init__("learner")
         task = task_parameter(self)
         self._pace = pace_parameter(self)
-        self._rules = RULES[self._pace.name](Log(self).error)
+        self._newest_error = ""
+        self._rules = RULES[self._pace.name](self._log_error)
         run_dir = str(parameter(self, "run_dir", "", "Folder of checkpoints, specialist and tensorboard."))
         self._run_dir = Path(required(run_dir, "run_dir"))
         self._lock = run_folder.lock(self._run_dir)
@@ -66,6 +68,7 @@ class LearnerNode(Node):  # type: ignore[misc]
         self._episode_id = next(reversed(self._learner.progress.seen.to_json()), "")
         self._between_episodes = True
         self._reported: set[str] = set()
+        self._unsaved = ""
         self._checkpointed = self._learner.counters.env_steps
         self._rate_since = time.monotonic(), self._learner.counters.env_steps
         self._board = run_folder.TensorBoard(self._run_dir, self._learner.counters.env_steps)
@@ -73,6 +76,7 @@ class LearnerNode(Node):  # type: ignore[misc]
         for weights in self._learner.progress.issued:
             self._publish_weights(weights)
         self._publish_status()
+        Reporter(self, self._report, log_changes=False)
 
     def _configuration(self, task: Task) -> RLConfig:
         config_file = str(parameter(self, "config_file", "", "YAML file with overrides of RLConfig; empty: none."))
@@ -137,7 +141,7 @@ class LearnerNode(Node):  # type: ignore[misc]
         for reason, count in self._learner.rejections.items():
             if reason not in self._reported:
                 self._reported.add(reason)
-                Log(self).error(f"{where}: {reason}: {count} Steps left out so far")
+                self._log_error(f"{where}: {reason}: {count} Steps left out so far")
 
     def _watch(self) -> None:
         """Learn from the bags in watch_dir and begin to watch it."""
@@ -157,7 +161,7 @@ class LearnerNode(Node):  # type: ignore[misc]
             try:
                 steps = read_bag(bag, self._learner)
             except UserError as error:
-                Log(self).error(str(error))
+                self._log_error(str(error))
                 continue
             if all(self._learner.knows(step) for step in steps):
                 continue
@@ -173,8 +177,10 @@ class LearnerNode(Node):  # type: ignore[misc]
         """Write a checkpoint, or report why not: training continues, and the old checkpoint stays."""
         try:
             self.save()
+            self._unsaved = ""
         except UserError as error:
-            Log(self).error(f"no checkpoint: {error}")
+            self._unsaved = f"no checkpoint: {error}"
+            self._log_error(self._unsaved)
 
     def save(self) -> None:
         """Write a checkpoint and the specialist; within an episode, write the specialist only."""
@@ -187,7 +193,7 @@ class LearnerNode(Node):  # type: ignore[misc]
     def stop(self) -> None:
         """Close the log and write the last checkpoint. Raises UserError when it cannot be written."""
         if error := self._board.close():
-            Log(self).error(error)
+            self._log_error(error)
         self.save()
 
     # --- output ------------------------------------------------------------------------------------------
@@ -211,7 +217,7 @@ class LearnerNode(Node):  # type: ignore[misc]
         self._rate_since = now, env_steps
         values = run_folder.figures(learner, (env_steps - steps) / max(1e-9, now - then))
         if error := self._board.write(values, learner.losses, env_steps):
-            Log(self).error(error)
+            self._log_error(error)
         fields = LearnerStatus.get_fields_and_field_types()
         self._status.publish(
             LearnerStatus(
@@ -222,6 +228,24 @@ class LearnerNode(Node):  # type: ignore[misc]
                 **{name: value for name, value in values.items() if name in fields},
             )
         )
+
+    def _log_error(self, text: str) -> None:
+        self._newest_error = text
+        Log(self).error(text)
+
+    def _report(self) -> Report:
+        counters = self._learner.counters
+        values = {
+            "env_steps": str(counters.env_steps),
+            "updates": str(counters.updates),
+            "weights_version": str(counters.version),
+            "episodes": str(counters.episodes),
+            "rejected_steps": str(counters.rejected_steps),
+            "newest_error": self._newest_error,
+        }
+        if self._unsaved:
+            return Report(ERROR, self._unsaved, values)
+        return Report(OK, "training" if self._order.started else "waiting for the first Step", values)
 
 
 def main() -> None:

@@ -20,14 +20,11 @@ from __future__ import annotations
 
 import sys
 from functools import partial
-from time import monotonic
 
 import numpy as np
 from geometry_msgs.msg import PoseArray, PoseStamped, WrenchStamped
-from rclpy.clock import Clock
-from rclpy.clock_type import ClockType
 from rclpy.node import Node
-from rosgraph_msgs.msg import Clock as ClockMsg
+from rosgraph_msgs.msg import Clock
 from sensor_msgs.msg import Image, JointState
 from std_msgs.msg import Float64
 
@@ -36,8 +33,10 @@ from rldg_core.from_msg import pose_array, stamp_ns
 from rldg_msgs.msg import Reward
 from rldg_msgs.srv import ResetCell
 from rldg_ros import to_msg
-from rldg_ros.parameters import lockstep_parameter, parameter, task_parameter
+from rldg_ros.pace import pace_parameter
+from rldg_ros.parameters import parameter, task_parameter
 from rldg_ros.qos import STREAM, TARGET, VENDOR_IMAGE, VENDOR_STATE
+from rldg_ros.reporting import OK, WARN, Report, Reporter
 from rldg_ros.runner import run_node
 from rldg_ros.subscriptions import subscribe
 from rldg_ros.vendors import vendor_topic
@@ -46,19 +45,14 @@ from rldg_sim.gl import no_gl_error
 try:
     from rldg_sim.cell import Cell, SensorFrame
     from rldg_sim.nodes.camera_topics import CameraFrames, CameraTopics, image_message
+    from rldg_sim.pacing import RULES, Sample
 except (ImportError, AttributeError, OSError, RuntimeError) as error:  # mujoco opens OpenGL when it is imported
     print(f"cell: {no_gl_error(error)}", file=sys.stderr)
     raise SystemExit(2) from None
 
 STATE = "franka_robot_state_broadcaster"
 STATE_PERIOD_S = 0.01
-IMAGE_PERIOD_S = 1 / 30
-RESET_PERIODS = 2
-SCENE_PERIOD_S = 0.5
-"""Period of the third-person view in real time; in lock-step it is published with every frame."""
 SCENE_SIZE_PX = (480, 360)
-MAX_LAG_S = 0.1
-"""Largest lag behind the wall clock that is caught up [s]; a slower machine runs in slow motion."""
 TCP_FRAME = "fr3_hand_tcp"
 """Name of the stiffness frame in franka_ros2 (franka_semantic_components)."""
 JOINTS = [f"fr3_joint{k}" for k in range(1, 8)]
@@ -71,21 +65,18 @@ class CellNode(Node):
     def __init__(self) -> None:
         super().__init__("cell")
         self._task = task_parameter(self)
-        self._lockstep = lockstep_parameter(self)
+        pace = pace_parameter(self)
         self._base_frame = str(parameter(self, "base_frame", "base", "Frame of poses and wrenches."))
         frame = "Optical frame of the first camera's image; others: <camera>_color_optical_frame."
         first_frame = str(parameter(self, "camera_frame", "camera_color_optical_frame", frame))
         self._cell = Cell(self._task, render=False)
         self._cell.images()  # no usable OpenGL is known now, not at the first frame
-        self._seed = int(parameter(self, "seed", 0, "Seed of the scene that is shown before the first reset.", low=0))
-        self._stamp_ns = int(
-            parameter(self, "first_stamp_ns", 0, "Simulated time of the start [ns], of a resumed run.", low=0)
-        )
+        seed = int(parameter(self, "seed", 0, "Seed of the scene that is shown before the first reset.", low=0))
+        start = "Simulated time of the start [ns], of a resumed run."
+        first_stamp_ns = int(parameter(self, "first_stamp_ns", 0, start, low=0))
+        self._rules = RULES[pace.name](self._cell, first_stamp_ns, lambda: int(self.get_clock().now().nanoseconds))
+        self._mode = pace.name.replace("_", " ")
         self._ignored_targets = 0
-        self._ready = False
-        # Lock-step: what has arrived for the last frame.
-        self._target: np.ndarray | None = None
-        self._width_m: float | None = None
 
         def topic(name: str, default: str, description: str) -> str:
             return str(parameter(self, name, default, description))
@@ -94,8 +85,7 @@ class CellNode(Node):
             return vendor_topic(self, topic(name, default, description))
 
         make = self.create_publisher
-        # The drivers' best effort may lose a message, and one lost part of a frame would stop a lock-step run.
-        state, image = (STREAM, STREAM) if self._lockstep else (VENDOR_STATE, VENDOR_IMAGE)
+        state, image = pace.vendor_qos(VENDOR_STATE), pace.vendor_qos(VENDOR_IMAGE)
         first = next(iter(self._task.cameras))
         first_topic = vendor("image_topic", self._task.cameras[first].topic, "Colour image of the first camera.")
         self._cameras: dict[str, CameraTopics] = {}
@@ -121,52 +111,45 @@ class CellNode(Node):
         self._truth_out = make(PoseArray, "cell/truth", STREAM)
         self.create_service(ResetCell, "cell/reset", self._on_reset)
         self._target_topic = vendor("target_topic", "target_pose", "Cartesian target of the controller.")
-        target_qos = STREAM if self._lockstep else TARGET
-        subscribe(self, PoseStamped, self._target_topic, self._on_target, target_qos)
+        subscribe(self, PoseStamped, self._target_topic, self._on_target, pace.vendor_qos(TARGET))
         gripper_topic = vendor("gripper_command_topic", "gripper_width_command", "Width to command [m].")
-        if self._lockstep:
+        if self._rules.stamped_widths:
             subscribe(self, JointState, "gripper_width", self._on_width, STREAM)
-            self._clock_out = make(ClockMsg, "/clock", STREAM)
         else:
             subscribe(self, Float64, gripper_topic, self._on_gripper, TARGET)
-            self._simulated_s = self._image_s = self._scene_s = monotonic()
-            self._publish_frame(self._cell.reset(self._seed), with_image=True)
-            self._ready = True
-            self.create_timer(STATE_PERIOD_S, self._on_tick, clock=Clock(clock_type=ClockType.STEADY_TIME))
-        self.get_logger().info(f"{self._task.name}: {'lock-step' if self._lockstep else 'real time'}")
+        self._clock_out = make(Clock, "/clock", STREAM) if self._rules.publishes_clock else None
+        self._publish(self._rules.start(seed))
+        pace.watch(self, STATE_PERIOD_S, lambda: self._publish(self._rules.tick()))
+        self.get_logger().info(f"{self._task.name}: {self._mode}")
+        Reporter(self, self._report, log_changes=False)
 
     # --- in ---------------------------------------------------------------------------------------------
 
     def _on_reset(self, request: ResetCell.Request, response: ResetCell.Response) -> ResetCell.Response:
         try:
-            frame = self._cell.reset(int(request.seed), str(request.object))
+            sample = self._rules.reset(int(request.seed), str(request.object))
         except UserError as error:
             response.success, response.message = False, str(error)
             return response
-        self._ready = True
-        self._target = self._width_m = None
-        self._stamp_ns += RESET_PERIODS * self._task.period_ns
-        self._simulated_s = monotonic()
-        self._publish_frame(frame, with_image=True)
-        response.success, response.stamp = True, to_msg.time(self._stamp_ns)
+        self._publish(sample)
+        response.success, response.stamp = True, to_msg.time(sample.stamp_ns)
         return response
 
     def _on_target(self, message: PoseStamped) -> None:
         target = pose_array(message.pose)
-        expected = not self._lockstep or (self._ready and stamp_ns(message.header.stamp) == self._stamp_ns)
-        alone = self.count_publishers(self._target_topic) <= 1
-        if not (expected and alone and np.all(np.isfinite(target))):
-            self._ignored_targets += 1
-            if not alone:
-                self.get_logger().warning(
-                    f"{self._target_topic} has more than one publisher: targets are ignored", throttle_duration_sec=1.0
-                )
+        expected = self._rules.expects(stamp_ns(message.header.stamp))
+        if expected and self._commands_alone() and np.all(np.isfinite(target)):
+            self._publish(self._rules.take_target(target))
             return
-        if self._lockstep:
-            self._target = target
-            self._advance()
-        else:
-            self._cell.hold(target)
+        self._ignored_targets += 1
+        if not self._commands_alone():
+            self.get_logger().warning(self._shared_topic(), throttle_duration_sec=1.0)
+
+    def _commands_alone(self) -> bool:
+        return bool(self.count_publishers(self._target_topic) <= 1)
+
+    def _shared_topic(self) -> str:
+        return f"{self._target_topic} has more than one publisher: targets are ignored"
 
     def _on_gripper(self, message: Float64) -> None:
         if not self._task.action.gripper:
@@ -174,77 +157,57 @@ class CellNode(Node):
         elif not np.isfinite(message.data):
             self.get_logger().warning("gripper command is not a number: ignored", throttle_duration_sec=1.0)
         else:
-            self._cell.command_gripper(message.data)
+            self._publish(self._rules.take_width(message.data))
 
     def _on_width(self, message: JointState) -> None:
-        """Lock-step: the stamp says which frame's action the width belongs to."""
-        if self._task.action.gripper and stamp_ns(message.header.stamp) == self._stamp_ns:
+        """Take a width whose stamp says which frame's action it belongs to."""
+        if self._task.action.gripper and self._rules.expects(stamp_ns(message.header.stamp)):
             if not np.isfinite(message.position[0]):
                 raise ValueError(f"position: {message.position[0]}, expected a finite width [m]")
-            self._width_m = message.position[0]
-            self._advance()
-
-    def _advance(self) -> None:
-        """Lock-step: one period as soon as everything that belongs to the last frame is there."""
-        if not self._ready or self._target is None or (self._task.action.gripper and self._width_m is None):
-            return
-        if self._width_m is not None:
-            self._cell.command_gripper(self._width_m)
-        target, self._target, self._width_m = self._target, None, None
-        frame = self._cell.step_to(target)
-        self._stamp_ns += self._task.period_ns
-        self._publish_frame(frame, with_image=True)
-
-    def _on_tick(self) -> None:
-        now_s = monotonic()
-        self._simulated_s = max(self._simulated_s, now_s - MAX_LAG_S)
-        due_s = now_s - self._simulated_s
-        if due_s < 1e-3:
-            return
-        self._simulated_s += round(due_s, 3)
-        with_image = now_s - self._image_s >= IMAGE_PERIOD_S
-        if with_image:
-            self._image_s = max(self._image_s + IMAGE_PERIOD_S, now_s - IMAGE_PERIOD_S)
-        self._publish_frame(self._cell.advance(due_s), with_image)
+            self._publish(self._rules.take_width(message.position[0]))
 
     # --- out --------------------------------------------------------------------------------------------
 
-    def _publish_frame(self, frame: SensorFrame, with_image: bool) -> None:
+    def _publish(self, sample: Sample | None) -> None:
         """Publish what the drivers would, all with one stamp."""
-        if self._lockstep:
-            self._clock_out.publish(ClockMsg(clock=to_msg.time(self._stamp_ns)))
-        else:
-            self._stamp_ns = self.get_clock().now().nanoseconds
-        head = to_msg.header(self._stamp_ns, self._base_frame)
-        self._pose_out.publish(to_msg.pose_stamped(frame.pose_base_tcp, self._stamp_ns, self._base_frame))
-        at_tcp = to_msg.header(self._stamp_ns, TCP_FRAME)
+        if sample is None:
+            return
+        frame, at_ns = sample.frame, sample.stamp_ns
+        if self._clock_out is not None:
+            self._clock_out.publish(Clock(clock=to_msg.time(at_ns)))
+        head = to_msg.header(at_ns, self._base_frame)
+        self._pose_out.publish(to_msg.pose_stamped(frame.pose_base_tcp, at_ns, self._base_frame))
+        at_tcp = to_msg.header(at_ns, TCP_FRAME)
         self._wrench_out.publish(WrenchStamped(header=at_tcp, wrench=to_msg.wrench(frame.wrench_tcp)))
         joints = JointState(header=head, name=JOINTS, position=to_msg.doubles(frame.joint_positions))
         joints.velocity = to_msg.doubles(frame.joint_velocities)
         self._joints_out.publish(joints)
         half = frame.gripper_width_m / 2
         self._gripper_out.publish(JointState(header=head, name=FINGERS, position=[half, half]))
-        if with_image:
-            self._publish_images(frame)
+        if sample.with_images:
+            self._publish_images(frame, at_ns)
 
-    def _publish_images(self, frame: SensorFrame) -> None:
+    def _publish_images(self, frame: SensorFrame, at_ns: int) -> None:
         poses = [to_msg.pose(frame.object_to_goal), to_msg.pose(frame.object_to_tcp)]
-        self._truth_out.publish(PoseArray(header=to_msg.header(self._stamp_ns, "goal"), poses=poses))
+        self._truth_out.publish(PoseArray(header=to_msg.header(at_ns, "goal"), poses=poses))
         for name, pixels in self._cell.images().items():
             view = partial(self._cell.camera_view, name)
-            self._cameras[name].publish(self._stamp_ns, pixels, view, frame.pose_base_tcp)
-        reward = Reward(header=to_msg.header(self._stamp_ns), success=frame.success, failure=frame.failure)
+            self._cameras[name].publish(at_ns, pixels, view, frame.pose_base_tcp)
+        reward = Reward(header=to_msg.header(at_ns), success=frame.success, failure=frame.failure)
         reward.probability, reward.source = float(frame.success), "ground_truth"
         self._reward_out.publish(reward)
-        if self._scene_out is not None and self._scene_due():
-            self._scene_out.publish(image_message(self._stamp_ns, "scene", self._cell.render_scene(*SCENE_SIZE_PX)))
+        if self._scene_out is not None and self._rules.scene_due():
+            self._scene_out.publish(image_message(at_ns, "scene", self._cell.render_scene(*SCENE_SIZE_PX)))
 
-    def _scene_due(self) -> bool:
-        if self._lockstep:
-            return True
-        due = monotonic() - self._scene_s >= SCENE_PERIOD_S
-        self._scene_s = monotonic() if due else self._scene_s
-        return due
+    def _report(self) -> Report:
+        values = {
+            "mode": self._mode,
+            "object": self._cell.object_name,
+            "ignored_targets": str(self._ignored_targets),
+        }
+        if not self._commands_alone():
+            return Report(WARN, self._shared_topic(), values)
+        return Report(OK, f"{self._task.name}: {self._mode}", values)
 
 
 def main() -> None:

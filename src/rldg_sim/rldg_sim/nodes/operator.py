@@ -20,8 +20,10 @@ from rldg_core.from_msg import pose_array, stamp_ns, wrench_array
 from rldg_core.seeding import derive_seed
 from rldg_msgs.msg import EpisodeEvent, Observation, TeleopAction
 from rldg_ros import to_msg
-from rldg_ros.parameters import lockstep_parameter, parameter, task_parameter
+from rldg_ros.pace import pace_parameter
+from rldg_ros.parameters import parameter, task_parameter
 from rldg_ros.qos import EVENTS, STREAM
+from rldg_ros.reporting import OK, Report, Reporter
 from rldg_ros.runner import run_node
 from rldg_ros.subscriptions import subscribe
 from rldg_sim.operators.config import OperatorConfig
@@ -35,15 +37,19 @@ class OperatorNode(Node):
     def __init__(self) -> None:
         super().__init__("operator")
         self._task = task_parameter(self)
-        lockstep_parameter(self)  # the same in both modes
+        pace_parameter(self)  # declared like everywhere; the node does the same in both paces
         self._seed = int(parameter(self, "seed", 0, "Seed of the operator, mixed with the episode's.", low=0))
-        self._operator = make_operator(self._config(), self._task)
+        config = self._config()
+        self._mode = config.mode
+        self._operator = make_operator(config, self._task)
+        self._answered = self._intervened = 0
         self._pairs: StampPairs[Observation, PoseArray] = StampPairs()
         self._start_ns = 0
         self._publisher = self.create_publisher(TeleopAction, "teleop_action", STREAM)
         subscribe(self, Observation, "observation", self._on_observation, STREAM)
         subscribe(self, PoseArray, "cell/truth", self._on_truth, STREAM)
         subscribe(self, EpisodeEvent, "episode_event", self._on_event, EVENTS)
+        Reporter(self, self._report)
 
     def _config(self) -> OperatorConfig:
         values: dict[str, Any] = {}
@@ -92,6 +98,11 @@ class OperatorNode(Node):
             message = TeleopAction(header=to_msg.header(stamp), action=to_msg.floats(full), active=active)
             message.source = TeleopAction.SCRIPTED
             self._publisher.publish(message)
+            self._answered, self._intervened = self._answered + 1, self._intervened + active
+
+    def _report(self) -> Report:
+        values = {"mode": self._mode, "answered": str(self._answered), "active": str(self._intervened)}
+        return Report(OK, f"scripted operator: {self._mode}", values)
 
 
 def main() -> None:

@@ -1,0 +1,1 @@
+"""When an observation is answered: in real time, and in lock-step simulation."""
