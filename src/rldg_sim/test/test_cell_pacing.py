@@ -1,4 +1,4 @@
-"""When the cell advances: on targets and widths of the last frame, or with the wall clock. The physics is the real one."""
+"""When the cell advances: on targets and widths of the last frame, or with the wall clock. The physics is real."""
 
 from __future__ import annotations
 
