@@ -15,6 +15,7 @@ from pathlib import Path
 import pytest
 import rclpy
 import yaml
+from diagnostic_msgs.msg import DiagnosticArray, DiagnosticStatus
 from geometry_msgs.msg import PoseStamped
 from rclpy.duration import Duration
 from rclpy.node import Node
@@ -193,6 +194,8 @@ def test_interrupted_episodes_are_dropped_and_counted(tmp_path: Path, node: Node
 def test_full_disk_loses_one_episode_and_sets_the_exit_code(tmp_path: Path, node: Node, steps_out: Publisher) -> None:
     bag_dir = tmp_path / "bags"
     small, large = make_episode(3), make_episode(250, seed=1, image_size=256)
+    reports: list[DiagnosticStatus] = []
+    node.create_subscription(DiagnosticArray, "/diagnostics", lambda m: reports.extend(m.status), 10)
     limit = 2_000_000  # larger than the shared-memory segments of DDS
     with recorder(tmp_path, preexec=lambda: resource.setrlimit(resource.RLIMIT_FSIZE, (limit, limit))) as process:
         connected(node, steps_out)
@@ -200,8 +203,11 @@ def test_full_disk_loses_one_episode_and_sets_the_exit_code(tmp_path: Path, node
         publish(steps_out, large)
         publish(steps_out, small)
         wait_until(node, lambda: len(closed(bag_dir)) == 2, "the episodes before and after")
+        wait_until(node, lambda: {v.key: v.value for v in reports[-1].values}["closed"] == "2", "a report")
         code, errors = stop(process)
     assert code == 2
+    assert (reports[-1].name, reports[-1].level) == ("/rldg/recorder", DiagnosticStatus.ERROR)
+    assert reports[-1].message == f"episode lost: {bag_dir}: cannot write: File too large"
     assert errors.splitlines()[-1] == f"recorder: 1 episodes lost: {bag_dir}: cannot write: File too large"
     assert sum("ERROR" in line for line in errors.splitlines()) == 1
     assert "Traceback" not in errors

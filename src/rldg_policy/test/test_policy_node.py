@@ -18,6 +18,8 @@ import numpy as np
 import pytest
 
 rclpy = pytest.importorskip("rclpy")
+from diagnostic_msgs.msg import DiagnosticArray, DiagnosticStatus  # noqa: E402
+
 from rldg_core.files import sha256_hex  # noqa: E402
 from rldg_core.image_codec import encode_jpeg  # noqa: E402
 from rldg_msgs.msg import EpisodeEvent, Observation, PolicyAction, PolicyStatus, PolicyWeights, Step  # noqa: E402
@@ -71,6 +73,8 @@ class Ring:
         self.statuses: list[PolicyStatus] = []
         self.node.create_subscription(PolicyAction, "policy_action", self.actions.append, qos.STREAM)
         self.node.create_subscription(PolicyStatus, "policy_status", self.statuses.append, qos.LATCHED)
+        self.reports: list[DiagnosticStatus] = []
+        self.node.create_subscription(DiagnosticArray, "/diagnostics", lambda m: self.reports.extend(m.status), 10)
         self._observations = self.node.create_publisher(Observation, "observation", qos.STREAM)
         self._events = self.node.create_publisher(EpisodeEvent, "episode_event", qos.EVENTS)
         self._steps = self.node.create_publisher(Step, "step", qos.STEPS_OUT)
@@ -200,6 +204,10 @@ def test_lock_step_ring_swaps_and_keeps_the_old_policy_when_a_load_fails(ring, p
     assert answered == stamps
     ring.until(lambda: ring.statuses[-1].ticks == len(stamps))
     assert ring.statuses[-1].missed_ticks == 0 and ring.statuses[-1].swaps == 2
+    ring.until(lambda: ring.reports and ring.reports[-1].message == "policy 'g' is active")
+    values = {value.key: value.value for value in ring.reports[-1].values}
+    assert ring.reports[-1].name == "/rldg/policy" and values["active_policy"] == "g"
+    assert "unknown policy 'x'" in values["last_error"]
 
 
 def test_damaged_weights_are_refused_and_reported(ring, policy_node):

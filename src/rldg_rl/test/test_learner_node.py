@@ -18,6 +18,8 @@ from rl_samples import TASK_FILE, insertion, random_episodes, small
 rclpy = pytest.importorskip("rclpy")
 pytest.importorskip("rldg_msgs.msg")
 
+from diagnostic_msgs.msg import DiagnosticArray  # noqa: E402
+
 from rldg_core.files import sha256_hex  # noqa: E402
 from rldg_core.types import Step  # noqa: E402
 from rldg_data.bags.recording import write_episode  # noqa: E402
@@ -57,10 +59,15 @@ class Bench:
         self.steps = self.node.create_publisher(StepMsg, "step", qos.STEPS)
         self.node.create_subscription(PolicyWeights, "policy_weights", self.weights.append, qos.EVENTS)
         self.node.create_subscription(LearnerStatus, "learner_status", self._on_status, qos.LATCHED)
+        self.report: Any = None
+        self.node.create_subscription(DiagnosticArray, "/diagnostics", self._on_diagnostics, 10)
         self.process: subprocess.Popen[bytes] | None = None
 
     def _on_status(self, message: Any) -> None:
         self.status = message
+
+    def _on_diagnostics(self, message: Any) -> None:
+        (self.report,) = message.status
 
     def start(self, lockstep: bool = True, **more: str) -> subprocess.Popen[bytes]:
         """Start the learner's process."""
@@ -146,6 +153,11 @@ def test_weights_status_checkpoint_kill_and_resume(bench: Bench) -> None:
     assert status.episodes == 4
     assert status.success_rate_20 == pytest.approx(0.5)
     assert "critic_loss" in list(status.loss_names)
+
+    values = lambda: {v.key: v.value for v in bench.report.values} if bench.report else {}  # noqa: E731
+    bench.wait(lambda: values().get("env_steps") == "36", "diagnostics")
+    assert (bench.report.name, bench.report.message) == ("/learner", "training")
+    assert values()["updates"] == str(status.updates)
 
     # Not in the middle of an episode: 27, not 20.
     checkpoint = bench.run_dir / "checkpoints" / "00000027"

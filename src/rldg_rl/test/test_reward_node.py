@@ -19,6 +19,8 @@ from rl_samples import TASK_FILE, insertion, observation
 rclpy = pytest.importorskip("rclpy")
 pytest.importorskip("rldg_msgs.msg")
 
+from diagnostic_msgs.msg import DiagnosticArray  # noqa: E402
+
 from rldg_core.from_msg import stamp_ns  # noqa: E402
 from rldg_core.image_codec import encode_jpeg  # noqa: E402
 from rldg_msgs.msg import EpisodeEvent, Reward  # noqa: E402
@@ -88,7 +90,14 @@ class Bench:
         self.observations = self.node.create_publisher(ObservationMsg, "observation", qos.STREAM)
         self.events = self.node.create_publisher(EpisodeEvent, "episode_event", qos.EVENTS)
         self.node.create_subscription(Reward, "reward", self.rewards.append, qos.STREAM)
+        self.values: dict[str, str] = {}
+        self.node.create_subscription(DiagnosticArray, "/diagnostics", self._on_diagnostics, 10)
         self.processes: list[subprocess.Popen[str]] = []
+
+    def _on_diagnostics(self, message: DiagnosticArray) -> None:
+        (status,) = message.status
+        assert status.name == "/rldg/reward"
+        self.values = {value.key: value.value for value in status.values}
 
     def start(self, **parameters: Any) -> subprocess.Popen[str]:
         values = {"task": TASK_FILE, "lockstep": "true", **parameters}
@@ -149,6 +158,8 @@ def test_every_observation_is_answered_once_and_hysteresis_restarts(bench: Bench
     assert [r.success for r in bench.rewards] == [False, False, True, False, False, False, True, False]
     assert all((r.probability > 0.9) == (k == GOOD) for r, k in zip(bench.rewards, first + second, strict=True))
     assert {r.source for r in bench.rewards} == {RewardClassifier.load(folder, insertion()).identity}
+    bench.until(lambda: bench.values.get("judged") == "8")
+    assert float(bench.values["newest_observation_age_s"]) < DEADLINE_S and bench.values["refused_messages"] == "1"
     process.send_signal(signal.SIGINT)
     output, _ = process.communicate(timeout=20)
     assert process.returncode == 0
