@@ -29,7 +29,7 @@ from rldg_data.testing.steps import make_task
 
 ARRAYS = ("timestamp_s", "state", "twist", "wrench", "action", "reward", "is_first", "is_last", "is_terminal")
 MIN_PSNR_DB = 22.0
-"""For the synthetic images: blocks of noise 8 px wide, unlike a camera's (43.8 dB on average). Another image has 8 dB."""
+"""For synthetic images: blocks of noise 8 px wide, unlike a camera's (43.8 dB on average). Another image has 8 dB."""
 
 options = st.fixed_dictionaries(
     {

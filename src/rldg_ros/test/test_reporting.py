@@ -40,7 +40,7 @@ def spin_until(node: Node, condition: Callable[[], bool]) -> None:
     executor.shutdown()
 
 
-def test_report_is_one_line_and_counts_refused_messages(node: Node) -> None:
+def test_report_has_one_line_and_counts_refused_messages(node: Node) -> None:
     seen: list[DiagnosticStatus] = []
     node.create_subscription(DiagnosticArray, "/diagnostics", lambda m: seen.extend(m.status), 10)
     reporter = Reporter(node, lambda: Report(WARN, "two\nlines", {"key": "a\nb"}))
