@@ -122,7 +122,7 @@ def repair(
         if not damaged:
             _say(f"{folder}: nothing to repair")
         for one in done:
-            _say(f"{one.path}: {_verdict(one)}")
+            _say(f"{one.path}: {_repair_summary(one)}")
     if failed:
         raise UserError("; ".join(failed))
 
@@ -168,7 +168,7 @@ def _bags(paths: list[Path]) -> list[Path]:
     return found
 
 
-def _verdict(one: Any) -> str:
+def _repair_summary(one: Any) -> str:
     kept = f"{one.messages} messages restored, {one.lost_bytes} bytes lost; original: {one.damaged.name}"
     if one.complete is None:
         return kept

@@ -96,7 +96,7 @@ def _collect_live(out: Path, camera: str, options: LiveOptions) -> tuple[int, in
                 show(collector.positive, options.positives)
                 return collector.positive >= options.positives or time.monotonic() > deadline_s
 
-            client.meet("observer", RUNNING_TIMEOUT_S, "topic observation")
+            client.wait_for_node("observer", RUNNING_TIMEOUT_S, "topic observation")
             client.wait(done, float("inf"), "topic observation", "observer")
     except KeyboardInterrupt:
         pass  # the usual way to end collecting

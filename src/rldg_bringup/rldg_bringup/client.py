@@ -203,17 +203,17 @@ class StackClient:
 
     def wait_ready(self, timeout_s: float = READY_TIMEOUT_S) -> None:
         """Wait until the episode manager answers and the policy node has reported."""
-        self._meet_episodes(timeout_s)
+        self._wait_for_episode_server(timeout_s)
         self.wait(lambda: self.policy_status is not None, timeout_s, "policy node (policy_status)")
 
-    def _meet_episodes(self, timeout_s: float) -> None:
+    def _wait_for_episode_server(self, timeout_s: float) -> None:
         """Wait until the episode manager answers a goal of no episodes, which it always rejects."""
         what = "episode manager (run_episodes)"
         self.wait(self._episodes.server_is_ready, timeout_s, what)
-        self.meet("episode", timeout_s, what)
+        self.wait_for_node("episode", timeout_s, what)
         self.ask(lambda: self._episodes.send_goal_async(RunEpisodes.Goal()), timeout_s, what, "episode")
 
-    def meet(self, server: str, timeout_s: float, what: str) -> None:
+    def wait_for_node(self, server: str, timeout_s: float, what: str) -> None:
         """Wait until the graph lists the node; its endpoints may be discovered earlier."""
         known = (server, self.node.get_namespace())
         self.wait(lambda: known in self.node.get_node_names_and_namespaces(), timeout_s, what)
@@ -226,7 +226,7 @@ class StackClient:
         client, what, server = self.node.create_client(service_type, name), f"service {name}", name.partition("/")[0]
         try:
             self.wait(client.service_is_ready, self._ready_timeout_s, what)
-            self.meet(server, self._ready_timeout_s, what)
+            self.wait_for_node(server, self._ready_timeout_s, what)
             if probe is not None:
                 self.ask(lambda: client.call_async(probe), LOAD_TIMEOUT_S, what, server, LOADING_HEARTBEAT_S)
         except BaseException:
@@ -299,7 +299,7 @@ class StackClient:
         Raises UserError when the stack dies, and StalledError when no episode ends for STALL_TIMEOUT_S: in lock-step a
         policy that does not answer stops the simulated clock, so that no other time-out would expire.
         """
-        self._meet_episodes(self._ready_timeout_s)
+        self._wait_for_episode_server(self._ready_timeout_s)
         goal = RunEpisodes.Goal(episodes=episodes, seed=seed, objects=list(objects), stop_on_hold=True)
 
         progressed_s = time.monotonic()

@@ -22,7 +22,7 @@ from rich.console import Console
 from rich.table import Table
 
 from rldg_core.errors import UserError
-from rldg_core.network import asked_for_network, domain_id
+from rldg_core.network import domain_id, network_variable
 
 USB_DEVICES = Path("/sys/bus/usb/devices")
 SHARED_MEMORY = Path("/dev/shm")
@@ -181,7 +181,7 @@ def ros_findings(
 
 def network_finding(environment: Mapping[str, str]) -> Finding:
     """Who may talk to the nodes: processes of this machine, or any host that reaches it."""
-    decides = asked_for_network(environment)
+    decides = network_variable(environment)
     if not decides:
         return Finding("network", Status.OK, "this machine alone: Fast DDS is bound to 127.0.0.1")
     remedy = f"if no second computer takes part: unset {decides}"

@@ -21,7 +21,7 @@ MAX_DOMAIN = 232
 """Higher domains would use ports above 65535."""
 
 
-def asked_for_network(environment: Mapping[str, str]) -> str:
+def network_variable(environment: Mapping[str, str]) -> str:
     """Return the environment variable with which the user configures the network, "" when none is set."""
     if not (environment.get("RMW_IMPLEMENTATION") or "rmw_fastrtps").startswith("rmw_fastrtps"):
         return "RMW_IMPLEMENTATION"
@@ -56,7 +56,7 @@ def stay_on_this_machine(environment: MutableMapping[str, str] = os.environ) -> 
 
     Call it before rclpy.init. Child processes inherit it. Returns whether it was applied.
     """
-    if asked_for_network(environment):
+    if network_variable(environment):
         return False
     environment[PROFILE_VARIABLE] = str(PROFILE)
     # With LOCALHOST rmw_fastrtps would add a transport of its own that listens on all interfaces.

@@ -141,7 +141,7 @@ class FixedMount(FrozenModel):
     """Vertical angle of view."""
 
     @model_validator(mode="after")
-    def _looks_somewhere(self) -> FixedMount:
+    def _has_direction(self) -> FixedMount:
         if np.linalg.norm(np.subtract(self.aim_base_m, self.position_base_m)) < 1e-3:
             raise ValueError("aim_base_m: at the camera's own position, expected the point it looks at")
         return self

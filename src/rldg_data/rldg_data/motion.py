@@ -139,8 +139,8 @@ def twist(stamps_s: ArrayLike, poses: ArrayLike, twists_base: ArrayLike, limits:
                 "warning", "twist", f"{what} twist of zeros while the tcp {part.verb} {path.sum():.2g} {part.unit}"
             )
             continue
-        whole, slope = _likeness(measured, recorded), _slope(measured, recorded)
-        known = {reason: _likeness(measured, other[:, part.columns]) for reason, other in alternatives.items()}
+        whole, slope = _similarity(measured, recorded), _slope(measured, recorded)
+        known = {reason: _similarity(measured, other[:, part.columns]) for reason, other in alternatives.items()}
         reason = max(known, key=lambda name: known[name])
         found = ""
         if _explains(known[reason], whole, limits):
@@ -165,8 +165,8 @@ def twist(stamps_s: ArrayLike, poses: ArrayLike, twists_base: ArrayLike, limits:
 def _is_of_another(axis: int, measured: _Floats, recorded: _Floats, limits: Limits) -> bool:
     """Return the axes along which the poses match another axis, or the opposite sign, of the twist."""
     moved, signs = measured[:, [axis]], (1, -1)
-    own = _likeness(moved, recorded[:, [axis]])
-    other = max(_likeness(moved, sign * recorded[:, [k]]) for k in range(3) for sign in signs)
+    own = _similarity(moved, recorded[:, [axis]])
+    other = max(_similarity(moved, sign * recorded[:, [k]]) for k in range(3) for sign in signs)
     return _explains(other, own, limits)
 
 
@@ -220,7 +220,7 @@ def _shifts(measured: _Floats, recorded: _Floats) -> Sequence[tuple[_Floats, _Fl
     return (measured, recorded[1:]), (measured, recorded[:-1]), (measured, middle), late
 
 
-def _likeness(measured: _Floats, recorded: _Floats) -> float:
+def _similarity(measured: _Floats, recorded: _Floats) -> float:
     return max(_cosine(*pair) for pair in _shifts(measured, recorded))
 
 

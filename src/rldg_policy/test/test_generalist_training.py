@@ -17,12 +17,12 @@ from rldg_policy.checkpoint.statistics import ActionStatistics
 from rldg_policy.compact.config import TrainConfig
 from rldg_policy.training.dataset import open_training_set
 from rldg_policy.training.run import (
-    account,
     check_loss,
     check_same_training,
     curve,
     explain_out_of_memory,
     training_identity,
+    training_report,
 )
 from rldg_policy.training.torch_state import (
     flatten_optimizer,
@@ -134,7 +134,7 @@ def test_loss_curve_has_a_point_per_50_steps_and_one_for_the_rest():
 
 def test_training_json_states_result_and_origin():
     config = TrainConfig()
-    told = account({"checkpoint": Path("out"), "steps": 3}, Path("data"), "ab", None, 7, config)
+    told = training_report({"checkpoint": Path("out"), "steps": 3}, Path("data"), "ab", None, 7, config)
     assert json.loads(json.dumps(told)) == {
         "checkpoint": "out",
         "steps": 3,
@@ -144,7 +144,7 @@ def test_training_json_states_result_and_origin():
         "seed": 7,
         "config": json.loads(config.model_dump_json()),
     }
-    assert account({"checkpoint": "out"}, Path("data"), "ab", Path("base"), 0, config)["base"] == "base"
+    assert training_report({"checkpoint": "out"}, Path("data"), "ab", Path("base"), 0, config)["base"] == "base"
 
 
 def train(model: torch.nn.Module, optimizer: torch.optim.Optimizer, steps: int) -> list[torch.Tensor]:

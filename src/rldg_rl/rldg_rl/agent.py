@@ -168,10 +168,10 @@ def update(state: TrainState, batch: Batch, config: RLConfig) -> tuple[TrainStat
     gripper, gripper_optimiser = _step(adam, gradient["gripper"], state.gripper_optimiser, state.gripper)
     after = after._replace(
         critic=critic,
-        target_critic=_towards(state.target_critic, critic, agent.tau),
+        target_critic=_soft_update(state.target_critic, critic, agent.tau),
         critic_optimiser=critic_optimiser,
         gripper=gripper,
-        target_gripper=_towards(state.target_gripper, gripper, agent.tau),
+        target_gripper=_soft_update(state.target_gripper, gripper, agent.tau),
         gripper_optimiser=gripper_optimiser,
         updates=state.updates + 1,
     )
@@ -284,7 +284,7 @@ def _step(adam: Any, gradient: Params, optimiser: Any, params: Params) -> tuple[
     return optax.apply_updates(params, change), optimiser
 
 
-def _towards(target: Params, params: Params, tau: float) -> Params:
+def _soft_update(target: Params, params: Params, tau: float) -> Params:
     return jax.tree.map(lambda t, p: t + tau * (p - t), target, params)
 
 

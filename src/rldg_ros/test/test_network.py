@@ -13,7 +13,7 @@ from pathlib import Path
 
 import pytest
 
-from rldg_core.network import PROFILE, PROFILE_VARIABLE, RANGE_VARIABLE, asked_for_network, stay_on_this_machine
+from rldg_core.network import PROFILE, PROFILE_VARIABLE, RANGE_VARIABLE, network_variable, stay_on_this_machine
 
 DOMAIN = "93"
 HERE, THERE = "10.93.0.1", "10.93.0.2"
@@ -189,7 +189,7 @@ def test_several_hosts_communicate_when_configured(second_host: list[str]) -> No
 )
 def test_environment_decides_between_network_and_this_machine(environment: dict[str, str], reason: str) -> None:
     before = dict(environment)
-    assert asked_for_network(environment) == reason
+    assert network_variable(environment) == reason
     assert stay_on_this_machine(environment) == (not reason)
     if reason:
         assert environment == before

@@ -26,7 +26,7 @@ def relative_pose(frame_rotation: Array, frame_position: Array, rotation: Array,
     return np.concatenate([frame_rotation.T @ (position - frame_position), quaternion[1:], quaternion[:1]])
 
 
-def turn_of(pose: Array) -> float:
+def rotation_angle(pose: Array) -> float:
     """Angle of a pose's rotation [rad]."""
     return 2 * float(np.arcsin(min(1.0, float(np.linalg.norm(pose[3:6])))))
 

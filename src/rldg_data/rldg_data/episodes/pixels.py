@@ -23,10 +23,10 @@ def pixels(images: Mapping[str, Sequence[bytes]], positions: NDArray[np.float64]
         found = [*_repeated(camera, files, positions, limits), *_of_camera(camera, files, positions, limits)]
         # One finding is enough: black images repeat as well.
         yield from sorted(found, key=lambda problem: (problem.severity != "error", problem.check != "pixels"))[:1]
-    yield from _twins(images)
+    yield from _identical_cameras(images)
 
 
-def _twins(images: Mapping[str, Sequence[bytes]]) -> Problems:
+def _identical_cameras(images: Mapping[str, Sequence[bytes]]) -> Problems:
     seen: dict[tuple[bytes, ...], str] = {}
     for camera, files in images.items():
         first = seen.setdefault(tuple(files), camera)

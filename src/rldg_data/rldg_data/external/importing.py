@@ -36,7 +36,7 @@ from rldg_data.external.mapping import (
     TwistAction,
     load_mapping,
 )
-from rldg_data.external.steps import actions_between, build_steps, choose_ticks, into_tcp, values_at_ticks
+from rldg_data.external.steps import actions_between, build_steps, choose_ticks, values_at_ticks, wrench_in_tcp
 from rldg_data.external.topics import (
     ExternalBag,
     Series,
@@ -86,7 +86,7 @@ def read_series(mapping: ExternalMapping, bag: ExternalBag, path: Path) -> dict[
     elif isinstance(action, TwistAction):
         requested = {"action": read(action, as_twist, action.frame)}
     else:
-        requested = {"action": read(action, lambda value: _six(action, value))}
+        requested = {"action": read(action, lambda value: _delta_values(action, value))}
     if mapping.gripper_action:
         requested["gripper"] = _gripper_commands(
             mapping.gripper_action, by_name(mapping.gripper_action, as_gripper), path
@@ -104,7 +104,7 @@ def _gripper_commands(gripper: GripperAction, values: Series, path: Path) -> Ser
     return replace(values, values=commands.tolist())
 
 
-def _six(action: Any, value: Any) -> Float64:
+def _delta_values(action: Any, value: Any) -> Float64:
     values = as_numbers(value)
     chosen = values[action.first : action.first + 6]
     if len(chosen) != 6:
@@ -235,7 +235,7 @@ def read_external(mapping: ExternalMapping, path: Path) -> list[ExternalEpisode]
     for episode, ticks, repeated in planned:
         seen = {name: values_at_ticks(mapping, episode, one, ticks) for name, one in series["seen"].items()}
         if mapping.wrench and mapping.wrench.frame == "base":
-            seen["wrench"] = [into_tcp(*pair) for pair in zip(seen["pose"], seen["wrench"], strict=True)]
+            seen["wrench"] = [wrench_in_tcp(*pair) for pair in zip(seen["pose"], seen["wrench"], strict=True)]
         for camera in cameras.values():
             values_at_ticks(mapping, episode, camera, ticks)  # further cameras may pause as well
         scale = mapping.gripper_width.scale if mapping.gripper_width else 1.0

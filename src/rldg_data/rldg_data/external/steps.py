@@ -199,7 +199,7 @@ def build_steps(
     return steps
 
 
-def into_tcp(pose: Float64, wrench: Float64) -> Float64:
+def wrench_in_tcp(pose: Float64, wrench: Float64) -> Float64:
     """Rotate a wrench (6,) from base axes into tcp axes."""
     into_tcp = rotation_of(pose).inv()
     return np.concatenate([into_tcp.apply(wrench[:3]), into_tcp.apply(wrench[3:])])

@@ -41,7 +41,7 @@ class _OpenFiles:
     table: DataFile | None = None
     readers: dict[str, FrameReader] = field(default_factory=dict)
 
-    def pass_by(self, row: Mapping[str, Any]) -> None:
+    def note_episode(self, row: Mapping[str, Any]) -> None:
         """Call this for every episode in order, read or not: the first one of a data file opens it."""
         key = row.get("data/chunk_index"), row.get("data/file_index")
         self.starts.setdefault(key, row.get("dataset_from_index"))  # type: ignore[arg-type]
@@ -107,7 +107,7 @@ class Dataset:
         with ExitStack() as stack:
             files = _OpenFiles(self.info, stack)
             for number, row in enumerate(read_episode_rows(self.info.path, _ROW)):
-                files.pass_by(row)
+                files.note_episode(row)
                 if first <= number < end:
                     yield partial(self._read, row, files, encode)
             if number + 1 < end:

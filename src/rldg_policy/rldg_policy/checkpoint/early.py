@@ -41,9 +41,9 @@ def check_generalist(backend: str, path: Path | None, task: Task) -> None:
     check_task(path, manifest, task)
     _, statistics = choose_statistics(path, manifest)
     check_scale(path, statistics, task)
-    check_spec(backend, manifest_spec(manifest, task) if manifest else _undescribed(task), task)
+    check_spec(backend, manifest_spec(manifest, task) if manifest else _spec_without_rate(task), task)
 
 
-def _undescribed(task: Task) -> PolicySpec:
+def _spec_without_rate(task: Task) -> PolicySpec:
     """Return the specification of a checkpoint that does not say at which rate its data were recorded."""
     return PolicySpec((), 0, 1, task.action.dim, 1, task.rates.control_hz, control_rates_hz=())

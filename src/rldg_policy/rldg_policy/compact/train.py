@@ -25,13 +25,13 @@ from rldg_policy.generalist import Progress
 from rldg_policy.training.dataset import TrainingSet, open_training_set
 from rldg_policy.training.run import (
     TRAINING_FOLDER,
-    account,
     check_loss,
     check_out,
     check_same_training,
     curve,
     explain_out_of_memory,
     training_identity,
+    training_report,
 )
 from rldg_policy.training.samples import Sample, batches, stream_samples
 from rldg_policy.training.torch_state import flatten_optimizer, read_state, restore_optimizer, write_state
@@ -279,7 +279,7 @@ def finetune(
         manifest = data.manifest(
             "compact", done, image_size=model.image_size, window=model.window, horizon=model.horizon
         )
-        report = account(asdict(result), dataset, data.sha256, base, seed, config)
+        report = training_report(asdict(result), dataset, data.sha256, base, seed, config)
         write_checkpoint(where, training.average, data.statistics_json, manifest, report)
         return result
 

@@ -35,7 +35,6 @@ from rldg_policy.octo.steps import Flat, Steps, TrainState, count, optimiser, pa
 from rldg_policy.octo.training_state import CheckpointFolder
 from rldg_policy.training.dataset import TrainingSet, open_training_set
 from rldg_policy.training.run import (
-    account,
     check_base,
     check_loss,
     check_out,
@@ -43,6 +42,7 @@ from rldg_policy.training.run import (
     curve,
     explain_out_of_memory,
     training_identity,
+    training_report,
 )
 
 PRIMARY_TOKENIZER = "primary"
@@ -210,7 +210,7 @@ def finetune(
         validation_losses=tuple(history.validation_losses),
         samples_per_s=samples_per_s,
     )
-    output.finish(account(asdict(result), dataset, data.sha256, base, seed, config))
+    output.finish(training_report(asdict(result), dataset, data.sha256, base, seed, config))
     return result
 
 

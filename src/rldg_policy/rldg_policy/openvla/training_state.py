@@ -28,7 +28,7 @@ from rldg_policy.openvla.lora import add_adapters, full_tensor, trainable, write
 from rldg_policy.openvla.model import L1Head, OpenVLA
 from rldg_policy.openvla.processing import PromptTokenizer
 from rldg_policy.training.dataset import TrainingSet
-from rldg_policy.training.run import TRAINING_FILE, TRAINING_FOLDER, account
+from rldg_policy.training.run import TRAINING_FILE, TRAINING_FOLDER, training_report
 from rldg_policy.training.torch_state import (
     TrainingState,
     check_finite,
@@ -201,7 +201,7 @@ def write_save(
         (aside / ADAPTER_FOLDER).mkdir()
         write_adapter(aside / ADAPTER_FOLDER, context.start.adapter, adapter)
         data = context.data
-        report = account(
+        report = training_report(
             asdict(result), data.dataset.path, data.sha256, context.start.base, context.seed, context.config
         )
         write_json(aside / TRAINING_FILE, report)

@@ -154,7 +154,7 @@ def curve(values: Sequence[float]) -> tuple[float, ...]:
     return tuple(fmean(values[begin : begin + CURVE_EVERY]) for begin in range(0, len(values), CURVE_EVERY))
 
 
-def account(
+def training_report(
     result: Mapping[str, Any], dataset: Path, sha256: str, base: Path | None, seed: int, config: BaseModel
 ) -> dict[str, Any]:
     """Return the content of training.json. result: fields of `finetune`'s result; sha256: of the dataset."""

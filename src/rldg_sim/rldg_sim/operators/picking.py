@@ -144,7 +144,7 @@ class PickOperator:
         object_to_goal, object_to_tcp (7,): ground truth, see SensorFrame; wrench_tcp (6,) positive when pressing.
         """
         seen = perceive(wrench_tcp, object_to_goal, object_to_tcp, gripper_width_m, self._carrying.grasp_m)
-        acts, starts = self._timer.update(self._left_to_do(seen), time_s)
+        acts, starts = self._timer.update(self._remaining_distance_m(seen), time_s)
         if not acts:
             return np.zeros(7), False
         if starts:
@@ -155,7 +155,7 @@ class PickOperator:
         return np.append(self._hand.move(intention), button), True
 
     @staticmethod
-    def _left_to_do(seen: Perception) -> float:
+    def _remaining_distance_m(seen: Perception) -> float:
         """Remaining way of the hand to the object and of the object to the bowl [m]; shrinks in all phases."""
         return float(np.linalg.norm(seen.to_object) + np.linalg.norm(seen.to_goal[:2]) + seen.width_m)
 

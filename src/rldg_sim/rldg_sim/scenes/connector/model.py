@@ -11,7 +11,7 @@ from rldg_core.frames import pose_at, rotation_of
 from rldg_core.task import Task
 from rldg_sim.mjcf import WristCamera, drawn_mjcf, fixed_fingers_mjcf, held_physics_mjcf, placed
 from rldg_sim.panda import HAND_TCP_M
-from rldg_sim.pose_math import relative_pose, turn_of
+from rldg_sim.pose_math import relative_pose, rotation_angle
 from rldg_sim.randomisation import stream
 from rldg_sim.scene_model import GroundTruth, HeldObject
 from rldg_sim.scenes.connector import port
@@ -92,7 +92,7 @@ class ConnectorModel(HeldObject):
         success = (
             in_port[2] >= self.item.depth_m - SUCCESS_DEPTH_M
             and np.hypot(in_port[0], in_port[1]) <= SUCCESS_LATERAL_M
-            and turn_of(in_port) <= SUCCESS_TILT_RAD
+            and rotation_angle(in_port) <= SUCCESS_TILT_RAD
         )
         in_hand = relative_pose(tcp.xmat.reshape(3, 3), tcp.xpos, rotation, tip)
         return GroundTruth(in_port, in_hand, bool(success))

@@ -32,7 +32,7 @@ from rldg_sim.mjcf import (
     numbers,
 )
 from rldg_sim.panda import HAND_TCP_M
-from rldg_sim.pose_math import relative_pose, turn_of, wxyz
+from rldg_sim.pose_math import relative_pose, rotation_angle, wxyz
 from rldg_sim.randomisation import stream
 from rldg_sim.scene_model import GroundTruth, HeldObject
 
@@ -148,7 +148,7 @@ def insertion_truth(data: Any) -> GroundTruth:
     success = (
         in_hole[2] >= BOARD_HEIGHT_M - SUCCESS_DEPTH_M
         and np.hypot(in_hole[0], in_hole[1]) <= SUCCESS_LATERAL_M
-        and turn_of(in_hole) <= SUCCESS_TILT_RAD
+        and rotation_angle(in_hole) <= SUCCESS_TILT_RAD
     )
     in_hand = relative_pose(tcp.xmat.reshape(3, 3), tcp.xpos, rotation, tip)
     return GroundTruth(in_hole, in_hand, bool(success))
