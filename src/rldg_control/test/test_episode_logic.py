@@ -247,7 +247,7 @@ def test_silent_node_is_named_and_the_episode_does_not_count(observed: bool, exe
 
 
 @pytest.mark.parametrize(
-    ("max_steps", "steps"), [(3, 3), (100, MISSING_REWARDS)], ids=["never one before the limit", "many in a row"]
+    ("max_steps", "steps"), [(3, 3), (100, MISSING_REWARDS)], ids=["none before the time limit", "many successive ones"]
 )
 @pytest.mark.parametrize("exact", [True, False])
 def test_episode_without_rewards_is_a_stack_fault(max_steps: int, steps: int, exact: bool) -> None:

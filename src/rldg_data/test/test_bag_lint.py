@@ -154,24 +154,29 @@ def reset_half_way(steps: list[Step]) -> list[Step]:
 Change = Callable[[list[Step]], list[Step]]
 WRONG_STEPS: dict[str, tuple[Change, str, str, str]] = {
     # name: (change that causes the fault, severity, check, part of the message)
-    "an index twice": (swapped, "error", "order", "index of Step number 4 is 5, expected 4"),
-    "a step is gone": (lambda s: s[:7] + s[8:], "error", "order", "index of Step number 7 is 8, expected 7"),
-    "step_count stays": (lambda s: at(s, 9, step_count=0), "error", "order", "step_count of Step number 9"),
-    "another id": (lambda s: at(s, 9, episode_id="other"), "error", "order", "episode_id is 'other' in Step 9"),
+    "a repeated index": (swapped, "error", "order", "index of Step number 4 is 5, expected 4"),
+    "a missing Step": (lambda s: s[:7] + s[8:], "error", "order", "index of Step number 7 is 8, expected 7"),
+    "an unchanged step_count": (lambda s: at(s, 9, step_count=0), "error", "order", "step_count of Step number 9"),
+    "another episode id": (lambda s: at(s, 9, episode_id="other"), "error", "order", "episode_id is 'other' in Step 9"),
     "another instruction": (lambda s: at(s, 9, instruction="no"), "error", "order", "instruction is 'no' in Step 9"),
-    "first again": (lambda s: at(s, 9, is_first=True), "error", "flags", "is_first of Step 9"),
-    "no last": (lambda s: at(s, STEPS - 1, is_last=False), "error", "flags", "is_last of Step 20"),
-    "both ends": (lambda s: at(s, STEPS - 1, truncated=True), "error", "flags", "terminated and truncated"),
+    "a second first Step": (lambda s: at(s, 9, is_first=True), "error", "flags", "is_first of Step 9"),
+    "no last Step": (lambda s: at(s, STEPS - 1, is_last=False), "error", "flags", "is_last of Step 20"),
+    "terminated and truncated": (
+        lambda s: at(s, STEPS - 1, truncated=True),
+        "error",
+        "flags",
+        "terminated and truncated",
+    ),
     "an early end": (lambda s: at(s, 9, terminated=True), "error", "flags", "11 Steps follow the end"),
     "an early success": (lambda s: at(s, 9, success=True), "error", "flags", "a success ends the task"),
-    "no end": (
+    "neither terminated nor truncated": (
         lambda s: [replace(x, terminated=False, success=False) for x in s],
         "error",
         "flags",
         "neither terminated nor truncated",
     ),
-    "two outcomes": (lambda s: at(s, STEPS - 1, success=False), "error", "flags", "end differently"),
-    "a stamp goes back": (lambda s: later(s, 9, -2 * PERIOD_NS), "error", "stamps", "not after that of Step 8"),
+    "two different outcomes": (lambda s: at(s, STEPS - 1, success=False), "error", "flags", "end differently"),
+    "a decreasing stamp": (lambda s: later(s, 9, -2 * PERIOD_NS), "error", "stamps", "not after that of Step 8"),
     "no clock": (lambda s: later(s, 0, -s[0].observation.stamp_ns), "error", "stamps", "0: the clock"),
     "a pause": (lambda s: later(s, 9, 2 * PERIOD_NS), "warning", "gap", "before step 9"),
     "a long pause": (lambda s: later(s, 9, 20 * PERIOD_NS), "error", "gap", "before step 9"),
@@ -194,9 +199,14 @@ WRONG_STEPS: dict[str, tuple[Change, str, str, str]] = {
         "observation",
         "21 Steps, first Step 0: pose_base_tcp",
     ),
-    "no quaternion": (lambda s: seen(s, 9, pose_base_tcp=np.zeros(7)), "error", "observation", "quaternion"),
+    "an invalid quaternion": (lambda s: seen(s, 9, pose_base_tcp=np.zeros(7)), "error", "observation", "quaternion"),
     "six joints": (lambda s: seen(s, 9, joint_positions=np.zeros(6)), "error", "observation", "6 values, expected 7"),
-    "a wide hand": (lambda s: seen(s, 9, gripper_width_m=2.88), "error", "observation", "gripper_width_m: 2.88 m"),
+    "an impossible gripper width": (
+        lambda s: seen(s, 9, gripper_width_m=2.88),
+        "error",
+        "observation",
+        "gripper_width_m: 2.88 m",
+    ),
     "a truncated image": (
         lambda s: seen(s, 9, images={"wrist": jpeg(64, 1)[:-40]}),
         "error",
@@ -217,7 +227,7 @@ WRONG_STEPS: dict[str, tuple[Change, str, str, str]] = {
         "image",
         "cameras of Step 9: 'wrist', 'side'",
     ),
-    "a camera that hangs": (
+    "a frozen camera": (
         lambda s: [seen([x], 0, images={"wrist": jpeg(64, 1)})[0] for x in s],
         "error",
         "frozen",
@@ -253,33 +263,38 @@ WRONG_STEPS: dict[str, tuple[Change, str, str, str]] = {
         "action",
         "6, 7 values",
     ),
-    "nobody acts": (lambda s: acted(s, 9, source=Source.NONE), "error", "action", "without a source (NONE)"),
+    "an action without a source": (
+        lambda s: acted(s, 9, source=Source.NONE),
+        "error",
+        "action",
+        "without a source (NONE)",
+    ),
     "a late action": (
         lambda s: acted(s, 9, observation_stamp_ns=s[8].observation.stamp_ns),
         "error",
         "action",
         "-0.100 s",
     ),
-    "an action at the end": (
+    "an action in the last Step": (
         lambda s: at(s, STEPS - 1, action=s[0].action),
         "error",
         "action",
         "the last Step has an action",
     ),
-    "beyond the scale": (
+    "actions beyond the scale": (
         lambda s: [x if i % 2 or x.is_last else acted([x], 0, action_clipped=True)[0] for i, x in enumerate(s)],
         "error",
         "clipped",
         "10 of 20 steps",
     ),
     "a frozen gate": (held, "error", "no_action", "20 transitions without an executed action"),
-    "one Step alone": (
+    "a single Step": (
         lambda s: [replace(s[-1], index=0, is_first=True, step_count=100)],
         "error",
         "no_action",
         "0 transitions",
     ),
-    "turned against its actions": (
+    "rotations opposite to the actions": (
         lambda s: [x if x.is_last else acted([x], 0, executed=x.action.executed * ROTATION_BACK)[0] for x in s],
         "error",
         "motion",
@@ -312,25 +327,25 @@ WRONG_STEPS: dict[str, tuple[Change, str, str, str]] = {
     ),
     "no object": (lambda s: [replace(x, object="") for x in s], "error", "names", "object: must not be empty"),
     "no instruction": (lambda s: [replace(x, instruction=" ") for x in s], "error", "instruction", "empty"),
-    "a book for an instruction": (
+    "an overlong instruction": (
         lambda s: [replace(x, instruction="x" * 2048) for x in s],
         "error",
         "instruction",
         "2048 characters, expected at most 500",
     ),
-    "two lines of instruction": (
+    "an instruction of two lines": (
         lambda s: [replace(x, instruction="insert\nit") for x in s],
         "error",
         "instruction",
         "line break",
     ),
-    "a hand that was not heard for a while": (
+    "a gripper width missing for a while": (
         lambda s: seen(s, 9, gripper_width_m=float("nan")),
         "error",
         "observation",
         "no gripper width in 1 of 21 steps, first step 9, expected all or none",
     ),
-    "joints that came later": (
+    "joints missing at the start": (
         lambda s: seen(s, 0, joint_positions=np.empty(0)),
         "error",
         "observation",
@@ -348,7 +363,7 @@ WRONG_STEPS: dict[str, tuple[Change, str, str, str]] = {
         "task",
         "cameras 'side', the task has wrist",
     ),
-    "a gripper too many": (
+    "an unexpected gripper": (
         lambda s: [x if x.is_last else acted([x], 0, executed=np.ones(7, np.float32) * 0.1)[0] for x in s],
         "error",
         "task",

@@ -61,10 +61,19 @@ def mcap(data: bytes, compression: bytes, told: int) -> bytes:
 
 
 BOMBS: dict[str, tuple[Callable[[], bytes], str]] = {
-    "zstd that says it": (lambda: mcap(zstd(SIZE, told=True), b"zstd", SIZE), "unpacks to 269,484,032 bytes, expected"),
-    "zstd that lies": (lambda: mcap(zstd(SIZE, told=True), b"zstd", 1000), "more than the 1,000 bytes declared"),
-    "lz4 that lies": (lambda: mcap(lz4_frame(SIZE), b"lz4", 1000), "more than the 1,000 bytes declared in its header"),
-    "any that claims": (lambda: mcap(b"", b"", 2**63), "unpacks to 9,223,372,036,854,775,808 bytes"),
+    "zstd with its size": (
+        lambda: mcap(zstd(SIZE, told=True), b"zstd", SIZE),
+        "unpacks to 269,484,032 bytes, expected",
+    ),
+    "zstd with a wrong size": (
+        lambda: mcap(zstd(SIZE, told=True), b"zstd", 1000),
+        "more than the 1,000 bytes declared",
+    ),
+    "lz4 with a wrong size": (
+        lambda: mcap(lz4_frame(SIZE), b"lz4", 1000),
+        "more than the 1,000 bytes declared in its header",
+    ),
+    "an impossible size": (lambda: mcap(b"", b"", 2**63), "unpacks to 9,223,372,036,854,775,808 bytes"),
 }
 
 

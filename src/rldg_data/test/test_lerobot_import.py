@@ -131,15 +131,15 @@ REFUSED: dict[str, tuple[Callable[[Path], Any], str]] = {
     "version 2": (partial(edit_info, codebase_version="v2.1"), r"codebase_version 'v2\.1', expected v3\.0: convert it"),
     "future": (partial(edit_info, codebase_version="v4.0"), r"codebase_version 'v4\.0', expected v3\.0"),
     "info is a list": (lambda p: (p / layout.INFO_PATH).write_text("[]"), "codebase_version 'none'"),
-    "info is no JSON": (lambda p: (p / layout.INFO_PATH).write_text("{"), "not valid JSON"),
+    "info is not JSON": (lambda p: (p / layout.INFO_PATH).write_text("{"), "not valid JSON"),
     "info lacks a key": (partial(edit_info, features=None), "not the metadata of a LeRobot dataset"),
     "no rate": (partial(edit_info, fps=0), "fps 0"),
-    "path out": (partial(edit_info, data_path="../../x"), "is outside the dataset"),
+    "path outside the dataset": (partial(edit_info, data_path="../../x"), "is outside the dataset"),
     "path template": (partial(edit_info, data_path="{nothing}"), "unusable path"),
     "no data": (lambda p: (p / DATA).unlink(), r"file-000\.parquet: missing"),
     "no video": (lambda p: (p / VIDEO).unlink(), r"file-000\.mp4: missing"),
     "no episodes": (lambda p: (p / EPISODES).unlink(), "meta/episodes: no parquet files"),
-    "more episodes promised": (partial(edit_info, total_episodes=9), "2 episodes, 9 expected"),
+    "more episodes declared": (partial(edit_info, total_episodes=9), "2 episodes, 9 expected"),
     "half a table": (partial(truncate, file=DATA), r"file-000\.parquet: damaged"),
     "half the episodes": (partial(truncate, file=EPISODES), r"file-000\.parquet: damaged"),
     "half a video": (partial(truncate, file=VIDEO), r"file-000\.mp4: frame \d+: damaged"),
@@ -270,7 +270,7 @@ def with_stamps(steps: list[Step], stamps_ns: list[int]) -> list[Step]:
 RATES_HZ = {"odd rate": 2.5, "other rate": 20.0}
 UNFIT: dict[str, tuple[list[Step], str]] = {
     "no transition": (make_episode(0), "no transition"),
-    "all at once": (
+    "successive stamps 1 ns apart": (
         with_stamps(make_episode(2), [5, 6, 7]),
         "per second by its stamps, 10 Hz by its description",
     ),
