@@ -1,4 +1,4 @@
-"""What all tests share: the marker `dds` and its rerun, the order of files, one cache of compiled programs."""
+"""Rules for all tests: the marker `dds` and its rerun, the order of files, one cache of compiled programs."""
 
 from __future__ import annotations
 
@@ -38,7 +38,7 @@ def pytest_configure(config: pytest.Config) -> None:
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     """Sort the files, and mark every test of a file that states a DOMAIN as `dds`, with one rerun.
 
-    Two processes that miss each other at discovery are no defect of the code. All other tests have to pass at once.
+    Two processes that miss each other at discovery are not a defect of the code. All other tests must pass at once.
     """
     rank = {name: number for number, name in enumerate(LONGEST_FIRST)}
     items.sort(key=lambda item: rank.get(item.path.stem, len(rank)))

@@ -102,8 +102,10 @@ def prose(markdown: str) -> str:
 
 
 def python_texts(source: str) -> Iterator[tuple[int, str]]:
-    """Yield line and text of every docstring, comment and string with a space in it, without code spans."""
+    """Yield line and text of docstrings, comments, strings with a space and names of tests, without code spans."""
     for node in ast.walk(ast.parse(source)):
+        if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef) and node.name.startswith("test_"):
+            yield node.lineno, node.name.replace("_", " ")
         if isinstance(node, ast.Constant) and isinstance(node.value, str) and " " in node.value:
             yield node.lineno, re.sub(r"`[^`\n]*`", "", node.value)
     for token in tokenize.generate_tokens(io.StringIO(source).readline):
@@ -118,22 +120,23 @@ def forbidden_in(text: str, entries: list[dict[str, object]], first_line: int = 
         words = "|".join(entry["words"])  # type: ignore[arg-type]
         for match in re.finditer(rf"(?<![\w/.-])(?:{words})(?![\w/-])", text, re.IGNORECASE):
             line = first_line + text.count("\n", 0, match.start())
-            found.append(f"{line}: {match[0]!r}, the glossary says {entry['use']!r}")
+            found.append(f"{line}: {match[0]!r}, expected {entry.get('use') or entry['write']!r}")
     return found
 
 
 def test_every_recommended_word_is_in_the_glossary() -> None:
     terms = re.findall(r"\*\*(.+?)\*\*", GLOSSARY.read_text())
     assert len(terms) == len(set(terms)), "the glossary has a term twice"
-    assert {entry["use"] for entry in FORBIDDEN} <= set(terms)
+    assert {entry["use"] for entry in FORBIDDEN if "use" in entry} <= set(terms)
+    assert all(("use" in entry) != ("write" in entry) for entry in FORBIDDEN)
 
 
 def test_lint_finds_forbidden_words() -> None:
     text = "One\n\nfloors, `floors`, floors_below and time-\nstamps: a time stamp.\n\n    floors\n```\nfloors\n```\n"
     assert [line.split(",")[0] for line in forbidden_in(prose(text), FORBIDDEN)] == ["3: 'floors'", "4: 'time stamp'"]
-    source = '"""Floors."""\nx = "a rosbag here"  # the teacher\nfloors = {"floors": x}\n'
+    source = '"""Floors."""\nx = "a rosbag here"  # the teacher\nfloors = {"floors": x}\ndef test_verdict(): x\n'
     found = [line for start, text in python_texts(source) for line in forbidden_in(text, FORBIDDEN, start)]
-    assert [line.split(",")[0] for line in found] == ["2: 'rosbag'", "2: 'teacher'"]
+    assert [line.split(",")[0] for line in found] == ["4: 'verdict'", "2: 'rosbag'", "2: 'teacher'"]
 
 
 @pytest.mark.parametrize("path", DOCUMENTS, ids=lambda path: str(path.relative_to(ROOT)))

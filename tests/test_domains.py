@@ -78,12 +78,12 @@ def states_domain(path: Path) -> bool:
     )
 
 
-def test_a_file_that_joins_a_domain_states_it() -> None:
+def test_file_that_joins_a_domain_states_it() -> None:
     silent = {path.name for path in files() if domains(path) and not states_domain(path)}
     assert silent == WITHOUT_DDS
 
 
-def test_tests_of_a_file_with_a_domain_are_dds_and_no_others(request: pytest.FixtureRequest) -> None:
+def test_only_tests_of_a_file_with_a_domain_are_dds(request: pytest.FixtureRequest) -> None:
     items = [item for item in request.session.items if isinstance(item, pytest.Function)]
     assert request.node in items and request.node.get_closest_marker("dds") is None
     for item in items:
@@ -92,6 +92,6 @@ def test_tests_of_a_file_with_a_domain_are_dds_and_no_others(request: pytest.Fix
         assert reruns is None or reruns.kwargs == {"reruns": 1}
 
 
-def test_the_files_that_start_first_exist(request: pytest.FixtureRequest) -> None:
+def test_files_that_start_first_exist(request: pytest.FixtureRequest) -> None:
     shared = request.config.pluginmanager.getplugin(str(ROOT / "conftest.py"))
     assert set(shared.LONGEST_FIRST) <= {path.stem for path in files()}

@@ -24,18 +24,18 @@ NAMES = {"real_time", "lock_step"}
 
 
 def modules() -> dict[str, Path]:
-    """Every module of the packages by its name in the package folder, e.g. rldg_ros/pace.py."""
+    """Return every module of the packages by its name in the package folder, e.g. rldg_ros/pace.py."""
     packages = (ROOT / "src").glob("rldg_*/rldg_*/")
     return {str(p.relative_to(folder.parent)): p for folder in packages for p in sorted(folder.rglob("*.py"))}
 
 
 def docstrings(tree: ast.AST) -> set[ast.Constant]:
-    """Strings that are statements."""
+    """Return the strings that are statements."""
     return {n.value for n in ast.walk(tree) if isinstance(n, ast.Expr) and isinstance(n.value, ast.Constant)}
 
 
 def words(tree: ast.AST) -> Iterator[tuple[int, str]]:
-    """Line and text of each identifier and string in the code; docstrings and comments apart."""
+    """Yield line and text of each identifier and string in the code, without docstrings and comments."""
     skipped = docstrings(tree)
     for node in ast.walk(tree):
         texts = [value for _, value in ast.iter_fields(node) if isinstance(value, str)] if node not in skipped else []
@@ -43,7 +43,7 @@ def words(tree: ast.AST) -> Iterator[tuple[int, str]]:
 
 
 def conditions(tree: ast.AST) -> Iterator[ast.AST]:
-    """Comparisons, and what is tested for truth."""
+    """Yield comparisons and tested expressions."""
     for node in ast.walk(tree):
         if isinstance(node, ast.Compare):
             yield node
@@ -90,11 +90,11 @@ def test_no_module_decides_by_the_pace() -> None:
         "from x import LockstepRules",
     ],
 )
-def test_a_decision_is_found(source: str) -> None:
+def test_decision_is_found(source: str) -> None:
     assert decisions(source, declares=False)
 
 
-def test_tables_docstrings_and_names_are_no_decision() -> None:
+def test_tables_docstrings_and_names_are_not_decisions() -> None:
     source = '''"""Parameters: lockstep."""
 RULES = {"real_time": 1, "lock_step": 2}
 class LockStep:

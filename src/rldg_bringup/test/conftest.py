@@ -1,4 +1,5 @@
-"""The `rldg` command, in this process and in one of its own, and a client, in the ROS domain of the test file.
+"""Fixtures for the `rldg` command, in this process and in another one, and for a client, in the domain of the test
+file.
 
 A test file that uses them states its domain as DOMAIN.
 """
@@ -46,7 +47,7 @@ def rldg(
         capsys.readouterr()
         with monkeypatch.context() as patched:
             for name in ("RLDG_DEBUG", "FASTDDS_DEFAULT_PROFILES_FILE", "ROS_AUTOMATIC_DISCOVERY_RANGE"):
-                patched.setenv(name, os.environ.get(name, ""))  # `main` may set it: undone after the call
+                patched.setenv(name, os.environ.get(name, ""))  # `main` may set it, which is undone after the call
             patched.setenv("ROS_DOMAIN_ID", str(request.module.DOMAIN))
             patched.setenv("COLUMNS", "160")
             for name, value in environment.items():
@@ -65,7 +66,7 @@ def rldg(
 
 @pytest.fixture(scope="module")
 def start_rldg(request: pytest.FixtureRequest) -> Iterator[Callable[..., psutil.Popen]]:
-    """Start the command as a process of its own, output as text; what still runs is ended after the file's tests."""
+    """Start the command as a process with text output; processes that still run are ended after the file's tests."""
     processes: list[psutil.Popen] = []
 
     def start(*arguments: object) -> psutil.Popen:
@@ -94,7 +95,7 @@ def start_rldg(request: pytest.FixtureRequest) -> Iterator[Callable[..., psutil.
 
 @pytest.fixture
 def client(request: pytest.FixtureRequest) -> Iterator[StackClient]:
-    """A client of a stack that another process has started; it does not watch that stack's processes."""
+    """Return a client of a stack that another process has started; it does not watch that stack's processes."""
     rclpy.init(domain_id=request.module.DOMAIN)
     value = StackClient("", lambda: None)
     yield value

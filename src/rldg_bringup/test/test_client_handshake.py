@@ -1,4 +1,4 @@
-"""Clients of a stack that starts, dies or hangs: real processes."""
+"""Commands beside a stack that starts, ends or hangs: real processes."""
 
 from __future__ import annotations
 
@@ -50,7 +50,7 @@ def started(folder: Path) -> Iterator[subprocess.Popen[str]]:
 
 @pytest.fixture(scope="module")
 def stack(tmp_path_factory: pytest.TempPathFactory) -> Iterator[subprocess.Popen[str]]:
-    """One for the tests that leave it as it was; a test that stops a part of it comes last."""
+    """A stack shared by the tests that leave it unchanged; a test that stops a part of it comes last."""
     with started(tmp_path_factory.mktemp("stack")) as up:
         yield up
 
@@ -65,7 +65,7 @@ def client() -> Iterator[StackClient]:
 
 
 def pids_of_nodes() -> dict[str, int]:
-    """Name -> process of the nodes of this test's stack."""
+    """Return name -> process of the nodes of this test's stack."""
     found = {}
     for folder in Path("/proc").glob("[0-9]*"):
         try:
@@ -84,7 +84,7 @@ def pid_of(node: str) -> int:
 
 
 def running(client: StackClient) -> None:
-    """Until an episode runs, whose goal is the other process's."""
+    """Wait until an episode of the other process's goal runs."""
     before = client.policy_status.ticks if client.policy_status else 0
     client.wait(
         lambda: client.policy_status is not None and client.policy_status.ticks > before + 3, STARTED_S, "ticks"
@@ -103,8 +103,8 @@ def until(condition: Callable[[], object], what: str) -> None:
         pause.wait(0.02)
 
 
-def test_a_goal_that_comes_while_the_stack_starts_is_served(stack: subprocess.Popen[str]) -> None:
-    """The starter lives, its nodes still import: the client waits for them, at the first try."""
+def test_goal_sent_during_the_start_of_the_stack_is_served(stack: subprocess.Popen[str]) -> None:
+    """The starter runs and its nodes are still importing: the client waits for them."""
     until(lambda: stack_started_s(STACK), "the starter's folder")
     run = rldg("run", "--episodes", "1", "--json")
     output, errors = run.communicate(timeout=STARTED_S)
@@ -112,8 +112,8 @@ def test_a_goal_that_comes_while_the_stack_starts_is_served(stack: subprocess.Po
     assert '"episodes": 1' in output
 
 
-def test_requests_are_probed_without_a_trace(stack: subprocess.Popen[str], client: StackClient) -> None:
-    """What a probe asks for is refused and changes nothing, not even the last error."""
+def test_probes_change_nothing(stack: subprocess.Popen[str], client: StackClient) -> None:
+    """The request of a probe is refused and changes nothing, not even the last error."""
     client.wait_ready(STARTED_S)
     client.load_policy("other", "hold")
     client.activate_policy("other")
@@ -127,7 +127,7 @@ def test_requests_are_probed_without_a_trace(stack: subprocess.Popen[str], clien
     assert client.policy_status and client.policy_status.last_error == ""
 
 
-def test_a_client_does_not_wait_for_a_hanging_node(stack: subprocess.Popen[str], client: StackClient) -> None:
+def test_client_does_not_wait_for_a_hanging_node(stack: subprocess.Popen[str], client: StackClient) -> None:
     client.wait_ready(STARTED_S)
     run = rldg("run", "--episodes", "500")
     try:
@@ -138,26 +138,26 @@ def test_a_client_does_not_wait_for_a_hanging_node(stack: subprocess.Popen[str],
         os.kill(pid_of("episode"), signal.SIGCONT)
         run.kill()
         run.wait()
-        # Whose goal nobody waits for now.
+        # Nobody waits for this goal now.
         stack.send_signal(signal.SIGINT)
         stack.wait(15)
 
 
-def test_a_client_does_not_wait_for_a_dead_stack(tmp_path: Path, client: StackClient) -> None:
-    """The whole stack at once, as the OOM killer or a power switch ends it."""
+def test_client_does_not_wait_for_a_killed_stack(tmp_path: Path, client: StackClient) -> None:
+    """All processes are killed at once, as by the OOM killer or a power failure."""
     with started(tmp_path) as up:
         client.wait_ready(STARTED_S)
         run = rldg("run", "--episodes", "500")
         try:
             running(client)
             os.killpg(up.pid, signal.SIGKILL)
-            # The nodes end when their starter does: in order when they are quick, so that the gate has the last word.
+            # The nodes end after their starter, with the gate last when the others are quick enough.
             assert_ends(run, "node /rldg/episode has ended", "the gate latched: gate stopped", "was silent")
         finally:
             run.kill()
             run.wait()
         assert stack_started_s(STACK) is None
-        # Whoever comes beside what the graph still remembers is told within the time of a stack that should run.
+        # A new client that still sees old names in the graph is refused within the time limit of a running stack.
         assert_ends(rldg("run"), "is the stack running?", "has ended", "was silent")
         until(lambda: not pids_of_nodes(), "the nodes of a killed starter end")
     remove_leftovers()
@@ -165,7 +165,7 @@ def test_a_client_does_not_wait_for_a_dead_stack(tmp_path: Path, client: StackCl
 
 
 def assert_ends(run: subprocess.Popen[str], *causes: str) -> None:
-    """With one line that names the cause, much earlier than any time-out of a goal."""
+    """Check that the command ends with one line that names the cause, long before the time-out of a goal."""
     started_s = time.monotonic()
     line = last_line(run, 30.0)
     assert run.returncode == 2

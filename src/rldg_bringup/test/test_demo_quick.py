@@ -1,4 +1,4 @@
-"""Smoke test of the whole loop: `rldg demo --quick` in real processes."""
+"""Smoke test of all stages: `rldg demo --quick` in real processes."""
 
 import json
 import os
@@ -14,7 +14,7 @@ DOMAIN = 61
 
 
 @pytest.mark.timeout(400)
-def test_the_quick_demo_runs_and_resumes(tmp_path: Path) -> None:
+def test_quick_demo_runs_and_resumes(tmp_path: Path) -> None:
     environment = {**os.environ, "ROS_DOMAIN_ID": str(DOMAIN)}
     command = [str(executable_path("rldg_bringup", "rldg")), "demo", "--quick", "--out", str(tmp_path), "--json"]
     done = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=380)

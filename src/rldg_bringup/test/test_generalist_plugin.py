@@ -239,7 +239,7 @@ def test_broken_package_affects_only_its_own_command(installed, name, reason):
         find_generalist("nobody")
 
 
-def test_two_packages_of_one_name_spoil_only_that_command(installed, tmp_path, monkeypatch):
+def test_two_packages_of_the_same_name_affect_only_that_command(installed, tmp_path, monkeypatch):
     other = tmp_path / "site"
     (other / "other_lab-1.0.dist-info").mkdir(parents=True)
     (other / "other_lab-1.0.dist-info/METADATA").write_text("Metadata-Version: 2.1\nName: other-lab\nVersion: 1.0\n")
@@ -266,7 +266,7 @@ def test_two_packages_of_one_name_spoil_only_that_command(installed, tmp_path, m
         (("--factor", "2"), "option --factor: expected 0 to 1, got '2'"),
     ],
 )
-def test_what_an_option_refuses_is_one_line(installed, dataset, tmp_path, its_options, reason):
+def test_refused_option_value_is_reported_with_the_option(installed, dataset, tmp_path, its_options, reason):
     arguments = ["mine", str(dataset), "--out", str(tmp_path / "out"), *its_options]
     with pytest.raises(UserError, match=f"^{reason}") as caught:
         rldg(finetune_app(), *arguments)

@@ -1,4 +1,4 @@
-"""A SpaceMouse stream on spacenav/* overrides a running policy: real processes, real time."""
+"""A SpaceMouse stream on spacenav/* overrides a running policy: real processes in real time."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ STREAM = [(1.5, QUIET), (1.2, PUSH), (1.4, QUIET), (1.0, TREMBLE), (0.6, NUDGE),
 
 
 class Mouse:
-    """Publish STREAM as spacenav_node does: Twist and Joy at 50 Hz."""
+    """Publish STREAM like spacenav_node: Twist and Joy at 50 Hz."""
 
     def __init__(self, client: StackClient) -> None:
         self._twist = client.node.create_publisher(Twist, "/spacenav/twist", 10)
@@ -73,7 +73,7 @@ def client(monkeypatch: pytest.MonkeyPatch) -> Iterator[StackClient]:
 
 def test_steps_are_human_exactly_while_the_mouse_is_pushed(client: StackClient, tmp_path: Path) -> None:
     content = yaml.safe_load((share_dir() / "config" / "tasks" / "insertion.yaml").read_text())
-    content["rates"] = {"control_hz": 5.0}  # a machine that runs other tests, too
+    content["rates"] = {"control_hz": 5.0}  # tolerance for a machine that runs other tests
     content["episode"] = {"max_steps": 100}
     path = tmp_path / "slow.yaml"
     path.write_text(yaml.safe_dump(content))
@@ -100,7 +100,7 @@ def test_steps_are_human_exactly_while_the_mouse_is_pushed(client: StackClient, 
     active_s = np.array([from_msg.stamp_ns(t.header.stamp) * 1e-9 for t in teleop if t.active])
     assert len(active_s) >= 5
     expected = {tuple(np.float32(PUSH)), tuple(np.float32(NUDGE))}
-    assert {tuple(np.float32(t.action)) for t in teleop if t.active} == expected, "trembling is not acting"
+    assert {tuple(np.float32(t.action)) for t in teleop if t.active} == expected, "tremor is no input"
 
     sources = []
     for step in (from_msg.step(s) for s in steps if not s.is_last):
@@ -121,7 +121,7 @@ def test_steps_are_human_exactly_while_the_mouse_is_pushed(client: StackClient, 
             human += 1
             assert tuple(step.action.requested) in expected
             assert step.action.box_clipped or tuple(step.action.executed) in expected
-            # What is stored is what the arm was told.
+            # The recorded action equals the target sent to the arm.
             delta = task.action.to_delta_tcp(step.action.executed)
             told = from_msg.pose_array(message.action.target_base_tcp)
             np.testing.assert_allclose(compose_delta(step.observation.pose_base_tcp, delta)[:3], told[:3], atol=1e-6)

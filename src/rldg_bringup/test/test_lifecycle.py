@@ -1,4 +1,4 @@
-"""Lifecycle nodes, brought up and down by an external manager: clean-up undoes configuration, reports included."""
+"""Lifecycle nodes with an external manager: clean-up undoes the configuration, reports included."""
 
 from __future__ import annotations
 

@@ -1,5 +1,5 @@
 """`rldg train` is killed with SIGKILL, as a whole and one node, and resumed: the result equals that of an uninterrupted
-run bit for bit. Real processes."""
+run bit for bit. Uses real processes."""
 
 from __future__ import annotations
 
@@ -52,7 +52,7 @@ class Bench:
         write_episode(folder / "demos", demonstration(), load_task(self.task))
 
     def start(self, run: str) -> psutil.Popen:
-        """Start or resume a run of EPISODES episodes (none succeeds in so few steps)."""
+        """Start or resume a run of EPISODES episodes, which are too short for a success."""
         steps = str(EPISODES * MAX_STEPS)
         command = [str(executable_path("rldg_bringup", "rldg")), "train", str(self.task), "--seed", "5", "--json"]
         command += ["--demos", str(self.folder / "demos"), "--out", str(self.folder / run)]
@@ -71,12 +71,12 @@ class Bench:
             kill_tree(process)
 
     def kill_within_episode(self, number: int, run: str, victim: str = "") -> None:
-        """Start or resume; kill one node, or every process of the stack at once, while this episode is open."""
+        """Start or resume; kill one node, or all processes of the stack at once, during this episode."""
         process = self.start(run)
         deadline = time.monotonic() + DEADLINE_S
         opened = self.folder / run / "bags"
         try:
-            # The recorder's unfinished bag says that the episode has begun.
+            # The recorder's unfinished bag shows that the episode has begun.
             earlier, this = f"episode_{number - 1:06}", f".episode_{number:06}.*.partial"
             while not ((opened / earlier).is_dir() and list(opened.glob(this))):
                 assert process.poll() is None, (self.folder / f"{run}.log").read_text()
@@ -91,7 +91,7 @@ class Bench:
                 assert process.wait(DEADLINE_S) == 2
                 last = (self.folder / f"{run}.log").read_text().splitlines()[-1]
                 assert last.startswith(f"rldg: node {victim} ended with code -9")
-                assert psutil.wait_procs(nodes, timeout=0)[1] == [], "a process is left"
+                assert psutil.wait_procs(nodes, timeout=0)[1] == [], "a process is still running"
         finally:
             kill_tree(process)
 
@@ -148,14 +148,14 @@ def kill_tree(process: psutil.Popen) -> None:
 
 
 @pytest.mark.timeout(1200)
-def test_a_killed_and_resumed_run_equals_the_uninterrupted_one(tmp_path: Path) -> None:
-    """One run is killed twice: the whole stack in its second episode, then the recorder in its third."""
+def test_killed_and_resumed_run_equals_an_uninterrupted_one(tmp_path: Path) -> None:
+    """Kill one run twice: the whole stack in its second episode, then the recorder in its third."""
     bench = Bench(tmp_path)
     bench.finish("whole")
     assert len(bench.steps("whole")) == EPISODES
     for number, victim in ((1, ""), (2, "recorder")):
         bench.kill_within_episode(number, "killed", victim)
-        # Every bag that was closed can be read.
+        # Every closed bag can be read.
         assert number <= len(bench.steps("killed")) < EPISODES
     bench.finish("killed")
     assert bench.steps("killed") == bench.steps("whole")

@@ -69,7 +69,7 @@ GAINS = ("stiffness", "damping", "rotational_stiffness", "rotational_damping", "
 
 @pytest.fixture
 def own_gains(tmp_path: Path) -> Path:
-    """A task for the robot whose twelve gains are all different, and none of them a default."""
+    """Write a task for the robot with twelve different gains, none of them a default."""
     task = yaml.safe_load((SHARE / "config" / "tasks" / "insertion_franka.yaml").read_text())
     numbers = iter(range(1, 13))
     task["impedance"] = {mode: {gain: next(numbers) / 8 for gain in GAINS} for mode in ("compliant", "precise")}
@@ -206,7 +206,7 @@ def test_nodes_of_the_same_name_have_separate_parameter_files(two_cameras: Path)
     assert {"camera.camera", "side.camera", "gate"} <= set(names)
 
 
-def test_compliant_gains_of_a_task_reach_the_controller_file_that_the_stack_writes(own_gains: Path) -> None:
+def test_compliant_gains_of_a_task_reach_the_controller_file_of_the_stack(own_gains: Path) -> None:
     for declare in (robot_stack, insertion_stack):
         (include,) = declare(StackArguments(robot="fr3_ros", task=str(own_gains)), SHARE).includes
         (text,) = include.files.values()
@@ -218,7 +218,7 @@ def test_compliant_gains_of_a_task_reach_the_controller_file_that_the_stack_writ
         assert task == {**expected, "error_clip": clip}
 
 
-def test_gains_that_are_not_applied_are_told_in_one_line_each(own_gains: Path, gen3: str, tmp_path: Path) -> None:
+def test_each_gain_that_is_not_applied_is_reported(own_gains: Path, gen3: str, tmp_path: Path) -> None:
     precise = "task insertion_franka: impedance.precise is not applied: robot fr3_ros never switches to precise gains "
     precise += "(command.gains.precise: none), resets are compliant"
     compliant = "task insertion_franka: impedance.compliant is not applied: "

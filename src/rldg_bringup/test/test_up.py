@@ -33,7 +33,7 @@ def environment() -> dict[str, str]:
     return {**os.environ, "ROS_DOMAIN_ID": str(DOMAIN)}
 
 
-def test_up_runs_refuses_a_second_and_holds_at_the_end(
+def test_up_runs_refuses_a_second_stack_and_holds_at_the_end(
     environment: dict[str, str], client: StackClient, tmp_path: Path
 ) -> None:
     targets: list[PoseStamped] = []
@@ -56,7 +56,7 @@ def test_up_runs_refuses_a_second_and_holds_at_the_end(
         run.send_signal(signal.SIGINT)
         run.communicate(timeout=30)
         assert run.returncode != 0
-        # What was interrupted is over: the next run is accepted, and says what is wrong with it.
+        # The interrupted run is over: the next one is accepted and reports its own error.
         for arguments, code, expected in [
             (("--objects", "hdmi", "--json"), 0, '"episodes": 1'),
             (("--objects", "banana"), 2, "unknown object 'banana'"),
@@ -76,7 +76,7 @@ def test_up_runs_refuses_a_second_and_holds_at_the_end(
             client.spin(0.02)
         assert time.monotonic() - begin < 3.0
         client.spin(0.3)
-        # The last target is a measured pose: the controller holds there instead of pulling on.
+        # The last target is a measured pose: the controller holds there and pulls no further.
         last = pose_array(targets[-1].pose)
         assert min(abs(last[:3] - pose_array(p.pose)[:3]).max() for p in poses) < 1e-6
         left = subprocess.run(["pgrep", "-f", str(tmp_path)], capture_output=True, text=True)
@@ -86,7 +86,7 @@ def test_up_runs_refuses_a_second_and_holds_at_the_end(
             os.killpg(up.pid, signal.SIGKILL)
 
 
-def test_no_gl_is_one_line(rldg: Rldg, tmp_path: Path) -> None:
+def test_missing_gl_is_refused(rldg: Rldg, tmp_path: Path) -> None:
     """The node `cell` reports the error."""
     done = rldg("evaluate", "insertion", "--policy", "hold", "--log-dir", tmp_path, MUJOCO_GL="nonsense")
     assert done.returncode == 2
@@ -110,19 +110,19 @@ BAD_INPUT = [
 @pytest.mark.parametrize(
     ("arguments", "expected"), BAD_INPUT, ids=lambda value: value if isinstance(value, str) else ""
 )
-def test_bad_input_is_one_line(rldg: Rldg, tmp_path: Path, arguments: tuple[str, ...], expected: str) -> None:
+def test_bad_input_is_refused(rldg: Rldg, tmp_path: Path, arguments: tuple[str, ...], expected: str) -> None:
     (tmp_path / "bad.yaml").write_text("name: bad\nspeed: 3\n")
     done = rldg(*(argument.format(tmp=tmp_path) for argument in arguments))
     assert_one_line(done.returncode, done.stderr, expected)
 
 
-def test_a_command_without_a_stack_waits_for_one_and_ends(rldg: Rldg, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_command_without_a_stack_waits_and_fails(rldg: Rldg, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(stack_clients, "RUNNING_TIMEOUT_S", 1.0)
     done = rldg("policy", "list")
     assert_one_line(done.returncode, done.stderr, "service policy/list: no answer within 1 s; is the stack running?")
 
 
-def test_a_process_of_its_own_ends_in_the_same_way(start_rldg: Callable[..., psutil.Popen], tmp_path: Path) -> None:
+def test_node_in_its_own_process_ends_in_the_same_way(start_rldg: Callable[..., psutil.Popen], tmp_path: Path) -> None:
     process = start_rldg("up", "insertion", f"task:={tmp_path}/nowhere.yaml")
     _, errors = process.communicate(timeout=60)
     assert_one_line(process.returncode, errors, "nowhere.yaml")

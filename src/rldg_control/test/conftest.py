@@ -1,4 +1,4 @@
-"""A fake cell with the vendors' topics, and real processes for the nodes under test."""
+"""A test bench with the vendors' topics, and real processes for the nodes under test."""
 
 from __future__ import annotations
 
@@ -65,7 +65,7 @@ def task_dict(size: int = 64, max_steps: int = 12) -> dict[str, Any]:
 
 
 class Bench(Node):
-    """Stands for everything around the nodes under test: drivers, policy and listeners."""
+    """Stands for everything around the nodes under test: drivers, policy and subscribers."""
 
     def __init__(self, context: Context, size: int, lockstep: bool) -> None:
         super().__init__("bench", namespace="/rldg", context=context, use_global_arguments=False)
@@ -83,7 +83,7 @@ class Bench(Node):
         self.first_stamp: int | None = None
         self._rng = np.random.default_rng(0)
         make = self.create_publisher
-        # In lock-step the cell publishes reliably, as rldg_sim does; otherwise as the vendors do.
+        # In lock-step the cell publishes reliably, as rldg_sim does; otherwise with the vendors' QoS.
         state_qos, image_qos = (STREAM, STREAM) if lockstep else (VENDOR_STATE, VENDOR_IMAGE)
         self.pose_out = make(PoseStamped, f"{STATE}/current_pose", state_qos)
         self.wrench_out = make(WrenchStamped, f"{STATE}/external_wrench_in_stiffness_frame", state_qos)
@@ -101,7 +101,7 @@ class Bench(Node):
         listen(TeleopAction, "teleop_action", self.teleop.append, STREAM)
 
     def publish_state(self, stamp: int, without: Container[Any] = ()) -> None:
-        """`without`: publishers that are left out."""
+        """`without`: names of publishers that are not created."""
         head = to_msg.header(stamp, "base")
         for publisher, message in (
             (self.pose_out, to_msg.pose_stamped(self.pose, stamp, "base")),
@@ -140,7 +140,7 @@ class Bench(Node):
             return response
         self._rng = np.random.default_rng(request.seed)
         self.pose = compose_delta(START_POSE, [*self._rng.uniform(-0.02, 0.02, 3), 0, 0, 0])
-        self.stamp += 2 * PERIOD_NS  # the gap tells the observer that the motion was no motion
+        self.stamp += 2 * PERIOD_NS  # the gap tells the observer that the pose jumped without motion
         self.frames_in_episode = 0
         self.publish_frame()
         response.success, response.stamp = True, to_msg.time(self.stamp)
@@ -186,7 +186,7 @@ class Statuses:
         self.gate.append((message.phase, message.cause, message.reason))
 
     def newest(self, node: str) -> str:
-        """Of a node in /rldg, or of a full name."""
+        """Return the newest status of a node in /rldg, or of a full name."""
         name = node if node.startswith("/") else f"/rldg/{node}"
         return self.messages[name][-1].message if name in self.messages else ""
 
@@ -196,7 +196,7 @@ class Statuses:
 
 
 class Inputs:
-    """Publishes observations and policy actions at 10 Hz on the wall clock; measured: pose of the tcp in base."""
+    """Publishes observations and policy actions at 10 Hz of the wall clock; measured: pose of the tcp in base."""
 
     def __init__(self, rig: Any) -> None:
         self.rig, self.bench = rig, rig.bench
@@ -229,13 +229,13 @@ class Inputs:
 
 
 class Sensors:
-    """Publishes robot state at 100 Hz and images at 30 Hz, on the wall clock."""
+    """Publishes robot state at 100 Hz and images at 30 Hz of the wall clock."""
 
     def __init__(self, rig: Any) -> None:
         self.bench, self.clock = rig.bench, Clock(clock_type=ClockType.SYSTEM_TIME)
         self.state = self.images = True
         self.changes: dict[str, Any] = {}
-        self.replaced: dict[Any, tuple[Any, float]] = {}  # publisher -> what it sends instead, late by [s]
+        self.replaced: dict[Any, tuple[Any, float]] = {}  # publisher -> its replacement, late by [s]
         steady = Clock(clock_type=ClockType.STEADY_TIME)
         self.bench.create_timer(0.01, self._on_state, clock=steady)
         self.bench.create_timer(1 / 30, self._on_image, clock=steady)
@@ -257,7 +257,7 @@ class Sensors:
 
 
 class Rig:
-    """One ROS domain: the bench in this process, nodes under test in their own."""
+    """One ROS domain: the bench in this process, nodes under test in their own processes."""
 
     def __init__(
         self, domain: int, folder: Path, size: int, max_steps: int, changes: dict[str, Any] | None, lockstep: bool
@@ -288,14 +288,14 @@ class Rig:
         return process
 
     def until(self, condition: Callable[[], Any], timeout_s: float = 20.0, what: str = "") -> None:
-        """Spin until the condition holds; fails after the deadline."""
+        """Spin until the condition holds; fail after the deadline."""
         deadline_s = monotonic() + timeout_s
         while not condition():
             assert monotonic() < deadline_s, f"timed out waiting for {what or condition}"
             self.executor.spin_once(timeout_sec=0.01)
 
     def spin_for(self, duration_s: float) -> None:
-        """Spin for a while: only to show that nothing happens."""
+        """Spin for a while, to show that nothing happens."""
         deadline_s = monotonic() + duration_s
         while (left_s := deadline_s - monotonic()) > 0:
             self.executor.spin_once(timeout_sec=left_s)
@@ -317,25 +317,25 @@ class Rig:
         return future.result()
 
     def end(self, process: subprocess.Popen[str], number: int = signal.SIGINT) -> tuple[int, str]:
-        """Ask a node to end; return its exit code and what it printed."""
+        """Ask a node to end; return its exit code and output."""
         process.send_signal(number)
         output, _ = process.communicate(timeout=10)
         return process.returncode, output
 
     def close(self) -> None:
-        """Kill what runs and leave the domain; a second call does no harm."""
+        """Kill the running nodes and leave the domain; a second call is harmless."""
         any_ended = any(process.poll() is not None for process in self.processes)
         for process in self.processes:
             if process.poll() is None:
                 os.killpg(process.pid, signal.SIGKILL)
             process.communicate(timeout=10)
         self.processes.clear()
-        # To destroy our node while the middleware takes in that another one has gone crashed it twice, under load.
+        # Destroying our node while the middleware handles the end of another one crashed it twice, under load.
         deadline_s = monotonic() + 1.0
         while any_ended and len(self.bench.get_node_names()) > 1 and monotonic() < deadline_s:
             self.executor.spin_once(timeout_sec=0.02)
-        # Ends the generator of a spin that stopped half way: it would keep the bench's latched publishers alive,
-        # and the next rig of the same domain would hear of this one's frames.
+        # Ends the generator of an interrupted spin: it would keep the bench's transient-local publishers alive, and the
+        # next rig of the same domain would receive the messages of this one.
         self.executor.shutdown()
         self.bench.destroy_node()
         self.context.try_shutdown()
@@ -343,7 +343,8 @@ class Rig:
 
 @pytest.fixture
 def make_rig(tmp_path: Path) -> Iterator[Callable[..., Rig]]:
-    """make_rig(domain, size=64, max_steps=12, changes=None, lockstep=False) -> Rig, closed at the end of the test."""
+    """Return make_rig(domain, size=64, max_steps=12, changes=None, lockstep=False) -> Rig, closed at the end of the
+    test."""
     rigs: list[Rig] = []
 
     def make(

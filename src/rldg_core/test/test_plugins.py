@@ -1,4 +1,4 @@
-"""Plug-ins of every group: found by name, and refused when two distributions register one name."""
+"""Plug-ins of every group: found by name, and refused when two distributions register the same name."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from rldg_core.plugins import Plugins
 
 
 def install(site: Path, distribution: str, group: str, entries: str) -> None:
-    """What pip writes for a distribution that registers entry points."""
+    """Write what pip writes for a distribution that registers entry points."""
     info = site / f"{distribution.replace('-', '_')}-1.0.dist-info"
     info.mkdir(parents=True)
     (info / "METADATA").write_text(f"Metadata-Version: 2.1\nName: {distribution}\nVersion: 1.0\n")
@@ -22,7 +22,7 @@ def install(site: Path, distribution: str, group: str, entries: str) -> None:
 
 @pytest.fixture
 def sites(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> tuple[Path, Path]:
-    """Two folders on sys.path."""
+    """Return two folders on sys.path."""
     folders = tmp_path / "one", tmp_path / "two"
     for folder in folders:
         folder.mkdir()
@@ -40,10 +40,10 @@ def sites(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> tuple[Path, Path]:
     ],
 )
 @pytest.mark.parametrize("second", ["json:loads", "pathlib:Path"])
-def test_one_name_of_two_distributions_is_refused_with_both(
+def test_name_registered_by_two_distributions_is_refused_with_both(
     sites: tuple[Path, Path], group: str, what: str, find: Callable[[str], object], second: str
 ) -> None:
-    """Whichever comes first on sys.path, and even where both name the same object."""
+    """The order of sys.path does not matter, nor whether both refer to the same object."""
     install(sites[0], "lab-a", group, "mine = json:loads\nother = json:dumps")
     install(sites[1], "lab-b", group, f"mine = {second}")
     with pytest.raises(UserError) as caught:
@@ -54,7 +54,7 @@ def test_one_name_of_two_distributions_is_refused_with_both(
     )
 
 
-def test_the_names_beside_a_conflict_are_found(sites: tuple[Path, Path]) -> None:
+def test_other_names_are_found_beside_a_conflict(sites: tuple[Path, Path]) -> None:
     things = Plugins("rldg.things", "thing", hidden=("default",))
     install(sites[0], "lab-a", "rldg.things", "mine = json:loads\nother = json:dumps\ndefault = json:load")
     install(sites[1], "lab-b", "rldg.things", "mine = json:loads")
@@ -64,8 +64,8 @@ def test_the_names_beside_a_conflict_are_found(sites: tuple[Path, Path]) -> None
         things.load("others")
 
 
-def test_a_distribution_that_is_seen_in_two_folders_is_one(sites: tuple[Path, Path]) -> None:
-    """As with a workspace installed over an older one; the first folder on sys.path counts, as for the import."""
+def test_distribution_found_in_two_folders_counts_once(sites: tuple[Path, Path]) -> None:
+    """For example a workspace installed over an older one; the first folder on sys.path is used, as in an import."""
     install(sites[0], "lab-a", "rldg.things", "mine = json:loads")
     install(sites[1], "lab-a", "rldg.things", "mine = json:dumps")
     assert Plugins("rldg.things", "thing").load("mine").__name__ == "dumps"
@@ -78,7 +78,7 @@ def test_a_distribution_that_is_seen_in_two_folders_is_one(sites: tuple[Path, Pa
         ("json:nothing", "cannot be imported: AttributeError: module 'json' has no attribute 'nothing'"),
     ],
 )
-def test_a_plugin_that_cannot_be_imported_is_one_line(sites: tuple[Path, Path], value: str, reason: str) -> None:
+def test_plugin_that_cannot_be_imported_is_refused(sites: tuple[Path, Path], value: str, reason: str) -> None:
     install(sites[0], "lab-a", "rldg.things", f"mine = {value}")
     with pytest.raises(UserError) as caught:
         Plugins("rldg.things", "thing").load("mine")

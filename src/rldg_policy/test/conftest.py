@@ -1,6 +1,6 @@
-"""Fixtures of rldg_policy's tests, and the path to their makers of samples.
+"""Fixtures of rldg_policy's tests, and the path to their sample modules.
 
-pytest's importlib mode leaves the test folder off the path.
+pytest's importlib mode does not put the test folder on the path.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ STATISTICS = {
 
 @pytest.fixture(scope="session")
 def openvla_golden(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The tiny OpenVLA whose outputs the original classes gave; read only."""
+    """Write the tiny OpenVLA of the golden references, whose outputs the original classes gave; read only."""
     from golden_references import write_openvla
 
     folder = tmp_path_factory.mktemp("golden") / "openvla"
@@ -40,7 +40,7 @@ def openvla_golden(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="session")
 def octo_golden(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The tiny Octo whose outputs the original classes gave; read only."""
+    """Write the tiny Octo of the golden references, whose outputs the original classes gave; read only."""
     from golden_references import write_octo
 
     folder = tmp_path_factory.mktemp("golden") / "octo"
@@ -55,7 +55,7 @@ def task() -> Task:
 
 @pytest.fixture
 def observe(task: Task):
-    """Function: stamp_ns, offset from the reset pose -> Observation with a grey wrist image."""
+    """Return a function: stamp_ns, offset from the reset pose -> Observation with a grey wrist image."""
     image = encode_jpeg(np.full((256, 256, 3), 90, dtype=np.uint8))
 
     def make(stamp_ns: int = 0, offset=(0.0, 0.0, 0.0), force_n: float = 0.0) -> Observation:
@@ -69,7 +69,7 @@ def observe(task: Task):
 
 @pytest.fixture
 def checkpoint(tmp_path: Path) -> Path:
-    """A compact checkpoint with random weights."""
+    """Write a compact checkpoint with random weights."""
     from rldg_core.files import sha256_hex
     from rldg_policy.checkpoint.manifest import Manifest
     from rldg_policy.compact.checkpoint import write_checkpoint

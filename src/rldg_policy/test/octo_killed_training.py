@@ -1,7 +1,8 @@
-"""Program: fine-tunes as octo_train_samples says, and dies by kill -9 in the middle of its second save.
+"""Fine-tunes as octo_train_samples defines, and is killed by SIGKILL within its second save.
 
     octo_killed_training.py DATASET BASE OUT state|moved
-state: half of the training state is written; moved: new weights are in their place, but the manifest names the old.
+
+state: half of the training state is written; moved: new weights are in place, but the manifest names the old ones.
 """
 
 from __future__ import annotations
@@ -17,7 +18,7 @@ from rldg_policy.octo import train, training_state
 
 
 def at_the_second(call, then_die=lambda *_: None):
-    """`call`, which the second time is followed by `then_die`, given its arguments, and kill -9."""
+    """Return `call` that, the second time, then calls `then_die` with its arguments and is killed by SIGKILL."""
     calls = []
 
     def counted(*arguments, **options):

@@ -1,4 +1,4 @@
-"""OpenVLA's REST interface: real requests, refusals, and whatever a body may hold."""
+"""OpenVLA's REST interface: real requests, refusals, and any content of a body."""
 
 from __future__ import annotations
 
@@ -44,7 +44,7 @@ def parse_act(data: bytes):
 
 
 class Generalist:
-    """Answers ACTION, keeps what it was asked, and waits for `go`."""
+    """Returns ACTION, stores its requests, and waits for `go`."""
 
     def __init__(self, key: str = "toy", cameras=("wrist",)) -> None:
         self.spec = PolicySpec(cameras, 64, 1, 6, 2, 10.0, statistics_key=key)
@@ -79,7 +79,7 @@ def serving(service: ActService):
 
 @pytest.fixture(scope="module")
 def shared():
-    """(port, policy) of one server for all requests."""
+    """Return (port, policy) of one server for all requests."""
     policy = Generalist()
     worker = Worker("g", policy, threaded=True)
     served = Served(Loaded("g", "toy", "", policy), worker)
@@ -97,7 +97,7 @@ def until(condition: Callable[[], object]) -> None:
 
 @pytest.fixture(scope="module")
 def quick():
-    """Port of a server whose requests must come within 0.3 s."""
+    """Return the port of a server whose requests must arrive within 0.3 s."""
     code = """
 import sys
 from rldg_policy.serving import act_process
@@ -143,13 +143,13 @@ def ask(
         connection.close()
 
 
-def test_answers_as_openvlas_server_does(port, policy, task):
+def test_answer_equals_that_of_openvlas_server(port, policy, task):
     status, text = ask(port, body())
     action = json_numpy.loads(text)
     assert status == 200 and action.shape == (7,) and action.dtype == np.float64
     np.testing.assert_allclose(action, [*(ACTION[:3] * 0.015), *(ACTION[3:] * 0.1), 0.0], atol=1e-9)
     instruction, seen = policy.asked[0]
-    assert instruction == "insert the plug" and np.array_equal(seen, image()), "pixel by pixel"
+    assert instruction == "insert the plug" and np.array_equal(seen, image()), "equal pixel by pixel"
     status, text = ask(port, json.dumps({"encoded": body(unnorm_key="toy").decode()}).encode())
     assert status == 200 and isinstance(json.loads(text), str)
     assert np.array_equal(json_numpy.loads(json.loads(text)), action)
@@ -158,7 +158,7 @@ def test_answers_as_openvlas_server_does(port, policy, task):
     assert status == 200 and told["unnorm_key"] == "toy" and told["image_size"] == SIDE
 
 
-def test_the_gripper_is_1_when_open(task):
+def test_gripper_is_1_when_open(task):
     with_gripper = task.action.model_copy(update={"gripper": True})
     values = np.append(ACTION, np.float32(1.0))
     assert physical_action(values, with_gripper)[6] == 1.0
@@ -166,7 +166,7 @@ def test_the_gripper_is_1_when_open(task):
 
 
 @pytest.mark.parametrize(("height", "width"), [(40, 90), (64, 64), (256, 255), (1, 1)])
-def test_an_image_that_the_camera_would_not_give_is_refused(port, policy, height, width):
+def test_image_of_another_size_than_the_camera_is_refused(port, policy, height, width):
     status, text = ask(port, body(image=image(height, width)))
     assert status == 400 and f"image: {width}x{height} px, expected 256x256 px, the size of camera 'wrist'" in text
     assert not policy.asked
@@ -205,14 +205,14 @@ def test_an_image_that_the_camera_would_not_give_is_refused(port, policy, height
         (b'{"instruction":"a","image":{"__numpy__":"AA==","dtype":"|u1","shape":[1,1,3]}}', 400, "cannot be decoded"),
     ],
 )
-def test_bad_bodies_get_a_status_and_one_line(port, policy, data, status, reason):
+def test_bad_body_gets_a_status_and_one_line(port, policy, data, status, reason):
     got, text = ask(port, data)
     assert got == status and reason in json.loads(text)["error"] and "\n" not in text
     assert not policy.asked
 
 
 def raw(port: int, data: bytes, then: bytes = b"") -> int:
-    """Status of the answer to these bytes; `then` is sent when the answer is there."""
+    """Return the status of the answer to these bytes; `then` is sent after the answer."""
     with socket.create_connection(("127.0.0.1", port), timeout=20) as client:
         client.sendall(data)
         line = client.makefile("rb").readline()
@@ -248,28 +248,28 @@ HEAD = b"POST /act HTTP/1.1\r\nHost: localhost\r\nContent-Type: application/json
         (b"\x16\x03\x01\x02\x00\x01\x00\x01\xfc\x03\x03 no HTTP at all\r\n", 400),
     ],
 )
-def test_what_can_be_refused_by_its_head_is_refused_at_once(port, policy, head, status):
-    """No byte of the body was sent, so nobody can have waited for it."""
+def test_bad_header_is_refused_before_the_body(port, policy, head, status):
+    """No byte of the body is sent, so the server cannot have waited for it."""
     assert raw(port, head + b"\r\n") == status
     assert not policy.asked
 
 
-def test_a_large_body_gets_its_answer_although_it_is_still_being_sent(port):
-    """19.8 MB: refused by its length; the client that sends all the same can read why."""
+def test_oversized_body_is_answered_while_it_is_being_sent(port):
+    """A body of 19.8 MB is refused by its length; a client that still sends it can read the reason."""
     data = b"{" + b" " * 19_800_000 + b"}"
     started_s = time.monotonic()
     status, text = ask(port, data)
     assert status == 413 and str(max_body_bytes(SIDE)) in text and time.monotonic() - started_s < 5
 
 
-def test_hosts_by_which_the_loopback_is_reached(port):
+def test_host_names_of_the_loopback_are_accepted(port):
     for host in ("localhost", f"localhost:{port}", "127.0.0.1", f"127.0.0.1:{port}", f"LOCALHOST:{port}"):
         assert ask(port, b"", "GET", "/health", Host=host)[0] == 200
 
 
 @pytest.mark.parametrize("sent", [b"", b"POST /a", HEAD, HEAD + b"Content-Length: 900\r\n\r\n{"])
-def test_a_request_that_does_not_come_is_not_waited_for(quick, sent):
-    """408 after the deadline, however little was sent; a byte now and then does not prolong it."""
+def test_incomplete_request_times_out(quick, sent):
+    """Expect 408 after the deadline, however little was sent; single bytes do not extend it."""
     with socket.create_connection(("127.0.0.1", quick), timeout=20) as client:
         client.sendall(sent)
         client.settimeout(0.05)
@@ -283,7 +283,7 @@ def test_a_request_that_does_not_come_is_not_waited_for(quick, sent):
         assert answer.startswith(b"HTTP/1.1 408")
 
 
-def test_connections_beyond_the_limit_are_told_so(port):
+def test_connections_beyond_the_limit_are_refused(port):
     with ExitStack() as stack:
         held = [stack.enter_context(socket.create_connection(("127.0.0.1", port), timeout=20)) for _ in range(8)]
         for client in held:
@@ -299,7 +299,7 @@ def test_connections_beyond_the_limit_are_told_so(port):
     until(lambda: ask(port, b"", "GET", "/health")[0] == 200)
 
 
-def test_a_process_that_ends_is_replaced(task, capfd):
+def test_ended_worker_process_is_replaced(task, capfd):
     policy = Generalist()
     worker = Worker("g", policy, threaded=True)
     served = Served(Loaded("g", "toy", "", policy), worker)
@@ -316,8 +316,8 @@ def test_a_process_that_ends_is_replaced(task, capfd):
     assert "http: the HTTP process ended with code -9: restarting it" in capfd.readouterr().err
 
 
-def test_it_ends_with_the_process_that_holds_the_policy():
-    """Also when that one is killed: the pipe closes."""
+def test_server_ends_with_the_process_that_holds_the_policy():
+    """Also when that process is killed: the pipe closes."""
     code = """
 import signal, sys, threading
 from pathlib import Path
@@ -337,12 +337,12 @@ signal.pause()
 
 
 @pytest.mark.parametrize("host", ["0.0.0.0", "192.168.1.7", "::", "robot.example.com", ""])
-def test_addresses_that_others_reach_are_refused(task, host):
+def test_reachable_addresses_are_refused(task, host):
     with pytest.raises(UserError, match=r"not a loopback address, and there is no authentication.*ssh -L"):
         ActServer(ActService(task, lambda: None, threading.Lock()), 0, host)
 
 
-def test_a_policy_that_is_none_for_clients_is_refused(task):
+def test_unsuitable_policy_is_refused(task):
     for made, reason in ((Generalist(key=""), "not a generalist"), (Generalist(cameras=("a", "b")), "has one")):
         worker = Worker("g", made, threaded=False)
         service = ActService(task, lambda: Served(Loaded("g", "toy", "", made), worker), threading.Lock())  # noqa: B023
@@ -351,7 +351,7 @@ def test_a_policy_that_is_none_for_clients_is_refused(task):
         assert caught.value.status == 503
 
 
-def test_an_answer_that_takes_too_long_is_given_up(task, monkeypatch):
+def test_slow_answer_times_out(task, monkeypatch):
     policy = Generalist()
     monkeypatch.setattr(act_request, "ANSWER_WITHIN_S", 0.05)
     worker = Worker("g", policy, threaded=True)
@@ -365,8 +365,8 @@ def test_an_answer_that_takes_too_long_is_given_up(task, monkeypatch):
     worker.close()
 
 
-def test_an_episode_comes_first(task, observe):
-    """Requests are refused while one runs; one that still waits when it starts is refused, too."""
+def test_episode_has_priority(task, observe):
+    """Requests are refused during an episode, and so is a request that still waits when it starts."""
     policy = Generalist()
     lock, woken = threading.RLock(), threading.Semaphore(0)
     server = PolicyServer(Settings(task), woken.release)
@@ -412,7 +412,7 @@ def test_an_episode_comes_first(task, observe):
     server.store.close(timeout_s=5)
 
 
-def test_a_port_that_is_taken_is_one_line(task, port):
+def test_used_port_is_refused(task, port):
     with pytest.raises(UserError, match=rf"http 127.0.0.1:{port}: cannot listen"):
         ActServer(ActService(task, lambda: None, threading.Lock()), port)
 
@@ -443,7 +443,7 @@ requests = st.fixed_dictionaries(
 
 @settings(max_examples=100, deadline=None)
 @given(st.binary(max_size=60) | requests.map(lambda r: json.dumps(r).encode()))
-def test_whatever_a_body_holds_it_is_read_or_refused(data: bytes) -> None:
+def test_any_body_is_read_or_refused(data: bytes) -> None:
     request = refusal = None
     try:
         request = parse_act(data)

@@ -1,4 +1,4 @@
-"""Fine-tuning of Octo as a whole: its result, resuming after kill -9 in a save, and what goes wrong."""
+"""Complete fine-tuning of Octo: its result, resuming after SIGKILL in a save, and errors."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ pytestmark = pytest.mark.timeout(300)  # XLA compiles for half a minute, longer 
 
 @pytest.fixture(scope="module", autouse=True)
 def quick_compiler(tmp_path_factory):
-    """Compiling is most of the time here: little optimisation, and nothing twice."""
+    """Reduce compilation, which takes most of the time: low optimisation, and a cache."""
     from jax.experimental.compilation_cache import compilation_cache
 
     wanted = {
@@ -64,7 +64,7 @@ def base(tmp_path_factory) -> Path:
 
 @pytest.fixture(scope="module")
 def trained(dataset, base, tmp_path_factory) -> tuple[Path, train.OctoTrainResult, list[float]]:
-    """(checkpoint, result, losses of the first 16 steps as the training state told them)."""
+    """Return (checkpoint, result, losses of the first 16 steps from the training state)."""
     out = tmp_path_factory.mktemp("trained") / "octo"
     losses: list[float] = []
 
@@ -77,10 +77,10 @@ def trained(dataset, base, tmp_path_factory) -> tuple[Path, train.OctoTrainResul
     return out, result, losses
 
 
-# The whole
+# The whole training
 
 
-def test_the_result_can_be_served(trained, base, dataset):
+def test_result_can_be_served(trained, base, dataset):
     out, _, _ = trained
     checkpoint, before = read_checkpoint(out), read_checkpoint(base)
     manifest = checkpoint.manifest
@@ -108,7 +108,7 @@ def test_the_result_can_be_served(trained, base, dataset):
     ]
 
 
-def test_the_loss_falls_and_is_told(trained):
+def test_loss_falls_and_is_reported(trained):
     out, result, losses = trained
     assert result.steps == 20 and result.samples == 80 and result.episodes == 5 and result.samples_per_s > 0
     assert result.trained < result.parameters and len(result.losses) == 1 and len(result.validation_losses) == 3
@@ -118,14 +118,14 @@ def test_the_loss_falls_and_is_told(trained):
 
 
 def contents(folder: Path) -> dict[str, bytes]:
-    """Of every file but the account of the training, which holds paths and times."""
+    """Return the contents of every file but the training report, which holds paths and times."""
     files = [path for path in folder.rglob("*") if path.is_file() and path.name != "training.json"]
     return {str(path.relative_to(folder)): path.read_bytes() for path in files}
 
 
 @pytest.mark.parametrize(("point", "weights", "begins"), [("state", {"8"}, 9), ("moved", {"8", "16"}, 17)])
-def test_a_save_that_is_killed_leaves_the_one_before(trained, dataset, base, tmp_path, point, weights, begins):
-    """kill -9 in the middle of the second save, at step 16: the first can be served, and the end is the same."""
+def test_killed_save_keeps_the_previous_one(trained, dataset, base, tmp_path, point, weights, begins):
+    """SIGKILL within the second save, at step 16: the first save can be served, and the final result is the same."""
     whole, result, _ = trained
     out = tmp_path / "octo"
     environment = os.environ | {
@@ -148,7 +148,7 @@ def test_a_save_that_is_killed_leaves_the_one_before(trained, dataset, base, tmp
     assert again.losses == result.losses and again.validation_losses == result.validation_losses
 
 
-def test_an_interrupted_training_is_resumed_as_what_it_was(trained, dataset, base, tmp_path):
+def test_interrupted_training_resumes_with_its_settings(trained, dataset, base, tmp_path):
     whole, result, _ = trained
     out = tmp_path / "octo"
 
@@ -158,7 +158,7 @@ def test_an_interrupted_training_is_resumed_as_what_it_was(trained, dataset, bas
 
     with pytest.raises(KeyboardInterrupt):
         train.finetune(dataset, out, CONFIG, base=base, seed=SEED, progress=interrupt)
-    assert read_checkpoint(out).step == 16, "served already"
+    assert read_checkpoint(out).step == 16, "can be served already"
     (out / ".training" / ".checkpoint.0.partial" / "16").mkdir(parents=True)
     refused = {
         "seed was 3, now it is 4": {"seed": 4},
@@ -178,8 +178,8 @@ def test_an_interrupted_training_is_resumed_as_what_it_was(trained, dataset, bas
         train.finetune(dataset, out, CONFIG, base=base, seed=SEED, resume=True)
 
 
-def test_a_step_that_is_published_again_is_there_all_the_time(dataset, base, tmp_path, monkeypatch):
-    """As a resumed training does first: whoever serves the folder may load it at any moment."""
+def test_published_checkpoint_stays_readable_while_it_is_published_again(dataset, base, tmp_path, monkeypatch):
+    """A resumed training publishes its step again first, while others may load the folder at any moment."""
     start = train.initial_checkpoint(base, CONFIG)
     manifest = train._manifest(open_training_set(dataset), start, CONFIG, 8)
     statistics = open_training_set(dataset).statistics_json
@@ -205,10 +205,10 @@ def test_a_step_that_is_published_again_is_there_all_the_time(dataset, base, tmp
     assert len(looks) >= 6 and set(looks) == {8}
 
 
-# What goes wrong
+# Errors
 
 
-def test_out_of_memory_says_what_to_lower(dataset, base, tmp_path, monkeypatch):
+def test_out_of_memory_names_the_options_to_lower(dataset, base, tmp_path, monkeypatch):
     def full(*_):
         raise RuntimeError("RESOURCE_EXHAUSTED: Out of memory allocating 99 bytes")
 
@@ -227,20 +227,20 @@ def test_out_of_memory_says_what_to_lower(dataset, base, tmp_path, monkeypatch):
         ({"dataset": Path("/nowhere")}, "/nowhere: not a dataset"),
     ],
 )
-def test_what_cannot_be_used_is_told_in_one_line(change, reason, dataset, base, tmp_path):
+def test_unusable_input_is_refused(change, reason, dataset, base, tmp_path):
     arguments = {"dataset": dataset, "config": CONFIG, "base": base, **change}
     with pytest.raises(UserError, match=reason) as error:
         train.finetune(out=tmp_path / "out", **arguments)
     assert "\n" not in str(error.value) and not (tmp_path / "out").exists()
 
 
-def test_a_folder_that_is_no_checkpoint_is_not_replaced(dataset, base, tmp_path):
+def test_folder_that_is_not_a_checkpoint_is_not_replaced(dataset, base, tmp_path):
     (tmp_path / "thesis.tex").write_text("years of work")
     with pytest.raises(UserError, match="exists and is not a checkpoint"):
         train.finetune(dataset, tmp_path, CONFIG, base=base)
 
 
-def test_a_dataset_without_instruction_is_refused(base, tmp_path):
+def test_dataset_without_instruction_is_refused(base, tmp_path):
     dirty = generalist_samples.insertion_dataset(tmp_path, episodes=2, instruction=" ")
     with pytest.raises(UserError, match=r"not fit for training: .*must not be empty"):
         train.finetune(dirty, tmp_path / "out", CONFIG, base=base)
@@ -252,7 +252,7 @@ def test_actions_of_another_dimension_are_refused(dataset, tmp_path):
         train.initial_checkpoint(tmp_path / "base", CONFIG)
 
 
-def test_the_golden_checkpoint_can_be_fine_tuned(octo_golden):
+def test_golden_checkpoint_can_be_fine_tuned(octo_golden):
     start = train.initial_checkpoint(octo_golden, OctoTrainConfig())
     assert start.window == 1 and start.image_sizes == {"image_primary": 128}
     learning, frozen = partition(start.params, OctoTrainConfig().patterns)

@@ -1,4 +1,4 @@
-"""The node in a real process: a lock-step ring with made-up observations, swaps, failed loads, damaged weights."""
+"""The policy node as a process: a lock-step loop with synthetic observations, swaps, failed loads, damaged weights."""
 
 from __future__ import annotations
 
@@ -51,7 +51,7 @@ class Slow:
 
 @pytest.fixture
 def slow_backend(tmp_path: Path) -> Path:
-    """A distribution that registers the back-end `slow`: 0.3 s for each chunk of 8."""
+    """Install a distribution that registers the back-end `slow`: 0.3 s for each chunk of 8."""
     info = tmp_path / "site" / "slow_backend-1.0.dist-info"
     info.mkdir(parents=True)
     (info / "METADATA").write_text("Metadata-Version: 2.1\nName: slow-backend\nVersion: 1.0\n")
@@ -61,7 +61,7 @@ def slow_backend(tmp_path: Path) -> Path:
 
 
 class Ring:
-    """The rest of the stack: one node that plays observer, episode and learner."""
+    """The rest of the stack: one node that stands for observer, episode node and learner."""
 
     def __init__(self, context, observe) -> None:
         self.context = context
@@ -83,7 +83,7 @@ class Ring:
     def until(self, condition, timeout_s: float = 30.0) -> None:
         deadline = time.monotonic() + timeout_s
         while not condition():
-            assert time.monotonic() < deadline, f"no: {self.statuses[-1:]}"
+            assert time.monotonic() < deadline, f"timed out; last status: {self.statuses[-1:]}"
             self.executor.spin_once(timeout_sec=0.05)
 
     def connect(self) -> None:
@@ -116,7 +116,8 @@ class Ring:
         self._weights.publish(PolicyWeights(version=1, period_steps=5, sha256=sha256, data=to_msg.octets(data)))
 
     def turn(self, stamp_ns: int) -> PolicyAction:
-        """One observation and its answer; the Step before it follows the observation, as in the stack."""
+        """Publish one observation and wait for its answer; the previous Step follows the observation, as in the
+        stack."""
         count = len(self.actions)
         self.observation(stamp_ns)
         self.step(stamp_ns - PERIOD_NS)
@@ -131,7 +132,7 @@ def ring_in(domain: int, monkeypatch, observe):
     rclpy.init(context=context, domain_id=domain)
     ring = Ring(context, observe)
     yield ring
-    ring.executor.shutdown()  # ends a spin that stopped half way, which would keep latched publishers alive
+    ring.executor.shutdown()  # ends an interrupted spin, which would keep transient-local publishers alive
     ring.node.destroy_node()
     rclpy.try_shutdown(context=context)
 
@@ -150,7 +151,7 @@ def real_time_ring(monkeypatch, observe):
 
 @pytest.fixture
 def policy_node():
-    """Function that starts the node with parameters; ended with its process group."""
+    """Return a function that starts the node with parameters; its process group is killed at the end."""
     processes: list[subprocess.Popen[str]] = []
 
     def start(**parameters) -> subprocess.Popen[str]:
@@ -173,11 +174,11 @@ def policy_node():
             process.wait(10)
 
 
-def test_lock_step_ring_swaps_and_keeps_the_old_policy_when_a_load_fails(ring, policy_node, checkpoint):
+def test_lock_step_loop_swaps_policies_and_keeps_the_old_one_when_a_load_fails(ring, policy_node, checkpoint):
     policy_node(lockstep=True, policy="hold")
     ring.connect()
     stamps = [k * PERIOD_NS for k in range(1, 31)]
-    ring.observation(stamps[0])  # before START: must wait, not be lost
+    ring.observation(stamps[0])  # before START: must wait and not be lost
     ring.start(stamps[0])
     ring.until(lambda: ring.actions)
     for stamp in stamps[1:10]:
@@ -218,7 +219,7 @@ def test_damaged_weights_are_refused_and_reported(ring, policy_node):
     assert ring.statuses[-1].active_policy == "hold"
 
 
-def test_a_bad_initial_policy_ends_the_node_with_one_line(policy_node):
+def test_bad_initial_policy_ends_the_node_with_one_line(policy_node):
     process = policy_node(policy="octopus")
     _, errors = process.communicate(timeout=30)
     assert process.returncode == 2 and "unknown policy back-end 'octopus'" in errors and "Traceback" not in errors
@@ -228,11 +229,14 @@ def stamp_of(action: PolicyAction) -> int:
     return action.header.stamp.sec * 10**9 + action.header.stamp.nanosec
 
 
-def test_a_hundred_swaps_in_real_time_with_a_slow_policy_among_them(
+def test_hundred_swaps_in_real_time_with_a_slow_policy_miss_no_tick(
     real_time_ring, policy_node, slow_backend, monkeypatch
 ):
-    """One swap per tick at 10 Hz. A slow policy may leave ticks dry, which are held; none is missed, and none is
-    answered by a policy that was swapped away before its observation."""
+    """Swap once per tick at 10 Hz.
+
+    A slow policy may leave ticks without an action, which are held; none is missed, and none is answered by a policy
+    that was swapped away before its observation.
+    """
     ring = real_time_ring
     monkeypatch.setenv("PYTHONPATH", f"{slow_backend}:{os.environ.get('PYTHONPATH', '')}")
     policy_node(policy="hold", watchdog_s=100.0, preload="['compact']")
@@ -253,7 +257,7 @@ def test_a_hundred_swaps_in_real_time_with_a_slow_policy_among_them(
                 ring.start(sent[0])
             ring.observation(sent[-1])
             swap_at_s = time.monotonic() + float(rng.uniform(0.0, 0.9)) * period_s
-        # The first time, the slow policy stays until it has answered: swapped away at every tick it never would.
+        # The first time, the slow policy stays until its first answer; with a swap at every tick it would never answer.
         stays = active == "slow" and all(action.policy_id != "slow" for action in ring.actions)
         if swaps < 100 and time.monotonic() >= swap_at_s and not stays and (swap is None or swap.done()):
             active, acknowledged_ns, swap_at_s = str(rng.choice([n for n in names if n != active])), None, np.inf
@@ -359,8 +363,8 @@ print(sorted(counts), flush=True)
 """
 
 
-def test_hostile_clients_cost_no_tick(real_time_ring, policy_node):
-    """Large, deep and slow bodies on every connection there is, in real time: every tick is answered, and in time."""
+def test_hostile_clients_delay_no_tick(real_time_ring, policy_node):
+    """Send large, deeply nested and slow bodies on every connection in real time: every tick is answered in time."""
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         port = probe.getsockname()[1]
@@ -388,7 +392,7 @@ def test_hostile_clients_cost_no_tick(real_time_ring, policy_node):
     assert "413" in statuses and "503" in statuses and "200" not in statuses
 
 
-def test_observations_that_cannot_be_are_counted_and_end_nothing(real_time_ring, policy_node):
+def test_implausible_observations_are_counted_and_the_node_continues(real_time_ring, policy_node):
     ring = real_time_ring
     policy_node(policy="hold")
     ring.connect()
@@ -433,7 +437,7 @@ def test_observations_that_cannot_be_are_counted_and_end_nothing(real_time_ring,
         ({"policy": "nothing"}, "unknown policy back-end 'nothing'"),
     ],
 )
-def test_a_policy_that_cannot_load_at_the_start_ends_the_node_with_2(policy_node, parameters, reason):
+def test_policy_that_cannot_load_at_startup_ends_the_node_with_code_2(policy_node, parameters, reason):
     process = policy_node(**parameters)
     _, errors = process.communicate(timeout=60)
     lines = [line for line in errors.splitlines() if line.startswith(("policy: ", "node: "))]

@@ -1,4 +1,4 @@
-"""JAX keeps what it compiles between runs and between the processes of one run."""
+"""Enables JAX's compilation cache, shared by runs and by the processes of one run."""
 
 from rldg_core.jax_runtime import cache_compilations
 

@@ -1,4 +1,4 @@
-"""The RLPD update: who moves when, targets, size of the state."""
+"""The RLPD update: which parts change when, targets, size of the state."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ TAU = 0.25
 
 @cache
 def configuration(actor_period: int = 2) -> RLConfig:
-    """Small networks."""
+    """Return a configuration of small networks."""
     return resolve(
         "hil_serl",
         {
@@ -42,13 +42,13 @@ def configuration(actor_period: int = 2) -> RLConfig:
 
 @cache
 def update(config: RLConfig) -> Callable[..., Any]:
-    """The update, compiled once for all tests: (state, batch) -> (state, metrics)."""
+    """Return the update, compiled once for all tests: (state, batch) -> (state, metrics)."""
     return jax.jit(lambda state, batch: agent.update(state, batch, config))
 
 
 @jax.jit
 def values(state: agent.TrainState, batch: agent.Batch) -> tuple[jax.Array, jax.Array | None]:
-    """Q of every critic (N, B) and the gripper head's values (B, 3)."""
+    """Return Q of every critic (N, B) and the values of the gripper head (B, 3)."""
     head, inputs = state.critic["head"], batch.observations
     embedding = embed(head, image_features(head, inputs), inputs.state, 0.0)
     gripper = mlp(state.gripper, embedding, "tanh") if state.gripper else None
@@ -56,7 +56,7 @@ def values(state: agent.TrainState, batch: agent.Batch) -> tuple[jax.Array, jax.
 
 
 def batch(discount: float = 0.9, seed: int = 0, spec: InputSpec = STATE, action_dim: int = 3) -> agent.Batch:
-    """Random transitions."""
+    """Return random transitions."""
     rng = np.random.default_rng(seed)
     draw = lambda *shape: rng.normal(size=(8, *shape)).astype(np.float32)  # noqa: E731
 
@@ -72,12 +72,12 @@ def batch(discount: float = 0.9, seed: int = 0, spec: InputSpec = STATE, action_
 
 
 def same(a: object, b: object) -> bool:
-    """Bit for bit."""
+    """Return whether two trees are equal bit for bit."""
     return all(np.array_equal(x, y) for x, y in zip(jax.tree.leaves(a), jax.tree.leaves(b), strict=True))
 
 
 @pytest.mark.parametrize(("kind", "action_dim"), [("state", 3), ("map", 7)])
-def test_actor_and_its_momentum_rest_in_a_critic_only_update(kind: str, action_dim: int) -> None:
+def test_actor_and_its_momentum_are_unchanged_by_a_critic_only_update(kind: str, action_dim: int) -> None:
     config, spec = configuration(actor_period=2), SPECS[kind]
     state = agent.init(config, spec, action_dim, 0)
     data = batch(spec=spec, action_dim=action_dim)
@@ -94,8 +94,8 @@ def test_actor_and_its_momentum_rest_in_a_critic_only_update(kind: str, action_d
     assert moved == [False, True] * 2
 
 
-def test_the_actors_loss_does_not_move_the_head() -> None:
-    """With critics and rewards that are nothing, the critics' loss is flat; the actor alone would move the head."""
+def test_actor_loss_does_not_change_the_encoder_head() -> None:
+    """With zero critics and rewards the critic loss is flat; only the actor could change the head."""
     config, spec = configuration(actor_period=1), SPECS["map"]
     state = agent.init(config, spec, 3, 0)
     nothing = jax.tree.map(np.zeros_like, state.critic["ensemble"])
@@ -106,7 +106,7 @@ def test_the_actors_loss_does_not_move_the_head() -> None:
     assert not same(after.actor, state.actor)
 
 
-def test_the_gripper_head_trains_the_encoder_head_and_learns_values_of_its_three_commands() -> None:
+def test_gripper_head_trains_the_encoder_head_and_learns_the_values_of_its_commands() -> None:
     config = configuration()
     data = batch(discount=0.0, spec=SPECS["vector"], action_dim=7)
     data = data._replace(returns=np.zeros(8, np.float32), grasp_penalties=np.where(data.actions[:, 6] > 0, -1.0, 0.0))
@@ -118,10 +118,10 @@ def test_the_gripper_head_trains_the_encoder_head_and_learns_values_of_its_three
     q, gripper = values(state, data)
     taken = np.asarray(gripper)[np.arange(8), np.asarray(data.actions[:, 6], int) + 1]
     np.testing.assert_allclose(taken, data.grasp_penalties, atol=0.1)
-    assert np.abs(q).max() < 0.5  # the penalty is the gripper head's alone
+    assert np.abs(q).max() < 0.5  # only the gripper head has the penalty
 
 
-def test_pixels_are_shifted_and_train_the_network_that_sees_them() -> None:
+def test_pixels_are_shifted_and_train_their_network() -> None:
     config = configuration(actor_period=1)
     spec = InputSpec(5, (128, 128, 3), "uint8", 1)
     state = agent.init(config, spec, 3, 0)
@@ -138,7 +138,7 @@ def test_pixels_are_shifted_and_train_the_network_that_sees_them() -> None:
         assert not same(before, after.critic["head"]["cnn"][name])
 
 
-def test_each_group_has_one_optimiser_of_its_own_size() -> None:
+def test_each_group_has_its_own_optimiser_state() -> None:
     state = agent.init(configuration(), SPECS["map"], 7, 0)
     count = lambda tree: sum(leaf.size for leaf in jax.tree.leaves(tree))  # noqa: E731
     for params, optimiser in (
@@ -150,7 +150,7 @@ def test_each_group_has_one_optimiser_of_its_own_size() -> None:
         assert count(optimiser) == 2 * count(params) + 1  # two moments and a counter
 
 
-def test_critics_learn_the_return_where_the_episode_ended() -> None:
+def test_critics_learn_the_return_of_terminal_steps() -> None:
     config = configuration()
     data = batch(discount=0.0)
     state = agent.init(config, STATE, 3, 0)
@@ -187,7 +187,7 @@ def test_scan_equals_single_updates() -> None:
         np.testing.assert_allclose(a, b, rtol=1e-3, atol=1e-5)
 
 
-def test_seed_decides_initialisation() -> None:
+def test_seed_determines_the_initialisation() -> None:
     config = configuration()
     assert same(agent.init(config, STATE, 3, 1), agent.init(config, STATE, 3, 1))
     assert not same(agent.init(config, STATE, 3, 1).actor, agent.init(config, STATE, 3, 2).actor)

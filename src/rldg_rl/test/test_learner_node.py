@@ -1,4 +1,4 @@
-"""The node `learner` in a real process: weights at the due steps, status, checkpoint, kill -9 and resume."""
+"""The node `learner` as a process: weights at the due steps, status, checkpoint, SIGKILL and resuming."""
 
 from __future__ import annotations
 
@@ -42,7 +42,7 @@ learner: {updates_per_call: 5, start_steps: 10, period_steps: 10, updates_per_st
 
 
 class Bench:
-    """Publishes Steps, collects what the learner says, starts and ends its process."""
+    """Publishes Steps, collects the learner's messages, starts and ends its process."""
 
     def __init__(self, folder: Path) -> None:
         self.run_dir = folder / "run"
@@ -92,7 +92,7 @@ class Bench:
         return self.process
 
     def last_line(self) -> str:
-        """Of the log."""
+        """Return the last line of the log."""
         return self.log.read_text().splitlines()[-1]
 
     def publish(self, steps: list[Step]) -> None:
@@ -104,23 +104,23 @@ class Bench:
         """Spin until the condition holds."""
         deadline = time.monotonic() + DEADLINE_S
         while not condition():
-            assert time.monotonic() < deadline, f"{what} not in time; log:\n{self.log.read_text()}"
-            assert self.process is None or self.process.poll() is None, f"learner died:\n{self.log.read_text()}"
+            assert time.monotonic() < deadline, f"{what}: timed out; log:\n{self.log.read_text()}"
+            assert self.process is None or self.process.poll() is None, f"the learner ended:\n{self.log.read_text()}"
             self.executor.spin_once(timeout_sec=0.05)
 
     def close(self) -> None:
-        """Kill what is left."""
+        """Kill the remaining processes."""
         if self.process and self.process.poll() is None:
             os.killpg(self.process.pid, signal.SIGKILL)
             self.process.wait()
-        self.executor.shutdown()  # ends a spin that stopped half way, which would keep latched publishers alive
+        self.executor.shutdown()  # ends an interrupted spin, which would keep transient-local publishers alive
         self.node.destroy_node()
         rclpy.try_shutdown(context=self.context)
 
 
 @pytest.fixture
 def bench(tmp_path: Path) -> Iterator[Bench]:
-    """A bench that cleans up."""
+    """Return a bench that cleans up."""
     made = Bench(tmp_path)
     yield made
     made.close()
@@ -138,7 +138,7 @@ def test_weights_status_checkpoint_kill_and_resume(bench: Bench) -> None:
 
     found = [(w.version, w.valid_from_step, w.period_steps) for w in bench.weights]
     assert found == [(0, 0, 10), (1, 20, 10), (2, 30, 10), (3, 40, 10)]
-    # The pure learner gives the same bytes: nothing depends on the process.
+    # The learner without ROS gives the same bytes: nothing depends on the process.
     twin = Learner(small(), insertion(), 0)
     expected = [twin.first_weights(), *(w for step in steps if (w := twin.consume(step)))]
     for message, weights in zip(bench.weights, expected, strict=True):
@@ -159,7 +159,7 @@ def test_weights_status_checkpoint_kill_and_resume(bench: Bench) -> None:
     assert (bench.report.name, bench.report.message) == ("/learner", "training")
     assert values()["updates"] == str(status.updates)
 
-    # Not in the middle of an episode: 27, not 20.
+    # Not within an episode: 27, not 20.
     checkpoint = bench.run_dir / "checkpoints" / "00000027"
     assert (checkpoint / "learner.json").is_file()
     bench.process = None
@@ -172,7 +172,7 @@ def test_weights_status_checkpoint_kill_and_resume(bench: Bench) -> None:
     bench.weights.clear()
     process = bench.start()
     bench.wait(lambda: len(bench.weights) == 2, "weights after the restart")
-    # The version that acts at step 27 and the one that falls due at 30, as they were.
+    # The version that acts at step 27 and the one due at step 30, unchanged.
     assert [bytes(w.data) for w in bench.weights] == [w.data for w in expected[1:3]]
     assert [(w.version, w.valid_from_step) for w in bench.weights] == [(1, 20), (2, 30)]
     bench.wait(lambda: bench.status.env_steps == 27, "status of the checkpoint")
@@ -185,7 +185,7 @@ def test_weights_status_checkpoint_kill_and_resume(bench: Bench) -> None:
 
 
 @pytest.mark.timeout(300)
-def test_watched_bags_are_learned_from_and_duplicates_and_damage_are_not(bench: Bench, tmp_path: Path) -> None:
+def test_watched_bags_are_learned_from_except_duplicates_and_damaged_ones(bench: Bench, tmp_path: Path) -> None:
     bags = tmp_path / "bags"
     bags.mkdir()
     steps = random_episodes(2, 9)
@@ -209,13 +209,13 @@ def test_watched_bags_are_learned_from_and_duplicates_and_damage_are_not(bench: 
 
 
 @pytest.mark.timeout(200)
-def test_bad_parameters_and_lost_steps_end_it_with_one_line(bench: Bench) -> None:
+def test_bad_parameters_and_lost_steps_end_the_node_with_one_line(bench: Bench) -> None:
     process = bench.start(demo_bag_dirs="['/nowhere']")
     assert process.wait(DEADLINE_S) == 2
     assert "/nowhere" in bench.last_line()
 
     process = bench.start()
-    bench.process = None  # it is expected to end
+    bench.process = None  # the node is expected to end
     bench.wait(lambda: len(bench.weights) == 1 and bench.steps.get_subscription_count() == 1, "first weights")
     steps = random_episodes(1, 9)
     bench.publish(steps[:3] + steps[2:3] + steps[4:])

@@ -75,7 +75,7 @@ def test_changes_are_logged_once_or_left_to_the_node(node: Node, capfd: pytest.C
         assert [line.rpartition(": ")[2] for line in capfd.readouterr().err.splitlines()] == expected
 
 
-def test_a_status_message_gives_its_fields_as_values() -> None:
+def test_status_message_gives_its_fields_as_values() -> None:
     status = DiagnosticStatus(name="n", message="m", hardware_id="h")
     values = field_values(status)
     assert (values["name"], values["message"]) == ("n", "m")

@@ -1,4 +1,4 @@
-"""The task as shipped, and without its variation."""
+"""The insertion task as shipped, and without its variation."""
 
 from __future__ import annotations
 
@@ -14,13 +14,13 @@ TASKS = Path(__file__).parents[2] / "rldg_bringup" / "config" / "tasks"
 
 @pytest.fixture(scope="session")
 def insertion() -> Task:
-    """The insertion task as shipped."""
+    """Return the insertion task as shipped."""
     return find_task("insertion", [TASKS])
 
 
 @pytest.fixture(scope="session")
 def steady(insertion: Task) -> Task:
-    """The insertion task without variation of grasp and looks."""
+    """Return the insertion task without variation of grasp and appearance."""
     scene = insertion.scene.model_copy(
         update={
             "grasp_xy_m": 0.0,

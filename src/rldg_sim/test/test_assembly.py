@@ -1,4 +1,5 @@
-"""Assembly: a free peg is grasped, carried and inserted; truth and failure; the operator does all three."""
+"""Assembly: a free peg is grasped, carried and inserted; ground truth and failure; the scripted operator does
+it all."""
 
 from __future__ import annotations
 
@@ -29,7 +30,7 @@ def cell(task: Task) -> Iterator[Cell]:
     cell.close()
 
 
-def test_the_peg_stands_still_until_it_is_touched(cell: Cell) -> None:
+def test_peg_stands_still_until_it_is_touched(cell: Cell) -> None:
     first = cell.reset(5)
     for _ in range(10):
         frame = cell.step(np.zeros(7))
@@ -37,14 +38,14 @@ def test_the_peg_stands_still_until_it_is_touched(cell: Cell) -> None:
     assert not frame.failure and frame.gripper_width_m == pytest.approx(0.08)
 
 
-def test_placements_fill_the_region_20_cm_from_the_board(cell: Cell, task: Task) -> None:
+def test_placements_fill_the_region_around_20_cm_from_the_board(cell: Cell, task: Task) -> None:
     ways = np.array([cell.reset(seed).object_to_goal[:3] for seed in range(40)])
     distances = np.linalg.norm(ways[:, :2], axis=1)
     assert distances.min() > 0.15 and distances.max() < 0.29
-    assert ways[:, 2] == pytest.approx(0.03, abs=2e-3), "the tip stands on the table, the mouth is 3 cm above it"
+    assert ways[:, 2] == pytest.approx(0.03, abs=2e-3), "the tip stands on the table, 3 cm below the hole"
 
 
-def test_a_fallen_or_lost_peg_is_a_failure_and_an_inserted_one_a_success(cell: Cell) -> None:
+def test_fallen_or_lost_peg_is_a_failure_and_an_inserted_one_a_success(cell: Cell) -> None:
     frame = cell.reset(2)
     data, model = cell._simulation.data, cell._simulation.model
     stands = data.qpos[9:16].copy()
@@ -64,7 +65,7 @@ def test_a_fallen_or_lost_peg_is_a_failure_and_an_inserted_one_a_success(cell: C
         assert (frame.success, frame.failure) == outcome
 
 
-def test_the_operator_grasps_carries_and_inserts(cell: Cell, task: Task) -> None:
+def test_operator_grasps_carries_and_inserts(cell: Cell, task: Task) -> None:
     operator = make_operator(OperatorConfig(), task)
     results, in_hand = [], []
     for seed in range(4):
@@ -89,7 +90,7 @@ def test_the_operator_grasps_carries_and_inserts(cell: Cell, task: Task) -> None
     assert np.ptp(np.array(in_hand)[:, 0]) > 5e-4, "the grasped pose varies"
 
 
-def test_the_peg_is_visible_at_the_start(task: Task) -> None:
+def test_peg_is_visible_at_the_start(task: Task) -> None:
     plain = task.scene.model_copy(update={"light": 0.0, "colour": 0.0})
     cell = Cell(task.model_copy(update={"scene": plain}), image_size_px=(128, 128))
     for seed in range(15):

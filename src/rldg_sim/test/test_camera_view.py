@@ -1,4 +1,4 @@
-"""What is said of the wrist camera, against what it draws."""
+"""The stated view of the cameras compared with their images."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ MARGIN_PX = 2.0
 
 
 def project(view: CameraView, point_base: np.ndarray) -> np.ndarray:
-    """(3,) -> column and row."""
+    """Project a point (3,) to column and row."""
     place = view.pose_base_optical
     at_camera = rotation_of(place).inv().apply(point_base - place[:3])
     u, v, w = view.intrinsics(*SIZE) @ at_camera
@@ -42,23 +42,23 @@ def two_cameras(insertion: Task) -> Task:
     return Task.model_validate(insertion.model_dump() | {"cameras": cameras})
 
 
-def test_every_camera_has_an_image_of_its_own(insertion: Task, two_cameras: Task) -> None:
+def test_every_camera_has_its_own_image(insertion: Task, two_cameras: Task) -> None:
     cell, single = Cell(two_cameras), Cell(insertion)
     frame, alone = cell.reset(5), single.reset(5)
     assert list(frame.images) == ["wrist", "side"] and frame.images["side"].shape == (120, 160, 3)
-    assert np.array_equal(frame.images["wrist"], alone.images["wrist"]), "a second camera changes nothing for the first"
+    assert np.array_equal(frame.images["wrist"], alone.images["wrist"]), "a second camera does not change the first"
     side = frame.images["side"]
     assert side.std() > 10
     moved = cell.step([0, 0, 1, 0, 0, 0]).images["side"]
-    assert np.any(moved != side), "it sees the arm"
+    assert np.any(moved != side), "the arm is visible"
     other = cell.reset(6).images["side"]
-    assert np.any(other[:20] != side[:20]), "light and mount vary from one episode to the next"
+    assert np.any(other[:20] != side[:20]), "light and mount vary between episodes"
     assert np.array_equal(cell.reset(5).images["side"], side)
     cell.close()
     single.close()
 
 
-def test_a_mount_is_checked(insertion: Task, two_cameras: Task) -> None:
+def test_invalid_mount_is_refused(insertion: Task, two_cameras: Task) -> None:
     plain = insertion.model_dump()["cameras"]["wrist"]
     twice = insertion.model_dump() | {"cameras": {"wrist": plain, "other": plain | {"topic": "other/color/image_raw"}}}
     with pytest.raises(
@@ -71,7 +71,7 @@ def test_a_mount_is_checked(insertion: Task, two_cameras: Task) -> None:
     mount = SIDE["mount"] | {"fovy_deg": 179}  # type: ignore[operator]
     with pytest.raises(UserError, match=r"^here: cameras\.side\.mount\.fovy_deg: Input should be less"):
         validated(Task, two_cameras.model_dump() | {"cameras": {"side": SIDE | {"mount": mount}}}, "here")
-    assert "mount" not in insertion.cameras["wrist"].model_dump(), "the hash of a task without mounts stays"
+    assert "mount" not in insertion.cameras["wrist"].model_dump(), "the hash of a task without mounts is unchanged"
     moved = SIDE | {"mount": {"position_base_m": [0.9, 0.5, 0.5], "aim_base_m": [0.5, 0.0, 0.15]}}
     other = Task.model_validate(two_cameras.model_dump() | {"cameras": {"wrist": plain, "side": moved}})
     assert len({task.config_hash() for task in (insertion, two_cameras, other)}) == 3
@@ -80,7 +80,7 @@ def test_a_mount_is_checked(insertion: Task, two_cameras: Task) -> None:
 
 
 @pytest.mark.parametrize("down", [[0.5, 0.0, 0.9], [0.5, 0.001, 0.9]])
-def test_a_camera_may_look_straight_down(insertion: Task, down: list[float]) -> None:
+def test_camera_can_look_straight_down(insertion: Task, down: list[float]) -> None:
     camera = SIDE | {"mount": {"position_base_m": down, "aim_base_m": [0.5, 0.0, 0.0]}}
     cell = Cell(Task.model_validate(insertion.model_dump() | {"cameras": {"top": camera}}))
     cell.reset(1)
@@ -90,7 +90,7 @@ def test_a_camera_may_look_straight_down(insertion: Task, down: list[float]) -> 
 
 
 @pytest.mark.parametrize("camera", ["wrist", "side"])
-def test_what_is_drawn_lies_where_it_is_projected(two_cameras: Task, camera: str) -> None:
+def test_rendered_bodies_are_where_the_view_projects_them(two_cameras: Task, camera: str) -> None:
     cell = Cell(two_cameras)
     cell.reset(5)
     drawing, view = cell._simulation.renderer, cell.camera_view(camera)
@@ -103,9 +103,9 @@ def test_what_is_drawn_lies_where_it_is_projected(two_cameras: Task, camera: str
     compared = 0
     for geom in np.unique(geoms[geoms >= 0]).tolist():
         rows, columns = np.nonzero(geoms == geom)
-        if len(rows) < 10 or drawing.model.geom(geom).name == "table":  # which reaches behind the camera
+        if len(rows) < 10 or drawing.model.geom(geom).name == "table":  # the table reaches behind the camera
             continue
-        # What is seen of a body, and be it half covered, lies within the projection of the box around it.
+        # The visible part of a body, even when occluded, lies within the projection of its bounding box.
         centre, half = np.split(drawing.model.geom_aabb[geom], 2)
         axes = drawing.data.geom_xmat[geom].reshape(3, 3)
         corners = [drawing.data.geom_xpos[geom] + axes @ (centre + half * s) for s in product((-1, 1), repeat=3)]
@@ -118,8 +118,8 @@ def test_what_is_drawn_lies_where_it_is_projected(two_cameras: Task, camera: str
     cell.close()
 
 
-def test_the_optical_frame_looks_along_z() -> None:
-    """A camera at the origin whose MuJoCo axes are those of the base looks down; its image's right is the base's x."""
+def test_optical_frame_looks_along_z() -> None:
+    """A camera at the origin with MuJoCo axes equal to the base's looks down; right in its image is x of the base."""
     view = camera_view(np.zeros(3), np.eye(3).ravel(), 90.0)
     np.testing.assert_allclose(rotation_of(view.pose_base_optical).apply([0, 0, 1]), [0, 0, -1], atol=1e-12)
     np.testing.assert_allclose(rotation_of(view.pose_base_optical).apply([1, 0, 0]), [1, 0, 0], atol=1e-12)

@@ -34,7 +34,7 @@ TASKS = Path(__file__).parents[2] / "rldg_bringup" / "config" / "tasks"
 
 
 def descend(cell: Cell, offset: Any, seed: int = 3, steps: int = 60) -> SensorFrame:
-    """Above the port first, then down, at `offset` (x, y [m], roll, pitch, yaw [rad]) from the target."""
+    """Move above the port first, then down, at `offset` (x, y [m], roll, pitch, yaw [rad]) from the target."""
     task = cell.task
     frame = cell.reset(seed)
     height_m = 0.03
@@ -49,11 +49,11 @@ def descend(cell: Cell, offset: Any, seed: int = 3, steps: int = 60) -> SensorFr
 
 
 @pytest.mark.parametrize("name", CONNECTORS)
-def test_an_aligned_plug_inserts_fully(steady: Task, name: str) -> None:
+def test_aligned_plug_inserts_fully(steady: Task, name: str) -> None:
     cell = Cell(steady, name, render=False)
     frame = descend(cell, [0.0] * 5)
     assert frame.success
-    # It stops on its shoulder, not on a number.
+    # It stops on its shoulder, not at a numeric limit.
     for _ in range(5):
         frame = cell.step([0, 0, 1, 0, 0, 0])
     assert frame.success
@@ -63,7 +63,7 @@ def test_an_aligned_plug_inserts_fully(steady: Task, name: str) -> None:
 
 @pytest.mark.parametrize("name", CONNECTORS)
 @pytest.mark.parametrize("offset", [(0.002, 0), (-0.002, 0), (0, 0.002), (0, -0.002)])
-def test_a_plug_2_mm_beside_is_blocked(steady: Task, name: str, offset: tuple[float, float]) -> None:
+def test_plug_2_mm_beside_the_port_is_blocked(steady: Task, name: str, offset: tuple[float, float]) -> None:
     frame = descend(Cell(steady, name, render=False), [*offset, 0, 0, 0])
     assert not frame.success
     assert frame.object_to_goal[2] < 1e-3
@@ -71,12 +71,12 @@ def test_a_plug_2_mm_beside_is_blocked(steady: Task, name: str, offset: tuple[fl
 
 
 @pytest.mark.parametrize("name", [n for n in CONNECTORS if n != "xlr"])
-def test_a_turned_plug_is_blocked(steady: Task, name: str) -> None:
+def test_rotated_plug_is_blocked(steady: Task, name: str) -> None:
     assert not descend(Cell(steady, name, render=False), [0, 0, 0, 0, 0.1]).success
 
 
 @pytest.mark.parametrize("name", CONNECTORS)
-def test_a_plug_with_a_shipped_grasp_inserts(insertion: Task, name: str) -> None:
+def test_plug_with_a_shipped_grasp_inserts(insertion: Task, name: str) -> None:
     cell = Cell(insertion, name, render=False)
     assert all(descend(cell, [0.0] * 5, seed).success for seed in range(4))
 
@@ -102,8 +102,8 @@ def test_offset_moves_every_side_by_the_distance(name: str, distance: float) -> 
     np.testing.assert_allclose(polygon.outward_normals(moved), normals, atol=1e-9)
 
 
-def test_kinematics_are_franka_s(steady: Task) -> None:
-    """Franka documents x = 0.307 m of the end effector at its ready posture; limits are those of the tables."""
+def test_kinematics_equal_those_of_franka(steady: Task) -> None:
+    """Franka documents x = 0.307 m of the end effector at its ready posture; limits are those of its tables."""
     cell = Cell(steady, render=False)
     model, data = cell._simulation.model, cell._simulation.data
     data.qpos[:] = [0, -np.pi / 4, 0, -3 * np.pi / 4, 0, np.pi / 2, np.pi / 4]
@@ -124,7 +124,7 @@ def test_joint_limits_hold(steady: Task) -> None:
     assert np.all(np.isfinite(frame.pose_base_tcp))
 
 
-def test_at_rest_nothing_moves_and_nothing_is_felt(steady: Task) -> None:
+def test_arm_at_rest_neither_moves_nor_measures_a_wrench(steady: Task) -> None:
     cell = Cell(steady, render=False)
     first = cell.reset(4)
     last = [cell.step(np.zeros(6)) for _ in range(10)][-1]
@@ -133,7 +133,7 @@ def test_at_rest_nothing_moves_and_nothing_is_felt(steady: Task) -> None:
 
 
 @pytest.mark.parametrize("press_m", [0.002, 0.005])
-def test_the_wrench_is_stiffness_times_error_and_positive_when_pressing(steady: Task, press_m: float) -> None:
+def test_wrench_is_stiffness_times_error_and_positive_when_pressing(steady: Task, press_m: float) -> None:
     """libfranka: forces applied by the robot to the environment are positive."""
     cell = Cell(steady, render=False)
     frame = descend(cell, [0.02, 0, 0, 0, 0])
@@ -143,8 +143,8 @@ def test_the_wrench_is_stiffness_times_error_and_positive_when_pressing(steady: 
     assert np.abs(frame.wrench_tcp[:2]).max() < 1.0
 
 
-def test_the_torque_is_about_the_tcp(steady: Task) -> None:
-    """A plug that touches the right wall of its port with its tip feels force times distance from the tcp."""
+def test_torque_is_about_the_tcp(steady: Task) -> None:
+    """A plug that touches the right wall of its port with its tip measures force times distance from the tcp."""
     cell = Cell(steady, "vga", render=False)
     frame = descend(cell, [0.0] * 5)
     target = pose_at(frame.pose_base_tcp, [0, 0.004, 0, 0, 0, 0])
@@ -157,7 +157,7 @@ def test_the_torque_is_about_the_tcp(steady: Task) -> None:
 
 
 @pytest.mark.parametrize(("mode", "limit_n"), [("compliant", 16.0), ("precise", 20.0)])
-def test_the_error_clip_limits_the_force(steady: Task, mode: Any, limit_n: float) -> None:
+def test_error_clip_limits_the_force(steady: Task, mode: Any, limit_n: float) -> None:
     cell = Cell(steady, render=False)
     frame = descend(cell, [0.02, 0, 0, 0, 0])
     cell.set_mode(mode)
@@ -166,7 +166,7 @@ def test_the_error_clip_limits_the_force(steady: Task, mode: Any, limit_n: float
     assert frame.wrench_tcp[2] == pytest.approx(limit_n, rel=0.05)
 
 
-def test_gains_are_the_task_s(steady: Task) -> None:
+def test_gains_are_those_of_the_task(steady: Task) -> None:
     bias, limits = impedance_parameters(steady.impedance.compliant)
     assert bias[:6, 1].tolist() == [-2000] * 3 + [-150] * 3
     assert bias[6:, 2].tolist() == [-89] * 3 + [-7] * 3
@@ -185,7 +185,7 @@ def test_free_motion_reaches_its_target(steady: Task) -> None:
     assert np.abs(delta_between(frame.pose_base_tcp, target)).max() < 5e-4
 
 
-def test_an_action_is_a_body_frame_delta_clipped_to_the_box(steady: Task) -> None:
+def test_action_is_a_delta_in_tcp_axes_clipped_to_the_box(steady: Task) -> None:
     cell = Cell(steady, render=False)
     cell.reset(1)
     for _ in range(20):
@@ -198,7 +198,7 @@ unit = st.floats(-1, 1)
 
 @given(st.lists(unit, min_size=6, max_size=6), st.lists(unit, min_size=6, max_size=6))
 @settings(max_examples=50)
-def test_the_difference_of_poses_is_that_of_the_core(insertion: Task, first: list[float], second: list[float]) -> None:
+def test_pose_difference_equals_that_of_rldg_core(insertion: Task, first: list[float], second: list[float]) -> None:
     start = pose_at(insertion.target_pose_base_tcp, np.array(first) * [0.1, 0.1, 0.1, 0.3, 0.3, 0.3])
     delta = np.array(second) * [0.05, 0.05, 0.05, 0.3, 0.3, 0.3]
     composed = frames.compose_delta(start, delta)
@@ -214,7 +214,7 @@ def same(first: SensorFrame, second: SensorFrame) -> bool:
     )
 
 
-def test_the_same_seed_repeats_bit_for_bit_whatever_came_before(insertion: Task) -> None:
+def test_same_seed_repeats_bit_for_bit_independent_of_earlier_episodes(insertion: Task) -> None:
     actions = np.random.default_rng(0).uniform(-1, 1, (15, 6))
 
     def run(cell: Cell, seed: int) -> list[SensorFrame]:
@@ -229,7 +229,7 @@ def test_the_same_seed_repeats_bit_for_bit_whatever_came_before(insertion: Task)
     assert not any(map(same, fresh, run(used, 7)))
 
 
-def test_start_poses_and_grasps_fill_their_ranges_and_stay_inside(insertion: Task) -> None:
+def test_start_poses_and_grasps_cover_their_ranges(insertion: Task) -> None:
     starts = np.array([start_pose(insertion, seed) for seed in range(200)])
     offsets = starts[:, :3] - np.array(insertion.reset.pose_base_tcp[:3])
     assert np.abs(offsets).max() <= 0.05 + 1e-9 and np.abs(offsets[:, :2]).max() > 0.045
@@ -247,7 +247,7 @@ def test_start_poses_and_grasps_fill_their_ranges_and_stay_inside(insertion: Tas
     np.testing.assert_allclose(frame.pose_base_tcp, start_pose(insertion, 3), atol=1e-6)
 
 
-def test_looks_vary_with_the_seed_and_only_then(insertion: Task, steady: Task) -> None:
+def test_appearance_varies_only_with_the_seed(insertion: Task, steady: Task) -> None:
     def image(task: Task, seed: int) -> Any:
         still = task.model_copy(update={"reset": task.reset.model_copy(update={"xy_m": 0.0, "yaw_rad": 0.0})})
         return Cell(still, image_size_px=(64, 64)).reset(seed).image
@@ -257,8 +257,8 @@ def test_looks_vary_with_the_seed_and_only_then(insertion: Task, steady: Task) -
 
 
 @pytest.mark.parametrize("name", CONNECTORS)
-def test_the_port_is_seen_at_half_a_millimetre_per_pixel(steady: Task, name: str) -> None:
-    """The rim of the port spans its width / 0.4 .. 0.65 mm of pixels in a 224 pixel image, from 5 cm above."""
+def test_port_is_seen_at_half_a_millimetre_per_pixel(steady: Task, name: str) -> None:
+    """From 5 cm above, the rim of the port spans its width / 0.4 .. 0.65 mm of pixels in an image of 224 pixels."""
     item = CONNECTORS[name]
     still = steady.model_copy(update={"reset": steady.reset.model_copy(update={"xy_m": 0.0, "yaw_rad": 0.0})})
     cell = Cell(still, name, image_size_px=(224, 224))
@@ -273,7 +273,7 @@ def test_the_port_is_seen_at_half_a_millimetre_per_pixel(steady: Task, name: str
     assert 0.4 < width_mm / (columns[-1] - columns[0] + 1) < 0.65
 
 
-def test_the_plug_is_seen_until_it_is_in(steady: Task) -> None:
+def test_plug_is_visible_until_it_is_inserted(steady: Task) -> None:
     cell = Cell(steady, "vga", image_size_px=(128, 128))
     for frame in (cell.reset(0), descend(cell, [0.0] * 5)):
         drawing = cell._simulation.renderer
@@ -283,7 +283,7 @@ def test_the_plug_is_seen_until_it_is_in(steady: Task) -> None:
         drawing.model.geom("grip").rgba[:] = drawing.looks.geom_rgba[drawing.model.geom("grip").id]
 
 
-def test_scene_view_has_the_size_asked_for(steady: Task) -> None:
+def test_scene_view_has_the_requested_size(steady: Task) -> None:
     cell = Cell(steady, render=False)
     cell.reset(0)
     image = cell.render_scene(160, 120)
@@ -302,7 +302,7 @@ def test_time_and_twist_are_those_of_the_motion(steady: Task) -> None:
     np.testing.assert_allclose(fine[1].twist_base_tcp[:3], velocity, atol=1e-3)
 
 
-def test_unknown_objects_are_one_line(insertion: Task) -> None:
+def test_unknown_object_is_refused(insertion: Task) -> None:
     with pytest.raises(UserError, match="unknown object 'hdmi2'"):
         Cell(insertion, "hdmi2")
     objects = {**insertion.objects, "banana": insertion.objects["vga"]}
@@ -313,7 +313,7 @@ def test_unknown_objects_are_one_line(insertion: Task) -> None:
         Cell(insertion.model_copy(update={"reset": far}))
 
 
-def test_without_opengl_one_line_says_what_to_install(tmp_path: Any) -> None:
+def test_missing_opengl_is_refused_with_the_package_to_install(tmp_path: Any) -> None:
     """A GL vendor that does not exist stands for a machine without libegl1."""
     code = (
         "from pathlib import Path\nfrom rldg_core.task import find_task\nfrom rldg_core.errors import UserError\n"

@@ -1,4 +1,4 @@
-"""The nodes cell and operator as real processes over DDS: lock-step protocol, real time, errors."""
+"""The nodes cell and operator as processes over DDS: lock-step protocol, real time, errors."""
 
 from __future__ import annotations
 
@@ -55,7 +55,7 @@ SENSORS = ("pose", "wrench", "joints", "gripper", "image", "reward", "truth")
 
 
 class Rig:
-    """One ROS domain: this process listens to everything; the nodes under test have their own processes."""
+    """One ROS domain: this process subscribes to everything, and the nodes under test have their own processes."""
 
     def __init__(self, domain: int) -> None:
         self._domain = domain
@@ -96,7 +96,7 @@ class Rig:
         self.until(lambda: len(self.heard[name]) >= count, f"{count} of {name}")
 
     def connect(self) -> None:
-        """Wait until the cell's topics and service have found us, so that nothing published is lost."""
+        """Wait until the cell's topics and service are connected, so that no message is lost."""
         self.until(self.reset_client.service_is_ready, "cell/reset")
         self.until(lambda: self.node.count_subscribers("/target_pose") == 1, "the cell's subscription")
         for name in SENSORS:
@@ -116,14 +116,14 @@ class Rig:
             if process.poll() is None:
                 os.killpg(process.pid, signal.SIGKILL)
             process.communicate(timeout=10)
-        self.executor.shutdown()  # ends a spin that stopped half way, which would keep latched publishers alive
+        self.executor.shutdown()  # ends an interrupted spin, which would keep transient-local publishers alive
         self.node.destroy_node()
         self.context.try_shutdown()
 
 
 @pytest.fixture
 def make_rig() -> Iterator[Callable[[int], Rig]]:
-    """make_rig(domain) -> Rig, closed at the end of the test."""
+    """Return make_rig(domain) -> Rig, closed at the end of the test."""
     rigs: list[Rig] = []
 
     def make(domain: int) -> Rig:
@@ -136,7 +136,7 @@ def make_rig() -> Iterator[Callable[[int], Rig]]:
 
 
 @pytest.mark.parametrize(("task", "item"), [("insertion", "usb_a"), ("fmb_insertion", "rectangle")])
-def test_lockstep_is_the_library_frame_by_frame(make_rig: Callable[[int], Rig], task: str, item: str) -> None:
+def test_lock_step_equals_the_library_frame_by_frame(make_rig: Callable[[int], Rig], task: str, item: str) -> None:
     rig = make_rig(DOMAIN)
     rig.start("cell", task, lockstep=True, use_sim_time=True)
     rig.connect()
@@ -161,7 +161,7 @@ def test_lockstep_is_the_library_frame_by_frame(make_rig: Callable[[int], Rig], 
         assert bytes(image.data) == expected.image.tobytes()
         assert rig.heard["reward"][-1].source == "ground_truth" and not rig.heard["reward"][-1].success
         target = pose_at(expected.pose_base_tcp, [0.002, 0, -0.01, 0, 0, 0])
-        # What answers another frame, or comes twice, moves nothing.
+        # Answers to another frame and repeated answers move nothing.
         rig.send_target(target, stamp - PERIOD_NS)
         rig.send_target(target, stamp)
         rig.send_target(target, stamp)
@@ -180,7 +180,7 @@ def test_lockstep_is_the_library_frame_by_frame(make_rig: Callable[[int], Rig], 
     assert not refused.success and "unknown object 'hdmi2'" in refused.message
 
 
-def test_real_time_runs_at_the_drivers_rates_and_holds_the_last_target(make_rig: Callable[[int], Rig]) -> None:
+def test_real_time_runs_at_the_rates_of_the_drivers_and_keeps_the_last_target(make_rig: Callable[[int], Rig]) -> None:
     rig = make_rig(DOMAIN + 1)
     rig.start("cell", scene_topic="/scene")
     rig.connect()
@@ -192,7 +192,7 @@ def test_real_time_runs_at_the_drivers_rates_and_holds_the_last_target(make_rig:
     rig.send_target(target, 0)
     near = lambda: np.abs(pose_array(rig.heard["pose"][-1].pose)[:3] - target[:3]).max() < 1e-3  # noqa: E731
     rig.until(near, "the target")
-    # One second of sensor time, whatever this machine is busy with: state 100 Hz, images 30 Hz.
+    # One second of sensor time, however busy this machine is: state at 100 Hz, images at 30 Hz.
     rig.until_heard("image", 30)
     images = [stamp_ns(m.header.stamp) for m in rig.heard["image"]]
     poses = [stamp_ns(m.header.stamp) for m in rig.heard["pose"]]
@@ -200,12 +200,12 @@ def test_real_time_runs_at_the_drivers_rates_and_holds_the_last_target(make_rig:
     assert np.median(np.diff(poses)) < 25e6
     rig.until(lambda: stamp_ns(rig.heard["reward"][-1].header.stamp) >= images[-1], "the last reward")
     assert set(images) <= {stamp_ns(m.header.stamp) for m in rig.heard["reward"]}
-    assert near(), "the last target holds"
+    assert near(), "the arm stays at the last target"
     answer = rig.reset(5, "xlr")
     assert answer.success
 
 
-def test_transforms_lead_from_base_to_the_camera(make_rig: Callable[[int], Rig]) -> None:
+def test_transforms_lead_from_base_to_camera(make_rig: Callable[[int], Rig]) -> None:
     tf2_msgs = pytest.importorskip("tf2_msgs.msg", reason="tf2_msgs comes with a ROS installation, not from PyPI")
     rig = make_rig(DOMAIN + 7)
     heard: list[Any] = []
@@ -214,7 +214,7 @@ def test_transforms_lead_from_base_to_the_camera(make_rig: Callable[[int], Rig])
     rig.until(lambda: bool(heard), "/tf")
     frames = [(t.header.frame_id, t.child_frame_id) for t in heard[-1].transforms]
     assert frames == [("base", "fr3_hand_tcp"), ("fr3_hand_tcp", "camera_color_optical_frame")]
-    # The camera sits on the hand, a hand's breadth from the tcp, and looks along its z.
+    # The camera is mounted on the hand, about 10 cm from the tcp, and looks along its z.
     at_tcp = heard[-1].transforms[1].transform
     place = np.array([at_tcp.translation.x, at_tcp.translation.y, at_tcp.translation.z])
     assert 0.05 < np.linalg.norm(place) < 0.2
@@ -223,7 +223,7 @@ def test_transforms_lead_from_base_to_the_camera(make_rig: Callable[[int], Rig])
     assert sight @ -place / np.linalg.norm(place) > 0.8
 
 
-def test_targets_are_ignored_while_two_nodes_publish_them(make_rig: Callable[[int], Rig]) -> None:
+def test_targets_of_two_publishers_are_ignored(make_rig: Callable[[int], Rig]) -> None:
     rig = make_rig(DOMAIN + 2)
     cell = rig.start("cell")
     rig.connect()
@@ -248,7 +248,7 @@ def test_targets_are_ignored_while_two_nodes_publish_them(make_rig: Callable[[in
     assert cell.returncode == 0 and "more than one publisher" in output
 
 
-def test_no_opengl_ends_the_node_with_one_line(make_rig: Callable[[int], Rig], tmp_path: Path) -> None:
+def test_missing_opengl_ends_the_node_with_one_line(make_rig: Callable[[int], Rig], tmp_path: Path) -> None:
     (tmp_path / "none.json").write_text('{"file_format_version": "1.0.0", "ICD": {"library_path": "libnone.so"}}')
     os.environ["__EGL_VENDOR_LIBRARY_FILENAMES"] = str(tmp_path / "none.json")
     try:
@@ -268,7 +268,7 @@ def observation(stamp: int, frame: Any) -> Observation:
 
 
 @pytest.mark.parametrize("truth_first", [True, False])
-def test_the_operator_answers_each_observation_once_in_order(
+def test_operator_answers_each_observation_once_in_order(
     make_rig: Callable[[int], Rig], insertion: Task, truth_first: bool
 ) -> None:
     rig = make_rig(DOMAIN + 4)
@@ -292,7 +292,7 @@ def test_the_operator_answers_each_observation_once_in_order(
         for publisher, message in messages if truth_first else reversed(messages):
             publisher.publish(message)
 
-    publish(PERIOD_NS)  # before the episode: nobody may answer it
+    publish(PERIOD_NS)  # before the episode: must not be answered
     start = EpisodeEvent(kind=EpisodeEvent.START, seed=77)
     start.first_observation_stamp = to_msg.time(2 * PERIOD_NS)
     event.publish(start)
@@ -315,7 +315,7 @@ def test_the_operator_answers_each_observation_once_in_order(
     assert len(rig.heard["teleop"]) == 15
 
 
-def test_a_bad_operator_parameter_is_one_line(make_rig: Callable[[int], Rig]) -> None:
+def test_bad_operator_parameter_is_refused(make_rig: Callable[[int], Rig]) -> None:
     process = make_rig(DOMAIN + 5).start("operator", mode="help")
     output, _ = process.communicate(timeout=60)
     assert process.returncode == 2

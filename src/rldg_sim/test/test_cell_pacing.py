@@ -55,7 +55,7 @@ def test_lock_step_advances_one_period_for_a_target_and_a_width_of_the_last_fram
         stamp_ns = newest.stamp_ns - period_ns if old else newest.stamp_ns
         assert pace.expects(stamp_ns) is not old
         if old:
-            continue  # the node does not hand it over
+            continue  # the node does not pass it on
         arrived.add(kind)
         sample = pace.take_target(newest.frame.pose_base_tcp) if kind == "target" else pace.take_width(0.02)
         assert (sample is not None) == (arrived == {"target", "width"})
@@ -65,23 +65,23 @@ def test_lock_step_advances_one_period_for_a_target_and_a_width_of_the_last_fram
             newest, arrived = sample, set()
 
 
-def test_a_reset_drops_what_arrived_for_the_last_frame(grasping: Cell) -> None:
+def test_reset_discards_input_for_the_last_frame(grasping: Cell) -> None:
     pace = LockStepCell(grasping, 0, no_clock)
     first = pace.reset(1, "")
     assert pace.take_target(first.frame.pose_base_tcp) is None
     second = pace.reset(1, "")
     assert second.stamp_ns == first.stamp_ns + 2 * grasping.task.period_ns
-    assert pace.take_width(0.04) is None, "the target belonged to the scene before"
+    assert pace.take_width(0.04) is None, "the target belonged to the previous scene"
 
 
-def test_a_task_without_gripper_needs_no_width(plug: Cell) -> None:
+def test_task_without_gripper_needs_no_width(plug: Cell) -> None:
     pace = LockStepCell(plug, 0, no_clock)
     pose = pace.reset(1, "").frame.pose_base_tcp
     assert pace.take_target(pose) is not None
 
 
 @pytest.mark.parametrize("name", sorted(RULES))
-def test_a_refused_reset_changes_nothing(plug: Cell, name: str) -> None:
+def test_refused_reset_changes_nothing(plug: Cell, name: str) -> None:
     pace = RULES[name](plug, 0, lambda: 5)
     stamp_ns = pace.reset(1, "").stamp_ns
     with pytest.raises(UserError, match="unknown object 'hdmi2'"):
@@ -110,13 +110,13 @@ def test_real_time_follows_the_clock_and_takes_targets_of_any_stamp(plug: Cell) 
     np.testing.assert_allclose(sample.frame.pose_base_tcp[:3], target[:3], atol=2e-3)
 
 
-def test_real_time_catches_up_little_and_no_reset(plug: Cell) -> None:
+def test_real_time_catches_up_by_little_and_not_after_a_reset(plug: Cell) -> None:
     now_s = 10.0
     pace = RealTimeCell(plug, 0, lambda: 1, lambda: now_s)
     pace.start(4)
     now_s += 5.0
     late = pace.tick()
-    assert late is not None and late.frame.time_s == pytest.approx(MAX_LAG_S, abs=2e-3), "slow motion, no jump"
+    assert late is not None and late.frame.time_s == pytest.approx(MAX_LAG_S, abs=2e-3), "slow motion instead of a jump"
     now_s += 0.08
     pace.reset(4, "")
     assert pace.tick() is None, "the reset ended now"

@@ -1,4 +1,4 @@
-"""The Gymnasium environment: Gymnasium's own check, the rule of the gate, episodes that are those of the cell."""
+"""The Gymnasium environment: Gymnasium's own check, the rules of the gate, episodes equal to those of the cell."""
 
 from __future__ import annotations
 
@@ -38,13 +38,13 @@ def with_cameras(task: Task, cameras: dict[str, Any]) -> Task:
 
 
 @pytest.mark.parametrize("name", ["insertion", "pick_and_place"])
-def test_gymnasium_accepts_it(name: str) -> None:
+def test_gymnasium_check_passes(name: str) -> None:
     env = gymnasium.make("rldg_sim.env:rldg/Cell-v0", task=find_task(name, [TASKS]), render_mode="rgb_array")
     check_env(env.unwrapped)
     env.close()
 
 
-def test_observations_are_what_policies_see(insertion: Task) -> None:
+def test_observations_are_those_of_policies(insertion: Task) -> None:
     task = with_cameras(insertion, insertion.model_dump()["cameras"] | {"side": SIDE})
     env = CellEnv(task)
     seen, _ = env.reset(seed=4)
@@ -60,7 +60,7 @@ def test_observations_are_what_policies_see(insertion: Task) -> None:
     env.close()
 
 
-def test_actions_are_executed_by_the_rule_of_the_gate(insertion: Task) -> None:
+def test_actions_are_executed_by_the_rules_of_the_gate(insertion: Task) -> None:
     env, cell = CellEnv(insertion, images=False), Cell(insertion, render=False)
     rng = np.random.default_rng(0)
     env.reset(seed=2)
@@ -78,7 +78,7 @@ def test_actions_are_executed_by_the_rule_of_the_gate(insertion: Task) -> None:
     assert clipped > 5
 
 
-def test_episodes_end_as_gymnasium_says(insertion: Task) -> None:
+def test_episodes_end_by_the_rules_of_gymnasium(insertion: Task) -> None:
     short = insertion.model_copy(update={"episode": insertion.episode.model_copy(update={"max_steps": 3})})
     env = CellEnv(short, images=False)
     env.reset(seed=0)
@@ -93,7 +93,7 @@ def test_episodes_end_as_gymnasium_says(insertion: Task) -> None:
     assert env.cell.object_name == "usb_c"
 
 
-def test_mistakes_are_refused(insertion: Task) -> None:
+def test_invalid_actions_and_objects_are_refused(insertion: Task) -> None:
     env = CellEnv(insertion, images=False)
     env.reset(seed=0)
     for wrong in (np.zeros(7, np.float32), np.full(6, np.nan, np.float32)):
@@ -108,7 +108,7 @@ def test_mistakes_are_refused(insertion: Task) -> None:
         CellEnv("nowhere.yaml")
 
 
-def test_an_episode_gives_the_steps_of_a_recording(insertion: Task) -> None:
+def test_episode_gives_the_steps_of_a_recording(insertion: Task) -> None:
     env = CellEnv(insertion, "vga", images=False)
     for seed in range(10):
         steps: list[Step] = []

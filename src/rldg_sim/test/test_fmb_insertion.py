@@ -1,4 +1,4 @@
-"""FMB insertion: the fit, the random board, what the camera sees, that a person-like operator does it."""
+"""FMB insertion: the fit, the random board, what the camera sees, and a demonstration by the scripted operator."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ def free(task: Task) -> Cell:
 
 
 def insert(cell: Cell, seed: int, offset: tuple[float, float, float] = (0.0, 0.0, 0.0)) -> tuple[SensorFrame, int]:
-    """Someone who knows everything: over the hole first, then down; offset (x, y [m], yaw [rad]) in the hole."""
+    """Insert with full knowledge: over the hole first, then down; offset (x, y [m], yaw [rad]) in the hole."""
     task, frame = cell.task, cell.reset(seed)
     for step in range(task.episode.max_steps // 2):
         tip = frame.object_to_goal
@@ -51,8 +51,8 @@ def insert(cell: Cell, seed: int, offset: tuple[float, float, float] = (0.0, 0.0
     return frame, step + 1
 
 
-def test_who_knows_everything_inserts_quickly_wherever_the_board_lies(free: Cell) -> None:
-    """Reach, box and grasp variation allow every placement."""
+def test_insertion_with_full_knowledge_is_quick_at_every_placement(free: Cell) -> None:
+    """Reach, safety box and grasp variation allow every placement."""
     results = [insert(free, seed) for seed in range(15)]
     assert all(frame.success for frame, _ in results)
     assert 10 <= np.mean([steps for _, steps in results]) <= 40
@@ -62,15 +62,15 @@ def test_who_knows_everything_inserts_quickly_wherever_the_board_lies(free: Cell
 
 
 @pytest.mark.parametrize("offset", [(0.003, 0, 0), (-0.003, 0, 0), (0, 0.003, 0), (0, -0.003, 0), (0, 0, 0.12)])
-def test_beside_or_turned_the_peg_is_blocked(free: Cell, offset: tuple[float, float, float]) -> None:
-    """3 mm is over clearance and lead-in together; 0.12 rad turns the corners by more."""
+def test_peg_beside_the_hole_or_rotated_is_blocked(free: Cell, offset: tuple[float, float, float]) -> None:
+    """3 mm exceed clearance and lead-in together; 0.12 rad moves the corners by more."""
     frame, _ = insert(free, 2, offset)
     assert not frame.success
     assert frame.object_to_goal[2] < 2e-3
     assert frame.wrench_tcp[2] > 4.0
 
 
-def test_an_inserted_peg_moves_by_the_tolerance_only(free: Cell) -> None:
+def test_inserted_peg_moves_only_by_the_tolerance(free: Cell) -> None:
     frame, _ = insert(free, 1)
     for k, sign in ((0, 1), (0, -1), (1, 1), (1, -1)):
         push = np.zeros(6)
@@ -80,8 +80,8 @@ def test_an_inserted_peg_moves_by_the_tolerance_only(free: Cell) -> None:
     assert frame.object_to_goal[2] > 0.02
 
 
-def test_pressing_or_fumbling_does_not_insert(free: Cell) -> None:
-    """What an untrained policy does."""
+def test_pressing_and_random_actions_do_not_insert(free: Cell) -> None:
+    """An untrained policy acts like this."""
     rng = np.random.default_rng(0)
     for seed in range(3):
         free.reset(seed)
@@ -92,7 +92,7 @@ def test_pressing_or_fumbling_does_not_insert(free: Cell) -> None:
             assert not frame.success and np.all(np.isfinite(frame.pose_base_tcp))
 
 
-def test_placements_fill_their_ranges_inside_the_box(task: Task, free: Cell) -> None:
+def test_placements_cover_their_ranges_inside_the_box(task: Task, free: Cell) -> None:
     scene = task.scene
     assert isinstance(scene, FmbInsertionScene)
     grasp = scene.grasp_x_m, scene.grasp_z_m, scene.grasp_pitch_rad
@@ -102,7 +102,7 @@ def test_placements_fill_their_ranges_inside_the_box(task: Task, free: Cell) -> 
     drawn = np.abs(offsets[:, [0, 1, 5]])
     assert np.all(drawn <= half + 1e-9) and np.all(drawn.max(axis=0) >= 0.95 * half)
     for seed, board in enumerate(boards):
-        # Where the tcp is when this board's peg is in, grasped as in this seed.
+        # The tcp pose with this board's peg inserted, grasped as with this seed.
         x, z, pitch = grasp_offset(*grasp, seed)
         tip_to_tcp = compose_delta([x, 0, z, 0, 0, 0, 1], [0, 0, 0, 0, pitch, 0])
         tip = compose_delta(tip_to_tcp, [0, 0, TIP_M, 0, 0, 0])
@@ -112,7 +112,7 @@ def test_placements_fill_their_ranges_inside_the_box(task: Task, free: Cell) -> 
         assert not task.box.clip(tcp)[1]
 
 
-def test_start_poses_are_reached_and_the_truth_is_that_of_the_placement(task: Task, free: Cell) -> None:
+def test_start_poses_are_reached_and_ground_truth_matches_the_placement(task: Task, free: Cell) -> None:
     scene = task.scene
     assert isinstance(scene, FmbInsertionScene)
     grasp = scene.grasp_x_m, scene.grasp_z_m, scene.grasp_pitch_rad
@@ -127,7 +127,7 @@ def test_start_poses_are_reached_and_the_truth_is_that_of_the_placement(task: Ta
         np.testing.assert_allclose(frame.object_to_tcp[:3], expected, atol=1e-9)
 
 
-def test_the_same_seed_repeats_bit_for_bit(task: Task) -> None:
+def test_same_seed_repeats_bit_for_bit(task: Task) -> None:
     actions = np.random.default_rng(0).uniform(-1, 1, (10, 6)) + np.eye(6)[2] / 2
 
     def run(cell: Cell, seed: int) -> list[SensorFrame]:
@@ -143,8 +143,8 @@ def test_the_same_seed_repeats_bit_for_bit(task: Task) -> None:
     assert not np.array_equal(first[0].image, other[0].image)
 
 
-def test_the_hole_and_the_tip_are_seen_from_every_start(task: Task) -> None:
-    """At 128 x 128, as policies see: half of the median hole (least measured: 93 of 148 pixels), and the peg."""
+def test_hole_and_tip_are_visible_from_every_start(task: Task) -> None:
+    """At 128 x 128, as policies see: half of the median hole (smallest measured: 93 of 148 pixels), and the peg."""
     cell = Cell(task, render=False, image_size_px=(128, 128))
     cell.reset(0)
     cell.image()
@@ -166,7 +166,7 @@ def test_the_hole_and_the_tip_are_seen_from_every_start(task: Task) -> None:
         assert visible("peg") > 200, seed
 
 
-def test_drawn_and_physical_board_lie_at_the_same_place(task: Task) -> None:
+def test_rendered_and_physical_board_are_at_the_same_place(task: Task) -> None:
     cell, scene = Cell(task, image_size_px=(64, 64)), task.scene
     assert isinstance(scene, FmbInsertionScene)
     for seed in (3, 4):
@@ -180,7 +180,7 @@ def test_drawn_and_physical_board_lie_at_the_same_place(task: Task) -> None:
 
 
 def test_most_demonstrations_succeed_and_are_slow(free: Cell) -> None:
-    """12 seeded episodes; over 40 see the report of the package."""
+    """12 seeded episodes; the report of the package has results over 40."""
     operator, lengths = make_operator(OperatorConfig(), free.task), []
     for seed in range(12):
         frame = free.reset(seed)
@@ -199,7 +199,7 @@ def test_most_demonstrations_succeed_and_are_slow(free: Cell) -> None:
     assert np.mean(lengths) > 30
 
 
-def test_bad_scenes_and_objects_are_one_line(tmp_path: Path) -> None:
+def test_bad_scenes_and_objects_are_refused(tmp_path: Path) -> None:
     text = (TASKS / "fmb_insertion.yaml").read_text()
     for old, new, expected in (
         ("board_xy_m: 0.075", "board_x_m: 0.075", "scene.board_x_m"),

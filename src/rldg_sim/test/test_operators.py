@@ -1,4 +1,4 @@
-"""The scripted operator: succeeds like a person, slowly, and never twice alike; intervenes by its schedule."""
+"""The scripted operator: succeeds like a person, slowly and never twice alike; intervenes by its schedule."""
 
 from __future__ import annotations
 
@@ -44,7 +44,7 @@ def demonstrations(insertion: Task) -> list[tuple[bool, np.ndarray]]:
 
 
 def test_most_demonstrations_succeed_within_the_time_limit(demonstrations: list[tuple[bool, np.ndarray]]) -> None:
-    """30 seeded episodes; measured over more, see the report of the package."""
+    """30 seeded episodes; the report of the package has results over more."""
     assert np.mean([success for success, _ in demonstrations]) >= 0.7
 
 
@@ -57,13 +57,13 @@ def test_demonstrations_are_slow_and_hesitant(demonstrations: list[tuple[bool, n
     assert sizes.max() < 1.0, "cautious"
 
 
-def test_nothing_is_done_before_the_reaction_time(insertion: Task) -> None:
+def test_operator_is_inactive_before_its_reaction_time(insertion: Task) -> None:
     config = OperatorConfig(tremor=0.0, reaction_s=0.3)
     _, actions = episode(Cell(insertion, render=False), make_operator(config, insertion), 2, steps=6)
     assert np.all(actions[:3] == 0) and np.any(actions[3:] != 0)
 
 
-def test_the_same_seed_gives_the_same_hand(insertion: Task) -> None:
+def test_same_seed_gives_the_same_actions(insertion: Task) -> None:
     runs = []
     for seed in (4, 4, 5):
         operator = make_operator(OperatorConfig(), insertion)
@@ -73,7 +73,7 @@ def test_the_same_seed_gives_the_same_hand(insertion: Task) -> None:
 
 
 def still(config: OperatorConfig, insertion: Task, episodes: int, steps: int) -> np.ndarray:
-    """Whether the operator acts, (episodes, steps), while somebody else does not get on at all."""
+    """Return whether the operator acts, (episodes, steps), while the policy makes no progress."""
     operator = make_operator(config, insertion)
     active = []
     for seed in range(episodes):
@@ -83,7 +83,7 @@ def still(config: OperatorConfig, insertion: Task, episodes: int, steps: int) ->
     return np.array(active)
 
 
-def test_off_never_acts_and_demonstrate_always(insertion: Task) -> None:
+def test_mode_off_never_acts_and_demonstrate_always_acts(insertion: Task) -> None:
     assert not still(OperatorConfig(mode="off"), insertion, 1, 20).any()
     assert still(OperatorConfig(mode="demonstrate"), insertion, 1, 20).all()
 
@@ -99,7 +99,7 @@ def test_interventions_start_without_progress_and_last_a_seeded_number_of_steps(
     assert len({int(row.sum()) for row in active}) > 1
 
 
-def test_random_interventions_grow_rare(insertion: Task) -> None:
+def test_random_interventions_become_rare(insertion: Task) -> None:
     config = OperatorConfig(mode="intervene", chance_hz=0.5, chance_decay=0.9, patience_s=1e6)
     active = still(config, insertion, 60, 50)
     assert active[:10].mean() > 3 * active[40:].mean()
@@ -114,7 +114,7 @@ def test_random_interventions_grow_rare(insertion: Task) -> None:
         ({"bandwidth_hz": 0.0}, "bandwidth_hz: must not be 0"),
     ],
 )
-def test_bad_parameters_are_named(values: dict[str, object], message: str) -> None:
+def test_bad_parameters_are_refused_by_name(values: dict[str, object], message: str) -> None:
     with pytest.raises(ValueError, match=message):
         replace(OperatorConfig(), **values)  # type: ignore[arg-type]
 

@@ -1,4 +1,4 @@
-"""Pick and Place: the hand really grasps, the truth says what happened, the camera sees it, the operator does it."""
+"""Pick and place: grasping by contact, ground truth, visibility, and a demonstration by the scripted operator."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ def cell(task: Task) -> Iterator[Cell]:
 
 
 def towards(cell: Cell, way_tcp: np.ndarray, turn_rad: float, grip: float) -> SensorFrame:
-    """One step of a person without imperfections: `way_tcp` (3,) [m] and a turn about the tool."""
+    """Do one step without imperfections: `way_tcp` (3,) [m] and a rotation about the tool."""
     wish = np.concatenate([way_tcp, [0.0, 0.0, turn_rad]])
     return cell.step(np.append(np.clip(cell.task.action.from_delta_tcp(wish), -1, 1), grip))
 
@@ -59,34 +59,34 @@ def carry_over_the_bowl(cell: Cell, frame: SensorFrame) -> SensorFrame:
     return frame
 
 
-def test_an_empty_hand_closes_at_its_speed_and_opens_again(cell: Cell) -> None:
+def test_empty_gripper_closes_at_its_speed_and_opens_again(cell: Cell) -> None:
     cell.reset(1)
     widths = [towards(cell, np.zeros(3), 0.0, CLOSE).gripper_width_m for _ in range(10)]
     assert widths[2] == pytest.approx(0.05, abs=0.004), "0.1 m/s"
     assert widths[-1] == pytest.approx(0.0, abs=1e-3)
-    assert towards(cell, np.zeros(3), 0.0, KEEP).gripper_width_m == pytest.approx(0.0, abs=1e-3), "0 keeps"
+    assert towards(cell, np.zeros(3), 0.0, KEEP).gripper_width_m == pytest.approx(0.0, abs=1e-3), "0 keeps the width"
     for _ in range(10):
         frame = towards(cell, np.zeros(3), 0.0, OPEN)
     assert frame.gripper_width_m == pytest.approx(0.08, abs=1e-3)
 
 
 @pytest.mark.parametrize("object_name", ["green_pepper", "yellow_corn"])
-def test_a_grasped_object_is_lifted_carried_and_released(cell: Cell, object_name: str) -> None:
+def test_grasped_object_is_lifted_carried_and_released(cell: Cell, object_name: str) -> None:
     item = tabletop.ITEMS[object_name]
     lifted = pick_up(cell, 4, object_name)
     assert lifted.object_to_goal[2] < -0.05, "in the air"
     assert 2 * item.radius_m - 0.006 < lifted.gripper_width_m < 2 * item.radius_m + 1e-3
     weight_n = 9.81 * item.mass_kg
-    assert 0.5 * weight_n < -lifted.wrench_tcp[2] < 1.5 * weight_n, "the wrist feels its weight"
+    assert 0.5 * weight_n < -lifted.wrench_tcp[2] < 1.5 * weight_n, "the wrench contains its weight"
     carried = carry_over_the_bowl(cell, lifted)
-    assert np.linalg.norm(carried.object_to_tcp[:3] - lifted.object_to_tcp[:3]) < 3e-3, "nothing slips"
+    assert np.linalg.norm(carried.object_to_tcp[:3] - lifted.object_to_tcp[:3]) < 3e-3, "the object does not slip"
     assert not carried.success and not carried.failure
     frames = [towards(cell, np.zeros(3), 0.0, OPEN) for _ in range(8)]
     assert frames[-1].success and not frames[-1].failure
-    assert frames[-1].object_to_goal[2] > 0.005, "rests below the rim"
+    assert frames[-1].object_to_goal[2] > 0.005, "the object rests below the rim"
 
 
-def test_an_object_held_in_the_bowl_is_no_success_until_it_is_released(cell: Cell) -> None:
+def test_object_held_in_the_bowl_succeeds_only_after_release(cell: Cell) -> None:
     frame = carry_over_the_bowl(cell, pick_up(cell, 2))
     for _ in range(12):
         seen = perceive(frame.wrench_tcp, frame.object_to_goal, frame.object_to_tcp, frame.gripper_width_m)
@@ -96,7 +96,7 @@ def test_an_object_held_in_the_bowl_is_no_success_until_it_is_released(cell: Cel
     assert successes[-1]
 
 
-def test_an_object_out_of_reach_is_a_failure(cell: Cell) -> None:
+def test_object_out_of_reach_is_a_failure(cell: Cell) -> None:
     cell.reset(2)
     data = cell._simulation.data
     lies = data.qpos[9:12].copy()
@@ -105,7 +105,7 @@ def test_an_object_out_of_reach_is_a_failure(cell: Cell) -> None:
         assert cell._frame(render=False).failure is lost
 
 
-def test_the_same_seed_and_actions_repeat_bit_for_bit(task: Task) -> None:
+def test_same_seed_and_actions_repeat_bit_for_bit(task: Task) -> None:
     frames = []
     for _ in range(2):
         cell = Cell(task, render=False)
@@ -126,7 +126,7 @@ def test_placements_fill_the_region_and_differ(cell: Cell, task: Task) -> None:
 
 
 def coloured(image: np.ndarray, object_name: str) -> int:
-    """Number of pixels of the object's colour."""
+    """Return the number of pixels of the object's colour."""
     red, green, blue = image.astype(int).transpose(2, 0, 1)
     if object_name == "green_pepper":
         return int(np.sum((green > 1.4 * red) & (green > 1.4 * blue) & (green > 40)))
@@ -134,7 +134,7 @@ def coloured(image: np.ndarray, object_name: str) -> int:
 
 
 @pytest.mark.parametrize("object_name", ["green_pepper", "yellow_corn"])
-def test_the_object_is_visible_at_the_start_wherever_it_lies(task: Task, object_name: str) -> None:
+def test_object_is_visible_at_every_start(task: Task, object_name: str) -> None:
     plain = task.scene.model_copy(update={"light": 0.0, "colour": 0.0})
     cell = Cell(task.model_copy(update={"scene": plain}), object_name, image_size_px=(128, 128))
     images = {seed: cell.reset(seed).image for seed in range(25)}
@@ -143,7 +143,7 @@ def test_the_object_is_visible_at_the_start_wherever_it_lies(task: Task, object_
     assert min(pixels.values()) > 50, pixels
 
 
-def test_the_unseen_object_lies_on_beige_wood(task: Task) -> None:
+def test_held_out_object_lies_on_beige_wood(task: Task) -> None:
     corners = {}
     for name in task.objects:
         cell = Cell(task, name, image_size_px=(64, 64))
@@ -154,7 +154,7 @@ def test_the_unseen_object_lies_on_beige_wood(task: Task) -> None:
     assert np.abs(corners["yellow_corn"] - corners["green_pepper"]).max() > 30
 
 
-def test_an_unknown_object_is_named(task: Task) -> None:
+def test_unknown_object_is_refused_by_name(task: Task) -> None:
     with pytest.raises(UserError, match=r"'melon'.*green_pepper, yellow_corn"):
         tabletop.tabletop_item("melon")
 
@@ -180,19 +180,19 @@ def demonstrate(cell: Cell, seeds: range, config: OperatorConfig) -> list[tuple[
     return results
 
 
-def test_the_operator_picks_and_places_like_a_person(cell: Cell) -> None:
+def test_operator_picks_and_places_like_a_person(cell: Cell) -> None:
     results = demonstrate(cell, range(8), OperatorConfig())
     assert sum(success for success, _, _ in results) >= 6
     lengths = [steps for success, steps, _ in results if success]
     assert 45 < np.mean(lengths) < 95
     buttons = np.concatenate([actions[:, 6] for _, _, actions in results])
     assert set(np.unique(buttons)) == {-1.0, 0.0, 1.0}
-    assert np.mean(buttons != 0) < 0.25, "a button is pressed, not held"
+    assert np.mean(buttons != 0) < 0.25, "the gripper button is pressed briefly"
     again = demonstrate(cell, range(1), OperatorConfig())[0]
     np.testing.assert_array_equal(again[2], results[0][2])
 
 
-def test_the_operator_steps_in_when_nothing_happens_and_finishes_the_job(cell: Cell) -> None:
+def test_operator_intervenes_without_progress_and_completes_the_task(cell: Cell) -> None:
     operator = make_operator(OperatorConfig(mode="intervene", chance_hz=0.0, patience_s=1.0), cell.task)
     operator.reset(3)
     frame = cell.reset(3, "green_pepper")

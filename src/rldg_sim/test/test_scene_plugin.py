@@ -1,4 +1,4 @@
-"""A scene of somebody else's distribution: found, validated, simulated, demonstrated and trained for as ours are."""
+"""A scene of another distribution is found, validated, simulated, demonstrated and trained for like built-in ones."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ TASKS = Path(__file__).parents[2] / "rldg_bringup" / "config" / "tasks"
 
 
 def install(site: Path, name: str, source: str, entry_points: dict[str, str]) -> None:
-    """What pip would put into `site` for a distribution of one module."""
+    """Write what pip would install into `site` for a distribution of one module."""
     info = site / f"{name}-1.0.dist-info"
     info.mkdir(parents=True)
     (info / "METADATA").write_text(f"Metadata-Version: 2.1\nName: {name}\nVersion: 1.0\n")
@@ -34,7 +34,7 @@ def install(site: Path, name: str, source: str, entry_points: dict[str, str]) ->
 
 @pytest.fixture
 def site(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
-    """A folder on sys.path, outside of the repository; what is found in it is forgotten afterwards."""
+    """Return a folder on sys.path outside the repository; modules imported from it are removed afterwards."""
     folder = tmp_path / "site"
     folder.mkdir()
     monkeypatch.syspath_prepend(folder)
@@ -53,7 +53,7 @@ def touch(site: Path, tmp_path: Path) -> Task:
     return load_task(tmp_path / "touch.yaml")
 
 
-def test_it_is_found_and_simulated(touch: Task) -> None:
+def test_scene_of_another_distribution_is_found_and_simulated(touch: Task) -> None:
     assert "touch" in scene_kinds() and touch.scene.kind == "touch"
     assert touch.model_dump()["scene"]["disc_xy_m"] == 0.02, "its own keys are part of the configuration"
     cell = Cell(touch)
@@ -63,7 +63,7 @@ def test_it_is_found_and_simulated(touch: Task) -> None:
     cell.close()
 
 
-def test_its_operator_demonstrates(touch: Task) -> None:
+def test_operator_of_the_plugin_demonstrates(touch: Task) -> None:
     cell, operator = Cell(touch, render=False), make_operator(OperatorConfig(), touch)
     successes = 0
     for seed in range(8):
@@ -77,7 +77,7 @@ def test_its_operator_demonstrates(touch: Task) -> None:
     assert successes >= 6
 
 
-def test_mistakes_in_its_keys_are_told_with_file_and_key(touch: Task, tmp_path: Path) -> None:
+def test_mistakes_in_keys_of_the_plugin_are_refused_with_file_and_key(touch: Task, tmp_path: Path) -> None:
     path, text = tmp_path / "wrong.yaml", (tmp_path / "touch.yaml").read_text()
     for old, new, expected in (
         ("disc_xy_m: 0.02", "disc_xy_m: 7", f"{path}: scene.disc_xy_m: Input should be less than or equal to 0.05"),
@@ -95,7 +95,7 @@ def test_mistakes_in_its_keys_are_told_with_file_and_key(touch: Task, tmp_path: 
         Cell(touch.model_copy(update={"objects": {"peg": touch.objects["rod"]}, "default_object": "peg"}))
 
 
-def test_a_task_without_its_distribution_is_refused(tmp_path: Path) -> None:
+def test_task_without_its_distribution_is_refused(tmp_path: Path) -> None:
     scene_class.cache_clear()
     with pytest.raises(UserError, match=r"touch\.yaml: scene\.kind: unknown scene kind 'touch', expected one of"):
         load_task(EXAMPLE / "touch.yaml")
@@ -114,7 +114,7 @@ def test_a_task_without_its_distribution_is_refused(tmp_path: Path) -> None:
         ),
     ],
 )
-def test_a_broken_distribution_is_one_line(site: Path, tmp_path: Path, source: str, expected: str) -> None:
+def test_broken_distribution_is_refused(site: Path, tmp_path: Path, source: str, expected: str) -> None:
     install(site, "broken_scene", source, {"broken": "broken_scene:Kind"})
     path = tmp_path / "task.yaml"
     path.write_text((EXAMPLE / "touch.yaml").read_text().replace("kind: touch, disc_xy_m: 0.02", "kind: broken"))
@@ -123,7 +123,7 @@ def test_a_broken_distribution_is_one_line(site: Path, tmp_path: Path, source: s
     assert str(caught.value).startswith(f"{path}: scene.kind: scene kind 'broken' (broken_scene:Kind) {expected}")
 
 
-def test_a_scene_without_a_simulation_is_refused_by_the_cell_only(site: Path, tmp_path: Path) -> None:
+def test_scene_without_a_simulation_is_refused_only_by_the_cell(site: Path, tmp_path: Path) -> None:
     source = "from rldg_core.scenes import SceneConfig\nclass Bare(SceneConfig):\n    kind: str = 'bare'"
     install(site, "bare_scene", source, {"bare": "bare_scene:Bare"})
     path = tmp_path / "task.yaml"
@@ -151,11 +151,11 @@ HASHES = {
 
 
 @pytest.mark.parametrize("name", sorted(HASHES))
-def test_hashes_of_the_shipped_tasks(name: str) -> None:
+def test_shipped_tasks_have_the_stored_hashes(name: str) -> None:
     assert find_task(name, [TASKS]).config_hash() == HASHES[name]
 
 
-def test_a_task_is_validated_without_the_simulator() -> None:
+def test_task_is_validated_without_the_simulator() -> None:
     code = (
         "import sys; from pathlib import Path; from rldg_core.task import find_task\n"
         f"for name in {sorted(HASHES)}: find_task(name, [Path({str(TASKS)!r})])\n"

@@ -1,4 +1,4 @@
-"""When the scripted operator steps in: for want of progress, and at random ever more rarely."""
+"""When the scripted operator intervenes: without progress, and at random with decreasing frequency."""
 
 from __future__ import annotations
 
@@ -20,12 +20,12 @@ def run(
     return [watch.update(d, k * PERIOD_S) for k, d in enumerate(distances_m)]
 
 
-def test_the_documented_table() -> None:
+def test_random_interventions_have_the_documented_rates() -> None:
     rates = [60 * InterventionSchedule().chance_in(episode) for episode in (0, 20, 50, 100)]
     assert rates == pytest.approx([6.0, 3.3, 1.3, 0.3], abs=0.05)
 
 
-def test_progress_keeps_the_hands_off_and_its_want_brings_them_back() -> None:
+def test_interventions_start_without_progress_only() -> None:
     schedule = InterventionSchedule(patience_s=2.0, chance_hz=0.0, intervention_steps=(4, 4))
     approaching = [0.5 - 0.003 * k for k in range(100)]
     assert not any(held for held, _ in run(schedule, 0, approaching))
@@ -43,7 +43,7 @@ def test_interventions_decrease_over_training() -> None:
     assert counts[0] > 1.5 * counts[1] > 3 * counts[2] > 0
 
 
-def test_the_other_modes_need_no_schedule() -> None:
+def test_other_modes_need_no_schedule() -> None:
     for mode, held in (("demonstrate", True), ("off", False)):
         watch = InterventionTimer(InterventionSchedule(), mode, PERIOD_S, np.random.default_rng(0), 0)
         assert [watch.update(1.0, k * 10.0) for k in range(3)] == [(held, False)] * 3
