@@ -69,7 +69,7 @@ WITHOUT_KEY = {
 
 NOT_RELEASED = {"franka_msgs": "franka_ros2"}
 """Import name -> repository in franka.repos: not in the distribution, so rosdep would refuse the key. Imported only
-where the mode `franka` needs it."""
+where the mode `actions` of the gripper needs it."""
 
 OTHER_ENVIRONMENT = {"make_octo.py", "make_openvla.py"}
 """Scripts that make the golden references with the original classes, in environments of their own."""

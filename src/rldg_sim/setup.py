@@ -16,7 +16,7 @@ setup(
     zip_safe=True,
     maintainer="RLDG for ROS 2 maintainers",
     maintainer_email="rldg-maintainers@users.noreply.github.com",
-    description="The simulated Franka cell (MuJoCo) and the scripted operator.",
+    description="The simulated cell (MuJoCo) and the scripted operator.",
     license="Apache-2.0",
     entry_points={
         "console_scripts": [

@@ -52,7 +52,9 @@ class StackArguments:
         0.0, "control rate of all nodes [Hz], 1 to 100, e.g. 4 for OpenVLA; 0: the task's", low=0.0, high=100.0
     )
     robot: str = _argument("", "robot: name of a profile, or a .yaml file; default: simulated")
-    sim: bool | None = _argument(None, "true: robot:=simulated; false: robot:=fr3_ros; default: as the robot is")
+    sim: bool | None = _argument(
+        None, "true: robot:=simulated; false: the robot of default_robots.yaml; default: as the robot is"
+    )
     use_sim_time: bool = _argument(False, "with sim: lock-step, as fast as the machine allows, repeatable")
     policy: str = _argument("hold", "policy back-end active at start")
     checkpoint: str = _argument("", "its checkpoint folder")
@@ -105,7 +107,7 @@ class StackArguments:
         "start the arm's drivers, too, which then end with this stack; false: robot.launch.py runs (not simulated)",
     )
     robot_ip: str = _optional(HOST, "address of the arm's controller; default: the robot's", "172.16.0.2")
-    robot_type: str = _optional(WORD, "type of the arm; default: the robot's", "fr3")
+    robot_type: str = _optional(WORD, "type of the arm; default: the robot's", "arm7")
     arm_prefix: str = _optional(WORD, "prefix of the arm's joints and frames; default: the robot's")
     load_gripper: bool = _argument(True, "the gripper of the robot is mounted")
     end_effector_frame: str = _optional(WORD, "frame that the controller moves; default: the robot's")

@@ -30,7 +30,7 @@ MANY = 1_000_000_000
 
 Seed = Annotated[int, typer.Option(min=0, max=MAX_SEED, help="Seed of all random numbers.")]
 TaskArgument = Annotated[str, typer.Argument(help="Task: name, name:object, or a .yaml file.")]
-Real = Annotated[bool, typer.Option("--real", help="The same as --robot fr3_ros.")]
+Real = Annotated[bool, typer.Option("--real", help="The same as --robot with the robot of config/default_robots.yaml.")]
 RobotOption = Annotated[str, typer.Option("--robot", help="Robot profile: a name or a .yaml file; default: simulated.")]
 Namespace = Annotated[str, typer.Option(help="Namespace of the running stack.")]
 Objects = Annotated[
@@ -147,8 +147,12 @@ def existing(path: Path) -> None:
 
 def robot_of(robot: str, real: bool) -> str:
     """The robot that `--robot` and `--real` name. Raises UserError for both."""
-    from rldg_bringup.robots import HARDWARE, SIMULATED
+    from rldg_bringup.pipeline import share_dir
+    from rldg_bringup.robots import SIMULATED, hardware_robot
 
-    if robot and real:
-        raise UserError(f"option --real: means --robot {HARDWARE}, but --robot {robot} is given: expected one of them")
-    return robot or (HARDWARE if real else SIMULATED)
+    if not real:
+        return robot or SIMULATED
+    hardware = hardware_robot(share_dir())
+    if robot:
+        raise UserError(f"option --real: means --robot {hardware}, but --robot {robot} is given: expected one of them")
+    return hardware

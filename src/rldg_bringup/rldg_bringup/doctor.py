@@ -223,7 +223,7 @@ def device_finding(subject: str, code: str) -> Finding:
 
 
 def kernel_finding(version: str, realtime: bool) -> Finding:
-    """PREEMPT_RT, which libfranka asks for; the simulation does not."""
+    """PREEMPT_RT, which the 1 kHz control of a real arm asks for; the simulation does not."""
     if realtime or "PREEMPT_RT" in version:
         return Finding("kernel", Status.OK, "PREEMPT_RT")
     return Finding("kernel", Status.NOTE, "no PREEMPT_RT", "real robot: boot a PREEMPT_RT kernel for 1 kHz control")

@@ -11,13 +11,14 @@ import yaml
 
 from rldg_bringup.arguments import StackArguments
 from rldg_bringup.declaration import IncludeSpec, NodeSpec
+from rldg_core.configuration import FrozenModel, load_model
 from rldg_core.errors import UserError
 from rldg_core.files import read_text
 from rldg_core.limits import check_name
 from rldg_core.robot import (
     GAINS,
     MODES,
-    FrankaGripper,
+    ActionGripper,
     NodeConfig,
     NoGripper,
     Robot,
@@ -29,8 +30,8 @@ from rldg_core.robot import (
 )
 from rldg_core.task import Task
 
-SIMULATED, HARDWARE = "simulated", "fr3_ros"
-"""What `sim:=true` and `sim:=false` stand for."""
+SIMULATED = "simulated"
+"""What `sim:=true` stands for."""
 
 VALUE_ARGUMENTS = ("robot_ip", "robot_type", "arm_prefix", "end_effector_frame")
 """Launch arguments that replace the value of the same name in a robot profile."""
@@ -41,9 +42,20 @@ def robot_names(share: Path) -> list[str]:
     return sorted(path.stem for path in (share / "config" / "robots").glob("*.yaml"))
 
 
+class DefaultRobots(FrozenModel):
+    """Content of config/default_robots.yaml. hardware: the profile that `sim:=false` stands for."""
+
+    hardware: str
+
+
+def hardware_robot(share: Path) -> str:
+    """Return the robot that `sim:=false` and `--real` stand for. Raises UserError when the file is wrong."""
+    return load_model(DefaultRobots, share / "config" / "default_robots.yaml", "default robots").hardware
+
+
 def robot_path(a: StackArguments, share: Path) -> Path:
     """The file of the robot that the arguments name. Raises UserError when there is none."""
-    name = a.robot or (HARDWARE if a.sim is False else SIMULATED)
+    name = a.robot or (hardware_robot(share) if a.sim is False else SIMULATED)
     if name.endswith((".yaml", ".yml")):
         return Path(name)
     check_name("robot", name, robot_names(share))
@@ -127,7 +139,7 @@ class RobotTopics:
 def robot_topics(a: StackArguments, task: Task, profile: RobotProfile, absolute: Callable[[str], str]) -> RobotTopics:
     """Topics of the profile and of the task's cameras. Raises UserError for a name of what the robot does not have."""
     topics, gripper = profile.topics, profile.gripper
-    fingers = "" if isinstance(gripper, NoGripper) else absolute(a.gripper_joint_topic or gripper.states.topic)
+    fingers = absolute(a.gripper_joint_topic or profile.finger_topic) if profile.finger_topic else ""
     width = ""
     if isinstance(gripper, WidthGripper):
         width = absolute(a.gripper_command_topic or gripper.command.topic)
@@ -177,8 +189,8 @@ def observer_parameters(profile: RobotProfile) -> dict[str, Any]:
 
 def gripper_parameters(profile: RobotProfile, topics: RobotTopics) -> dict[str, Any]:
     """Parameters of `gripper`."""
-    if isinstance(profile.gripper, FrankaGripper):
-        return {"mode": "franka", "gripper_action_prefix": profile.gripper.actions}
+    if isinstance(profile.gripper, ActionGripper):
+        return {"mode": "actions", "gripper_action_prefix": profile.gripper.actions}
     return {"mode": "topic", "gripper_command_topic": topics.width}
 
 

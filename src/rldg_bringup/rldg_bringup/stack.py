@@ -84,7 +84,7 @@ def insertion_stack(arguments: StackArguments, share: Path) -> Stack:
 
 
 def robot_stack(arguments: StackArguments, share: Path) -> Stack:
-    """Declare the arm's drivers alone, which outlive the stack of a task; without `robot` and `sim`, of `fr3_ros`.
+    """Declare the arm's drivers alone, which outlive the stack of a task; without `robot` and `sim`, of the default.
 
     Raises UserError on an unknown task (its gains are the controller's) or an argument out of range.
     """

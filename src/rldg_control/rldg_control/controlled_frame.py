@@ -1,8 +1,8 @@
 """Check that the controller moves the measured frame. Without ROS.
 
-A target is the measured pose composed with a delta. franka_ros2 measures the end effector that is set in Desk (O_T_EE),
-crisp_controllers moves the URDF frame `end_effector_frame`: where they differ, every target is off by the difference,
-and the arm creeps steadily with up to stiffness x error clip.
+A target is the measured pose composed with a delta. A driver may measure the end effector that is set
+in the arm itself, while the controller moves the URDF frame `end_effector_frame`: where they differ, every target is
+off by the difference, and the arm creeps steadily with up to stiffness x error clip.
 """
 
 from __future__ import annotations

@@ -12,7 +12,7 @@ from rldg_core.types import GRIPPER_THRESHOLD, Source
 
 @dataclass(frozen=True)
 class GripperConfig:
-    """Widths in m (Franka Hand: 0 to 0.08), times in s.
+    """Widths in m, times in s.
 
     debounce_s: time for which a request must be repeated before it is commanded; 0: command it immediately. forget_s: a
     request that is not repeated within this time is dropped, as it is by the opposite request; actions between the

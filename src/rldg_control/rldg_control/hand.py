@@ -1,6 +1,6 @@
-"""Sequencing of the Franka Hand's goals: one motion at a time. Without ROS.
+"""Sequencing of a hand's goals: one motion at a time. Without ROS.
 
-franka_gripper polls for a cancellation at 30 Hz and then stops any running motion. A goal sent right after a
+An action server may poll for a cancellation and then stop any running motion. A goal sent right after a
 cancel could be stopped by it: the next goal is sent only when the cancel and the cancelled goal were both answered.
 """
 

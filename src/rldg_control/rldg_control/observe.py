@@ -27,7 +27,7 @@ STALE_PERIODS = 2.0
 NO_CLOCK = "the clock does not run: use_sim_time is true and nothing publishes /clock"
 
 GRIPPER_STALE_S = 2.0
-"""Maximum age of a gripper width, which is unknown afterwards; franka_gripper publishes at 15 Hz."""
+"""Maximum age of a gripper width, which is unknown afterwards; drivers of hands publish at 15 Hz or more."""
 
 OPEN_FRAMES = 8
 """Maximum number of incomplete sensor frames: memory stays bounded if a driver never sends one part."""
@@ -57,7 +57,7 @@ def observe_camera(message: Any, camera: CameraConfig) -> bytes:
 
 
 def check_frame(frame_id: str, expected: str, parameter: str, any_prefix: bool = False) -> None:
-    """Compare the frame of a message with the expected one; any_prefix: `fr3_hand_tcp` also matches `hand_tcp`.
+    """Compare the frame of a message with the expected one; any_prefix: `arm_hand_tcp` also matches `hand_tcp`.
 
     An empty frame_id is accepted. Raises ValueError naming both and the parameter that sets the expected frame.
     """

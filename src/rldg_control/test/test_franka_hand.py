@@ -108,7 +108,7 @@ class Hand:
         self.server: FrankaServer | None = None
         self.executed = rig.bench.create_publisher(ExecutedAction, "/robot1/rldg/executed_action", STREAM)
         rig.bench.create_subscription(DiagnosticArray, "/diagnostics", self._on_diagnostics, 10)
-        rig.start("gripper", namespace="/robot1/rldg", mode="franka")
+        rig.start("gripper", namespace="/robot1/rldg", mode="actions")
 
     def _on_diagnostics(self, message: DiagnosticArray) -> None:
         for status in message.status:

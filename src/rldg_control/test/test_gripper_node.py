@@ -61,8 +61,8 @@ def test_gripper_without_franka_msgs_is_refused(make_rig: Callable[..., Any]) ->
         pytest.skip("franka_msgs is installed")
     except ImportError:
         pass
-    process = make_rig(DOMAIN).start("gripper", mode="franka")
+    process = make_rig(DOMAIN).start("gripper", mode="actions")
     output, _ = process.communicate(timeout=20)
     assert process.returncode == 2
     assert len(output.strip().splitlines()) == 1
-    assert "parameter mode: franka needs franka_msgs, which is not installed" in output
+    assert "parameter mode: actions needs franka_msgs, which is not installed" in output

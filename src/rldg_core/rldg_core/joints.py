@@ -1,6 +1,6 @@
 """Joints by name: sensor_msgs/JointState in any order, with other joints among them, under any prefix.
 
-A JointState is a dictionary, not a vector: franka_ros2's own topics carry the arm in order, but merged topics
+A JointState is a dictionary, not a vector: an arm's driver may publish its joints in order, but merged topics
 (joint_state_publisher, `/joint_states`) sort by name or put the fingers first.
 """
 
@@ -48,7 +48,7 @@ def positions_of(expected: Sequence[str], names: Sequence[str], positions: Seque
 def arm_positions(names: Sequence[str], positions: Sequence[float]) -> Float64:
     """Return the positions of `<prefix>joint1` .. `<prefix>joint7`, (7,) [rad].
 
-    The prefix (`fr3_`, `panda_`, `robot1_fr3_`, none) must be the same for all seven; every other joint is ignored.
+    The prefix (`arm_`, `robot1_arm_`, none) must be the same for all seven; every other joint is ignored.
     Raises ValueError when names and positions differ in number, or a joint is missing, there twice (two arms in one
     message) or not finite.
     """
@@ -77,7 +77,7 @@ def is_one_of_two_fingers(name: str, names: Sequence[str]) -> bool:
 def _positions(
     names: Sequence[str], positions: Sequence[float], pattern: re.Pattern[str], what: str, count: int
 ) -> list[float]:
-    expected = f"{what}1 to {what}{count} of one robot, each once, under one prefix such as fr3_ or none"
+    expected = f"{what}1 to {what}{count} of one robot, each once, under one prefix such as arm_ or none"
     _check_number(names, positions)
     found: dict[str, dict[int, float]] = {}
     for name, position in zip(names, positions, strict=True):

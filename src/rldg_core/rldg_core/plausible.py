@@ -15,16 +15,16 @@ from numpy.typing import ArrayLike
 from rldg_core.types import Float64, Observation
 
 REACH_M = 2.0
-"""Maximum distance of the tcp from base. FR3: 0.855 m and the tool; the longest arm in use (UR20): 1.75 m."""
+"""Maximum distance of the tcp from base. Arms in use reach 0.85 to 1.75 m, and the tool is added."""
 
 QUATERNION_TOLERANCE = 1e-2
 """Tolerance of the norm of a unit quaternion."""
 
 SPEED_M_S, SPEED_RAD_S = 10.0, 35.0
-"""Maximum speed of the tcp. FR3: 3.0 m/s and 2.5 rad/s; the margin allows for differentiated poses."""
+"""Maximum speed of the tcp. Arms stop at about 3 m/s and 2.5 rad/s; the margin allows for differentiated poses."""
 
 FORCE_N, TORQUE_NM = 1000.0, 500.0
-"""Maximum external wrench. FR3: about 100 N; the margin is for contact peaks of simulators and for other arms."""
+"""Maximum external wrench. Collaborative arms: about 100 N; the margin is for contact peaks of simulators."""
 
 JOINT_RAD = 2 * math.pi + 0.1
 """Maximum magnitude: the widest joints of common arms turn one full turn each way. Degrees are refused."""
@@ -32,7 +32,7 @@ JOINT_RAD = 2 * math.pi + 0.1
 ARM_JOINTS = 7
 
 WIDTH_M = (-0.002, 0.2)
-"""Range of the finger distance. Franka Hand: 0 to 0.08 m, slightly below 0 by its calibration."""
+"""Range of the finger distance, which calibration may put slightly below 0; common hands open to 0.08 or 0.14 m."""
 
 
 def check_pose(pose_base_tcp: ArrayLike, field: str = "pose_base_tcp") -> None:

@@ -133,16 +133,16 @@ class WidthGripper(FrozenModel):
     command: WidthTopic
 
 
-class FrankaGripper(FrozenModel):
-    """A gripper with the actions `<actions>/move` and `<actions>/grasp` of franka_msgs."""
+class ActionGripper(FrozenModel):
+    """A gripper with the actions `<actions>/move` and `<actions>/grasp` (node `gripper`, mode actions)."""
 
-    kind: Literal["franka_actions"]
+    kind: Literal["move_grasp_actions"]
     joints: tuple[Name, Name]
     states: JointTopic
     actions: Topic
 
 
-GripperProfile = Annotated[NoGripper | WidthGripper | FrankaGripper, Field(discriminator="kind")]
+GripperProfile = Annotated[NoGripper | WidthGripper | ActionGripper, Field(discriminator="kind")]
 
 
 class NodeConfig(FrozenModel):
@@ -253,10 +253,19 @@ class RobotProfile(FrozenModel):
     mouse: MouseConfig
     drivers: DriversConfig = DriversConfig()
 
+    @property
+    def finger_names(self) -> tuple[str, ...]:
+        """Joints of the fingers; empty without a gripper."""
+        return () if isinstance(self.gripper, NoGripper) else self.gripper.joints
+
+    @property
+    def finger_topic(self) -> str:
+        """Joint states of the fingers; "" without a gripper."""
+        return "" if isinstance(self.gripper, NoGripper) else self.gripper.states.topic
+
     @model_validator(mode="after")
     def _consistent(self) -> RobotProfile:
-        fingers = () if isinstance(self.gripper, NoGripper) else self.gripper.joints
-        names = [*self.joints, *fingers]
+        names = [*self.joints, *self.finger_names]
         if twice := next((name for name in names if names.count(name) > 1), None):
             raise ValueError(f"joint {twice}: there twice, expected {ARM_JOINTS} joints and two fingers")
         starts = self.drivers.nodes or self.drivers.includes or self.camera.driver or self.mouse.nodes

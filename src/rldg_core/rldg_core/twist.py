@@ -15,8 +15,8 @@ GAP_PERIODS = 1.5
 class TwistEstimator:
     """Twist of the tcp (6,) in base axes [m/s, rad/s] by differentiating the measured pose.
 
-    franka_ros2 publishes no measured twist (docs/how-to/hardware.md). The filter is the backward difference over
-    one control period - the mean twist between two observations - so it has no state beyond the previous
+    Drivers of arms need not publish a measured twist (docs/how-to/hardware.md). The filter is the backward difference
+    over one control period - the mean twist between two observations - so it has no state beyond the previous
     pose, needs no tuning and gives the same numbers in lock-step and in real time. Zero for the first
     pose, after a gap of more than `GAP_PERIODS` periods (a drop-out; a simulated reset, which must therefore
     move the clock on by two periods: an event would race with the first frame), and when time goes back.

@@ -47,7 +47,7 @@ class Limits:
     min_jump_m, min_jump_rad: what is no jump at any scale: twice the paper's full-scale action of one axis.
     min_motion_m, min_turn_rad, min_motion_steps, min_axis_steps: what an episode, and one axis of it, must have moved
     before its motion is compared with actions and twists (`rldg_data.motion`).
-    moving_m, turning_rad: motion of an axis in a step that counts: thrice the noise of an FR3's measured pose.
+    moving_m, turning_rad: motion of an axis in a step that counts: thrice the noise of a measured pose.
     min_cosine: of the angle between what was asked for and the motion; simulated arms reach 0.65, an axis in contact
     0.46. Below its negative the arm moves the other way, which contact alone does not explain.
     clear_cosine, nearer_rad: another axis or frame explains the motion from that cosine on, where its angle is so much

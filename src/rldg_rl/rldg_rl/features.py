@@ -23,7 +23,7 @@ ToInputs = Callable[[Observation], Inputs]
 IMAGE_SIZE = 128
 """Side of the square image that networks see [px] (paper)."""
 GRIPPER_OPEN_M = 0.08
-"""Width of the open Franka Hand."""
+"""Width of an open hand, which scales to 1."""
 
 
 def multi_scale(value: NDArray[np.float64], scales: tuple[float, ...]) -> NDArray[np.float64]:

@@ -19,7 +19,7 @@ from rldg_rl.weights import ARM_DIM
 MAX_INDEX = 100_000
 """Largest accepted index: a task has at most 10,000 steps, and a damaged index must not use up memory."""
 GRIPPER_IS_OPEN_M = 0.9 * GRIPPER_OPEN_M
-"""A wider gripper counts as open: 0.9 of the Franka Hand's width (HIL-SERL's wrapper of the USB task)."""
+"""A wider gripper counts as open: 0.9 of the open width (HIL-SERL's wrapper of the USB task)."""
 
 
 class StepReader:

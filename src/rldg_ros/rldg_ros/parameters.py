@@ -14,6 +14,7 @@ from rclpy.node import Node
 
 from rldg_core.errors import UserError
 from rldg_core.limits import check_value
+from rldg_core.robot import RobotProfile, load_robot
 from rldg_core.task import Task, find_task
 
 _INT64_MIN, _INT64_MAX = -(2**63), 2**63 - 1
@@ -79,6 +80,20 @@ def task_parameter(node: Node) -> Task:
     reference = str(parameter(node, "task", "insertion", "Task: NAME, NAME:OBJECT, or the path of a .yaml file."))
     directories = parameter(node, "task_dirs", [""], "Folders searched for task files before the installed ones.")
     return find_task(reference, [*(Path(d) for d in directories if d), *default_task_dirs()])
+
+
+def default_robot() -> RobotProfile:
+    """Return the robot that a node started by hand belongs to: its topics, names and frames are the defaults.
+
+    It is the simulated one of rldg_bringup; stacks pass those of the robot that they were asked for. Raises UserError
+    when rldg_bringup is not installed.
+    """
+    try:
+        share = Path(get_package_share_directory("rldg_bringup"))
+    except PackageNotFoundError:
+        raise UserError("package rldg_bringup is not installed: its robot profiles hold the default topics") from None
+    mouse = {"twist": "twist", "twist_type": "Twist"}
+    return load_robot(share / "config" / "robots" / "simulated.yaml", {}, mouse).profile
 
 
 def default_task_dirs() -> list[Path]:

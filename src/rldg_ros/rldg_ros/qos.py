@@ -41,7 +41,7 @@ EVENTS = _profile(10, latched=True)
 """`episode_event`, `policy_weights`: the last few, also for late subscribers."""
 
 VENDOR_STATE = _profile(1, reliable=False)
-"""franka_ros2 since 3.3.0 publishes best_effort, depth 1; a reliable subscriber would receive nothing."""
+"""Drivers of arms publish best_effort, depth 1; a reliable subscriber would receive nothing."""
 
 VENDOR_IMAGE = _profile(1)
 """realsense2_camera publishes SYSTEM_DEFAULT (reliable); best_effort loses large images (docs/how-to/hardware.md)."""

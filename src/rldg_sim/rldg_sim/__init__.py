@@ -1,4 +1,4 @@
-"""The simulated Franka cell (MuJoCo) and the scripted operator."""
+"""The simulated cell (MuJoCo): an arm with a hand, its cameras, and the scripted operator."""
 
 from rldg_sim.gl import choose_backend
 

@@ -1,4 +1,4 @@
-"""The simulated Franka cell as a library: reset, step, look.
+"""The simulated cell as a library: reset, step, look.
 
     cell = Cell(task)
     frame = cell.reset(seed=7)
@@ -38,7 +38,7 @@ class SensorFrame:
 
     stamp_ns: simulated time since the reset; pose_base_tcp (7,) [m, xyzw]; twist_base_tcp (6,) in base axes
     [m/s, rad/s]; wrench_tcp (6,) at the tcp in tcp axes [N, N m], positive when the robot presses on the
-    environment (libfranka's K_F_ext_hat_K); joint_positions, joint_velocities (7,); gripper_width_m;
+    environment; joint_positions, joint_velocities (7,); gripper_width_m;
     images: camera -> (H, W, 3) uint8 RGB, empty when the cell does not render. Ground truth: object_to_goal (7,),
     pose of the object's reference (plug tip, peg tip, pepper) in the goal's frame (port, hole, bowl; z leads into
     it); object_to_tcp (7,), the same in the tcp's frame; success and failure of the task now.
@@ -116,7 +116,7 @@ class _Simulation:
 
 
 class Cell:
-    """A Franka cell with the scene of a task (`scene.kind`).
+    """A cell with an arm and the scene of a task (`scene.kind`).
 
     task: configures scene, rates, action scale, box, gains, cameras and variation; object_name "" is the task's
     default; render False skips images; image_size_px is (width, height) of all images, default each camera's of the

@@ -1,4 +1,4 @@
-"""The simulated Franka hand with moving fingers: MJCF of a parallel gripper that really grasps.
+"""The simulated hand with moving fingers: MJCF of a parallel gripper that really grasps.
 
 Two slides carry the fingers. One actuator drives their sum, the width, like the hand's one motor, with a force
 limit; a stiff spring on their difference is the rack that couples them; viscous friction of the drive limits
@@ -22,9 +22,9 @@ from rldg_sim.scene_model import SceneModel
 Array = NDArray[np.float64]
 
 GRASP_FORCE_N = 25.0
-"""Largest force of the drive on each finger (Franka Hand: 70 N continuous; its examples grasp with 20 to 60 N)."""
+"""Largest force of the drive on each finger (the real hand: 70 N continuous; its examples grasp with 20 to 60 N)."""
 SPEED_M_S = 0.1
-"""Speed at which the width changes without load (Franka Hand: 0.05 m/s a finger)."""
+"""Speed at which the width changes without load (the real hand: 0.05 m/s a finger)."""
 PAD_HALF_M = (0.0105, 0.0035, 0.011)
 """Half sizes of a finger pad along x, y (towards the other finger), z of the hand."""
 PAD_BELOW_TCP_M = 0.007

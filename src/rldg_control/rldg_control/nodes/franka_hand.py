@@ -1,4 +1,7 @@
-"""franka_gripper's actions: move to open, grasp to close, one at a time (rldg_control.hand)."""
+"""franka_gripper's actions: move to open, grasp to close, one at a time (rldg_control.hand).
+
+It polls for a cancellation at 30 Hz and then stops any running motion. The hand opens to 0.08 m.
+"""
 
 from __future__ import annotations
 
@@ -41,7 +44,7 @@ class FrankaHand:
             from franka_msgs.action import Grasp, Move
         except ImportError as error:
             raise UserError(
-                "parameter mode: franka needs franka_msgs, which is not installed; use mode:=topic"
+                "parameter mode: actions needs franka_msgs, which is not installed; use mode:=topic"
             ) from error
         name = str(parameter(node, "gripper_action_prefix", "franka_gripper", "Prefix of the hand's actions."))
         self._speed = float(parameter(node, "speed_m_s", 0.1, "Speed of the fingers [m/s].", low=0.001, high=0.2))

@@ -1,7 +1,7 @@
-"""gripper: the 7th component of `executed_action`, debounced -> a width topic or franka_gripper's actions.
+"""gripper: the 7th component of `executed_action`, debounced -> a width topic, or the actions move and grasp.
 
-Parameters: task, lockstep, mode (topic | franka), gripper_command_topic, gripper_action_prefix, debounce_s
-(default: 0 with a topic, 0.05 with franka), open_width_m, closed_width_m, speed_m_s, force_n. Real time: a width is
+Parameters: task, lockstep, mode (topic | actions), gripper_command_topic, gripper_action_prefix, debounce_s
+(default: 0 with a topic, 0.05 with actions), open_width_m, closed_width_m, speed_m_s, force_n. Real time: a width is
 commanded when it changes. Lock-step: every executed action gets one `gripper_width`, which the cell waits for:
 JointState with the stamp of the observation and the width as its only position.
 """
@@ -30,8 +30,8 @@ from rldg_ros.runner import run_node
 from rldg_ros.subscriptions import subscribe
 from rldg_ros.vendors import vendor_topic
 
-FRANKA_DEBOUNCE_S = 0.05
-"""Debounce of the Franka Hand, whose motion takes a second: two executed actions must agree."""
+ACTIONS_DEBOUNCE_S = 0.05
+"""Debounce of a hand whose motion takes a second: two executed actions must agree."""
 
 STALE_S = 1.0
 """Maximum age of an executed action: a node that restarts receives old ones from the transient-local topic."""
@@ -44,13 +44,13 @@ class GripperNode(Node):
         super().__init__("gripper")
         task = task_parameter(self)
         mode = str(
-            parameter(self, "mode", "topic", "Width topic, or franka_gripper's actions.", choices=("topic", "franka"))
+            parameter(self, "mode", "topic", "Width topic, or actions move and grasp.", choices=("topic", "actions"))
         )
         pace = pace_parameter(self)
         debounce_s = parameter(
             self,
             "debounce_s",
-            FRANKA_DEBOUNCE_S if mode == "franka" else GripperConfig.debounce_s,
+            ACTIONS_DEBOUNCE_S if mode == "actions" else GripperConfig.debounce_s,
             "How long a request must persist before the gripper moves [s]; the default depends on mode.",
             low=0.0,
             high=10.0,
@@ -146,11 +146,11 @@ class LockStepDrive:
 
 
 class RealTimeDrive:
-    """Commands a width when it changes, through a topic or the actions of franka_gripper."""
+    """Commands a width when it changes, through a topic or actions."""
 
     def __init__(self, node: Node, config: GripperConfig, period_ns: int, mode: str) -> None:
         self._clock, self._logic = node.get_clock(), GripperLogic(config)
-        self._hand: FrankaHand | WidthTopic = FrankaHand(node, config) if mode == "franka" else WidthTopic(node)
+        self._hand: FrankaHand | WidthTopic = FrankaHand(node, config) if mode == "actions" else WidthTopic(node)
         self._stale = 0
 
     @property

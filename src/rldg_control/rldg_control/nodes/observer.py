@@ -25,14 +25,11 @@ from rldg_core.joints import ARM_JOINTS, FINGERS
 from rldg_msgs.msg import Observation, ObserverStatus
 from rldg_ros import to_msg
 from rldg_ros.pace import pace_parameter
-from rldg_ros.parameters import parameter, task_parameter
+from rldg_ros.parameters import default_robot, parameter, task_parameter
 from rldg_ros.qos import LATCHED, STREAM, VENDOR_QOS
 from rldg_ros.reporting import ERROR, OK, WARN, Report, Reporter
 from rldg_ros.runner import run_node
 from rldg_ros.vendors import vendor_topic
-
-STATE = "franka_robot_state_broadcaster"
-
 
 STARTING_S = 20.0
 """Time after the start in which missing drivers are not a fault: cameras and simulators start in seconds."""
@@ -54,23 +51,18 @@ class ObserverNode(Node):
             topic = vendor_topic(self, str(image_topic))
             cameras = {name: camera.model_copy(update={"topic": topic})}
         self._cameras = tuple(cameras)
+        robot = default_robot()
+        offered = robot.topics
         topics = {
-            "pose": parameter(self, "pose_topic", f"{STATE}/current_pose", "Measured pose of the tcp in base."),
-            "wrench": parameter(
-                self,
-                "wrench_topic",
-                f"{STATE}/external_wrench_in_stiffness_frame",
-                "External wrench in the tcp frame.",
-            ),
-            "joints": parameter(self, "joint_topic", f"{STATE}/measured_joint_states", "Joint states of the arm."),
-            "gripper": parameter(
-                self, "gripper_joint_topic", "franka_gripper/joint_states", "Joint states of the fingers."
-            ),
+            "pose": parameter(self, "pose_topic", offered.pose.topic, "Measured pose of the tcp in base."),
+            "wrench": parameter(self, "wrench_topic", offered.wrench.topic, "External wrench in the tcp frame."),
+            "joints": parameter(self, "joint_topic", offered.joints.topic, "Joint states of the arm."),
+            "gripper": parameter(self, "gripper_joint_topic", robot.finger_topic, "Joint states of the fingers."),
             **{name: vendor_topic(self, camera.topic) for name, camera in cameras.items()},
         }
         self._topics = {part: vendor_topic(self, str(topic)) for part, topic in topics.items()}
         tcp_frame = parameter(
-            self, "tcp_frame", "hand_tcp", "Frame of the wrench, with or without a prefix such as fr3_."
+            self, "tcp_frame", robot.frames.tcp, "Frame of the wrench, with or without a prefix such as arm_."
         )
         self._builder = ObservationBuilder(
             cameras,

@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 from rldg_core.types import GRIPPER_THRESHOLD, Float64, Source
 
 OPEN_WIDTH_M = 0.07
-"""Before the first command, a Franka Hand (0.08 m) wider than this counts as open."""
+"""Before the first command, a hand wider than this counts as open; common ones open to 0.08 m."""
 
 
 MIN_SPAN = 0.1

@@ -24,8 +24,8 @@ _OTHER_BODY = re.compile(
 )
 """Words that mark the base or tool of another body than the arm: `robotiq_85_base_link`."""
 _TCP_WORDS = frozenset({"hand", "tool", "tcp", "gripper", "wrist"})
-"""Words of them that may appear in the name of a tcp: `fr3_hand_tcp`."""
-_EXAMPLES = {"base": "base, base_link, fr3_link0", "tcp": "tcp, fr3_hand_tcp, tool0, stiffness_frame"}
+"""Words of them that may appear in the name of a tcp: `arm_hand_tcp`."""
+_EXAMPLES = {"base": "base, base_link, arm_link0", "tcp": "tcp, arm_hand_tcp, tool0, stiffness_frame"}
 
 
 def check_frame(found: str, expected: Frame, declared: str = "", key: str = "frame_id") -> None:
