@@ -132,7 +132,8 @@ def _run_ray(
         raise UserError("engine ray: Ray is not installed: pip install -r requirements/ray.txt") from error
     if not cluster and os.environ[LOOPBACK_VARIABLE] == "0":
         # Ray reads the variable when it is imported, and it may have been imported before.
-        importlib.import_module("ray._private.ray_constants").ENABLE_RAY_CLUSTER = False
+        constants: Any = importlib.import_module("ray._private.ray_constants")
+        constants.ENABLE_RAY_CLUSTER = False
     ours = not ray.is_initialized()
     if ours:
         # RAY_ADDRESS names a cluster; by default Ray starts on this machine.
