@@ -50,11 +50,11 @@ def test_stack_with_classifier_declares_the_reward_node(certain: Path, tmp_path:
     plain = insertion_stack(StackArguments(), share)
     assert "reward" not in [n.name for n in plain.nodes] and "reward_topic" not in plain.node("cell").parameters
 
-    def refused(reason: str, **arguments: str) -> None:
+    def check_refused(reason: str, **arguments: str) -> None:
         with pytest.raises(UserError, match=reason):
             insertion_stack(StackArguments(**arguments), share)
 
-    refused("argument classifier: no classifier in /nowhere", classifier="/nowhere")
+    check_refused("argument classifier: no classifier in /nowhere", classifier="/nowhere")
     task = yaml.safe_load((TASKS / "insertion.yaml").read_text())
     for source, given, reason in (
         ("operator", str(certain), "the operator labels the episodes of task insertion"),
@@ -62,7 +62,7 @@ def test_stack_with_classifier_declares_the_reward_node(certain: Path, tmp_path:
     ):
         path = tmp_path / f"{source}.yaml"
         path.write_text(yaml.safe_dump({**task, "reward": {"source": source}}))
-        refused(reason, task=str(path), classifier=given)
+        check_refused(reason, task=str(path), classifier=given)
 
 
 def test_classifier_reward_ends_episodes_and_ground_truth_is_published(
@@ -88,16 +88,16 @@ def test_classifier_reward_ends_episodes_and_ground_truth_is_published(
 def test_bad_input_to_train_and_evaluate_is_refused(tmp_path: Path) -> None:
     from rldg_bringup.cli import app
 
-    def fails(*arguments: str) -> str:
+    def error_of(*arguments: str) -> str:
         result = CliRunner().invoke(app, ["classifier", *arguments])
         assert isinstance(result.exception, UserError)
         return str(result.exception)
 
     folder = str(tmp_path / "none")
-    assert fails("train", "insertion", folder, "--out", "x") == f"{folder}: no such folder of bags or frames"
-    assert fails("train", "insertion", folder, "--out", "x", "--encoder", "vgg").startswith("unknown encoder 'vgg'")
+    assert error_of("train", "insertion", folder, "--out", "x") == f"{folder}: no such folder of bags or frames"
+    assert error_of("train", "insertion", folder, "--out", "x", "--encoder", "vgg").startswith("unknown encoder 'vgg'")
     assert (
-        fails("evaluate", "insertion", folder, folder)
+        error_of("evaluate", "insertion", folder, folder)
         == f"{folder}/config.json: cannot read: No such file or directory"
     )
     assert read_frames([], find_task("insertion", [TASKS]), "wrist") == []

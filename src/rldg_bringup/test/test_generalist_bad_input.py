@@ -92,7 +92,7 @@ def change(path: Path, edit: Callable[[Any], None]) -> None:
     path.write_text(json.dumps(value))
 
 
-def refused(call: Callable[[], Any], reason: str) -> None:
+def check_refused(call: Callable[[], Any], reason: str) -> None:
     with pytest.raises(UserError, match=reason) as error:
         call()
     assert "\n" not in str(error.value) and len(str(error.value)) < 400
@@ -139,23 +139,23 @@ def drop_a_tensor(folder: Path, backend: str) -> None:
 
 def test_checkpoint_without_statistics_is_refused(checkpoint, backend, task):
     (checkpoint / STATISTICS_FILE).unlink()
-    refused(lambda: load_policy("x", backend, checkpoint, False, task), rf"{STATISTICS_FILE}: cannot read")
+    check_refused(lambda: load_policy("x", backend, checkpoint, False, task), rf"{STATISTICS_FILE}: cannot read")
 
 
 def test_statistics_of_another_checkpoint_are_refused(checkpoint, backend, task):
     change(checkpoint / STATISTICS_FILE, lambda s: s["random"]["action"].update(more=1))
-    refused(lambda: load_policy("x", backend, checkpoint, False, task), "sha256 differs")
+    check_refused(lambda: load_policy("x", backend, checkpoint, False, task), "sha256 differs")
 
 
 def test_wrong_number_of_tensors_is_refused(checkpoint, backend, task):
     drop_a_tensor(checkpoint, backend)
     reason = r"tensors|arrays|does not fit config\.json: .*Missing key"
-    refused(lambda: load_policy("x", backend, checkpoint, False, task), reason)
+    check_refused(lambda: load_policy("x", backend, checkpoint, False, task), reason)
 
 
 def test_another_image_size_is_refused(checkpoint, backend, task):
     change(checkpoint / MANIFEST_FILE, lambda m: m.update(image_size=512))
-    refused(lambda: load_policy("x", backend, checkpoint, False, task), "image_size")
+    check_refused(lambda: load_policy("x", backend, checkpoint, False, task), "image_size")
 
 
 def test_checkpoint_for_larger_images_than_the_cameras_is_refused(tmp_path, task):
@@ -164,7 +164,7 @@ def test_checkpoint_for_larger_images_than_the_cameras_is_refused(tmp_path, task
 
     write_random(tmp_path / "c", ModelConfig(image_size=512, channels=(4, 8, 8), squeeze=2, width=32), 0)
     reason = "it needs images of 512 px, camera 'wrist' has 256"
-    refused(lambda: load_policy("x", "compact", tmp_path / "c", False, task), reason)
+    check_refused(lambda: load_policy("x", "compact", tmp_path / "c", False, task), reason)
 
 
 def test_another_action_dimension_is_refused(checkpoint, backend, task):
@@ -175,20 +175,20 @@ def test_another_action_dimension_is_refused(checkpoint, backend, task):
     change(checkpoint / STATISTICS_FILE, widen)
     digest = sha256_hex((checkpoint / STATISTICS_FILE).read_bytes())
     change(checkpoint / MANIFEST_FILE, lambda m: m.update(statistics_sha256=digest))
-    refused(lambda: load_policy("x", backend, checkpoint, False, task), "expected 7 booleans")
+    check_refused(lambda: load_policy("x", backend, checkpoint, False, task), "expected 7 booleans")
 
 
 def test_checkpoint_of_another_task_or_back_end_is_refused(checkpoint, backend, task):
     change(checkpoint / MANIFEST_FILE, lambda m: m.update(tasks=["pick"]))
-    refused(lambda: load_policy("x", backend, checkpoint, False, task), "made for task 'pick'")
+    check_refused(lambda: load_policy("x", backend, checkpoint, False, task), "made for task 'pick'")
     change(checkpoint / MANIFEST_FILE, lambda m: m.update(backend="octo" if backend != "octo" else "openvla"))
-    refused(lambda: load_policy("x", backend, checkpoint, False, task), "backend: a checkpoint of")
+    check_refused(lambda: load_policy("x", backend, checkpoint, False, task), "backend: a checkpoint of")
 
 
 def test_empty_instruction_is_refused(written, backend, task):
     policy = factory(backend)(written, task, False)
     for instruction in ("", "  \n"):
-        refused(lambda: policy.reset(instruction, 0), "^instruction: must not be empty$")  # noqa: B023
+        check_refused(lambda: policy.reset(instruction, 0), "^instruction: must not be empty$")  # noqa: B023
     policy.close()
 
 
@@ -253,7 +253,7 @@ def test_full_disk_at_the_end_of_a_training_leaves_nothing(capfd, monkeypatch, t
 
 def test_full_disk_while_writing_a_checkpoint_leaves_nothing(tmp_path, backend):
     with small_disk(60_000):
-        refused(lambda: WRITE[backend](tmp_path / "c"), "c: cannot write: File too large")
+        check_refused(lambda: WRITE[backend](tmp_path / "c"), "c: cannot write: File too large")
     assert not list(tmp_path.iterdir())
 
 

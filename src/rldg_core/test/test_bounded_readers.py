@@ -25,7 +25,7 @@ SOURCES = Path(__file__).parents[2]
 READERS: list[Callable[[Path], Any]] = [read_json, read_yaml, read_bytes, read_text, open_regular, check_regular]
 
 
-def refused(read: Callable[[], Any]) -> str:
+def refusal_of(read: Callable[[], Any]) -> str:
     started_s = time.monotonic()
     with pytest.raises(UserError) as caught:
         read()
@@ -42,13 +42,13 @@ def test_only_regular_files_are_opened(tmp_path: Path, read: Callable[[Path], An
     device.symlink_to("/dev/zero")
     link.symlink_to(fifo)
     for path, kind in ((fifo, "a FIFO"), (link, "a FIFO"), (device, "a device")):
-        assert refused(lambda path=path: read(path)) == f"{path}: {kind}, expected a regular file"
-    assert refused(lambda: read(tmp_path)) == f"{tmp_path}: cannot read: Is a directory"
-    assert refused(lambda: read(tmp_path / "none")).endswith("none: cannot read: No such file or directory")
-    assert "cannot read: embedded null byte" in refused(lambda: read(tmp_path / "a\0b"))
+        assert refusal_of(lambda path=path: read(path)) == f"{path}: {kind}, expected a regular file"
+    assert refusal_of(lambda: read(tmp_path)) == f"{tmp_path}: cannot read: Is a directory"
+    assert refusal_of(lambda: read(tmp_path / "none")).endswith("none: cannot read: No such file or directory")
+    assert "cannot read: embedded null byte" in refusal_of(lambda: read(tmp_path / "a\0b"))
     with socket.socket(socket.AF_UNIX) as server:
         server.bind(str(tmp_path / "socket"))
-        assert "a socket, expected a regular file" in refused(lambda: read(tmp_path / "socket"))
+        assert "a socket, expected a regular file" in refusal_of(lambda: read(tmp_path / "socket"))
 
 
 def test_file_beyond_its_limit_is_never_read(tmp_path: Path) -> None:
@@ -57,13 +57,14 @@ def test_file_beyond_its_limit_is_never_read(tmp_path: Path) -> None:
         file.truncate(1 << 40)
     for read in (read_json, read_yaml, read_text, read_bytes):
         assert re.search(
-            r"sparse\.json: 1,099,511,627,776 bytes, expected at most [0-9,]+$", refused(lambda read=read: read(path))
+            r"sparse\.json: 1,099,511,627,776 bytes, expected at most [0-9,]+$",
+            refusal_of(lambda read=read: read(path)),
         )
     path.write_bytes(b"123")
     assert read_bytes(path, 3) == b"123"
-    assert refused(lambda: read_bytes(path, 2)) == f"{path}: 3 bytes, expected at most 2"
+    assert refusal_of(lambda: read_bytes(path, 2)) == f"{path}: 3 bytes, expected at most 2"
     path.write_bytes(b"\xff\xfe")
-    assert refused(lambda: read_text(path)) == f"{path}: cannot read: not UTF-8 text (byte 0)"
+    assert refusal_of(lambda: read_text(path)) == f"{path}: cannot read: not UTF-8 text (byte 0)"
 
 
 ALIASES = "a0: &a0 [x, x]\n" + "".join(f"a{n}: &a{n} [{', '.join([f'*a{n - 1}'] * 10)}]\n" for n in range(1, 12))
@@ -97,7 +98,7 @@ LONG_SCALARS = f"a: &a {'x' * 1000}\nb: [{', '.join(['*a'] * 40_000)}]\n"
     ],
 )
 def test_unsafe_or_ambiguous_yaml_is_refused(text: str, reason: str) -> None:
-    message = refused(lambda: parse_yaml(text, "file"))
+    message = refusal_of(lambda: parse_yaml(text, "file"))
     assert message.startswith("file:")
     assert reason in message
 
@@ -140,7 +141,7 @@ words: [yes, null, ~, =, "1", it's]
 )
 def test_unsafe_or_ambiguous_json_is_refused(text: str, reason: str) -> None:
     for form in (text, text.encode()):
-        message = refused(lambda form=form: parse_json(form, "file"))
+        message = refusal_of(lambda form=form: parse_json(form, "file"))
         assert message.startswith("file: not valid JSON: ")
         assert reason in message
 

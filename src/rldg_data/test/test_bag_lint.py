@@ -105,20 +105,20 @@ def found(bag_dir: Path, task: Task = TASK) -> list[Finding]:
     return list(lint(bag_dir, find_tasks=lambda name: variants(task) if name == task.name else ()))
 
 
-def at(steps: list[Step], index: int, **changes: Any) -> list[Step]:
+def edit(steps: list[Step], index: int, **changes: Any) -> list[Step]:
     return [replace(s, **changes) if i == index else s for i, s in enumerate(steps)]
 
 
-def seen(steps: list[Step], index: int, **changes: Any) -> list[Step]:
-    return at(steps, index, observation=replace(steps[index].observation, **changes))
+def edit_observation(steps: list[Step], index: int, **changes: Any) -> list[Step]:
+    return edit(steps, index, observation=replace(steps[index].observation, **changes))
 
 
-def acted(steps: list[Step], index: int, **changes: Any) -> list[Step]:
-    return at(steps, index, action=replace(steps[index].action, **changes))
+def edit_action(steps: list[Step], index: int, **changes: Any) -> list[Step]:
+    return edit(steps, index, action=replace(steps[index].action, **changes))
 
 
-def later(steps: list[Step], start: int, by_ns: int) -> list[Step]:
-    """Return the Steps from index `start` on, with shifted stamps."""
+def delayed(steps: list[Step], start: int, by_ns: int) -> list[Step]:
+    """Return the Steps with the stamps shifted from index `start` on."""
 
     def moved(step: Step) -> Step:
         stamp_ns = step.observation.stamp_ns + by_ns
@@ -130,7 +130,9 @@ def later(steps: list[Step], start: int, by_ns: int) -> list[Step]:
 
 def held(steps: list[Step]) -> list[Step]:
     still = np.zeros(6, np.float32)
-    return [s if s.is_last else acted([s], 0, source=Source.HOLD, executed=still, requested=still)[0] for s in steps]
+    return [
+        s if s.is_last else edit_action([s], 0, source=Source.HOLD, executed=still, requested=still)[0] for s in steps
+    ]
 
 
 def swapped(steps: list[Step]) -> list[Step]:
@@ -156,133 +158,152 @@ WRONG_STEPS: dict[str, tuple[Change, str, str, str]] = {
     # name: (change that causes the fault, severity, check, part of the message)
     "a repeated index": (swapped, "error", "order", "index of Step number 4 is 5, expected 4"),
     "a missing Step": (lambda s: s[:7] + s[8:], "error", "order", "index of Step number 7 is 8, expected 7"),
-    "an unchanged step_count": (lambda s: at(s, 9, step_count=0), "error", "order", "step_count of Step number 9"),
-    "another episode id": (lambda s: at(s, 9, episode_id="other"), "error", "order", "episode_id is 'other' in Step 9"),
-    "another instruction": (lambda s: at(s, 9, instruction="no"), "error", "order", "instruction is 'no' in Step 9"),
-    "a second first Step": (lambda s: at(s, 9, is_first=True), "error", "flags", "is_first of Step 9"),
-    "no last Step": (lambda s: at(s, STEPS - 1, is_last=False), "error", "flags", "is_last of Step 20"),
+    "an unchanged step_count": (lambda s: edit(s, 9, step_count=0), "error", "order", "step_count of Step number 9"),
+    "another episode id": (
+        lambda s: edit(s, 9, episode_id="other"),
+        "error",
+        "order",
+        "episode_id is 'other' in Step 9",
+    ),
+    "another instruction": (lambda s: edit(s, 9, instruction="no"), "error", "order", "instruction is 'no' in Step 9"),
+    "a second first Step": (lambda s: edit(s, 9, is_first=True), "error", "flags", "is_first of Step 9"),
+    "no last Step": (lambda s: edit(s, STEPS - 1, is_last=False), "error", "flags", "is_last of Step 20"),
     "terminated and truncated": (
-        lambda s: at(s, STEPS - 1, truncated=True),
+        lambda s: edit(s, STEPS - 1, truncated=True),
         "error",
         "flags",
         "terminated and truncated",
     ),
-    "an early end": (lambda s: at(s, 9, terminated=True), "error", "flags", "11 Steps follow the end"),
-    "an early success": (lambda s: at(s, 9, success=True), "error", "flags", "a success ends the task"),
+    "an early end": (lambda s: edit(s, 9, terminated=True), "error", "flags", "11 Steps follow the end"),
+    "an early success": (lambda s: edit(s, 9, success=True), "error", "flags", "a success ends the task"),
     "neither terminated nor truncated": (
         lambda s: [replace(x, terminated=False, success=False) for x in s],
         "error",
         "flags",
         "neither terminated nor truncated",
     ),
-    "two different outcomes": (lambda s: at(s, STEPS - 1, success=False), "error", "flags", "end differently"),
-    "a decreasing stamp": (lambda s: later(s, 9, -2 * PERIOD_NS), "error", "stamps", "not after that of Step 8"),
-    "no clock": (lambda s: later(s, 0, -s[0].observation.stamp_ns), "error", "stamps", "0: the clock"),
-    "a pause": (lambda s: later(s, 9, 2 * PERIOD_NS), "warning", "gap", "before step 9"),
-    "a long pause": (lambda s: later(s, 9, 20 * PERIOD_NS), "error", "gap", "before step 9"),
+    "two different outcomes": (lambda s: edit(s, STEPS - 1, success=False), "error", "flags", "end differently"),
+    "a decreasing stamp": (lambda s: delayed(s, 9, -2 * PERIOD_NS), "error", "stamps", "not after that of Step 8"),
+    "no clock": (lambda s: delayed(s, 0, -s[0].observation.stamp_ns), "error", "stamps", "0: the clock"),
+    "a pause": (lambda s: delayed(s, 9, 2 * PERIOD_NS), "warning", "gap", "before step 9"),
+    "a long pause": (lambda s: delayed(s, 9, 20 * PERIOD_NS), "error", "gap", "before step 9"),
     "a jump": (reset_half_way, "error", "jump", "before step 10"),
     "half the rate": (
-        lambda s: [later([x], 0, i * PERIOD_NS)[0] for i, x in enumerate(s)],
+        lambda s: [delayed([x], 0, i * PERIOD_NS)[0] for i, x in enumerate(s)],
         "error",
         "rate",
         "5 steps per second by its stamps, 10 Hz",
     ),
     "NaN in the wrench": (
-        lambda s: seen(s, 9, wrench_tcp=np.full(6, np.nan)),
+        lambda s: edit_observation(s, 9, wrench_tcp=np.full(6, np.nan)),
         "error",
         "observation",
         "Step 9: wrench",
     ),
     "millimetres": (
-        lambda s: [seen([x], 0, pose_base_tcp=x.observation.pose_base_tcp * ([1e3] * 3 + [1] * 4))[0] for x in s],
+        lambda s: [
+            edit_observation([x], 0, pose_base_tcp=x.observation.pose_base_tcp * ([1e3] * 3 + [1] * 4))[0] for x in s
+        ],
         "error",
         "observation",
         "21 Steps, first Step 0: pose_base_tcp",
     ),
-    "an invalid quaternion": (lambda s: seen(s, 9, pose_base_tcp=np.zeros(7)), "error", "observation", "quaternion"),
-    "six joints": (lambda s: seen(s, 9, joint_positions=np.zeros(6)), "error", "observation", "6 values, expected 7"),
+    "an invalid quaternion": (
+        lambda s: edit_observation(s, 9, pose_base_tcp=np.zeros(7)),
+        "error",
+        "observation",
+        "quaternion",
+    ),
+    "six joints": (
+        lambda s: edit_observation(s, 9, joint_positions=np.zeros(6)),
+        "error",
+        "observation",
+        "6 values, expected 7",
+    ),
     "an impossible gripper width": (
-        lambda s: seen(s, 9, gripper_width_m=2.88),
+        lambda s: edit_observation(s, 9, gripper_width_m=2.88),
         "error",
         "observation",
         "gripper_width_m: 2.88 m",
     ),
     "a truncated image": (
-        lambda s: seen(s, 9, images={"wrist": jpeg(64, 1)[:-40]}),
+        lambda s: edit_observation(s, 9, images={"wrist": jpeg(64, 1)[:-40]}),
         "error",
         "image",
         "Step 9: a truncated",
     ),
-    "an image bomb": (lambda s: seen(s, 9, images={"wrist": bomb()}), "error", "image", "65500x65500 px"),
-    "no image": (lambda s: seen(s, 9, images={"wrist": b""}), "error", "image", "Step 9: an empty image"),
+    "an image bomb": (lambda s: edit_observation(s, 9, images={"wrist": bomb()}), "error", "image", "65500x65500 px"),
+    "no image": (lambda s: edit_observation(s, 9, images={"wrist": b""}), "error", "image", "Step 9: an empty image"),
     "another size": (
-        lambda s: seen(s, 9, images={"wrist": jpeg(32, 1)}),
+        lambda s: edit_observation(s, 9, images={"wrist": jpeg(32, 1)}),
         "error",
         "image",
         "32x32 px, before 64x64 px",
     ),
     "another camera": (
-        lambda s: seen(s, 9, images={"wrist": jpeg(64, 1), "side": jpeg(64, 1)}),
+        lambda s: edit_observation(s, 9, images={"wrist": jpeg(64, 1), "side": jpeg(64, 1)}),
         "error",
         "image",
         "cameras of Step 9: 'wrist', 'side'",
     ),
     "a frozen camera": (
-        lambda s: [seen([x], 0, images={"wrist": jpeg(64, 1)})[0] for x in s],
+        lambda s: [edit_observation([x], 0, images={"wrist": jpeg(64, 1)})[0] for x in s],
         "error",
         "frozen",
         "repeats in 20 of 20 steps",
     ),
     "black images": (
-        lambda s: [seen([x], 0, images={"wrist": BLACK})[0] for x in s],
+        lambda s: [edit_observation([x], 0, images={"wrist": BLACK})[0] for x in s],
         "error",
         "pixels",
         "'wrist' of step 0: uniform brightness (0 of 255",
     ),
     "one topic for two cameras": (
-        lambda s: [seen([x], 0, images={"wrist": jpeg(64, i), "side": jpeg(64, i)})[0] for i, x in enumerate(s)],
+        lambda s: [
+            edit_observation([x], 0, images={"wrist": jpeg(64, i), "side": jpeg(64, i)})[0] for i, x in enumerate(s)
+        ],
         "error",
         "pixels",
         "'side' and 'wrist' are the same images",
     ),
     "NaN in an action": (
-        lambda s: acted(s, 9, executed=np.full(6, np.nan, np.float32)),
+        lambda s: edit_action(s, 9, executed=np.full(6, np.nan, np.float32)),
         "error",
         "action",
         "Step 9: an action is not finite",
     ),
     "an action in metres": (
-        lambda s: acted(s, 9, executed=np.full(6, 1.5, np.float32)),
+        lambda s: edit_action(s, 9, executed=np.full(6, 1.5, np.float32)),
         "error",
         "action",
         "Step 9: executed action of 1.5",
     ),
     "actions of two lengths": (
-        lambda s: acted(s, 9, executed=np.zeros(7, np.float32)),
+        lambda s: edit_action(s, 9, executed=np.zeros(7, np.float32)),
         "error",
         "action",
         "6, 7 values",
     ),
     "an action without a source": (
-        lambda s: acted(s, 9, source=Source.NONE),
+        lambda s: edit_action(s, 9, source=Source.NONE),
         "error",
         "action",
         "without a source (NONE)",
     ),
     "a late action": (
-        lambda s: acted(s, 9, observation_stamp_ns=s[8].observation.stamp_ns),
+        lambda s: edit_action(s, 9, observation_stamp_ns=s[8].observation.stamp_ns),
         "error",
         "action",
         "-0.100 s",
     ),
     "an action in the last Step": (
-        lambda s: at(s, STEPS - 1, action=s[0].action),
+        lambda s: edit(s, STEPS - 1, action=s[0].action),
         "error",
         "action",
         "the last Step has an action",
     ),
     "actions beyond the scale": (
-        lambda s: [x if i % 2 or x.is_last else acted([x], 0, action_clipped=True)[0] for i, x in enumerate(s)],
+        lambda s: [x if i % 2 or x.is_last else edit_action([x], 0, action_clipped=True)[0] for i, x in enumerate(s)],
         "error",
         "clipped",
         "10 of 20 steps",
@@ -295,24 +316,24 @@ WRONG_STEPS: dict[str, tuple[Change, str, str, str]] = {
         "0 transitions",
     ),
     "rotations opposite to the actions": (
-        lambda s: [x if x.is_last else acted([x], 0, executed=x.action.executed * ROTATION_BACK)[0] for x in s],
+        lambda s: [x if x.is_last else edit_action([x], 0, executed=x.action.executed * ROTATION_BACK)[0] for x in s],
         "error",
         "motion",
         "the arm turns against its actions (cosine -1.00)",
     ),
     "linear and angular twist swapped": (
-        lambda s: [seen([x], 0, twist_base_tcp=np.roll(x.observation.twist_base_tcp, 3))[0] for x in s],
+        lambda s: [edit_observation([x], 0, twist_base_tcp=np.roll(x.observation.twist_base_tcp, 3))[0] for x in s],
         "error",
         "twist",
         "linear and angular are swapped; expected base axes, m/s",
     ),
     "a twist of zeros": (
-        lambda s: [seen([x], 0, twist_base_tcp=np.zeros(6))[0] for x in s],
+        lambda s: [edit_observation([x], 0, twist_base_tcp=np.zeros(6))[0] for x in s],
         "warning",
         "twist",
         "linear twist of zeros while the tcp moves 0.06",
     ),
-    "NaN as reward": (lambda s: at(s, 9, reward=float("nan")), "error", "reward", "not finite in Step 9"),
+    "NaN as reward": (lambda s: edit(s, 9, reward=float("nan")), "error", "reward", "not finite in Step 9"),
     "a success without reward": (
         lambda s: [replace(x, reward=0.0) for x in s],
         "warning",
@@ -340,31 +361,31 @@ WRONG_STEPS: dict[str, tuple[Change, str, str, str]] = {
         "line break",
     ),
     "a gripper width missing for a while": (
-        lambda s: seen(s, 9, gripper_width_m=float("nan")),
+        lambda s: edit_observation(s, 9, gripper_width_m=float("nan")),
         "error",
         "observation",
         "no gripper width in 1 of 21 steps, first step 9, expected all or none",
     ),
     "joints missing at the start": (
-        lambda s: seen(s, 0, joint_positions=np.empty(0)),
+        lambda s: edit_observation(s, 0, joint_positions=np.empty(0)),
         "error",
         "observation",
         "no joint positions in 1 of 21 steps, first step 0",
     ),
     "small images": (
-        lambda s: [seen([x], 0, images={"wrist": jpeg(32, i)})[0] for i, x in enumerate(s)],
+        lambda s: [edit_observation([x], 0, images={"wrist": jpeg(32, i)})[0] for i, x in enumerate(s)],
         "error",
         "task",
         "camera wrist is 32x32 px, the task has 64",
     ),
     "an unknown camera": (
-        lambda s: [seen([x], 0, images={"side": jpeg(64, i)})[0] for i, x in enumerate(s)],
+        lambda s: [edit_observation([x], 0, images={"side": jpeg(64, i)})[0] for i, x in enumerate(s)],
         "error",
         "task",
         "cameras 'side', the task has wrist",
     ),
     "an unexpected gripper": (
-        lambda s: [x if x.is_last else acted([x], 0, executed=np.ones(7, np.float32) * 0.1)[0] for x in s],
+        lambda s: [x if x.is_last else edit_action([x], 0, executed=np.ones(7, np.float32) * 0.1)[0] for x in s],
         "error",
         "task",
         "actions of 7 values, the task has 6",

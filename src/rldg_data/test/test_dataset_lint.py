@@ -68,12 +68,12 @@ def set_rows(values: np.ndarray, index: Any, value: Any) -> np.ndarray:
     return changed
 
 
-def one(change: Callable[[Episode], Episode]) -> Callable[[Placed], Placed]:
+def in_one(change: Callable[[Episode], Episode]) -> Callable[[Placed], Placed]:
     """Return a dataset with a change in one episode."""
     return lambda placed: [(s, change(e) if i == BAD else e) for i, (s, e) in enumerate(placed)]
 
 
-def each(change: Callable[[Episode], Episode]) -> Callable[[Placed], Placed]:
+def in_all(change: Callable[[Episode], Episode]) -> Callable[[Placed], Placed]:
     """Return a dataset with a change in all episodes."""
     return lambda placed: [(s, change(e)) for s, e in placed]
 
@@ -105,7 +105,7 @@ def moved(by_m: float) -> Callable[[Episode], Episode]:
     return change
 
 
-def turned(by_rad: float) -> Callable[[Episode], Episode]:
+def rotated(by_rad: float) -> Callable[[Episode], Episode]:
     def change(episode: Episode) -> Episode:
         pose = compose_delta(episode.state[9, :7], [0, 0, 0, 0, 0, by_rad])
         return replace(episode, state=set_rows(episode.state, (slice(10, None), slice(3, 7)), pose[3:]))
@@ -125,11 +125,11 @@ def with_provenance(**changes: Any) -> Callable[[Episode], Episode]:
     return change
 
 
-def seen_by(camera: str, view: Any) -> Callable[[Episode], Episode]:
+def with_camera(camera: str, view: Any) -> Callable[[Episode], Episode]:
     return with_provenance(images={"image": {"camera": camera, "view": view}})
 
 
-def declared(rate_hz: float) -> Callable[[Episode], Episode]:
+def with_rate(rate_hz: float) -> Callable[[Episode], Episode]:
     return with_provenance(rate_hz=rate_hz)
 
 
@@ -137,18 +137,18 @@ def with_actions(factor: float) -> Callable[[Episode], Episode]:
     return lambda e: replace(e, action=e.action * np.float32([factor] * 6 + [1]))
 
 
-def said_of(key: str, value: Any) -> Callable[[Episode], Episode]:
+def with_metadata(key: str, value: Any) -> Callable[[Episode], Episode]:
     return lambda e: replace(e, metadata={**e.metadata, key: value})
 
 
 def failed(episode: Episode) -> Episode:
-    return said_of("success", False)(replace(episode, is_terminal=episode.is_terminal & False))
+    return with_metadata("success", False)(replace(episode, is_terminal=episode.is_terminal & False))
 
 
 _DEG = np.array([1.0] * 3 + [20.0] * 3, np.float32)  # 57 would exceed the speed of any arm
 
 
-def turned_round(field: str, *columns: int) -> Callable[[Episode], Episode]:
+def negated(field: str, *columns: int) -> Callable[[Episode], Episode]:
     def change(episode: Episode) -> Episode:
         values = getattr(episode, field).copy()
         values[:, list(columns)] *= -1
@@ -183,7 +183,7 @@ def covered(seed: int) -> bytes:
     return encode_jpeg(np.random.default_rng(seed).integers(0, 8, (64, 64, 3)).astype(np.uint8))
 
 
-def compressed_anew(seed: int) -> bytes:
+def encoded_again(seed: int) -> bytes:
     """Encode the same picture as a different file each time."""
     smooth = gaussian_filter(decode_jpeg(jpeg(64, 7)).astype(float), (4, 4, 0))
     return encode_jpeg(smooth.astype(np.uint8), 88 + seed % 10)
@@ -211,132 +211,137 @@ def relabelled_in_val(placed: Placed) -> Placed:
 
 WRONG: dict[str, tuple[Callable[[Placed], Placed], str, str | tuple[str, ...], str]] = {
     # name: (change that causes the fault, severity, check, episode ("" = the dataset))
-    "slower": (one(lambda e: replace(e, timestamp_s=e.timestamp_s * 2)), "error", "rate", f"episode {BAD}"),
-    "unordered": (one(with_rows("timestamp_s", 5, 0.0)), "error", "stamps", f"episode {BAD}"),
+    "slower": (in_one(lambda e: replace(e, timestamp_s=e.timestamp_s * 2)), "error", "rate", f"episode {BAD}"),
+    "unordered": (in_one(with_rows("timestamp_s", 5, 0.0)), "error", "stamps", f"episode {BAD}"),
     "same stamp": (
-        one(lambda e: replace(e, timestamp_s=set_rows(e.timestamp_s, 5, e.timestamp_s[4]))),
+        in_one(lambda e: replace(e, timestamp_s=set_rows(e.timestamp_s, 5, e.timestamp_s[4]))),
         "error",
         "stamps",
         f"episode {BAD}",
     ),
-    "NaN stamp": (one(with_rows("timestamp_s", 5, np.nan)), "error", "not_finite", f"episode {BAD}"),
-    "gap": (one(pause(0.3)), "warning", "gap", f"episode {BAD}"),
-    "two episodes in time": (one(pause(0.5)), "error", "gap", f"episode {BAD}"),
-    "two episodes in space": (one(moved(0.05)), "error", "jump", f"episode {BAD}"),
-    "a sudden rotation": (one(turned(0.5)), "error", "jump", f"episode {BAD}"),
-    "millimetres": (one(scaled(1000.0)), "error", "implausible", f"episode {BAD}"),
-    "width in millimetres": (one(with_rows("state", (7, 7), 40.0)), "error", "implausible", f"episode {BAD}"),
+    "NaN stamp": (in_one(with_rows("timestamp_s", 5, np.nan)), "error", "not_finite", f"episode {BAD}"),
+    "gap": (in_one(pause(0.3)), "warning", "gap", f"episode {BAD}"),
+    "two episodes in time": (in_one(pause(0.5)), "error", "gap", f"episode {BAD}"),
+    "two episodes in space": (in_one(moved(0.05)), "error", "jump", f"episode {BAD}"),
+    "a sudden rotation": (in_one(rotated(0.5)), "error", "jump", f"episode {BAD}"),
+    "millimetres": (in_one(scaled(1000.0)), "error", "implausible", f"episode {BAD}"),
+    "width in millimetres": (in_one(with_rows("state", (7, 7), 40.0)), "error", "implausible", f"episode {BAD}"),
     "a quaternion that is not normalised": (
-        one(with_rows("state", (7, 3), 2.0)),
+        in_one(with_rows("state", (7, 3), 2.0)),
         "error",
         "implausible",
         f"episode {BAD}",
     ),
-    "a wrench in millinewtons": (one(with_rows("wrench", (7, 0), 5e3)), "error", "implausible", f"episode {BAD}"),
-    "a twist of 100 m/s": (one(with_rows("twist", (7, 0), 100.0)), "error", "implausible", f"episode {BAD}"),
-    "no-op": (one(still), "warning", "no_op", f"episode {BAD}"),
-    "translations opposite to the actions": (one(with_actions(-1.0)), "error", "motion", f"episode {BAD}"),
-    "actions in another unit": (one(with_actions(0.1)), "error", "motion", f"episode {BAD}"),
-    "rotations opposite to the actions": (one(turned_round("action", 3, 4, 5)), "error", "motion", f"episode {BAD}"),
-    "one rotation with the opposite sign": (one(turned_round("action", 4)), "error", "motion", f"episode {BAD}"),
-    "axes of an action swapped": (one(reordered("action", [1, 0, 2, 3, 4, 5, 6])), "error", "motion", f"episode {BAD}"),
-    "rotations swapped": (one(reordered("action", [0, 1, 2, 5, 4, 3, 6])), "error", "motion", f"episode {BAD}"),
+    "a wrench in millinewtons": (in_one(with_rows("wrench", (7, 0), 5e3)), "error", "implausible", f"episode {BAD}"),
+    "a twist of 100 m/s": (in_one(with_rows("twist", (7, 0), 100.0)), "error", "implausible", f"episode {BAD}"),
+    "no-op": (in_one(still), "warning", "no_op", f"episode {BAD}"),
+    "translations opposite to the actions": (in_one(with_actions(-1.0)), "error", "motion", f"episode {BAD}"),
+    "actions in another unit": (in_one(with_actions(0.1)), "error", "motion", f"episode {BAD}"),
+    "rotations opposite to the actions": (in_one(negated("action", 3, 4, 5)), "error", "motion", f"episode {BAD}"),
+    "one rotation with the opposite sign": (in_one(negated("action", 4)), "error", "motion", f"episode {BAD}"),
+    "axes of an action swapped": (
+        in_one(reordered("action", [1, 0, 2, 3, 4, 5, 6])),
+        "error",
+        "motion",
+        f"episode {BAD}",
+    ),
+    "rotations swapped": (in_one(reordered("action", [0, 1, 2, 5, 4, 3, 6])), "error", "motion", f"episode {BAD}"),
     "quaternion w first": (
-        one(reordered("state", [0, 1, 2, 6, 3, 4, 5, 7])),
+        in_one(reordered("state", [0, 1, 2, 6, 3, 4, 5, 7])),
         "error",
         ("motion", "twist"),
         f"episode {BAD}",
     ),
-    "twist swapped": (one(reordered("twist", [3, 4, 5, 0, 1, 2])), "error", "twist", f"episode {BAD}"),
-    "twist with x and y swapped": (one(reordered("twist", [1, 0, 2, 3, 4, 5])), "error", "twist", f"episode {BAD}"),
-    "twist with the opposite sign": (one(turned_round("twist", 0)), "error", "twist", f"episode {BAD}"),
-    "twist in deg/s": (one(lambda e: replace(e, twist=e.twist * _DEG)), "error", "twist", f"episode {BAD}"),
-    "twist of zeros": (one(lambda e: replace(e, twist=e.twist * 0)), "warning", "twist", f"episode {BAD}"),
+    "twist swapped": (in_one(reordered("twist", [3, 4, 5, 0, 1, 2])), "error", "twist", f"episode {BAD}"),
+    "twist with x and y swapped": (in_one(reordered("twist", [1, 0, 2, 3, 4, 5])), "error", "twist", f"episode {BAD}"),
+    "twist with the opposite sign": (in_one(negated("twist", 0)), "error", "twist", f"episode {BAD}"),
+    "twist in deg/s": (in_one(lambda e: replace(e, twist=e.twist * _DEG)), "error", "twist", f"episode {BAD}"),
+    "twist of zeros": (in_one(lambda e: replace(e, twist=e.twist * 0)), "warning", "twist", f"episode {BAD}"),
     "force and torque swapped": (
-        one(lambda e: replace(e, wrench=np.roll(e.wrench * np.float32([9, 9, 9, 0.5, 0.5, 0.5]), 3, axis=1))),
+        in_one(lambda e: replace(e, wrench=np.roll(e.wrench * np.float32([9, 9, 9, 0.5, 0.5, 0.5]), 3, axis=1))),
         "warning",
         "wrench",
         f"episode {BAD}",
     ),
-    "saturated": (each(saturated), "warning", "saturation", ""),
+    "saturated": (in_all(saturated), "warning", "saturation", ""),
     "closed is 1": (
-        each(lambda e: replace(e, action=e.action * [1, 1, 1, 1, 1, 1, -1] + np.eye(7, dtype=np.float32)[6])),
+        in_all(lambda e: replace(e, action=e.action * [1, 1, 1, 1, 1, 1, -1] + np.eye(7, dtype=np.float32)[6])),
         "error",
         "gripper",
         "",
     ),
     "gripper -1 .. 1": (
-        one(lambda e: replace(e, action=set_rows(e.action, (slice(None), 6), e.action[:, 6] * 2 - 1))),
+        in_one(lambda e: replace(e, action=set_rows(e.action, (slice(None), 6), e.action[:, 6] * 2 - 1))),
         "error",
         "gripper",
         f"episode {BAD}",
     ),
-    "constant action": (each(with_rows("action", (slice(None), 4), 0)), "warning", "constant", ""),
-    "one constant axis of a sensor": (each(with_rows("wrench", (slice(None), 3), 0.3)), "warning", "constant", ""),
-    "no sensor": (each(with_rows("wrench", slice(None), 0)), "warning", "constant", ""),
+    "constant action": (in_all(with_rows("action", (slice(None), 4), 0)), "warning", "constant", ""),
+    "one constant axis of a sensor": (in_all(with_rows("wrench", (slice(None), 3), 0.3)), "warning", "constant", ""),
+    "no sensor": (in_all(with_rows("wrench", slice(None), 0)), "warning", "constant", ""),
     "duplicate": (add_copy("train"), "error", "duplicate", "episode 6"),
     "shared bag": (share_bag, "error", "leakage", "episode 5"),
     "shared recording": (relabelled_in_val, "error", "leakage", "episode 6"),
-    "another camera": (one(seen_by("side", None)), "error", "camera", f"episode {BAD}"),
-    "another view": (one(seen_by("wrist", {"width": 320})), "error", "camera", f"episode {BAD}"),
-    "declared at 30 Hz": (one(declared(30.0)), "error", "rate", f"episode {BAD}"),
-    "instruction": (one(lambda e: replace(e, instruction=" ")), "error", "instruction", f"episode {BAD}"),
-    "other size": (one(with_images(lambda i: jpeg(72, i))), "error", "image_size", f"episode {BAD}"),
-    "not square": (each(with_images(wide)), "warning", "image_size", ""),
-    "tiny": (each(with_images(lambda i: jpeg(32, i))), "warning", "image_size", ""),
+    "another camera": (in_one(with_camera("side", None)), "error", "camera", f"episode {BAD}"),
+    "another view": (in_one(with_camera("wrist", {"width": 320})), "error", "camera", f"episode {BAD}"),
+    "declared at 30 Hz": (in_one(with_rate(30.0)), "error", "rate", f"episode {BAD}"),
+    "instruction": (in_one(lambda e: replace(e, instruction=" ")), "error", "instruction", f"episode {BAD}"),
+    "other size": (in_one(with_images(lambda i: jpeg(72, i))), "error", "image_size", f"episode {BAD}"),
+    "not square": (in_all(with_images(wide)), "warning", "image_size", ""),
+    "tiny": (in_all(with_images(lambda i: jpeg(32, i))), "warning", "image_size", ""),
     "black": (
-        one(with_images(lambda i: encode_jpeg(np.zeros((64, 64, 3), np.uint8)))),
+        in_one(with_images(lambda i: encode_jpeg(np.zeros((64, 64, 3), np.uint8)))),
         "error",
         "pixels",
         f"episode {BAD}",
     ),
-    "a covered lens": (one(with_images(covered)), "error", "pixels", f"episode {BAD}"),
+    "a covered lens": (in_one(with_images(covered)), "error", "pixels", f"episode {BAD}"),
     "one image without content": (
-        one(lambda e: replace(e, images={"image": [*e.images["image"][:-1], covered(1)]})),
+        in_one(lambda e: replace(e, images={"image": [*e.images["image"][:-1], covered(1)]})),
         "error",
         "pixels",
         f"episode {BAD}",
     ),
-    "frozen": (one(with_images(lambda i: jpeg(64, 7))), "error", "frozen", f"episode {BAD}"),
-    "frozen, encoded again": (one(with_images(compressed_anew)), "error", "frozen", f"episode {BAD}"),
-    "camera at half the rate": (one(with_images(lambda i: jpeg(64, i // 2))), "warning", "frozen", f"episode {BAD}"),
-    "grey": (one(with_images(grey)), "error", ("image", "frozen"), f"episode {BAD}"),
-    "no image": (one(with_images(lambda i: b"\xff\xd8nothing")), "error", ("image", "frozen"), f"episode {BAD}"),
+    "frozen": (in_one(with_images(lambda i: jpeg(64, 7))), "error", "frozen", f"episode {BAD}"),
+    "frozen, encoded again": (in_one(with_images(encoded_again)), "error", "frozen", f"episode {BAD}"),
+    "camera at half the rate": (in_one(with_images(lambda i: jpeg(64, i // 2))), "warning", "frozen", f"episode {BAD}"),
+    "grey": (in_one(with_images(grey)), "error", ("image", "frozen"), f"episode {BAD}"),
+    "no image": (in_one(with_images(lambda i: b"\xff\xd8nothing")), "error", ("image", "frozen"), f"episode {BAD}"),
     "image missing": (
-        one(lambda e: replace(e, images={"image": e.images["image"][:-1]})),
+        in_one(lambda e: replace(e, images={"image": e.images["image"][:-1]})),
         "error",
         "image_size",
         f"episode {BAD}",
     ),
-    "no first": (one(with_rows("is_first", 0, False)), "error", "flags", f"episode {BAD}"),
-    "no last": (one(with_rows("is_last", -1, False)), "error", "flags", f"episode {BAD}"),
-    "two firsts": (one(with_rows("is_first", 4, True)), "error", "flags", f"episode {BAD}"),
-    "early terminal": (one(with_rows("is_terminal", 4, True)), "error", "flags", f"episode {BAD}"),
+    "no first": (in_one(with_rows("is_first", 0, False)), "error", "flags", f"episode {BAD}"),
+    "no last": (in_one(with_rows("is_last", -1, False)), "error", "flags", f"episode {BAD}"),
+    "two firsts": (in_one(with_rows("is_first", 4, True)), "error", "flags", f"episode {BAD}"),
+    "early terminal": (in_one(with_rows("is_terminal", 4, True)), "error", "flags", f"episode {BAD}"),
     "provenance": (
-        one(lambda e: replace(e, metadata={**e.metadata, "provenance": '[{"bag": 3}]'})),
+        in_one(lambda e: replace(e, metadata={**e.metadata, "provenance": '[{"bag": 3}]'})),
         "error",
         "provenance",
         f"episode {BAD}",
     ),
     "no JSON": (
-        one(lambda e: replace(e, metadata={**e.metadata, "provenance": "run/bags"})),
+        in_one(lambda e: replace(e, metadata={**e.metadata, "provenance": "run/bags"})),
         "error",
         "provenance",
         f"episode {BAD}",
     ),
-    "a failure that ends with a reward": (one(failed), "error", "reward", f"episode {BAD}"),
+    "a failure that ends with a reward": (in_one(failed), "error", "reward", f"episode {BAD}"),
     "a failure with a reward before": (
-        one(lambda e: failed(replace(e, reward=np.roll(e.reward, -3)))),
+        in_one(lambda e: failed(replace(e, reward=np.roll(e.reward, -3)))),
         "warning",
         "reward",
         f"episode {BAD}",
     ),
-    "a success without reward": (one(with_rows("reward", slice(None), 0)), "warning", "reward", f"episode {BAD}"),
-    "a success that does not end": (one(with_rows("is_terminal", -1, False)), "error", "flags", f"episode {BAD}"),
-    "no object": (one(said_of("object", " ")), "error", "names", f"episode {BAD}"),
-    "a task of two lines": (one(said_of("task", "insert\nion")), "error", "names", f"episode {BAD}"),
-    "NaN action": (one(with_rows("action", (7, 2), np.nan)), "error", "not_finite", f"episode {BAD}"),
-    "Inf wrench": (one(with_rows("wrench", (7, 2), np.inf)), "error", "not_finite", f"episode {BAD}"),
+    "a success without reward": (in_one(with_rows("reward", slice(None), 0)), "warning", "reward", f"episode {BAD}"),
+    "a success that does not end": (in_one(with_rows("is_terminal", -1, False)), "error", "flags", f"episode {BAD}"),
+    "no object": (in_one(with_metadata("object", " ")), "error", "names", f"episode {BAD}"),
+    "a task of two lines": (in_one(with_metadata("task", "insert\nion")), "error", "names", f"episode {BAD}"),
+    "NaN action": (in_one(with_rows("action", (7, 2), np.nan)), "error", "not_finite", f"episode {BAD}"),
+    "Inf wrench": (in_one(with_rows("wrench", (7, 2), np.inf)), "error", "not_finite", f"episode {BAD}"),
 }
 
 

@@ -87,7 +87,7 @@ def every_tick(topic: str, make: Callable[[int], Any]) -> Messages:
     return [(topic, at(k) + MS, make(k)) for k in range(TICKS)]
 
 
-def refused(tmp_path: Path, messages: Messages, text: str, **settings: Any) -> str:
+def check_refused(tmp_path: Path, messages: Messages, text: str, **settings: Any) -> str:
     """Check that importing is refused with this line and writes nothing."""
     bag = write_bag(tmp_path / "theirs", messages)
     with pytest.raises(UserError, match=text) as caught:
@@ -156,7 +156,9 @@ def test_gripper_state_before_the_first_command_is_the_measured_one(
 def test_single_finger_needs_scale_two_for_the_width(tmp_path: Path, field: str) -> None:
     messages = good() + every_tick("/fingers", lambda k: joint_state(at(k), FINGERS, [0.02, 0.02]))
     width = {"topic": "/fingers", "field": field}
-    refused(tmp_path / "half", messages, f"field '{field}' is one of two fingers: .*`scale: 2.0`", gripper_width=width)
+    check_refused(
+        tmp_path / "half", messages, f"field '{field}' is one of two fingers: .*`scale: 2.0`", gripper_width=width
+    )
     bag = write_bag(tmp_path / "theirs", messages)
     steps = only(mapping(gripper_width={**width, "scale": 2.0}), bag)
     assert steps[0].observation.gripper_width_m == pytest.approx(0.04)
@@ -199,7 +201,7 @@ def test_unusable_text_in_a_mapping_is_refused(tmp_path: Path, change: dict[str,
     ],
 )
 def test_unmatched_joints_are_refused_by_name(tmp_path: Path, names: list[str], settings: Any, text: str) -> None:
-    refused(
+    check_refused(
         tmp_path,
         good() + every_tick("/j", lambda k: joint_state(at(k), names, np.zeros(max(len(names), 7))[: len(names) or 7])),
         text,
@@ -227,7 +229,7 @@ def in_frame(messages: Messages, topic: str, frame: str) -> Messages:
 @pytest.mark.parametrize("topic", ["/pose", "/target"])
 @pytest.mark.parametrize("frame", ["fr3_hand_tcp", "camera_link", "world", "map"])
 def test_pose_in_another_frame_is_refused(tmp_path: Path, topic: str, frame: str) -> None:
-    refused(
+    check_refused(
         tmp_path, in_frame(good(), topic, frame), f"topic {topic}: message 0: frame_id is '{frame}', expected the base"
     )
 
@@ -243,7 +245,7 @@ def test_common_names_of_the_base_frame_are_accepted(tmp_path: Path, frame: str)
 def test_declared_frame_is_accepted(tmp_path: Path) -> None:
     messages = in_frame(good(), "/pose", "table")
     assert only(mapping(pose={"topic": "/pose", "frame_id": "table"}), write_bag(tmp_path / "theirs", messages))
-    refused(
+    check_refused(
         tmp_path / "2",
         messages,
         "frame_id is 'table', the mapping says 'desk'",
@@ -256,7 +258,7 @@ def test_transform_of_another_body_is_refused(tmp_path: Path) -> None:
     messages = [m for m in good() if m[0] != "/pose"] + every_tick(
         "/pose", lambda k: transform(at(k), poses[k], "fr3_link5")
     )
-    refused(tmp_path, messages, "child_frame_id is 'fr3_link5', expected the tcp frame")
+    check_refused(tmp_path, messages, "child_frame_id is 'fr3_link5', expected the tcp frame")
     known = mapping(pose={"topic": "/pose", "child_frame_id": "fr3_link5"})
     assert only(known, write_bag(tmp_path / "again", messages))
 
@@ -266,7 +268,7 @@ def test_transform_of_another_body_is_refused(tmp_path: Path) -> None:
 )
 def test_wrench_in_another_frame_is_refused(tmp_path: Path, frame: str, said: str) -> None:
     messages = good() + every_tick("/wrench", lambda k: wrench(at(k), [1, 2, 3, 0, 0, 0], frame))
-    refused(
+    check_refused(
         tmp_path,
         messages,
         f"topic /wrench: message 0: frame_id is '{frame}', expected the {said} frame",
@@ -285,7 +287,7 @@ def test_wrench_in_base_axes_is_rotated_to_the_tcp(tmp_path: Path) -> None:
 
 def test_twist_in_another_frame_is_refused(tmp_path: Path) -> None:
     messages = good() + every_tick("/twist", lambda k: twist(at(k), np.zeros(6), "base"))
-    refused(
+    check_refused(
         tmp_path,
         messages,
         "topic /twist: message 0: frame_id is 'base', expected the tcp",
@@ -311,7 +313,7 @@ def shifted(messages: Messages, topic: str, by_s: Callable[[int], float]) -> Mes
 @pytest.mark.parametrize("by_s", [-0.7, -0.15, 0.15, 0.7])
 def test_stamps_of_another_clock_are_refused(tmp_path: Path, topic: str, by_s: float) -> None:
     text = r"(recorded -?\d\.\d{3} s after its stamps.*different clocks.*set `offset_s`|do not overlap|nothing for)"
-    refused(tmp_path, shifted(good(), topic, lambda _: by_s), text)
+    check_refused(tmp_path, shifted(good(), topic, lambda _: by_s), text)
 
 
 def test_drifting_clock_is_refused(tmp_path: Path) -> None:
@@ -319,7 +321,7 @@ def test_drifting_clock_is_refused(tmp_path: Path) -> None:
     messages = targets(poses, actions) + [m for m in observed(poses) if m[0] == "/pose"]
     for k in range(5 * TICKS):
         messages.append(("/image", at(k / 5) + 10 * MS, raw_image(at(k / 5) - k * 8 * MS, picture(k))))
-    refused(tmp_path, messages, "/image is recorded .* after its stamps, ")
+    check_refused(tmp_path, messages, "/image is recorded .* after its stamps, ")
 
 
 def test_declared_clock_offset_is_accepted(tmp_path: Path) -> None:
@@ -357,8 +359,8 @@ ADVICE = r".*if these are several episodes, cut them \(`episodes` or `cut` in th
 
 
 def test_several_episodes_in_one_bag_are_refused(tmp_path: Path) -> None:
-    refused(tmp_path, two_episodes(1, 0.05), rf"topic /pose: the arm jumps .* before step {TICKS}, .*{ADVICE}")
-    refused(
+    check_refused(tmp_path, two_episodes(1, 0.05), rf"topic /pose: the arm jumps .* before step {TICKS}, .*{ADVICE}")
+    check_refused(
         tmp_path / "2",
         two_episodes(20, 0.0),
         rf"topic /image: 1 gaps, .* 2 s before step {TICKS}.*several episodes.*{ADVICE}",
@@ -404,8 +406,8 @@ def test_cuts_become_episodes(tmp_path: Path, cut: str) -> None:
 
 def test_faulty_second_episode_leaves_no_bag(tmp_path: Path) -> None:
     given = [{"to_s": 1.15}, {"from_s": 1.15, "to_s": 1.2}]
-    refused(tmp_path, two_episodes(1, 0.05), "episode 1: ", episodes=given)
-    refused(
+    check_refused(tmp_path, two_episodes(1, 0.05), "episode 1: ", episodes=given)
+    check_refused(
         tmp_path / "2",
         good(),
         r"episodes: from_s 99: the bag ends after 1\.\d+ s",
@@ -438,13 +440,13 @@ def test_width_commands_become_open_and_close(tmp_path: Path, opened: float, clo
 )
 def test_ambiguous_gripper_commands_are_refused(tmp_path: Path, widths: list[float], text: str) -> None:
     gripper = {"topic": "/width", "field": "data.0", "open": 0.08, "closed": 0.0}
-    refused(tmp_path, good() + commands(widths), re.escape(text), gripper_action=gripper)
+    check_refused(tmp_path, good() + commands(widths), re.escape(text), gripper_action=gripper)
 
 
 def test_gripper_topic_after_the_last_image_is_refused(tmp_path: Path) -> None:
     gripper = {"topic": "/width", "field": "data.0", "open": 0.08, "closed": 0.0}
     late = [("/width", at(900), array([0.08])), ("/width", at(901), array([0.0]))]
-    refused(tmp_path, good() + late, "topic /width: no message before the last image", gripper_action=gripper)
+    check_refused(tmp_path, good() + late, "topic /width: no message before the last image", gripper_action=gripper)
 
 
 def test_paused_second_camera_is_refused(tmp_path: Path) -> None:
@@ -452,7 +454,7 @@ def test_paused_second_camera_is_refused(tmp_path: Path) -> None:
     for k in [0, 1, 2, 3, 9, 10, 11]:
         messages.append(("/side", at(k) + 20 * MS, raw_image(at(k), picture(k))))
     cameras = {name: {"topic": topic, "size_px": 64} for name, topic in (("wrist", "/image"), ("side", "/side"))}
-    refused(tmp_path, messages, r"topic /side: no message for 0\.\d+ s before", cameras=cameras)
+    check_refused(tmp_path, messages, r"topic /side: no message for 0\.\d+ s before", cameras=cameras)
 
 
 @pytest.mark.parametrize("encoding", ["rgb8", "bgr8", "rgba8", "bgra8", "mono8", "yuv422_yuy2", "uyvy", "bayer_rggb8"])
@@ -514,7 +516,7 @@ def test_many_clipped_actions_are_refused(tmp_path: Path) -> None:
     for k in (2, 5):
         actions[k] = np.array([3.0, 0, 0, 0, 0, 0])
     messages = observed(poses) + targets(poses, actions)
-    refused(tmp_path, messages, r"topic /target: the actions of 2 of 11 steps are beyond the scale \(limit 10%\)")
+    check_refused(tmp_path, messages, r"topic /target: the actions of 2 of 11 steps are beyond the scale \(limit 10%\)")
 
 
 def test_deltas_in_undeclared_axes_are_refused(tmp_path: Path) -> None:
@@ -527,14 +529,14 @@ def test_deltas_in_undeclared_axes_are_refused(tmp_path: Path) -> None:
         messages.append(("/delta", at(k + 0.4), array([0, 0.01, -0.01, 0, 0, 0])))
     action = {"kind": "delta", "topic": "/delta", "frame": "base"}
     assert only(mapping(action=action), write_bag(tmp_path / "right", messages))
-    refused(
+    check_refused(
         tmp_path,
         messages,
         r"topic /delta: the arm moves against its actions",
         action={**action, "frame": "tcp"},
     )
     small = {**action, "unit_m": 0.1}
-    refused(
+    check_refused(
         tmp_path / "2",
         messages,
         "topic /delta: the arm moves 10 times as far as its actions: a wrong unit",
@@ -545,7 +547,7 @@ def test_deltas_in_undeclared_axes_are_refused(tmp_path: Path) -> None:
 def test_action_topic_outside_the_images_is_refused(tmp_path: Path) -> None:
     messages = [m for m in good() if m[0] != "/target"]
     messages += [("/target", at(500), stamped_pose(at(500), trajectory()[0][0]))]
-    refused(tmp_path, messages, "topic /target: no message between the first and the last image")
+    check_refused(tmp_path, messages, "topic /target: no message between the first and the last image")
 
 
 @pytest.mark.parametrize("factor", [1000.0, 100.0])
@@ -555,12 +557,12 @@ def test_positions_in_another_unit_are_refused(tmp_path: Path, factor: float) ->
         if name in ("/pose", "/target"):
             point = message.pose.position
             point.x, point.y, point.z = point.x * factor, point.y * factor, point.z * factor
-    refused(tmp_path, messages, "(m from base|the arm jumps)")
+    check_refused(tmp_path, messages, "(m from base|the arm jumps)")
 
 
 def test_width_in_another_unit_is_refused(tmp_path: Path) -> None:
     messages = good() + every_tick("/width", lambda k: array([40.0]))
-    refused(tmp_path, messages, "gripper_width_m: 40 m", gripper_width={"topic": "/width", "field": "data.0"})
+    check_refused(tmp_path, messages, "gripper_width_m: 40 m", gripper_width={"topic": "/width", "field": "data.0"})
 
 
 def test_imported_bag_states_its_rate_and_view(tmp_path: Path) -> None:

@@ -61,7 +61,7 @@ def imported(path: Path, out: Path, names: FeatureNames = NAMES, gripper: bool =
     return read_episode(bag)
 
 
-def refused(path: Path, out: Path, text: str, names: FeatureNames = NAMES, gripper: bool = False) -> None:
+def check_refused(path: Path, out: Path, text: str, names: FeatureNames = NAMES, gripper: bool = False) -> None:
     with pytest.raises(UserError, match=text) as caught:
         import_dataset(path, out, make_task(gripper), names)
     assert "\n" not in str(caught.value) and str(caught.value).startswith(str(path))
@@ -141,7 +141,7 @@ def test_positional_names_keep_the_order(form: str) -> None:
     ],
 )
 def test_actions_that_are_not_deltas_are_refused(tmp_path: Path, names: Any, text: str) -> None:
-    refused(dataset(tmp_path / "theirs", STATE, names), tmp_path / "bags", text)
+    check_refused(dataset(tmp_path / "theirs", STATE, names), tmp_path / "bags", text)
 
 
 @pytest.mark.parametrize(
@@ -154,7 +154,7 @@ def test_actions_that_are_not_deltas_are_refused(tmp_path: Path, names: Any, tex
     ],
 )
 def test_states_without_a_pose_are_refused(tmp_path: Path, names: Any, text: str) -> None:
-    refused(dataset(tmp_path / "theirs", names, DELTAS), tmp_path / "bags", text)
+    check_refused(dataset(tmp_path / "theirs", names, DELTAS), tmp_path / "bags", text)
 
 
 @pytest.mark.parametrize("names", [None, ["action"], [f"action_{n}" for n in range(6)], [str(n) for n in range(6)]])
@@ -169,7 +169,7 @@ def test_names_file_overrides_the_names_of_the_dataset(tmp_path: Path) -> None:
     names = NAMES.model_copy(update={"components": {"control": DELTAS}})
     assert imported(path, tmp_path / "bags", names)
     wrong = NAMES.model_copy(update={"components": {"nothing": DELTAS}})
-    refused(path, tmp_path / "more", "components: 'nothing' is not one of arm, control", wrong)
+    check_refused(path, tmp_path / "more", "components: 'nothing' is not one of arm, control", wrong)
 
 
 def test_pose_is_found_by_name_in_a_longer_state(tmp_path: Path) -> None:
@@ -177,13 +177,15 @@ def test_pose_is_found_by_name_in_a_longer_state(tmp_path: Path) -> None:
     names = [*(f"joint_{n}" for n in range(7)), *STATE, "gripper_width_m"]
     steps = imported(dataset(tmp_path / "theirs", names, DELTAS, state=state), tmp_path / "bags")
     np.testing.assert_allclose(steps[0].observation.pose_base_tcp, [0.5, 0, 0.2, 1, 0, 0, 0], atol=1e-6)
-    refused(dataset(tmp_path / "unnamed", None, DELTAS, state=state), tmp_path / "more", "arm: 15 values without names")
+    check_refused(
+        dataset(tmp_path / "unnamed", None, DELTAS, state=state), tmp_path / "more", "arm: 15 values without names"
+    )
 
 
 def test_units_with_a_normalised_action_are_refused(tmp_path: Path) -> None:
     path = dataset(tmp_path / "theirs", STATE, ["dx_m", "dy_m", "dz_m", "drx_rad", "dry_rad", "drz_rad"])
     names = NAMES.model_copy(update={"action_unit": "normalised"})
-    refused(
+    check_refused(
         path, tmp_path / "bags", "control: dx_m, .* have units, but the names file has `action_unit: normalised`", names
     )
 
@@ -206,7 +208,7 @@ def test_gripper_values_follow_their_names(tmp_path: Path, name: str, closed_ope
     path = dataset(tmp_path / "theirs", STATE, [*DELTAS, name], action=WITH_GRIPPER)
     names = NAMES.model_copy(update={"gripper_closed_open": closed_open})
     if refusal:
-        refused(path, tmp_path / "bags", refusal, names, gripper=True)
+        check_refused(path, tmp_path / "bags", refusal, names, gripper=True)
         return
     steps = imported(path, tmp_path / "bags", names, gripper=True)
     sign = 1.0 if closed_open[1] > closed_open[0] else -1.0
@@ -224,9 +226,9 @@ def test_partial_widths_become_open_and_close(tmp_path: Path) -> None:
 
 def test_gripper_in_only_task_or_dataset_is_refused(tmp_path: Path) -> None:
     path = dataset(tmp_path / "theirs", STATE, DELTAS)
-    refused(path, tmp_path / "bags", "control: no gripper, task insertion has one", gripper=True)
+    check_refused(path, tmp_path / "bags", "control: no gripper, task insertion has one", gripper=True)
     path = dataset(tmp_path / "other", STATE, [*DELTAS, "gripper"], action=WITH_GRIPPER)
-    refused(path, tmp_path / "bags", "its actions move a gripper, task insertion has none")
+    check_refused(path, tmp_path / "bags", "its actions move a gripper, task insertion has none")
 
 
 @pytest.mark.parametrize(
@@ -242,7 +244,7 @@ def test_wrench_and_twist_are_found_by_name(tmp_path: Path, feature: str, names:
     values = np.tile(np.arange(6.0), (FRAMES, 1))
     path = dataset(tmp_path / "theirs", STATE, DELTAS, extra={f"observation.{feature}": (names, values)})
     if text:
-        refused(path, tmp_path / "bags", text)
+        check_refused(path, tmp_path / "bags", text)
         return
     steps = imported(path, tmp_path / "bags")
     np.testing.assert_allclose(steps[0].observation.wrench_tcp, [3, 4, 5, 0, 1, 2])
@@ -267,7 +269,7 @@ def test_wrench_and_twist_are_found_by_name(tmp_path: Path, feature: str, names:
     ],
 )
 def test_implausible_values_are_refused(tmp_path: Path, state: Any, action: Any, text: str) -> None:
-    refused(dataset(tmp_path / "theirs", None, None, state=state, action=action), tmp_path / "bags", text)
+    check_refused(dataset(tmp_path / "theirs", None, None, state=state, action=action), tmp_path / "bags", text)
 
 
 def test_rate_contradicting_the_stamps_is_refused(tmp_path: Path) -> None:
@@ -276,7 +278,7 @@ def test_rate_contradicting_the_stamps_is_refused(tmp_path: Path) -> None:
     info = json.loads(file.read_text())
     info["features"]["timestamp"] = {"dtype": "float32", "shape": [1], "names": None}
     file.write_text(json.dumps({**info, "fps": 30}))
-    refused(
+    check_refused(
         path, tmp_path / "bags", r"episode 0: timestamp: 5 steps per second by its stamps, 30 Hz by its description"
     )
 

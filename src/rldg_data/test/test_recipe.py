@@ -250,7 +250,7 @@ def test_bad_bags_stop_a_recipe_or_are_listed(tmp_path: Path) -> None:
 def test_implausible_actions_are_refused(tmp_path: Path, change: Any, message: str) -> None:
     steps = make_episode()
     steps[2] = replace(steps[2], action=change(steps[2].action))
-    assert refused(tmp_path, steps) == message
+    assert refusal_of(tmp_path, steps) == message
 
 
 @pytest.mark.parametrize(
@@ -280,14 +280,16 @@ def test_implausible_actions_are_refused(tmp_path: Path, change: Any, message: s
 def test_implausible_observations_are_refused(tmp_path: Path, change: dict[str, Any], message: str) -> None:
     steps = make_episode()
     steps[2] = replace(steps[2], observation=replace(steps[2].observation, **change))
-    assert refused(tmp_path, steps) == message
+    assert refusal_of(tmp_path, steps) == message
 
 
 def test_empty_instruction_is_refused(tmp_path: Path) -> None:
-    assert refused(tmp_path, [replace(s, instruction=" ") for s in make_episode()]) == "instruction: must not be empty"
+    assert (
+        refusal_of(tmp_path, [replace(s, instruction=" ") for s in make_episode()]) == "instruction: must not be empty"
+    )
 
 
-def refused(folder: Path, steps: list[Step]) -> str:
+def refusal_of(folder: Path, steps: list[Step]) -> str:
     """Return the error of build_episode for the bag, without the bag's name."""
     bag = write_episode(folder, steps, make_task())
     with pytest.raises(UserError) as caught:

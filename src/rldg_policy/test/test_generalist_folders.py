@@ -42,7 +42,7 @@ def finetune(backend: str, out: Path, base: Path | None = None, resume: bool = F
     return train.finetune(out / "no dataset", out, getattr(config, kind)(), base=base, resume=resume)
 
 
-def refused(call: Callable[[], Any]) -> str:
+def refusal_of(call: Callable[[], Any]) -> str:
     with pytest.raises(UserError) as error:
         call()
     assert "\n" not in str(error.value)
@@ -76,7 +76,7 @@ def test_unusable_output_is_refused_before_anything_is_written(tmp_path, backend
         (tmp_path / file).write_text("years of work")
     base = base_of(tmp_path, backend)
     before, out = contents(tmp_path), tmp_path / name
-    assert refused(lambda: finetune(backend, out, base, resume)) == reason.format(out=out)
+    assert refusal_of(lambda: finetune(backend, out, base, resume)) == reason.format(out=out)
     assert contents(tmp_path) == before
 
 
@@ -88,7 +88,7 @@ def test_usable_output_is_accepted(tmp_path, backend, there):
         out.mkdir()
     if there == "checkpoint":
         (out / "rldg.json").write_text("{}")
-    assert NO_DATASET in refused(lambda: finetune(backend, out, base_of(tmp_path, backend)))
+    assert NO_DATASET in refusal_of(lambda: finetune(backend, out, base_of(tmp_path, backend)))
 
 
 @pytest.mark.parametrize("backend", BACKENDS)
@@ -107,7 +107,7 @@ def test_unfinished_training_of_another_kind_is_kept(tmp_path, backend, begun, n
         state.mkdir(parents=True)
         octo_state.write_state(state, {}, {})
     before = contents(out)
-    told = refused(lambda: finetune(backend, out, base, resume=True))
+    told = refusal_of(lambda: finetune(backend, out, base, resume=True))
     if backend == begun:
         assert NO_DATASET in told
     else:
@@ -120,7 +120,7 @@ def test_output_equal_to_the_base_is_refused(tmp_path, backend):
     base = tmp_path / "base"
     base.mkdir()
     reason = "--out and --base are the same folder"
-    assert refused(lambda: finetune(backend, tmp_path / "x" / ".." / "base", base)).endswith(reason)
+    assert refusal_of(lambda: finetune(backend, tmp_path / "x" / ".." / "base", base)).endswith(reason)
 
 
 def test_accelerate_launch_gives_the_same_error(tmp_path, capsys):
@@ -167,7 +167,7 @@ def test_base_of_another_kind_is_named(tmp_path, backend, name, files, reason):
         base.write_text("")
     else:
         folder_of(base, files)
-    told = refused(lambda: finetune(backend, tmp_path / "out", base))
+    told = refusal_of(lambda: finetune(backend, tmp_path / "out", base))
     if f"finetune {backend}" in reason:  # of the right kind: the dataset is read next
         reason = f"{NO_DATASET} (expected <root>/<name>/<version>)"
     assert told.endswith(reason + name if reason.endswith(" ") else reason) and str(tmp_path) in told

@@ -36,7 +36,7 @@ BROKEN = [float("nan"), float("inf"), float("-inf")]
 SMALL = {"channels": (4, 8, 8), "squeeze": 2, "width": 32}
 
 
-def refused(call: Callable[[], Any], reason: str, kind: type[Exception] = UserError) -> None:
+def check_refused(call: Callable[[], Any], reason: str, kind: type[Exception] = UserError) -> None:
     with pytest.raises(kind, match=reason) as error:
         call()
     assert "\n" not in str(error.value) and len(str(error.value)) < 500
@@ -57,7 +57,9 @@ def test_non_finite_compact_weights_are_refused(tmp_path: Path, value: float) ->
     config = json.loads((tmp_path / "c/config.json").read_text())
     config["weights_sha256"] = sha256_hex(path.read_bytes())
     (tmp_path / "c/config.json").write_text(json.dumps(config))
-    refused(lambda: compact_files.read_checkpoint(tmp_path / "c"), r"stems\.0\.conv1\.bias holds a value that is not")
+    check_refused(
+        lambda: compact_files.read_checkpoint(tmp_path / "c"), r"stems\.0\.conv1\.bias holds a value that is not"
+    )
 
 
 @pytest.mark.parametrize("value", BROKEN)
@@ -66,10 +68,10 @@ def test_non_finite_openvla_weights_are_refused(tmp_path: Path, value: float) ->
     for name, decoding in (("a", DecodingConfig()), ("b", l1)):
         openvla_files.write_random(tmp_path / name, OpenVLAConfig.tiny(), 0, decoding)
     spoil(tmp_path / "a/model.safetensors", "projector.fc1.bias", value)
-    refused(lambda: read_model(tmp_path / "a"), r"projector\.fc1\.bias holds a value that is not finite")
-    refused(lambda: read_model(tmp_path / "a", dtype=torch.bfloat16), r"projector\.fc1\.bias holds")
+    check_refused(lambda: read_model(tmp_path / "a"), r"projector\.fc1\.bias holds a value that is not finite")
+    check_refused(lambda: read_model(tmp_path / "a", dtype=torch.bfloat16), r"projector\.fc1\.bias holds")
     spoil(tmp_path / "b/action_head.safetensors", "action_head.fc_out.bias", value)
-    refused(lambda: read_model(tmp_path / "b"), r"action_head\.fc_out\.bias holds a value that is not finite")
+    check_refused(lambda: read_model(tmp_path / "b"), r"action_head\.fc_out\.bias holds a value that is not finite")
 
 
 def test_non_finite_training_state_is_refused(tmp_path: Path) -> None:
@@ -84,9 +86,11 @@ def test_non_finite_training_state_is_refused(tmp_path: Path) -> None:
         finetune(data, tmp_path / "out", config.model_copy(update={"save_every": 5}), progress=stop)
     state = tmp_path / "out/.training/state"
     spoil(state / "state.safetensors", "model.trunk.0.bias", float("nan"))
-    refused(lambda: read_state(state), r"state\.safetensors: model\.trunk\.0\.bias holds a value that is not finite")
+    check_refused(
+        lambda: read_state(state), r"state\.safetensors: model\.trunk\.0\.bias holds a value that is not finite"
+    )
     config = config.model_copy(update={"save_every": 5})
-    refused(lambda: finetune(data, tmp_path / "out", config, resume=True), "holds a value that is not finite")
+    check_refused(lambda: finetune(data, tmp_path / "out", config, resume=True), "holds a value that is not finite")
 
 
 @pytest.mark.parametrize(
@@ -175,7 +179,7 @@ def test_invalid_statistics_are_refused(tmp_path: Path, kind: str, changes: dict
     assert manifest
     digest = sha256_hex((folder / STATISTICS_FILE).read_bytes())
     write_manifest(folder, manifest.model_copy(update={"statistics_sha256": digest}))
-    refused(lambda: choose_statistics(folder, read_manifest(folder)), reason)
+    check_refused(lambda: choose_statistics(folder, read_manifest(folder)), reason)
     with pytest.raises(UserError):
         (CompactPolicy if kind == "compact" else OpenVLAPolicy)(folder, None)
     assert (folder / MANIFEST_FILE).is_file()
@@ -190,7 +194,7 @@ def test_constant_or_masked_components_may_have_zero_width() -> None:
 
 @pytest.mark.parametrize("value", BROKEN)
 def test_non_finite_action_is_not_clipped(task, value: float) -> None:
-    refused(lambda: to_unit_actions([[value] + [0.0] * 6], task, 6), "not finite", ValueError)
+    check_refused(lambda: to_unit_actions([[value] + [0.0] * 6], task, 6), "not finite", ValueError)
 
 
 # -- instructions ------------------------------------------------------------------------------------------
@@ -210,7 +214,7 @@ def test_non_finite_action_is_not_clipped(task, value: float) -> None:
 def test_invalid_instruction_is_refused_by_every_generalist(tmp_path: Path, instruction: str, reason: str) -> None:
     write_byte_tokenizer(tmp_path)
     for read in (lambda text: instruction_tokens(text, 64), PromptTokenizer(tmp_path)):
-        refused(lambda: read(instruction), reason)  # noqa: B023
+        check_refused(lambda: read(instruction), reason)  # noqa: B023
 
 
 @pytest.mark.parametrize(
@@ -224,7 +228,7 @@ def test_invalid_instruction_is_refused_by_every_generalist(tmp_path: Path, inst
     ],
 )
 def test_instruction_that_compact_would_shorten_is_refused(instruction: str, reason: str) -> None:
-    refused(lambda: instruction_tokens(instruction, 64), reason)
+    check_refused(lambda: instruction_tokens(instruction, 64), reason)
 
 
 def test_long_instructions_with_different_ends_are_refused() -> None:
@@ -232,16 +236,16 @@ def test_long_instructions_with_different_ends_are_refused() -> None:
     assert np.count_nonzero(instruction_tokens(longest, 1024)) <= 96
     for ending in ("left", "right"):
         text = f"{longest} and go {longest} {ending}"
-        refused(lambda: instruction_tokens(text, 1024), "shorten it")  # noqa: B023
+        check_refused(lambda: instruction_tokens(text, 1024), "shorten it")  # noqa: B023
 
 
 def test_instruction_that_openvla_would_misread_is_refused(tmp_path: Path) -> None:
     write_byte_tokenizer(tmp_path)
     tokenizer = PromptTokenizer(tmp_path)
     assert len(tokenizer("插入插头")) > 4  # encoded as bytes: nothing is lost
-    refused(lambda: tokenizer("stop</s>now"), "becomes control token '</s>'")
-    refused(lambda: tokenizer("a <unk> b"), "becomes control token '<unk>'")
-    refused(lambda: tokenizer("插" * 400), r"\d+ tokens with the prompt, OpenVLA takes 512")
+    check_refused(lambda: tokenizer("stop</s>now"), "becomes control token '</s>'")
+    check_refused(lambda: tokenizer("a <unk> b"), "becomes control token '<unk>'")
+    check_refused(lambda: tokenizer("插" * 400), r"\d+ tokens with the prompt, OpenVLA takes 512")
 
 
 def test_instruction_that_octo_would_shorten_is_refused() -> None:
@@ -250,9 +254,9 @@ def test_instruction_that_octo_would_shorten_is_refused() -> None:
     tokenizer = random_checkpoint(SMALLEST, 0).tokenizer
     length = tokenizer.config.tokenizer_kwargs.max_length
     assert tokenizer(["insert the VGA connector"])["input_ids"].shape == (1, length)
-    refused(lambda: tokenizer(["insert " * (length + 1)]), rf"{length + 1} tokens, this Octo takes {length}")
-    refused(lambda: tokenizer(["插入 connector"]), "has words that are not in this Octo's vocabulary")
-    refused(lambda: tokenizer([""]), "^instruction: must not be empty$")
+    check_refused(lambda: tokenizer(["insert " * (length + 1)]), rf"{length + 1} tokens, this Octo takes {length}")
+    check_refused(lambda: tokenizer(["插入 connector"]), "has words that are not in this Octo's vocabulary")
+    check_refused(lambda: tokenizer([""]), "^instruction: must not be empty$")
 
 
 @pytest.mark.timeout(300)
@@ -275,10 +279,10 @@ def test_non_finite_octo_weights_and_outputs_are_refused(tmp_path, monkeypatch, 
 
     statistics = (tmp_path / "c" / STATISTICS_FILE).read_bytes()
     spoiled = replace(good, params=params)
-    refused(
+    check_refused(
         lambda: write_checkpoint(tmp_path / "d", spoiled, statistics, good.manifest), "d: not written: .*not finite"
     )
     with monkeypatch.context() as patched:
         patched.setattr("rldg_policy.octo.checkpoint.check_finite", lambda *_: None)
         write_checkpoint(tmp_path / "d", spoiled, statistics, good.manifest)
-    refused(lambda: read_checkpoint(tmp_path / "d"), "bias holds a value that is not finite")
+    check_refused(lambda: read_checkpoint(tmp_path / "d"), "bias holds a value that is not finite")

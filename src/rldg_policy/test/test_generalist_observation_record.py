@@ -44,7 +44,7 @@ def camera_of(task: Task, **changes: Any) -> Task:
     return task.model_copy(update={"cameras": {**task.cameras, "wrist": wrist}})
 
 
-def at(task: Task, control_hz: float) -> Task:
+def at_rate(task: Task, control_hz: float) -> Task:
     return task.model_copy(update={"rates": RatesConfig(control_hz=control_hz)})
 
 
@@ -102,7 +102,7 @@ def test_another_control_rate_is_refused_unless_allowed(tmp_path: Path, task: Ta
     assert read_checkpoint(tmp_path / "out").manifest.rate_hz == pytest.approx(30.0, rel=1e-3)
     with pytest.raises(UserError, match=r"30 steps per second, the stack runs at 10 Hz.*3 times.*rldg checkpoint rate"):
         load_policy("g", "compact", tmp_path / "out", False, task)
-    load_policy("g", "compact", tmp_path / "out", False, at(task, 30))
+    load_policy("g", "compact", tmp_path / "out", False, at_rate(task, 30))
     load_policy("g", "compact", tmp_path / "out", False, task, paced=False)  # clients choose when to ask
     allow_rate(tmp_path / "out", 10.0)
     assert allow_rate(tmp_path / "out", 10.0).allowed_rates_hz == (10.0,)

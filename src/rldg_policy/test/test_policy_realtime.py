@@ -73,7 +73,7 @@ class Bench:
     def start(self, instruction: str = "insert") -> None:
         self.server.start(Episode("e", instruction, 7, 0, 0))
 
-    def at(self, tick: float) -> None:
+    def answer_at(self, tick: float) -> None:
         """Publish the actions that are due at this time [ticks]."""
         while action := self.server.next_action(int(tick * P_NS), tick * P_S):
             self.actions.append(action)
@@ -83,7 +83,7 @@ class Bench:
         worker = self.server.store.served.worker
         was_busy = worker.waiting or worker._inferring is not None
         self.server.observe(self._observe(number * P_NS), number * P_S)
-        self.at(number)
+        self.answer_at(number)
         until(lambda: was_busy or not worker.waiting)
 
     def finish(self, policy: Paced, count: int = 1) -> None:
@@ -129,24 +129,24 @@ def test_timely_chunk_answers_its_tick_and_a_late_one_the_remaining_ticks(bench)
     b.tick(0)
     assert b.server.pending and not b.actions
     b.finish(policy)
-    b.at(0.1)
+    b.answer_at(0.1)
     assert b.last() == (0, 0) and not b.server.pending
     b.tick(1)
-    b.at(1.49)
+    b.answer_at(1.49)
     assert b.last() == (0, 0), "the chunk may still arrive in time"
-    b.at(1.5)
+    b.answer_at(1.5)
     assert b.last() == (1, 1), "from the previous chunk"
     b.tick(2)
-    b.at(2.6)
+    b.answer_at(2.6)
     assert b.last() == (2, 2)
     b.finish(policy)  # from tick 1; inference for tick 2 begins at once
     until(lambda: ("act", 2) in policy.seen)
     b.tick(3)
-    b.at(3.6)
+    b.answer_at(3.6)
     assert b.last() == (3, 3) and b.server.counts.dry == 0
     b.finish(policy, 2)
     assert policy.seen == [("reset", 7), *(("act", k) for k in range(4))] and len(policy.threads) == 1
-    b.at(3.7)
+    b.answer_at(3.7)
     assert len(b.actions) == 4
 
 
@@ -158,7 +158,7 @@ def test_policy_that_is_always_late_is_not_waited_for(bench) -> None:
     b.start()
     b.tick(0)
     until(lambda: not b.server._state.scheduler.busy)
-    b.at(0.2)
+    b.answer_at(0.2)
     policy.go = threading.Semaphore(0)
     b.tick(1)
     assert b.last() == (1, 1)
@@ -170,14 +170,14 @@ def test_chunk_of_one_is_awaited_for_almost_a_period_then_held_and_finally_misse
     policy = b.add("p", Paced())
     b.start()
     b.tick(0)
-    b.at(0.95)
+    b.answer_at(0.95)
     assert b.server.pending
     b.finish(policy)
-    b.at(0.97)
+    b.answer_at(0.97)
     assert b.last() == (0, 0)
     for tick in range(1, 8):
         b.tick(tick)
-    b.at(8.3)
+    b.answer_at(8.3)
     assert [(a.stamp_ns // P_NS, a.hold) for a in b.actions[1:]] == [(k, True) for k in range(1, 7)]
     assert all(not a.values.any() and a.policy_id == "p" for a in b.actions[1:])
     counts = b.server.counts
@@ -189,7 +189,7 @@ def test_chunk_of_one_is_awaited_for_almost_a_period_then_held_and_finally_misse
     b.finish(policy)
     until(lambda: ("act", 9) in policy.seen)
     b.finish(policy)
-    b.at(9.2)
+    b.answer_at(9.2)
     assert b.last() == (9, 9), "a policy that recovers acts again"
 
 
@@ -200,7 +200,7 @@ def test_slow_policy_infers_at_its_rate_and_remembers_every_observation(bench) -
     for tick in range(8):
         b.tick(tick)
         until(lambda: not b.server._state.scheduler.busy and len(policy.seen) == tick + 2)  # noqa: B023
-        b.at(tick + 0.3)
+        b.answer_at(tick + 0.3)
     kinds = ["act" if k % 3 == 0 else "remember" for k in range(8)]
     assert policy.seen == [("reset", 7), *zip(kinds, range(8), strict=True)]
     assert [round(100 * float(a.values[0])) for a in b.actions] == list(range(8)) and b.server.counts.dry == 0
@@ -227,7 +227,7 @@ def test_whole_chunks_are_executed_to_their_end_with_the_next_one_ready(bench) -
     for tick in range(12):
         b.tick(tick)
         until(lambda: not b.server._state.scheduler.busy)
-        b.at(tick + 0.3)
+        b.answer_at(tick + 0.3)
     assert [k for kind, k in policy.seen if kind == "act"] == [0, 2, 4, 6, 8, 10]
     assert [round(100 * float(a.values[0])) for a in b.actions] == list(range(12))
 
@@ -239,7 +239,7 @@ def test_refused_instruction_is_reported_once_without_motion(bench) -> None:
     for tick in range(4):
         b.tick(tick)
         until(lambda: not b.server.store.served.worker.busy)
-        b.at(tick + 0.3)
+        b.answer_at(tick + 0.3)
     reason = "policy 'p': reset failed: instruction: must not be empty"
     assert not b.actions and b.server.counts.missed == 4 and b.server.last_error == reason
     assert b.server.take_notices() == [reason] and policy.seen == []
@@ -253,7 +253,7 @@ def test_failed_inference_is_bridged_by_the_queue_or_missed(bench) -> None:
         policy.error = error
         b.tick(tick)
         until(lambda: not b.server._state.scheduler.busy)
-        b.at(tick + 0.3)
+        b.answer_at(tick + 0.3)
     assert [a.stamp_ns // P_NS for a in b.actions] == [0, 1, 3] and b.server.counts.missed == 1
     assert b.server.last_error == "ValueError: nan"
 
@@ -264,7 +264,7 @@ def test_observation_with_another_image_size_is_refused(bench) -> None:
     b.start()
     b.tick(0)
     until(lambda: not b.server._state.scheduler.busy)
-    b.at(0.3)
+    b.answer_at(0.3)
     assert b.server.last_error == "observation: camera 'wrist' gives 256x256 px, the policy needs 300 px"
 
 
@@ -274,20 +274,20 @@ def test_swap_during_a_slow_inference_answers_the_current_tick(bench) -> None:
     b.start()
     b.tick(0)
     b.finish(slow)
-    b.at(0.2)
+    b.answer_at(0.2)
     b.tick(1)
     until(lambda: ("act", 1) in slow.seen)
     fast = b.add("fast", Paced(horizon=2, gated=False), activate=False)
     b.server.activate("fast")
     until(lambda: ("act", 1) in fast.seen and not b.server._state.scheduler.busy)
-    b.at(1.1)
+    b.answer_at(1.1)
     assert b.last() == (1, 1) and b.actions[-1].policy_id == "fast", "the current tick is the new policy's"
     assert fast.seen == [("reset", 7), ("act", 1)], "the new policy did not wait for the old inference"
     slow.go.release()
     until(lambda: not b.server.store._get("slow").worker.busy and slow.go._value == 0)
     b.tick(2)
     until(lambda: not b.server._state.scheduler.busy)
-    b.at(2.1)
+    b.answer_at(2.1)
     assert [a.policy_id for a in b.actions] == ["slow", "fast", "fast"]
     b.server.store.unload("slow")
     assert slow.closed.wait(20)
@@ -309,19 +309,19 @@ def test_hundred_swaps_miss_no_tick_and_leave_no_action_of_the_old_policy(bench,
                 until(lambda: not b.server._state.scheduler.busy)
             elif rng.random() < 0.5:
                 (slow if active == "slow" else chunked).go.release()
-            b.at(tick + 0.6)
+            b.answer_at(tick + 0.6)
             tick += 1
         with pytest.raises(UserError, match="ZeroDivisionError"):
             load_policy("bad", "x", "", False, task)
-        b.at(tick)
+        b.answer_at(tick)
         answered = len(b.actions)
         active = names[int(rng.integers(3))]
         b.server.activate(active)
         b.tick(tick)
-        b.at(tick + 1.3)
+        b.answer_at(tick + 1.3)
         tick += 1
         assert {a.policy_id for a in b.actions[answered:]} == {active}
-    b.at(tick + 2)
+    b.answer_at(tick + 2)
     counts = b.server.counts
     assert counts.missed == 0 and counts.ticks == tick == len(b.actions)
     assert [a.stamp_ns // P_NS for a in b.actions] == list(range(tick))
@@ -357,7 +357,7 @@ def test_policy_that_is_too_slow_is_reported_once(bench) -> None:
         served.inferences.add(0.3)
         b.tick(tick)
         until(lambda: not b.server._state.scheduler.busy)
-        b.at(tick + 0.3)
+        b.answer_at(tick + 0.3)
     assert served.slow and [n for n in b.server.take_notices() if "p' is too slow: inference takes 0.3" in n]
     assert b.server.take_notices() == []
 

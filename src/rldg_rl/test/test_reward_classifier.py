@@ -330,18 +330,18 @@ def test_unsuitable_classifier_folder_is_refused(
 
 
 def test_sources_without_frames_are_refused(tmp_path: Path) -> None:
-    def refused(reason: str) -> None:
+    def check_refused(reason: str) -> None:
         with pytest.raises(UserError, match=reason) as error:
             read_frames([tmp_path / "x"], insertion(), "wrist")
         one_line(error)
 
-    refused("x: no such folder of bags or frames")
+    check_refused("x: no such folder of bags or frames")
     (tmp_path / "x").mkdir()
-    refused("holds neither bags nor folders positive and negative")
+    check_refused("holds neither bags nor folders positive and negative")
     pick = insertion().model_copy(update={"name": "pick"})
     steps = [replace(s, task="pick") for s in steps_with_images("a", 2, True, 0)]
     write_episode(tmp_path / "x", steps, pick)
-    refused("episode of task 'pick', the classifier is for 'insertion'")
+    check_refused("episode of task 'pick', the classifier is for 'insertion'")
     (tmp_path / "x" / "positive").mkdir()
     (tmp_path / "x" / "positive" / "holiday.jpg").write_bytes(b"")
-    refused(r"holiday\.jpg: expected <episode>__<stamp>\.jpg")
+    check_refused(r"holiday\.jpg: expected <episode>__<stamp>\.jpg")

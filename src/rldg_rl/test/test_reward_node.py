@@ -47,7 +47,7 @@ def image(kind: str) -> bytes:
     return encode_jpeg(pixels, 90)
 
 
-def seen(stamp: int, kind: str) -> ObservationMsg:
+def observation_message(stamp: int, kind: str) -> ObservationMsg:
     value = replace(observation([0.0] * 6), stamp_ns=stamp, images={"wrist": image(kind)})
     return to_msg.observation(value, "base")
 
@@ -150,7 +150,7 @@ def test_every_observation_is_answered_once_and_hysteresis_restarts(bench: Bench
         if number in (0, 6):  # START after the first observation of the second episode
             start.first_observation_stamp = to_msg.time(stamps[0 if number == 0 else 5])
             bench.events.publish(start)
-        message = seen(stamp, kind)
+        message = observation_message(stamp, kind)
         bench.observations.publish(message)
         bench.observations.publish(message)  # a transient-local topic may repeat it
         bench.until(lambda n=number: len(bench.rewards) > n)

@@ -72,7 +72,7 @@ class Process:
                 self.lines.append(line.strip())
                 self._heard.notify()
 
-    def said(self, line: str, timeout_s: float) -> bool:
+    def printed(self, line: str, timeout_s: float) -> bool:
         """Return whether the line is printed within the time limit."""
         with self._heard:
             return self._heard.wait_for(lambda: line in self.lines, timeout_s)
@@ -130,7 +130,7 @@ def running(*arguments: tuple[str, list[str], str, dict[str, str]]) -> Iterator[
             stack.callback(process.end)
             processes.append(process)
         for process in processes:
-            assert process.said("started", STARTED_S)
+            assert process.printed("started", STARTED_S)
         yield processes
 
 
@@ -142,9 +142,9 @@ def test_second_host_sees_nothing_and_injects_nothing(second_host: list[str]) ->
         ("intruder", second_host, "as it is", intruder),
     )
     with running(*nodes) as (arm, gate, other):
-        assert arm.said("heard gate", STARTED_S)
-        assert gate.said("heard arm", STARTED_S)
-        assert not other.said("heard arm", SILENCE_S)
+        assert arm.printed("heard gate", STARTED_S)
+        assert gate.printed("heard arm", STARTED_S)
+        assert not other.printed("heard arm", SILENCE_S)
         assert other.lines == ["started"]
         assert "heard intruder" not in arm.lines + gate.lines
 
@@ -157,8 +157,8 @@ def test_tools_without_our_environment_work_on_this_machine() -> None:
         ("local", [], "as it is", {RANGE_VARIABLE: "LOCALHOST"}),
     ]
     with running(*nodes) as (ours, plain, local):
-        assert ours.said("heard plain", STARTED_S) and plain.said("heard ours", STARTED_S)
-        assert ours.said("heard local", STARTED_S) and local.said("heard ours", STARTED_S)
+        assert ours.printed("heard plain", STARTED_S) and plain.printed("heard ours", STARTED_S)
+        assert ours.printed("heard local", STARTED_S) and local.printed("heard ours", STARTED_S)
 
 
 def test_several_hosts_communicate_when_configured(second_host: list[str]) -> None:
@@ -168,8 +168,8 @@ def test_several_hosts_communicate_when_configured(second_host: list[str]) -> No
         ("learner", second_host, "default", {"ROS_STATIC_PEERS": HERE, RANGE_VARIABLE: "SUBNET"}),
     ]
     with running(*nodes) as (robot, learner):
-        assert robot.said("heard learner", STARTED_S)
-        assert learner.said("heard robot", STARTED_S)
+        assert robot.printed("heard learner", STARTED_S)
+        assert learner.printed("heard robot", STARTED_S)
 
 
 @pytest.mark.parametrize(
