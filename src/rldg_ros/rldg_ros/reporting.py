@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
 from time import monotonic
@@ -19,6 +20,8 @@ from rldg_ros.subscriptions import refusals
 
 OK, WARN, ERROR = DiagnosticStatus.OK, DiagnosticStatus.WARN, DiagnosticStatus.ERROR
 
+NUMBER = re.compile(r"(?<![\w.])-?\d+(\.\d+)?(?!\w)")
+"""A number that is not part of a name."""
 
 STARTING_S = 10.0
 """Time after the start in which a node logs no warning, since the other nodes are starting, too."""
@@ -31,10 +34,7 @@ def steady_timer(node: Node, period_s: float, callback: Callable[[], None]) -> T
 
 @dataclass(frozen=True)
 class Report:
-    """One status: level OK, WARN or ERROR, one line, and values.
-
-    What counts or is measured belongs to the values: a message that changes is logged.
-    """
+    """One status: level OK, WARN or ERROR, one line, and values."""
 
     level: bytes
     message: str
@@ -78,6 +78,7 @@ class Fault:
 class Reporter:
     """Publishes a node's status on /diagnostics at 1 Hz and on `publish`; logs each change of its message once.
 
+    A message in which only numbers have changed, such as an age or a count, is not logged again.
     log_changes: False for a node that logs its own events, each of them at once.
     """
 
@@ -96,8 +97,9 @@ class Reporter:
         if refused.count:
             values |= {"refused_messages": str(refused.count), "refused_newest": refused.newest}
         starts = report.level == WARN and monotonic() - self._started_s < STARTING_S
-        if self._log_changes and text != self._last and not starts:
-            self._last = text
+        words = NUMBER.sub("", text)
+        if self._log_changes and words != self._last and not starts:
+            self._last = words
             if report.level == OK:
                 Log(self._node).info(text)
             else:

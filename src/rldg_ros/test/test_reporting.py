@@ -64,9 +64,9 @@ def test_changes_are_logged_once_or_left_to_the_node(node: Node, capfd: pytest.C
     def read() -> Report:
         nonlocal count
         count += 1
-        return Report(OK, "ready" if count < 4 else "busy", {"count": str(count)})
+        return Report(OK, f"camera_1: last message {count / 2} s ago" if count < 4 else f"camera_2: {count}")
 
-    for log_changes, expected in ((True, ["ready", "busy"]), (False, [])):
+    for log_changes, expected in ((True, ["last message 0.5 s ago", "4"]), (False, [])):
         count = 0
         reporter = Reporter(node, read, log_changes=log_changes)
         for _ in range(5):

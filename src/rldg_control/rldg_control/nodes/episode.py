@@ -1,6 +1,6 @@
 """episode: joins observation, executed action and reward into `step`, and runs episodes (action `run_episodes`).
 
-Parameters: task, lockstep, run_id (default: seed<seed> in lock-step, else the wall time of the start),
+Parameters: task, task_dirs, lockstep, run_id (default: seed<seed> in lock-step, else the wall time of the start),
 first_episode, first_step (of a resumed run), needs (nodes that must listen before an episode starts),
 ready_timeout_s, exact_rewards (real time: rewards carry the stamps of observations; default: the task's reward is the
 classifier's), reset_mode (cell or operator, see `resets`), reset_service, joy_topic, start_button, stop_button.

@@ -1,6 +1,6 @@
 """gate: the only publisher of target poses. Lifecycle node around rldg_control.gate.
 
-Parameters: task, lockstep, target_topic, base_frame, wait_for_policy (the policy is the primary source;
+Parameters: task, task_dirs, lockstep, target_topic, base_frame, wait_for_policy (the policy is the primary source;
 else teleoperation), wait_for_operator (lock-step: an operator answers every observation, too),
 teleop_without_episode (a person may position the arm between episodes), controller and description_topic (the
 frame that the controller moves must be the measured one: latched until that is known). Services: gate/hold, gate/stop.
@@ -67,10 +67,10 @@ class GateNode(LifecycleNode):
     def __init__(self) -> None:
         super().__init__("gate")
         task = task_parameter(self)
+        self._pace = pace_parameter(self)
         self._base_frame = str(parameter(self, "base_frame", "base", "Frame of the target pose."))
         target_topic = parameter(self, "target_topic", "target_pose", "Cartesian target of the controller.")
         self._topic = vendor_topic(self, str(target_topic))
-        self._pace = pace_parameter(self)
         self._config = GateConfig(
             action=task.action,
             box=task.box,

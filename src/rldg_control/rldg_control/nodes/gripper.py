@@ -1,6 +1,6 @@
 """gripper: the 7th component of `executed_action`, debounced -> a width topic, or the actions move and grasp.
 
-Parameters: task, lockstep, mode (topic | actions), gripper_command_topic, gripper_action_prefix, debounce_s
+Parameters: task, task_dirs, lockstep, mode (topic | actions), gripper_command_topic, gripper_action_prefix, debounce_s
 (default: 0 with a topic, 0.05 with actions), open_width_m, closed_width_m, speed_m_s, force_n. Real time: a width is
 commanded when it changes. Lock-step: every executed action gets one `gripper_width`, which the cell waits for:
 JointState with the stamp of the observation and the width as its only position.
@@ -43,10 +43,10 @@ class GripperNode(Node):
     def __init__(self) -> None:
         super().__init__("gripper")
         task = task_parameter(self)
+        pace = pace_parameter(self)
         mode = str(
             parameter(self, "mode", "topic", "Width topic, or actions move and grasp.", choices=("topic", "actions"))
         )
-        pace = pace_parameter(self)
         debounce_s = parameter(
             self,
             "debounce_s",

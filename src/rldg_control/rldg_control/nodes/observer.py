@@ -1,6 +1,6 @@
 """observer: driver messages -> `observation` at the control rate.
 
-Parameters: task, lockstep, image_topic (one camera), pose_topic, wrench_topic, joint_topic,
+Parameters: task, task_dirs, lockstep, image_topic (one camera), pose_topic, wrench_topic, joint_topic,
 gripper_joint_topic, base_frame, tcp_frame, joint_names, finger_names, and the QoS that drivers offer (pose_qos,
 wrench_qos, joint_qos, gripper_joint_qos, image_qos). Where the task's actions have a gripper, its joint states are
 needed for an observation; elsewhere its width is NaN in lock-step and whenever no recent one is known.

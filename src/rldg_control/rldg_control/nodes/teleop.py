@@ -1,7 +1,7 @@
 """teleop: SpaceMouse (spacenav) -> `teleop_action` at the control rate, and immediately when an intervention starts.
 
-Parameters: task, twist_topic, joy_topic, twist_stamped, axis_map, axis_scale, dead_band, gripper_button,
-override_button (rldg_control.teleop_logic.TeleopMap).
+Parameters: task, task_dirs, lockstep, twist_topic, joy_topic, twist_stamped, axis_map, axis_scale, dead_band,
+gripper_button, override_button (rldg_control.teleop_logic.TeleopMap).
 """
 
 from __future__ import annotations
@@ -18,6 +18,7 @@ from rldg_control.teleop_logic import TeleopLogic, TeleopMap
 from rldg_core.from_msg import twist_array
 from rldg_msgs.msg import ExecutedAction, TeleopAction
 from rldg_ros import to_msg
+from rldg_ros.pace import pace_parameter
 from rldg_ros.parameters import parameter, task_parameter
 from rldg_ros.qos import STREAM
 from rldg_ros.reporting import OK, WARN, Report, Reporter, steady_timer, unpublished
@@ -36,6 +37,7 @@ class TeleopNode(Node):
     def __init__(self) -> None:
         super().__init__("teleop")
         task = task_parameter(self)
+        pace_parameter(self)  # declared like everywhere; the stacks start no teleoperation in lock-step
         stamped = bool(parameter(self, "twist_stamped", False, "twist_topic carries TwistStamped instead of Twist."))
         default_topic = "spacenav/twist_stamped" if stamped else "spacenav/twist"
         twist_topic = parameter(self, "twist_topic", default_topic, "Motion of the SpaceMouse.")

@@ -36,8 +36,8 @@ DRAIN_LIMIT_S = 1.5
 
 
 class RecorderNode(Node):
-    """Parameters: bag_dir; topics (raw; type and QoS from the graph); preset (mcap_writer.PRESETS); max_bagfile_size
-    [bytes] and max_bagfile_duration [s], which split a bag, 0: never; task; lockstep."""
+    """Parameters: task, task_dirs, lockstep; bag_dir; topics (raw; type and QoS from the graph); preset
+    (mcap_writer.PRESETS); max_bagfile_size [bytes] and max_bagfile_duration [s], which split a bag, 0: never."""
 
     def __init__(self) -> None:
         super().__init__("recorder")

@@ -34,11 +34,11 @@ from rldg_ros.subscriptions import refusals
 class LearnerNode(Node):  # type: ignore[misc]
     """Trains a specialist with RLPD on the Steps of topic `step` and of bags.
 
-    Parameters: task, task_dirs; run_dir (checkpoints, specialist, tensorboard; its `bags` folder refills replay when a
-    run is resumed); demo_bag_dirs (string array: folders of demonstration bags); extra_bag_dirs (bags of earlier runs,
-    for the online replay); watch_dir (new closed bags in it are learned from: checked every watch_period_s, in
-    lock-step at the start and at the end of each episode); config_file (YAML overrides of RLConfig); seed; lockstep
-    (what changes: rldg_rl.pacing); updates_per_step, period_steps, checkpoint_every_steps (0: as configured).
+    Parameters: task, task_dirs, lockstep (what changes: rldg_rl.pacing); run_dir (checkpoints, specialist, tensorboard;
+    its `bags` folder refills replay when a run is resumed); demo_bag_dirs (string array: folders of demonstration
+    bags); extra_bag_dirs (bags of earlier runs, for the online replay); watch_dir (new closed bags in it are learned
+    from: checked every watch_period_s, in lock-step at the start and at the end of each episode); config_file (YAML
+    overrides of RLConfig); seed; updates_per_step, period_steps, checkpoint_every_steps (0: as configured).
     """
 
     def __init__(self) -> None:

@@ -1,8 +1,8 @@
 """Node `reward`: publishes the reward classifier's result for every observation. It decides with rldg_rl.classifier.
 
-Parameters: task, task_dirs, classifier (folder), consecutive_frames (0: the task's). Each observation is answered
-once and at once, with its stamp: in lock-step `episode` waits for the answer. The result depends on stamps and images,
-not on the time of arrival. An image that cannot be read counts as a frame without success and is reported.
+Parameters: task, task_dirs, lockstep, classifier (folder), consecutive_frames (0: the task's). Each observation is
+answered once and at once, with its stamp: in lock-step `episode` waits for the answer. The result depends on stamps and
+images, not on the time of arrival. An image that cannot be read counts as a frame without success and is reported.
 """
 
 from __future__ import annotations

@@ -75,7 +75,7 @@ class CellNode(Node):
         start = "Simulated time of the start [ns], of a resumed run."
         first_stamp_ns = int(parameter(self, "first_stamp_ns", 0, start, low=0))
         self._rules = RULES[pace.name](self._cell, first_stamp_ns, lambda: int(self.get_clock().now().nanoseconds))
-        self._mode = pace.name.replace("_", " ")
+        self._pace_name = pace.name
         self._ignored_targets = 0
 
         def topic(name: str, default: str, description: str) -> str:
@@ -120,7 +120,7 @@ class CellNode(Node):
         self._clock_out = make(Clock, "/clock", STREAM) if self._rules.publishes_clock else None
         self._publish(self._rules.start(seed))
         pace.watch(self, STATE_PERIOD_S, lambda: self._publish(self._rules.tick()))
-        self.get_logger().info(f"{self._task.name}: {self._mode}")
+        self.get_logger().info(f"{self._task.name}: {pace.name}")
         Reporter(self, self._report, log_changes=False)
 
     # --- in ---------------------------------------------------------------------------------------------
@@ -201,13 +201,13 @@ class CellNode(Node):
 
     def _report(self) -> Report:
         values = {
-            "mode": self._mode,
+            "pace": self._pace_name,
             "object": self._cell.object_name,
             "ignored_targets": str(self._ignored_targets),
         }
         if not self._commands_alone():
             return Report(WARN, self._shared_topic(), values)
-        return Report(OK, f"{self._task.name}: {self._mode}", values)
+        return Report(OK, f"{self._task.name}: {self._pace_name}", values)
 
 
 def main() -> None:

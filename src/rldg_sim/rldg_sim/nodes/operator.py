@@ -1,6 +1,6 @@
 """operator (simulation only): the scripted operator as `teleop_action`, source SCRIPTED.
 
-Parameters: task, task_dirs, seed, mode (demonstrate, intervene, off) and every other field of
+Parameters: task, task_dirs, lockstep, seed, mode (demonstrate, intervene, off) and every other field of
 rldg_sim.operators.config.OperatorConfig. It answers each observation of a running episode exactly once, with `active`
 true or false, as soon as it has the ground truth of the same stamp (`cell/truth`).
 """
