@@ -15,8 +15,9 @@ import numpy as np
 import pytest
 import tensorflow as tf
 import tensorflow_datasets as tfds
-from conftest import HERE, ROOT, Made, load_dump, run_in_venv
 from PIL import Image
+
+from conftest import HERE, ROOT, Made, load_dump, run_in_venv
 
 FIELDS = ("action", "reward", "is_first", "is_last", "is_terminal")
 SEEN = ("state", "twist", "wrench", "timestamp")
