@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from functools import cache
-from typing import Annotated, Any, ClassVar
+from typing import Annotated, Any, ClassVar, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 from pydantic_core import InitErrorDetails, PydanticCustomError
@@ -22,10 +22,15 @@ DEFAULT = "default"
 _SCENES = Plugins("rldg.scenes", "scene kind", hidden=(DEFAULT,))
 
 
-class SceneConfig(BaseModel):
-    """What every kind of scene has: visual randomisation of the simulated cell; 0 switches each off.
+Realism = Literal["ideal", "bench", "hard"]
+"""Presets of the simulated cell's errors (rldg_sim.realism.presets)."""
 
-    light, colour: relative; camera_m [m], camera_rad [rad]: of the cameras' mounts, uniform +-.
+
+class SceneConfig(BaseModel):
+    """What every kind of scene has.
+
+    Visual randomisation, 0 switches each off: light, colour: relative; camera_m [m], camera_rad [rad]: of the
+    cameras' mounts, uniform +-. realism: preset of noise, offsets, delays and friction.
     """
 
     model_config = ConfigDict(extra="forbid", frozen=True)
@@ -37,6 +42,8 @@ class SceneConfig(BaseModel):
     colour: Annotated[float, Field(ge=0, le=1)] = 0.1
     camera_m: Annotated[float, Field(ge=0, le=0.01)] = 0.001
     camera_rad: Annotated[float, Field(ge=0, le=0.1)] = 0.005
+    # Left out of the configuration's hash where it has no effect, so that artifacts made before it keep theirs.
+    realism: Realism = Field(default="ideal", exclude_if=lambda value: value == "ideal")
     kind: str
 
 

@@ -13,9 +13,11 @@ from numpy.typing import NDArray
 from scipy.spatial.transform import Rotation
 
 from rldg_core.frames import pose
+from rldg_core.seeding import derive_seed
 from rldg_core.task import FixedMount, Task
 from rldg_sim import gl
 from rldg_sim.randomisation import Appearance, vary_looks, vary_mount
+from rldg_sim.realism.presets import PRESETS
 
 Array = NDArray[np.float64]
 Image = NDArray[np.uint8]
@@ -69,6 +71,17 @@ class SceneRenderer:
         for name in (WRIST, *self._fixed):
             subject = "camera" if name == WRIST else _fixed_name(name)
             vary_mount(self.model, self.looks, task.scene, self._ids[name], subject, seed)
+
+    def displace(self, task: Task, day: int) -> None:
+        """Move the task's cameras by the day's error of their mounts; call once, before `vary`."""
+        realism = PRESETS[task.scene.realism].camera
+        for name in (WRIST, *self._fixed):
+            random = np.random.default_rng(derive_seed(day, "cell", "mount", name))
+            index = self._ids[name]
+            self.looks.camera_pos[index] += random.normal(0.0, 1.0, 3) * realism.mount_m
+            turn = Rotation.from_rotvec(random.normal(0.0, 1.0, 3) * realism.mount_rad)
+            turned = Rotation.from_quat(np.roll(self.looks.camera_quat[index], -1)) * turn
+            self.looks.camera_quat[index] = np.roll(turned.as_quat(), 1)
 
     def image(self, qpos: Array, camera: str, width: int, height: int) -> Image:
         """Image (height, width, 3) uint8 RGB at the physical model's qpos.

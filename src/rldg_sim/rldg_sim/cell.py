@@ -10,8 +10,8 @@ The node `cell` wraps this class and gets its targets from the gate.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from dataclasses import dataclass
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, replace
 from typing import Any, Literal
 
 import mujoco
@@ -19,12 +19,14 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from rldg_core.commands import command_of
+from rldg_core.frames import rotation_of
 from rldg_core.task import Task
 from rldg_core.types import GRIPPER_THRESHOLD
 from rldg_sim.cameras import SCENE, WRIST, CameraView, Image, SceneRenderer
 from rldg_sim.mjcf import CARTESIAN_ACTUATORS, PHYSICS_STEP_S, impedance_parameters
 from rldg_sim.panda import ARM_JOINTS, GRIPPER_MAX_WIDTH_M, NOMINAL_Q
 from rldg_sim.pose_math import site_pose, solve_ik, wxyz
+from rldg_sim.realism.errors import CellErrors
 from rldg_sim.scene import fixed_cameras, simulated
 from rldg_sim.scene_model import SceneModel
 
@@ -71,16 +73,20 @@ class SensorFrame:
 class _Simulation:
     """Physics of a scene with one object, and its renderer."""
 
-    def __init__(self, task: Task, scene: SceneModel) -> None:
+    def __init__(self, task: Task, scene: SceneModel, errors: CellErrors | None, day: int) -> None:
         self._task = task
+        self._day = day
+        self.errors = errors
         self.scene = scene
         self.model: Any = mujoco.MjModel.from_xml_string(scene.physics_mjcf())
+        if errors:
+            errors.arm.place(self.model)
+            errors.arm.stiffen(self.model)
         self.data: Any = mujoco.MjData(self.model)
         self.tcp = int(self.model.site("tcp").id)
         self.felt = [int(self.model.body(name).id) for name in scene.felt_bodies]
-        self.q_reset = solve_ik(
-            self.model, self.data, self.tcp, np.array(task.reset.pose_base_tcp), NOMINAL_Q, "reset.pose_base_tcp"
-        )
+        reset = self.to_world(np.array(task.reset.pose_base_tcp))
+        self.q_reset = solve_ik(self.model, self.data, self.tcp, reset, NOMINAL_Q, "reset.pose_base_tcp")
         self.renderer: SceneRenderer | None = None
         self._seed = 0
 
@@ -93,16 +99,48 @@ class _Simulation:
         if self.renderer is not None:
             self._vary(self.renderer)
         pose = self.scene.start_pose(seed)
-        data.qpos[:ARM_JOINTS] = solve_ik(model, data, self.tcp, pose, self.q_reset, "start pose")
+        data.qpos[:ARM_JOINTS] = solve_ik(model, data, self.tcp, self.to_world(pose), self.q_reset, "start pose")
         self.scene.restart(model, data, seed)
+        if self.errors:
+            self.errors.restart(seed, data)
         return pose
 
-    def image(self, camera: str, width: int, height: int) -> Image:
-        """Image (height, width, 3) uint8 RGB of the present state."""
+    def to_world(self, pose_base: Array) -> Array:
+        """Pose (7,) in the world of one in base; the ideal cell's base stands at the world's origin."""
+        return self.errors.arm.to_world(pose_base) if self.errors else pose_base
+
+    def to_base(self, pose_world: Array) -> Array:
+        """Pose (7,) in base of one in the world."""
+        return self.errors.arm.to_base(pose_world) if self.errors else pose_world
+
+    def set_target(self, target_base_tcp: Array) -> None:
+        """Set the target of the impedance controller at once."""
+        target = self.to_world(target_base_tcp)
+        self.data.mocap_pos[0], self.data.mocap_quat[0] = target[:3], wxyz(target[3:])
+
+    def command(self, target_base_tcp: Array) -> None:
+        """Set the target when it takes effect."""
+        if self.errors:
+            self.errors.later(lambda: self.set_target(target_base_tcp))
+        else:
+            self.set_target(target_base_tcp)
+
+    def advance(self, steps: int) -> None:
+        """Advance by a number of physics steps."""
+        if self.errors:
+            self.errors.advance(self.scene, self.model, self.data, steps)
+        else:
+            mujoco.mj_step(self.model, self.data, nstep=steps)
+
+    def image(self, camera: str, width: int, height: int, qpos: Array | None = None) -> Image:
+        """Image (height, width, 3) uint8 RGB of the present state, or of one with other joint positions."""
         if self.renderer is None:
             self.renderer = SceneRenderer(self.scene.drawn_mjcf(), fixed_cameras(self._task))
+            if self.errors:
+                self.errors.arm.place(self.renderer.model)
+                self.renderer.displace(self._task, self._day)
             self._vary(self.renderer)
-        return self.renderer.image(self.data.qpos, camera, width, height)
+        return self.renderer.image(self.data.qpos if qpos is None else qpos, camera, width, height)
 
     def _vary(self, renderer: SceneRenderer) -> None:
         self.scene.place(renderer.model, self._seed)
@@ -120,11 +158,17 @@ class Cell:
 
     task: configures scene, rates, action scale, box, gains, cameras and variation; object_name "" is the task's
     default; render False skips images; image_size_px is (width, height) of all images, default each camera's of the
-    task. Raises UserError on an unknown object, when two cameras would share the wrist, or when no OpenGL is usable.
+    task; day: seed of what a calibration holds for (`scene.realism`), no effect in the ideal cell.
+    Raises UserError on an unknown object, when two cameras would share the wrist, or when no OpenGL is usable.
     """
 
     def __init__(
-        self, task: Task, object_name: str = "", render: bool = True, image_size_px: tuple[int, int] | None = None
+        self,
+        task: Task,
+        object_name: str = "",
+        render: bool = True,
+        image_size_px: tuple[int, int] | None = None,
+        day: int = 0,
     ) -> None:
         self.task = task
         self.object_name = task.object_or_default(object_name)
@@ -135,6 +179,10 @@ class Cell:
             for name, camera in task.cameras.items()
         }
         """Camera of the task -> camera of the renderer, width, height."""
+        self._day = day
+        self._errors: CellErrors | None = None
+        if task.scene.realism != "ideal":
+            self._errors = CellErrors(task, day, {name: camera[1:] for name, camera in self._cameras.items()})
         self._simulations: dict[str, _Simulation] = {}
         self._box = task.box
         self._physics_steps = round(task.period_s / PHYSICS_STEP_S)
@@ -144,7 +192,8 @@ class Cell:
 
     def _select(self, object_name: str) -> _Simulation:
         if object_name not in self._simulations:
-            self._simulations[object_name] = _Simulation(self.task, simulated(self.task).model(self.task, object_name))
+            scene = simulated(self.task).model(self.task, object_name)
+            self._simulations[object_name] = _Simulation(self.task, scene, self._errors, self._day)
         self.object_name = object_name
         return self._simulations[object_name]
 
@@ -157,7 +206,7 @@ class Cell:
             self._simulation = self._select(self.task.object_or_default(object_name))
         pose = self._simulation.restart(seed)
         self.set_mode("compliant")
-        self._set_target(pose)
+        self._simulation.set_target(pose)
         return self._frame(self._render)
 
     def step(self, action: ArrayLike) -> SensorFrame:
@@ -177,13 +226,13 @@ class Cell:
 
     def step_to(self, target_base_tcp: ArrayLike) -> SensorFrame:
         """Advance one control period towards a target pose (7,) that the caller has already clipped."""
-        self._set_target(np.asarray(target_base_tcp, dtype=np.float64))
-        mujoco.mj_step(self._simulation.model, self._simulation.data, nstep=self._physics_steps)
+        self.hold(target_base_tcp)
+        self._simulation.advance(self._physics_steps)
         return self._frame(self._render)
 
     def hold(self, target_base_tcp: ArrayLike) -> None:
         """Set the target without advancing; it stays until the next one, as in crisp_controllers."""
-        self._set_target(np.asarray(target_base_tcp, dtype=np.float64))
+        self._simulation.command(np.asarray(target_base_tcp, dtype=np.float64))
 
     def command_gripper(self, width_m: float) -> None:
         """Command the fingers' distance [m] without advancing; it stays until the next command or reset."""
@@ -191,22 +240,31 @@ class Cell:
 
     def advance(self, duration_s: float) -> SensorFrame:
         """Advance the physics towards the last target; the frame has no image (see `image`)."""
-        mujoco.mj_step(self._simulation.model, self._simulation.data, nstep=max(1, round(duration_s / PHYSICS_STEP_S)))
+        self._simulation.advance(max(1, round(duration_s / PHYSICS_STEP_S)))
         return self._frame(render=False)
 
     def images(self) -> dict[str, Image]:
-        """Image of every camera of the task now, (height, width, 3) uint8 RGB."""
-        return {name: self._simulation.image(*camera) for name, camera in self._cameras.items()}
+        """Image of every camera of the task now, (height, width, 3) uint8 RGB; all show the same moment."""
+        return self._images(self._cameras)
 
     def image(self) -> Image:
         """Image of the task's first camera now."""
-        return self._simulation.image(*next(iter(self._cameras.values())))
+        first = next(iter(self._cameras))
+        return self._images([first])[first]
+
+    def _images(self, names: Iterable[str]) -> dict[str, Image]:
+        errors = self._errors
+        if errors is None:
+            return {name: self._simulation.image(*self._cameras[name]) for name in names}
+        qpos = errors.past.look()
+        return {name: errors.cameras[name].seen(self._simulation.image(*self._cameras[name], qpos)) for name in names}
 
     def camera_view(self, camera: str) -> CameraView:
         """Where a camera of the task was when it took the last image, and how it projects; call `images` first."""
         renderer = self._simulation.renderer
         assert renderer is not None
-        return renderer.view(self._cameras[camera][0])
+        view = renderer.view(self._cameras[camera][0])
+        return replace(view, pose_base_optical=self._simulation.to_base(view.pose_base_optical))
 
     def render_scene(self, width: int, height: int) -> Image:
         """Third-person view, (height, width, 3) uint8 RGB, drawn at twice the size for smooth edges."""
@@ -226,11 +284,6 @@ class Cell:
         for simulation in self._simulations.values():
             simulation.close()
 
-    def _set_target(self, target_base_tcp: Array) -> None:
-        data = self._simulation.data
-        data.mocap_pos[0] = target_base_tcp[:3]
-        data.mocap_quat[0] = wxyz(target_base_tcp[3:])
-
     def _frame(self, render: bool) -> SensorFrame:
         simulation = self._simulation
         model, data = simulation.model, simulation.data
@@ -238,13 +291,17 @@ class Cell:
         mujoco.mj_forward(model, data)
         mujoco.mj_rnePostConstraint(model, data)
         pose = site_pose(data, simulation.tcp)
+        twist, wrench = self._twist_and_wrench(pose)
+        pose = simulation.to_base(pose)
+        if self._errors:
+            pose = self._errors.sensors.pose(pose)
         self._last_pose = pose
         truth = simulation.scene.truth(model, data)
         return SensorFrame(
             stamp_ns=round(data.time * 1e9),
             pose_base_tcp=pose,
-            twist_base_tcp=self._twist(),
-            wrench_tcp=self._wrench(pose),
+            twist_base_tcp=twist,
+            wrench_tcp=wrench,
             joint_positions=data.qpos[:ARM_JOINTS].copy(),
             joint_velocities=data.qvel[:ARM_JOINTS].copy(),
             gripper_width_m=simulation.scene.gripper_width_m(data),
@@ -255,21 +312,29 @@ class Cell:
             failure=truth.failure,
         )
 
-    def _twist(self) -> Array:
-        """Twist of the tcp in base axes."""
-        simulation = self._simulation
+    def _twist_and_wrench(self, pose_world: Array) -> tuple[Array, Array]:
+        """True twist of the tcp in base axes, and the wrench that the robot reports."""
+        simulation, errors = self._simulation, self._errors
         jacobian = np.zeros((6, simulation.model.nv))
         mujoco.mj_jacSite(simulation.model, simulation.data, jacobian[:3], jacobian[3:], simulation.tcp)
         twist: Array = jacobian[:, :ARM_JOINTS] @ simulation.data.qvel[:ARM_JOINTS]
-        return twist
+        rotation = simulation.data.site_xmat[simulation.tcp].reshape(3, 3)
+        wrench = self._wrench(pose_world, rotation)
+        if errors is None:
+            return twist, wrench
+        if (resistance := simulation.scene.resistance(simulation.model, simulation.data)) is not None:
+            torque = np.cross(resistance.point_m - pose_world[:3], resistance.force_n)
+            wrench = wrench - np.concatenate([rotation.T @ resistance.force_n, rotation.T @ torque])
+        turn = rotation_of(errors.arm.world_in_base)
+        in_base = turn.apply(twist.reshape(2, 3)).ravel()
+        return in_base, errors.wrench(wrench, jacobian, rotation, simulation.data)
 
-    def _wrench(self, pose: Array) -> Array:
-        """Wrench of the tool on the environment, at the tcp in tcp axes."""
+    def _wrench(self, pose_world: Array, rotation: Array) -> Array:
+        """True wrench of the tool on the environment, at the tcp in tcp axes."""
         simulation = self._simulation
         torque, force = np.split(simulation.data.cfrc_ext[simulation.felt].sum(axis=0), 2)
         # cfrc_ext is about the centre of mass of the whole arm.
         com = simulation.data.subtree_com[simulation.model.body_rootid[simulation.felt[0]]]
-        rotation = simulation.data.site_xmat[simulation.tcp].reshape(3, 3)
-        (x, y, z), (fx, fy, fz) = com - pose[:3], force
+        (x, y, z), (fx, fy, fz) = com - pose_world[:3], force
         at_tcp = torque + np.array([y * fz - z * fy, z * fx - x * fz, x * fy - y * fx])
         return -np.concatenate([rotation.T @ force, rotation.T @ at_tcp])

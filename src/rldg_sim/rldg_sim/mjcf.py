@@ -63,8 +63,10 @@ def actuators(gains: GainsConfig) -> str:
     return "\n".join(rows)
 
 
-def held_physics_mjcf(task: Task, goal: str, held: str) -> str:
+def held_physics_mjcf(task: Task, goal: str, held: str, more: str = "") -> str:
     """Arm with a firmly held body and a goal that it touches: MJCF elements `goal` of the world, `held` of the hand.
+
+    more: further sections of the model.
 
     The arm's own controller compensates gravity and nothing else in the cell can fall, so gravity is off,
     which is the same and saves its computation.
@@ -89,6 +91,7 @@ def held_physics_mjcf(task: Task, goal: str, held: str) -> str:
   <actuator>
     {actuators(task.impedance.compliant)}
   </actuator>
+  {more}
 </mujoco>"""
 
 

@@ -27,6 +27,10 @@ GRIPPER_MAX_WIDTH_M = 0.08
 JOINT_DAMPING = 0.5
 
 
+FRICTION_NM = (0.273, 0.436, 0.320, 0.640, 0.420, 0.152, 0.282)
+"""Coulomb friction of the joints [N m]: half the height of the sigmoids that Gaz et al. identified."""
+
+
 @dataclass(frozen=True)
 class Link:
     """One row of the tables: (a, d, alpha) lead from the previous frame to this one.

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -27,6 +27,13 @@ class GroundTruth:
     object_to_tcp: Array
     success: bool
     failure: bool = False
+
+
+class Resistance(NamedTuple):
+    """force_n (3,) in world axes, acting on the held object at point_m (3,) in the world."""
+
+    force_n: Array
+    point_m: Array
 
 
 class SceneModel(ABC):
@@ -61,6 +68,13 @@ class SceneModel(ABC):
     @abstractmethod
     def restart(self, model: Any, data: Any, seed: int) -> None:
         """Complete the start state of the physical model, whose arm is at the start pose (free objects, fingers)."""
+
+    def resist(self, model: Any, data: Any) -> None:
+        """Update forces that depend on the state; called every CHUNK_STEPS physics steps, not in the ideal cell."""
+
+    def resistance(self, model: Any, data: Any) -> Resistance | None:
+        """Return the force of `resist` on the held object now, which is no contact; None: there is none."""
+        return None
 
     @abstractmethod
     def truth(self, model: Any, data: Any) -> GroundTruth:

@@ -42,13 +42,31 @@ def _offset_of(pose: ArrayLike) -> Array:
     return np.concatenate([values[:3], Rotation.from_quat(values[3:]).as_rotvec()])
 
 
+RESISTED_GAIN = 1.5
+"""The hand pushes this much harder where friction resists it, in proportion to the error."""
+EFFORT_GAIN = 0.02
+"""Part of the remaining error by which the hand pushes harder with each control step, since friction and errors of the
+arm's model keep the arm from going where it is pushed ..."""
+EFFORT_KEPT = 0.97
+"""... and what of that is left after a step."""
+MAX_EFFORT_M = 1.5e-3
+"""Largest such push, as a distance of the target."""
+
+
 class InsertionOperator:
-    """See Operator. length_scale: of all lengths, which are those for connectors; the coarser the fit, the larger."""
+    """See Operator. length_scale: of all lengths, which are those for connectors; the coarser the fit, the larger.
+
+    Where the task's scene resists (`scene.realism`), the operator pushes harder while the arm sticks, and presses
+    the plug home once it has entered.
+    """
 
     def __init__(self, config: OperatorConfig, task: Task, length_scale: float = 1.0) -> None:
         self._scale = scale = length_scale
+        self._resisted = task.scene.realism != "ideal"
+        gain = config.gain * (RESISTED_GAIN if self._resisted else 1.0)
         self.config = replace(
             config,
+            gain=min(1.0, gain),
             misjudge_m=scale * config.misjudge_m,
             search_m=scale * config.search_m,
             progress_m=scale * config.progress_m,
@@ -101,6 +119,7 @@ class InsertionOperator:
         self._phase_since_s = -np.inf
         self._misjudged = self._random.standard_normal(6)
         self._felt_contact = False
+        self._effort = np.zeros(6)
 
     def _perceived(self, offset: Array) -> Array:
         """The offset as the operator judges it."""
@@ -116,7 +135,8 @@ class InsertionOperator:
         """Return the intended deflection, (6,) in units of action."""
         config = self.config
         touched, self._felt_contact = force_n > config.contact_n and not self._felt_contact, force_n > config.contact_n
-        if touched:
+        inside = self._resisted and offset[2] > self._sunk_m
+        if touched and not inside:
             self._hand.pause(time_s)
             if self._phase is Phase.DESCEND and offset[2] < 1e-3 * self._scale:
                 self._enter(Phase.SEARCH, time_s)
@@ -124,6 +144,13 @@ class InsertionOperator:
         if distraction is not None:
             return distraction
         return self._goal_directed(self._perceived(offset), offset, time_s)
+
+    def _pushed_harder(self, wish: Array) -> Array:
+        """Return what the hand adds to reach a wished motion (6,) [m, rad] that the arm does not follow."""
+        effort = EFFORT_KEPT * self._effort + EFFORT_GAIN * wish
+        size = np.maximum(np.repeat([np.linalg.norm(effort[:3]) / MAX_EFFORT_M, 0.0], 3), 1.0)
+        self._effort = effort / size
+        return self._effort
 
     def _enter(self, phase: Phase, time_s: float) -> None:
         self._phase, self._phase_since_s = phase, time_s
@@ -156,8 +183,12 @@ class InsertionOperator:
         # From the port's axes to the tool's.
         wish[:3] = Rotation.from_rotvec(offset[3:]).inv().apply(wish[:3])
         near = offset[2] > -self._near_m and lateral_m < self._near_m
+        if self._resisted and near:
+            wish = wish + self._pushed_harder(wish) / config.gain
         limit = config.near_speed if near else config.speed
         push = config.gain * self._task.action.from_delta_tcp(wish)
         if self._phase in (Phase.DESCEND, Phase.SEARCH):
             push[2] = config.press * (0.5 if self._phase is Phase.SEARCH else 1.0)
+        if self._resisted and sunk and self._phase is Phase.DESCEND:
+            push[2], limit = 1.0, 1.0
         return limited(push, limit)

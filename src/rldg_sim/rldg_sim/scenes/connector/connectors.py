@@ -4,6 +4,10 @@ Cross-sections are convex hulls of the mating shells, in the port's frame: z int
 along y, x away from the robot. Dimensions: USB-A and Type-C from the USB-IF's cable and connector
 specifications, HDMI type A and DisplayPort from their plug drawings, RJ45 from IEC 60603-7, VGA (DE-15)
 from IEC 60807-2 (shell size E, sides at 10 degrees), XLR from IEC 61076-2-103.
+
+How each one mates (`MATING`; not in the ideal cell) has published limits, named beside each value. The force used
+lies within them and under 12 N: the controllers' error clip presses with 16 N, of which friction of the arm and errors
+of its model take a part. Grips, heights and places in the housing are measured on products by hand, to a millimetre or two.
 """
 
 from __future__ import annotations
@@ -70,6 +74,50 @@ def _rj45() -> Array:
     x, y, latch_x, latch_y = 3.25 * MM, 5.84 * MM, 4.85 * MM, 3.0 * MM
     points = np.array([[-x, -y], [x, -y], [latch_x, -latch_y], [latch_x, latch_y], [x, y], [-x, y]])
     return np.asarray(points - np.array([(latch_x - x) / 2, 0.0]), dtype=np.float64)
+
+
+@dataclass(frozen=True)
+class Mating:
+    """How a plug is held and what resists it.
+
+    grip_m: tcp to shoulder along the tool; port_xyz_m: the middle of the port's mouth in the D-type housing, x away
+    from the robot, y along the housing, z above its face; resistance_n: (part of the depth, force [N]), linear between;
+    withdrawal_n: force that resists while it moves out.
+    """
+
+    grip_m: float
+    port_xyz_m: tuple[float, float, float]
+    resistance_n: tuple[tuple[float, float], ...]
+    withdrawal_n: float
+
+    def force_n(self, depth: float, outwards: bool) -> float:
+        """Return the force that resists at a part of the full depth, 0 outside the port."""
+        if depth <= 0.0:
+            return 0.0
+        if outwards:
+            return self.withdrawal_n
+        parts, forces = zip(*self.resistance_n, strict=True)
+        return float(np.interp(depth, parts, forces))
+
+
+MATING: dict[str, Mating] = {
+    # USB 2.0, 6.7: insertion at most 35 N, extraction at least 10 N.
+    "usb_a": Mating(0.012, (0.0, 0.0, 0.0), ((0.0, 0.0), (0.3, 8.0), (1.0, 10.0)), 10.0),
+    # IEC 60603-7: at most 20 N with the latch; it clicks shortly before the end. Keystone: 30 N.
+    "ethernet": Mating(
+        0.016, (0.0, 0.0, -0.002), ((0.0, 0.0), (0.3, 5.0), (0.75, 7.0), (0.88, 11.0), (0.95, 6.0), (1.0, 6.0)), 6.0
+    ),
+    # IEC 60807-2: at most 3.4 N a contact, 15 contacts.
+    "vga": Mating(0.020, (0.0, 0.0, 0.0), ((0.0, 0.0), (0.35, 9.0), (1.0, 12.0)), 9.0),
+    # USB Type-C 2.0, 3.8.1: insertion 5 to 20 N, extraction 8 to 20 N.
+    "usb_c": Mating(0.010, (0.0, 0.002, 0.001), ((0.0, 0.0), (0.5, 6.0), (0.9, 8.0), (1.0, 7.0)), 8.0),
+    # HDMI 1.4, 4.1.9: insertion at most 44.1 N, withdrawal 9.8 to 39.2 N.
+    "hdmi": Mating(0.014, (0.0, -0.002, 0.0), ((0.0, 0.0), (0.4, 8.0), (1.0, 11.0)), 10.0),
+    # DisplayPort 1.4, 4.2: insertion at most 44.1 N, with latches.
+    "displayport": Mating(0.018, (0.0, 0.002, -0.001), ((0.0, 0.0), (0.4, 7.0), (0.85, 11.5), (1.0, 9.0)), 10.0),
+    # Neutrik XX series: insertion and withdrawal at most 20 N.
+    "xlr": Mating(0.032, (0.0, 0.0, 0.001), ((0.0, 0.0), (0.4, 6.0), (0.9, 10.0), (1.0, 8.0)), 9.0),
+}
 
 
 _STEEL: Colour = (0.78, 0.79, 0.81)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
+import mujoco
 import numpy as np
 from numpy.typing import NDArray
 
@@ -13,9 +14,10 @@ from rldg_sim.mjcf import WristCamera, drawn_mjcf, fixed_fingers_mjcf, held_phys
 from rldg_sim.panda import HAND_TCP_M
 from rldg_sim.pose_math import relative_pose, rotation_angle
 from rldg_sim.randomisation import stream
-from rldg_sim.scene_model import GroundTruth, HeldObject
+from rldg_sim.realism.presets import PRESETS
+from rldg_sim.scene_model import GroundTruth, HeldObject, Resistance
 from rldg_sim.scenes.connector import port
-from rldg_sim.scenes.connector.connectors import connector
+from rldg_sim.scenes.connector.connectors import MATING, connector
 
 Array = NDArray[np.float64]
 
@@ -29,12 +31,23 @@ SUCCESS_LATERAL_M = 1.0e-3
 """... its middle is within this of the port's axis ..."""
 SUCCESS_TILT_RAD = 0.1
 """... and the plug is rotated against the port by less than this."""
+TENDON_M = 1.0
+OUTWARDS_M_S = 1e-3
+"""Faster than this, a plug is being withdrawn."""
 
 
-def port_pose_base(task: Task) -> Array:
-    """Pose (7,) of the port in base: its origin is the middle of the mouth, z leads into the port."""
+def port_pose_base(task: Task, object_name: str = "") -> Array:
+    """Pose (7,) of the port in base: its origin is the middle of the mouth, z leads into the port.
+
+    The face of the housing is where the shoulder of a plug ends that is held SHOULDER_M below the tcp at the task's
+    target. In the ideal cell every port's mouth lies in its middle.
+    """
     target = np.array(task.target_pose_base_tcp)
-    return pose_at(target, np.concatenate([rotation_of(target).apply([0.0, 0.0, SHOULDER_M]), np.zeros(3)]))
+    x, y, z = (0.0, 0.0, 0.0)
+    if task.scene.realism != "ideal":
+        x, y, z = MATING[task.object_or_default(object_name)].port_xyz_m
+    offset = rotation_of(target).apply([x, y, SHOULDER_M - z])
+    return pose_at(target, np.concatenate([offset, np.zeros(3)]))
 
 
 def grasp_offset(xy_m: float, yaw_rad: float, seed: int) -> Array:
@@ -53,18 +66,28 @@ class ConnectorModel(HeldObject):
         self._grasp = grasp_xy_m, grasp_yaw_rad
         self.item = connector(object_name)
         self.grip_m = port.grip_width_m(self.item)
-        self._port_base = port_pose_base(task)
+        self._hand = PRESETS[task.scene.realism].hand
+        self._mating = None if task.scene.realism == "ideal" else MATING[object_name]
+        self._shoulder_m = self._mating.grip_m if self._mating else SHOULDER_M
+        self._port_base = port_pose_base(task, object_name)
         self._port_rotation = rotation_of(self._port_base).as_matrix()
 
     def physics_mjcf(self) -> str:
         """The port's boxes belong to the world body, whose contacts need no broad phase."""
         goal = f"<frame {placed(self._port_base)}>{port.port_contacts(self.item)}</frame>"
         held = f"""
-        <body name="plug" pos="0 0 {HAND_TCP_M + SHOULDER_M}">
+        <body name="plug" pos="0 0 {HAND_TCP_M + self._shoulder_m}">
           <inertial pos="0 0 -.005" mass="0.03" diaginertia="4e-6 4e-6 4e-6"/>
           {port.plug_contacts(self.item)}
+          {f'<site name="tip" pos="0 0 {self.item.depth_m}"/>' if self._mating else ""}
         </body>"""
-        return held_physics_mjcf(self._task, goal, held)
+        if self._mating is None:
+            return held_physics_mjcf(self._task, goal, held)
+        # Dry friction along the port's axis: that of a tendon from the tip to a point far below, whose length changes
+        # with the depth and hardly with anything else. `resist` sets its size.
+        goal += f'<frame {placed(self._port_base)}><site name="below" pos="0 0 {TENDON_M}"/></frame>'
+        tendon = '<spatial name="mating" frictionloss="1e-6"><site site="tip"/><site site="below"/></spatial>'
+        return held_physics_mjcf(self._task, goal, held, f"<tendon>{tendon}</tendon>")
 
     def drawn_mjcf(self) -> str:
         """Port, board, fingers and plug."""
@@ -72,7 +95,7 @@ class ConnectorModel(HeldObject):
             assets=port.meshes(self.item),
             world=f"<frame {placed(self._port_base)}>{port.port_visuals(self.item)}</frame>",
             hand=f"""{fixed_fingers_mjcf(self.grip_m)}
-        <body name="plug" pos="0 0 {HAND_TCP_M + SHOULDER_M}">{port.plug_visuals(self.item)}</body>""",
+        <body name="plug" pos="0 0 {HAND_TCP_M + self._shoulder_m}">{port.plug_visuals(self.item)}</body>""",
             camera=CAMERA,
         )
 
@@ -80,8 +103,36 @@ class ConnectorModel(HeldObject):
         """The plug in the hand."""
         x, y, yaw = grasp_offset(*self._grasp, seed)
         plug = model.body("plug")
-        plug.pos[:] = [x, y, HAND_TCP_M + SHOULDER_M]
+        plug.pos[:] = [x, y, HAND_TCP_M + self._shoulder_m]
         plug.quat[:] = [np.cos(yaw / 2), 0.0, 0.0, np.sin(yaw / 2)]
+        if self._mating is not None:
+            slide_x, slide_z, tilt = stream(seed, "grasp in the fingers").uniform(-1.0, 1.0, 3)
+            plug.pos[:] += self._hand.slide_m * np.array([slide_x, 0.0, slide_z])
+            half = self._hand.tilt_rad * tilt / 2
+            mujoco.mju_mulQuat(plug.quat, np.array([np.cos(half), 0.0, np.sin(half), 0.0]), plug.quat.copy())
+
+    def restart(self, model: Any, data: Any, seed: int) -> None:
+        """The cable pulls through the whole episode."""
+        if self._mating is not None:
+            pull = stream(seed, "cable").uniform(-1.0, 1.0, 3)
+            data.body("plug").xfrc_applied[:3] = self._hand.cable_n * pull
+
+    def resist(self, model: Any, data: Any) -> None:
+        """Friction of shell, contacts and latch by depth; nothing outside the port."""
+        assert self._mating is not None
+        in_port = self._port_rotation.T @ (data.site("tip").xpos - self._port_base[:3])
+        depth = in_port[2] / self.item.depth_m if np.abs(in_port[:2]).max() < SUCCESS_LATERAL_M else 0.0
+        outwards = float(data.ten_velocity[0]) > OUTWARDS_M_S
+        model.tendon_frictionloss[0] = max(1e-6, self._hand.mating * self._mating.force_n(depth, outwards))
+
+    def resistance(self, model: Any, data: Any) -> Resistance | None:
+        """See SceneModel: the tendon's friction, along the tendon at the tip."""
+        rows = np.flatnonzero(data.efc_type == mujoco.mjtConstraint.mjCNSTR_FRICTION_TENDON)
+        if self._mating is None or not len(rows):
+            return None
+        tip, below = data.site("tip").xpos, data.site("below").xpos
+        # A positive force lengthens the tendon.
+        return Resistance(float(data.efc_force[rows[0]]) * (tip - below) / float(data.ten_length[0]), tip)
 
     def truth(self, model: Any, data: Any) -> GroundTruth:
         """Reference of the object: the plug's tip. Goal: the port, z leads into it; so z < 0 above the plate."""
