@@ -21,6 +21,7 @@ from rldg_bringup import (
     cli_episodes,
     cli_finetune,
     cli_running,
+    cli_sim,
     cli_train,
 )
 from rldg_bringup.cli_classifier import app as classifier_app
@@ -44,6 +45,7 @@ app.add_typer(cli_bags.app, name="bag")
 app.add_typer(cli_dataset.app, name="dataset")
 app.add_typer(cli_checkpoint.app, name="checkpoint")
 app.add_typer(cli_finetune.app, name="finetune")
+app.add_typer(cli_sim.app, name="sim")
 app.add_typer(policy_app, name="policy")
 app.add_typer(classifier_app, name="classifier")
 

@@ -153,6 +153,7 @@ def _cell_node(plan: _Plan) -> NodeSpec:
         **own,
         scene_topic=plan.arguments.scene_topic,
         first_stamp_ns=plan.resumed.stamp_ns,
+        day=plan.arguments.seed,
     )
 
 

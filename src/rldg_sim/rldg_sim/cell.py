@@ -322,9 +322,6 @@ class Cell:
         wrench = self._wrench(pose_world, rotation)
         if errors is None:
             return twist, wrench
-        if (resistance := simulation.scene.resistance(simulation.model, simulation.data)) is not None:
-            torque = np.cross(resistance.point_m - pose_world[:3], resistance.force_n)
-            wrench = wrench - np.concatenate([rotation.T @ resistance.force_n, rotation.T @ torque])
         turn = rotation_of(errors.arm.world_in_base)
         in_base = turn.apply(twist.reshape(2, 3)).ravel()
         return in_base, errors.wrench(wrench, jacobian, rotation, simulation.data)

@@ -41,16 +41,21 @@ class CellEnv(gymnasium.Env[dict[str, Any], NDArray[np.float32]]):
     `frame` and `observation` are the last SensorFrame and what a Policy takes of it.
 
     task: a Task or its YAML file; object_name "": the task's default, or the option `object` of `reset`; images False
-    leaves them out, and most of the time that a step takes. Raises UserError as Cell does.
+    leaves them out, and most of the time that a step takes; day: see Cell. Raises UserError as Cell does.
     """
 
     metadata = {"render_modes": ["rgb_array"], "render_fps": 10}  # noqa: RUF012  (Gymnasium's name and type)
 
     def __init__(
-        self, task: Task | Path | str, object_name: str = "", images: bool = True, render_mode: str | None = None
+        self,
+        task: Task | Path | str,
+        object_name: str = "",
+        images: bool = True,
+        render_mode: str | None = None,
+        day: int = 0,
     ) -> None:
         self.task = task if isinstance(task, Task) else load_task(Path(task))
-        self.cell = Cell(self.task, object_name, render=images)
+        self.cell = Cell(self.task, object_name, render=images, day=day)
         self.render_mode = render_mode
         cameras = self.task.cameras if images else {}
         if "state" in cameras:

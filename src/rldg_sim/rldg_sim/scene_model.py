@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from dataclasses import dataclass
-from typing import Any, NamedTuple
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -27,13 +27,6 @@ class GroundTruth:
     object_to_tcp: Array
     success: bool
     failure: bool = False
-
-
-class Resistance(NamedTuple):
-    """force_n (3,) in world axes, acting on the held object at point_m (3,) in the world."""
-
-    force_n: Array
-    point_m: Array
 
 
 class SceneModel(ABC):
@@ -71,10 +64,6 @@ class SceneModel(ABC):
 
     def resist(self, model: Any, data: Any) -> None:
         """Update forces that depend on the state; called every CHUNK_STEPS physics steps, not in the ideal cell."""
-
-    def resistance(self, model: Any, data: Any) -> Resistance | None:
-        """Return the force of `resist` on the held object now, which is no contact; None: there is none."""
-        return None
 
     @abstractmethod
     def truth(self, model: Any, data: Any) -> GroundTruth:

@@ -1,6 +1,7 @@
 """cell: the simulated Franka cell with the drivers' topics.
 
-Parameters: task, task_dirs, lockstep, seed (real time: of the first scene), image_topic (of the first camera; others
+Parameters: task, task_dirs, lockstep, seed (real time: of the first scene), day (see
+rldg_sim.cell), image_topic (of the first camera; others
 as the task says), pose_topic,
 wrench_topic, joint_topic, gripper_joint_topic, target_topic, gripper_command_topic, scene_topic (third-person
 view, rgb8; empty: off), base_frame, camera_frame, first_stamp_ns (lock-step: where the clock of a resumed run
@@ -69,7 +70,8 @@ class CellNode(Node):
         self._base_frame = str(parameter(self, "base_frame", "base", "Frame of poses and wrenches."))
         frame = "Optical frame of the first camera's image; others: <camera>_color_optical_frame."
         first_frame = str(parameter(self, "camera_frame", "camera_color_optical_frame", frame))
-        self._cell = Cell(self._task, render=False)
+        day = int(parameter(self, "day", 0, "Seed of what holds for a run (scene.realism of the task).", low=0))
+        self._cell = Cell(self._task, render=False, day=day)
         self._cell.images()  # no usable OpenGL is known now, not at the first frame
         seed = int(parameter(self, "seed", 0, "Seed of the scene that is shown before the first reset.", low=0))
         start = "Simulated time of the start [ns], of a resumed run."

@@ -15,7 +15,7 @@ from rldg_sim.panda import HAND_TCP_M
 from rldg_sim.pose_math import relative_pose, rotation_angle
 from rldg_sim.randomisation import stream
 from rldg_sim.realism.presets import PRESETS
-from rldg_sim.scene_model import GroundTruth, HeldObject, Resistance
+from rldg_sim.scene_model import GroundTruth, HeldObject
 from rldg_sim.scenes.connector import port
 from rldg_sim.scenes.connector.connectors import MATING, connector
 
@@ -124,15 +124,6 @@ class ConnectorModel(HeldObject):
         depth = in_port[2] / self.item.depth_m if np.abs(in_port[:2]).max() < SUCCESS_LATERAL_M else 0.0
         outwards = float(data.ten_velocity[0]) > OUTWARDS_M_S
         model.tendon_frictionloss[0] = max(1e-6, self._hand.mating * self._mating.force_n(depth, outwards))
-
-    def resistance(self, model: Any, data: Any) -> Resistance | None:
-        """See SceneModel: the tendon's friction, along the tendon at the tip."""
-        rows = np.flatnonzero(data.efc_type == mujoco.mjtConstraint.mjCNSTR_FRICTION_TENDON)
-        if self._mating is None or not len(rows):
-            return None
-        tip, below = data.site("tip").xpos, data.site("below").xpos
-        # A positive force lengthens the tendon.
-        return Resistance(float(data.efc_force[rows[0]]) * (tip - below) / float(data.ten_length[0]), tip)
 
     def truth(self, model: Any, data: Any) -> GroundTruth:
         """Reference of the object: the plug's tip. Goal: the port, z leads into it; so z < 0 above the plate."""
