@@ -63,7 +63,11 @@ class SceneModel(ABC):
         """Complete the start state of the physical model, whose arm is at the start pose (free objects, fingers)."""
 
     def resist(self, model: Any, data: Any) -> None:
-        """Update forces that depend on the state; called every CHUNK_STEPS physics steps, not in the ideal cell."""
+        """Update forces that depend on the state; called every CHUNK_STEPS physics steps, not in the ideal cell.
+
+        By default nothing resists but geometry.
+        """
+        return
 
     @abstractmethod
     def truth(self, model: Any, data: Any) -> GroundTruth:

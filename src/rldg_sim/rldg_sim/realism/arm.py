@@ -66,7 +66,7 @@ class ArmErrors:
 
         One half is constant (torque sensors), one half varies as gravity does, with the sine of the joint's angle.
         """
-        return self._constant_nm + self._varying_nm * np.sin(joint_positions + self._phase_rad)
+        return np.asarray(self._constant_nm + self._varying_nm * np.sin(joint_positions + self._phase_rad))
 
     def to_base(self, pose_world: Array) -> Array:
         """Pose (7,) in base, where `pose_world` is measured."""

@@ -16,7 +16,7 @@ Array = NDArray[np.float64]
 Image = NDArray[np.uint8]
 
 PATTERN_PX = 64
-"""The noise of a frame is a window of one pattern, which is larger by this: drawing it anew costs as much as physics."""
+"""The noise of a frame is a window of one pattern, larger by this: new noise would cost as much as the physics."""
 REFERENCE_PX = 256
 
 

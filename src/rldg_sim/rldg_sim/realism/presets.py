@@ -44,7 +44,9 @@ class ArmRealism(FrozenModel):
 class HandRealism(FrozenModel):
     """How an object is held that the hand does not release, and what it resists."""
 
-    slide_m: float = _setting(0.005, "Episode, uniform: where along the fingers it is held, x and z of the tcp [m] [own]")
+    slide_m: float = _setting(
+        0.005, "Episode, uniform: where along the fingers it is held, x and z of the tcp [m] [own]"
+    )
     tilt_rad: float = _setting(0.2, "Episode, uniform: turn about the axis between the fingers [rad] [own]")
     cable_n: float = _setting(3.0, "Episode, uniform: pull of its cable, per axis [N] [own]")
     mating: float = _setting(
@@ -99,9 +101,7 @@ PRESETS: Mapping[Realism, CellRealism] = {
     "bench": CellRealism(
         arm=ArmRealism(friction=1.0, torque_error_nm=0.5, delay_s=0.02, fixture_m=0.002, fixture_rad=0.004),
         hand=HandRealism(slide_m=0.001, tilt_rad=0.03, cable_n=0.3, mating=1.0),
-        sensors=SensorRealism(
-            pose_m=3e-5, pose_rad=1e-4, force_n=1.5, torque_nm=0.1, force_rest_n=0.02, drift_n=0.5
-        ),
+        sensors=SensorRealism(pose_m=3e-5, pose_rad=1e-4, force_n=1.5, torque_nm=0.1, force_rest_n=0.02, drift_n=0.5),
         camera=CameraRealism(
             mount_m=0.002,
             mount_rad=0.01,
@@ -116,9 +116,7 @@ PRESETS: Mapping[Realism, CellRealism] = {
     "hard": CellRealism(
         arm=ArmRealism(friction=1.5, torque_error_nm=1.0, delay_s=0.04, fixture_m=0.004, fixture_rad=0.01),
         hand=HandRealism(slide_m=0.002, tilt_rad=0.06, cable_n=0.6, mating=1.1),
-        sensors=SensorRealism(
-            pose_m=1e-4, pose_rad=3e-4, force_n=2.5, torque_nm=0.2, force_rest_n=0.05, drift_n=1.5
-        ),
+        sensors=SensorRealism(pose_m=1e-4, pose_rad=3e-4, force_n=2.5, torque_nm=0.2, force_rest_n=0.05, drift_n=1.5),
         camera=CameraRealism(
             mount_m=0.004,
             mount_rad=0.02,

@@ -6,8 +6,8 @@ specifications, HDMI type A and DisplayPort from their plug drawings, RJ45 from 
 from IEC 60807-2 (shell size E, sides at 10 degrees), XLR from IEC 61076-2-103.
 
 How each one mates (`MATING`; not in the ideal cell) has published limits, named beside each value. The force used
-lies within them and under 12 N: the controllers' error clip presses with 16 N, of which friction of the arm and errors
-of its model take a part. Grips, heights and places in the housing are measured on products by hand, to a millimetre or two.
+lies within them and is at most 12 N: the controller's error clip presses with 16 N, of which friction of the arm and
+errors of its model take a part. Grips, heights and places in the housing are our estimates, to a millimetre or two.
 """
 
 from __future__ import annotations
