@@ -5,7 +5,7 @@ import subprocess
 import sys
 from contextlib import suppress
 from dataclasses import Field, fields
-from importlib.metadata import EntryPoint, EntryPoints
+from importlib.metadata import EntryPoint, EntryPoints, entry_points
 from pathlib import Path
 from typing import Any
 
@@ -148,7 +148,7 @@ def test_checkpoint_that_does_not_match_the_stack_is_refused_before_the_start(tm
 
 
 def test_back_end_with_a_missing_module_is_refused_before_the_start(monkeypatch: pytest.MonkeyPatch) -> None:
-    missing = EntryPoints([EntryPoint("gone", "rldg_policy.gone:Policy", "rldg.policies")])
+    missing = EntryPoints([*entry_points(), EntryPoint("gone", "rldg_policy.gone:Policy", "rldg.policies")])
     monkeypatch.setattr("rldg_core.plugins.entry_points", missing.select)
     with pytest.raises(UserError, match=r"^argument policy: policy back-end 'gone' .*no module rldg_policy\.gone"):
         insertion_stack(StackArguments(policy="gone"), SHARE)
