@@ -148,7 +148,8 @@ def test_checkpoint_that_does_not_match_the_stack_is_refused_before_the_start(tm
 
 
 def test_back_end_with_a_missing_module_is_refused_before_the_start(monkeypatch: pytest.MonkeyPatch) -> None:
-    missing = EntryPoints([*entry_points(), EntryPoint("gone", "rldg_policy.gone:Policy", "rldg.policies")])
+    installed = [entry for group in ("rldg.scenes", "rldg.policies") for entry in entry_points(group=group)]
+    missing = EntryPoints([*installed, EntryPoint("gone", "rldg_policy.gone:Policy", "rldg.policies")])
     monkeypatch.setattr("rldg_core.plugins.entry_points", missing.select)
     with pytest.raises(UserError, match=r"^argument policy: policy back-end 'gone' .*no module rldg_policy\.gone"):
         insertion_stack(StackArguments(policy="gone"), SHARE)
