@@ -125,10 +125,10 @@ def test_setup_py_equals_package_xml(package: Path) -> None:
         for node in ast.walk(ast.parse((package / "setup.py").read_text()))
         if isinstance(node, ast.Call) and getattr(node.func, "id", "") == "setup"
     ]
-    said = {k.arg: k.value.value for k in call.keywords if isinstance(k.value, ast.Constant)}
+    arguments = {k.arg: k.value.value for k in call.keywords if isinstance(k.value, ast.Constant)}
     for tag in ("version", "license", "description"):
-        assert said[tag] == str(root.findtext(tag)), tag
-    assert said["maintainer_email"] == root.find("maintainer").attrib["email"] == MAINTAINER  # type: ignore[union-attr]
+        assert arguments[tag] == str(root.findtext(tag)), tag
+    assert arguments["maintainer_email"] == root.find("maintainer").attrib["email"] == MAINTAINER  # type: ignore[union-attr]
 
 
 def test_imports_without_a_key_are_installed_by_the_requirements() -> None:

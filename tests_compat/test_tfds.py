@@ -71,8 +71,8 @@ def test_every_field_equals_that_of_our_reader(made: Made) -> None:
             np.testing.assert_array_equal(steps["discount"], 1.0 - np.append(terminal[1:], terminal[-1:]))
             texts = {value.decode() for value in steps["language_instruction"]}
             assert texts == {str(episode["language_instruction"])}
-            said = {k: v.decode() if isinstance(v, bytes) else v.item() for k, v in metadata.items()}
-            assert said == json.loads(str(episode["metadata"]))
+            found = {k: v.decode() if isinstance(v, bytes) else v.item() for k, v in metadata.items()}
+            assert found == json.loads(str(episode["metadata"]))
 
 
 def test_images_decode_like_those_of_other_decoders(made: Made) -> None:

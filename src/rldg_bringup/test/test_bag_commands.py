@@ -48,8 +48,8 @@ def bags(tmp_path_factory: pytest.TempPathFactory, start_rldg: Callable[..., psu
 def test_info_states_topics_counts_and_rates(rldg: Rldg, bags: Path) -> None:
     (bag,) = find_bags(bags)
     steps = len(read_episode(bag))
-    (told,) = json.loads(rldg("bag", "info", bags, "--json").stdout)
-    topics = {topic["name"]: topic for topic in told["topics"]}
+    (summary,) = json.loads(rldg("bag", "info", bags, "--json").stdout)
+    topics = {topic["name"]: topic for topic in summary["topics"]}
     assert (topics["/rldg/step"]["messages"], topics["/rldg/step"]["rate_hz"]) == (steps, 10.0)
     # Every frame of the drivers from the one used in the first observation.
     assert topics["/camera/camera/color/image_raw"]["messages"] == steps

@@ -48,8 +48,8 @@ def rldg(*arguments: object) -> dict[str, Any]:
 
 
 def adopt(folder: Path, backend: str, key: str, *more: object) -> dict[str, Any]:
-    said = {"--camera": "wrist", "--rate-hz": 5, **dict(zip(more[::2], more[1::2], strict=True))}
-    options = [part for pair in said.items() for part in pair]
+    given_options = {"--camera": "wrist", "--rate-hz": 5, **dict(zip(more[::2], more[1::2], strict=True))}
+    options = [part for pair in given_options.items() for part in pair]
     return rldg("checkpoint", "adopt", folder, "--backend", backend, "--statistics-key", key, *options)
 
 
@@ -66,8 +66,13 @@ def test_openvla_checkpoint_is_adopted(tmp_path):
     assert (manifest.rate_hz, manifest.inference_hz, manifest.camera) == (5.0, 4.0, "wrist")
     assert manifest.tasks == ("insertion",) and (tmp_path / "config.json").read_bytes() == config
     assert choose_statistics(tmp_path, manifest)[1].need("q99")[0] == 1.0
-    told = rldg("checkpoint", "info", tmp_path)
-    assert told["adopted"] and told["largest_step_m"] == 1.0 and told["gripper"] and told["statistics_key"] == "fractal"
+    printed = rldg("checkpoint", "info", tmp_path)
+    assert (
+        printed["adopted"]
+        and printed["largest_step_m"] == 1.0
+        and printed["gripper"]
+        and printed["statistics_key"] == "fractal"
+    )
 
 
 def test_parallel_decoding_sets_the_horizon(tmp_path):
@@ -77,11 +82,11 @@ def test_parallel_decoding_sets_the_horizon(tmp_path):
 
 def test_octo_checkpoint_is_adopted(tmp_path):
     octo(tmp_path)
-    told = adopt(tmp_path, "octo", "bridge", "--rate-hz", 5, "--camera", "side", "--window", 1)
-    assert (told["image_size"], told["window"], told["horizon"], told["version"]) == (256, 1, 4, 1000)
-    assert told["rate_hz"] == 5.0 and told["camera"] == "side"
-    told = rldg("checkpoint", "info", tmp_path)
-    assert told["largest_step_m"] == pytest.approx(0.012) and told["largest_step_rad"] == pytest.approx(0.05)
+    printed = adopt(tmp_path, "octo", "bridge", "--rate-hz", 5, "--camera", "side", "--window", 1)
+    assert (printed["image_size"], printed["window"], printed["horizon"], printed["version"]) == (256, 1, 4, 1000)
+    assert printed["rate_hz"] == 5.0 and printed["camera"] == "side"
+    printed = rldg("checkpoint", "info", tmp_path)
+    assert printed["largest_step_m"] == pytest.approx(0.012) and printed["largest_step_rad"] == pytest.approx(0.05)
     with pytest.raises(UserError, match=r"rldg\.json: exists already"):
         adopt(tmp_path, "octo", "bridge")
 

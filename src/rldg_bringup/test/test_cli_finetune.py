@@ -131,8 +131,8 @@ def test_options_reach_octo(trainings, folders):
 
 def test_result_is_printed_as_text_or_json(trainings, folders):
     data, _, out = folders
-    told = json.loads(rldg("finetune", "compact", data, "--out", out, "--steps", 3, "--json"))
-    assert told == {"steps": 3, "losses": [2.0, 1.5, 0.25], "checkpoint": str(out)}
+    printed = json.loads(rldg("finetune", "compact", data, "--out", out, "--steps", 3, "--json"))
+    assert printed == {"steps": 3, "losses": [2.0, 1.5, 0.25], "checkpoint": str(out)}
     assert "2 -> 0.25" in rldg("finetune", "compact", data, "--out", out)
 
 
@@ -140,8 +140,8 @@ def test_compact_generalist_from_dataset_to_action(tmp_path):
     """Without replacements: train, check the checkpoint, load it, act."""
     data = insertion_dataset(tmp_path / "data", episodes=2, transitions=4, size=256)
     out = tmp_path / "out"
-    told = json.loads(rldg("finetune", "compact", data, "--out", out, "--steps", 3, "--batch", 2, "--json"))
-    assert told["steps"] == 3 and told["checkpoint"] == str(out) and len(told["losses"]) == 1
+    printed = json.loads(rldg("finetune", "compact", data, "--out", out, "--steps", 3, "--batch", 2, "--json"))
+    assert printed["steps"] == 3 and printed["checkpoint"] == str(out) and len(printed["losses"]) == 1
     info = json.loads(rldg("checkpoint", "info", out, "--json"))
     assert (info["backend"], info["tasks"], info["statistics_key"]) == ("compact", ["insertion"], "made_up")
     assert info["version"] == 3 and info["rate_hz"] == 10.0 and 0.005 < info["largest_step_m"] <= 0.01

@@ -174,10 +174,10 @@ def test_command_line_trains_the_plugin(site, dataset, tmp_path):
 
 def test_options_come_from_the_configuration_of_the_plugin(installed, monkeypatch):
     monkeypatch.setenv("COLUMNS", "200")
-    told = rldg(finetune_app(), "mine", "--help")
+    printed = rldg(finetune_app(), "mine", "--help")
     for words in ("--its-option", "1<=x<=8", "Actions per chunk.", "default: 2", "mean|min", "--no-loud", "--factor"):
-        assert words in told
-    assert "--base" not in told and "not-an-option" not in told
+        assert words in printed
+    assert "--base" not in printed and "not-an-option" not in printed
 
 
 def test_plugin_is_listed_loaded_and_served(installed, dataset, tmp_path):

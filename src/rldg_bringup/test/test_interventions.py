@@ -123,6 +123,6 @@ def test_steps_are_human_exactly_while_the_mouse_is_pushed(client: StackClient, 
             assert step.action.box_clipped or tuple(step.action.executed) in expected
             # The recorded action equals the target sent to the arm.
             delta = task.action.to_delta_tcp(step.action.executed)
-            told = from_msg.pose_array(message.action.target_base_tcp)
-            np.testing.assert_allclose(compose_delta(step.observation.pose_base_tcp, delta)[:3], told[:3], atol=1e-6)
+            target = from_msg.pose_array(message.action.target_base_tcp)
+            np.testing.assert_allclose(compose_delta(step.observation.pose_base_tcp, delta)[:3], target[:3], atol=1e-6)
     assert human >= 5 and sources[0] == sources[-1] == "POLICY", sources

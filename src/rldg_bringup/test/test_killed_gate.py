@@ -37,12 +37,12 @@ def test_killed_gate_ends_the_stack_and_loses_no_closed_bag(tmp_path: Path) -> N
             psutil.wait_procs([process], timeout=0.05)
         nodes = process.children(recursive=True)
         next(p for p in nodes if "__node:=gate" in p.cmdline()).kill()
-        _, said = process.communicate(timeout=10)
+        _, errors = process.communicate(timeout=10)
     finally:
         if process.poll() is None:
             os.killpg(process.pid, signal.SIGKILL)  # its nodes end with it
-    assert process.returncode == 2, said
-    assert "node gate ended with code -9" in said.splitlines()[-1]
+    assert process.returncode == 2, errors
+    assert "node gate ended with code -9" in errors.splitlines()[-1]
     _, alive = psutil.wait_procs(nodes, timeout=0)
     assert alive == []
     assert all(read_episode(bag) for bag in find_bags(bags))

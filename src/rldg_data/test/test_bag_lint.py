@@ -72,13 +72,12 @@ class Raw:
 def write_bag(
     folder: Path,
     steps: Sequence[Step],
-    told: Mapping[str, str] | None = None,
+    custom_data: Mapping[str, str] | None = None,
     log_times_ns: Sequence[int] | None = None,
     raw: Sequence[Raw] = (),
     messages: Sequence[bytes] = (),
 ) -> Path:
-    """Write a bag of the given Steps. told: replaces keys of custom_data; messages: serialised messages of `step` to
-    append."""
+    """Write a bag of the given Steps. custom_data: replaced entries; messages: serialised, appended to `step`."""
     actions = [step.action for step in steps if not step.is_last]
     info = EpisodeInfo.of(steps[0], actions, steps[-1].success, TASK, "2026-01-01T00:00:00+00:00")
     writer = McapWriter(folder, folder.name, Storage(), {})
@@ -93,7 +92,7 @@ def write_bag(
         for time_ns, stamp_ns in one.times_ns:
             stamp = (stamp_ns // 10**9).to_bytes(4, "little") + (stamp_ns % 10**9).to_bytes(4, "little")
             writer.write(one.topic, b"\0\1\0\0" + stamp + bytes(64), time_ns, time_ns)
-    writer.close({**info.to_custom_data(), **(told or {})})
+    writer.close({**info.to_custom_data(), **(custom_data or {})})
     return folder
 
 
@@ -412,7 +411,7 @@ def test_faulty_steps_are_reported(tmp_path: Path, name: str) -> None:
 
 
 @pytest.mark.parametrize(
-    ("told", "part"),
+    ("custom_data", "part"),
     [
         ({"success": "false"}, "custom_data.success is False, the Steps say True"),
         ({"steps": "19"}, "custom_data.steps is 19, the Steps say 20"),
@@ -425,9 +424,9 @@ def test_faulty_steps_are_reported(tmp_path: Path, name: str) -> None:
         ({"instruction": "z"}, "custom_data.instruction is 'z'"),
     ],
 )
-def test_metadata_contradicting_the_steps_are_an_error(tmp_path: Path, told: dict[str, str], part: str) -> None:
+def test_metadata_contradicting_the_steps_are_an_error(tmp_path: Path, custom_data: dict[str, str], part: str) -> None:
     write_good(tmp_path)
-    write_bag(tmp_path / "episode_000002", good_steps(2), told)
+    write_bag(tmp_path / "episode_000002", good_steps(2), custom_data)
     (finding,) = [f for f in found(tmp_path) if f.check == "contents"]
     assert (finding.severity, finding.episode) == ("error", "episode_000002")
     assert part in finding.message
@@ -435,7 +434,7 @@ def test_metadata_contradicting_the_steps_are_an_error(tmp_path: Path, told: dic
 
 
 @pytest.mark.parametrize(
-    ("told", "check", "severity", "part"),
+    ("custom_data", "check", "severity", "part"),
     [
         ({"steps": "many"}, "metadata", "error", "custom_data.steps: 'many', expected int"),
         ({"config_hash": "0123"}, "task", "warning", "recorded with configuration 0123 of task insertion"),
@@ -444,10 +443,10 @@ def test_metadata_contradicting_the_steps_are_an_error(tmp_path: Path, told: dic
     ],
 )
 def test_implausible_metadata_are_reported(
-    tmp_path: Path, told: dict[str, str], check: str, severity: str, part: str
+    tmp_path: Path, custom_data: dict[str, str], check: str, severity: str, part: str
 ) -> None:
     write_good(tmp_path)
-    write_bag(tmp_path / "episode_000002", good_steps(2), told)
+    write_bag(tmp_path / "episode_000002", good_steps(2), custom_data)
     (finding,) = found(tmp_path)
     assert (finding.check, finding.severity, finding.episode) == (check, severity, "episode_000002")
     assert part in finding.message

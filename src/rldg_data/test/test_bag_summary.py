@@ -31,9 +31,9 @@ def test_summary_counts_files_messages_and_rates(tmp_path: Path) -> None:
     once, step_topic = summary.topics
     assert (step_topic.name, step_topic.messages, step_topic.rate_hz) == ("/rldg/step", 26, 10.0)
     assert once.messages == 1
-    told = summary.to_json()
-    assert [t["rate_hz"] for t in told["topics"]] == [None, 10.0]
-    assert told["custom_data"]["object"] == "usb_a"
+    document = summary.to_json()
+    assert [t["rate_hz"] for t in document["topics"]] == [None, 10.0]
+    assert document["custom_data"]["object"] == "usb_a"
     next(path.glob("*_1.mcap")).unlink()
     with pytest.raises(UserError, match=r"_1.mcap: cannot read: No such file"):
         summarize(path)
@@ -92,6 +92,6 @@ def test_implausible_number_in_metadata_is_refused(tmp_path: Path, old: str, new
     file.write_text(file.read_text().replace(old, new, 1))
     with pytest.raises(
         UserError, match=r"not the metadata of a rosbag2 bag: ValueError .*, expected a number from"
-    ) as said:
+    ) as caught:
         summarize(bag)
-    assert "\n" not in str(said.value)
+    assert "\n" not in str(caught.value)

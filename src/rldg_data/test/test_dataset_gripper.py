@@ -27,28 +27,28 @@ commands = st.lists(
 
 
 @settings(max_examples=150, deadline=None)
-@given(told=commands, width_m=st.sampled_from([float("nan"), 0.0, 0.03, 0.08]))
-def test_gripper_state_changes_only_on_commands(told: list[tuple[float, Source]], width_m: float) -> None:
+@given(commanded=commands, width_m=st.sampled_from([float("nan"), 0.0, 0.03, 0.08]))
+def test_gripper_state_changes_only_on_commands(commanded: list[tuple[float, Source]], width_m: float) -> None:
     """Compare with the rule, applied step by step."""
     expected, now = [], 0.0 if width_m < 0.07 else 1.0
-    for command, source in told:
+    for command, source in commanded:
         if source != Source.HOLD and abs(command) > 0.5:
             now = float(command > 0)
         expected.append(now)
-    values = np.array([command for command, _ in told])
-    np.testing.assert_array_equal(opening(values, [source for _, source in told], width_m), expected)
+    values = np.array([command for command, _ in commanded])
+    np.testing.assert_array_equal(opening(values, [source for _, source in commanded], width_m), expected)
 
 
 @pytest.mark.parametrize(("width_m", "before"), [(0.08, 1.0), (float("nan"), 1.0), (0.02, 0.0)])
 def test_gripper_state_of_an_episode_is_the_commanded_one(tmp_path: Path, width_m: float, before: float) -> None:
-    told = [0.0, -1.0, 0.0, 0.2, 1.0, 0.0]
+    commanded = [0.0, -1.0, 0.0, 0.2, 1.0, 0.0]
     steps = [
         replace(
             step,
             observation=replace(step.observation, gripper_width_m=width_m),
             action=step.action
             if step.is_last
-            else replace(step.action, executed=np.array([0.1] * 6 + [told[step.index]], np.float32)),
+            else replace(step.action, executed=np.array([0.1] * 6 + [commanded[step.index]], np.float32)),
         )
         for step in make_episode(6, gripper=True)
     ]

@@ -38,9 +38,9 @@ def zeros(size: int) -> Iterator[bytes]:
         yield bytes(MB)
 
 
-def zstd(size: int, *, told: bool) -> bytes:
-    """Compress zeros. told: whether the frame header states the size."""
-    packer = zstandard.ZstdCompressor().compressobj(size=size if told else -1)
+def zstd(size: int, *, declared: bool) -> bytes:
+    """Compress zeros. declared: whether the frame header states the size."""
+    packer = zstandard.ZstdCompressor().compressobj(size=size if declared else -1)
     return b"".join(map(packer.compress, zeros(size))) + packer.flush()
 
 
@@ -53,20 +53,20 @@ def text(value: bytes) -> bytes:
     return struct.pack("<I", len(value)) + value
 
 
-def mcap(data: bytes, compression: bytes, told: int) -> bytes:
-    """Return a file with one chunk that declares `told` bytes unpacked."""
+def mcap(data: bytes, compression: bytes, declared: int) -> bytes:
+    """Return a file with one chunk that declares `declared` bytes unpacked."""
     head = text(b"ros2") + text(b"made up")
-    chunk = struct.pack("<QQQI", 1, 2, told, 0) + text(compression) + struct.pack("<Q", len(data)) + data
+    chunk = struct.pack("<QQQI", 1, 2, declared, 0) + text(compression) + struct.pack("<Q", len(data)) + data
     return MAGIC + struct.pack("<BQ", 1, len(head)) + head + struct.pack("<BQ", 6, len(chunk)) + chunk
 
 
 BOMBS: dict[str, tuple[Callable[[], bytes], str]] = {
     "zstd with its size": (
-        lambda: mcap(zstd(SIZE, told=True), b"zstd", SIZE),
+        lambda: mcap(zstd(SIZE, declared=True), b"zstd", SIZE),
         "unpacks to 269,484,032 bytes, expected",
     ),
     "zstd with a wrong size": (
-        lambda: mcap(zstd(SIZE, told=True), b"zstd", 1000),
+        lambda: mcap(zstd(SIZE, declared=True), b"zstd", 1000),
         "more than the 1,000 bytes declared",
     ),
     "lz4 with a wrong size": (
@@ -99,7 +99,7 @@ def test_oversized_chunk_is_refused_by_every_reader(bag: Path, tmp_path: Path, n
 
 @pytest.mark.parametrize(
     "data",
-    [lambda: zstd(4 * MB, told=False), lambda: zstandard.compress(bytes(1000)) + zstd(4 * MB, told=True)],
+    [lambda: zstd(4 * MB, declared=False), lambda: zstandard.compress(bytes(1000)) + zstd(4 * MB, declared=True)],
     ids=["no size", "second frame"],
 )
 def test_zstd_frames_beyond_the_declared_size_are_refused(bag: Path, tmp_path: Path, data: Callable[[], bytes]) -> None:
@@ -111,14 +111,14 @@ def test_zstd_frames_beyond_the_declared_size_are_refused(bag: Path, tmp_path: P
 
 def test_oversized_compressed_file_and_message_are_refused(tmp_path: Path) -> None:
     file = tmp_path / "bag.mcap.zstd"
-    file.write_bytes(zstd(65 * MB, told=False))
+    file.write_bytes(zstd(65 * MB, declared=False))
     with pytest.raises(UserError, match="unpacks to more than 67,108,864 bytes"):
         check_compressed(file)
-    file.write_bytes(zstd(60 * MB, told=False))
+    file.write_bytes(zstd(60 * MB, declared=False))
     check_compressed(file)
     assert unpack_message(zstandard.compress(b"message")) == b"message"
     with pytest.raises(ValueError, match="a message unpacks to more than"):
-        unpack_message(zstd(SIZE, told=False))
+        unpack_message(zstd(SIZE, declared=False))
 
 
 def test_oversized_row_group_is_refused(tmp_path: Path) -> None:

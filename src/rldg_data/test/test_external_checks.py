@@ -264,15 +264,15 @@ def test_transform_of_another_body_is_refused(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    ("frame", "said"), [("base", "tcp"), ("fr3_link0", "tcp"), ("fr3_hand_tcp", "base"), ("ft_sensor", "tcp")]
+    ("frame", "declared"), [("base", "tcp"), ("fr3_link0", "tcp"), ("fr3_hand_tcp", "base"), ("ft_sensor", "tcp")]
 )
-def test_wrench_in_another_frame_is_refused(tmp_path: Path, frame: str, said: str) -> None:
+def test_wrench_in_another_frame_is_refused(tmp_path: Path, frame: str, declared: str) -> None:
     messages = good() + every_tick("/wrench", lambda k: wrench(at(k), [1, 2, 3, 0, 0, 0], frame))
     check_refused(
         tmp_path,
         messages,
-        f"topic /wrench: message 0: frame_id is '{frame}', expected the {said} frame",
-        wrench={"topic": "/wrench", "frame": said},
+        f"topic /wrench: message 0: frame_id is '{frame}', expected the {declared} frame",
+        wrench={"topic": "/wrench", "frame": declared},
     )
 
 

@@ -53,8 +53,8 @@ def test_targets_become_the_actions_that_led_to_them(tmp_path: Path, storage: St
     """With delay 0, targets carry the stamp of the observation they answer, as in our own bags."""
     poses, actions = trajectory()
     bag = write_bag(tmp_path / "theirs", observed(poses) + targets(poses, actions, delay), storage)
-    told = {topic.name: topic.messages for topic in summarize(bag).topics}
-    assert told == {"/pose": TICKS, "/image": TICKS, "/target": TICKS - 1}
+    counts = {topic.name: topic.messages for topic in summarize(bag).topics}
+    assert counts == {"/pose": TICKS, "/image": TICKS, "/target": TICKS - 1}
     (result,) = import_bag(mapping(), bag, tmp_path / "out")
     assert (result.steps, result.clipped, result.repeated) == (TICKS, 0, 0)
     steps = read_episode(result.path)

@@ -77,8 +77,8 @@ def test_success_defaults_to_false_unless_assumed(tmp_path: Path) -> None:
     path = write_external(tmp_path / "external")
     assert [e.metadata["success"] for e in read_dataset(path, NAMES).episodes()] == [False, False]
     names = NAMES.model_copy(update={"assume_success": True})
-    told = list(read_dataset(path, names).episodes())
-    assert [(e.metadata["success"], e.reward[-2], e.is_terminal[-1]) for e in told] == [(True, 1.0, True)] * 2
+    assumed = list(read_dataset(path, names).episodes())
+    assert [(e.metadata["success"], e.reward[-2], e.is_terminal[-1]) for e in assumed] == [(True, 1.0, True)] * 2
 
 
 def test_gripper_values_are_mapped(tmp_path: Path) -> None:
@@ -380,12 +380,12 @@ def test_flipped_bits_are_refused_or_change_no_number(
         for place, mask in flips:
             content[int(place * len(content))] ^= mask
         (path / file).write_bytes(content)
-        said, episodes = "", []
+        message, episodes = "", []
         try:
             episodes = list(read_dataset(path).episodes())
         except UserError as error:
-            said = str(error)
-        assert "\n" not in said and (said or episodes)
+            message = str(error)
+        assert "\n" not in message and (message or episodes)
         if file == DATA and episodes:
             for got, expected in zip(episodes, read_dataset(exported).episodes(), strict=True):
                 for name in ("state", "twist", "wrench", "action", "reward", "timestamp_s"):

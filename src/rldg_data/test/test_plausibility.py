@@ -101,12 +101,12 @@ def test_two_gripper_levels_become_open_and_closed(flags: list[bool], low: float
 @settings(max_examples=50, deadline=None)
 @given(arrays(np.float64, st.integers(1, 20), elements=st.floats(-1e3, 1e3)))
 def test_any_gripper_values_become_commands_or_raise_value_error(values: np.ndarray) -> None:
-    said, commands = "", np.ones(len(values))
+    message, commands = "", np.ones(len(values))
     try:
         commands = switching(values, "here")
     except ValueError as error:
-        said = str(error)
-    assert "\n" not in said and said.startswith("here: "[: len(said)])
+        message = str(error)
+    assert "\n" not in message and message.startswith("here: "[: len(message)])
     assert set(commands.tolist()) <= {-1.0, 1.0} and len(commands) == len(values)
 
 

@@ -174,8 +174,8 @@ def test_kill_during_an_episode_leaves_a_repairable_bag(tmp_path: Path, node: No
 
 def test_interrupted_episodes_are_dropped_and_counted(tmp_path: Path, node: Node, steps_out: Publisher) -> None:
     bag_dir = tmp_path / "bags"
-    told: list[RecorderStatus] = []
-    node.create_subscription(RecorderStatus, "/rldg/recorder_status", told.append, LATCHED)
+    statuses: list[RecorderStatus] = []
+    node.create_subscription(RecorderStatus, "/rldg/recorder_status", statuses.append, LATCHED)
     episodes = [make_episode(8, seed=seed) for seed in range(4)]
     with recorder(tmp_path) as process:
         connected(node, steps_out)
@@ -183,8 +183,8 @@ def test_interrupted_episodes_are_dropped_and_counted(tmp_path: Path, node: Node
         publish(steps_out, episodes[1])
         publish(steps_out, episodes[2][:3] + episodes[2][4:])
         publish(steps_out, episodes[3][:5])
-        wait_until(node, lambda: bool(told) and (told[-1].closed, told[-1].dropped) == (1, 2), "counters")
-        assert told[-1].newest_episode == episodes[1][0].episode_id
+        wait_until(node, lambda: bool(statuses) and (statuses[-1].closed, statuses[-1].dropped) == (1, 2), "counters")
+        assert statuses[-1].newest_episode == episodes[1][0].episode_id
         assert stop(process)[0] == 0
     (bag,) = find_bags(bag_dir)
     assert_same_steps(read_episode(bag), episodes[1])

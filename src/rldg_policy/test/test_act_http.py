@@ -154,8 +154,8 @@ def test_answer_equals_that_of_openvlas_server(port, policy, task):
     assert status == 200 and isinstance(json.loads(text), str)
     assert np.array_equal(json_numpy.loads(json.loads(text)), action)
     status, text = ask(port, b"", "GET", "/health")
-    told = json.loads(text)
-    assert status == 200 and told["unnorm_key"] == "toy" and told["image_size"] == SIDE
+    answer = json.loads(text)
+    assert status == 200 and answer["unnorm_key"] == "toy" and answer["image_size"] == SIDE
 
 
 def test_gripper_is_1_when_open(task):

@@ -107,11 +107,11 @@ def test_unfinished_training_of_another_kind_is_kept(tmp_path, backend, begun, n
         state.mkdir(parents=True)
         octo_state.write_state(state, {}, {})
     before = contents(out)
-    told = refusal_of(lambda: finetune(backend, out, base, resume=True))
+    message = refusal_of(lambda: finetune(backend, out, base, resume=True))
     if backend == begun:
-        assert NO_DATASET in told
+        assert NO_DATASET in message
     else:
-        assert told == f"{out}: an unfinished training of {name}: continue with `rldg finetune {begun} --resume`"
+        assert message == f"{out}: an unfinished training of {name}: continue with `rldg finetune {begun} --resume`"
     assert contents(out) == before
 
 
@@ -167,8 +167,8 @@ def test_base_of_another_kind_is_named(tmp_path, backend, name, files, reason):
         base.write_text("")
     else:
         folder_of(base, files)
-    told = refusal_of(lambda: finetune(backend, tmp_path / "out", base))
+    message = refusal_of(lambda: finetune(backend, tmp_path / "out", base))
     if f"finetune {backend}" in reason:  # of the right kind: the dataset is read next
         reason = f"{NO_DATASET} (expected <root>/<name>/<version>)"
-    assert told.endswith(reason + name if reason.endswith(" ") else reason) and str(tmp_path) in told
+    assert message.endswith(reason + name if reason.endswith(" ") else reason) and str(tmp_path) in message
     assert not (tmp_path / "out").exists()

@@ -134,8 +134,8 @@ def test_loss_curve_has_a_point_per_50_steps_and_one_for_the_rest():
 
 def test_training_json_states_result_and_origin():
     config = TrainConfig()
-    told = training_report({"checkpoint": Path("out"), "steps": 3}, Path("data"), "ab", None, 7, config)
-    assert json.loads(json.dumps(told)) == {
+    report = training_report({"checkpoint": Path("out"), "steps": 3}, Path("data"), "ab", None, 7, config)
+    assert json.loads(json.dumps(report)) == {
         "checkpoint": "out",
         "steps": 3,
         "dataset": "data",

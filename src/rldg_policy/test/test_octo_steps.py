@@ -143,7 +143,7 @@ def test_non_finite_loss_stops_before_the_next_save(bad):
 
 def test_loop_saves_reports_and_keeps_every_loss():
     config = OctoTrainConfig(steps=120, warmup_steps=0, save_every=50)
-    saved, told = [], []
+    saved, reported = [], []
     record = History(losses=[float(n) for n in range(30)])
     fit(
         ScriptedSteps([float(n) for n in range(120)]),
@@ -153,9 +153,9 @@ def test_loop_saves_reports_and_keeps_every_loss():
         config,
         record,
         lambda *at: saved.append(at),
-        lambda *at: told.append(at),
+        lambda *at: reported.append(at),
     )
-    assert saved == [(50, 50), (100, 100), (120, 120)] and told == [(n, 120) for n in range(31, 121)]
+    assert saved == [(50, 50), (100, 100), (120, 120)] and reported == [(n, 120) for n in range(31, 121)]
     assert record.losses == [float(n) for n in range(120)]
 
 
@@ -193,6 +193,6 @@ def test_two_devices_give_the_losses_of_one():
         [sys.executable, octo_train_samples.__file__], env=environment, capture_output=True, text=True, timeout=110
     )
     assert done.returncode == 0, done.stderr
-    told = json.loads(done.stdout.splitlines()[-1])
-    assert told["devices"] == 2
-    assert np.allclose(told["losses"], octo_train_samples.losses_of_steps(), rtol=1e-5)
+    reported = json.loads(done.stdout.splitlines()[-1])
+    assert reported["devices"] == 2
+    assert np.allclose(reported["losses"], octo_train_samples.losses_of_steps(), rtol=1e-5)

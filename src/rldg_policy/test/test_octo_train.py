@@ -113,8 +113,8 @@ def test_loss_falls_and_is_reported(trained):
     assert result.steps == 20 and result.samples == 80 and result.episodes == 5 and result.samples_per_s > 0
     assert result.trained < result.parameters and len(result.losses) == 1 and len(result.validation_losses) == 3
     assert len(losses) == 16 and max(np.mean(losses[8:]), *result.validation_losses) < 0.8 * losses[0]
-    told = json.loads((out / "training.json").read_text())
-    assert told["losses"] == list(result.losses) and told["seed"] == SEED and told["config"]["batch"] == 4
+    report = json.loads((out / "training.json").read_text())
+    assert report["losses"] == list(result.losses) and report["seed"] == SEED and report["config"]["batch"] == 4
 
 
 def contents(folder: Path) -> dict[str, bytes]:

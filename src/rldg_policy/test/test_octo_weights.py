@@ -55,12 +55,12 @@ def test_weights_are_written_for_the_loader_of_upstream(written):
         assert code == 1
         found[path] = np.frombuffer(values, dtype).reshape(shape)
     assert is_ours(unflatten_dict(found))
-    told = json.loads((written / "_METADATA").read_text())["tree_metadata"]
+    metadata = json.loads((written / "_METADATA").read_text())["tree_metadata"]
     for path in found:
-        entry = told.pop(str(path))
+        entry = metadata.pop(str(path))
         assert [(key["key"], key["key_type"]) for key in entry["key_metadata"]] == [(name, 2) for name in path]
         assert entry["value_metadata"] == {"value_type": "jax.Array", "skip_deserialize": True}
-    assert not told
+    assert not metadata
 
 
 def test_every_form_of_weights_is_read(written, stored, tmp_path):

@@ -162,9 +162,9 @@ def test_interrupted_training_resumes_bit_for_bit(base, dataset, tmp_path, mode)
     assert ".training/state.safetensors" in files(whole)
     assert files(whole) == files(cut)
     result = finetune(dataset, cut, config, base=base, seed=3, resume=True)
-    told = json.loads((cut / "training.json").read_text())
+    report = json.loads((cut / "training.json").read_text())
     assert (result.steps, result.samples, result.checkpoint, len(result.losses)) == (5, 20, cut, 1)
-    assert told["losses"] == list(result.losses) and told["config"]["rank"] == 4 and told["seed"] == 3
+    assert report["losses"] == list(result.losses) and report["config"]["rank"] == 4 and report["seed"] == 3
     assert not (cut / ".training").exists() and not list(tmp_path.glob(".*"))
 
 
@@ -320,9 +320,9 @@ def test_two_processes_equal_one_with_twice_the_batch(base, dataset, tmp_path):
                 os.kill(child, signal.SIGKILL)
         raise
     for folder in folders:
-        told = json.loads((folder / "training.json").read_text())
-        assert told["processes"] == 2 and told["samples"] == alone.samples == 16
-        assert told["losses"] == pytest.approx(alone.losses, rel=1e-6)
+        report = json.loads((folder / "training.json").read_text())
+        assert report["processes"] == 2 and report["samples"] == alone.samples == 16
+        assert report["losses"] == pytest.approx(alone.losses, rel=1e-6)
         for name in ("model.safetensors", "adapter/adapter_model.safetensors"):
             ours, expected = load_file(folder / name), load_file(single / name)
             assert set(ours) == set(expected)

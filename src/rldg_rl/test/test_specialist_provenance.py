@@ -187,8 +187,8 @@ def test_non_finite_checkpoint_is_neither_written_nor_read(run: Path, value: flo
     name = next(name for name, tensor in tensors.items() if tensor.dtype == np.float32)
     data = save({**tensors, name: np.full_like(tensors[name], value)})
     path.write_bytes(data)
-    told = json.loads((path.parent / "learner.json").read_text())
-    (path.parent / "learner.json").write_text(json.dumps({**told, "sha256": sha256_hex(data)}))
+    document = json.loads((path.parent / "learner.json").read_text())
+    (path.parent / "learner.json").write_text(json.dumps({**document, "sha256": sha256_hex(data)}))
     with pytest.raises(UserError, match=r"state\.safetensors: .* holds a value that is not finite"):
         resumed(run)
 

@@ -46,8 +46,8 @@ def test_stopped_clock_is_reported_once(
         while node.get_clock().now().nanoseconds != 10**9:
             assert time.monotonic() < end, "no clock message arrives"
             executor.spin_once(timeout_sec=0.02)
-    said: list[str] = []
-    monkeypatch.setattr(node, "get_logger", lambda: SimpleNamespace(error=said.append))
+    logged: list[str] = []
+    monkeypatch.setattr(node, "get_logger", lambda: SimpleNamespace(error=logged.append))
     watch_clock(node, PATIENCE_S)
     fired: list[bool] = []
     node.create_timer(4 * PATIENCE_S, lambda: fired.append(True), clock=_steady())
@@ -55,8 +55,8 @@ def test_stopped_clock_is_reported_once(
     while not fired:
         assert time.monotonic() < end, "the timer does not fire"
         executor.spin_once(timeout_sec=0.02)
-    assert len(said) == lines
-    assert all("nobody has published /clock" in line for line in said)
+    assert len(logged) == lines
+    assert all("nobody has published /clock" in line for line in logged)
     node.destroy_node()
 
 
