@@ -24,7 +24,7 @@ def check_arguments(a: StackArguments) -> None:
     if a.operator != "off" and not a.sim:
         raise UserError("argument operator: the scripted operator exists in simulation only; use the SpaceMouse")
     if a.teleop and a.operator != "off":
-        raise UserError(f"argument teleop: a person takes the place of the scripted operator (operator:={a.operator})")
+        raise UserError("argument teleop: a person takes the place of the scripted operator, expected operator:=off")
     for name, reason in a.pace.refused.items():
         if getattr(a, name):
             raise UserError(f"argument {name}: {reason}")

@@ -58,8 +58,8 @@ def test_documented_arguments_exist() -> None:
         ({"operator": "robot"}, "argument operator"),
         ({"sim": "false", "operator": "demonstrate"}, "simulation only"),
         ({"sim": "false", "use_sim_time": "true"}, "argument use_sim_time"),
-        ({"teleop": "true", "use_sim_time": "true"}, "argument teleop"),
-        ({"teleop": "true", "operator": "intervene"}, "argument teleop"),
+        ({"teleop": "true", "use_sim_time": "true"}, "argument teleop: a person needs real time"),
+        ({"teleop": "true", "operator": "intervene"}, "argument teleop: .*expected operator:=off"),
         ({"learner": "true"}, "argument run_dir"),
         ({"log_level": "loud"}, "argument log_level"),
         ({"params_file": "/nowhere.yaml"}, "no file /nowhere.yaml"),
@@ -188,6 +188,8 @@ def test_lock_step_is_used_exactly_with_simulated_time() -> None:
         stack = insertion_stack(StackArguments(use_sim_time=use_sim_time), SHARE)
         assert all(n.parameters["lockstep"] is use_sim_time for n in stack.nodes)
         assert all(n.parameters["use_sim_time"] is use_sim_time for n in stack.nodes if n.name != "exporter")
+        # Imports cost ticks in real time only.
+        assert (stack.node("policy").parameters["preload"] == [""]) is use_sim_time
 
 
 def test_every_node_has_the_task_at_the_requested_rate() -> None:
