@@ -1,7 +1,7 @@
-"""A robot is named where it is the subject: its profile, its hand's driver, its model, and imports of its data.
+"""A robot is named only where it is the subject: its profile, its hand's driver, its model, and imports of its data.
 
-Everything else takes names from the robot profile or speaks of arms, hands and controllers in general: else a second
-robot means edits all over the packages.
+Everything else takes names from the robot profile or refers to arms, hands and controllers in general; otherwise a
+second robot would need edits in many packages.
 """
 
 from __future__ import annotations
@@ -45,7 +45,7 @@ def test_no_robot_is_named_outside_its_own_modules() -> None:
     assert not found
 
 
-def test_list_has_no_module_that_names_no_robot() -> None:
+def test_every_listed_module_names_a_robot() -> None:
     assert [name for name in SUBJECTS if not named_in((ROOT / name).read_text(encoding="utf-8"))] == []
 
 
@@ -62,5 +62,5 @@ def test_list_has_no_module_that_names_no_robot() -> None:
         ("your camera", False),
     ],
 )
-def test_what_counts_as_a_name(line: str, names_one: bool) -> None:
+def test_robot_names_are_recognised(line: str, names_one: bool) -> None:
     assert bool(named_in(line)) is names_one

@@ -76,7 +76,7 @@ def test_day_has_no_effect_in_the_ideal_cell(insertion: Task) -> None:
 
 
 @pytest.mark.parametrize("task", ["insertion", "pick_and_place", "fmb_assembly", "fmb_insertion"])
-def test_same_seed_and_day_give_the_same_frames_whatever_came_before(task: str) -> None:
+def test_same_seed_and_day_give_the_same_frames_independent_of_earlier_episodes(task: str) -> None:
     bench = with_realism(find_task(task, [TASKS]), "bench")
     fresh, used = Cell(bench, day=3), Cell(bench, day=3)
     roll(used, 9, steps=2)
@@ -175,7 +175,7 @@ def test_target_takes_effect_late_but_within_the_stated_delay(only: Callable[...
 
 @pytest.mark.parametrize("name", CONNECTORS)
 def test_insertion_force_follows_the_published_profile(only: Callable[..., Task], name: str) -> None:
-    """Slowly, aligned, and without other errors: the measured force over depth."""
+    """Insert slowly, aligned and without other errors, and compare the measured force over depth."""
     task = only(hand=HandRealism(mating=1.0))
     scene = task.scene.model_copy(update={"grasp_xy_m": 0.0, "grasp_yaw_rad": 0.0})
     cell = Cell(task.model_copy(update={"scene": scene}), name, render=False)
