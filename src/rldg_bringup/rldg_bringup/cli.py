@@ -10,7 +10,6 @@ from pathlib import Path
 from typing import Annotated, Any
 
 import typer
-from rich.console import Console
 from rich.table import Table
 
 from rldg_bringup import (
@@ -25,7 +24,7 @@ from rldg_bringup import (
     cli_train,
 )
 from rldg_bringup.cli_classifier import app as classifier_app
-from rldg_bringup.cli_common import Commands, Json, Seed, console, progress_maker
+from rldg_bringup.cli_common import Commands, Json, Seed, console, print_tables, progress_maker
 from rldg_bringup.cli_policy import policy_app
 from rldg_core.errors import DEBUG_VARIABLE, UserError, report
 from rldg_core.limits import check_name
@@ -87,7 +86,7 @@ def _show_arguments(arguments: Any) -> None:
     table = Table("argument", "default", "meaning")
     for field in fields(arguments):
         table.add_row(field.name, "" if field.default is None else str(field.default), field.metadata["help"])
-    Console().print(table)
+    print_tables(table)
 
 
 @app.command()
@@ -110,7 +109,7 @@ def demo(
     with progress_maker() as make:
         run = Demo(run_dir, QUICK if quick else FULL, seed, make)
         total = len(run.stages())
-        report = run.run(lambda stage, index: console.print(f"[bold]{index + 1}/{total} {stage.name}[/bold]"))
+        report = run.run(lambda stage, index: console.print(f"{index + 1}/{total} {stage.name}", style="bold"))
     if as_json:
         print(json.dumps(report))
     else:
@@ -122,13 +121,14 @@ def _print_report(report: Any, run_dir: Path) -> None:
 
     def row(name: str, group: str, value: Any) -> None:
         cycle = value["cycle_time_s"]
-        table.add_row(name, group, f"{value['success']}/{value['episodes']}", "-" if cycle is None else f"{cycle:.1f}")
+        rate = f"{value['success']}/{value['episodes']}"
+        table.add_row(name, group, rate, "-" if cycle is None else f"{cycle:.1f}")
 
     row("RL specialist", "seen", report["specialist"])
     for name, label in (("scripted", "generalist, scripted data"), ("rldg", "generalist, RL data")):
         for group in ("seen", "unseen"):
             row(label, group, report["generalists"][name][group])
-    Console().print(table)
+    print_tables(table)
     minutes = sum(s["wall_s"] for s in report["stages"]) / 60
     swap = report["swap"]
     console.print(

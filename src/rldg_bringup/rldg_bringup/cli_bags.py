@@ -11,11 +11,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
-from rich.console import Console
-from rich.markup import escape
 from rich.table import Table
 
-from rldg_bringup.cli_common import Json, console, existing, progress_maker, sub_app
+from rldg_bringup.cli_common import Json, console, existing, print_tables, progress_maker, sub_app
 from rldg_core.errors import UserError, one_line
 
 if TYPE_CHECKING:
@@ -191,7 +189,7 @@ def _print_one(bag: BagSummary) -> None:
     data.add_row("size", f"{_megabytes(bag)} MB in {bag.files} {'file' if bag.files == 1 else 'files'}")
     for key, value in bag.custom_data.items():
         data.add_row(_cell(key), _cell(value))
-    Console().print(table, data)
+    print_tables(table, data)
 
 
 def _print_many(bags: list[BagSummary]) -> None:
@@ -208,7 +206,7 @@ def _print_many(bags: list[BagSummary]) -> None:
         rate = max((t.rate_hz for t in bag.topics if t.type.endswith("/Step")), default=float("nan"))
         known = (bag.path.name, task, success, data.get("source", ""), policy, data.get("steps", ""))
         table.add_row(*map(_cell, known), f"{bag.duration_s:.1f}", f"{rate:.1f}", _megabytes(bag))
-    Console().print(table)
+    print_tables(table)
     console.print(
         f"{len(bags)} bags, {sum(b.messages for b in bags)} messages, {sum(b.duration_s for b in bags):.0f} s, "
         f"{sum(b.size_bytes for b in bags) / 1e6:.1f} MB"
@@ -216,12 +214,12 @@ def _print_many(bags: list[BagSummary]) -> None:
 
 
 def _say(text: str) -> None:
-    console.print(text, highlight=False, markup=False, soft_wrap=True)
+    console.print(text, highlight=False, soft_wrap=True)
 
 
 def _cell(text: str) -> str:
-    """Return a text of a bag without markup and control characters, limited in length."""
-    return escape(one_line(text))
+    """Return a text of a bag without control characters, limited in length."""
+    return one_line(text)
 
 
 def _megabytes(bag: BagSummary) -> str:

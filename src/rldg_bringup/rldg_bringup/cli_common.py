@@ -18,11 +18,12 @@ from rich.table import Table
 from typer.core import TyperGroup
 
 from rldg_core.configuration import first_mistake
-from rldg_core.errors import UserError, quoted
+from rldg_core.errors import UserError, one_line, quoted
 from rldg_core.limits import range_text
 from rldg_core.seeding import MAX_SEED
 
-console = Console(stderr=True)
+console = Console(stderr=True, markup=False, emoji=False)
+"""For people. Texts are printed as they stand: Rich would take "[s]" and "[/tmp]" for markup."""
 
 Json = Annotated[bool, typer.Option("--json", help="Print JSON on standard output.")]
 MANY = 1_000_000_000
@@ -123,6 +124,11 @@ def progress_maker() -> Iterator[Callable[[str], Callable[[int, int], None]]]:
         yield make
 
 
+def print_tables(*tables: Table) -> None:
+    """Print results for a person on standard output, texts as they stand."""
+    Console(markup=False, emoji=False).print(*tables)
+
+
 def emit(value: Any, as_json: bool, title: str) -> None:
     """Print a flat mapping as JSON or as a table."""
     if as_json:
@@ -130,8 +136,8 @@ def emit(value: Any, as_json: bool, title: str) -> None:
         return
     table = Table(title=title, show_header=False)
     for key, item in value.items():
-        table.add_row(str(key), f"{item:.4g}" if isinstance(item, float) else str(item))
-    Console().print(table)
+        table.add_row(str(key), one_line(f"{item:.4g}" if isinstance(item, float) else str(item)))
+    print_tables(table)
 
 
 def names_in(objects: str) -> tuple[str, ...]:

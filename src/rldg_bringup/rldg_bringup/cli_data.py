@@ -123,7 +123,7 @@ def _writer(format_: str) -> Callable[..., ExportResult]:
 def _listed(bad: Sequence[tuple[Path, str]]) -> int:
     """Print the bags that were skipped and return their number."""
     for _, reason in bad:
-        console.print(f"skipped: {reason}", highlight=False, markup=False)
+        console.print(f"skipped: {reason}", highlight=False)
     return len(bad)
 
 

@@ -70,12 +70,11 @@ def import_lerobot(
         console.print(
             f"warning: {result.rate_hz:g} steps per second, task {settings.name} has {settings.rate_hz:g}: policies "
             "trained on these bags can be served only at the rate of the bags",
-            markup=False,
             highlight=False,
             soft_wrap=True,
         )
     for number, reason in result.skipped:
-        console.print(f"skipped: episode {number}: {reason}", markup=False, highlight=False, soft_wrap=True)
+        console.print(f"skipped: episode {number}: {reason}", highlight=False, soft_wrap=True)
     values = {
         "path": str(out),
         "episodes": result.episodes,

@@ -7,10 +7,9 @@ from pathlib import Path
 from typing import Annotated, Any
 
 import typer
-from rich.console import Console
 from rich.table import Column, Table
 
-from rldg_bringup.cli_common import Json, Namespace, console
+from rldg_bringup.cli_common import Json, Namespace, console, print_tables
 from rldg_core.errors import UserError
 
 policy_app = typer.Typer(
@@ -37,7 +36,7 @@ def policy_list(namespace: Namespace = "", as_json: Json = False) -> None:
         active = "active" if row["active"] else ""
         cells = (row["policy_id"], row["backend"], active, row["version"], seen, chunk)
         table.add_row(*(str(cell) for cell in cells))
-    Console().print(table)
+    print_tables(table)
 
 
 _COLUMNS = (Column("policy", no_wrap=True), "back-end", "", "version", "sees", "actions")

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from rldg_bringup.cli_common import Json, TaskArgument, console, emit, sub_app
+from rldg_bringup.cli_common import Json, TaskArgument, emit, print_tables, sub_app
 
 app = sub_app()
 
@@ -28,4 +28,4 @@ def describe(task: TaskArgument, as_json: Json = False) -> None:
     table = Table("setting", "value", "meaning", title=f"{task}: scene.realism {scene.realism}")
     for name, value, meaning in rows:
         table.add_row(name, f"{value:g}" if value else "off", meaning)
-    console.print(table)
+    print_tables(table)

@@ -20,6 +20,7 @@ from pathlib import Path
 from ament_index_python.packages import PackageNotFoundError, get_package_prefix
 from rich.console import Console
 from rich.table import Table
+from rich.text import Text
 
 from rldg_core.errors import UserError
 from rldg_core.network import domain_id, network_variable
@@ -307,7 +308,7 @@ def as_table(findings: list[Finding]) -> Table:
     colours = {Status.OK: "green", Status.NOTE: "yellow", Status.MISSING: "red"}
     table = Table("subject", "", "found", "what to do", title="rldg doctor")
     for finding in findings:
-        status = f"[{colours[finding.status]}]{finding.status.value}[/]"
+        status = Text(finding.status.value, style=colours[finding.status])
         table.add_row(finding.subject, status, finding.found, finding.remedy)
     return table
 
@@ -319,5 +320,5 @@ def run(json: bool = False, robot: str = "") -> int:
     if json:
         print(json_module.dumps([{**asdict(f), "status": f.status.value} for f in findings], indent=2))
     else:
-        Console().print(as_table(findings))
+        Console(markup=False).print(as_table(findings))
     return int(any(finding.status is Status.MISSING for finding in findings))

@@ -22,5 +22,5 @@ def report(path: str, findings: Iterable[Finding], as_json: bool) -> int:
     errors, warnings = counts["error"], counts["warning"]
     if as_json:
         print(json.dumps({"path": path, "errors": errors, "warnings": warnings, "findings": [*map(asdict, listed)]}))
-    console.print(f"{path}: {errors} errors, {warnings} warnings", highlight=False, markup=False, soft_wrap=True)
+    console.print(f"{path}: {errors} errors, {warnings} warnings", highlight=False, soft_wrap=True)
     return 1 if errors else 0
