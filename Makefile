@@ -10,7 +10,7 @@ setup:
 demo: setup
 	@.venv/bin/rldg demo
 
-# Two processes, each with whole files: half of the time is waiting for nodes. In the order of `testpaths`, longest first.
+# Two processes, each with whole files, in the order of conftest.py: the longest first.
 test: setup
 	@source scripts/env.sh && python -m pytest -n 2 --dist loadfile --no-loadscope-reorder
 

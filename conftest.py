@@ -22,13 +22,16 @@ LONGEST_FIRST = (
 
 
 def pytest_configure(config: pytest.Config) -> None:
-    """Give the processes of this session one empty cache of compiled JAX programs, and let them keep bytecode.
+    """Make starts of processes and of JAX programs cheap, by variables that nodes and workers of pytest-xdist inherit.
 
-    Workers of pytest-xdist and nodes inherit the environment. Nodes start more than a hundred times.
+    Nodes start more than two hundred times: they keep bytecode. JAX programs run for milliseconds and compile for
+    seconds: all processes share one cache, which is empty at first, and XLA optimises little. Variables that are
+    already set win.
     """
     if hasattr(config, "workerinput"):
         return
     os.environ.pop("PYTHONDONTWRITEBYTECODE", None)
+    os.environ.setdefault("JAX_DISABLE_MOST_OPTIMIZATIONS", "1")
     if "JAX_COMPILATION_CACHE_DIR" not in os.environ:
         folder = TemporaryDirectory(prefix="rldg_jax_")
         config.add_cleanup(folder.cleanup)

@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import yaml
 
 from rldg_bringup.arguments import StackArguments
 from rldg_bringup.demo_plan import DemoPlan
@@ -25,6 +26,7 @@ from rldg_bringup.pipeline import (
     record_demonstrations,
     resolve_task,
     roll_out,
+    share_dir,
     stack_client,
     train,
     wait_active,
@@ -33,7 +35,7 @@ from rldg_bringup.plots import plot_actions, plot_learning_curve, plot_success
 from rldg_bringup.stages import Result, Stage, StageRecord, run_stages
 from rldg_bringup.swap import swap_under_load
 from rldg_core.errors import UserError
-from rldg_core.files import write_json
+from rldg_core.files import write_bytes, write_json
 from rldg_core.frames import offset_from
 from rldg_core.seeding import derive_seed
 from rldg_core.task import Task
@@ -59,9 +61,19 @@ class Demo:
         self.plan = plan
         self.seed = seed
         self.progress = progress
-        self.reference = f"insertion:{plan.object_name}"
+        self.reference = f"{self._task_name()}:{plan.object_name}"
         self.task: Task = resolve_task(self.reference)
         self.seeds = {name: derive_seed(seed, name) for name in ("rollouts", "evaluation", "swap", "media")}
+
+    def _task_name(self) -> str:
+        """Return the name of the task, or the path of its copy with the plan's limit of steps."""
+        if self.plan.episode_steps is None:
+            return "insertion"
+        content = yaml.safe_load((share_dir() / "config" / "tasks" / "insertion.yaml").read_text())
+        content["episode"] = {**content["episode"], "max_steps": self.plan.episode_steps}
+        path = self.run_dir / "insertion.yaml"
+        write_bytes(path, yaml.safe_dump(content, sort_keys=False).encode())
+        return str(path)
 
     # Results of stages that later stages need.
     @property

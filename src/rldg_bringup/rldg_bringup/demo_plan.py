@@ -9,7 +9,11 @@ from rldg_bringup.pipeline import TrainingLimits
 
 @dataclass(frozen=True)
 class DemoPlan:
-    """Numbers of episodes and steps. only_success: false only in the smoke test, whose specialist has not learned."""
+    """Numbers of episodes and steps.
+
+    episode_steps: limit of an episode in place of the task's. only_success: false only in the smoke test, whose
+    specialist has not learned.
+    """
 
     object_name: str = "vga"
     unseen_objects: tuple[str, ...] = ("usb_c", "hdmi", "displayport", "xlr")
@@ -22,6 +26,7 @@ class DemoPlan:
     finetune_steps: int = 1500
     evaluation: int = 20
     swaps: int = 20
+    episode_steps: int | None = None
 
 
 FULL = DemoPlan()
@@ -38,4 +43,5 @@ QUICK = replace(
     finetune_steps=20,
     evaluation=1,
     swaps=4,
+    episode_steps=30,
 )

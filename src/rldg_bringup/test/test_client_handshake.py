@@ -151,22 +151,26 @@ def test_client_does_not_wait_for_a_killed_stack(tmp_path: Path, client: StackCl
         try:
             running(client)
             os.killpg(up.pid, signal.SIGKILL)
+            until(lambda: stack_started_s(STACK) is None, "the killed starter's lock")
+            killed_s, late = time.monotonic(), rldg("run")
             # The nodes end after their starter, with the gate last when the others are quick enough.
             assert_ends(run, "node /rldg/episode has ended", "the gate latched: gate stopped", "was silent")
+            # A new client that still sees old names in the graph is refused within the time limit of a running stack.
+            assert_ends(late, "is the stack running?", "has ended", "was silent", since_s=killed_s)
         finally:
             run.kill()
             run.wait()
-        assert stack_started_s(STACK) is None
-        # A new client that still sees old names in the graph is refused within the time limit of a running stack.
-        assert_ends(rldg("run"), "is the stack running?", "has ended", "was silent")
         until(lambda: not pids_of_nodes(), "the nodes of a killed starter end")
     remove_leftovers()
     assert not list(Path(tempfile.gettempdir()).glob(f"rldg_{STACK}*"))
 
 
-def assert_ends(run: subprocess.Popen[str], *causes: str) -> None:
-    """Check that the command ends with one line that names the cause, long before the time-out of a goal."""
-    started_s = time.monotonic()
+def assert_ends(run: subprocess.Popen[str], *causes: str, since_s: float | None = None) -> None:
+    """Check that the command ends with one line that names the cause, long before the time-out of a goal.
+
+    since_s: start of the wait on the monotonic clock; default now.
+    """
+    started_s = time.monotonic() if since_s is None else since_s
     line = last_line(run, 30.0)
     assert run.returncode == 2
     assert time.monotonic() - started_s < HEARTBEAT_S + 6.0

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import shutil
+from functools import cache
 from pathlib import Path
 
 import msgpack
@@ -16,17 +17,29 @@ from hypothesis import strategies as st
 from octo_samples import SMALLEST
 
 from rldg_core.errors import UserError
-from rldg_policy.octo.checkpoint import parameter_shapes, random_checkpoint, read_params, write_params
+from rldg_policy.octo.checkpoint import OctoCheckpoint, parameter_shapes, random_checkpoint, read_params, write_params
 
-CHECKPOINT = random_checkpoint(SMALLEST, 3)
-EXPECTED = parameter_shapes(CHECKPOINT.module, CHECKPOINT.example_batch)
-PARAMS = flatten_dict(CHECKPOINT.params)
+
+@cache
+def checkpoint() -> OctoCheckpoint:
+    """Return random weights, made at their first use."""
+    return random_checkpoint(SMALLEST, 3)
+
+
+@cache
+def params():
+    return flatten_dict(checkpoint().params)
+
+
+@cache
+def expected():
+    return parameter_shapes(checkpoint().module, checkpoint().example_batch)
 
 
 @pytest.fixture(scope="module")
 def written(tmp_path_factory) -> Path:
     folder = tmp_path_factory.mktemp("weights") / "default"
-    write_params(folder, CHECKPOINT.params)
+    write_params(folder, checkpoint().params)
     return folder
 
 
@@ -34,14 +47,14 @@ def written(tmp_path_factory) -> Path:
 def stored(tmp_path_factory) -> Path:
     """Write weights with the current orbax, as earlier versions of this package did."""
     folder = tmp_path_factory.mktemp("store") / "default"
-    ocp.PyTreeCheckpointer().save(folder, CHECKPOINT.params)
+    ocp.PyTreeCheckpointer().save(folder, checkpoint().params)
     return folder
 
 
 def is_ours(found) -> bool:
     flat = flatten_dict(found)
-    return flat.keys() == PARAMS.keys() and all(
-        np.array_equal(value, PARAMS[path]) and value.dtype == PARAMS[path].dtype for path, value in flat.items()
+    return flat.keys() == params().keys() and all(
+        np.array_equal(value, params()[path]) and value.dtype == params()[path].dtype for path, value in flat.items()
     )
 
 
@@ -64,17 +77,17 @@ def test_weights_are_written_for_the_loader_of_upstream(written):
 
 
 def test_every_form_of_weights_is_read(written, stored, tmp_path):
-    assert is_ours(read_params(written, EXPECTED)) and is_ours(read_params(stored, EXPECTED))
+    assert is_ours(read_params(written, expected())) and is_ours(read_params(stored, expected()))
     several_hosts = Path(shutil.copytree(stored, tmp_path / "default"))
-    names = unflatten_dict({path: "PLACEHOLDER://" + ".".join(path) for path in PARAMS})
+    names = unflatten_dict({path: "PLACEHOLDER://" + ".".join(path) for path in params()})
     (several_hosts / "checkpoint").write_bytes(msgpack.packb(names))
-    assert is_ours(read_params(several_hosts, EXPECTED))
+    assert is_ours(read_params(several_hosts, expected()))
 
 
 def test_other_names_in_a_store_are_refused(stored):
     with pytest.raises(UserError, match=r"default: 89 arrays, config.json describes 90: first missing: more/bias"):
         read_params(
-            stored, {**EXPECTED, "more/bias": EXPECTED["heads_action/diffusion_model/cond_encoder/Dense_0/bias"]}
+            stored, {**expected(), "more/bias": expected()["heads_action/diffusion_model/cond_encoder/Dense_0/bias"]}
         )
 
 
@@ -107,13 +120,13 @@ def test_damaged_weights_are_refused_without_other_output(form, damage, reason, 
     damage(folder)
     capfd.readouterr()
     with pytest.raises(UserError, match=f"/default: damaged weights: {reason}") as error:
-        read_params(folder, EXPECTED)
+        read_params(folder, expected())
     assert "\n" not in str(error.value) and capfd.readouterr() == ("", "")
 
 
 def outcome(folder: Path) -> str:
     try:
-        read_params(folder, EXPECTED)
+        read_params(folder, expected())
     except UserError as error:
         return str(error)
     return "read"

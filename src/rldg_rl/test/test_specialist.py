@@ -202,10 +202,10 @@ def test_presets_are_valid_and_the_hash_identifies_matching_weights(preset: str)
 @pytest.mark.parametrize(
     ("text", "message"),
     [
-        ("agent: {batch_size: 3}", "agent: Value error, batch_size must be even"),
+        ("agent: {batch_size: 3}", "agent: batch_size must be even"),
         ("agent: {speed: 3}", r"agent\.speed: Extra inputs"),
         ("network: {critics: 2}\nagent: {critic_subset: 3}", "critic_subset 3 exceeds network.critics 2"),
-        ("features: {image_encoder: resnet10}", "features: Value error, encoder_weights names the file"),
+        ("features: {image_encoder: resnet10}", "features: encoder_weights names the file"),
         ("preset: best", "unknown preset 'best'"),
         ("agent: 3", "agent: expected a mapping"),
         ("- 1", "expected a mapping"),

@@ -10,6 +10,7 @@ from types import ModuleType
 from typing import Any
 
 import gymnasium
+import jax
 import numpy as np
 import pytest
 from gymnasium import spaces
@@ -52,7 +53,10 @@ def example() -> Iterator[ModuleType]:
     sys.modules[spec.name] = module  # dataclasses look the module up
     spec.loader.exec_module(module)
     gymnasium.register("test/Match-v0", entry_point=Match)
+    before = jax.config.read("jax_disable_most_optimizations")
+    jax.config.update("jax_disable_most_optimizations", False)  # thousands of updates are worth compiling well
     yield module
+    jax.config.update("jax_disable_most_optimizations", before)
     del sys.modules[spec.name]
     del gymnasium.registry["test/Match-v0"]
 
