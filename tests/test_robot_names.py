@@ -17,7 +17,6 @@ ROOT = Path(__file__).parents[1]
 ROBOT = re.compile(r"franka|panda(?!s)|fr3|\bfer_|\biiwa|kinova|\bxarm|\bur\d+e?\b", re.IGNORECASE)
 
 SUBJECTS = {
-    "src/rldg_sim/rldg_sim/nodes/cell.py": "its own names of joints and frames",
     "src/rldg_control/rldg_control/nodes/franka_hand.py": "driver of that hand",
     "src/rldg_sim/rldg_sim/panda.py": "the simulated arm",
     "src/rldg_data/rldg_data/lerobot/components.py": "words in the feature names of datasets recorded elsewhere",

@@ -143,13 +143,17 @@ def _drivers(plan: _Plan) -> tuple[list[IncludeSpec], list[NodeSpec]]:
 
 
 def _cell_node(plan: _Plan) -> NodeSpec:
-    own = {"target_topic": plan.topics.target, "gripper_command_topic": plan.topics.width}
+    profile = plan.robot.profile
+    own: dict[str, Any] = {"target_topic": plan.topics.target, "gripper_command_topic": plan.topics.width}
+    own |= {"tcp_frame": profile.frames.tcp, "joint_names": list(profile.joints)}
+    if profile.finger_names:
+        own["finger_names"] = list(profile.finger_names)
     if plan.arguments.classifier:
         own["reward_topic"] = "cell/ground_truth_reward"  # ground truth stays on the wire for evaluation
     return plan.node(
         "rldg_sim",
         "cell",
-        **sensor_parameters(plan.robot.profile, plan.topics),
+        **sensor_parameters(profile, plan.topics),
         **own,
         scene_topic=plan.arguments.scene_topic,
         first_stamp_ns=plan.resumed.stamp_ns,

@@ -130,6 +130,20 @@ def test_robot_without_a_gripper_refuses_tasks_that_need_one(tmp_path: Path) -> 
     assert "gripper_joint_topic" not in observer.parameters
 
 
+def test_simulated_cell_has_the_names_of_its_profile(tmp_path: Path) -> None:
+    profile = yaml.safe_load((SHARE / "config" / "robots" / "simulated.yaml").read_text())
+    profile["joints"] = [f"my_joint{number}" for number in range(1, 8)]
+    profile["frames"] = {"base": "my_base", "tcp": "my_tcp"}
+    profile["gripper"] |= {"joints": ["left", "right"]}
+    profile["topics"]["pose"]["topic"] = "my/pose"
+    path = tmp_path / "mine.yaml"
+    path.write_text(yaml.safe_dump(profile))
+    nodes = described(insertion_stack(StackArguments(robot=str(path)), SHARE))
+    for node in (nodes["/rldg/cell"], nodes["/rldg/observer"]):
+        assert (node["joint_names"], node["finger_names"]) == (profile["joints"], ["left", "right"])
+        assert (node["base_frame"], node["tcp_frame"], node["pose_topic"]) == ("my_base", "my_tcp", "/my/pose")
+
+
 def test_sim_argument_is_an_alias_of_the_robot() -> None:
     for sim, robot, task in ((True, "simulated", "insertion"), (False, "fr3_ros", "insertion_franka")):
         stacks = [insertion_stack(StackArguments(task=task, **one), SHARE) for one in ({"sim": sim}, {"robot": robot})]  # type: ignore[arg-type]

@@ -87,7 +87,7 @@ def test_observer_survives_any_message_and_names_each_fault(make_rig: Callable[.
     fingers = JointState(name=["fr3_finger_joint1", "fr3_finger_joint2"], position=[1.44, 1.44])
     for publisher, message, late_s, expected in (
         (bench.wrench_out, nan_wrench, 0.0, "wrench: [0, 0, nan, 0, 0, 0], expected finite numbers"),
-        (bench.wrench_out, in_base, 0.0, "frame_id is 'base', expected 'hand_tcp'"),
+        (bench.wrench_out, in_base, 0.0, "frame_id is 'base', expected 'fr3_hand_tcp'"),
         (bench.joints_out, JointState(), 0.0, "joints are not named, expected joint1 to joint7"),
         (bench.pose_out, late, 0.7, "messages arrive, but by their stamps they are 0.7"),
         (hand_out, fingers, 0.0, "distance of the fingers: 2.88 m, expected 0 to 0.2 m"),

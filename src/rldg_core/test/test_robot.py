@@ -55,8 +55,11 @@ def test_every_robot_in_the_repository_is_valid(path: Path) -> None:
 
 def test_simulated_robot_has_the_topics_of_the_real_one() -> None:
     simulated, real = (load(ROBOTS / f"{name}.yaml").profile for name in ("simulated", "fr3_ros"))
-    for part in ("joints", "frames", "topics"):
+    for part in ("joints", "topics", "finger_names", "finger_topic"):
         assert getattr(simulated, part) == getattr(real, part)
+    # The real profile takes the tcp frame under any prefix; the cell publishes the one of an arm without arm_prefix.
+    assert simulated.frames.base == real.frames.base
+    assert simulated.frames.tcp == f"{real.joints[0].removesuffix('joint1')}{real.frames.tcp}"
 
 
 def test_placeholders_take_values_arguments_and_gains() -> None:

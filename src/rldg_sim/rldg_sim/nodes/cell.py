@@ -1,13 +1,12 @@
-"""cell: the simulated Franka cell with the drivers' topics.
+"""cell: the simulated cell with the drivers' topics.
 
-Parameters: task, task_dirs, lockstep, seed (real time: of the first scene), day (see
-rldg_sim.cell), image_topic (of the first camera; others
-as the task says), pose_topic,
-wrench_topic, joint_topic, gripper_joint_topic, target_topic, gripper_command_topic, scene_topic (third-person
-view, rgb8; empty: off), base_frame, camera_frame, first_stamp_ns (lock-step: where the clock of a resumed run
-continues), reward_topic (default: `reward` where the task takes its reward from the ground truth, else
-`cell/ground_truth_reward`). Service: cell/reset (ResetCell). Publishes ground truth on the reward topic and, for
-the scripted operator and evaluation only, on `cell/truth`: poses of the object in the goal's and the tcp's frame.
+Parameters: task, task_dirs, lockstep, seed (real time: of the first scene), day (see rldg_sim.cell), image_topic (of
+the first camera; others as the task says), pose_topic, wrench_topic, joint_topic, gripper_joint_topic, target_topic,
+gripper_command_topic, scene_topic (third-person view, rgb8; empty: off), base_frame, tcp_frame, camera_frame,
+joint_names, finger_names, first_stamp_ns (lock-step: where the clock of a resumed run continues), reward_topic
+(default: `reward` where the task takes its reward from the ground truth, else `cell/ground_truth_reward`). Defaults are
+those of the robot profile `simulated`. Service: cell/reset (ResetCell). Publishes ground truth on the reward topic and,
+for the scripted operator and evaluation only, on `cell/truth`: poses of the object in the goal's and the tcp's frame.
 Beside the image, for those who listen: `camera_info` and `tf` (camera_topics).
 
 Lock-step: nothing happens before the first reset; then one control period per target whose stamp equals the last
@@ -20,6 +19,7 @@ the last target for ever and ignores targets while more than one node publishes 
 from __future__ import annotations
 
 import sys
+from collections.abc import Sequence
 from functools import partial
 
 import numpy as np
@@ -29,13 +29,13 @@ from rosgraph_msgs.msg import Clock
 from sensor_msgs.msg import Image, JointState
 from std_msgs.msg import Float64
 
-from rldg_core.errors import UserError
+from rldg_core.errors import UserError, quoted
 from rldg_core.from_msg import pose_array, stamp_ns
 from rldg_msgs.msg import Reward
 from rldg_msgs.srv import ResetCell
 from rldg_ros import to_msg
 from rldg_ros.pace import pace_parameter
-from rldg_ros.parameters import parameter, task_parameter
+from rldg_ros.parameters import default_robot, parameter, task_parameter
 from rldg_ros.qos import STREAM, TARGET, VENDOR_IMAGE, VENDOR_STATE
 from rldg_ros.reporting import OK, WARN, Report, Reporter
 from rldg_ros.runner import run_node
@@ -51,13 +51,8 @@ except (ImportError, AttributeError, OSError, RuntimeError) as error:  # mujoco 
     print(f"cell: {no_gl_error(error)}", file=sys.stderr)
     raise SystemExit(2) from None
 
-STATE = "franka_robot_state_broadcaster"
 STATE_PERIOD_S = 0.01
 SCENE_SIZE_PX = (480, 360)
-TCP_FRAME = "fr3_hand_tcp"
-"""Name of the stiffness frame in franka_ros2 (franka_semantic_components)."""
-JOINTS = [f"fr3_joint{k}" for k in range(1, 8)]
-FINGERS = ["fr3_finger_joint1", "fr3_finger_joint2"]
 
 
 class CellNode(Node):
@@ -67,7 +62,11 @@ class CellNode(Node):
         super().__init__("cell")
         self._task = task_parameter(self)
         pace = pace_parameter(self)
-        self._base_frame = str(parameter(self, "base_frame", "base", "Frame of poses and wrenches."))
+        robot = default_robot()
+        self._base_frame = str(parameter(self, "base_frame", robot.frames.base, "Frame of poses and wrenches."))
+        self._tcp_frame = str(parameter(self, "tcp_frame", robot.frames.tcp, "Frame of the wrench and of the camera."))
+        self._joints = self._names("joint_names", robot.joints, "Joints of the arm, from the base.")
+        self._fingers = self._names("finger_names", robot.finger_names, "Joints of the two fingers.")
         frame = "Optical frame of the first camera's image; others: <camera>_color_optical_frame."
         first_frame = str(parameter(self, "camera_frame", "camera_color_optical_frame", frame))
         day = int(parameter(self, "day", 0, "Seed of what holds for a run (scene.realism of the task).", low=0))
@@ -94,15 +93,15 @@ class CellNode(Node):
         for name, camera in self._task.cameras.items():
             image_topic = first_topic if name == first else vendor_topic(self, camera.topic)
             optical = first_frame if name == first else f"{name}_color_optical_frame"
-            frames = CameraFrames(self._base_frame, TCP_FRAME if camera.mount is None else "", optical)
+            frames = CameraFrames(self._base_frame, self._tcp_frame if camera.mount is None else "", optical)
             self._cameras[name] = CameraTopics(self, image_topic, image, frames)
-        pose_topic = vendor("pose_topic", f"{STATE}/current_pose", "Measured pose of the tcp in the base frame.")
+        pose_topic = vendor("pose_topic", robot.topics.pose.topic, "Measured pose of the tcp in the base frame.")
         self._pose_out = make(PoseStamped, pose_topic, state)
-        wrench_topic = vendor("wrench_topic", f"{STATE}/external_wrench_in_stiffness_frame", "External wrench.")
+        wrench_topic = vendor("wrench_topic", robot.topics.wrench.topic, "External wrench.")
         self._wrench_out = make(WrenchStamped, wrench_topic, state)
-        joint_topic = vendor("joint_topic", f"{STATE}/measured_joint_states", "Joint states of the arm.")
+        joint_topic = vendor("joint_topic", robot.topics.joints.topic, "Joint states of the arm.")
         self._joints_out = make(JointState, joint_topic, state)
-        finger_topic = vendor("gripper_joint_topic", "franka_gripper/joint_states", "Joint states of the fingers.")
+        finger_topic = vendor("gripper_joint_topic", robot.finger_topic, "Joint states of the fingers.")
         self._gripper_out = make(JointState, finger_topic, state)
         scene_topic = topic("scene_topic", "", "Image of the scene camera; empty: off.")
         self._scene_out = make(Image, scene_topic, image) if scene_topic else None
@@ -124,6 +123,12 @@ class CellNode(Node):
         pace.watch(self, STATE_PERIOD_S, lambda: self._publish(self._rules.tick()))
         self.get_logger().info(f"{self._task.name}: {pace.name}")
         Reporter(self, self._report, log_changes=False)
+
+    def _names(self, name: str, default: Sequence[str], description: str) -> list[str]:
+        names = [str(one) for one in parameter(self, name, list(default), description)]
+        if len(names) != len(default) or len(set(names)) != len(names):
+            raise UserError(f"parameter {name}: expected {len(default)} different names, got {quoted(names)}")
+        return names
 
     # --- in ---------------------------------------------------------------------------------------------
 
@@ -179,13 +184,13 @@ class CellNode(Node):
             self._clock_out.publish(Clock(clock=to_msg.time(at_ns)))
         head = to_msg.header(at_ns, self._base_frame)
         self._pose_out.publish(to_msg.pose_stamped(frame.pose_base_tcp, at_ns, self._base_frame))
-        at_tcp = to_msg.header(at_ns, TCP_FRAME)
+        at_tcp = to_msg.header(at_ns, self._tcp_frame)
         self._wrench_out.publish(WrenchStamped(header=at_tcp, wrench=to_msg.wrench(frame.wrench_tcp)))
-        joints = JointState(header=head, name=JOINTS, position=to_msg.doubles(frame.joint_positions))
+        joints = JointState(header=head, name=self._joints, position=to_msg.doubles(frame.joint_positions))
         joints.velocity = to_msg.doubles(frame.joint_velocities)
         self._joints_out.publish(joints)
         half = frame.gripper_width_m / 2
-        self._gripper_out.publish(JointState(header=head, name=FINGERS, position=[half, half]))
+        self._gripper_out.publish(JointState(header=head, name=self._fingers, position=[half, half]))
         if sample.with_images:
             self._publish_images(frame, at_ns)
 
