@@ -19,6 +19,7 @@ ROBOT = re.compile(r"franka|panda(?!s)|fr3|\bfer_|\biiwa|kinova|\bxarm|\bur\d+e?
 SUBJECTS = {
     "src/rldg_control/rldg_control/nodes/franka_hand.py": "driver of that hand",
     "src/rldg_sim/rldg_sim/panda.py": "the simulated arm",
+    "src/rldg_sim/rldg_sim/realism/presets.py": "errors of that arm, as measured on real ones",
     "src/rldg_data/rldg_data/lerobot/components.py": "words in the feature names of datasets recorded elsewhere",
 }
 """Modules that are about one robot, and why."""
