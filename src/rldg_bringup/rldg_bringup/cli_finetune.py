@@ -16,7 +16,6 @@ from rldg_bringup.config_options import ConfigOption, nested_values, options_of
 from rldg_core.configuration import first_mistake
 from rldg_core.errors import UserError
 from rldg_policy.generalist import Finetune, Generalist, find_generalist, generalist_names
-from rldg_policy.training.run import check_base, check_out
 
 Dataset = Annotated[Path, typer.Argument(help="Dataset folder <root>/<name>/<version>.")]
 Out = Annotated[Path, typer.Option(help="Checkpoint folder to write.")]
@@ -117,6 +116,8 @@ def check_folders(name: str, generalist: Generalist, dataset: Path, out: Path, b
 
     Raises UserError.
     """
+    from rldg_policy.training.run import check_base, check_out  # brings SciPy, which other commands do not wait for
+
     existing(dataset)
     if base is not None:
         existing(base)

@@ -169,6 +169,14 @@ def test_checking_checkpoints_does_not_import_torch_or_jax() -> None:
     assert done.stdout.strip() == "[]", done.stderr
 
 
+def test_command_line_starts_without_heavy_packages() -> None:
+    """Every `rldg` command and every help text waits for these imports."""
+    heavy = ("torch", "jax", "flax", "mujoco", "scipy", "rclpy")
+    code = f"import sys, rldg_bringup.cli; print(sorted({set(heavy)!r} & set(sys.modules)))"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=60)
+    assert done.stdout.strip() == "[]", done.stderr
+
+
 @pytest.mark.parametrize(
     ("texts", "message"),
     [
