@@ -34,6 +34,7 @@ from rldg_bringup.pipeline import (
 from rldg_bringup.plots import plot_actions, plot_learning_curve, plot_success
 from rldg_bringup.stages import Result, Stage, StageRecord, run_stages
 from rldg_bringup.swap import swap_under_load
+from rldg_core.configuration import read_yaml
 from rldg_core.errors import UserError
 from rldg_core.files import write_bytes, write_json
 from rldg_core.frames import offset_from
@@ -69,7 +70,7 @@ class Demo:
         """Return the name of the task, or the path of its copy with the plan's limit of steps."""
         if self.plan.episode_steps is None:
             return "insertion"
-        content = yaml.safe_load((share_dir() / "config" / "tasks" / "insertion.yaml").read_text())
+        content = read_yaml(share_dir() / "config" / "tasks" / "insertion.yaml")
         content["episode"] = {**content["episode"], "max_steps": self.plan.episode_steps}
         path = self.run_dir / "insertion.yaml"
         write_bytes(path, yaml.safe_dump(content, sort_keys=False).encode())

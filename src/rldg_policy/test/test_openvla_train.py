@@ -294,7 +294,7 @@ def test_command_line_trains_and_refuses_bad_options(base, dataset, tmp_path, ca
     assert main([*places, "--steps", "1", "--batch", "1", "--accumulation", "1", "--rank", "2"]) == 0
     assert json.loads(capsys.readouterr().out)["samples"] == 1
     assert main([*places, "--steps", "0"]) == 2
-    assert capsys.readouterr().err == "error: options: steps: Input should be greater than or equal to 1, got 0\n"
+    assert capsys.readouterr().err == "error: options: steps: Input should be greater than or equal to 1, got '0'\n"
 
 
 # Several processes
