@@ -46,6 +46,10 @@ class Slow:
         Event().wait(0.3)  # the time of an inference
         return np.full((8, self.spec.action_dim), 0.5, dtype=np.float32)
     def close(self): ...
+
+class Broken(Slow):
+    def act(self, observation):
+        raise RuntimeError("no memory")
 """
 
 
@@ -55,7 +59,7 @@ def slow_backend(tmp_path: Path) -> Path:
     info = tmp_path / "site" / "slow_backend-1.0.dist-info"
     info.mkdir(parents=True)
     (info / "METADATA").write_text("Metadata-Version: 2.1\nName: slow-backend\nVersion: 1.0\n")
-    (info / "entry_points.txt").write_text("[rldg.policies]\nslow = slow_backend:Slow\n")
+    (info / "entry_points.txt").write_text("[rldg.policies]\nslow = slow_backend:Slow\nbroken = slow_backend:Broken\n")
     (info.parent / "slow_backend.py").write_text(SLOW_BACKEND)
     return info.parent
 
@@ -209,6 +213,18 @@ def test_lock_step_loop_swaps_policies_and_keeps_the_old_one_when_a_load_fails(r
     values = {value.key: value.value for value in ring.reports[-1].values}
     assert ring.reports[-1].name == "/rldg/policy" and values["active_policy"] == "g"
     assert "unknown policy 'x'" in values["last_error"]
+
+
+def test_failing_inference_is_an_error_in_diagnostics(real_time_ring, policy_node, slow_backend, monkeypatch):
+    ring = real_time_ring
+    monkeypatch.setenv("PYTHONPATH", f"{slow_backend}:{os.environ.get('PYTHONPATH', '')}")
+    policy_node(policy="broken")
+    ring.connect()
+    stamp_ns = time.time_ns()
+    ring.start(stamp_ns)
+    ring.observation(stamp_ns)
+    ring.until(lambda: ring.reports and ring.reports[-1].level == DiagnosticStatus.ERROR)
+    assert "no memory" in ring.reports[-1].message and "\n" not in ring.reports[-1].message
 
 
 def test_damaged_weights_are_refused_and_reported(ring, policy_node):
