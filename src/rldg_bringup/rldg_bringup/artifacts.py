@@ -10,9 +10,9 @@ from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-from rldg_core.configuration import MAX_CONFIGURATION_BYTES, read_yaml
 from rldg_core.errors import UserError, quoted
 from rldg_core.files import read_json
+from rldg_core.parameter_files import check_node_names, read_sections
 from rldg_core.registry import check_backend, check_before_start
 from rldg_core.task import Task
 from rldg_rl import config as learner
@@ -56,9 +56,13 @@ def check_learner_config(file: Path, task: Task) -> None:
 def check_params_file(file: Path) -> None:
     """Raise UserError for a file that is not a ROS parameter file (node names, each with `ros__parameters`)."""
     with _argument("params_file"):
-        content = read_yaml(file, MAX_CONFIGURATION_BYTES)
-        if not isinstance(content, dict) or not all(isinstance(value, dict) for value in content.values()):
-            raise UserError(f"{file}: expected node names, each with ros__parameters")
+        read_sections(file)
+
+
+def check_params_nodes(file: Path, nodes: Iterable[str]) -> None:
+    """Raise UserError for a section whose node has a misspelt name of one of the stack."""
+    with _argument("params_file"):
+        check_node_names(file, sorted(set(nodes)))
 
 
 def check_output_folder(name: str, folder: Path) -> None:

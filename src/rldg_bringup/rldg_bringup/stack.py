@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from rldg_bringup.arguments import StackArguments, check_limits, names_in_list
+from rldg_bringup.artifacts import check_params_nodes
 from rldg_bringup.checks import check_arguments, check_task
 from rldg_bringup.declaration import IncludeSpec, NodeSpec, Stack
 from rldg_bringup.robots import (
@@ -31,6 +32,12 @@ from rldg_core.errors import UserError
 from rldg_core.robot import Robot
 from rldg_core.task import Task, at_rate, find_task
 from rldg_data.bags.resuming import ResumePoint, resume_point
+
+NODES = (
+    "cell", "episode", "exporter", "gate", "gripper", "learner", "observer", "operator", "policy", "recorder", "reward",
+    "teleop",
+)  # fmt: skip
+"""Our nodes, whether or not a stack has them: a parameter file may be for several stacks."""
 
 LISTENERS = ("gate", "operator", "recorder", "policy", "learner", "reward")
 """Nodes that must listen before the first episode starts: a Step or START that they miss stops a lock-step run."""
@@ -78,8 +85,10 @@ def insertion_stack(arguments: StackArguments, share: Path) -> Stack:
     includes, drivers = _drivers(plan)
     nodes = [*drivers, *_control_nodes(plan), *_data_nodes(plan), *_policy_nodes(plan)]
     nodes.append(_episode_node(plan, nodes))
-    # It needs no clock, and following a simulated one costs a tenth of a core.
-    nodes.append(plan.node("rldg_data", "exporter", use_sim_time=False))
+    # It has no parameters: it needs no clock, and following a simulated one costs a tenth of a core.
+    nodes.append(NodeSpec("rldg_data", "exporter", "exporter", f"{plan.root}/rldg"))
+    if arguments.params_file:
+        check_params_nodes(Path(arguments.params_file), [*NODES, *(node.name for node in nodes)])
     return Stack(plan.task, tuple(nodes), tuple(includes), unapplied_gains(arguments, plan.task, plan.robot))
 
 
@@ -252,6 +261,8 @@ def _episode_node(plan: _Plan, others: Iterable[NodeSpec]) -> NodeSpec:
     if plan.task.action.gripper:
         # A SpaceMouse has two buttons, and the second one moves the gripper: `rldg label failure` ends an episode.
         own["stop_button"] = -1
+    if not plan.robot.profile.simulated:
+        own |= {"reset_mode": "operator", "joy_topic": plan.topics.joy}
     return plan.node(
         "rldg_control",
         "episode",
@@ -260,6 +271,4 @@ def _episode_node(plan: _Plan, others: Iterable[NodeSpec]) -> NodeSpec:
         first_episode=plan.resumed.episode,
         first_step=plan.resumed.step_count,
         **own,
-        reset_mode="cell" if plan.robot.profile.simulated else "operator",
-        joy_topic=plan.topics.joy,
     )

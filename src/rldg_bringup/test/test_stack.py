@@ -17,7 +17,7 @@ from hypothesis import strategies as st
 
 from rldg_bringup.arguments import StackArguments, arguments_from_pairs, arguments_from_text
 from rldg_bringup.runner import executable_path, parameter_file
-from rldg_bringup.stack import insertion_stack, robot_stack
+from rldg_bringup.stack import NODES, insertion_stack, robot_stack
 from rldg_core.errors import UserError
 from rldg_core.files import sha256_hex
 from rldg_core.task import load_task
@@ -194,16 +194,32 @@ def test_malformed_arguments_are_refused(texts: list[str], message: str) -> None
 def test_lock_step_is_used_exactly_with_simulated_time() -> None:
     for use_sim_time in (False, True):
         stack = insertion_stack(StackArguments(use_sim_time=use_sim_time), SHARE)
-        assert all(n.parameters["lockstep"] is use_sim_time for n in stack.nodes)
-        assert all(n.parameters["use_sim_time"] is use_sim_time for n in stack.nodes if n.name != "exporter")
+        ours = [node for node in stack.nodes if node.name != "exporter"]  # it has no parameters
+        assert all(n.parameters["lockstep"] is use_sim_time for n in ours)
+        assert all(n.parameters["use_sim_time"] is use_sim_time for n in ours)
         # Imports cost ticks in real time only.
         assert (stack.node("policy").parameters["preload"] == [""]) is use_sim_time
+
+
+def test_misspelt_node_of_a_parameter_file_is_refused(tmp_path: Path) -> None:
+    path = tmp_path / "mine.yaml"
+    path.write_text("/rldg/observr: {ros__parameters: {base_frame: world}}")
+    with pytest.raises(
+        UserError, match=f"^argument params_file: {path}: /rldg/observr: no node 'observr', expected obs"
+    ):
+        insertion_stack(StackArguments(params_file=str(path)), SHARE)
+
+
+def test_parameter_file_may_hold_every_node_of_ours(tmp_path: Path) -> None:
+    path = tmp_path / "mine.yaml"
+    path.write_text("\n".join(f"/rldg/{name}: {{ros__parameters: {{task_dirs: [a]}}}}" for name in NODES))
+    assert {node.name for node in insertion_stack(StackArguments(params_file=str(path)), SHARE).nodes} < set(NODES)
 
 
 def test_every_node_has_the_task_at_the_requested_rate() -> None:
     stack = insertion_stack(StackArguments(task="insertion:vga", control_hz=4.0), SHARE)
     assert stack.task.period_s == 0.25 and stack.task.default_object == "vga"
-    assert {n.parameters["task"] for n in stack.nodes} == {"insertion:vga@4"}
+    assert {n.parameters["task"] for n in stack.nodes if n.parameters} == {"insertion:vga@4"}
     assert stack.node("policy").parameters["preload"] == ["compact", "octo", "openvla"]
 
 

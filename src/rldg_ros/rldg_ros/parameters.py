@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Sequence
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -14,9 +15,12 @@ from rclpy.node import Node
 
 from rldg_core.errors import UserError
 from rldg_core.limits import check_value
+from rldg_core.parameter_files import check_parameter_names
 from rldg_core.robot import RobotProfile, load_robot
 from rldg_core.task import Task, find_task
 
+QOS_OVERRIDES = "qos_overrides."
+"""Parameters that rclpy declares for a topic."""
 _INT64_MIN, _INT64_MAX = -(2**63), 2**63 - 1
 
 
@@ -80,6 +84,19 @@ def task_parameter(node: Node) -> Task:
     reference = str(parameter(node, "task", "insertion", "Task: NAME, NAME:OBJECT, or the path of a .yaml file."))
     directories = parameter(node, "task_dirs", [""], "Folders searched for task files before the installed ones.")
     return find_task(reference, [*(Path(d) for d in directories if d), *default_task_dirs()])
+
+
+def check_given_parameters(node: Node, arguments: Sequence[str]) -> None:
+    """Compare the parameter files on a node's command line with what it declared. Raises UserError for unknown names.
+
+    Called when the node has declared its parameters: rclpy itself ignores any other name.
+    """
+    declared = [name for name in node.list_parameters([], 0).names if not name.startswith(QOS_OVERRIDES)]
+    # rclpy has no public list of what was given.
+    unknown = [n for n in node._parameter_overrides if n not in declared and not n.startswith(QOS_OVERRIDES)]
+    for option, path in pairwise(arguments):
+        if option == "--params-file" and unknown:
+            check_parameter_names(Path(path), node.get_name(), unknown, declared)
 
 
 def default_robot() -> RobotProfile:

@@ -25,7 +25,7 @@ from rldg_core.errors import UserError, report
 from rldg_core.network import prepare_network
 from rldg_ros.clock import make_sim_time_read_only, watch_clock
 from rldg_ros.log import Log
-from rldg_ros.parameters import parameter
+from rldg_ros.parameters import check_given_parameters, parameter
 
 try:
     # Half the CPU of the default executor per message (docs/explanation/architecture.md, Speed); not in every Jazzy.
@@ -85,6 +85,7 @@ def run_node(
         rclpy.init(args=sys.argv, signal_handler_options=SignalHandlerOptions.NO)
         node = make_node()
         starting = False
+        check_given_parameters(node, sys.argv)
         make_sim_time_read_only(node)
         watch_clock(node)
         executor = make_executor()

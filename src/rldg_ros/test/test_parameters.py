@@ -14,7 +14,7 @@ from rclpy.node import Node
 from rclpy.parameter import Parameter
 
 from rldg_core.errors import UserError
-from rldg_ros.parameters import parameter
+from rldg_ros.parameters import check_given_parameters, parameter
 
 DOMAIN = 137
 SOURCES = Path(__file__).parents[2]
@@ -98,3 +98,36 @@ def test_every_declared_parameter_has_a_description() -> None:
         assert described, f"{path}:{call.lineno}: no description"
         if len(call.args) >= 4 and isinstance(call.args[3], ast.Constant):
             assert str(call.args[3].value).endswith("."), f"{path}:{call.lineno}"
+
+
+@pytest.mark.parametrize(
+    ("key", "name", "refused"),
+    [
+        ("/**", "open_widht_m", "/**: node probe has no parameter 'open_widht_m', expected open_width_m"),
+        ("probe", "other", "/probe: node probe has no parameter 'other', expected gain, "),
+        ("/**", "other", None),
+        ("/elsewhere", "open_widht_m", None),
+        ("probe", "gain", None),
+        ("probe", "use_sim_time", None),
+        ("probe", "qos_overrides./topic.publisher.depth", None),
+    ],
+)
+def test_parameter_file_names_only_what_the_node_declares(
+    context: Context, tmp_path: Path, key: str, name: str, refused: str | None
+) -> None:
+    file = tmp_path / "mine.yaml"
+    value = "false" if name == "use_sim_time" else 1.0
+    file.write_text(f'"{key}": {{ros__parameters: {{"{name}": {value}}}}}')
+    arguments = ["--ros-args", "--params-file", str(file)]
+    node = Node("probe", context=context, cli_args=arguments, enable_rosout=False)
+    parameter(node, "gain", 0.5, "A gain.")
+    parameter(node, "open_width_m", 0.5, "A width.")
+    try:
+        if refused is None:
+            check_given_parameters(node, arguments)
+            return
+        with pytest.raises(UserError) as caught:
+            check_given_parameters(node, arguments)
+        assert str(caught.value).startswith(f"{file}: {refused}")
+    finally:
+        node.destroy_node()
