@@ -15,7 +15,7 @@ from rldg_core.limits import either
 PARAMETERS = "ros__parameters"
 SIMILAR = 0.9
 """From this similarity on, a name that is meant for any node is a misspelt one. No two nodes have such names."""
-SIMILAR_NODE = 0.7
+SIMILAR_NODE = 0.75
 """The same for names of nodes, which are short."""
 
 

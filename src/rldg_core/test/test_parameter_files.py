@@ -69,7 +69,7 @@ def test_unknown_parameter_is_refused_where_it_is_meant_for_the_node(
 
 
 def test_misspelt_node_is_refused_and_a_node_of_others_is_not(tmp_path: Path) -> None:
-    nodes = ("gate", "gripper", "observer")
+    nodes = ("gate", "gripper", "learner", "observer")
     check_node_names(
         written(tmp_path, "/**: {ros__parameters: {a: 1}}\n/nav/planner: {ros__parameters: {b: 1}}"), nodes
     )

@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Sequence
-from itertools import pairwise
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -86,17 +85,16 @@ def task_parameter(node: Node) -> Task:
     return find_task(reference, [*(Path(d) for d in directories if d), *default_task_dirs()])
 
 
-def check_given_parameters(node: Node, arguments: Sequence[str]) -> None:
-    """Compare the parameter files on a node's command line with what it declared. Raises UserError for unknown names.
+def check_given_parameters(node: Node, files: Iterable[Path]) -> None:
+    """Compare parameter files that a person gave with what the node declared. Raises UserError for unknown names.
 
     Called when the node has declared its parameters: rclpy itself ignores any other name.
     """
     declared = [name for name in node.list_parameters([], 0).names if not name.startswith(QOS_OVERRIDES)]
     # rclpy has no public list of what was given.
     unknown = [n for n in node._parameter_overrides if n not in declared and not n.startswith(QOS_OVERRIDES)]
-    for option, path in pairwise(arguments):
-        if option == "--params-file" and unknown:
-            check_parameter_names(Path(path), node.get_name(), unknown, declared)
+    for path in files if unknown else ():
+        check_parameter_names(path, node.get_name(), unknown, declared)
 
 
 def default_robot() -> RobotProfile:

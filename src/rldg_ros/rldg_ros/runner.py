@@ -8,8 +8,9 @@ import signal
 import sys
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from functools import wraps
+from itertools import pairwise
 from pathlib import Path
 from types import FrameType
 from typing import TypeVar, cast
@@ -85,7 +86,7 @@ def run_node(
         rclpy.init(args=sys.argv, signal_handler_options=SignalHandlerOptions.NO)
         node = make_node()
         starting = False
-        check_given_parameters(node, sys.argv)
+        check_given_parameters(node, given_files(sys.argv))
         make_sim_time_read_only(node)
         watch_clock(node)
         executor = make_executor()
@@ -112,6 +113,15 @@ def run_node(
             node.destroy_node()
         rclpy.try_shutdown()
     return code
+
+
+def given_files(arguments: Sequence[str]) -> list[Path]:
+    """Return the parameter files that a person gave: the first one of a launched node is the launcher's own.
+
+    It says for each node what the stack knows, whichever of it the node needs in its mode.
+    """
+    files = [Path(path) for option, path in pairwise(arguments) if option == "--params-file"]
+    return files[1:] if LAUNCHER_PID in os.environ else files
 
 
 def _end_with_launcher() -> None:

@@ -15,6 +15,7 @@ from rclpy.parameter import Parameter
 
 from rldg_core.errors import UserError
 from rldg_ros.parameters import check_given_parameters, parameter
+from rldg_ros.runner import LAUNCHER_PID, given_files
 
 DOMAIN = 137
 SOURCES = Path(__file__).parents[2]
@@ -124,10 +125,18 @@ def test_parameter_file_names_only_what_the_node_declares(
     parameter(node, "open_width_m", 0.5, "A width.")
     try:
         if refused is None:
-            check_given_parameters(node, arguments)
+            check_given_parameters(node, [file])
             return
         with pytest.raises(UserError) as caught:
-            check_given_parameters(node, arguments)
+            check_given_parameters(node, [file])
         assert str(caught.value).startswith(f"{file}: {refused}")
     finally:
         node.destroy_node()
+
+
+def test_parameter_file_that_the_launcher_wrote_is_not_checked(monkeypatch: pytest.MonkeyPatch) -> None:
+    arguments = ["gate", "--ros-args", "--params-file", "/a.yaml", "--params-file", "/b.yaml", "--log-level", "info"]
+    monkeypatch.delenv(LAUNCHER_PID, raising=False)
+    assert given_files(arguments) == [Path("/a.yaml"), Path("/b.yaml")]
+    monkeypatch.setenv(LAUNCHER_PID, "1")
+    assert given_files(arguments) == [Path("/b.yaml")]
