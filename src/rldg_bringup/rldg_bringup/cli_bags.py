@@ -46,6 +46,30 @@ def info(
 
 
 @app.command()
+def cost(
+    paths: Annotated[list[Path], typer.Argument(help="Bags, or folders of bags.")],
+    as_json: Json = False,
+) -> None:
+    """Show what episodes cost: force, time, path, jerk, and a score of them (docs/reference/data.md)."""
+    from rldg_data.bags.reading import read_episode
+    from rldg_data.episode_cost import episode_cost, mean_costs
+
+    costs = [(bag, episode_cost(read_episode(bag))) for bag in _bags(paths)]
+    if as_json:
+        print(json.dumps([{"path": str(bag), **vars(cost), "score": cost.score} for bag, cost in costs]))
+        return
+    table = Table("bag", "success", "time [s]", "peak [N]", "> 20 N [s]", "path [m]", "jerk [m/s^3]", "score")
+    for bag, cost in costs:
+        values = (cost.duration_s, cost.peak_force_n, cost.over_limit_s, cost.path_m, cost.jerk_m_s3, cost.score)
+        table.add_row(_cell(bag.name), "yes" if cost.success else "no", *(f"{value:.2f}" for value in values))
+    mean = mean_costs(cost for _, cost in costs)
+    keys = ("duration_s", "peak_force_n", "over_limit_s", "path_m", "jerk_m_s3", "score")
+    table.add_section()
+    table.add_row("mean", f"{sum(c.success for _, c in costs)}/{len(costs)}", *(f"{mean[key]:.2f}" for key in keys))
+    print_tables(table)
+
+
+@app.command()
 def show(
     bag: Annotated[Path, typer.Argument(help="One bag.")],
     out: Annotated[

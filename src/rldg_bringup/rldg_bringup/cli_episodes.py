@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Annotated, Any
 
 import typer
@@ -90,9 +91,19 @@ def evaluate(
     out: Annotated[Path | None, typer.Option(help="Folder for bags; default: do not record.")] = None,
     log_dir: Annotated[Path, typer.Option(help="Folder for the output of the nodes.")] = Path("log/rldg"),
 ) -> None:
-    """Run a policy and count its successes."""
+    """Run a policy, count its successes and say what its episodes cost: force, time, path, jerk, and a score."""
     names = names_in(objects)
-    _roll_out(task, policy, checkpoint, common, episodes=episodes, log_dir=log_dir, objects=names, bag_dir=out)
+    with TemporaryDirectory(prefix="rldg_evaluate_") as unwanted:
+        _roll_out(
+            task,
+            policy,
+            checkpoint,
+            common,
+            episodes=episodes,
+            log_dir=log_dir,
+            objects=names,
+            bag_dir=out or Path(unwanted),
+        )
 
 
 def _roll_out(
@@ -100,6 +111,7 @@ def _roll_out(
     policy: str,
     checkpoint: Path | None,
     common: CommonOptions,
+    bag_dir: Path,
     objects: tuple[str, ...] = (),
     **more: Any,
 ) -> None:
@@ -114,9 +126,16 @@ def _roll_out(
     arguments = arguments_for(task, common.seed, robot_of(common.robot, common.real))
     with progress_maker() as make:
         outcome = roll_out(
-            arguments, policy, checkpoint, seed=common.seed, objects=objects, progress=make(policy), **more
+            arguments,
+            policy,
+            checkpoint,
+            seed=common.seed,
+            objects=objects,
+            bag_dir=bag_dir,
+            progress=make(policy),
+            **more,
         )
-    emit(_summary(task, outcome), common.as_json, policy)
+    emit(_summary(task, outcome) | _costs(bag_dir, outcome), common.as_json, policy)
 
 
 def _summary(task: str, outcome: Any) -> dict[str, Any]:
@@ -128,3 +147,13 @@ def _summary(task: str, outcome: Any) -> dict[str, Any]:
         "episodes": len(outcome.success),
         "cycle_time_s": outcome.cycle_time_s(period_s),
     }
+
+
+def _costs(bag_dir: Path, outcome: Any) -> dict[str, float]:
+    """Return the mean costs of these episodes by their bags."""
+    from rldg_data.bags.reading import episode_info, find_bags, read_episode
+    from rldg_data.episode_cost import episode_cost, mean_costs
+
+    asked = set(outcome.episode_ids)
+    bags = [bag for bag in find_bags(bag_dir) if episode_info(bag).episode_id in asked]
+    return mean_costs(episode_cost(read_episode(bag)) for bag in bags)

@@ -59,6 +59,17 @@ def test_info_states_topics_counts_and_rates(rldg: Rldg, bags: Path) -> None:
     assert "demonstration-0/000000" in text
 
 
+def test_cost_shows_force_time_path_and_score(rldg: Rldg, bags: Path) -> None:
+    (bag,) = find_bags(bags)
+    steps = read_episode(bag)
+    (cost,) = json.loads(rldg("bag", "cost", bags, "--json").stdout)
+    assert cost["duration_s"] == pytest.approx((len(steps) - 1) * 0.1)
+    assert cost["peak_force_n"] == max(np.linalg.norm(step.observation.wrench_tcp[:3]) for step in steps)
+    assert cost["success"] and 75.0 < cost["score"] < 99.0
+    table = rldg("bag", "cost", bag).stdout
+    assert f"{cost['score']:.2f}" in table and "1/1" in table
+
+
 def test_imported_driver_topics_give_the_recorded_steps(rldg: Rldg, bags: Path, tmp_path: Path) -> None:
     """Import the recorded vendor topics as an external bag; the Steps equal those of the nodes."""
     (bag,) = find_bags(bags)

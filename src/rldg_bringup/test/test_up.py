@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import json
 import os
 import signal
 import subprocess
+import tempfile
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -84,6 +86,17 @@ def test_up_runs_refuses_a_second_stack_and_holds_at_the_end(
     finally:
         if up.poll() is None:
             os.killpg(up.pid, signal.SIGKILL)
+
+
+def test_evaluate_prints_successes_and_costs_and_leaves_no_bags(rldg: Rldg, tmp_path: Path) -> None:
+    done = rldg("evaluate", "insertion", "--policy", "scripted", "--json", "--episodes", 1, "--log-dir", tmp_path)
+    assert done.returncode == 0, done.stderr
+    printed = json.loads(done.stdout)
+    assert (printed["success"], printed["episodes"]) == (1, 1)
+    assert printed["duration_s"] == printed["cycle_time_s"] > 0.3
+    assert printed["max_force_n"] == printed["peak_force_n"] > 0
+    assert 75.0 < printed["score"] <= 99.0
+    assert not list(Path(tempfile.gettempdir()).glob("rldg_evaluate_*"))
 
 
 def test_missing_gl_is_refused(rldg: Rldg, tmp_path: Path) -> None:
