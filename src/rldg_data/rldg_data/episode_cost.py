@@ -1,6 +1,6 @@
 """What an episode cost: force, time, path and jerk, from its Steps, and one score of them.
 
-The score follows the public rule of the AI for Industry Challenge (Intrinsic, 2026, docs/scoring.md): insertion 75,
+The score follows the public rule of the AI for Industry Challenge (Intrinsic, 2026): insertion 75,
 duration 12, smoothness 6, path 6 points, and 12 less where more than 20 N were exceeded for over 1 s. Not taken from
 the rule: the point for a valid submission, the points for an insertion that is not complete, and the penalty for
 contacts off limits, which Steps do not show. So an episode gets at most 99 points, and a failed one none.

@@ -7,7 +7,6 @@ from dataclasses import replace
 import numpy as np
 import pytest
 from hypothesis import given, settings
-from hypothesis import strategies as st
 
 from rldg_core.types import Step
 from rldg_data.episode_cost import EpisodeCost, episode_cost, mean_costs
