@@ -94,7 +94,7 @@ def test_evaluate_prints_successes_and_costs_and_leaves_no_bags(rldg: Rldg, tmp_
     printed = json.loads(done.stdout)
     assert (printed["success"], printed["episodes"]) == (1, 1)
     assert printed["duration_s"] == pytest.approx(printed["cycle_time_s"]) and printed["cycle_time_s"] > 0.3
-    assert printed["max_force_n"] == printed["peak_force_n"] > 0
+    assert printed["max_force_n"] == printed["peak_force_n"] >= 0
     assert 75.0 < printed["score"] <= 99.0
     assert not list(Path(tempfile.gettempdir()).glob("rldg_evaluate_*"))
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import faulthandler
 import os
 import select
 import signal
@@ -43,6 +44,8 @@ POLL_S = 0.1
 LAUNCHER_PID = "RLDG_LAUNCHER_PID"
 """Environment variable: process that started the node. Set by the launch files and by `rldg up`, not by a shell."""
 
+DESTROY_S = 5.0
+"""Time for the destruction of a node, after which the process ends without it."""
 GATE_FIRST_S = 2.0
 """How long the other nodes of a stack continue after SIGINT, while the gate sends the measured pose."""
 
@@ -109,9 +112,13 @@ def run_node(
         pass
     finally:
         starting = False
+        # Fast DDS can spin for ever in the destructor of a participant whose peers were killed, with the interpreter
+        # locked. Everything is stopped and written by now.
+        faulthandler.dump_traceback_later(DESTROY_S, exit=True)
         if node:
             node.destroy_node()
         rclpy.try_shutdown()
+        faulthandler.cancel_dump_traceback_later()
     return code
 
 

@@ -138,3 +138,31 @@ def test_node_started_by_hand_survives_the_shell_and_does_not_wait_for_a_gate(tm
         observer.send_signal(signal.SIGINT)
         assert observer.wait(LIMIT_S) == 0
         assert gate.poll() is None
+
+
+def test_node_whose_destruction_hangs_ends_with_its_place_in_the_log() -> None:
+    """A stand-in for Fast DDS: it spins in a destructor, with the interpreter locked."""
+    code = """
+import ctypes, os, signal, sys
+from rclpy.node import Node
+from rldg_ros import runner
+
+class Hangs(Node):
+    def __init__(self):
+        super().__init__("hangs")
+        self.create_timer(0.01, lambda: os.kill(os.getpid(), signal.SIGINT))
+
+    def destroy_node(self):
+        ctypes.PyDLL(None).sleep(600)  # keeps the lock, as a call into C++ does
+
+def stop(node):
+    runner.DESTROY_S = 0.2
+
+sys.exit(runner.run_node(Hangs, stop))
+"""
+    environment = {**os.environ, "ROS_DOMAIN_ID": DOMAIN, LAUNCHER_PID: ""}
+    done = subprocess.run(
+        [sys.executable, "-c", code], env=environment, capture_output=True, text=True, timeout=LIMIT_S
+    )
+    assert done.returncode == 1
+    assert "in destroy_node" in done.stderr
