@@ -52,6 +52,8 @@ def test_lost_episode_fails_with_one_line_and_code_2(tmp_path: Path, start_rldg:
 
 def test_hanging_recorder_is_reported(stack: Stack) -> None:
     process, client, bags = stack
+    # The recorder listens once it has recorded an episode; suspended before that, it would keep the goal from starting.
+    BagCount(bags, client, process).wait(client.run_episodes(1, 2))
     count = BagCount(bags, client, process, timeout_s=1.0)
     (node,) = [node for node in process.nodes if node.name == "recorder"]
     recorder = psutil.Process(node.process.pid)

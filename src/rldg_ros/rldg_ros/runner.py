@@ -112,10 +112,10 @@ def run_node(
         pass
     finally:
         starting = False
-        # Fast DDS can spin for ever in the destructor of a participant whose peers were killed, with the interpreter
-        # locked. Everything is stopped and written by now.
-        faulthandler.dump_traceback_later(DESTROY_S, exit=True)
         if node:
+            # Fast DDS can spin for ever in the destructor of a participant whose peers were killed, with the
+            # interpreter locked. Everything is stopped and written by now.
+            faulthandler.dump_traceback_later(DESTROY_S, exit=True, file=sys.__stderr__)
             node.destroy_node()
         rclpy.try_shutdown()
         faulthandler.cancel_dump_traceback_later()
