@@ -10,9 +10,9 @@ setup:
 demo: setup
 	@.venv/bin/rldg demo
 
-# Two processes, each with whole files, in the order of conftest.py: the longest first.
+# Three processes for two cores, each with whole files: half of the time is waiting for nodes. The longest files first.
 test: setup
-	@source scripts/env.sh && python -m pytest -n 2 --dist loadfile --no-loadscope-reorder
+	@source scripts/env.sh && python -m pytest -n 3 --dist loadfile --no-loadscope-reorder
 
 # Our datasets against TensorFlow Datasets and against lerobot, each in an environment of its own: needs the network
 # once, 7 GB of disk, and Python 3.12 for lerobot.
