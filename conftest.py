@@ -1,4 +1,4 @@
-"""Rules for all tests: the marker `dds` and its rerun, the order of files, one cache of compiled programs."""
+"""Rules for all tests: examples that repeat, the marker `dds` and its rerun, order of files, one compilation cache."""
 
 from __future__ import annotations
 
@@ -6,6 +6,11 @@ import os
 from tempfile import TemporaryDirectory
 
 import pytest
+from hypothesis import settings
+
+# The same examples in every run, so that a failure repeats. HYPOTHESIS_PROFILE=default draws new ones each time.
+settings.register_profile("repeats", derandomize=True)
+settings.load_profile(os.environ.get("HYPOTHESIS_PROFILE", "repeats"))
 
 LONGEST_FIRST = (
     "test_demo_quick",
@@ -17,8 +22,15 @@ LONGEST_FIRST = (
     "test_policy_node",
     "test_octo_train",
     "test_bag_count",
+    "test_recorder_node",
+    "test_gate_node",
+    "test_learner_node",
+    "test_bag_commands",
+    "test_killed_gate",
+    "test_openvla_train",
+    "test_interventions",
 )
-"""Files that take longest. They start first: two processes share the files, and a long one would end alone."""
+"""Files that take longest. They start first: few processes share the files, and a long one would end alone."""
 
 
 def pytest_configure(config: pytest.Config) -> None:
