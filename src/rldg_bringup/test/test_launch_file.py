@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib.util
+import json
 import os
 import re
 import signal
@@ -21,6 +22,7 @@ from ament_index_python.packages import get_package_share_directory
 from rldg_bringup.arguments import arguments_from_text
 from rldg_bringup.runner import parameter_file
 from rldg_bringup.stack import insertion_stack
+from rldg_core.files import sha256_hex
 
 pytest.importorskip("launch_ros", reason="launch_ros comes with a ROS installation, not from PyPI")
 
@@ -114,9 +116,11 @@ def launched_nodes(arguments: dict[str, str]) -> dict[str, tuple[str, str, dict[
         node._perform_substitutions(context)
         words = [part[0].text if isinstance(part[0], TextSubstitution) else "" for part in node.cmd if part]
         files = [Path(words[i + 1]) for i, word in enumerate(words) if word == "--params-file"]
-        (sections,) = [yaml.safe_load(file.read_text()) for file in files]
+        (sections,) = [yaml.full_load(file.read_text()) for file in files]  # launch_ros writes lists as Python's tuples
         (section,) = sections.values()
-        found[node.node_name] = (node.node_package, node.node_executable, section["ros__parameters"])
+        parameters = section["ros__parameters"].items()
+        values = {name: list(value) if isinstance(value, tuple) else value for name, value in parameters}
+        found[node.node_name] = (node.node_package, node.node_executable, values)
     return found
 
 
@@ -163,10 +167,21 @@ def test_nodes_end_with_ros2_launch_after_any_signal(tmp_path: Path, number: sig
 
 
 def test_policy_that_cannot_load_ends_the_launch_with_code_and_reason(tmp_path: Path) -> None:
-    with ros2_launch(tmp_path, "policy:=nonsense", ready=False) as launched:
+    """Its description fits the stack, but it holds no weights: only loading shows that."""
+    checkpoint = tmp_path / "octo"
+    low, high = [-0.01] * 7, [0.01] * 7
+    action = {"mean": [0.0] * 7, "std": high, "min": low, "max": high, "q01": low, "q99": high, "mask": [True] * 7}
+    statistics = json.dumps({"random": {"action": action}}).encode()
+    checkpoint.mkdir()
+    manifest = {"backend": "octo", "image_size": 256, "window": 1, "horizon": 4, "rate_hz": 10.0, "version": 1}
+    manifest |= {"statistics_key": "random", "statistics_sha256": sha256_hex(statistics)}
+    (checkpoint / "rldg.json").write_text(json.dumps(manifest))
+    (checkpoint / "config.json").write_text("{}")
+    (checkpoint / "dataset_statistics.json").write_bytes(statistics)
+    with ros2_launch(tmp_path, "policy:=octo", f"checkpoint:={checkpoint}", ready=False) as launched:
         assert launched.wait_for_the_end(60) == 1
         assert "node policy ended with code 2" in launched.text
-        assert "nonsense" in launched.text and "Traceback" not in launched.text
+        assert str(checkpoint) in launched.text and "Traceback" not in launched.text
 
 
 @pytest.mark.parametrize(
