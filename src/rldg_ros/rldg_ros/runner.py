@@ -115,7 +115,7 @@ def run_node(
         if node:
             # Fast DDS can spin for ever in the destructor of a participant whose peers were killed, with the
             # interpreter locked. Everything is stopped and written by now.
-            faulthandler.dump_traceback_later(DESTROY_S, exit=True, file=sys.__stderr__)
+            faulthandler.dump_traceback_later(DESTROY_S, exit=True, file=sys.__stderr__ or sys.stderr)
             node.destroy_node()
         rclpy.try_shutdown()
         faulthandler.cancel_dump_traceback_later()
