@@ -16,7 +16,7 @@ from rldg_core.frames import pose
 from rldg_core.seeding import derive_seed
 from rldg_core.task import FixedMount, Task
 from rldg_sim import gl
-from rldg_sim.randomisation import Appearance, vary_looks, vary_mount
+from rldg_sim.randomisation import Appearance, turned, vary_looks, vary_mount
 from rldg_sim.realism.presets import PRESETS
 
 Array = NDArray[np.float64]
@@ -79,9 +79,8 @@ class SceneRenderer:
             random = np.random.default_rng(derive_seed(day, "cell", "mount", name))
             index = self._ids[name]
             self.looks.camera_pos[index] += random.normal(0.0, 1.0, 3) * realism.mount_m
-            turn = Rotation.from_rotvec(random.normal(0.0, 1.0, 3) * realism.mount_rad)
-            turned = Rotation.from_quat(np.roll(self.looks.camera_quat[index], -1)) * turn
-            self.looks.camera_quat[index] = np.roll(turned.as_quat(), 1)
+            turn = random.normal(0.0, 1.0, 3) * realism.mount_rad
+            self.looks.camera_quat[index] = turned(self.looks.camera_quat[index], turn)
 
     def image(self, qpos: Array, camera: str, width: int, height: int) -> Image:
         """Image (height, width, 3) uint8 RGB at the physical model's qpos.

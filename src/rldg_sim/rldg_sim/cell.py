@@ -73,9 +73,8 @@ class SensorFrame:
 class _Simulation:
     """Physics of a scene with one object, and its renderer."""
 
-    def __init__(self, task: Task, scene: SceneModel, errors: CellErrors | None, day: int) -> None:
+    def __init__(self, task: Task, scene: SceneModel, errors: CellErrors | None) -> None:
         self._task = task
-        self._day = day
         self.errors = errors
         self.scene = scene
         self.model: Any = mujoco.MjModel.from_xml_string(scene.physics_mjcf())
@@ -138,7 +137,7 @@ class _Simulation:
             self.renderer = SceneRenderer(self.scene.drawn_mjcf(), fixed_cameras(self._task))
             if self.errors:
                 self.errors.arm.place(self.renderer.model)
-                self.renderer.displace(self._task, self._day)
+                self.renderer.displace(self._task, self.errors.day)
             self._vary(self.renderer)
         return self.renderer.image(self.data.qpos if qpos is None else qpos, camera, width, height)
 
@@ -179,7 +178,6 @@ class Cell:
             for name, camera in task.cameras.items()
         }
         """Camera of the task -> camera of the renderer, width, height."""
-        self._day = day
         self._errors: CellErrors | None = None
         if task.scene.realism != "ideal":
             self._errors = CellErrors(task, day, {name: camera[1:] for name, camera in self._cameras.items()})
@@ -193,7 +191,7 @@ class Cell:
     def _select(self, object_name: str) -> _Simulation:
         if object_name not in self._simulations:
             scene = simulated(self.task).model(self.task, object_name)
-            self._simulations[object_name] = _Simulation(self.task, scene, self._errors, self._day)
+            self._simulations[object_name] = _Simulation(self.task, scene, self._errors)
         self.object_name = object_name
         return self._simulations[object_name]
 

@@ -78,6 +78,10 @@ def vary_mount(model: Any, looks: Appearance, scene: SceneConfig, camera: int, s
     """Write this seed's pose of a camera into the model."""
     mount = stream(seed, subject)
     model.cam_pos[camera] = looks.camera_pos[camera] + mount.uniform(-scene.camera_m, scene.camera_m, 3)
-    turn = Rotation.from_rotvec(mount.uniform(-scene.camera_rad, scene.camera_rad, 3))
-    rotated = Rotation.from_quat(np.roll(looks.camera_quat[camera], -1)) * turn
-    model.cam_quat[camera] = np.roll(rotated.as_quat(), 1)
+    model.cam_quat[camera] = turned(looks.camera_quat[camera], mount.uniform(-scene.camera_rad, scene.camera_rad, 3))
+
+
+def turned(quaternion_wxyz: Array, rotation_vector: Array) -> Array:
+    """Return MuJoCo's quaternion (4,) after a rotation (3,) [rad] in its own axes."""
+    rotation = Rotation.from_quat(np.roll(quaternion_wxyz, -1)) * Rotation.from_rotvec(rotation_vector)
+    return np.roll(rotation.as_quat(), 1)

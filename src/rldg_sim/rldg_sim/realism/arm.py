@@ -16,7 +16,6 @@ from rldg_sim.pose_math import wxyz
 from rldg_sim.realism.presets import ArmRealism
 
 Array = NDArray[np.float64]
-IDENTITY: Array = pose([0.0, 0.0, 0.0])
 
 
 def composed(first: Array, second: Array) -> Array:

@@ -20,7 +20,6 @@ from rldg_sim.realism.sensors import SensorErrors
 from rldg_sim.scene_model import SceneModel
 
 Array = NDArray[np.float64]
-Image = NDArray[np.uint8]
 
 CHUNK_STEPS = 20
 """Physics steps between two states that images can show."""
@@ -34,6 +33,7 @@ class CellErrors:
 
     def __init__(self, task: Task, day: int, sizes: Mapping[str, tuple[int, int]]) -> None:
         realism = PRESETS[task.scene.realism]
+        self.day = day
         self.arm = ArmErrors(realism.arm, day, np.array(task.target_pose_base_tcp))
         self.sensors = SensorErrors(realism.sensors)
         camera = realism.camera
