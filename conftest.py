@@ -1,16 +1,26 @@
-"""Rules for all tests: examples that repeat, the marker `dds` and its rerun, order of files, one compilation cache."""
+"""Rules for all tests: examples that repeat, `dds` and its rerun, order of files, caches, no shared memory."""
 
 from __future__ import annotations
 
 import os
+from pathlib import Path
 from tempfile import TemporaryDirectory
+from xml.etree import ElementTree
 
 import pytest
+import rclpy
 from hypothesis import settings
+from rclpy.context import Context
+from rclpy.node import Node
+
+from rldg_core.network import PROFILE, PROFILE_VARIABLE, RANGE_VARIABLE
 
 # The same examples in every run, so that a failure repeats. HYPOTHESIS_PROFILE=default draws new ones each time.
 settings.register_profile("repeats", derandomize=True)
 settings.load_profile(os.environ.get("HYPOTHESIS_PROFILE", "repeats"))
+
+FIRST_DOMAIN = 231
+"""ROS domain of the participant with which each test process reads its Fast DDS profile."""
 
 LONGEST_FIRST = (
     "test_demo_quick",
@@ -62,3 +72,35 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
         if isinstance(item, pytest.Function) and hasattr(item.module, "DOMAIN"):
             item.add_marker(pytest.mark.dds)
             item.add_marker(pytest.mark.flaky(reruns=1))
+
+
+@pytest.fixture(scope="session", autouse=True)
+def _no_shared_memory_in_this_process(tmp_path_factory: pytest.TempPathFactory) -> None:
+    """Give participants of the test process UDP alone; the nodes that tests start have what users have.
+
+    Many tests kill nodes. Fast DDS shares memory and locks with them, and a lock that a killed process held, or whose
+    memory it left half written, takes other processes along (eProsima/Fast-DDS issue 6501): a worker of pytest-xdist
+    ended with a segmentation fault. Fast DDS reads its profile once per process, when the first participant is made.
+    """
+    udp = tmp_path_factory.mktemp("dds") / "udp.xml"
+    udp.write_text(without_shared_memory(PROFILE.read_text()))
+    context = Context()
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv(PROFILE_VARIABLE, str(udp))
+        patch.setenv(RANGE_VARIABLE, "SYSTEM_DEFAULT")
+        rclpy.init(context=context, domain_id=FIRST_DOMAIN)
+        Node("profile", context=context, use_global_arguments=False).destroy_node()
+    context.try_shutdown()
+
+
+def without_shared_memory(profile: str) -> str:
+    """Return the Fast DDS profile without its shared-memory transport."""
+    root = ElementTree.fromstring(profile)
+    prefix = root.tag.removesuffix("dds")
+    ElementTree.register_namespace("", prefix.strip("{}"))
+    for parent in list(root.iter()):
+        for child in list(parent):
+            named = child.findtext(f"{prefix}transport_id") if child.tag.endswith("_descriptor") else child.text
+            if named == "rldg_shared_memory":
+                parent.remove(child)
+    return ElementTree.tostring(root, encoding="unicode")
