@@ -19,7 +19,6 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from rldg_core.commands import command_of
-from rldg_core.frames import rotation_of
 from rldg_core.task import Task
 from rldg_core.types import GRIPPER_THRESHOLD
 from rldg_sim.cameras import SCENE, WRIST, CameraView, Image, SceneRenderer
@@ -320,9 +319,7 @@ class Cell:
         wrench = self._wrench(pose_world, rotation)
         if errors is None:
             return twist, wrench
-        turn = rotation_of(errors.arm.world_in_base)
-        in_base = turn.apply(twist.reshape(2, 3)).ravel()
-        return in_base, errors.wrench(wrench, jacobian, rotation, simulation.data)
+        return errors.arm.twist_to_base(twist), errors.wrench(wrench, jacobian, rotation, simulation.data)
 
     def _wrench(self, pose_world: Array, rotation: Array) -> Array:
         """True wrench of the tool on the environment, at the tcp in tcp axes."""

@@ -9,7 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy.spatial.transform import Rotation
 
-from rldg_core.frames import pose, rotation_of
+from rldg_core.frames import pose
 from rldg_core.seeding import derive_seed
 from rldg_sim.panda import ARM_JOINTS, FRICTION_NM
 from rldg_sim.pose_math import wxyz
@@ -20,14 +20,16 @@ Array = NDArray[np.float64]
 
 def composed(first: Array, second: Array) -> Array:
     """Pose (7,) of `second`, given in the frame that `first` is the pose of."""
-    turn = rotation_of(first)
-    return pose(first[:3] + turn.apply(second[:3]), (turn * rotation_of(second)).as_quat())
+    position, quaternion = np.empty(3), np.empty(4)
+    mujoco.mju_mulPose(position, quaternion, first[:3], wxyz(first[3:]), second[:3], wxyz(second[3:]))
+    return np.concatenate([position, quaternion[1:], quaternion[:1]])
 
 
 def inverse(of: Array) -> Array:
     """Inverse of a pose (7,)."""
-    turn = rotation_of(of).inv()
-    return pose(-turn.apply(of[:3]), turn.as_quat())
+    position, quaternion = np.empty(3), np.empty(4)
+    mujoco.mju_negPose(position, quaternion, of[:3], wxyz(of[3:]))
+    return np.concatenate([position, quaternion[1:], quaternion[:1]])
 
 
 class ArmErrors:
@@ -45,6 +47,7 @@ class ArmErrors:
         position = fixture[:3]
         self.world_in_base: Array = pose(position + shift - turn.apply(position), turn.as_quat())
         self.base_in_world = inverse(self.world_in_base)
+        self._turn = turn.as_matrix()
         self._friction_nm = realism.friction * np.array(FRICTION_NM)
         self._constant_nm, self._varying_nm = random.uniform(-0.5, 0.5, (2, ARM_JOINTS)) * realism.torque_error_nm
         self._phase_rad = random.uniform(-np.pi, np.pi, ARM_JOINTS)
@@ -70,6 +73,10 @@ class ArmErrors:
     def to_base(self, pose_world: Array) -> Array:
         """Pose (7,) in base, where `pose_world` is measured."""
         return composed(self.world_in_base, pose_world)
+
+    def twist_to_base(self, twist_world: Array) -> Array:
+        """Twist (6,) in base axes of one in world axes."""
+        return np.asarray((twist_world.reshape(2, 3) @ self._turn.T).ravel())
 
     def to_world(self, pose_base: Array) -> Array:
         """Pose (7,) in the world of a pose that is measured in base."""

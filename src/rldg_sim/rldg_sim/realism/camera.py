@@ -32,7 +32,9 @@ class CameraErrors:
         self._levels = np.round(levels).astype(np.uint8).reshape(1, 256, 3)
         self._blur_px = realism.blur_px * height / REFERENCE_PX
         pattern = random.normal(0.0, realism.noise, (height + PATTERN_PX, width + PATTERN_PX, 3))
-        self._pattern = np.round(pattern).astype(np.int16)
+        rounded = np.clip(np.round(pattern), -255, 255)
+        # Two sums of bytes take a quarter of the time of one of bytes and signed integers.
+        self._brighter, self._darker = (np.maximum(sign * rounded, 0).astype(np.uint8) for sign in (1, -1))
         self._name, self._size = name, (height, width)
         self.restart(0)
 
@@ -47,8 +49,8 @@ class CameraErrors:
             exposed = cv2.GaussianBlur(exposed, (0, 0), self._blur_px)
         top, left = self._random.integers(0, PATTERN_PX, 2)
         height, width = self._size
-        noise = self._pattern[top : top + height, left : left + width]
-        return np.asarray(cv2.add(exposed, noise, dtype=cv2.CV_8U))
+        window = np.s_[top : top + height, left : left + width]
+        return np.asarray(cv2.subtract(cv2.add(exposed, self._brighter[window]), self._darker[window]))
 
 
 class PastStates:

@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
+import mujoco
 import numpy as np
 from numpy.typing import NDArray
-from scipy.spatial.transform import Rotation
 
-from rldg_core.frames import rotation_of
+from rldg_sim.pose_math import wxyz
 from rldg_sim.randomisation import stream
 from rldg_sim.realism.presets import SensorRealism
 
@@ -33,8 +33,10 @@ class SensorErrors:
     def pose(self, pose_base_tcp: Array) -> Array:
         """Return the measured pose (7,)."""
         noise = self._random.normal(0.0, 1.0, 6)
-        turn = rotation_of(pose_base_tcp) * Rotation.from_rotvec(self._realism.pose_rad * noise[3:])
-        return np.concatenate([pose_base_tcp[:3] + self._realism.pose_m * noise[:3], turn.as_quat()])
+        quaternion = wxyz(pose_base_tcp[3:])
+        mujoco.mju_quatIntegrate(quaternion, noise[3:], self._realism.pose_rad)
+        position = pose_base_tcp[:3] + self._realism.pose_m * noise[:3]
+        return np.concatenate([position, quaternion[1:], quaternion[:1]])
 
     def wrench(self, wrench_tcp: Array, model_error: Array, speed_m_s: float, time_s: float) -> Array:
         """Return the estimated wrench (6,) in tcp axes.

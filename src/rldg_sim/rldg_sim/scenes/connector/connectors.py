@@ -14,6 +14,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
+from itertools import pairwise
 
 import numpy as np
 from numpy.typing import NDArray
@@ -81,8 +82,8 @@ class Mating:
     """How a plug is held and what resists it.
 
     grip_m: tcp to shoulder along the tool; port_xyz_m: the middle of the port's mouth in the D-type housing, x away
-    from the robot, y along the housing, z above its face; resistance_n: (part of the depth, force [N]), linear between;
-    withdrawal_n: force that resists while it moves out.
+    from the robot, y along the housing, z above its face; resistance_n: (part of the depth from 0, force [N]), linear
+    between; withdrawal_n: force that resists while it moves out.
     """
 
     grip_m: float
@@ -96,8 +97,10 @@ class Mating:
             return 0.0
         if outwards:
             return self.withdrawal_n
-        parts, forces = zip(*self.resistance_n, strict=True)
-        return float(np.interp(depth, parts, forces))
+        for (low, low_n), (high, high_n) in pairwise(self.resistance_n):
+            if depth < high:
+                return low_n + (high_n - low_n) * (depth - low) / (high - low)
+        return self.resistance_n[-1][1]
 
 
 MATING: dict[str, Mating] = {

@@ -112,18 +112,21 @@ class ConnectorModel(HeldObject):
             mujoco.mju_mulQuat(plug.quat, np.array([np.cos(half), 0.0, np.sin(half), 0.0]), plug.quat.copy())
 
     def restart(self, model: Any, data: Any, seed: int) -> None:
-        """The cable pulls through the whole episode."""
+        """The cable pulls through the whole episode; nothing resists, whatever the last one ended with."""
         if self._mating is not None:
+            self._tip = int(model.site("tip").id)
+            model.tendon_frictionloss[0] = 0.0
             pull = stream(seed, "cable").uniform(-1.0, 1.0, 3)
             data.body("plug").xfrc_applied[:3] = self._hand.cable_n * pull
 
     def resist(self, model: Any, data: Any) -> None:
         """Friction of shell, contacts and latch by depth; nothing outside the port."""
         assert self._mating is not None
-        in_port = self._port_rotation.T @ (data.site("tip").xpos - self._port_base[:3])
-        depth = in_port[2] / self.item.depth_m if np.abs(in_port[:2]).max() < SUCCESS_LATERAL_M else 0.0
-        outwards = float(data.ten_velocity[0]) > OUTWARDS_M_S
-        model.tendon_frictionloss[0] = max(1e-6, self._hand.mating * self._mating.force_n(depth, outwards))
+        x, y, z = ((data.site_xpos[self._tip] - self._port_base[:3]) @ self._port_rotation).tolist()
+        depth = z / self.item.depth_m if max(abs(x), abs(y)) < SUCCESS_LATERAL_M else 0.0
+        outwards = data.ten_velocity[0] > OUTWARDS_M_S
+        # The solver leaves out a friction of zero, which saves time outside the port.
+        model.tendon_frictionloss[0] = self._hand.mating * self._mating.force_n(depth, outwards)
 
     def truth(self, model: Any, data: Any) -> GroundTruth:
         """Reference of the object: the plug's tip. Goal: the port, z leads into it; so z < 0 above the plate."""
