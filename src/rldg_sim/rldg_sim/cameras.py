@@ -15,7 +15,7 @@ from scipy.spatial.transform import Rotation
 from rldg_core.frames import pose
 from rldg_core.seeding import derive_seed
 from rldg_core.task import FixedMount, Task
-from rldg_sim import gl
+from rldg_sim import gl, looks
 from rldg_sim.randomisation import Appearance, turned, vary_looks, vary_mount
 from rldg_sim.realism.presets import PRESETS
 
@@ -73,7 +73,8 @@ class SceneRenderer:
             vary_mount(self.model, self.looks, task.scene, self._ids[name], subject, seed)
 
     def displace(self, task: Task, day: int) -> None:
-        """Move the task's cameras by the day's error of their mounts; call once, before `vary`."""
+        """Write the day's looks, and the day's error of the cameras' mounts; call once, before `vary` and `image`."""
+        looks.write_day(self.model, self.looks, PRESETS[task.scene.realism].looks, day)
         realism = PRESETS[task.scene.realism].camera
         for name in (WRIST, *self._fixed):
             random = np.random.default_rng(derive_seed(day, "cell", "mount", name))

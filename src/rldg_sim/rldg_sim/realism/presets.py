@@ -80,6 +80,22 @@ class CameraRealism(FrozenModel):
     blur_px: float = _setting(3.0, "Radius of the defocus, standard deviation, in an image of 256 pixels [px] [own]")
 
 
+class LooksRealism(FrozenModel):
+    """How things look. Nothing of it touches anything or weighs anything."""
+
+    detail: float = _setting(
+        1.0, "From 0.5 on, overmoulds, cables, labels, port surrounds and textures are drawn (scenes.connector.looks)"
+    )
+    cable_rad: float = _setting(0.6, "Episode, uniform: way of a cable out of the hand, about the tool [rad] [own]")
+    wear: float = _setting(1.0, "Day, uniform from half of it: part of the scratches and streaks that are there [own]")
+    table: float = _setting(0.5, "Day, uniform: brightness of the table, and a third as much of its hue [own]")
+    fixture: float = _setting(0.5, "Day, uniform: brightness of the fixture, and a third as much of its hue [own]")
+    connector: float = _setting(0.5, "Day, uniform: the same of overmould and port surround [own]")
+    light_rad: float = _setting(1.0, "Day, normal: direction of each light, per axis [rad] [own]")
+    light_strength: float = _setting(0.6, "Day, uniform: relative strength of the lights [own]")
+    light_warmth: float = _setting(0.4, "Day, uniform: relative gain of red, and loss of blue, of the lights [own]")
+
+
 class CellRealism(FrozenModel):
     """One preset. All zeros: the ideal cell."""
 
@@ -87,6 +103,7 @@ class CellRealism(FrozenModel):
     hand: HandRealism = HandRealism()
     sensors: SensorRealism = SensorRealism()
     camera: CameraRealism = CameraRealism()
+    looks: LooksRealism = LooksRealism()
 
     def rows(self) -> Iterator[tuple[str, float, str]]:
         """Yield name, value and description of every setting."""
@@ -112,6 +129,17 @@ PRESETS: Mapping[Realism, CellRealism] = {
             noise=3.0,
             blur_px=0.6,
         ),
+        looks=LooksRealism(
+            detail=1.0,
+            cable_rad=0.3,
+            wear=0.5,
+            table=0.15,
+            fixture=0.15,
+            connector=0.1,
+            light_rad=0.15,
+            light_strength=0.15,
+            light_warmth=0.08,
+        ),
     ),
     "hard": CellRealism(
         arm=ArmRealism(friction=1.5, torque_error_nm=1.0, delay_s=0.04, fixture_m=0.004, fixture_rad=0.01),
@@ -126,6 +154,17 @@ PRESETS: Mapping[Realism, CellRealism] = {
             white_balance=0.15,
             noise=6.0,
             blur_px=1.2,
+        ),
+        looks=LooksRealism(
+            detail=1.0,
+            cable_rad=0.5,
+            wear=1.0,
+            table=0.3,
+            fixture=0.3,
+            connector=0.2,
+            light_rad=0.3,
+            light_strength=0.3,
+            light_warmth=0.16,
         ),
     ),
 }

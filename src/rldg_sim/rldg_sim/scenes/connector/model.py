@@ -10,13 +10,21 @@ from numpy.typing import NDArray
 
 from rldg_core.frames import pose_at, rotation_of
 from rldg_core.task import Task
-from rldg_sim.mjcf import WristCamera, drawn_mjcf, fixed_fingers_mjcf, held_physics_mjcf, placed
+from rldg_sim.looks import TABLE_MARKS_MJCF, drawn_in_detail
+from rldg_sim.mjcf import (
+    TABLE_MJCF,
+    WristCamera,
+    drawn_mjcf,
+    fixed_fingers_mjcf,
+    held_physics_mjcf,
+    placed,
+)
 from rldg_sim.panda import HAND_TCP_M
 from rldg_sim.pose_math import relative_pose, rotation_angle
 from rldg_sim.randomisation import stream
 from rldg_sim.realism.presets import PRESETS
 from rldg_sim.scene_model import GroundTruth, HeldObject
-from rldg_sim.scenes.connector import port
+from rldg_sim.scenes.connector import looks, port
 from rldg_sim.scenes.connector.connectors import MATING, connector
 
 Array = NDArray[np.float64]
@@ -66,7 +74,8 @@ class ConnectorModel(HeldObject):
         self._grasp = grasp_xy_m, grasp_yaw_rad
         self.item = connector(object_name)
         self.grip_m = port.grip_width_m(self.item)
-        self._hand = PRESETS[task.scene.realism].hand
+        realism = PRESETS[task.scene.realism]
+        self._hand, self._looks = realism.hand, realism.looks
         self._mating = None if task.scene.realism == "ideal" else MATING[object_name]
         self._shoulder_m = self._mating.grip_m if self._mating else SHOULDER_M
         self._port_base = port_pose_base(task, object_name)
@@ -91,12 +100,16 @@ class ConnectorModel(HeldObject):
 
     def drawn_mjcf(self) -> str:
         """Port, board, fingers and plug."""
+        item, detailed = self.item, drawn_in_detail(self._looks)
+        goal = looks.port_visuals(item) if detailed else port.port_visuals(item)
+        plug = looks.plug_visuals(item, self._shoulder_m) if detailed else port.plug_visuals(item)
         return drawn_mjcf(
-            assets=port.meshes(self.item),
-            world=f"<frame {placed(self._port_base)}>{port.port_visuals(self.item)}</frame>",
+            assets=looks.meshes(item, self._shoulder_m) if detailed else port.meshes(item),
+            world=f"<frame {placed(self._port_base)}>{goal}</frame>",
             hand=f"""{fixed_fingers_mjcf(self.grip_m)}
-        <body name="plug" pos="0 0 {HAND_TCP_M + self._shoulder_m}">{port.plug_visuals(self.item)}</body>""",
+        <body name="plug" pos="0 0 {HAND_TCP_M + self._shoulder_m}">{plug}</body>""",
             camera=CAMERA,
+            table=TABLE_MJCF + (TABLE_MARKS_MJCF if detailed else ""),
         )
 
     def place(self, model: Any, seed: int) -> None:
@@ -110,6 +123,9 @@ class ConnectorModel(HeldObject):
             plug.pos[:] += self._hand.slide_m * np.array([slide_x, 0.0, slide_z])
             half = self._hand.tilt_rad * tilt / 2
             mujoco.mju_mulQuat(plug.quat, np.array([np.cos(half), 0.0, np.sin(half), 0.0]), plug.quat.copy())
+        if mujoco.mj_name2id(model, mujoco.mjtObj.mjOBJ_BODY, "cable") >= 0:  # it is drawn only
+            half = self._looks.cable_rad * stream(seed, "cable's way").uniform(-0.5, 0.5)
+            model.body("cable").quat[:] = [np.cos(half), 0.0, 0.0, np.sin(half)]
 
     def restart(self, model: Any, data: Any, seed: int) -> None:
         """The cable pulls through the whole episode; nothing resists, whatever the last one ended with."""
