@@ -78,8 +78,7 @@ class _Simulation:
         self.scene = scene
         self.model: Any = mujoco.MjModel.from_xml_string(scene.physics_mjcf())
         if errors:
-            errors.arm.place(self.model)
-            errors.arm.stiffen(self.model)
+            errors.prepare(self.model)
         self.data: Any = mujoco.MjData(self.model)
         self.tcp = int(self.model.site("tcp").id)
         self.felt = [int(self.model.body(name).id) for name in scene.felt_bodies]
