@@ -100,20 +100,29 @@ def _holes_and_scratches(random: np.random.Generator, count: int) -> Array:
     return np.concatenate([holes, scratches])
 
 
-def _grain(random: np.random.Generator, count: int) -> Array:
-    """Streaks of wood along x, or marks in all directions of a laminate, as the day has it."""
-    if random.random() < 0.5:
-        middle = np.column_stack([random.uniform(-0.3, 0.3, count), random.uniform(-0.58, 0.58, count)])
-        length, angle = random.uniform(0.2, 0.8, count), random.normal(0.0, 0.01, count)
-        return _lines(middle, angle, length, random.uniform(1.5e-3, 9e-3, count))
+def _wood(random: np.random.Generator, count: int) -> Array:
+    """Streaks along x."""
+    middle = np.column_stack([random.uniform(-0.3, 0.3, count), random.uniform(-0.58, 0.58, count)])
+    length, angle = random.uniform(0.2, 0.8, count), random.normal(0.0, 0.01, count)
+    return _lines(middle, angle, length, random.uniform(1.5e-3, 9e-3, count))
+
+
+def _laminate(random: np.random.Generator, count: int) -> Array:
+    """Marks in all directions."""
     middle = random.uniform(-1.0, 1.0, (count, 2)) * (0.6, 0.5)
-    angle, length = random.uniform(0.0, np.pi, count), random.uniform(0.005, 0.03, count)
-    return _lines(middle, angle, length, random.uniform(3e-3, 1.5e-2, count))
+    angle, length = random.uniform(0.0, np.pi, count), random.uniform(0.004, 0.02, count)
+    return _lines(middle, angle, length, random.uniform(2e-3, 8e-3, count))
+
+
+def _grain(random: np.random.Generator, count: int) -> Array:
+    return (_wood if random.random() < 0.5 else _laminate)(random, count)
 
 
 MARKS: Mapping[str, Marks] = {
     "scratches": Marks(28, (0.1, 0.1), _holes_and_scratches, always=16),
     "grain": Marks(36, (0.75, 0.6), _grain, always=12),
+    "wood": Marks(64, (0.75, 0.6), _wood, always=40),
+    "laminate": Marks(64, (0.75, 0.6), _laminate, always=24),
 }
 
 

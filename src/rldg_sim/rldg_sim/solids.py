@@ -7,6 +7,8 @@ from collections.abc import Sequence
 import numpy as np
 from numpy.typing import NDArray
 
+from rldg_sim.mjcf import numbers
+
 Array = NDArray[np.float64]
 Faces = list[tuple[int, int, int]]
 Solid = tuple[Array, Faces]
@@ -38,3 +40,10 @@ def joined(solids: Sequence[Solid]) -> Solid:
         faces += [(a + first, b + first, c + first) for a, b, c in own]
         first += len(vertices)
     return np.concatenate([vertices for vertices, _ in solids]), faces
+
+
+def smooth_mesh(name: str, solid: Solid) -> str:
+    """Mesh asset that is shaded as if it were curved."""
+    vertices, faces = solid
+    text = " ".join(str(index) for face in faces for index in face)
+    return f'<mesh name="{name}" inertia="shell" vertex="{numbers(vertices)}" face="{text}"/>'
