@@ -12,6 +12,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from rldg_core.frames import pose_at
+from rldg_core.scenes import Realism
 from rldg_core.task import Task, find_task
 from rldg_sim.cell import Cell, SensorFrame
 from rldg_sim.realism import presets
@@ -154,6 +155,26 @@ def test_camera_errors_are_of_the_stated_size() -> None:
     limit = (1 + realism.exposure) * (1 + realism.white_balance)
     assert np.all((1 / limit - 0.05 < means) & (means < limit + 0.05))
     assert len({round(float(value), 3) for value in means}) > 1
+
+
+@pytest.mark.parametrize("realism", ["bench", "hard"])
+def test_noise_has_no_mean_and_the_defocus_has_the_stated_radius(realism: Realism) -> None:
+    settings = PRESETS[realism].camera.model_copy(update={"exposure": 0.0, "white_balance": 0.0})
+    camera = CameraErrors(settings, 7, "wrist", 256, 256)
+    camera.restart(1)
+    grey = np.full((256, 256, 3), 120, np.uint8)
+    noise = np.array([camera.seen(grey).astype(float) - 120 for _ in range(4)])
+    assert np.abs(noise.mean(axis=(0, 1, 2))).max() < 0.1
+    assert noise.std() == pytest.approx(settings.noise, rel=0.05)
+    edge = np.zeros((256, 256, 3), np.uint8)
+    edge[:, 128:] = 200
+    sharp = CameraErrors(settings.model_copy(update={"noise": 0.0}), 7, "wrist", 256, 256)
+    sharp.restart(1)
+    slope = np.diff(sharp.seen(edge)[128, :, 1].astype(float)) / 200
+    at = np.arange(255) - 127
+    assert slope.sum() == pytest.approx(1.0, abs=0.01)
+    # The slope of a blurred edge is the kernel.
+    assert np.sqrt((slope * at**2).sum()) == pytest.approx(settings.blur_px, rel=0.15)
 
 
 def test_target_takes_effect_late_but_within_the_stated_delay(only: Callable[..., Task]) -> None:

