@@ -24,7 +24,7 @@ from rldg_sim.pose_math import relative_pose, rotation_angle
 from rldg_sim.randomisation import stream
 from rldg_sim.realism.presets import PRESETS
 from rldg_sim.scene_model import GroundTruth, HeldObject
-from rldg_sim.scenes.connector import looks, port
+from rldg_sim.scenes.connector import keys, looks, port
 from rldg_sim.scenes.connector.connectors import MATING, connector
 
 Array = NDArray[np.float64]
@@ -83,14 +83,17 @@ class ConnectorModel(HeldObject):
 
     def physics_mjcf(self) -> str:
         """The port's boxes belong to the world body, whose contacts need no broad phase."""
-        goal = f"<frame {placed(self._port_base)}>{port.port_contacts(self.item)}</frame>"
+        ideal = self._mating is None
+        inside = port.port_contacts(self.item) + ("" if ideal else keys.port_key(self.item))
+        goal = f"<frame {placed(self._port_base)}>{inside}</frame>"
         held = f"""
         <body name="plug" pos="0 0 {HAND_TCP_M + self._shoulder_m}">
           <inertial pos="0 0 -.005" mass="0.03" diaginertia="4e-6 4e-6 4e-6"/>
           {port.plug_contacts(self.item)}
-          {f'<site name="tip" pos="0 0 {self.item.depth_m}"/>' if self._mating else ""}
+          {"" if ideal else keys.plug_key(self.item)}
+          {"" if ideal else f'<site name="tip" pos="0 0 {self.item.depth_m}"/>'}
         </body>"""
-        if self._mating is None:
+        if ideal:
             return held_physics_mjcf(self._task, goal, held)
         # Dry friction along the port's axis: that of a tendon from the tip to a point far below, whose length changes
         # with the depth and hardly with anything else. `resist` sets its size.
