@@ -28,6 +28,10 @@ HUE = 1.0 / 3.0
 BOLT_M = 0.076
 """Distance of the fixture's bolt holes from its middle, along x and y."""
 BOLT_SIDE_M = 6e-3
+MIDDLE_M = 0.05
+"""Scratches lie further than this from the fixture's middle, along x or y ..."""
+SCRATCH_M = 0.04
+"""... and are no longer than this."""
 _QUADRILATERAL = np.array([[0, 1, 2], [0, 2, 3]])
 
 
@@ -95,9 +99,12 @@ def _holes_and_scratches(random: np.random.Generator, count: int) -> Array:
     side = np.full(len(middle), BOLT_SIDE_M)
     holes = _lines(middle, np.tile([0.0, np.pi / 4], len(places)), side, side)
     more = count - len(holes)
-    middle, angle = random.uniform(-BOLT_M, BOLT_M, (more, 2)), random.uniform(0.0, np.pi, more)
-    scratches = _lines(middle, angle, random.uniform(0.008, 0.05, more), random.uniform(4e-4, 1.2e-3, more))
-    return np.concatenate([holes, scratches])
+    # Around the port, so that none crosses its mouth.
+    along, beside = random.uniform(-BOLT_M, BOLT_M, more), random.uniform(MIDDLE_M, BOLT_M, more)
+    middle = np.column_stack([along, random.choice([-1.0, 1.0], more) * beside])
+    middle = np.where(random.random((more, 1)) < 0.5, middle, middle[:, ::-1])
+    angle, length = random.uniform(0.0, np.pi, more), random.uniform(0.008, SCRATCH_M, more)
+    return np.concatenate([holes, _lines(middle, angle, length, random.uniform(4e-4, 1.2e-3, more))])
 
 
 def _wood(random: np.random.Generator, count: int) -> Array:
@@ -147,3 +154,14 @@ def _write_vertices(model: Any, mesh: int, corners: Array) -> None:
 
 TABLE_MARKS_MJCF = '<geom name="grain" type="mesh" mesh="grain" pos=".35 0 .0002" rgba=".5 .42 .33 1"/>'
 """On the table of `mjcf.TABLE_MJCF`."""
+
+FIXTURE_MARKS_MJCF = (
+    f'<geom name="scratches" type="mesh" mesh="scratches" pos="0 0 -.00015" euler="{np.pi:.9g} 0 0" '
+    'rgba=".08 .08 .09 1"/>'
+)
+"""On a fixture whose z leads into it, and whose face is z = 0."""
+
+
+def marked_fixture_and_table_mjcf() -> str:
+    """Mesh assets of FIXTURE_MARKS_MJCF and TABLE_MARKS_MJCF."""
+    return marks_mjcf("scratches") + marks_mjcf("grain")

@@ -68,10 +68,12 @@ class AssemblyModel(grasp.GraspedObject):
     def drawn_mjcf(self) -> str:
         """Board, fingers and peg."""
         assets, board = fmb.board_drawn(self._peg)
+        marks, on_board, table = fmb.drawn_on(self._task)
         peg = fmb.peg_box(self._peg, f'rgba="{rgba(self._peg.colour)}"')
         return drawn_mjcf(
-            assets=assets,
-            world=f'<body name="board">{board}</body>',
+            assets=assets + marks,
+            world=f'<body name="board">{board}{on_board}</body>',
+            table=table,
             hand=grasp.fingers_mjcf(drawn=True),
             camera=fmb.CAMERA,
             view=TABLE_VIEW_MJCF,

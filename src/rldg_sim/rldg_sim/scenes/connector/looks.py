@@ -21,7 +21,7 @@ from numpy.typing import NDArray
 
 from rldg_sim import polygon
 from rldg_sim.cavity import Colour, at_height, rgba, ring_mesh, surface
-from rldg_sim.looks import marks_mjcf
+from rldg_sim.looks import FIXTURE_MARKS_MJCF, marked_fixture_and_table_mjcf
 from rldg_sim.mjcf import numbers
 from rldg_sim.scenes.connector import port
 from rldg_sim.scenes.connector.connectors import MM, Connector
@@ -38,8 +38,6 @@ CABLE_PATH_MM = ((0.0, 0.0), (0.0, -7.0), (-5.0, -13.0), (-15.0, -16.5), (-60.0,
 LABEL_M = 0.15e-3
 LABEL_HALF_M = (0.28, 2.2e-3)
 """Half sizes of a label: across, relative to the grip's width, and along the tool [m]."""
-MARK_M = 0.15e-3
-"""Height of what lies flat on the fixture."""
 SCREW_M = 0.8e-3
 DISC_CORNERS, TUBE_CORNERS = 8, 6
 """Few, since cylinders of MuJoCo take most of the time of an image."""
@@ -368,8 +366,7 @@ def meshes(item: Connector, grip_m: float) -> str:
             surface("cable", *_cable(look.cable_mm / 2)),
             *(surface(f"fitting{k}", *solid) for k, solid in enumerate(_fittings(look).values())),
             _surround(item, look),
-            marks_mjcf("scratches"),
-            marks_mjcf("grain"),
+            marked_fixture_and_table_mjcf(),
         ]
     )
 
@@ -388,8 +385,7 @@ def port_visuals(item: Connector) -> str:
             *(line for line in plain if not (covered and 'name="plate"' in line)),
             f'<geom name="surround" type="mesh" mesh="surround" rgba="{rgba(look.surround_colour)}"/>',
             *_geoms("fitting", _fittings(look)),
-            f'<geom name="scratches" type="mesh" mesh="scratches" pos="0 0 {-MARK_M}" euler="{math.pi:.9g} 0 0" '
-            'rgba=".08 .08 .09 1"/>',
+            FIXTURE_MARKS_MJCF,
         ]
     )
 

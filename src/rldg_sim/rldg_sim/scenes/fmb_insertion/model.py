@@ -23,7 +23,14 @@ from rldg_sim.cavity import (
     ring_mesh,
     surface,
 )
+from rldg_sim.looks import (
+    FIXTURE_MARKS_MJCF,
+    TABLE_MARKS_MJCF,
+    drawn_in_detail,
+    marked_fixture_and_table_mjcf,
+)
 from rldg_sim.mjcf import (
+    TABLE_MJCF,
     TABLE_VIEW_MJCF,
     WristCamera,
     drawn_mjcf,
@@ -34,6 +41,7 @@ from rldg_sim.mjcf import (
 from rldg_sim.panda import HAND_TCP_M
 from rldg_sim.pose_math import relative_pose, rotation_angle, wxyz
 from rldg_sim.randomisation import stream
+from rldg_sim.realism.presets import PRESETS
 from rldg_sim.scene_model import GroundTruth, HeldObject
 
 Array = NDArray[np.float64]
@@ -139,6 +147,13 @@ def board_drawn(peg: Peg) -> tuple[str, str]:
     return "".join(assets), "".join(parts)
 
 
+def drawn_on(task: Task) -> tuple[str, str, str]:
+    """Marks where the task's preset draws details: mesh assets, geoms in the frame of the hole, and the table."""
+    if not drawn_in_detail(PRESETS[task.scene.realism].looks):
+        return "", "", TABLE_MJCF
+    return marked_fixture_and_table_mjcf(), FIXTURE_MARKS_MJCF, TABLE_MJCF + TABLE_MARKS_MJCF
+
+
 def insertion_truth(data: Any) -> GroundTruth:
     """Reference of the object: the middle of the peg's tip. Goal: the hole; so z < 0 above the board."""
     peg, board, tcp = data.body("peg"), data.body("board"), data.site("tcp")
@@ -186,10 +201,12 @@ class FmbInsertionModel(HeldObject):
     def drawn_mjcf(self) -> str:
         """Board, fingers and peg."""
         assets, board = board_drawn(self._peg)
+        marks, on_board, table = drawn_on(self._task)
         peg = peg_box(self._peg, f'rgba="{rgba(self._peg.colour)}"')
         return drawn_mjcf(
-            assets=assets,
-            world=f'<body name="board">{board}</body>',
+            assets=assets + marks,
+            world=f'<body name="board">{board}{on_board}</body>',
+            table=table,
             hand=f'{fixed_fingers_mjcf(self.grip_m)}<body name="peg" pos="0 0 {HAND_TCP_M}">{peg}</body>',
             camera=CAMERA,
             view=TABLE_VIEW_MJCF,
