@@ -3,7 +3,7 @@
 `mating`: each connector is inserted slowly and withdrawn, held exactly and without other errors. deviation_n: largest
 difference between the force and the profile in connectors.MATING over the middle of the depth; published_max_n: limit
 of the insertion force. `penetration`: contacts every 10 ms through episodes of the scripted operator. `half_step`:
-the same episodes, and more, with the physics at 1 and at 2 kHz. Goals: force within the published limit; p99 of the penetration
+such episodes with the physics at 1 and at 2 kHz. Goals: force within the published limit; p99 of the penetration
 <= 0.05 mm; success changes by at most 3 in 60, the median of the peak force by at most 15 %.
 """
 

@@ -23,6 +23,7 @@ from rldg_sim.scene import make_operator
 
 TASKS = Path(__file__).parents[1] / "src" / "rldg_bringup" / "config" / "tasks"
 EPISODES = 6
+ROUNDS = 5
 STEPS = 300
 
 
@@ -42,14 +43,26 @@ def recorded_actions(cell: Cell) -> list[list[np.ndarray]]:
     return episodes
 
 
-def episodes_per_s(cell: Cell, episodes: list[list[np.ndarray]]) -> float:
-    """Return control steps per CPU second over whole episodes, resets included."""
+def episode_s(cell: Cell, seed: int, actions: list[np.ndarray]) -> float:
+    """Return CPU seconds of one episode, its reset included."""
     start = time.process_time()
-    for seed, actions in enumerate(episodes):
-        cell.reset(seed)
-        for action in actions:
-            cell.step(action)
-    return sum(map(len, episodes)) / (time.process_time() - start)
+    cell.reset(seed)
+    for action in actions:
+        cell.step(action)
+    return time.process_time() - start
+
+
+def episodes_per_s(cells: dict[str, Cell], episodes: list[list[np.ndarray]]) -> dict[str, float]:
+    """Return control steps per CPU second over whole episodes, from the best time of each.
+
+    The cells take turns, so that what else the machine does meets all of them.
+    """
+    best = {name: np.full(len(episodes), np.inf) for name in cells}
+    for _ in range(ROUNDS):
+        for seed, actions in enumerate(episodes):
+            for name, cell in cells.items():
+                best[name][seed] = min(best[name][seed], episode_s(cell, seed, actions))
+    return {name: round(sum(map(len, episodes)) / float(times.sum()), 1) for name, times in best.items()}
 
 
 def steps_per_s(step: Callable[[], SensorFrame]) -> float:
@@ -61,7 +74,7 @@ def steps_per_s(step: Callable[[], SensorFrame]) -> float:
 
 
 def main() -> None:
-    """Run and report the best of three: other programs disturb the caches."""
+    """Run and report the best times: other programs disturb the caches."""
     task = find_task("insertion", [TASKS])
     state = Cell(task, "vga", render=False)
     images = Cell(task, "vga", image_size_px=(128, 128))
@@ -71,16 +84,13 @@ def main() -> None:
     bench = Cell(task.model_copy(update={"scene": scene}), "vga", render=False)
     bench_images = Cell(bench.task, "vga", image_size_px=(128, 128))
     bench_images.reset(0)
-    best: dict[str, float] = {}
+    cells = {"state": state, "image": images, "bench_state": bench, "bench_image": bench_images}
+    best = {f"{name}_steps_per_s": value for name, value in episodes_per_s(cells, episodes).items()}
 
     def keep(name: str, value: float) -> None:
         best[name] = max(best.get(name, 0.0), round(value, 1))
 
     for _ in range(3):
-        keep("state_steps_per_s", episodes_per_s(state, episodes))
-        keep("image_steps_per_s", episodes_per_s(images, episodes))
-        keep("bench_state_steps_per_s", episodes_per_s(bench, episodes))
-        keep("bench_image_steps_per_s", episodes_per_s(bench_images, episodes))
         state.reset(0)
         keep("state_free_steps_per_s", steps_per_s(lambda: state.step(np.zeros(6))))
         for _ in range(30):
