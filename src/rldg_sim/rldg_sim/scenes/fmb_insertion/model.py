@@ -56,6 +56,9 @@ class Peg:
 
 
 PEGS: dict[str, Peg] = {"rectangle": Peg(polygon.rectangle(28e-3, 40e-3), (0.78, 0.18, 0.12))}
+"""One of the benchmark's shapes; its size is our estimate, to be replaced by that of its drawings. The other shapes are
+missing: some of them (3-prong, star, arch, double square) are not convex, which `cavity` needs.
+"""
 
 TIP_M = 0.045
 """Distance tcp -> tip of the peg along the tool."""
