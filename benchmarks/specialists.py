@@ -8,8 +8,9 @@ A run of seed n, on day n of the cell: 20 successful demonstrations by the scrip
 cell with interventions by the same operator, until two evaluations in a row (20 deterministic episodes, held-out
 seeds) succeed 20 of 20 by ground truth, or until the time limit. wall_s counts everything after the demonstrations,
 evaluations included. Weights reach the policy with the delay of lock-step (docs/explanation/architecture.md, rule 7),
-so that control steps are comparable with those of the stack. Writes out/bench/specialists/<run>.json after every evaluation and the specialist
-into the folder <run> at the end; `train` merges its results into benchmarks/results/specialists.json.
+so that control steps are comparable with those of the stack. Writes
+out/bench/specialists/<run>.json after every evaluation and the specialist into the folder <run> at the end; `train`
+merges its results into benchmarks/results/specialists.json.
 """
 
 from __future__ import annotations
