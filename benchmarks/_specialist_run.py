@@ -42,7 +42,7 @@ class Training:
         self.config = configuration.for_task(
             self.task, {**({"preset": run.preset} if run.preset else {}), **run.overrides}
         )
-        self.env = CellEnv(self.task, images=self.config.features.image_encoder != "none")
+        self.env = CellEnv(self.task, images=self.config.features.image_encoder != "none", day=run.seed)
         self.learner = Learner(self.config, self.task, run.seed)
         self.demonstration_attempts = 0
         self.demonstration_s = self.learning_s = self.evaluating_s = 0.0
@@ -171,13 +171,10 @@ class Training:
 
     def _finish(self) -> None:
         self.env.close()
-        if self.run.keep:
-            updates, actor = self.learner.counters.updates, self.learner.actor_tensors
-            made_of = ObservationRecord.of(self.task, self.config.features)
-            saved = SavedSpecialist(
-                self.config, actor, self.task.action.dim, updates, self.task.default_object, made_of
-            )
-            write_specialist(Path(self.run.keep), saved)
+        updates, actor = self.learner.counters.updates, self.learner.actor_tensors
+        made_of = ObservationRecord.of(self.task, self.config.features)
+        saved = SavedSpecialist(self.config, actor, self.task.action.dim, updates, self.task.default_object, made_of)
+        write_specialist(Path(self.run.keep or self.run.folder), saved)
 
 
 def _judge(run: Run, task: Task) -> SuccessJudge | None:

@@ -16,8 +16,8 @@ EVALUATIONS = 20
 class Run:
     """One training run.
 
-    preset: "" for that of the task; classifier: "" for rewards by ground truth; keep: folder to which the specialist is
-    written at the end, "" to discard it.
+    seed: also the day of the simulated cell; preset: "" for that of the task; classifier: "" for rewards by ground
+    truth; keep: folder to which the specialist is written at the end, default `folder`.
     """
 
     reference: str
@@ -36,4 +36,9 @@ class Run:
     @property
     def file(self) -> Path:
         """Path of the JSON file with the result."""
-        return PARTS / f"{self.reference.replace(':', '_')}_{self.name}_{self.seed}.json"
+        return self.folder.with_suffix(".json")
+
+    @property
+    def folder(self) -> Path:
+        """Folder of the specialist."""
+        return PARTS / f"{self.reference.replace(':', '_')}_{self.name}_{self.seed}"

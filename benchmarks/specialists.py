@@ -4,12 +4,13 @@
     python benchmarks/specialists.py ablations --tasks insertion:vga
     python benchmarks/specialists.py plot                       # docs/images/specialists.png
 
-A run: 20 successful demonstrations by the scripted operator, then RLPD on the simulated cell with interventions by
-the same operator, until two evaluations in a row (20 deterministic episodes, held-out seeds) succeed 20 of 20 by
-ground truth, or until the time limit. wall_s counts everything after the demonstrations, evaluations included. Weights
-reach the policy with the delay of lock-step (docs/explanation/architecture.md, rule 7), so that control steps are
-comparable with those of the stack. Writes out/bench/specialists/<run>.json after every evaluation; `train` merges its
-results into benchmarks/results/specialists.json.
+A run of seed n, on day n of the cell: 20 successful demonstrations by the scripted operator, then RLPD on the simulated
+cell with interventions by the same operator, until two evaluations in a row (20 deterministic episodes, held-out
+seeds) succeed 20 of 20 by ground truth, or until the time limit. wall_s counts everything after the demonstrations,
+evaluations included. Weights reach the policy with the delay of lock-step (docs/explanation/architecture.md, rule 7),
+so that control steps are comparable with those of the stack. Writes
+out/bench/specialists/<run>.json after every evaluation and the specialist into the folder <run> at the end; `train`
+merges its results into benchmarks/results/specialists.json.
 """
 
 from __future__ import annotations
@@ -27,7 +28,7 @@ from rldg_core.files import read_json, write_json
 
 TASKS = ROOT / "src/rldg_bringup/config/tasks"
 RESULTS = ROOT / "benchmarks/results"
-LIMITS_S = {"insertion": 600.0, "pick_and_place": 1200.0, "fmb_insertion": 1800.0, "fmb_insertion_region": 1800.0}
+LIMITS_S = {"insertion": 2400.0, "pick_and_place": 1200.0, "fmb_insertion": 1800.0, "fmb_insertion_region": 1800.0}
 """Time limits of a run."""
 EVALUATE_EVERY = {"insertion": 500}
 """Control steps between evaluations; 1000 for other tasks."""
@@ -79,31 +80,39 @@ def main() -> None:
         return
     ablating = args.what == "ablations"
     variants = ABLATIONS if ablating else {"classifier" if args.classifier else "full": {}}
-    seeds = args.seeds[:1] if ablating else args.seeds
-    runs = []
-    for reference in args.tasks:
-        name = reference.partition(":")[0]
-        for variant in variants:
-            if ablating and variant not in args.only:
-                continue
-            for seed in seeds:
-                settings = {
-                    "preset": args.preset,
-                    "overrides": args.overrides,
-                    "time_limit_s": args.time_limit_s or LIMITS_S[name],
-                    "classifier": args.classifier,
-                    "evaluate_every": EVALUATE_EVERY.get(name, 1000),
-                    **({"max_steps": ABLATION_STEPS, "evaluate_every": ABLATION_EVALUATE_EVERY} if ablating else {}),
-                    **variants[variant],
-                }
-                runs.append(Run(reference, seed, variant, **settings))
+    changes = {"preset": args.preset, "overrides": args.overrides, "classifier": args.classifier}
+    runs = [
+        run_of(reference, seed, variant, ablating, args.time_limit_s, **{**changes, **settings})
+        for reference in args.tasks
+        for variant, settings in variants.items()
+        if not ablating or variant in args.only
+        for seed in (args.seeds[:1] if ablating else args.seeds)
+    ]
+    results = train(runs, args.jobs, None if args.dry else ("ablations" if ablating else "specialists"))
+    print(json.dumps([{k: v for k, v in r.items() if k != "curve"} for r in results]))
+
+
+def run_of(reference: str, seed: int, variant: str, ablating: bool, time_limit_s: float = 0.0, **changes: Any) -> Run:
+    """Return a run with the time limit and the evaluations of its task; an ablation ends after ABLATION_STEPS."""
+    name = reference.partition(":")[0]
+    settings: dict[str, Any] = {
+        "time_limit_s": time_limit_s or LIMITS_S[name],
+        "evaluate_every": EVALUATE_EVERY.get(name, 1000),
+    }
+    if ablating:
+        settings |= {"max_steps": ABLATION_STEPS, "evaluate_every": ABLATION_EVALUATE_EVERY}
+    return Run(reference, seed, variant, **{**settings, **changes})
+
+
+def train(runs: list[Run], jobs: int, table: str | None) -> list[dict[str, Any]]:
+    """Execute runs, `jobs` at a time, and add each result to benchmarks/results/<table>.json."""
     results = []
-    with ProcessPoolExecutor(args.jobs, mp_context=get_context("spawn"), max_tasks_per_child=1) as pool:
+    with ProcessPoolExecutor(jobs, mp_context=get_context("spawn"), max_tasks_per_child=1) as pool:
         for done in as_completed([pool.submit(execute, run) for run in runs]):
             results.append(done.result())
-            if not args.dry:
-                _merge(RESULTS / ("ablations.json" if ablating else "specialists.json"), results[-1])
-    print(json.dumps([{k: v for k, v in r.items() if k != "curve"} for r in results]))
+            if table:
+                _merge(RESULTS / f"{table}.json", results[-1])
+    return results
 
 
 def plot(path: Path) -> None:

@@ -19,29 +19,29 @@ DOMAIN = 161
 
 
 @pytest.fixture
-def bench_task(tmp_path: Path) -> Path:
-    """Return a task file with realism `bench`."""
+def ideal_task(tmp_path: Path) -> Path:
+    """Return a task file with realism `ideal`."""
     content = yaml.safe_load((share_dir() / "config" / "tasks" / "insertion.yaml").read_text())
-    content["scene"]["realism"] = "bench"
+    content["scene"]["realism"] = "ideal"
     path = tmp_path / "insertion.yaml"
     path.write_text(yaml.safe_dump(content))
     return path
 
 
 def test_describe_prints_every_setting_of_the_preset(
-    rldg: Callable[..., subprocess.CompletedProcess[str]], bench_task: Path
+    rldg: Callable[..., subprocess.CompletedProcess[str]], ideal_task: Path
 ) -> None:
-    printed = json.loads(rldg("sim", "describe", bench_task, "--json").stdout)
+    printed = json.loads(rldg("sim", "describe", "insertion", "--json").stdout)
     assert printed == {"realism": "bench"} | {name: value for name, value, _ in PRESETS["bench"].rows()}
-    table = rldg("sim", "describe", "insertion").stdout
+    table = rldg("sim", "describe", ideal_task).stdout
     assert "scene.realism ideal" in table and table.count("off") == len(printed) - 1
 
 
 def test_unknown_realism_is_refused_with_the_expected_ones(
-    rldg: Callable[..., subprocess.CompletedProcess[str]], bench_task: Path
+    rldg: Callable[..., subprocess.CompletedProcess[str]], ideal_task: Path
 ) -> None:
-    bench_task.write_text(bench_task.read_text().replace("realism: bench", "realism: perfect"))
-    done = rldg("sim", "describe", bench_task)
+    ideal_task.write_text(ideal_task.read_text().replace("realism: ideal", "realism: perfect"))
+    done = rldg("sim", "describe", ideal_task)
     assert done.returncode == 2
     assert "scene.realism: Input should be 'ideal', 'bench' or 'hard', got 'perfect'" in done.stderr
 

@@ -42,8 +42,7 @@ class SceneConfig(BaseModel):
     colour: Annotated[float, Field(ge=0, le=1)] = 0.1
     camera_m: Annotated[float, Field(ge=0, le=0.01)] = 0.001
     camera_rad: Annotated[float, Field(ge=0, le=0.1)] = 0.005
-    # Left out of the configuration's hash where it has no effect, so that artifacts made before it keep theirs.
-    realism: Realism = Field(default="ideal", exclude_if=lambda value: value == "ideal")
+    realism: Realism = "bench"
     kind: str
 
 

@@ -307,6 +307,11 @@ class Task(FrozenModel):
         """Camera -> its view."""
         return {name: camera.view for name, camera in self.cameras.items()}
 
+    def with_scene(self, **settings: Any) -> Task:
+        """Return this task with other settings of its scene. Raises ValidationError on those it does not have."""
+        scene = type(self.scene).model_validate({**self.scene.model_dump(), **settings})
+        return self.model_copy(update={"scene": scene})
+
     def config_hash(self) -> str:
         """First 16 hexadecimal digits of the SHA-256 of the resolved configuration."""
         text = json.dumps(self.model_dump(mode="json"), sort_keys=True)

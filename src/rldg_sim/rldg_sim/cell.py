@@ -183,6 +183,8 @@ class Cell:
         self._box = task.box
         self._physics_steps = round(task.period_s / PHYSICS_STEP_S)
         self._simulation = self._select(self.object_name)
+        if self._errors:
+            self._errors.restart(0, self._simulation.data)  # an image can be asked for before the first reset
         self._last_pose = np.array(task.reset.pose_base_tcp)
         self.set_mode("compliant")
 

@@ -1,4 +1,4 @@
-"""The insertion task as shipped, and without its variation."""
+"""The insertion task as shipped but in the ideal cell, and without its variation."""
 
 from __future__ import annotations
 
@@ -14,21 +14,12 @@ TASKS = Path(__file__).parents[2] / "rldg_bringup" / "config" / "tasks"
 
 @pytest.fixture(scope="session")
 def insertion() -> Task:
-    """Return the insertion task as shipped."""
-    return find_task("insertion", [TASKS])
+    """Return the insertion task as shipped, in the ideal cell: most tests here are of its geometry and control."""
+    return find_task("insertion", [TASKS]).with_scene(realism="ideal")
 
 
 @pytest.fixture(scope="session")
 def steady(insertion: Task) -> Task:
     """Return the insertion task without variation of grasp and appearance."""
-    scene = insertion.scene.model_copy(
-        update={
-            "grasp_xy_m": 0.0,
-            "grasp_yaw_rad": 0.0,
-            "light": 0.0,
-            "colour": 0.0,
-            "camera_m": 0.0,
-            "camera_rad": 0.0,
-        }
-    )
-    return insertion.model_copy(update={"scene": scene})
+    still = {"light": 0.0, "colour": 0.0, "camera_m": 0.0, "camera_rad": 0.0}
+    return insertion.with_scene(grasp_xy_m=0.0, grasp_yaw_rad=0.0, **still)

@@ -268,9 +268,8 @@ def observation(stamp: int, frame: Any) -> Observation:
 
 
 @pytest.mark.parametrize("truth_first", [True, False])
-def test_operator_answers_each_observation_once_in_order(
-    make_rig: Callable[[int], Rig], insertion: Task, truth_first: bool
-) -> None:
+def test_operator_answers_each_observation_once_in_order(make_rig: Callable[[int], Rig], truth_first: bool) -> None:
+    insertion = find_task("insertion", [TASKS])
     rig = make_rig(DOMAIN + 4)
     rig.start("operator", lockstep=True, mode="demonstrate", speed=0.4, seed=3)
     observe = rig.node.create_publisher(Observation, "observation", STREAM)

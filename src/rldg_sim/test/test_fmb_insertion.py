@@ -25,7 +25,7 @@ NAMES = ("fmb_insertion", "fmb_insertion_region")
 
 @pytest.fixture(scope="module", params=NAMES)
 def task(request: pytest.FixtureRequest) -> Task:
-    return find_task(request.param, [TASKS])
+    return find_task(request.param, [TASKS]).with_scene(realism="ideal")
 
 
 @pytest.fixture(scope="module")

@@ -22,7 +22,7 @@ OPEN, CLOSE, KEEP = 1.0, -1.0, 0.0
 
 @pytest.fixture(scope="module")
 def task() -> Task:
-    return find_task("pick_and_place", [TASKS])
+    return find_task("pick_and_place", [TASKS]).with_scene(realism="ideal")
 
 
 @pytest.fixture(scope="module")

@@ -27,13 +27,9 @@ MAX_N = {"usb_a": 35.0, "ethernet": 20.0, "vga": 51.0, "usb_c": 20.0, "hdmi": 44
 """Published upper limits of the insertion force [N]; sources in connectors.MATING."""
 
 
-def with_realism(task: Task, realism: str) -> Task:
-    return task.model_copy(update={"scene": task.scene.model_copy(update={"realism": realism})})
-
-
 @pytest.fixture
 def bench(insertion: Task) -> Task:
-    return with_realism(insertion, "bench")
+    return insertion.with_scene(realism="bench")
 
 
 @pytest.fixture
@@ -42,7 +38,7 @@ def only(monkeypatch: pytest.MonkeyPatch, insertion: Task) -> Callable[..., Task
 
     def make(**groups: Any) -> Task:
         monkeypatch.setitem(presets.PRESETS, "bench", CellRealism(**groups))  # type: ignore[arg-type]
-        return with_realism(insertion, "bench")
+        return insertion.with_scene(realism="bench")
 
     return make
 
@@ -66,9 +62,9 @@ def test_ideal_preset_switches_everything_off_and_hard_is_worse_than_bench() -> 
     assert all(meaning for _, _, meaning in bench)
 
 
-def test_ideal_realism_is_not_part_of_the_configuration_hash(insertion: Task, bench: Task) -> None:
-    assert "realism" not in insertion.model_dump()["scene"]
+def test_realism_is_part_of_the_configuration_hash_and_bench_is_the_default(insertion: Task, bench: Task) -> None:
     assert bench.config_hash() != insertion.config_hash()
+    assert bench.config_hash() == find_task("insertion", [TASKS]).config_hash()
 
 
 def test_day_has_no_effect_in_the_ideal_cell(insertion: Task) -> None:
@@ -78,7 +74,7 @@ def test_day_has_no_effect_in_the_ideal_cell(insertion: Task) -> None:
 
 @pytest.mark.parametrize("task", ["insertion", "pick_and_place", "fmb_assembly", "fmb_insertion"])
 def test_same_seed_and_day_give_the_same_frames_independent_of_earlier_episodes(task: str) -> None:
-    bench = with_realism(find_task(task, [TASKS]), "bench")
+    bench = find_task(task, [TASKS]).with_scene(realism="bench")
     fresh, used = Cell(bench, day=3), Cell(bench, day=3)
     roll(used, 9, steps=2)
     frames = roll(fresh, 5)

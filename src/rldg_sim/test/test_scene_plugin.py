@@ -140,12 +140,12 @@ def test_tasks_without_a_scene_have_the_default() -> None:
 
 
 HASHES = {
-    "fmb_assembly": "10a505624c5025c5",
-    "fmb_insertion": "37f4a5b4ee909797",
-    "fmb_insertion_region": "70fb463ba4e9da66",
-    "insertion": "8c7a14cc8d980530",
-    "insertion_franka": "6daa8ce7b6e7b92d",
-    "pick_and_place": "d2b6014177d63a31",
+    "fmb_assembly": "777ac6f6f4f336e5",
+    "fmb_insertion": "af780d1332ec1292",
+    "fmb_insertion_region": "6de736d880922246",
+    "insertion": "2019c0dc9e50b610",
+    "insertion_franka": "e1bc54b4d52db5aa",
+    "pick_and_place": "4a9dbc521925e388",
 }
 """Recordings, checkpoints and runs carry these: a change of them needs an entry in the change log."""
 

@@ -17,6 +17,8 @@ from rldg_core.seeding import derive_seed
 from rldg_core.task import Task
 from rldg_rl.encoders.frozen import IMAGE_SIZE
 
+EPISODES_PER_DAY = 10
+"""Each day has its own camera mount, light, table and place of the fixture (rldg_sim.realism)."""
 POSES = 8
 """object in goal: x y z [m], turn about z [rad]; the same of the object in the tcp's frame."""
 
@@ -76,9 +78,13 @@ def draw(job: Job) -> Renders:
     from rldg_sim.scene import make_operator
 
     camera = next(iter(job.task.cameras.values()))
-    cell = Cell(job.task, job.object_name, render=False)
     images, poses = [], []
     for episode in range(job.episodes):
+        if episode % EPISODES_PER_DAY == 0:
+            if episode:
+                cell.close()
+            day = derive_seed(job.seed, "day", episode // EPISODES_PER_DAY)
+            cell = Cell(job.task, job.object_name, render=False, day=day)
         seed = derive_seed(job.seed, f"renders/{job.task.name}/{job.object_name}", episode)
         rng = np.random.default_rng(seed)
         frame = cell.reset(seed, job.object_name)
