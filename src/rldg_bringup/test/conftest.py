@@ -11,13 +11,16 @@ import signal
 import subprocess
 import sys
 from collections.abc import Callable, Iterator
+from pathlib import Path
 
 import psutil
 import pytest
 import rclpy
+import yaml
 
 from rldg_bringup import cli
 from rldg_bringup.client import StackClient
+from rldg_bringup.pipeline import share_dir
 from rldg_bringup.runner import executable_path
 
 ENDS_S = 15.0
@@ -101,3 +104,13 @@ def client(request: pytest.FixtureRequest) -> Iterator[StackClient]:
     yield value
     value.close()
     rclpy.try_shutdown()
+
+
+@pytest.fixture
+def ideal_task(tmp_path: Path) -> Path:
+    """Return a task file of the insertion in the ideal cell, where the scripted operator hardly ever fails."""
+    content = yaml.safe_load((share_dir() / "config" / "tasks" / "insertion.yaml").read_text())
+    content["scene"]["realism"] = "ideal"
+    path = tmp_path / "insertion.yaml"
+    path.write_text(yaml.safe_dump(content))
+    return path

@@ -8,24 +8,12 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
-import yaml
 from rich.table import Table
 
 from rldg_bringup.cli_common import print_tables
-from rldg_bringup.pipeline import share_dir
 from rldg_sim.realism.presets import PRESETS
 
 DOMAIN = 161
-
-
-@pytest.fixture
-def ideal_task(tmp_path: Path) -> Path:
-    """Return a task file with realism `ideal`."""
-    content = yaml.safe_load((share_dir() / "config" / "tasks" / "insertion.yaml").read_text())
-    content["scene"]["realism"] = "ideal"
-    path = tmp_path / "insertion.yaml"
-    path.write_text(yaml.safe_dump(content))
-    return path
 
 
 def test_describe_prints_every_setting_of_the_preset(

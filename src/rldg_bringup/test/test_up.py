@@ -88,8 +88,8 @@ def test_up_runs_refuses_a_second_stack_and_holds_at_the_end(
             os.killpg(up.pid, signal.SIGKILL)
 
 
-def test_evaluate_prints_successes_and_costs_and_leaves_no_bags(rldg: Rldg, tmp_path: Path) -> None:
-    done = rldg("evaluate", "insertion", "--policy", "scripted", "--json", "--episodes", 1, "--log-dir", tmp_path)
+def test_evaluate_prints_successes_and_costs_and_leaves_no_bags(rldg: Rldg, ideal_task: Path, tmp_path: Path) -> None:
+    done = rldg("evaluate", ideal_task, "--policy", "scripted", "--json", "--episodes", 1, "--log-dir", tmp_path)
     assert done.returncode == 0, done.stderr
     printed = json.loads(done.stdout)
     assert (printed["success"], printed["episodes"]) == (1, 1)
