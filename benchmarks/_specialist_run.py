@@ -150,6 +150,7 @@ class Training:
     def _result(self) -> dict[str, Any]:
         return {
             "task": self.run.reference,
+            "realism": self.task.scene.realism,
             "seed": self.run.seed,
             "variant": self.run.name,
             "wall_s": self.curve[-1]["wall_s"],

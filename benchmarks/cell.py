@@ -84,7 +84,7 @@ def main() -> None:
     full = {(c, s): run_of(references[c], s, "full", False) for c in SEEN for s in args.seeds}
     blind = {c: run_of(references[c], args.seeds[0], "state_only", True, **ABLATIONS["state_only"]) for c in SEEN}
     train([run for run in full.values() if not run.folder.is_dir()], args.jobs, "specialists")
-    train([run for run in blind.values() if not run.folder.is_dir()], args.jobs, "ablations")
+    train([run for run in blind.values() if not run.folder.is_dir()], args.jobs, None)
     cells = [(c, s, other, "own") for c, s in full for other in (*SEEN, *UNSEEN)]
     cells += [(c, s, c, "other") for c, s in full]
     blinded = [(c, args.seeds[0], c, when) for c in SEEN for when in ("own", "other")]

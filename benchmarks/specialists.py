@@ -128,7 +128,7 @@ def plot(path: Path) -> None:
     for axis, task in zip(axes, tasks, strict=True):
         for run in (r for r in runs if r["task"] == task):
             steps = [0, *(p["env_steps"] for p in run["curve"])]
-            axis.plot(steps, [0, *(p["success"] for p in run["curve"])], marker=".", label=f"seed {run['seed']}")
+            axis.plot(steps, [0, *(p["success"] for p in run["curve"])], marker=".", label=f"{run['realism']} {run['seed']}")
         axis.set(title=task, xlabel="control steps", ylim=(-0.5, EVALUATIONS + 0.5))
         axis.legend(fontsize="small")
     axes[0].set_ylabel(f"successes of {EVALUATIONS}")
@@ -136,9 +136,9 @@ def plot(path: Path) -> None:
 
 
 def _merge(path: Path, result: dict[str, Any]) -> None:
-    """Add a result to the file, replacing an older one of the same task, seed and variant."""
+    """Add a result to the file, replacing an older one of the same task, realism, seed and variant."""
     known = read_json(path) if path.is_file() else []
-    key = ("task", "seed", "variant")
+    key = ("task", "realism", "seed", "variant")
     others = [r for r in known if any(r[k] != result[k] for k in key)]
     write_json(path, sorted([*others, result], key=lambda r: [str(r[k]) for k in key]))
 

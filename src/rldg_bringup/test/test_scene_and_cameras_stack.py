@@ -61,7 +61,7 @@ def test_new_scene_with_two_cameras_is_recorded_and_exported(site: Path, tmp_pat
     assert json.loads(done.stdout)["episodes"] == 1
 
     # The bag equals the environment bit for bit.
-    env = CellEnv(load_task(file))
+    env = CellEnv(load_task(file), day=3)
     (bag,) = find_bags(bags)
     steps = read_episode(bag)
     env.reset(seed=steps[0].seed)

@@ -78,9 +78,9 @@ def test_up_runs_refuses_a_second_stack_and_holds_at_the_end(
             client.spin(0.02)
         assert time.monotonic() - begin < 3.0
         client.spin(0.3)
-        # The last target is a measured pose: the controller holds there and pulls no further.
+        # The last target is a measured pose, within its noise: the controller holds there and pulls no further.
         last = pose_array(targets[-1].pose)
-        assert min(abs(last[:3] - pose_array(p.pose)[:3]).max() for p in poses) < 1e-6
+        assert min(abs(last[:3] - pose_array(p.pose)[:3]).max() for p in poses) < 1e-4
         left = subprocess.run(["pgrep", "-f", str(tmp_path)], capture_output=True, text=True)
         assert left.stdout == ""
     finally:
