@@ -128,7 +128,8 @@ def plot(path: Path) -> None:
     for axis, task in zip(axes, tasks, strict=True):
         for run in (r for r in runs if r["task"] == task):
             steps = [0, *(p["env_steps"] for p in run["curve"])]
-            axis.plot(steps, [0, *(p["success"] for p in run["curve"])], marker=".", label=f"{run['realism']} {run['seed']}")
+            label = f"{run['realism']} {run['seed']}"
+            axis.plot(steps, [0, *(p["success"] for p in run["curve"])], marker=".", label=label)
         axis.set(title=task, xlabel="control steps", ylim=(-0.5, EVALUATIONS + 0.5))
         axis.legend(fontsize="small")
     axes[0].set_ylabel(f"successes of {EVALUATIONS}")

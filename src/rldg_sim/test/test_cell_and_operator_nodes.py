@@ -24,7 +24,7 @@ from sensor_msgs.msg import CameraInfo, Image, JointState
 from rldg_core.frames import pose_at, rotation_of
 from rldg_core.from_msg import pose_array, stamp_ns
 from rldg_core.seeding import derive_seed
-from rldg_core.task import Task, find_task
+from rldg_core.task import find_task
 from rldg_msgs.msg import EpisodeEvent, Observation, Reward, TeleopAction
 from rldg_msgs.srv import ResetCell
 from rldg_ros import to_msg

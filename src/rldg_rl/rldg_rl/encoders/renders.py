@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -17,10 +17,17 @@ from rldg_core.seeding import derive_seed
 from rldg_core.task import Task
 from rldg_rl.encoders.frozen import IMAGE_SIZE
 
+if TYPE_CHECKING:
+    from rldg_sim.cell import Cell
+
 EPISODES_PER_DAY = 10
 """Each day has its own camera mount, light, table and place of the fixture (rldg_sim.realism)."""
 POSES = 8
 """object in goal: x y z [m], turn about z [rad]; the same of the object in the tcp's frame."""
+
+
+Frame = tuple[NDArray[np.uint8], NDArray[np.float64]]
+"""One image and its poses."""
 
 
 class Renders(NamedTuple):
@@ -74,44 +81,48 @@ def draw(job: Job) -> Renders:
     where a specialist in training sees it. Depends on the job alone.
     """
     from rldg_sim.cell import Cell
+
+    frames: list[Frame] = []
+    for first in range(0, job.episodes, EPISODES_PER_DAY):
+        day = derive_seed(job.seed, "day", first // EPISODES_PER_DAY)
+        cell = Cell(job.task, job.object_name, render=False, day=day)
+        for episode in range(first, min(first + EPISODES_PER_DAY, job.episodes)):
+            frames += _draw_episode(job, cell, episode)
+        cell.close()
+    images, poses = zip(*frames, strict=True)
+    return Renders(np.stack(images), np.array(poses, np.float32))
+
+
+def _draw_episode(job: Job, cell: Cell, episode: int) -> list[Frame]:
     from rldg_sim.operators.config import OperatorConfig
     from rldg_sim.scene import make_operator
 
     camera = next(iter(job.task.cameras.values()))
-    images, poses = [], []
-    for episode in range(job.episodes):
-        if episode % EPISODES_PER_DAY == 0:
-            if episode:
-                cell.close()
-            day = derive_seed(job.seed, "day", episode // EPISODES_PER_DAY)
-            cell = Cell(job.task, job.object_name, render=False, day=day)
-        seed = derive_seed(job.seed, f"renders/{job.task.name}/{job.object_name}", episode)
-        rng = np.random.default_rng(seed)
-        frame = cell.reset(seed, job.object_name)
-        misjudge_m = float(rng.choice([0.0008, 0.003, 0.008]))
-        config = replace(OperatorConfig(), speed=0.8, near_speed=0.4, misjudge_m=misjudge_m)
-        operator = make_operator(config, job.task)
-        operator.reset(seed)
-        drift, noise = rng.normal(0, 0.1, 6), rng.choice([0.02, 0.1, 0.25, 0.6])
-        for index in range(job.steps):
-            if index % job.keep_every == 0:
-                image = cell.image()
-                seen = resize(decode_jpeg(encode_jpeg(image, camera.jpeg_quality)), IMAGE_SIZE)
-                images.append(seen)
-                poses.append(np.concatenate([_pose(frame.object_to_goal), _pose(frame.object_to_tcp)]))
-            if frame.success:
-                break
-            action, _ = operator.act(
-                frame.pose_base_tcp,
-                frame.wrench_tcp,
-                frame.object_to_goal,
-                frame.object_to_tcp,
-                frame.gripper_width_m,
-                frame.time_s,
-            )
-            drift = 0.9 * drift + 0.3 * rng.normal(0, noise, 6)
-            action = np.array(action)
-            action[:6] = np.clip(action[:6] + drift, -1.0, 1.0)
-            frame = cell.step(action)
-    cell.close()
-    return Renders(np.stack(images), np.array(poses, np.float32))
+    seed = derive_seed(job.seed, f"renders/{job.task.name}/{job.object_name}", episode)
+    rng = np.random.default_rng(seed)
+    frame = cell.reset(seed, job.object_name)
+    misjudge_m = float(rng.choice([0.0008, 0.003, 0.008]))
+    config = replace(OperatorConfig(), speed=0.8, near_speed=0.4, misjudge_m=misjudge_m)
+    operator = make_operator(config, job.task)
+    operator.reset(seed)
+    drift, noise = rng.normal(0, 0.1, 6), rng.choice([0.02, 0.1, 0.25, 0.6])
+    frames: list[Frame] = []
+    for index in range(job.steps):
+        if index % job.keep_every == 0:
+            seen = resize(decode_jpeg(encode_jpeg(cell.image(), camera.jpeg_quality)), IMAGE_SIZE)
+            frames.append((seen, np.concatenate([_pose(frame.object_to_goal), _pose(frame.object_to_tcp)])))
+        if frame.success:
+            break
+        action, _ = operator.act(
+            frame.pose_base_tcp,
+            frame.wrench_tcp,
+            frame.object_to_goal,
+            frame.object_to_tcp,
+            frame.gripper_width_m,
+            frame.time_s,
+        )
+        drift = 0.9 * drift + 0.3 * rng.normal(0, noise, 6)
+        action = np.array(action)
+        action[:6] = np.clip(action[:6] + drift, -1.0, 1.0)
+        frame = cell.step(action)
+    return frames

@@ -78,9 +78,7 @@ class PickAndPlaceModel(grasp.GraspedObject):
       {produce.visuals(name) if name else tabletop.item_visuals(self._item)}</body>"""
         table = (produce.table_visuals if name else tabletop.table_visuals)(self._item.table)
         assets = tabletop.bowl_mesh() + (produce.meshes(name) if name else "")
-        return drawn_mjcf(
-            assets, world, grasp.fingers_mjcf(drawn=True), CAMERA, table, TABLE_VIEW_MJCF, item
-        )
+        return drawn_mjcf(assets, world, grasp.fingers_mjcf(drawn=True), CAMERA, table, TABLE_VIEW_MJCF, item)
 
     def _at_bowl(self, inside: str) -> str:
         x, y, _ = self._bowl[:3]
