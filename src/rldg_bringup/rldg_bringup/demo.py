@@ -12,7 +12,7 @@ from dataclasses import asdict, replace
 from functools import partial
 from importlib import metadata
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import yaml
@@ -40,6 +40,9 @@ from rldg_core.files import write_bytes, write_json
 from rldg_core.frames import offset_from
 from rldg_core.seeding import derive_seed
 from rldg_core.task import Task
+
+if TYPE_CHECKING:
+    from rldg_data.plan import Plan as DatasetPlan
 
 ProgressMaker = Callable[[str], Callable[[int, int], None]]
 """Function that makes the progress callback of a stage."""
@@ -175,27 +178,32 @@ class Demo:
         return self._summary(outcome)
 
     def export(self, folder: Path) -> Result:
-        from rldg_data.recipe.planning import make_plan
-        from rldg_data.recipe.recipe import quick_recipe
+        """Export both datasets. What is compared is the data, so both have as many episodes as the smaller one."""
         from rldg_data.rlds.export import export_plan
 
+        self._bags(self._demonstrations, self.plan.demonstrations)
+        self._bags(self._rollouts, self.plan.rollouts)
+        plans = [self._dataset_plan(name, self.plan.dataset_episodes, folder) for name in GENERALISTS]
+        fewest = min(len(plan.episodes) for plan in plans)
         result: Result = {}
-        for name, bags, episodes in (
-            ("scripted", self._demonstrations, self.plan.demonstrations),
-            ("rldg", self._rollouts, self.plan.rollouts),
-        ):
-            self._bags(bags, episodes)
-            recipe = quick_recipe(
-                [bags],
-                f"insertion_{name}",
-                only_success=self.plan.only_success,
-                max_episodes=self.plan.dataset_episodes,
-                seed=self.seed,
-            )
-            progress = self.progress(f"export {name}")
-            exported = export_plan(make_plan(recipe, folder), folder / "datasets", progress=progress)
+        for name in GENERALISTS:
+            plan = self._dataset_plan(name, fewest, folder)
+            exported = export_plan(plan, folder / "datasets", progress=self.progress(f"export {name}"))
             result[name] = {"episodes": sum(exported.episodes.values()), "steps": exported.steps}
         return result
+
+    def _dataset_plan(self, name: str, max_episodes: int, folder: Path) -> DatasetPlan:
+        from rldg_data.recipe.planning import make_plan
+        from rldg_data.recipe.recipe import quick_recipe
+
+        recipe = quick_recipe(
+            [self._demonstrations if name == "scripted" else self._rollouts],
+            f"insertion_{name}",
+            only_success=self.plan.only_success,
+            max_episodes=max_episodes,
+            seed=self.seed,
+        )
+        return make_plan(recipe, folder)
 
     def finetune(self, name: str, folder: Path) -> Result:
         from rldg_policy.compact.config import TrainConfig

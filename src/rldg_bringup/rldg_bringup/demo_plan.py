@@ -11,13 +11,13 @@ from rldg_bringup.pipeline import TrainingLimits
 class DemoPlan:
     """Numbers of episodes and steps.
 
-    episode_steps: limit of an episode in place of the task's. only_success: false only in the smoke test, whose
-    specialist has not learned.
+    dataset_episodes: at most, and both datasets get as many as the smaller one. episode_steps: limit of an episode in
+    place of the task's. only_success: false only in the smoke test, whose specialist has not learned.
     """
 
     object_name: str = "vga"
     unseen_objects: tuple[str, ...] = ("usb_c", "hdmi", "displayport", "xlr")
-    demonstrations: int = 200
+    demonstrations: int = 250
     rl_demonstrations: int = 20
     training: TrainingLimits = field(default_factory=lambda: TrainingLimits(0.95, min_steps=4_500, max_steps=12_000))
     rollouts: int = 200
