@@ -75,13 +75,12 @@ def steps_per_s(step: Callable[[], SensorFrame]) -> float:
 
 def main() -> None:
     """Run and report the best times: other programs disturb the caches."""
-    task = find_task("insertion", [TASKS])
+    task = find_task("insertion", [TASKS]).with_scene(realism="ideal")
     state = Cell(task, "vga", render=False)
     images = Cell(task, "vga", image_size_px=(128, 128))
     images.reset(0)
     episodes = recorded_actions(state)
-    scene = task.scene.model_copy(update={"realism": "bench"})
-    bench = Cell(task.model_copy(update={"scene": scene}), "vga", render=False)
+    bench = Cell(task.with_scene(realism="bench"), "vga", render=False)
     bench_images = Cell(bench.task, "vga", image_size_px=(128, 128))
     bench_images.reset(0)
     cells = {"state": state, "image": images, "bench_state": bench, "bench_image": bench_images}
