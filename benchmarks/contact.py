@@ -20,6 +20,7 @@ from _report import report
 from rldg_core.frames import pose_at
 from rldg_core.task import Task, find_task
 from rldg_sim.cell import Cell
+from rldg_sim.episodes import ask
 from rldg_sim.mjcf import PHYSICS_STEP_S
 from rldg_sim.operators.config import OperatorConfig
 from rldg_sim.realism import presets
@@ -49,7 +50,7 @@ SAMPLE_STEPS = 10
 def bench_task(**scene: object) -> Task:
     """Return the insertion task in the preset `bench`."""
     task = find_task("insertion", [TASKS])
-    return task.model_copy(update={"scene": task.scene.model_copy(update={"realism": "bench", **scene})})
+    return task.with_scene(realism="bench", **scene)
 
 
 def mating(name: str) -> dict[str, float]:
@@ -111,9 +112,7 @@ class Episodes:
                 frame, peak_n = cell.reset(seed), 0.0
                 operator.reset(seed)
                 for _ in range(cell.task.episode.max_steps):
-                    truth = frame.object_to_goal, frame.object_to_tcp
-                    seen = frame.pose_base_tcp, frame.wrench_tcp, *truth, frame.gripper_width_m, frame.time_s
-                    frame = cell.step(operator.act(*seen)[0])
+                    frame = cell.step(ask(operator, frame)[0])
                     peak_n = max(peak_n, float(np.linalg.norm(frame.wrench_tcp[:3])))
                     if frame.success:
                         break

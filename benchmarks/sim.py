@@ -18,6 +18,7 @@ from _report import report
 
 from rldg_core.task import find_task
 from rldg_sim.cell import Cell, SensorFrame
+from rldg_sim.episodes import ask
 from rldg_sim.operators.config import OperatorConfig
 from rldg_sim.scene import make_operator
 
@@ -35,9 +36,7 @@ def recorded_actions(cell: Cell) -> list[list[np.ndarray]]:
         frame, actions = cell.reset(seed), []
         operator.reset(seed)
         while not frame.success and len(actions) < cell.task.episode.max_steps:
-            truth = frame.object_to_goal, frame.object_to_tcp
-            action, _ = operator.act(frame.pose_base_tcp, frame.wrench_tcp, *truth, frame.gripper_width_m, frame.time_s)
-            actions.append(action)
+            actions.append(ask(operator, frame)[0])
             frame = cell.step(actions[-1])
         episodes.append(actions)
     return episodes

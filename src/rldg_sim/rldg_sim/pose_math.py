@@ -18,12 +18,17 @@ def wxyz(quaternion_xyzw: Array) -> Array:
     return quaternion_xyzw[[3, 0, 1, 2]]
 
 
+def pose_of(position: Array, quaternion_wxyz: Array) -> Array:
+    """Pose (7,) of a position (3,) and a quaternion as MuJoCo writes it."""
+    return np.concatenate([position, quaternion_wxyz[1:], quaternion_wxyz[:1]])
+
+
 def relative_pose(frame_rotation: Array, frame_position: Array, rotation: Array, position: Array) -> Array:
     """Pose (7,) in a frame, both given as rotation matrix (3, 3) and position (3,) in the world; qw >= 0."""
     quaternion = np.empty(4)
     mujoco.mju_mat2Quat(quaternion, (frame_rotation.T @ rotation).ravel())
     quaternion *= np.sign(quaternion[0]) or 1.0
-    return np.concatenate([frame_rotation.T @ (position - frame_position), quaternion[1:], quaternion[:1]])
+    return pose_of(frame_rotation.T @ (position - frame_position), quaternion)
 
 
 def rotation_angle(pose: Array) -> float:
@@ -44,7 +49,7 @@ def site_pose(data: Any, site: int) -> Array:
     """Pose (7,) of a site in the world: position [m], quaternion xyzw."""
     quaternion = np.empty(4)
     mujoco.mju_mat2Quat(quaternion, data.site_xmat[site])
-    return np.concatenate([data.site_xpos[site], quaternion[1:], quaternion[:1]])
+    return pose_of(data.site_xpos[site], quaternion)
 
 
 def solve_ik(model: Any, data: Any, site: int, pose_base_tcp: Array, q_start: Array, what: str) -> Array:

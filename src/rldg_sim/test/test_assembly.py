@@ -12,6 +12,7 @@ from scipy.spatial.transform import Rotation
 
 from rldg_core.task import Task, find_task
 from rldg_sim.cell import Cell
+from rldg_sim.episodes import ask
 from rldg_sim.operators.config import OperatorConfig
 from rldg_sim.scene import make_operator
 
@@ -72,14 +73,7 @@ def test_operator_grasps_carries_and_inserts(cell: Cell, task: Task) -> None:
         frame = cell.reset(seed)
         operator.reset(seed)
         for _ in range(task.episode.max_steps):
-            action, active = operator.act(
-                frame.pose_base_tcp,
-                frame.wrench_tcp,
-                frame.object_to_goal,
-                frame.object_to_tcp,
-                frame.gripper_width_m,
-                frame.time_s,
-            )
+            action, active = ask(operator, frame)
             assert active and action.shape == (7,)
             frame = cell.step(action)
             if frame.success or frame.failure:
@@ -91,8 +85,7 @@ def test_operator_grasps_carries_and_inserts(cell: Cell, task: Task) -> None:
 
 
 def test_peg_is_visible_at_the_start(task: Task) -> None:
-    plain = task.scene.model_copy(update={"light": 0.0, "colour": 0.0})
-    cell = Cell(task.model_copy(update={"scene": plain}), image_size_px=(128, 128))
+    cell = Cell(task.with_scene(light=0.0, colour=0.0), image_size_px=(128, 128))
     for seed in range(15):
         red, green, blue = cell.reset(seed).image.astype(int).transpose(2, 0, 1)
         assert np.sum((red > 2.5 * green) & (red > 2.5 * blue)) > 50, seed

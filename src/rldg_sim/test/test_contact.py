@@ -32,8 +32,7 @@ TASKS = Path(__file__).parents[2] / "rldg_bringup" / "config" / "tasks"
 def mating_only(monkeypatch: pytest.MonkeyPatch, insertion: Task) -> Task:
     """Return the insertion task of a cell whose plugs are held exactly and resisted, without other errors."""
     monkeypatch.setitem(presets.PRESETS, "bench", CellRealism(hand=HandRealism(mating=1.0)))  # type: ignore[arg-type]
-    scene = insertion.scene.model_copy(update={"realism": "bench", "grasp_xy_m": 0.0, "grasp_yaw_rad": 0.0})
-    return insertion.model_copy(update={"scene": scene})
+    return insertion.with_scene(realism="bench", grasp_xy_m=0.0, grasp_yaw_rad=0.0)
 
 
 def above_port(task: Task, name: str, height_m: float) -> Array:
@@ -80,8 +79,7 @@ def test_withdrawal_needs_about_the_stated_force(mating_only: Task, name: str) -
 
 
 def test_plug_sinks_into_its_port_by_hundredths_of_a_millimetre(insertion: Task) -> None:
-    scene = insertion.scene.model_copy(update={"realism": "bench"})
-    cell = Cell(insertion.model_copy(update={"scene": scene}), "vga", render=False)
+    cell = Cell(insertion.with_scene(realism="bench"), "vga", render=False)
     data, depths_m = cell._simulation.data, []
     for seed in range(3):
         cell.reset(seed)

@@ -29,8 +29,7 @@ def task(insertion: Task) -> Iterator[Task]:
     """Return the insertion task in `bench` with the forces of mating and no other error."""
     with pytest.MonkeyPatch.context() as patch:
         patch.setitem(presets.PRESETS, "bench", CellRealism(hand=HandRealism(mating=1.0)))  # type: ignore[arg-type]
-        scene = insertion.scene.model_copy(update={"realism": "bench", "grasp_xy_m": 0.0, "grasp_yaw_rad": 0.0})
-        yield insertion.model_copy(update={"scene": scene})
+        yield insertion.with_scene(realism="bench", grasp_xy_m=0.0, grasp_yaw_rad=0.0)
 
 
 def pressed_m(task: Task, name: str, turn_rad: float, x_m: float = 0.0, y_m: float = 0.0) -> tuple[float, bool]:

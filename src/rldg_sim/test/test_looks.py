@@ -15,16 +15,12 @@ from rldg_sim.cell import Cell
 from rldg_sim.looks import MARKS
 from rldg_sim.realism import presets
 from rldg_sim.realism.presets import PRESETS, CellRealism, LooksRealism
-from rldg_sim.scenes.connector import ConnectorScene
+from rldg_sim.scene import simulated
 from rldg_sim.scenes.connector.connectors import CONNECTORS, MATING
 from rldg_sim.scenes.connector.looks import ABOVE_TCP_M, LOOKS, overmould_m
 
 UNSEEN = ("usb_c", "hdmi", "displayport", "xlr")
 SIZE_PX = (96, 96)
-
-
-def with_realism(task: Task, realism: str) -> Task:
-    return task.model_copy(update={"scene": task.scene.model_copy(update={"realism": realism})})
 
 
 @pytest.fixture
@@ -33,16 +29,14 @@ def only(monkeypatch: pytest.MonkeyPatch) -> Callable[..., Task]:
 
     def make(task: Task, **groups: Any) -> Task:
         monkeypatch.setitem(presets.PRESETS, "bench", CellRealism(**groups))  # type: ignore[arg-type]
-        return with_realism(task, "bench")
+        return task.with_scene(realism="bench")
 
     return make
 
 
 def drawn(task: Task, realism: str, name: str) -> Any:
-    scene = task.scene.model_copy(update={"realism": realism})
-    assert isinstance(scene, ConnectorScene)
-    model = scene.model(task.model_copy(update={"scene": scene}), name)
-    return mujoco.MjModel.from_xml_string(model.drawn_mjcf())
+    task = task.with_scene(realism=realism)
+    return mujoco.MjModel.from_xml_string(simulated(task).model(task, name).drawn_mjcf())
 
 
 def names(model: Any) -> set[str]:

@@ -11,6 +11,7 @@ from hypothesis import strategies as st
 
 from rldg_core.task import Task
 from rldg_sim.cell import Cell
+from rldg_sim.episodes import ask
 from rldg_sim.operators.config import OperatorConfig
 from rldg_sim.operators.insertion import InsertionOperator
 from rldg_sim.pairing import StampPairs
@@ -22,14 +23,7 @@ def episode(cell: Cell, operator: InsertionOperator, seed: int, steps: int = 100
     operator.reset(seed)
     actions = []
     for _ in range(steps):
-        action, _active = operator.act(
-            frame.pose_base_tcp,
-            frame.wrench_tcp,
-            frame.object_to_goal,
-            frame.object_to_tcp,
-            frame.gripper_width_m,
-            frame.time_s,
-        )
+        action, _active = ask(operator, frame)
         actions.append(action)
         frame = cell.step(action)
         if frame.success:

@@ -11,6 +11,7 @@ import pytest
 from rldg_core.errors import UserError
 from rldg_core.task import Task, find_task
 from rldg_sim.cell import Cell, SensorFrame
+from rldg_sim.episodes import ask
 from rldg_sim.operators.config import OperatorConfig
 from rldg_sim.operators.picking import perceive
 from rldg_sim.scene import make_operator
@@ -135,8 +136,7 @@ def coloured(image: np.ndarray, object_name: str) -> int:
 
 @pytest.mark.parametrize("object_name", ["green_pepper", "yellow_corn"])
 def test_object_is_visible_at_every_start(task: Task, object_name: str) -> None:
-    plain = task.scene.model_copy(update={"light": 0.0, "colour": 0.0})
-    cell = Cell(task.model_copy(update={"scene": plain}), object_name, image_size_px=(128, 128))
+    cell = Cell(task.with_scene(light=0.0, colour=0.0), object_name, image_size_px=(128, 128))
     images = {seed: cell.reset(seed).image for seed in range(25)}
     pixels = {seed: coloured(image, object_name) for seed, image in images.items()}
     cell.close()
@@ -166,14 +166,7 @@ def demonstrate(cell: Cell, seeds: range, config: OperatorConfig) -> list[tuple[
         frame, actions = cell.reset(seed, "green_pepper"), []
         operator.reset(seed)
         while len(actions) < cell.task.episode.max_steps and not (frame.success or frame.failure):
-            action, _ = operator.act(
-                frame.pose_base_tcp,
-                frame.wrench_tcp,
-                frame.object_to_goal,
-                frame.object_to_tcp,
-                frame.gripper_width_m,
-                frame.time_s,
-            )
+            action, _ = ask(operator, frame)
             actions.append(action)
             frame = cell.step(action)
         results.append((frame.success, len(actions), np.array(actions)))
@@ -198,14 +191,7 @@ def test_operator_intervenes_without_progress_and_completes_the_task(cell: Cell)
     frame = cell.reset(3, "green_pepper")
     active = []
     for _ in range(40):
-        action, held = operator.act(
-            frame.pose_base_tcp,
-            frame.wrench_tcp,
-            frame.object_to_goal,
-            frame.object_to_tcp,
-            frame.gripper_width_m,
-            frame.time_s,
-        )
+        action, held = ask(operator, frame)
         active.append(held)
         frame = cell.step(action if held else np.zeros(7))
     assert not any(active[:10]) and any(active[10:])

@@ -11,6 +11,7 @@ import pytest
 
 from rldg_core.task import Task, find_task
 from rldg_sim.cell import Cell
+from rldg_sim.episodes import ask
 from rldg_sim.operators.config import OperatorConfig
 from rldg_sim.realism import presets
 from rldg_sim.realism.presets import PRESETS, CellRealism
@@ -24,13 +25,11 @@ TASKS = Path(__file__).parents[2] / "rldg_bringup" / "config" / "tasks"
 def task(monkeypatch: pytest.MonkeyPatch) -> Task:
     """Return Pick and Place with `bench` objects and looks, without its errors."""
     monkeypatch.setitem(presets.PRESETS, "bench", CellRealism(looks=PRESETS["bench"].looks))  # type: ignore[arg-type]
-    plain = find_task("pick_and_place", [TASKS])
-    return plain.model_copy(update={"scene": plain.scene.model_copy(update={"realism": "bench"})})
+    return find_task("pick_and_place", [TASKS]).with_scene(realism="bench")
 
 
 def physics(task: Task, realism: str, name: str) -> Any:
-    scene = task.scene.model_copy(update={"realism": realism})
-    task = task.model_copy(update={"scene": scene})
+    task = task.with_scene(realism=realism)
     return mujoco.MjModel.from_xml_string(simulated(task).model(task, name).physics_mjcf())
 
 
@@ -75,8 +74,7 @@ def test_operator_puts_the_object_into_the_bowl(task: Task, name: str) -> None:
         frame = cell.reset(seed)
         operator.reset(seed)
         for _ in range(task.episode.max_steps):
-            seen = frame.object_to_goal, frame.object_to_tcp, frame.gripper_width_m, frame.time_s
-            frame = cell.step(operator.act(frame.pose_base_tcp, frame.wrench_tcp, *seen)[0])
+            frame = cell.step(ask(operator, frame)[0])
             if frame.success or frame.failure:
                 break
         successes += frame.success

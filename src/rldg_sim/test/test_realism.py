@@ -194,8 +194,7 @@ def test_target_takes_effect_late_but_within_the_stated_delay(only: Callable[...
 def test_insertion_force_follows_the_published_profile(only: Callable[..., Task], name: str) -> None:
     """Insert slowly, aligned and without other errors, and compare the measured force over depth."""
     task = only(hand=HandRealism(mating=1.0))
-    scene = task.scene.model_copy(update={"grasp_xy_m": 0.0, "grasp_yaw_rad": 0.0})
-    cell = Cell(task.model_copy(update={"scene": scene}), name, render=False)
+    cell = Cell(task.with_scene(grasp_xy_m=0.0, grasp_yaw_rad=0.0), name, render=False)
     frame = cell.reset(1)
     x, y, z = MATING[name].port_xyz_m
     above = pose_at(task.target_pose_base_tcp, np.zeros(6))

@@ -94,6 +94,7 @@ def draw(job: Job) -> Renders:
 
 
 def _draw_episode(job: Job, cell: Cell, episode: int) -> list[Frame]:
+    from rldg_sim.episodes import ask
     from rldg_sim.operators.config import OperatorConfig
     from rldg_sim.scene import make_operator
 
@@ -113,14 +114,7 @@ def _draw_episode(job: Job, cell: Cell, episode: int) -> list[Frame]:
             frames.append((seen, np.concatenate([_pose(frame.object_to_goal), _pose(frame.object_to_tcp)])))
         if frame.success:
             break
-        action, _ = operator.act(
-            frame.pose_base_tcp,
-            frame.wrench_tcp,
-            frame.object_to_goal,
-            frame.object_to_tcp,
-            frame.gripper_width_m,
-            frame.time_s,
-        )
+        action, _ = ask(operator, frame)
         drift = 0.9 * drift + 0.3 * rng.normal(0, noise, 6)
         action = np.array(action)
         action[:6] = np.clip(action[:6] + drift, -1.0, 1.0)

@@ -12,7 +12,7 @@ from scipy.spatial.transform import Rotation
 from rldg_core.frames import pose
 from rldg_core.seeding import derive_seed
 from rldg_sim.panda import ARM_JOINTS, FRICTION_NM
-from rldg_sim.pose_math import wxyz
+from rldg_sim.pose_math import pose_of, wxyz
 from rldg_sim.realism.presets import ArmRealism
 
 Array = NDArray[np.float64]
@@ -22,14 +22,14 @@ def composed(first: Array, second: Array) -> Array:
     """Pose (7,) of `second`, given in the frame that `first` is the pose of."""
     position, quaternion = np.empty(3), np.empty(4)
     mujoco.mju_mulPose(position, quaternion, first[:3], wxyz(first[3:]), second[:3], wxyz(second[3:]))
-    return np.concatenate([position, quaternion[1:], quaternion[:1]])
+    return pose_of(position, quaternion)
 
 
 def inverse(of: Array) -> Array:
     """Inverse of a pose (7,)."""
     position, quaternion = np.empty(3), np.empty(4)
     mujoco.mju_negPose(position, quaternion, of[:3], wxyz(of[3:]))
-    return np.concatenate([position, quaternion[1:], quaternion[:1]])
+    return pose_of(position, quaternion)
 
 
 class ArmErrors:

@@ -6,7 +6,7 @@ import mujoco
 import numpy as np
 from numpy.typing import NDArray
 
-from rldg_sim.pose_math import wxyz
+from rldg_sim.pose_math import pose_of, wxyz
 from rldg_sim.randomisation import stream
 from rldg_sim.realism.presets import SensorRealism
 
@@ -36,7 +36,7 @@ class SensorErrors:
         quaternion = wxyz(pose_base_tcp[3:])
         mujoco.mju_quatIntegrate(quaternion, noise[3:], self._realism.pose_rad)
         position = pose_base_tcp[:3] + self._realism.pose_m * noise[:3]
-        return np.concatenate([position, quaternion[1:], quaternion[:1]])
+        return pose_of(position, quaternion)
 
     def wrench(self, wrench_tcp: Array, model_error: Array, speed_m_s: float, time_s: float) -> Array:
         """Return the estimated wrench (6,) in tcp axes.
